@@ -1,0 +1,93 @@
+"""Fusing plain tensor functions with `torch.compile` where it works, and running them as they are where it does not."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _State:
+    """Process-wide: whether fused functions compile, why they stopped, and what compiling has cost."""
+
+    enabled = False
+    failure: str | None = None
+    seconds = 0.0
+
+
+def enable_fusion(enabled: bool = True) -> None:
+    """Turn compilation of the fused functions on or off for this process.
+
+    It is off at import and stays off after a failure, or where the environment sets TORCHDYNAMO_DISABLE=1.
+    """
+    _State.enabled = enabled and _State.failure is None and os.environ.get("TORCHDYNAMO_DISABLE") != "1"
+
+
+def fusion_enabled() -> bool:
+    """Whether fused functions are compiled at present."""
+    return _State.enabled
+
+
+def fusion_failure() -> str | None:
+    """One line saying why compilation was given up, or None."""
+    return _State.failure
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent compiling fused functions, loading them from the disk's cache included."""
+    return _State.seconds
+
+
+def fused(*widths: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a pure function of tensors, never differentiated through: compiled while fusion is on, else eager.
+
+    The first dimension of every tensor is dynamic and the others are fixed, so that one compilation serves all batches
+    and inner loops have known lengths; `widths` names the vectors whose length is such a fixed size. Where the compiler
+    fails, the function runs eagerly, fusion goes off for the process and `fusion_failure()` says why; an error that
+    eager execution raises too is the caller's and passes through.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        dynamic = [name not in widths for name in inspect.signature(function).parameters]
+        compiled: list[Callable[..., T]] = []
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> T:
+            if not _State.enabled:
+                return function(*arguments)  # type: ignore[call-arg]
+            if not compiled:
+                compiled.append(torch.compile(function, fullgraph=True))
+            for varies, argument in zip(dynamic, arguments, strict=True):
+                if varies and isinstance(argument, torch.Tensor) and argument.dim():
+                    torch._dynamo.maybe_mark_dynamic(argument, 0)
+            graphs, start = _graphs(), time.perf_counter()
+            try:
+                with torch.no_grad():
+                    result = compiled[0](*arguments)
+            except Exception as error:  # whose fault it was, the eager run decides
+                result = function(*arguments)  # type: ignore[call-arg]
+                _State.enabled = False
+                _State.failure = f"torch.compile failed ({type(error).__name__}: {_first_line(error)})"
+            if _graphs() != graphs:
+                _State.seconds += time.perf_counter() - start
+            return result
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:160]

@@ -1,0 +1,53 @@
+"""Fast training of memory-based temporal graph neural networks on event streams."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mspipe_triton.config import ModelConfig, TrainConfig
+    from mspipe_triton.data.events import EventStream
+    from mspipe_triton.data.readers import read_stream
+    from mspipe_triton.data.synthetic import synthetic_stream
+    from mspipe_triton.errors import MspipeError
+    from mspipe_triton.training.trainer import train
+
+__version__ = "0.1.0"
+
+_HERE = Path(__file__).resolve().parent
+# In a checkout `kernels/` and `tuning/` lie beside this folder and not inside it.
+if not (_HERE / "kernels").is_dir():
+    __path__.append(str(_HERE.parent))
+
+_PUBLIC = {
+    "EventStream": "mspipe_triton.data.events",
+    "ModelConfig": "mspipe_triton.config",
+    "MspipeError": "mspipe_triton.errors",
+    "TrainConfig": "mspipe_triton.config",
+    "read_stream": "mspipe_triton.data.readers",
+    "synthetic_stream": "mspipe_triton.data.synthetic",
+    "train": "mspipe_triton.training.trainer",
+}
+
+__all__ = [
+    "EventStream",
+    "ModelConfig",
+    "MspipeError",
+    "TrainConfig",
+    "read_stream",
+    "synthetic_stream",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing the package loads neither torch nor pyarrow."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,152 @@
+"""What a run is made of: frozen settings for data, model and training, from flags or a TOML file, saved with the run."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mspipe_triton.errors import ConfigError
+
+BUILT = {
+    "model": ("tgn",),
+    "schedule": ("auto", "serial"),
+    "backend": ("auto", "torch"),
+    "device": ("auto", "cpu"),
+    "placement": ("auto", "device"),
+    "sampler": ("recent", "uniform"),
+    "aggregator": ("last", "mean"),
+    "time_encoder": ("fixed", "learned"),
+    "dtype": ("float32", "float64"),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model; `dim` is the width of memory, time encoding and embeddings alike."""
+
+    model: str = "tgn"
+    dim: int = 100
+    heads: int = 2
+    fanout: int = 10
+    sampler: str = "recent"
+    aggregator: str = "last"
+    time_encoder: str = "fixed"
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "model", "sampler", "aggregator", "time_encoder", "dtype")
+        _check_at_least(self, 1, "dim", "heads", "fanout")
+        if self.dim % self.heads:
+            raise ConfigError(f"dim must be a multiple of heads: {self.dim} is none of {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run: `negatives` is N of the ranking metric, `threads` 0 leaves torch's number of threads as it is."""
+
+    epochs: int = 3
+    batch_size: int = 600
+    lr: float = 1e-3
+    seed: int = 0
+    negatives: int = 49
+    schedule: str = "auto"
+    backend: str = "auto"
+    device: str = "auto"
+    placement: str = "auto"
+    deterministic: bool = False
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "schedule", "backend", "device", "placement")
+        _check_at_least(self, 1, "epochs", "batch_size", "negatives")
+        _check_at_least(self, 0, "seed", "threads")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed must be below 2**32, not {self.seed}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the events come from: a path or `synthetic`, and how to read them."""
+
+    path: str = "synthetic"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    sort: bool = False
+    node_features: str = ""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run, as `config.toml` holds them: [data], [model], [train]."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
+        """The settings with every flag that is not None put over them; a flag goes where its name is a field."""
+        given = {name: value for name, value in flags.items() if value is not None}
+        sections = {}
+        for section in fields(self):
+            current = getattr(self, section.name)
+            names = {f.name for f in fields(current)}
+            sections[section.name] = replace(current, **{k: v for k, v in given.items() if k in names})
+        return RunConfig(**sections)
+
+    def to_toml(self) -> str:
+        """The text of `config.toml`."""
+        return tomli_w.dumps(asdict(self))
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a TOML file with the sections [data], [model] and [train]; what it leaves out takes the default.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or a section, name or value is not one of ours.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+    sections: dict[str, Any] = {}
+    for section, values in content.items():
+        if section not in kinds or not isinstance(values, dict):
+            raise ConfigError(f"{path}: [{section}] is none of [data], [model], [train]")
+        known = {f.name: f.default for f in fields(kinds[section])}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"{path}: [{section}] has no setting {name!r}; it has {', '.join(known)}")
+            default = known[name]
+            if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+                values[name] = float(value)
+            elif isinstance(default, (bool, int, float, str)) and type(value) is not type(default):
+                raise ConfigError(f"{path}: {name} must be {type(default).__name__}, not {value!r}")
+        sections[section] = kinds[section](**values)
+    return RunConfig(**sections)
+
+
+def _check_choices(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value not in BUILT[name]:
+            built = ", ".join(BUILT[name])
+            raise ConfigError(f"{name.replace('_', '-')} {value!r} is unknown or not built yet; there is {built}")
+
+
+def _check_at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(config, name)}")

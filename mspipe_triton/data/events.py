@@ -1,0 +1,142 @@
+"""The event stream: validated arrays of who did what with whom, when, and their chronological split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mspipe_triton.errors import DataError
+
+MAX_NODE_ID = 2**31 - 1
+
+
+class Split(NamedTuple):
+    """Chronological parts of a stream as event ranges: training [0, train_end), validation up to val_end, test after."""
+
+    train_end: int
+    val_end: int
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """Events in time order; events of equal time keep the order given.
+
+    Args:
+        src, dst: [E] int64 node ids, ≥ 0. They index the node tables, so keep them dense (`compact_ids`).
+        t: [E] int64 or float64, never decreasing. Any unit; seconds are usual.
+        edge_features: [E, F] floating, or None.
+        node_features: [N, F] floating, or None.
+        labels: [E] a label an event (a state change of src, say), or None.
+        num_nodes: N, rows that node tables get; by default the largest id + 1.
+        node_ids: [N] the ids in the user's file where they were compacted, else None.
+        name: what messages and results call the stream.
+
+    Raises:
+        DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back.
+    """
+
+    src: torch.Tensor
+    dst: torch.Tensor
+    t: torch.Tensor
+    edge_features: torch.Tensor | None = None
+    node_features: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    num_nodes: int = 0
+    node_ids: torch.Tensor | None = None
+    name: str = "stream"
+
+    def __post_init__(self) -> None:
+        events = self.src.numel()
+        for column in ("dst", "t", "edge_features", "labels"):
+            values = getattr(self, column)
+            if values is not None and values.shape[0] != events:
+                raise DataError(f"{self.name}: {column} has {values.shape[0]} entries, src has {events}")
+        for column in ("src", "dst"):
+            values = getattr(self, column)
+            if values.is_floating_point():
+                raise DataError(f"{self.name}: {column} must hold integers, not {values.dtype}")
+            _refuse(values < 0, self.name, f"{column} is negative; node ids start at 0", values)
+            _refuse(values > MAX_NODE_ID, self.name, f"{column} is above {MAX_NODE_ID}; compact the ids first", values)
+            object.__setattr__(self, column, values.long())
+        if self.t.dtype not in (torch.int64, torch.float64):
+            raise DataError(f"{self.name}: t must be int64 or float64, not {self.t.dtype}: float32 loses whole minutes")
+        if self.t.is_floating_point():
+            _refuse(~torch.isfinite(self.t), self.name, "t is not finite", self.t)
+        _refuse(self.t[1:] < self.t[:-1], self.name, "t goes back; sort the stream first (--sort)", self.t[1:], 1)
+        for column in ("edge_features", "node_features"):
+            values = getattr(self, column)
+            if values is not None:
+                if values.dim() != 2 or not values.is_floating_point():
+                    raise DataError(f"{self.name}: {column} must be a floating matrix, not {tuple(values.shape)}")
+                _refuse(~torch.isfinite(values).all(1), self.name, f"{column} has a value that is not finite", None)
+        largest = int(max(self.src.max(), self.dst.max())) + 1 if events else 0
+        if self.num_nodes == 0:
+            object.__setattr__(self, "num_nodes", largest)
+        if self.num_nodes < largest:
+            raise DataError(f"{self.name}: num_nodes is {self.num_nodes}, but the largest node id is {largest - 1}")
+        if self.node_features is not None and self.node_features.shape[0] != self.num_nodes:
+            raise DataError(
+                f"{self.name}: node_features has {self.node_features.shape[0]} rows for {self.num_nodes} nodes"
+            )
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return self.src.numel()
+
+    @property
+    def dim_edge(self) -> int:
+        """Width of the edge features, 0 without."""
+        return 0 if self.edge_features is None else self.edge_features.shape[1]
+
+    @property
+    def dim_node(self) -> int:
+        """Width of the node features, 0 without."""
+        return 0 if self.node_features is None else self.node_features.shape[1]
+
+    def split(self, val: float = 0.15, test: float = 0.15) -> Split:
+        """Chronological split by number of events, 70/15/15 by default.
+
+        Raises:
+            DataError: a part would be empty.
+        """
+        events = len(self)
+        split = Split(int(events * (1 - val - test)), int(events * (1 - test)))
+        if split.train_end < 1 or split.val_end <= split.train_end or events <= split.val_end:
+            raise DataError(f"{self.name}: {events} events are too few for a 70/15/15 split; at least 7 are needed")
+        return split
+
+    def to_dtype(self, dtype: torch.dtype) -> EventStream:
+        """The same stream with its features in `dtype`."""
+        edge = None if self.edge_features is None else self.edge_features.to(dtype)
+        node = None if self.node_features is None else self.node_features.to(dtype)
+        return replace(self, edge_features=edge, node_features=node)
+
+
+def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Map arbitrary ids to 0 … N − 1 in their own order; returns new src, new dst and the [N] original ids.
+
+    Cost is linear where the ids are fairly dense, a sort where they are not.
+    """
+    largest = int(max(src.max(initial=0), dst.max(initial=0)))
+    if largest < 16 * (src.size + dst.size) + 1024:
+        present = np.zeros(largest + 1, dtype=bool)
+        present[src] = True
+        present[dst] = True
+        ids = np.flatnonzero(present)
+        if ids.size == present.size:
+            return src, dst, ids
+        lookup = np.cumsum(present) - 1
+        return lookup[src], lookup[dst], ids
+    ids, inverse = np.unique(np.concatenate([src, dst]), return_inverse=True)
+    return inverse[: src.size], inverse[src.size :], ids
+
+
+def _refuse(wrong: torch.Tensor, name: str, why: str, values: torch.Tensor | None, shift: int = 0) -> None:
+    """Raise DataError naming the first event for which `wrong` holds."""
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        value = "" if values is None else f" ({values[first].item()})"
+        raise DataError(f"{name}: event {first + shift}: {why}{value}")

@@ -1,0 +1,54 @@
+"""Counter-based negative destinations and the purposes that keep a run's random draws apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+
+import torch
+
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.kernels.philox import philox_integers
+
+_BLOCK = 256
+
+
+class Purpose(IntEnum):
+    """What a draw is for: the second word of its Philox key."""
+
+    TRAIN_NEGATIVES = 1
+    EVAL_NEGATIVES = 2
+    RANKING_NEGATIVES = 3
+    UNIFORM_NEIGHBOURS = 4
+    ATTENTION_DROPOUT = 5
+    OUTPUT_DROPOUT = 6
+    RANKING_NEIGHBOURS = 7
+
+
+def draw_words(seed: int, purpose: Purpose, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
+    """The four Philox words [4] int64 that key one iteration's draws."""
+    return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
+
+
+class NegativeSampler:
+    """Uniform negatives among the distinct destinations of the whole stream; a draw may hit a true destination.
+
+    The negative of an event depends on (seed, purpose, epoch, iteration, position in the batch) alone.
+    """
+
+    def __init__(self, stream: EventStream, seed: int) -> None:
+        self.destinations = torch.unique(stream.dst)
+        self.seed = seed
+
+    def iterate(
+        self, purpose: Purpose, epoch: int, batch_size: int, iterations: int, each: int = 1
+    ) -> Iterator[torch.Tensor]:
+        """Negatives [batch_size, each] for iteration 0, 1, …; many iterations are drawn at a time."""
+        block = max(1, _BLOCK // each)
+        positions = torch.arange(batch_size * each).view(1, -1)
+        for start in range(0, iterations, block):
+            numbers = torch.arange(start, min(start + block, iterations)).view(-1, 1)
+            zero = torch.zeros_like(numbers)
+            words = torch.stack([zero + self.seed, zero + int(purpose), zero + epoch, numbers])
+            chosen = philox_integers(words, positions, self.destinations.numel())
+            yield from self.destinations[chosen].view(-1, batch_size, each)

@@ -1,0 +1,228 @@
+"""Reading event streams from CSV and Parquet files (or a folder of them) through pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+
+from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.errors import DataError
+
+SYNONYMS = {
+    "src": ("src", "source", "user", "user_id", "u"),
+    "dst": ("dst", "destination", "target", "item", "item_id", "i", "v"),
+    "t": ("t", "time", "timestamp", "ts"),
+    "label": ("label", "state_label"),
+}
+_JODIE_HEADER = "comma_separated_list_of_features"
+
+
+def read_stream(
+    path: str | Path, columns: Mapping[str, str] | None = None, sort: bool = False, node_features: str | None = None
+) -> EventStream:
+    """Read a stream from a CSV or Parquet file, or from a folder of them taken in the order of their names.
+
+    Args:
+        path: the file or folder.
+        columns: which column plays which role, e.g. {"src": "user_id", "dst": "item_id", "t": "timestamp"}. Roles are
+            src, dst, t, label and features; a role left out takes the first usual name present (`SYNONYMS`).
+            "features" names one list column or a pattern such as "f*"; left out, a list column `features` or columns
+            f0, f1, … are taken where they exist. JODIE's own files are recognised by their header: their items
+            are numbered behind their users.
+        sort: sort by time (stably) instead of refusing times out of order.
+        node_features: a .npy file with a row per node id, as the ids stand in the file.
+
+    Returns:
+        The stream with ids compacted to 0 … N − 1 (`node_ids` keeps the file's), named after the file.
+
+    Raises:
+        DataError: the file is missing, empty, or something in it is not what it should be.
+    """
+    path = Path(path)
+    table, jodie = _read_table(path)
+    roles = _roles(path, table.column_names, dict(columns or {}), jodie)
+    if table.num_rows == 0:
+        raise DataError(f"{path}: a header but no events below it")
+    src, dst = (_integers(path, table, roles[role]) for role in ("src", "dst"))
+    if jodie:
+        dst = dst + src.max() + 1
+    t = _times(path, table, roles["t"])
+    label = torch.from_numpy(_numbers(path, table, roles["label"])) if "label" in roles else None
+    features = _features(path, table, roles.get("features"))
+    src, dst, ids = compact_ids(src, dst)
+    if sort:
+        order = np.argsort(t, kind="stable")
+        src, dst, t = src[order], dst[order], t[order]
+        label = None if label is None else label[order]
+        features = None if features is None else features[order]
+    return EventStream(
+        torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), features,
+        _node_features(node_features, ids), label, ids.size, torch.from_numpy(ids), path.stem,
+    )  # fmt: skip
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `src=user_id,dst=item_id,t=timestamp` into a mapping.
+
+    Raises:
+        DataError: a pair without "=", or a role that does not exist.
+    """
+    columns = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        role, _, name = pair.partition("=")
+        if role not in (*SYNONYMS, "features") or not name:
+            raise DataError(f"--columns: {pair!r} is not role=name with a role of {', '.join(SYNONYMS)}, features")
+        columns[role] = name
+    return columns
+
+
+def _read_table(path: Path) -> tuple[pa.Table, bool]:
+    """The file's table, and whether it is one of JODIE's own CSV files."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in (".csv", ".parquet"))
+        if not files:
+            raise DataError(f"{path}: the folder holds no .csv and no .parquet file")
+        parts = [_read_table(file) for file in files]
+        try:
+            return pa.concat_tables([table for table, _ in parts], promote_options="permissive"), parts[0][1]
+        except pa.ArrowException as error:
+            raise DataError(f"{path}: the files do not fit together: {_line(error)}") from error
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give a CSV or Parquet file, a folder of them, or `synthetic`")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path), False
+        with open(path, encoding="utf-8", errors="replace") as file:
+            jodie = _JODIE_HEADER in file.readline()
+            width = len(file.readline().split(","))
+        names = ["user_id", "item_id", "timestamp", "state_label", *(f"f{k}" for k in range(width - 4))]
+        options = pyarrow.csv.ReadOptions(skip_rows=1, column_names=names) if jodie else None
+        convert = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+        return pyarrow.csv.read_csv(path, read_options=options, convert_options=convert), jodie
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {_line(error)}") from error
+
+
+def _roles(path: Path, names: list[str], wanted: dict[str, str], jodie: bool) -> dict[str, str]:
+    """Role → column name (for features: a pattern), every one of them present once."""
+    roles = dict(wanted)
+    for role, synonyms in SYNONYMS.items():
+        if role not in roles:
+            roles.update({role: name for name in synonyms[:1] + synonyms[1:] if name in names and role not in roles})
+    for role in ("src", "dst", "t"):
+        if role not in roles:
+            raise DataError(
+                f"{path}: no column for {role}; the file has {', '.join(names[:8])}. Name it: --columns {role}=NAME"
+            )
+    for role, name in roles.items():
+        if role != "features" and names.count(name) != 1:
+            state = "stands twice in" if name in names else "is missing from"
+            raise DataError(f"{path}: column {name!r} ({role}) {state} the header: {', '.join(names[:8])}")
+    if "features" not in roles:
+        if "features" in names:
+            roles["features"] = "features"
+        elif "f0" in names or jodie:
+            roles["features"] = "f[0-9]*"
+    return roles
+
+
+def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column without nulls; text in it is reported with its row."""
+    column = table.column(name)
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"{path}: row {row + 1}: {name} is empty")
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        for row, value in enumerate(column):
+            try:
+                float(value.as_py())
+            except ValueError:
+                raise DataError(f"{path}: row {row + 1}: {name} is {value.as_py()!r}, not a number") from None
+        return pc.cast(column, pa.float64())
+    return column
+
+
+def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    """A numeric column as int64 or float64, in memory that torch may own."""
+    column = _column(path, table, name)
+    if pa.types.is_timestamp(column.type):
+        micros = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
+        return micros // 10**6 if not (micros % 10**6).any() else micros / 1e6
+    if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type):
+        return np.array(pc.cast(column, pa.int64()).to_numpy())
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        return np.array(pc.cast(column, pa.float64()).to_numpy())
+    raise DataError(f"{path}: {name} holds {column.type}, not numbers")
+
+
+def _integers(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    values = _numbers(path, table, name)
+    if values.dtype == np.float64:
+        wrong = ~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) > 2**53)
+        _refuse(path, wrong, f"{name} is not an integer", values)
+        values = values.astype(np.int64)
+    _refuse(path, values < 0, f"{name} is negative; node ids start at 0", values)
+    return values
+
+
+def _times(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    values = _numbers(path, table, name)
+    if values.dtype == np.float64:
+        _refuse(path, ~np.isfinite(values), f"{name} is not finite", values)
+    return values
+
+
+def _features(path: Path, table: pa.Table, pattern: str | None) -> torch.Tensor | None:
+    """Edge features [E, F] float32 from one list column or from the columns that match a pattern."""
+    if pattern is None:
+        return None
+    names = [name for name in table.column_names if fnmatchcase(name, pattern)]
+    if not names:
+        raise DataError(f"{path}: no column matches features={pattern}")
+    first = table.column(names[0]).type
+    if pa.types.is_list(first) or pa.types.is_fixed_size_list(first) or pa.types.is_large_list(first):
+        column = table.column(names[0]).combine_chunks()
+        widths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        changed = widths != widths[0]
+        _refuse(path, changed, f"{names[0]} changes its width; the first row has {widths[0]} values", widths)
+        flat = pc.cast(pc.list_flatten(column), pa.float32()).to_numpy(zero_copy_only=False)
+        features = np.array(flat).reshape(len(widths), widths[0])
+    else:
+        features = np.stack([_numbers(path, table, name).astype(np.float32) for name in names], 1)
+    _refuse(path, ~np.isfinite(features).all(1), f"features ({names[0]}, …) hold a value that is not finite", None)
+    return torch.from_numpy(features)
+
+
+def _node_features(file: str | None, ids: np.ndarray) -> torch.Tensor | None:
+    if file is None:
+        return None
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read as .npy: {_line(error)}") from error
+    if values.ndim != 2 or values.shape[0] <= ids.max():
+        raise DataError(f"{file}: node features must be a matrix with a row for each id up to {ids.max()}")
+    return torch.from_numpy(values[ids].astype(np.float32))
+
+
+def _refuse(path: Path, wrong: np.ndarray, why: str, values: np.ndarray | None) -> None:
+    """Raise DataError naming the first data row (from 1) for which `wrong` holds."""
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        value = "" if values is None else f" ({values[row]})"
+        raise DataError(f"{path}: row {row + 1}: {why}{value}")
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

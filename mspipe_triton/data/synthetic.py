@@ -1,0 +1,88 @@
+"""The built-in generator: returning users with drifting taste and items that come into fashion and leave it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import ConfigError
+
+_TASTES = 10
+_SESSION_EVENTS = 6
+_SESSION_GAP = 60.0
+_SPAN = 30 * 86400
+_FASHION = 5 * 86400
+_TASTE = 6 * 86400
+_IN_FASHION = 6
+_RETURNS = 0.35
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Size and seed of the generator: events, users, items, width of the edge features (0: none)."""
+
+    events: int = 60_000
+    users: int = 1_500
+    items: int = 500
+    edge_features: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("events", 1), ("users", 1), ("items", _TASTES), ("edge_features", 0), ("seed", 0)):
+            if getattr(self, field) < least:
+                raise ConfigError(f"synthetic: {field} must be at least {least}, not {getattr(self, field)}")
+
+
+def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
+    """A bipartite stream over 30 days: users 0 … U − 1, items U … U + I − 1, integer seconds.
+
+    Users come in sessions. A user has a taste (one of ten groups of items) that drifts every few days, and in a
+    session either returns to the favourite item of that taste or takes one of the group's items that are in fashion
+    at the time. What a memoriser knows, which pairs were seen, is therefore only part of what predicts the next event;
+    the rest is recency and taste, which a temporal model can learn.
+
+    Edge features, where asked for, are a noisy embedding of the item's group.
+    """
+    config = config or SyntheticConfig()
+    random = np.random.default_rng(config.seed)
+    sessions = 2 * config.events // _SESSION_EVENTS + 16
+    activity = random.pareto(1.5, config.users) + 0.2
+    user = random.choice(config.users, sessions, p=activity / activity.sum())
+    length = random.geometric(1 / _SESSION_EVENTS, sessions)
+    begin = random.uniform(0, _SPAN, sessions)
+
+    src = np.repeat(user, length)
+    gaps = random.exponential(_SESSION_GAP, src.size)
+    elapsed = np.cumsum(gaps)
+    t = np.repeat(begin, length) + elapsed - np.repeat(elapsed[np.cumsum(length) - length], length)
+    order = np.argsort(t, kind="stable")
+    keep = np.sort(random.permutation(src.size)[: config.events])
+    src, t = src[order][keep], t[order][keep]
+
+    offset = random.uniform(0, _TASTE, config.users)
+    periods = (2 * _SPAN) // _TASTE + 2
+    tastes = random.integers(0, _TASTES, (config.users, periods))
+    taste = tastes[src, ((t + offset[src]) // _TASTE).astype(np.int64) % periods]
+    group = config.items // _TASTES
+    favourite = random.integers(0, group, (config.users, _TASTES))[src, taste]
+    window = (t / _FASHION * group / _IN_FASHION).astype(np.int64) + taste * 3
+    fashionable = (window + random.integers(0, min(_IN_FASHION, group), src.size)) % group
+    returning = random.random(src.size) < _RETURNS
+    item = taste * group + np.where(returning, favourite, fashionable)
+
+    features = None
+    if config.edge_features:
+        embedding = random.standard_normal((_TASTES, config.edge_features))
+        noisy = embedding[taste] + 0.5 * random.standard_normal((src.size, config.edge_features))
+        features = torch.from_numpy(noisy.astype(np.float32))
+    return EventStream(
+        torch.from_numpy(src.astype(np.int64)),
+        torch.from_numpy(item.astype(np.int64) + config.users),
+        torch.from_numpy(t.astype(np.int64)),
+        features,
+        num_nodes=config.users + config.items,
+        name="synthetic",
+    )

@@ -1,0 +1,1 @@
+"""Running the stages of an iteration; knows stages, not models."""
