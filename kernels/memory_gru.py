@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time
 
@@ -96,7 +95,7 @@ def _gates_backward(
 
 
 class _MemoryGRU(torch.autograd.Function):
-    """The operation on rows already read; the backward pass keeps these rows and the gates, and reads no table again."""
+    """The operation on rows already read; the backward pass keeps them and the gates, and reads no table again."""
 
     @staticmethod
     def forward(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from mspipe_triton.kernels.fusion import fused
 
 
@@ -45,9 +44,7 @@ def sample_recent(
     return (*gather_entries(positions, counts, root_times, neighbours, event_ids, times, dtype), counts)
 
 
-def first_not_before(
-    times: torch.Tensor, start: torch.Tensor, end: torch.Tensor, bounds: torch.Tensor
-) -> torch.Tensor:
+def first_not_before(times: torch.Tensor, start: torch.Tensor, end: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
     """Per segment [start, end) of sorted `times` [M > 0], the first position whose time is ≥ its bound; all [R]."""
     position = start
     for bit in reversed(range(int((end - start).max()).bit_length() if start.numel() else 0)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.philox import dropout_scale
 from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time
@@ -136,7 +135,7 @@ def _logits_backward(d_weights: torch.Tensor, weights: torch.Tensor, slope: torc
 
 
 class _TemporalAttention(torch.autograd.Function):
-    """The operation with its dropout multipliers drawn; the backward pass keeps φ and the weights and reads the table again."""
+    """The operation with its dropout drawn; the backward pass keeps φ and the weights and reads the table again."""
 
     @staticmethod
     def forward(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-
 from mspipe_triton.kernels.fusion import fused
 
 _TURN = 2.0 * math.pi

@@ -1,4 +1,4 @@
-"""What a run is made of: frozen settings for data, model and training, from flags or a TOML file, saved with the run."""
+"""A run's settings: frozen dataclasses for data, model and training, from flags or a TOML file, saved with it."""
 
 from __future__ import annotations
 

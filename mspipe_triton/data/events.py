@@ -14,7 +14,7 @@ MAX_NODE_ID = 2**31 - 1
 
 
 class Split(NamedTuple):
-    """Chronological parts of a stream as event ranges: training [0, train_end), validation up to val_end, test after."""
+    """Chronological parts of a stream: training is events [0, train_end), validation goes up to val_end, then test."""
 
     train_end: int
     val_end: int

@@ -118,7 +118,9 @@ def _roles(path: Path, names: list[str], wanted: dict[str, str], jodie: bool) ->
     roles = dict(wanted)
     for role, synonyms in SYNONYMS.items():
         if role not in roles:
-            roles.update({role: name for name in synonyms[:1] + synonyms[1:] if name in names and role not in roles})
+            present = [name for name in synonyms if name in names]
+            if present:
+                roles[role] = present[0]
     for role in ("src", "dst", "t"):
         if role not in roles:
             raise DataError(
@@ -154,16 +156,20 @@ def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
-    """A numeric column as int64 or float64, in memory that torch may own."""
+    """A numeric column as int64 or float64, in memory that torch may own; timestamps as unix seconds."""
     column = _column(path, table, name)
-    if pa.types.is_timestamp(column.type):
-        micros = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
-        return micros // 10**6 if not (micros % 10**6).any() else micros / 1e6
-    if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type):
-        return np.array(pc.cast(column, pa.int64()).to_numpy())
-    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-        return np.array(pc.cast(column, pa.float64()).to_numpy())
-    raise DataError(f"{path}: {name} holds {column.type}, not numbers")
+    kind = column.type
+    try:
+        if pa.types.is_timestamp(kind):
+            micros: np.ndarray = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
+            return micros / 1e6 if (micros % 10**6).any() else micros // 10**6
+        if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+            return np.array(pc.cast(column, pa.int64()).to_numpy())
+        if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            return np.array(pc.cast(column, pa.float64()).to_numpy())
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: {name}: {_line(error)}") from error
+    raise DataError(f"{path}: {name} holds {kind}, not numbers")
 
 
 def _integers(path: Path, table: pa.Table, name: str) -> np.ndarray:

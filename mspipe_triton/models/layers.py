@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mspipe_triton.data.neighbourhood import Hop
 from mspipe_triton.kernels import encode_time, memory_gru, temporal_attention
 from mspipe_triton.kernels.philox import dropout_scale
 from mspipe_triton.kernels.time_encoding import time_frequencies
-from mspipe_triton.data.neighbourhood import Hop
 from mspipe_triton.state import Record
 
 
@@ -57,9 +57,7 @@ class TemporalAttention(nn.Module):
     depends on the node alone and is computed once per distinct root.
     """
 
-    def __init__(
-        self, dim: int, dim_edge: int, dim_time: int, heads: int, dropout: float, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, dim: int, dim_edge: int, dim_time: int, heads: int, dropout: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads, self.dim, self.dropout = heads, dim, dropout
         self.query = nn.Linear(dim + dim_time, dim, dtype=dtype)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from mspipe_triton.config import ModelConfig
-from mspipe_triton.models.layers import GRUUpdater, LinkPredictor, TemporalAttention, TimeEncoder
 from mspipe_triton.data.neighbourhood import Neighbourhood
+from mspipe_triton.models.layers import GRUUpdater, LinkPredictor, TemporalAttention, TimeEncoder
 from mspipe_triton.state import Record
 
 

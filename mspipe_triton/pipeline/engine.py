@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
-
-W = TypeVar("W")
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Stage(Generic[W]):
-    """A named step of an iteration: takes the iteration's work and returns it with its own part filled in."""
+class Stage:
+    """A named step of an iteration: a function from what the step before returned to what the next one takes."""
 
     name: str
-    run: Callable[[W], W]
+    run: Callable[[Any], Any]
 
 
 @dataclass
@@ -30,7 +28,7 @@ class StageTimes:
         return {name: total / max(1, self.iterations) for name, total in self.seconds.items()}
 
 
-def run_serial(stages: list[Stage[Any]], items: Iterable[Any], times: StageTimes) -> Iterator[Any]:
+def run_serial(stages: list[Stage], items: Iterable[Any], times: StageTimes) -> Iterator[Any]:
     """Take every item through all stages before the next one starts; yields it when its last stage is done.
 
     Every stage sees everything that earlier iterations wrote: staleness 0. `times` is filled as the run goes on.

@@ -1,0 +1,34 @@
+"""Writing event streams to CSV and Parquet in the form that `read_stream` takes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import DataError
+
+
+def write_stream(stream: EventStream, path: Path) -> None:
+    """Write src, dst, time and feature columns f0, f1, …; the suffix of `path` chooses the format.
+
+    Raises:
+        DataError: the suffix is neither .csv nor .parquet, or the file cannot be written.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise DataError(f"{path}: give a name that ends in .csv or .parquet")
+    columns = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
+    if stream.edge_features is not None:
+        columns.update({f"f{k}": stream.edge_features[:, k].numpy() for k in range(stream.dim_edge)})
+    table = pa.table(columns)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(table, path)
+        else:
+            pyarrow.parquet.write_table(table, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error

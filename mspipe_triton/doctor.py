@@ -1,0 +1,53 @@
+"""What this machine can do, and why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from typing import Any
+
+import torch
+
+from mspipe_triton.training.session import compiler
+
+
+def diagnose() -> dict[str, Any]:
+    """Device, versions and compiler of this machine, and which backend a run will take here and why.
+
+    The compiler is tried, not only looked for: a small function is compiled and its result compared.
+    """
+    found = compiler()
+    works, why = _try_fusion() if found else (False, f"no C++ compiler ({os.environ.get('CXX') or 'g++'} is not there)")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": torch.__version__,
+        "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "not installed",
+        "cxx_compiler": found or "none",
+        "device": "cpu",
+        "backend": "torch",
+        "fused": works,
+        "why": f"This version trains on the CPU with torch; its loops are {'' if works else 'not '}fused, {why}.",
+    }
+
+
+def _try_fusion() -> tuple[bool, str]:
+    """Whether a fused function compiles and gives what eager execution gives, and a clause saying why or why not."""
+    from mspipe_triton.kernels.fusion import enable_fusion, fusion_enabled, fusion_failure
+    from mspipe_triton.kernels.time_encoding import fused_encode_time, time_frequencies
+
+    deltas, frequency = torch.arange(64.0).view(8, 8), time_frequencies(100)
+    expected = fused_encode_time(deltas, frequency, torch.zeros(100))
+    enable_fusion()
+    if not fusion_enabled():
+        return False, fusion_failure() or "torch.compile is switched off by TORCHDYNAMO_DISABLE"
+    close = torch.allclose(fused_encode_time(deltas, frequency, torch.zeros(100)), expected, atol=1e-5)
+    works = fusion_enabled() and close
+    enable_fusion(False)
+    if works:
+        return True, "since torch.compile works with this compiler"
+    return False, fusion_failure() or "since the compiled result is wrong"

@@ -1,0 +1,122 @@
+"""What the commands show: progress while training, and the tables they close with. All of it goes to stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.session import Session
+from mspipe_triton.training.trainer import Observer
+
+console = Console(stderr=True, highlight=False)
+_REFRESH_SECONDS = 0.1
+
+
+class TrainingScreen(Observer):
+    """A progress bar over all epochs with events per second, loss and remaining time, and a line an epoch."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f} events/s"),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self.pending, self.since = 0, 0.0
+
+    def start(self, session: Session, folder: RunFolder) -> None:
+        """Name the run and open the bar."""
+        train, events = session.config.train, session.split.train_end
+        console.print(
+            f"Training {session.config.model.model} on {session.stream.name} "
+            f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}"
+        )
+        self.epochs, self.since = train.epochs, time.perf_counter()
+        self.task = self.progress.add_task(
+            "train", total=train.epochs * events, epoch=f"1/{train.epochs}", rate=0, loss=0
+        )
+        if console.is_terminal:
+            self.progress.start()
+
+    def batch(self, epoch: int, events: int, loss: float) -> None:
+        """Move the bar on, at most ten times a second."""
+        self.pending += events
+        elapsed = time.perf_counter() - self.since
+        if elapsed > _REFRESH_SECONDS:
+            rate, label = self.pending / elapsed, f"{epoch}/{self.epochs}"
+            self.progress.update(self.task, advance=self.pending, epoch=label, rate=rate, loss=loss)
+            self.progress.refresh()
+            self.pending, self.since = 0, time.perf_counter()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """A line for a finished epoch."""
+        compiled = f", compiling {record['compile_seconds']:.1f} s" if record["compile_seconds"] >= 0.1 else ""
+        console.print(
+            f"epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, val AP {record['val']['ap']:.4f}, "
+            f"{record['events_per_s']:,.0f} events/s, {record['seconds']:.1f} s{compiled}"
+        )
+        self.since = time.perf_counter()
+
+    def note(self, message: str) -> None:
+        """A line of its own."""
+        console.print(message)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self.progress.stop()
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """The closing table of `train`: quality by split, and speed in the caption."""
+    table = Table(
+        title=f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",
+        caption=f"{result['train_events_per_s']:,.0f} training events/s, peak memory {result['peak_rss_mb']:,.0f} MiB, "
+        f"compiling {result['compile_seconds']:.1f} s, evaluation {result['evaluation_seconds']:.1f} s",
+    )
+    return _with_splits(table, {split: result[split] for split in ("val", "test")}, result["negatives"])
+
+
+def split_table(split: str, metrics: dict[str, Any], negatives: int, run: str) -> Table:
+    """The table of `evaluate`."""
+    return _with_splits(Table(title=f"{run}, best epoch"), {split: metrics}, negatives)
+
+
+def facts_table(title: str, facts: dict[str, Any]) -> Table:
+    """Names and values, one a row."""
+    table = Table(title=title, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), _shown(value))
+    return table
+
+
+def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int) -> Table:
+    for name in ("", "AP", "AP, mean over batches", "AUC", f"MRR of {negatives + 1}"):
+        table.add_column(name, justify="left" if not name else "right")
+    for split, metrics in splits.items():
+        rows = {split: metrics}
+        if "inductive" in metrics:
+            rows[f"{split}, unseen nodes ({metrics['inductive']['events']:,} events)"] = metrics["inductive"]
+        if "edgebank" in metrics:
+            rows[f"{split}, EdgeBank"] = metrics["edgebank"]
+        for label, row in rows.items():
+            values = (row.get(name) for name in ("ap", "ap_batch_mean", "auc", "mrr"))
+            table.add_row(label, *("" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,76 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mspipe_triton.errors import RunFolderError
+from mspipe_triton.training.session import Session
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, session: Session, record: dict[str, Any], data: str) -> None:
+    """Write parameters, optimiser, node state and position: temporary file, fsync, rename.
+
+    Args:
+        record: the epoch's line for metrics.jsonl so far; its `epoch` and `iterations` are the position, of which
+            all random draws are functions.
+        data: the stream's fingerprint.
+    """
+    content = {
+        "format": FORMAT,
+        "record": record,
+        "data": data,
+        "model": session.model.state_dict(),
+        "optimizer": session.optimizer.state_dict(),
+        "state": session.state.state_dict(),
+    }
+    with atomic_file(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, session: Session, data: str) -> dict[str, Any]:
+    """Restore a checkpoint into a session of the same config and stream; returns its epoch's record.
+
+    Raises:
+        RunFolderError: the file is missing, truncated or of another format, or the data have changed since.
+    """
+    if not path.exists():
+        raise RunFolderError(f"{path}: no such checkpoint; train first, or name another run folder")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = content["format"]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunFolderError(f"{path}: damaged or truncated ({type(error).__name__}); train again") from error
+    if found != FORMAT:
+        raise RunFolderError(f"{path}: format {found} is not {FORMAT}, which this version reads; train again")
+    if content["data"] != data:
+        raise RunFolderError(f"{path}: was trained on other data than {session.stream.name} now holds")
+    session.model.load_state_dict(content["model"])
+    session.optimizer.load_state_dict(content["optimizer"])
+    session.state.load_state_dict(content["state"])
+    record: dict[str, Any] = content["record"]
+    return record
+
+
+class atomic_file:
+    """Context manager: write to the path it gives; on success that file replaces `path`, on failure it is removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        with open(self.temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self.temporary, self.path)

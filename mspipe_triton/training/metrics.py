@@ -1,0 +1,60 @@
+"""Link-prediction metrics: average precision, AUC and mean reciprocal rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of a range of events: positives [E], negatives [E], reciprocal ranks [E] or None, and batch sizes."""
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+    reciprocal_ranks: torch.Tensor | None
+    batch_sizes: list[int]
+
+
+def reciprocal_ranks(positive: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """1 / rank [B] of each positive [B] among its candidates [B, N]; ties count as the mean of their ranks."""
+    own = positive.unsqueeze(1)
+    return 1.0 / (1.0 + (candidates > own).sum(1).double() + 0.5 * (candidates == own).sum(1).double())
+
+
+def average_precision(positive: torch.Tensor, negative: torch.Tensor) -> float:
+    """Area under precision over recall, all scores together."""
+    return float(binary_average_precision(*_scores_and_labels(positive, negative)))
+
+
+def summarise(predictions: Predictions, mask: torch.Tensor | None = None) -> dict[str, float | None]:
+    """`ap`, `auc` and `mrr` over all predictions (of the events in `mask` [E]); `ap_batch_mean` without a mask.
+
+    `ap_batch_mean` is the mean of the batches' average precisions, which TGL and MSPipe report. A metric of no events,
+    and `mrr` where nothing was ranked, is None.
+    """
+    positive, negative, ranks = predictions.positive, predictions.negative, predictions.reciprocal_ranks
+    result: dict[str, float | None] = {}
+    if mask is None:
+        parts = zip(positive.split(predictions.batch_sizes), negative.split(predictions.batch_sizes), strict=True)
+        each = [average_precision(*part) for part in parts]
+        result["ap_batch_mean"] = sum(each) / len(each)
+    else:
+        positive, negative = positive[mask], negative[mask]
+        ranks = None if ranks is None else ranks[mask]
+    if positive.numel() == 0:
+        return {"ap": None, "auc": None, "mrr": None}
+    scores, labels = _scores_and_labels(positive, negative)
+    result["ap"] = float(binary_average_precision(scores, labels))
+    result["auc"] = float(binary_auroc(scores, labels))
+    result["mrr"] = None if ranks is None else float(ranks.mean())
+    return result
+
+
+def _scores_and_labels(positive: torch.Tensor, negative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # torchmetrics would squash logits itself, and large ones would tie at 1; ranks keep their order exactly.
+    _, ranks = torch.cat([positive, negative]).unique(return_inverse=True)
+    scores = ranks.double() / max(1, int(ranks.max()))
+    return scores, torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).long()

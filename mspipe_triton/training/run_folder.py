@@ -1,0 +1,110 @@
+"""The run folder: config.toml, metrics.jsonl, result.json and the checkpoints of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mspipe_triton.config import RunConfig, load_config
+from mspipe_triton.errors import RunFolderError
+from mspipe_triton.training.checkpoint import atomic_file
+
+
+class RunFolder:
+    """Paths and records of a run.
+
+    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+        self.best = path / "checkpoint.pt"
+        self.last = path / "last.pt"
+
+    @staticmethod
+    def prepare(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
+        """The folder for a new run, or an old one to resume: `out`, or the first free runs/DATASET-MODEL-N.
+
+        Raises:
+            RunFolderError: the folder holds another run, holds none to resume, or cannot be written.
+        """
+        if out is None and resume:
+            raise RunFolderError("--resume needs --out RUN, the folder of the run to go on with")
+        path = Path(out) if out is not None else _first_free(f"{_safe(name)}-{config.model.model}")
+        folder = RunFolder(path)
+        if resume:
+            folder._check_resumable(config)
+            return folder
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK):
+                raise PermissionError(13, "no permission to write")
+            folder.config.write_text(config.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error
+        return folder
+
+    @staticmethod
+    def open(path: str | Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            RunFolderError: there is no run.
+        """
+        folder = RunFolder(Path(path))
+        if not folder.config.exists():
+            raise RunFolderError(f"{path}: no run there (config.toml is missing)")
+        return folder
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """The first `epochs` lines of metrics.jsonl; what follows (of an epoch to be done again) is dropped."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        kept = lines[:epochs]
+        if len(kept) < len(lines):
+            with atomic_file(self.metrics) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        return [json.loads(line) for line in kept]
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json, whole."""
+        with atomic_file(self.result) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def _check_resumable(self, config: RunConfig) -> None:
+        if not self.last.exists():
+            raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing)")
+        saved = load_config(self.config)
+        differences = [
+            f"{section}.{name}"
+            for section in ("data", "model", "train")
+            for name, value in vars(getattr(saved, section)).items()
+            if value != getattr(getattr(config, section), name) and name != "epochs"
+        ]
+        if differences:
+            raise RunFolderError(f"{self.path}: the run to resume has another {', '.join(differences)}")
+        with atomic_file(self.config) as temporary:
+            temporary.write_text(config.to_toml(), encoding="utf-8")
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name) or "stream"
+
+
+def _first_free(stem: str) -> Path:
+    number = 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path

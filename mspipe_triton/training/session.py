@@ -1,0 +1,103 @@
+"""A run's live objects (stream, adjacency, model, node state) and the process settings they run under."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from mspipe_triton.config import DataConfig, RunConfig
+from mspipe_triton.data.adjacency import TemporalCSR
+from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.negatives import NegativeSampler
+from mspipe_triton.data.readers import read_stream
+from mspipe_triton.data.synthetic import synthetic_stream
+from mspipe_triton.errors import ConfigError
+from mspipe_triton.kernels.fusion import enable_fusion
+from mspipe_triton.models import build_model
+from mspipe_triton.models.tgn import TGN
+from mspipe_triton.state import NodeState
+from mspipe_triton.training.iteration import Iteration
+
+
+@dataclass(frozen=True)
+class Session:
+    """What training and evaluation share; the state and the model's parameters are all that changes."""
+
+    config: RunConfig
+    stream: EventStream
+    split: Split
+    adjacency: TemporalCSR
+    model: TGN
+    state: NodeState
+    negatives: NegativeSampler
+    optimizer: torch.optim.Optimizer
+    iteration: Iteration
+
+    @staticmethod
+    def create(config: RunConfig, stream: EventStream) -> Session:
+        """Build everything from the seed; the same config and stream give the same parameters.
+
+        Raises:
+            ConfigError: the batch size is above the number of training events.
+        """
+        split = stream.split()
+        if config.train.batch_size > split.train_end:
+            raise ConfigError(
+                f"batch-size {config.train.batch_size} is above the {split.train_end} training events of {stream.name}"
+            )
+        dtype = getattr(torch, config.model.dtype)
+        stream = stream.to_dtype(dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            model = build_model(config.model, stream.dim_edge, stream.dim_node)
+        kept = stream.dim_edge if config.model.aggregator == "mean" else 0
+        state = NodeState.create(stream.num_nodes, config.model.dim, stream.t[0], dtype, kept)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
+        adjacency = TemporalCSR.build(stream)
+        seed = config.train.seed
+        iteration = Iteration(stream, adjacency, model, state, config.model, seed, optimizer)
+        negatives = NegativeSampler(stream, seed)
+        return Session(config, stream, split, adjacency, model, state, negatives, optimizer, iteration)
+
+
+def load_stream(data: DataConfig) -> EventStream:
+    """The stream that a run's data settings name."""
+    if data.path == "synthetic":
+        return synthetic_stream()
+    return read_stream(data.path, data.columns, data.sort, data.node_features or None)
+
+
+def fingerprint(stream: EventStream) -> str:
+    """A digest of the events and features, to tell whether a run's data are what they were."""
+    digest = hashlib.blake2b(digest_size=8)
+    for column in (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features):
+        if column is not None:
+            digest.update(column.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def compiler() -> str | None:
+    """The C++ compiler that fusion would use, or None."""
+    return shutil.which(os.environ.get("CXX") or "g++")
+
+
+@contextmanager
+def process_settings(config: RunConfig) -> Iterator[None]:
+    """Threads, determinism and fusion for the length of a run, put back afterwards."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
+    enable_fusion(compiler() is not None)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        enable_fusion(False)

@@ -1,0 +1,209 @@
+"""The trainer: epochs of the staged loop, validation after each, the best checkpoint, and the run's result."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+import mspipe_triton
+from mspipe_triton.config import RunConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.errors import TrainingError
+from mspipe_triton.kernels.fusion import compile_seconds, fusion_enabled, fusion_failure
+from mspipe_triton.pipeline.engine import StageTimes, run_serial
+from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
+from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
+from mspipe_triton.training.iteration import Batch, batches
+from mspipe_triton.training.metrics import summarise
+from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.session import Session, compiler, fingerprint, load_stream, process_settings
+
+
+class Observer:
+    """Told of a run's progress; this one does nothing with it, screens override what they show."""
+
+    def start(self, session: Session, folder: RunFolder) -> None:
+        """The run is set up."""
+
+    def batch(self, epoch: int, events: int, loss: float) -> None:
+        """An iteration over `events` events is done; epochs count from 1."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is trained and validated; `record` is its line of metrics.jsonl."""
+
+    def note(self, message: str) -> None:
+        """One line that the user should see."""
+
+
+def train(
+    config: RunConfig | None = None,
+    stream: EventStream | None = None,
+    out: str | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Train, validate every epoch, test the best one, and leave a run folder.
+
+    Args:
+        config: the run's settings; the defaults train TGN on the built-in stream.
+        stream: the events, where they are not read from `config.data`. Such a run cannot be evaluated by path later.
+        out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
+        resume: go on with the run in `out`, to `config.train.epochs` epochs in all.
+        observer: told of progress.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        InputError: data, settings or folder are not usable; nothing has been written then.
+        TrainingError: a loss was not finite; the checkpoints of the epochs before stay.
+    """
+    config, observer = config or RunConfig(), observer or Observer()
+    stream = stream if stream is not None else load_stream(config.data)
+    with process_settings(config):
+        session = Session.create(config, stream)
+        folder = RunFolder.prepare(out, config, stream.name, resume)
+        observer.start(session, folder)
+        if not fusion_enabled():
+            reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
+            observer.note(f"Running without fused loops: {reason}.")
+        return _Run(session, folder, observer).finish(resume)
+
+
+class _Run:
+    """One run over a prepared session and folder."""
+
+    def __init__(self, session: Session, folder: RunFolder, observer: Observer) -> None:
+        self.session, self.folder, self.observer = session, folder, observer
+        self.data = fingerprint(session.stream)
+        self.records: list[dict[str, Any]] = []
+        self.warned = False
+
+    def finish(self, resume: bool) -> dict[str, Any]:
+        """Train what is left of the epochs, evaluate the best, write and return the result."""
+        done = self._resume() if resume else 0
+        for epoch in range(done + 1, self.session.config.train.epochs + 1):
+            record = self._train_epoch(epoch)
+            save_checkpoint(self.folder.last, self.session, record, self.data)
+            self._validate(record)
+        started = time.perf_counter()
+        metrics = evaluate_checkpoint(self.session, self.folder, self.session.config.train.negatives)
+        result = self._result(metrics, time.perf_counter() - started)
+        self.folder.write_result(result)
+        return result
+
+    def _resume(self) -> int:
+        record = load_checkpoint(self.folder.last, self.session, self.data)
+        self.records = self.folder.read_metrics(record["epoch"])
+        if len(self.records) < record["epoch"]:  # the run ended between the checkpoint and its validation
+            self._validate(record)
+        return len(self.records)
+
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        session, times = self.session, StageTimes()
+        session.state.reset()
+        session.model.train()
+        compiling, start, loss, events = compile_seconds(), time.perf_counter(), 0.0, session.split.train_end
+        for done in run_serial(session.iteration.training_stages(), self._items(epoch), times):
+            batch = done.rows.batch
+            count = batch.stop - batch.start
+            if not math.isfinite(done.loss):
+                raise TrainingError(self._not_finite(done.loss, epoch, batch.index))
+            loss += done.loss * count
+            self.observer.batch(epoch, count, done.loss)
+        compiling = compile_seconds() - compiling
+        seconds = time.perf_counter() - start - compiling
+        if fusion_failure() and not self.warned:
+            self.warned = True
+            self.observer.note(f"Running without fused loops: {fusion_failure()}.")
+        return {
+            "epoch": epoch,
+            "loss": loss / events,
+            "seconds": seconds,
+            "compile_seconds": compiling,
+            "events_per_s": events / seconds,
+            "iterations": times.iterations,
+            "stage_seconds": times.per_iteration(),
+        }
+
+    def _items(self, epoch: int) -> Iterator[Batch]:
+        session = self.session
+        return batches(
+            0, session.split.train_end, session.config.train.batch_size, session.negatives, Purpose.TRAIN_NEGATIVES,
+            epoch,
+        )  # fmt: skip
+
+    def _validate(self, record: dict[str, Any]) -> None:
+        """Score validation, keep the epoch as the best where it is, and write its line."""
+        started = time.perf_counter()
+        predictions, _ = predict_split(self.session, "val")
+        record["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
+        record["eval_seconds"] = time.perf_counter() - started
+        if not self.records or record["val"]["ap"] > max(line["val"]["ap"] for line in self.records):
+            with atomic_file(self.folder.best) as temporary:
+                temporary.write_bytes(self.folder.last.read_bytes())
+        self.records.append(record)
+        self.folder.append_metrics(record)
+        self.observer.epoch(record)
+
+    def _not_finite(self, loss: float, epoch: int, iteration: int) -> str:
+        kept = f"{self.folder.best} keeps the best epoch before" if self.folder.best.exists() else "no epoch was done"
+        return f"the loss is {loss} in epoch {epoch}, iteration {iteration}; try a smaller --lr. {kept.capitalize()}"
+
+    def _result(self, metrics: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
+        session, config, records = self.session, self.session.config, self.records
+        fastest = min(records, key=lambda record: record["seconds"])
+        best = max(records, key=lambda record: (record["val"]["ap"], -record["epoch"]))
+        stages = fastest["stage_seconds"]
+        return {
+            "model": config.model.model,
+            "dataset": session.stream.name,
+            "events": len(session.stream),
+            "nodes": session.stream.num_nodes,
+            "schedule": "serial",
+            "backend": "torch",
+            "fused": fusion_enabled(),
+            "device": "cpu",
+            "batch_size": config.train.batch_size,
+            "epochs": len(records),
+            "seed": config.train.seed,
+            "train_events_per_s": fastest["events_per_s"],
+            "epoch_seconds": [record["seconds"] for record in records],
+            "compile_seconds": sum(record["compile_seconds"] for record in records),
+            "evaluation_seconds": evaluation_seconds,
+            "best_epoch": best["epoch"],
+            "negatives": config.train.negatives,
+            **metrics,
+            "losses": [record["loss"] for record in records],
+            "stage_seconds": stages,
+            "plan": {"staleness": 0, "period": sum(stages.values())},
+            "staleness_measured": {"0": sum(record["iterations"] for record in records)},
+            "peak_rss_mb": peak_rss_mb(),
+            "peak_device_mb": 0.0,
+            "versions": versions(),
+        }
+
+
+def peak_rss_mb() -> float:
+    """The process's largest resident memory so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {
+        "mspipe_triton": mspipe_triton.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
