@@ -74,28 +74,28 @@ def _read(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 
 @fused()
-def _gates(
-    joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """r, z, n and h from the joint products [U, 3D], W_hn m + b_hn [U, D] and the memory rows [U, D]."""
+def _gates(joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    """h [U, D] from the joint products [U, 3D], W_hn m + b_hn [U, D] and the memory rows [U, D]."""
     reset, update, new = joint.chunk(3, 1)
-    r, z = torch.sigmoid(reset), torch.sigmoid(update)
-    n = torch.tanh(new + r * hidden_n)
-    return r, z, n, n + z * (memory - n)
+    n = torch.tanh(new + torch.sigmoid(reset) * hidden_n)
+    return n + torch.sigmoid(update) * (memory - n)
 
 
 @fused()
 def _gates_backward(
-    grad: torch.Tensor, r: torch.Tensor, z: torch.Tensor, n: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the joint products [U, 3D] and of W_hn m + b_hn [U, D]."""
-    new = grad * (1 - z) * (1 - n * n)
-    update = grad * (memory - n) * z * (1 - z)
-    return torch.cat([new * hidden_n * r * (1 - r), update, new], 1), new * r
+    grad: torch.Tensor, joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the joint products [U, 3D], of W_hn m + b_hn [U, D] and, directly, of the memory rows [U, D]."""
+    reset, update, new = joint.chunk(3, 1)
+    r, z = torch.sigmoid(reset), torch.sigmoid(update)
+    n = torch.tanh(new + r * hidden_n)
+    d_new = grad * (1 - z) * (1 - n * n)
+    d_update = grad * (memory - n) * z * (1 - z)
+    return torch.cat([d_new * hidden_n * r * (1 - r), d_update, d_new], 1), d_new * r, grad * z
 
 
 class _MemoryGRU(torch.autograd.Function):
-    """The operation on rows already read; the backward pass keeps them and the gates, and reads no table again."""
+    """The operation on rows already read; the backward pass keeps x, m and the products, and reads no table again."""
 
     @staticmethod
     def forward(
@@ -105,54 +105,47 @@ class _MemoryGRU(torch.autograd.Function):
     ) -> torch.Tensor:  # fmt: skip
         dim, dtype = memory.shape[1], weight_ih.dtype
         gates = 2 * dim  # rows of r and z
-        memory = memory.to(dtype)
-        parts = [memory, partner.to(dtype), features.to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)]
+        memory, encoded = memory.to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)
+        message = torch.cat([memory, partner.to(dtype), features.to(dtype), encoded], 1)
         without = (~has_mail).nonzero().squeeze(1)
-        bias = torch.cat([bias_ih[:gates] + bias_hh[:gates], bias_ih[gates:]])
-        joint = bias
-        for part, weight in zip(parts, _blocks(weight_ih, weight_hh, parts), strict=True):
-            joint = torch.addmm(joint, part, weight.t())
+        weight, bias = weight_ih.clone(), bias_ih.clone()
+        weight[:gates, :dim] += weight_hh[:gates]
+        bias[:gates] += bias_hh[:gates]
+        joint = torch.addmm(bias, message, weight.t())
         if without.numel():
             alone = bias.repeat(without.numel(), 1)
             alone[:, :gates] += memory.index_select(0, without) @ weight_hh[:gates].t()
             joint.index_copy_(0, without, alone)
         hidden_n = torch.addmm(bias_hh[gates:], memory, weight_hh[gates:].t())
-        r, z, n, h = _gates(joint, hidden_n, memory)
-        ctx.save_for_backward(*parts, without, r, z, n, hidden_n, deltas, frequency, phase, weight_ih, weight_hh)
-        ctx.keep = keep
+        h = _gates(joint, hidden_n, memory)
+        ctx.save_for_backward(memory, message, without, joint, hidden_n, deltas, frequency, phase, weight, weight_hh)
+        ctx.keep, ctx.widths = keep, (dim, partner.shape[1], features.shape[1], frequency.numel())
         return h.index_copy(0, without, memory.index_select(0, without)) if keep else h
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        *parts, without, r, z, n, hidden_n, deltas, frequency, phase, weight_ih, weight_hh = ctx.saved_tensors
-        memory, gates = parts[0], 2 * parts[0].shape[1]
+        memory, message, without, joint, hidden_n, deltas, frequency, phase, weight, weight_hh = ctx.saved_tensors
+        dim, gates = memory.shape[1], 2 * memory.shape[1]
         needs = ctx.needs_input_grad
         grad = grads[0].index_fill(0, without, 0.0) if ctx.keep else grads[0]
-        d_joint, d_hidden_n = _gates_backward(grad, r, z, n, hidden_n, memory)
+        d_joint, d_hidden_n, d_own = _gates_backward(grad, joint, hidden_n, memory)
         d_bias_ih = d_joint.sum(0)
         d_bias_hh = torch.cat([d_bias_ih[:gates], d_hidden_n.sum(0)])
         d_alone = d_joint[:, :gates].index_select(0, without)
-        d_joint.index_fill_(0, without, 0.0)
-        d_weight_ih = torch.cat([d_joint.t() @ part for part in parts], 1)
-        d_weight_hh = torch.cat([d_weight_ih[:gates, : memory.shape[1]], d_hidden_n.t() @ memory])
+        d_joint.index_fill_(0, without, 0.0)  # their message is 0, whatever `message` holds
+        d_weight_ih = d_joint.t() @ message
+        d_weight_hh = torch.cat([d_weight_ih[:gates, :dim], d_hidden_n.t() @ memory])
         d_weight_hh[:gates] += d_alone.t() @ memory.index_select(0, without)
-        d_parts: list[torch.Tensor | None] = [None, None, None]
-        d_frequency = d_phase = None
+        d_memory = d_partner = d_features = d_frequency = d_phase = None
         if any((*needs[:3], *needs[5:7])):
-            d_self, *others, d_time = (d_joint @ block for block in _blocks(weight_ih, weight_hh, parts))
-            d_self = (d_self + d_hidden_n @ weight_hh[gates:] + grad * z).index_add_(
-                0, without, d_alone @ weight_hh[:gates]
-            )
+            d_self, d_partner, d_features, d_time = (d_joint @ weight).split(ctx.widths, 1)
+            d_memory = d_self + d_hidden_n @ weight_hh[gates:] + d_own
+            d_memory.index_add_(0, without, d_alone @ weight_hh[:gates])
             if ctx.keep:
-                d_self.index_copy_(0, without, grads[0].index_select(0, without))
-            d_parts = [d_self, *others]
+                d_memory.index_copy_(0, without, grads[0].index_select(0, without))
             if needs[5] or needs[6]:
                 d_frequency, d_phase = encode_time_backward(d_time, deltas.to(d_time.dtype), frequency, phase)
-        return (*d_parts, None, None, d_frequency, d_phase, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, None)
-
-
-def _blocks(weight_ih: torch.Tensor, weight_hh: torch.Tensor, parts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """W_i cut into the columns of the message's parts, the self block with W_h's rows for r and z added."""
-    own, *others = weight_ih.split([part.shape[1] for part in parts], 1)
-    gates = 2 * own.shape[1]
-    return [torch.cat([own[:gates] + weight_hh[:gates], own[gates:]]), *others]
+        return (
+            d_memory, d_partner, d_features, None, None, d_frequency, d_phase,
+            d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, None,
+        )  # fmt: skip

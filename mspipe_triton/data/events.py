@@ -96,16 +96,16 @@ class EventStream:
         """Width of the node features, 0 without."""
         return 0 if self.node_features is None else self.node_features.shape[1]
 
-    def split(self, val: float = 0.15, test: float = 0.15) -> Split:
-        """Chronological split by number of events, 70/15/15 by default.
+    def split(self) -> Split:
+        """Chronological split 70/15/15 by number of events.
 
         Raises:
             DataError: a part would be empty.
         """
         events = len(self)
-        split = Split(int(events * (1 - val - test)), int(events * (1 - test)))
+        split = Split(events * 70 // 100, events * 85 // 100)
         if split.train_end < 1 or split.val_end <= split.train_end or events <= split.val_end:
-            raise DataError(f"{self.name}: {events} events are too few for a 70/15/15 split; at least 7 are needed")
+            raise DataError(f"{self.name}: {events} events are too few for a 70/15/15 split; at least 4 are needed")
         return split
 
     def to_dtype(self, dtype: torch.dtype) -> EventStream:

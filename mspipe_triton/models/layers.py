@@ -80,7 +80,7 @@ class TemporalAttention(nn.Module):
         """
         heads, width = self.heads, self.dim // self.heads
         roots = table[:distinct]
-        at_zero = self.query.bias + self.query.weight[:, self.dim :] @ time(time.frequency.new_zeros(()))
+        at_zero = torch.addmv(self.query.bias, self.query.weight[:, self.dim :], torch.cos(time.phase))  # φ(0) = cos b
         query = torch.addmm(at_zero, roots, self.query.weight[:, : self.dim].t()).view(-1, heads, width)
         absorbed = torch.bmm(query.transpose(0, 1), self.key.weight.view(heads, width, -1)).transpose(0, 1)
         bias = (query * self.key.bias.view(heads, width)).sum(2)

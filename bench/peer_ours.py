@@ -1,0 +1,66 @@
+"""Our trainer behind the methods that every peer of the comparison has."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
+from mspipe_triton.pipeline.engine import StageTimes, run_serial
+from mspipe_triton.training.iteration import Batch
+from mspipe_triton.training.session import Session, compiler
+
+Draws = Callable[[int], torch.Tensor]
+
+
+class OursTGN:
+    """TGN of this package; the fused loops' compile time is kept out of the epochs' seconds."""
+
+    def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int) -> None:
+        config = RunConfig(model=ModelConfig(dim=dim, fanout=fanout), train=TrainConfig(lr=lr, seed=seed, batch_size=1))
+        enable_fusion(compiler() is not None)
+        self.session = Session.create(config, stream)
+
+    def train_epoch(self, stop: int, batch_size: int, negatives: Draws) -> float:
+        """Train on events [0, stop) from an empty memory; returns wall seconds."""
+        session = self.session
+        start, compiling = time.perf_counter(), compile_seconds()
+        session.state.reset()
+        session.model.train()
+        for _ in run_serial(
+            session.iteration.training_stages(), _batches(0, stop, batch_size, negatives), StageTimes()
+        ):
+            pass
+        return time.perf_counter() - start - (compile_seconds() - compiling)
+
+    def evaluate(
+        self, start: int, stop: int, batch_size: int, negatives: Draws, candidates: Draws | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        """Logits of positives, negatives and candidates a batch, going on from the present memory."""
+        self.session.model.eval()
+        stages = self.session.iteration.evaluation_stages()
+        items = _batches(start, stop, batch_size, negatives, candidates)
+        scores = [done.scores for done in run_serial(stages, items, StageTimes())]
+        ranked = [] if candidates is None else [each[2] for each in scores]
+        return [each[0] for each in scores], [each[1] for each in scores], ranked
+
+    def snapshot(self) -> Any:
+        """Everything that training changes."""
+        return copy.deepcopy((self.session.model.state_dict(), self.session.state.state_dict()))
+
+    def restore(self, saved: Any) -> None:
+        """Go back to a snapshot."""
+        self.session.model.load_state_dict(saved[0])
+        self.session.state.load_state_dict(saved[1])
+
+
+def _batches(start: int, stop: int, size: int, negatives: Draws, candidates: Draws | None = None) -> Iterator[Batch]:
+    for index, begin in enumerate(range(start, stop, size)):
+        others = None if candidates is None else candidates(index)
+        yield Batch(index, 0, begin, min(begin + size, stop), negatives(index), others)

@@ -1,0 +1,55 @@
+"""Fixtures that all tests share: the real streams, a small synthetic one, and the installed command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real streams; skips where there is none."""
+    folder = Path(os.environ.get("MSPIPE_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "uci.csv").exists():
+        pytest.skip(f"no real streams: neither MSPIPE_DATA nor {folder} holds uci.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_stream() -> EventStream:
+    """1,200 synthetic events with 3 edge features."""
+    return synthetic_stream(SyntheticConfig(events=1200, users=60, items=30, edge_features=3, seed=1))
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `mspipe-triton` as a user does, in an empty folder and without fused loops unless the test asks for them."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mspipe_triton", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "TORCHDYNAMO_DISABLE": "1", "COLUMNS": "120", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tests run in parallel, so each takes one thread."""
+    torch.set_num_threads(1)

@@ -1,0 +1,85 @@
+"""The event stream: validation, compaction, split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.errors import DataError
+
+
+def stream(
+    src: list[int], dst: list[int], t: list[float], dtype: torch.dtype = torch.int64, **more: object
+) -> EventStream:
+    return EventStream(torch.tensor(src), torch.tensor(dst), torch.tensor(t, dtype=dtype), **more)  # type: ignore[arg-type]
+
+
+def test_counts_nodes_and_widths() -> None:
+    events = stream([0, 1], [4, 2], [5, 5], edge_features=torch.zeros(2, 3))
+    assert (len(events), events.num_nodes, events.dim_edge, events.dim_node) == (2, 5, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"src": [0, -1]}, "event 1: src is negative"),
+        ({"dst": [2**40, 1]}, "event 0: dst is above"),
+        ({"t": [3, 2]}, "event 1: t goes back"),
+        ({"t": [1, 2, 3]}, "t has 3 entries, src has 2"),
+    ],
+)
+def test_refuses_what_is_not_a_stream(change: dict[str, list[int]], message: str) -> None:
+    columns = {"src": [0, 1], "dst": [1, 0], "t": [1, 2], **change}
+    with pytest.raises(DataError, match=message):
+        stream(columns["src"], columns["dst"], columns["t"])
+
+
+def test_refuses_times_and_features_that_are_not_finite() -> None:
+    with pytest.raises(DataError, match="event 1: t is not finite"):
+        stream([0, 1], [1, 0], [1.0, float("nan")], torch.float64)
+    with pytest.raises(DataError, match="edge_features has a value that is not finite"):
+        stream([0], [1], [1], edge_features=torch.tensor([[float("inf")]]))
+    with pytest.raises(DataError, match="float32 loses"):
+        stream([0], [1], [1.0], torch.float32)
+    with pytest.raises(DataError, match="must hold integers"):
+        EventStream(torch.tensor([0.5]), torch.tensor([1]), torch.tensor([1]))
+
+
+def test_refuses_node_tables_of_the_wrong_height() -> None:
+    with pytest.raises(DataError, match="node_features has 2 rows for 3 nodes"):
+        stream([0], [2], [1], node_features=torch.zeros(2, 1))
+    with pytest.raises(DataError, match="largest node id is 2"):
+        stream([0], [2], [1], num_nodes=2)
+
+
+def test_split_is_chronological_and_complete() -> None:
+    events = stream([0] * 100, [1] * 100, list(range(100)))
+    assert events.split() == (70, 85)
+
+
+@pytest.mark.parametrize("events", range(1, 4))
+def test_too_few_events_for_a_split(events: int) -> None:
+    with pytest.raises(DataError, match=f"{events} events are too few"):
+        stream([0] * events, [1] * events, list(range(events))).split()
+
+
+def test_four_events_are_enough() -> None:
+    assert stream([0] * 4, [1] * 4, list(range(4))).split() == (2, 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=40))
+def test_compaction_keeps_who_is_who(pairs: list[tuple[int, int]]) -> None:
+    src, dst = np.array(pairs, dtype=np.int64).T
+    new_src, new_dst, ids = compact_ids(src, dst)
+    assert sorted({*src.tolist(), *dst.tolist()}) == ids.tolist()
+    assert ids[new_src].tolist() == src.tolist()
+    assert ids[new_dst].tolist() == dst.tolist()
+
+
+def test_compaction_of_nearly_dense_ids() -> None:
+    src, dst, ids = compact_ids(np.array([1, 5]), np.array([3, 1]))
+    assert (src.tolist(), dst.tolist(), ids.tolist()) == ([0, 2], [1, 0], [1, 3, 5])

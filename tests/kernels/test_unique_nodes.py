@@ -1,0 +1,90 @@
+"""unique_nodes against a Python dict that keeps the order of first occurrence."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mspipe_triton.kernels import unique_nodes
+
+NODES = st.lists(st.one_of(st.integers(-3, 12), st.sampled_from([10**6, 10**6 - 1, 123_456])), max_size=60)
+
+
+def expected(nodes: list[int], capacity: int) -> tuple[list[int], list[int], list[int]]:
+    """ids, inverse and count by a dict from node to row."""
+    row: dict[int, int] = {}
+    inverse = [row.setdefault(node, len(row)) if node >= 0 else 0 for node in nodes]
+    return list(row) + [-1] * (capacity - len(row)), inverse, [len(row)]
+
+
+def check(nodes: list[int], capacity: int, dtype: torch.dtype = torch.int64) -> None:
+    given_nodes = torch.tensor(nodes, dtype=dtype)
+    result = unique_nodes(given_nodes, capacity)
+    assert all(tensor.dtype == torch.int64 for tensor in result)
+    assert [tensor.shape for tensor in result] == [(capacity,), (len(nodes),), (1,)]
+    assert tuple(tensor.tolist() for tensor in result) == expected(nodes, capacity)
+    assert given_nodes.tolist() == nodes, "the input was mutated"
+
+
+@settings(deadline=None, max_examples=300)
+@given(nodes=NODES, spare=st.integers(0, 5), dtype=st.sampled_from([torch.int64, torch.int32]))
+def test_random_lists(nodes: list[int], spare: int, dtype: torch.dtype) -> None:
+    check(nodes, len({node for node in nodes if node >= 0}) + spare, dtype)
+
+
+@pytest.mark.parametrize("length", [0, 1, 123, 1025])
+@pytest.mark.parametrize("highest", [0, 40, 10**6])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_sizes(length: int, highest: int, dtype: torch.dtype) -> None:
+    generator = random.Random(length + highest)
+    check([generator.randint(-1, highest) for _ in range(length)], length, dtype)
+
+
+@pytest.mark.parametrize("length", [1, 123, 1025])
+@pytest.mark.parametrize("capacity", [0, 7])
+def test_all_padding(length: int, capacity: int) -> None:
+    check([-1] * length, capacity)
+
+
+def test_any_negative_entry_is_padding() -> None:
+    check([-7, 3, -1, 3, -(2**31), 0], 4, torch.int32)
+
+
+def test_capacity_larger_than_needed_leaves_minus_one_behind() -> None:
+    ids, _, count = unique_nodes(torch.tensor([5, 5, 2]), 9)
+    assert ids.tolist() == [5, 2, -1, -1, -1, -1, -1, -1, -1]
+    assert count.tolist() == [2]
+
+
+def test_no_entries_and_no_capacity() -> None:
+    check([], 0)
+
+
+@pytest.mark.parametrize("capacity", [0, 3])
+def test_too_small_a_capacity_says_both_numbers(capacity: int) -> None:
+    with pytest.raises(ValueError, match=rf"4 distinct nodes do not fit capacity {capacity}"):
+        unique_nodes(torch.tensor([1, 2, 3, 2, -1, 4]), capacity)
+
+
+def test_an_earlier_call_leaves_no_trace() -> None:
+    check(list(range(2000)), 2000)
+    check([1999, 3, 3, 1999, 0], 5)
+    check([0, 3000, 0], 2)
+
+
+def test_a_batchs_head_is_the_tables_head() -> None:
+    roots = [9, 4, 7]
+    ids, inverse, _ = unique_nodes(torch.tensor([*roots, 4, 1, 9, 0, 1]), 8)
+    assert ids[:3].tolist() == roots
+    assert inverse[:3].tolist() == [0, 1, 2]
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    lists = [[random.Random(seed).randint(-1, 500) for _ in range(1025)] for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for outcome in [pool.submit(check, nodes, 1025) for nodes in lists]:
+            outcome.result()
