@@ -72,8 +72,9 @@ class TrainingScreen(Observer):
         console.print(message)
 
     def close(self) -> None:
-        """Take the bar off the screen."""
-        self.progress.stop()
+        """Take the bar off the screen, if it is there."""
+        if self.progress.live.is_started:
+            self.progress.stop()
 
 
 def result_table(result: dict[str, Any]) -> Table:

@@ -106,10 +106,10 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_stream(tmp_path / "none.csv")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="holds no .csv"):
+    with pytest.raises(DataError, match=r"holds no .csv"):
         read_stream(tmp_path / "folder")
     path = write(tmp_path / "x.csv", "src,dst,time\n1,2,3\n")
-    with pytest.raises(DataError, match="'who' .src. is missing from the header"):
+    with pytest.raises(DataError, match=r"'who' .src. is missing from the header"):
         read_stream(path, {"src": "who"})
     with pytest.raises(DataError, match="no column matches features=g"):
         read_stream(path, {"features": "g*"})
@@ -122,7 +122,7 @@ def test_a_list_column_must_keep_its_width(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({**columns, "features": [[1.0, 2.0], [3.0, 4.0]]}), tmp_path / "x.parquet")
     assert read_stream(tmp_path / "x.parquet").edge_features.tolist() == [[1, 2], [3, 4]]
     pyarrow.parquet.write_table(pa.table({**columns, "features": [[1.0, 2.0], [3.0]]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="row 2: features changes its width; the first row has 2 values .1."):
+    with pytest.raises(DataError, match=r"row 2: features changes its width; the first row has 2 values .1."):
         read_stream(tmp_path / "x.parquet")
 
 

@@ -26,7 +26,7 @@ def session(stream: EventStream, batch_size: int, **model: object) -> Session:
 SIX = EventStream(
     torch.tensor([0, 0, 2, 1, 0, 3]), torch.tensor([1, 2, 2, 0, 1, 0]), torch.tensor([10, 10, 12, 13, 13, 16])
 )
-# With width 1, W_h = 0, z = 0 and these weights of the new gate, h = tanh(m + 2·p + ½·cos Δt + ¼), and tanh ¼ without mail.
+# With width 1, W_h = 0, z = 0 and these weights of the new gate, h = tanh(m + 2·p + ½·cos Δt + ¼); tanh ¼ without mail.
 K0 = tanh(0.25)
 K1 = tanh(K0 + 2 * K0 + 0.5 * cos(0) + 0.25)  # after one mail, sent at 10 to a memory of time 10
 K2 = tanh(K1 + 2 * K1 + 0.5 * cos(3) + 0.25)  # after the next, sent at 13

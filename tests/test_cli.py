@@ -1,0 +1,140 @@
+"""The command line as a user runs it: every command, and one clear line for every wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mspipe_triton import cli
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = ("--epochs", "1", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--negatives", "3")
+
+
+@pytest.fixture
+def events(tmp_path: Path, command: Command) -> Path:
+    done = command("data", "generate", "events.csv", "--events", "600", "--users", "40", "--items", "20")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "events.csv"
+
+
+def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command) -> None:
+    done = command("train", "events.csv", "--model", "tgn", *SMALL, "--json", "--no-autotune", "--out", "a/run")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result == json.loads((tmp_path / "a" / "run" / "result.json").read_text())
+    for word in ("Training tgn on events", "epoch 1/1", "EdgeBank", "training events/s"):
+        assert word in done.stderr
+    evaluated = command("evaluate", "a/run", "--split", "val", "--json")
+    assert json.loads(evaluated.stdout) == result["val"]
+    assert command("train", "events.csv", *SMALL, "--out", "a/run").returncode == 2
+    resumed = command("train", "events.csv", *SMALL, "--epochs", "2", "--out", "a/run", "--resume", "--json")
+    assert json.loads(resumed.stdout)["epochs"] == 2
+
+
+def test_config_file_and_flags(events: Path, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "run.toml").write_text(
+        '[train]\nepochs = 1\nbatch_size = 50\nlr = 1\n[model]\ndim = 4\n[data]\npath = "events.csv"\n'
+    )
+    done = command("train", "--config", "run.toml", "--batch-size", "200", "--out", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    saved = (tmp_path / "run" / "config.toml").read_text()
+    for line in ("batch_size = 200", "dim = 4", "lr = 1.0"):
+        assert line in saved
+
+
+def test_info_and_doctor(events: Path, command: Command) -> None:
+    facts = json.loads(command("data", "info", "events.csv", "--json").stdout)
+    assert facts["events"] == 600
+    doctor = json.loads(command("doctor", "--json").stdout)
+    assert doctor["fused"] is False
+    assert "TORCHDYNAMO_DISABLE" in doctor["why"]
+    shown = command("doctor").stderr
+    assert "cxx compiler" in shown
+    without = json.loads(command("doctor", "--json", CXX="no-such-compiler", TORCHDYNAMO_DISABLE="0").stdout)
+    assert (without["cxx_compiler"], without["fused"]) == ("none", False)
+
+
+WRONG = {
+    ("train", "none.csv"): "no such file",
+    ("train", "events.csv", "--batch-size", "0"): "batch-size must be at least 1",
+    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events",
+    ("train", "events.csv", "--epochs", "0"): "epochs must be at least 1",
+    ("train", "events.csv", "--fanout", "0"): "fanout must be at least 1",
+    ("train", "events.csv", "--lr", "nan"): "lr must be finite and above 0",
+    ("train", "events.csv", "--lr", "inf"): "lr must be finite and above 0",
+    ("train", "events.csv", "--lr", "-1"): "lr must be finite and above 0",
+    ("train", "events.csv", "--lr", "fast"): "Invalid value for '--lr'",
+    ("train", "events.csv", "--model", "gcn"): "model 'gcn' is unknown or not built yet; there is tgn",
+    ("train", "events.csv", "--schedule", "mspipe"): "there is auto, serial",
+    ("train", "events.csv", "--backend", "triton"): "there is auto, torch",
+    ("train", "events.csv", "--device", "cuda"): "there is auto, cpu",
+    ("train", "events.csv", "--placement", "host"): "there is auto, device",
+    ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",
+    ("train", "events.csv", "--seed", "-1"): "seed must be at least 0",
+    ("train", "events.csv", "--columns", "src=who"): "'who' (src) is missing",
+    ("train", "events.csv", "--columns", "who"): "not role=name",
+    ("train", "events.csv", "--config", "none.toml"): "no such file",
+    ("train", "events.csv", "--colour", "red"): "No such option",
+    ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
+    ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
+    ("train", "late.csv",): "sort the stream first (--sort)",
+    ("evaluate", "nowhere"): "no run there",
+    ("evaluate", "nowhere", "--split", "train"): "--split must be val or test",
+    ("evaluate", "nowhere", "--negatives", "0"): "--negatives must be at least 1",
+    ("data", "info", "none.csv"): "no such file",
+    ("data", "generate", "x.txt"): "ends in .csv or .parquet",
+    ("data", "generate", "x.csv", "--items", "1"): "items must be at least 10",
+    ("data",): "Missing command",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_wrong_input_is_one_line_and_exit_2(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{k % 7},{10 + k % 5},{k}\n" for k in range(600))
+    (tmp_path / "events.csv").write_text("src,dst,time\n" + rows)
+    (tmp_path / "three.csv").write_text("src,dst,time\n1,2,3\n1,2,4\n1,2,5\n")
+    (tmp_path / "late.csv").write_text("src,dst,time\n1,2,3\n1,2,2\n")
+    monkeypatch.setattr("sys.argv", ["mspipe-triton", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert printed.out == ""
+    assert printed.err.startswith("mspipe-triton: ")
+    assert printed.err.count("\n") == 1
+    assert WRONG[arguments] in printed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.csv", "late.csv", "three.csv"]
+
+
+def test_no_permission_to_write(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere, so the answer is put in
+    monkeypatch.setattr("sys.argv", ["mspipe-triton", "train", "events.csv", *SMALL, "--out", "locked"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mspipe-triton: locked: cannot be written: no permission to write\n"
+
+
+def test_a_file_where_the_run_folder_should_be(events: Path, command: Command) -> None:
+    done = command("train", "events.csv", *SMALL, "--out", "events.csv/run")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_names_every_command(command: Command) -> None:
+    shown = command().stdout
+    for name in ("train", "evaluate", "data", "doctor"):
+        assert name in shown

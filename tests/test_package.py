@@ -1,0 +1,76 @@
+"""The package as it is installed: what it ships, what importing it costs, and where it may be imported from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_is_quick_and_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import mspipe_triton, sys; assert not {'torch', 'pyarrow', 'typer'} & sys.modules.keys(), sys.modules.keys()"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = python(code, tmp_path)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 0.3
+
+
+def test_public_names_load_when_used(tmp_path: Path) -> None:
+    code = "import mspipe_triton as m; [getattr(m, n) for n in m.__all__]; assert set(m.__all__) <= set(dir(m)); m.nope"
+    done = python(code, tmp_path)
+    assert "module 'mspipe_triton' has no attribute 'nope'" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["root", "elsewhere"])
+def test_kernels_and_tuning_import_under_their_own_name(place: str, tmp_path: Path) -> None:
+    folder = ROOT if place == "root" else tmp_path
+    assert python("import mspipe_triton.kernels, mspipe_triton.tuning", folder).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["kernels", "tuning"])
+def test_bare_names_are_refused_with_the_right_one(name: str) -> None:
+    done = python(f"import {name}", ROOT)
+    assert f"installs as mspipe_triton.{name}, not as '{name}'" in done.stderr
+
+
+def test_the_wheel_holds_what_git_holds_and_works(tmp_path: Path) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    clean = tmp_path / "clean"
+    for name in tracked.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (clean / name).parent.mkdir(parents=True, exist_ok=True)
+            (clean / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), "."]
+    subprocess.run(build, cwd=clean, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = set()
+    for name in tracked.stdout.splitlines():
+        top, _, rest = name.partition("/")
+        if top == "mspipe_triton":
+            expected.add(name)
+        elif top in ("kernels", "tuning"):
+            expected.add(f"mspipe_triton/{top}/{rest}")
+    assert shipped == expected
+    archive.extractall(tmp_path / "site")
+    path = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})"
+    elsewhere = python(f"{path}; import mspipe_triton.kernels as k; print(k.__file__)", tmp_path)
+    assert elsewhere.stdout.strip() == str(tmp_path / "site" / "mspipe_triton" / "kernels" / "__init__.py")

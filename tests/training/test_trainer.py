@@ -1,0 +1,203 @@
+"""Runs as a whole: what they leave, how they repeat, resume, fail, and are evaluated again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.writers import write_stream
+from mspipe_triton.errors import ConfigError, RunFolderError, TrainingError
+from mspipe_triton.training import trainer
+from mspipe_triton.training.evaluate import evaluate_run
+from mspipe_triton.training.session import Session
+from mspipe_triton.training.trainer import Observer, train
+
+
+@pytest.fixture(autouse=True)
+def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+def config(**train_settings: Any) -> RunConfig:
+    settings = {"epochs": 2, "batch_size": 100, "negatives": 5, "threads": 1, "deterministic": True}
+    return RunConfig(model=ModelConfig(dim=8, fanout=4), train=TrainConfig(**{**settings, **train_settings}))
+
+
+def from_file(stream: EventStream, folder: Path, settings: RunConfig) -> RunConfig:
+    write_stream(stream, folder / "events.csv")
+    return replace(settings, data=DataConfig(path=str(folder / "events.csv")))
+
+
+def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path) -> None:
+    result = train(config(), small_stream, out=str(tmp_path / "a" / "run"))
+    folder = tmp_path / "a" / "run"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["checkpoint.pt", "config.toml", "last.pt", "metrics.jsonl", "result.json"]
+    assert json.loads((folder / "result.json").read_text()) == result
+    expected = {
+        "model", "dataset", "events", "nodes", "schedule", "backend", "device", "batch_size", "epochs", "seed",
+        "train_events_per_s", "epoch_seconds", "best_epoch", "val", "test", "losses", "stage_seconds", "plan",
+        "staleness_measured", "peak_rss_mb", "peak_device_mb", "versions",
+    }  # fmt: skip
+    assert expected <= result.keys()
+    assert {"ap", "ap_batch_mean", "auc", "mrr"} <= result["val"].keys()
+    assert {"edgebank", "inductive"} <= result["test"].keys()
+    assert list(result["stage_seconds"]) == ["sample", "features", "memory", "train", "update"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert result["staleness_measured"] == {"0": 2 * 9}
+    assert lines[result["best_epoch"] - 1]["val"]["ap"] == result["val"]["ap"]
+
+
+def test_same_seed_same_bits(small_stream: EventStream, tmp_path: Path) -> None:
+    first, again = (train(config(), small_stream, out=str(tmp_path / name)) for name in ("a", "b"))
+    other = train(config(seed=1), small_stream, out=str(tmp_path / "c"))
+    assert first["losses"] == again["losses"]
+    assert first["test"] == again["test"]
+    assert first["losses"] != other["losses"]
+
+
+def test_evaluation_reproduces_the_result_exactly(small_stream: EventStream, tmp_path: Path) -> None:
+    settings = from_file(small_stream, tmp_path, config(deterministic=False))
+    result = train(settings, out=str(tmp_path / "run"))
+    for split in ("val", "test"):
+        metrics, ranked = evaluate_run(str(tmp_path / "run"), split)
+        assert (metrics, ranked) == (result[split], 5)
+    more, _ = evaluate_run(str(tmp_path / "run"), "test", negatives=20)
+    assert more["ap"] == result["test"]["ap"]
+    assert more["mrr"] < result["test"]["mrr"]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(small_stream: EventStream, tmp_path: Path) -> None:
+    whole = train(config(epochs=3), small_stream, out=str(tmp_path / "whole"))
+    train(config(epochs=1), small_stream, out=str(tmp_path / "parts"))
+    resumed = train(config(epochs=3), small_stream, out=str(tmp_path / "parts"), resume=True)
+    for key in ("losses", "val", "test", "best_epoch"):
+        assert resumed[key] == whole[key]
+
+
+def test_resuming_between_checkpoint_and_validation(small_stream: EventStream, tmp_path: Path) -> None:
+    whole = train(config(epochs=2), small_stream, out=str(tmp_path / "run"))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "run" / "metrics.jsonl").write_text(lines[0] + "\n")
+    resumed = train(config(epochs=2), small_stream, out=str(tmp_path / "run"), resume=True)
+    assert resumed["test"] == whole["test"]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) -> None:
+    train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
+    with pytest.raises(RunFolderError, match=r"another train.lr"):
+        train(config(lr=0.5), small_stream, out=str(tmp_path / "run"), resume=True)
+    with pytest.raises(RunFolderError, match="nothing to resume"):
+        train(config(), small_stream, out=str(tmp_path / "none"), resume=True)
+    with pytest.raises(RunFolderError, match="needs --out"):
+        train(config(), small_stream, resume=True)
+    changed = replace(small_stream, dst=small_stream.dst.flip(0))
+    with pytest.raises(RunFolderError, match="other data"):
+        train(config(), changed, out=str(tmp_path / "run"), resume=True)
+
+
+def test_another_run_is_not_written_over(small_stream: EventStream, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="holds another run or other files"):
+        train(config(), small_stream, out=str(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_default_folders_are_numbered(
+    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        train(config(epochs=1), small_stream)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-tgn-1", "synthetic-tgn-2"]
+
+
+class PoisonAfter(Observer):
+    """Turns a parameter into NaN after a number of iterations."""
+
+    def __init__(self, iterations: int) -> None:
+        self.left = iterations
+
+    def start(self, session: Session, folder: object) -> None:
+        self.model = session.model
+
+    def batch(self, epoch: int, events: int, loss: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(small_stream: EventStream, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="loss is nan in epoch 2, iteration 3"):
+        train(config(), small_stream, out=str(tmp_path / "run"), observer=PoisonAfter(9 + 3))
+    assert not (tmp_path / "run" / "result.json").exists()
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["record"]["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_a_damaged_checkpoint_gets_one_line(small_stream: EventStream, tmp_path: Path) -> None:
+    settings = from_file(small_stream, tmp_path, config(epochs=1))
+    train(settings, out=str(tmp_path / "run"))
+    best = tmp_path / "run" / "checkpoint.pt"
+    best.write_bytes(best.read_bytes()[:1000])
+    with pytest.raises(RunFolderError, match="damaged or truncated") as caught:
+        evaluate_run(str(tmp_path / "run"), "test")
+    assert "\n" not in str(caught.value)
+    best.unlink()
+    with pytest.raises(RunFolderError, match="no such checkpoint"):
+        evaluate_run(str(tmp_path / "run"), "test")
+    with pytest.raises(RunFolderError, match="no run there"):
+        evaluate_run(str(tmp_path / "nowhere"), "test")
+
+
+def test_an_interrupted_write_leaves_the_old_checkpoint(
+    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        train(config(epochs=2), small_stream, out=str(tmp_path / "run"), resume=True)
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_batch_size_above_the_training_events(small_stream: EventStream, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch-size 900 is above the 840 training events"):
+        train(config(batch_size=900), small_stream, out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_the_process_come_back(small_stream: EventStream, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
+    assert torch.get_num_threads() == 2
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert trainer.fusion_enabled() is False
+
+
+def test_real_stream_learns(real_data: Path, tmp_path: Path) -> None:
+    settings = RunConfig(
+        data=DataConfig(path=str(real_data / "uci.csv")),
+        model=ModelConfig(dim=32, fanout=5),
+        train=TrainConfig(epochs=1, negatives=1, threads=1),
+    )
+    result = train(settings, out=str(tmp_path / "run"))
+    assert result["test"]["ap"] > result["test"]["edgebank"]["ap"] > 0.6
+    assert result["test"]["inductive"]["events"] > 1000
