@@ -36,7 +36,7 @@ bench: .venv/installed-bench
 	$(BIN)/python -m pytest bench --benchmark-only
 
 peers: .venv/installed-bench
-	$(BIN)/python bench/peers.py
+	$(BIN)/python -m bench.peers --data $(DATA)
 
 clean:
 	rm -rf .venv build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import multiprocessing
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import machine
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import synthetic_stream
@@ -183,10 +185,10 @@ def _report(
     plans: dict[str, dict[str, Any]], results: dict[str, list[dict[str, Any]]], ends: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     report: dict[str, Any] = {
-        "command": "python bench/peers.py " + " ".join(f"--{k} {v}" for k, v in plans["ours"].items() if k == "data"),
+        "command": " ".join(["python -m bench.peers", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cpu": _cpu(), "threads": plans["ours"]["threads"], "platform": platform.platform(terse=True)},
-        "versions": {**versions(), "torch_geometric": __import__("torch_geometric").__version__},
+        "machine": {**machine(), "threads": plans["ours"]["threads"]},
+        "versions": {**versions(), "torch_geometric": importlib.metadata.version("torch_geometric")},
     }
     for name, records in results.items():
         report[name] = {
@@ -212,12 +214,6 @@ def _seconds_to(records: list[dict[str, Any]], target: float) -> float | None:
         if record["test_ap_batch_mean"] >= target:
             return total
     return None
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def _print_table(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -84,7 +85,17 @@ def test_a_batchs_head_is_the_tables_head() -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    lists = [[random.Random(seed).randint(-1, 500) for _ in range(1025)] for seed in range(40)]
-    with ThreadPoolExecutor(4) as pool:
-        for outcome in [pool.submit(check, nodes, 1025) for nodes in lists]:
-            outcome.result()
+    """Two threads deduplicate long lists at once; a scratch table that they shared would mix them up."""
+    start = Barrier(2)
+
+    def repeat(seed: int) -> bool:
+        numbers = random.Random(seed)
+        nodes = [numbers.randrange(20_000) for _ in range(20_000)]
+        ids, inverse, _ = (torch.tensor(part) for part in expected(nodes, len(nodes)))
+        listed = torch.tensor(nodes)
+        start.wait()
+        results = [unique_nodes(listed, len(nodes)) for _ in range(100)]
+        return all(torch.equal(got[0], ids) and torch.equal(got[1], inverse) for got in results)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(repeat, range(2))) == [True, True]
