@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from mspipe_triton.kernels import unique_nodes
-from mspipe_triton.kernels.fusion import enable_fusion
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.kernels import unique_nodes
+from mspipe_triton.kernels.fusion import enable_fusion
 from mspipe_triton.training.iteration import Batch, batches
 from mspipe_triton.training.session import Session, compiler
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
 from mspipe_triton.pipeline.engine import StageTimes, run_serial
 from mspipe_triton.training.iteration import Batch
 from mspipe_triton.training.session import Session, compiler

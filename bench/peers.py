@@ -71,6 +71,8 @@ def compare(
                     f"val AP {record['val_ap']:.4f}, test AP {record['test_ap_batch_mean']:.4f}"
                 )
     report = _report(plans, results, {name: worker.ask("finish", 0) for name, worker in workers.items()})
+    for worker in workers.values():
+        worker.stop()
     _print_table(report)
     text = json.dumps(report, indent=1)
     if out is not None:
@@ -97,6 +99,11 @@ class _Worker:
                 raise RuntimeError(f"the worker ended with exit code {self.process.exitcode}")
         answer: dict[str, Any] = self.connection.recv()
         return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        self.process.join()
 
 
 def _serve(name: str, plan: dict[str, Any], connection: Connection) -> None:

@@ -13,6 +13,7 @@ import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_RECOMPILATIONS = 64
 
 
 class _State:
@@ -64,6 +65,8 @@ def fused(*widths: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
             if not _State.enabled:
                 return function(*arguments)  # type: ignore[call-arg]
             if not compiled:
+                # A process may see many widths and fanouts; at the limit, eager execution would take over silently.
+                torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
                 compiled.append(torch.compile(function, fullgraph=True))
             for varies, argument in zip(dynamic, arguments, strict=True):
                 if varies and isinstance(argument, torch.Tensor) and argument.dim():

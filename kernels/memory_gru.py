@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time
 
@@ -123,6 +125,7 @@ class _MemoryGRU(torch.autograd.Function):
         return h.index_copy(0, without, memory.index_select(0, without)) if keep else h
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         memory, message, without, joint, hidden_n, deltas, frequency, phase, weight, weight_hh = ctx.saved_tensors
         dim, gates = memory.shape[1], 2 * memory.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from mspipe_triton.kernels.philox import philox_integers
 from mspipe_triton.kernels.sample_recent import first_not_before, gather_entries, sample_recent
 

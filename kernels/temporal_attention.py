@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.philox import dropout_scale
 from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time
@@ -41,7 +43,7 @@ def temporal_attention(
     Args:
         table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
         features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
-            slot, [R·F, E]. A row below 0 is read as row 0.
+            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0).
         deltas: [R, F] floating, root time − neighbour time.
         counts: [R] integer, filled slots; they come first.
         frequency, phase: [T], of the time encoder.
@@ -54,24 +56,37 @@ def temporal_attention(
         and bias; edge features are data.
 
     Raises:
-        ValueError: the widths do not add up, or `dropout` is above 0 without `draws`.
+        ValueError: the widths do not add up, or `dropout` is out of range or above 0 without `draws`.
     """
     width = table.shape[1] + features.shape[1] + frequency.numel()
     if query.shape[2] != width:
         raise ValueError(f"temporal_attention: query has width {query.shape[2]}, neighbour rows have {width}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"temporal_attention: dropout must be at least 0 and below 1, not {dropout}")
     if dropout > 0 and draws is None:
         raise ValueError("temporal_attention: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
+    filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
     scale = None
     if dropout > 0 and draws is not None:
         scale = dropout_scale(draws, (rows.shape[0], query.shape[1], rows.shape[1]), dropout, query.dtype)
     if features.shape[1] == 0:
         edges = features.new_zeros((*rows.shape, 0))
     elif feature_rows is None:
-        edges = features.view(*rows.shape, -1)
+        edges = features.view(*rows.shape, features.shape[1])
     else:
-        edges = features.index_select(0, feature_rows.reshape(-1).clamp(min=0)).view(*rows.shape, -1)
+        edges = _gathered(features, torch.where(filled, feature_rows, 0).clamp_(min=0))
     context, total = _TemporalAttention.apply(
-        table, rows.clamp(min=0), edges, deltas, counts, frequency, phase, query, query_rows, bias, scale
+        table,
+        torch.where(filled, rows, 0),
+        edges,
+        deltas.contiguous(),
+        counts,
+        frequency,
+        phase,
+        query,
+        query_rows,
+        bias,
+        scale,
     )
     return context, total
 
@@ -103,7 +118,7 @@ def _gathered(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """table[rows] as [R, F, D]; compiled code fuses the indexing, eager code is fastest with index_select."""
     if torch.compiler.is_compiling():
         return table[rows]
-    return table.index_select(0, rows.view(-1)).view(*rows.shape, -1)
+    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
 
 
 @fused()
@@ -121,7 +136,7 @@ def _scattered(
 def _weights(product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """LeakyReLU's slope and the softmax weights, both [R, K, F], of query·x [R, K, F] and bias [R, K]."""
     logits = product + bias.unsqueeze(2)
-    slope = torch.where(logits > 0, 1.0, NEGATIVE_SLOPE).to(product.dtype)
+    slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
     filled = (torch.arange(product.shape[2], device=product.device) < counts.unsqueeze(1)).unsqueeze(1)
     logits = torch.where(filled, logits * slope, -torch.inf)
     return slope, torch.where(filled, torch.softmax(logits, 2), 0.0)
@@ -158,6 +173,7 @@ class _TemporalAttention(torch.autograd.Function):
         return torch.cat(_mixed(dropped, table, rows, others), 2), dropped.sum(2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (table, rows, others, deltas, frequency, phase, query, query_rows, scale, slope, weights, dropped) = (
             ctx.saved_tensors
@@ -170,7 +186,7 @@ class _TemporalAttention(torch.autograd.Function):
         d_table = d_frequency = d_phase = None
         if ctx.needs_input_grad[0]:
             d_rows = _scattered(d_logits, dropped, query[..., :dim], d_context[..., :dim])
-            d_table = torch.zeros_like(table).index_add_(0, rows.view(-1), d_rows.view(-1, dim))
+            d_table = torch.zeros_like(table).index_add_(0, rows.view(-1), d_rows.view(rows.numel(), dim))
         if ctx.needs_input_grad[5] or ctx.needs_input_grad[6]:
             times = slice(query.shape[2] - frequency.numel(), None)
             d_time = _scattered(d_logits, dropped, query[..., times], d_context[..., times])

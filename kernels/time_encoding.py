@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from mspipe_triton.kernels.fusion import fused
 
 _TURN = 2.0 * math.pi
@@ -50,5 +51,5 @@ def time_frequencies(dim: int, dtype: torch.dtype = torch.float32) -> torch.Tens
 
 
 def _reduced_angle(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-    turns = deltas.unsqueeze(-1) * (frequency / _TURN) + phase / _TURN
+    turns = deltas.to(frequency.dtype).unsqueeze(-1) * (frequency / _TURN) + phase / _TURN
     return (turns - turns.round()) * _TURN

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
 from mspipe_triton.kernels import fusion
 
 Named = dict[str, torch.Tensor]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mspipe_triton.kernels import aggregate_messages
 
 Named = dict[str, torch.Tensor]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from mspipe_triton.kernels import fusion, memory_gru, temporal_attention
 
 Named = dict[str, torch.Tensor]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+
 from mspipe_triton.kernels import memory_gru
 
 Named = dict[str, torch.Tensor]

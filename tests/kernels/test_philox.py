@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mspipe_triton.kernels.philox import dropout_scale, philox_integers, philox_words
 
 WORD = st.integers(0, 2**32 - 1)

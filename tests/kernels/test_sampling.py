@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mspipe_triton.kernels import sample_recent, sample_uniform
 
 Number = int | float

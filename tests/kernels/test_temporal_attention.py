@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+
 from mspipe_triton.kernels import temporal_attention
 from mspipe_triton.kernels.philox import dropout_scale
 

@@ -7,6 +7,7 @@ import math
 import mpmath
 import pytest
 import torch
+
 from mspipe_triton.kernels import encode_time
 from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time, time_frequencies
 

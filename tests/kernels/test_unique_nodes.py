@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mspipe_triton.kernels import unique_nodes
 
 NODES = st.lists(st.one_of(st.integers(-3, 12), st.sampled_from([10**6, 10**6 - 1, 123_456])), max_size=60)

@@ -1,0 +1,140 @@
+"""PyG's TGN as its documentation puts it together, behind the methods that every peer of the comparison has."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch_geometric.nn import TGNMemory, TransformerConv
+from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader
+
+from mspipe_triton.data.events import EventStream
+
+Draws = Callable[[int], torch.Tensor]
+
+
+class _Embedding(nn.Module):
+    """Transformer attention over the neighbour graph; an edge carries its time encoding and its message."""
+
+    def __init__(self, dim: int, dim_message: int, time_encoder: Any) -> None:
+        super().__init__()
+        self.time_encoder = time_encoder
+        width = dim_message + time_encoder.out_channels
+        self.convolution = TransformerConv(dim, dim // 2, heads=2, dropout=0.1, edge_dim=width)
+
+    def forward(
+        self, memory: torch.Tensor, updated: torch.Tensor, edges: torch.Tensor, t: torch.Tensor, message: torch.Tensor
+    ) -> torch.Tensor:
+        elapsed = (updated[edges[0]] - t).to(memory.dtype)
+        attributes = torch.cat([self.time_encoder(elapsed), message], 1)
+        embedded: torch.Tensor = self.convolution(memory, edges, attributes)
+        return embedded
+
+
+class _Predictor(nn.Module):
+    """w·ReLU(W_s z_src + W_d z_dst) + b."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.src, self.dst, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 1)
+
+    def forward(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+        score: torch.Tensor = self.out((self.src(src) + self.dst(dst)).relu())
+        return score.squeeze(-1)
+
+
+class PygTGN:
+    """TGNMemory, LastNeighborLoader and TransformerConv in the order of the documented training loop.
+
+    Without edge features the raw message is one zero, since TGNMemory needs a message.
+    """
+
+    def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.stream = stream
+        self.message = torch.zeros(len(stream), 1) if stream.edge_features is None else stream.edge_features
+        width, nodes = self.message.shape[1], stream.num_nodes
+        self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), LastAggregator())
+        self.embedding = _Embedding(dim, width, self.memory.time_enc)
+        self.predictor = _Predictor(dim)
+        self.modules = nn.ModuleList([self.memory, self.embedding, self.predictor])
+        self.optimizer = torch.optim.Adam(self.modules.parameters(), lr=lr)
+        self.neighbours = LastNeighborLoader(nodes, size=fanout)
+        self.position = torch.empty(nodes, dtype=torch.long)
+
+    def train_epoch(self, stop: int, batch_size: int, negatives: Draws) -> float:
+        """Train on events [0, stop) from an empty memory; returns wall seconds."""
+        started = time.perf_counter()
+        self.modules.train()
+        self.memory.reset_state()
+        self.neighbours.reset_state()
+        criterion = nn.BCEWithLogitsLoss()
+        for index, start in enumerate(range(0, stop, batch_size)):
+            events = slice(start, min(start + batch_size, stop))
+            self.optimizer.zero_grad()
+            positive, negative, _ = self._scores(events, negatives(index))
+            loss = criterion(positive, torch.ones_like(positive)) + criterion(negative, torch.zeros_like(negative))
+            self._observe(events)
+            loss.backward()
+            self.optimizer.step()
+            self.memory.detach()
+        return time.perf_counter() - started
+
+    @torch.no_grad()
+    def evaluate(
+        self, start: int, stop: int, batch_size: int, negatives: Draws, candidates: Draws | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        """Logits of positives, negatives and candidates a batch, going on from the present memory."""
+        self.modules.eval()
+        scores = []
+        for index, begin in enumerate(range(start, stop, batch_size)):
+            events = slice(begin, min(begin + batch_size, stop))
+            others = None if candidates is None else candidates(index)
+            scores.append(self._scores(events, negatives(index), others))
+            self._observe(events)
+        ranked = [] if candidates is None else [each[2] for each in scores]
+        return [each[0] for each in scores], [each[1] for each in scores], ranked
+
+    def snapshot(self) -> Any:
+        """Parameters, memory, message stores and the neighbour loader."""
+        stores = (self.memory.msg_s_store, self.memory.msg_d_store)
+        loader = {name: getattr(self.neighbours, name) for name in ("neighbors", "e_id", "cur_e_id")}
+        return copy.deepcopy((self.modules.state_dict(), stores, loader, self.memory.training))
+
+    def restore(self, saved: Any) -> None:
+        """Go back to a snapshot; the mode comes first, since leaving it flushes TGNMemory's messages."""
+        parameters, stores, loader, training = copy.deepcopy(saved)
+        self.modules.train(training)
+        self.modules.load_state_dict(parameters)
+        self.memory.msg_s_store, self.memory.msg_d_store = stores
+        for name, value in loader.items():
+            setattr(self.neighbours, name, value)
+
+    def _scores(
+        self, events: slice, negatives: torch.Tensor, candidates: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of the events, of their negatives, and of candidates [B, N], from one pass over the distinct nodes."""
+        src, dst = self.stream.src[events], self.stream.dst[events]
+        others = src.new_zeros((src.numel(), 0)) if candidates is None else candidates
+        touched = torch.cat([src, dst, negatives, others.reshape(-1)]).unique()
+        nodes, edges, event_ids = self.neighbours(touched)
+        self.position[nodes] = torch.arange(nodes.numel())
+        rows, updated = self.memory(nodes)
+        z = self.embedding(rows, updated, edges, self.stream.t[event_ids], self.message[event_ids])
+        sources = z[self.position[src]]
+        ranked = self.predictor(sources.unsqueeze(1), z[self.position[others]])
+        return (
+            self.predictor(sources, z[self.position[dst]]),
+            self.predictor(sources, z[self.position[negatives]]),
+            ranked,
+        )
+
+    def _observe(self, events: slice) -> None:
+        """Tell memory and loader of the batch's true events."""
+        src, dst = self.stream.src[events], self.stream.dst[events]
+        self.memory.update_state(src, dst, self.stream.t[events], self.message[events])
+        self.neighbours.insert(src, dst)
