@@ -2,41 +2,46 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= synthetic
+ARGS ?=
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: install train test test-all lint bench peers clean
+.PHONY: install install-dev train test test-all lint bench peers clean
 
 install: .venv/installed
 
+install-dev: .venv/installed-dev
+
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PIP) --editable .
 	touch $@
 
-.venv/installed-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[test,bench]'
 	touch $@
 
 train: install
-	$(BIN)/mspipe-triton train $(DATA) --model tgn
+	$(BIN)/mspipe-triton train $(DATA) --model tgn $(ARGS)
 
-test: install
+test: install-dev
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-all: install
+test-all: install-dev
 	$(BIN)/python -m pytest
 
-lint: install
+# mypy checks the package as it installs, since kernels/ and tuning/ have other names in the checkout.
+lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .mypy_cache/target build
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target .mypy_cache/target .
+	rm -rf build .mypy_cache/target
+	$(PIP) --no-deps --no-build-isolation --target .mypy_cache/target .
 	cd .mypy_cache/target && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p mspipe_triton
 
-bench: .venv/installed-bench
-	$(BIN)/python -m pytest bench --benchmark-only
+bench: install-dev
+	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
 
-peers: .venv/installed-bench
-	$(BIN)/python -m bench.peers --data $(DATA)
+peers: install-dev
+	$(BIN)/python -m bench.peers --data $(DATA) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -50,12 +50,12 @@ class _Predictor(nn.Module):
 class PygTGN:
     """TGNMemory, LastNeighborLoader and TransformerConv in the order of the documented training loop.
 
-    Without edge features the raw message is one zero, since TGNMemory needs a message.
+    Without edge features the raw message is one zero, since TGNMemory needs a message; its times are int64.
     """
 
     def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int) -> None:
         torch.manual_seed(seed)
-        self.stream = stream
+        self.src, self.dst, self.t = stream.src, stream.dst, stream.t.long()
         self.message = torch.zeros(len(stream), 1) if stream.edge_features is None else stream.edge_features
         width, nodes = self.message.shape[1], stream.num_nodes
         self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), LastAggregator())
@@ -76,7 +76,7 @@ class PygTGN:
         for index, start in enumerate(range(0, stop, batch_size)):
             events = slice(start, min(start + batch_size, stop))
             self.optimizer.zero_grad()
-            positive, negative, _ = self._scores(events, negatives(index))
+            positive, negative = self._scores(events, self.dst[events], negatives(index))
             loss = criterion(positive, torch.ones_like(positive)) + criterion(negative, torch.zeros_like(negative))
             self._observe(events)
             loss.backward()
@@ -90,51 +90,52 @@ class PygTGN:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
         """Logits of positives, negatives and candidates a batch, going on from the present memory."""
         self.modules.eval()
-        scores = []
+        scores: tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]] = ([], [], [])
         for index, begin in enumerate(range(start, stop, batch_size)):
             events = slice(begin, min(begin + batch_size, stop))
-            others = None if candidates is None else candidates(index)
-            scores.append(self._scores(events, negatives(index), others))
+            destinations = [self.dst[events], negatives(index)]
+            if candidates is not None:
+                destinations.append(candidates(index))
+            for done, logits in zip(scores, self._scores(events, *destinations), strict=False):
+                done.append(logits)
             self._observe(events)
-        ranked = [] if candidates is None else [each[2] for each in scores]
-        return [each[0] for each in scores], [each[1] for each in scores], ranked
+        return scores
 
     def snapshot(self) -> Any:
-        """Parameters, memory, message stores and the neighbour loader."""
-        stores = (self.memory.msg_s_store, self.memory.msg_d_store)
-        loader = {name: getattr(self.neighbours, name) for name in ("neighbors", "e_id", "cur_e_id")}
-        return copy.deepcopy((self.modules.state_dict(), stores, loader, self.memory.training))
+        """Parameters, memory, message stores, neighbour loader and mode, without Adam's moments.
 
+        The stores are copied flat: TGNMemory replaces their tensors and never writes into them.
+        """
+        stores = (dict(self.memory.msg_s_store), dict(self.memory.msg_d_store))
+        loader = {name: getattr(self.neighbours, name) for name in ("neighbors", "e_id", "cur_e_id")}
+        return *copy.deepcopy((self.modules.state_dict(), loader)), stores, self.memory.training
+
+    @torch.no_grad()
     def restore(self, saved: Any) -> None:
-        """Go back to a snapshot; the mode comes first, since leaving it flushes TGNMemory's messages."""
-        parameters, stores, loader, training = copy.deepcopy(saved)
+        """Go back to a snapshot; the mode comes first, since leaving training flushes TGNMemory's messages."""
+        parameters, loader, stores, training = saved
         self.modules.train(training)
         self.modules.load_state_dict(parameters)
-        self.memory.msg_s_store, self.memory.msg_d_store = stores
-        for name, value in loader.items():
+        self.memory.msg_s_store, self.memory.msg_d_store = (dict(store) for store in stores)
+        for name, value in copy.deepcopy(loader).items():
             setattr(self.neighbours, name, value)
 
-    def _scores(
-        self, events: slice, negatives: torch.Tensor, candidates: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits of the events, of their negatives, and of candidates [B, N], from one pass over the distinct nodes."""
-        src, dst = self.stream.src[events], self.stream.dst[events]
-        others = src.new_zeros((src.numel(), 0)) if candidates is None else candidates
-        touched = torch.cat([src, dst, negatives, others.reshape(-1)]).unique()
+    def _scores(self, events: slice, *destinations: torch.Tensor) -> list[torch.Tensor]:
+        """Logits of the events' sources with each of the destinations, [B] or [B, N], from one pass over the nodes."""
+        src = self.src[events]
+        touched = torch.cat([src, *(each.reshape(-1) for each in destinations)]).unique()
         nodes, edges, event_ids = self.neighbours(touched)
         self.position[nodes] = torch.arange(nodes.numel())
         rows, updated = self.memory(nodes)
-        z = self.embedding(rows, updated, edges, self.stream.t[event_ids], self.message[event_ids])
-        sources = z[self.position[src]]
-        ranked = self.predictor(sources.unsqueeze(1), z[self.position[others]])
-        return (
-            self.predictor(sources, z[self.position[dst]]),
-            self.predictor(sources, z[self.position[negatives]]),
-            ranked,
-        )
+        z = self.embedding(rows, updated, edges, self.t[event_ids], self.message[event_ids])
+        scores = []
+        for each in destinations:
+            paired = src if each.dim() == 1 else src.unsqueeze(1)
+            scores.append(self.predictor(z[self.position[paired]], z[self.position[each]]))
+        return scores
 
     def _observe(self, events: slice) -> None:
         """Tell memory and loader of the batch's true events."""
-        src, dst = self.stream.src[events], self.stream.dst[events]
-        self.memory.update_state(src, dst, self.stream.t[events], self.message[events])
+        src, dst = self.src[events], self.dst[events]
+        self.memory.update_state(src, dst, self.t[events], self.message[events])
         self.neighbours.insert(src, dst)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mspipe_triton.config import ModelConfig, TrainConfig
+    from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from mspipe_triton.data.events import EventStream
     from mspipe_triton.data.readers import read_stream
     from mspipe_triton.data.synthetic import synthetic_stream
@@ -22,9 +22,11 @@ if not (_HERE / "kernels").is_dir():
     __path__.append(str(_HERE.parent))
 
 _PUBLIC = {
+    "DataConfig": "mspipe_triton.config",
     "EventStream": "mspipe_triton.data.events",
     "ModelConfig": "mspipe_triton.config",
     "MspipeError": "mspipe_triton.errors",
+    "RunConfig": "mspipe_triton.config",
     "TrainConfig": "mspipe_triton.config",
     "read_stream": "mspipe_triton.data.readers",
     "synthetic_stream": "mspipe_triton.data.synthetic",
@@ -32,9 +34,11 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DataConfig",
     "EventStream",
     "ModelConfig",
     "MspipeError",
+    "RunConfig",
     "TrainConfig",
     "read_stream",
     "synthetic_stream",

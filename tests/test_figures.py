@@ -1,0 +1,57 @@
+"""Every figure in the documentation is the one in the JSON that it names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
+# A cell such as `23,702 <!-- peers-wiki.json ours.train_events_per_s -->`, with % for a share.
+FIGURE = re.compile(r"([-\d.,]+)(?:\s*(%))?\s*<!-- (\S+\.json) (\S+) -->")
+
+
+def look_up(file: str, path: str) -> float:
+    value: Any = json.loads((ROOT / "bench" / "results" / file).read_text(encoding="utf-8"))
+    for key in re.findall(r'"[^"]+"|[^."]+', path):
+        key = key.strip('"')
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return float(value)
+
+
+def figures(page: str) -> list[tuple[str, str, str, str]]:
+    return FIGURE.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_are_those_of_the_results(page: str) -> None:
+    for shown, percent, file, path in figures(page):
+        decimals = len(shown.partition(".")[2])
+        value = look_up(file, path) * (100 if percent else 1)
+        assert shown.replace(",", "") == f"{value:.{decimals}f}", f"{page}: {file} {path}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_measured_tables_name_their_source_in_every_cell(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    measured = [line for line in text.splitlines() if line.startswith("|") and ".json" in line]
+    assert len(measured) >= 4
+    for line in measured:
+        bare = FIGURE.sub("", line)
+        for cell in bare.split("|")[2:]:
+            assert not re.search(
+                r"(?<![\w.≥≤<>§])\d[\d,]*\.?\d*(?![\w.])", re.sub(r"[≥≤<>]\s*[\d.,]+( \w+)?", "", cell)
+            ), f"{page}: a figure without its source in {cell!r}"
+
+
+def test_results_say_where_they_come_from() -> None:
+    results = sorted((ROOT / "bench" / "results").glob("*.json"))
+    assert results
+    for file in results:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        assert {"command", "machine", "versions"} <= content.keys(), file.name
+        assert {"cpu", "cores", "threads"} <= content["machine"].keys(), file.name

@@ -1,0 +1,71 @@
+"""Every command of the README and the data page runs, on small data and in the order in which it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.data.writers import write_stream
+
+ROOT = Path(__file__).resolve().parent.parent
+# What makes each command small enough for a test; a later flag goes over an earlier one.
+SMALLER = {
+    "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--negatives", "3"],
+    "generate": ["--events", "900"],
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run(arguments: list[str], cwd: Path) -> None:
+    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "MAKEFLAGS": ""}
+    done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_commands(page: str, tmp_path: Path) -> None:
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
+    assert commands
+    for line in commands:
+        words = shlex.split(line)
+        if words[0] == "make":
+            check_make(words, tmp_path)
+        else:
+            assert words[0] == "mspipe-triton"
+            extra = next((more for name, more in SMALLER.items() if name in words), [])
+            run([sys.executable, "-m", "mspipe_triton", *words[1:], *extra], tmp_path)
+
+
+def check_make(words: list[str], tmp_path: Path) -> None:
+    """Run a make target on small data; `make test` would run this test, so of that one only the recipe is looked at."""
+    if not (ROOT / ".venv" / "installed-dev").exists():
+        pytest.skip("the checkout was not installed with make")
+    small = tmp_path / "wiki.csv"
+    write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), small)
+    if words[1] == "test":
+        recipe = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "-m pytest" in recipe.stdout
+    elif words[1] == "train":
+        run(["make", "train", f"DATA={small}", f"ARGS={shlex.join(SMALLER['train'])} --out {tmp_path / 'run'}"], ROOT)
+    else:
+        assert words[1:] == ["peers", "DATA=wiki.csv"]
+        arguments = ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--negatives", "3"]
+        run(["make", "peers", f"DATA={small}", f"ARGS={shlex.join(arguments)}"], ROOT)
+
+
+def test_python_examples(tmp_path: Path) -> None:
+    write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
+    examples = blocks("README.md", "python")
+    assert len(examples) == 2
+    for example in examples:
+        run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
