@@ -205,7 +205,8 @@ def _report(
             "test": ends[name]["test"],
             "peak_rss_mb": ends[name]["peak_rss_mb"],
             "compile_seconds": sum(record["wall_seconds"] - record["seconds"] for record in records),
-            "seconds_to_test_ap_0.96": _seconds_to(records, 0.96),
+            "seconds_to_ap_96": _seconds_to(records, "seconds"),
+            "seconds_to_ap_96_with_compiling": _seconds_to(records, "wall_seconds"),
             "by_epoch": records,
         }
     pairs = zip(results["ours"], results["pyg"], strict=False)
@@ -213,12 +214,12 @@ def _report(
     return report
 
 
-def _seconds_to(records: list[dict[str, Any]], target: float) -> float | None:
-    """Training seconds until the first epoch whose test AP (mean over batches) reaches the target, or None."""
+def _seconds_to(records: list[dict[str, Any]], clock: str) -> float | None:
+    """Training time until the first epoch whose test AP (mean over batches) is 0.96 or more, or None."""
     total = 0.0
     for record in records:
-        total += record["seconds"]
-        if record["test_ap_batch_mean"] >= target:
+        total += record[clock]
+        if record["test_ap_batch_mean"] >= 0.96:
             return total
     return None
 
@@ -229,7 +230,7 @@ def _print_table(report: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name in ("ours", "pyg"):
         row = report[name]
-        reached = row["seconds_to_test_ap_0.96"]
+        reached = row["seconds_to_ap_96"]
         table.add_row(
             name, str(row["batch_size"]), str(row["epochs"]), f"{row['train_events_per_s']:,.0f}",
             f"{row['test']['ap']:.4f}", f"{row['test']['ap_batch_mean']:.4f}", f"{row['test']['mrr']:.4f}",

@@ -60,6 +60,15 @@ def test_info_and_doctor(events: Path, command: Command) -> None:
     assert (without["cxx_compiler"], without["fused"]) == ("none", False)
 
 
+def test_a_broken_compiler_costs_one_line(events: Path, command: Command) -> None:
+    broken = {"CXX": "/bin/false", "TORCHDYNAMO_DISABLE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    done = command("train", "events.csv", *SMALL, "--out", "run", "--json", **broken)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["fused"] is False
+    assert done.stderr.count("Running without fused loops: torch.compile failed") == 1
+    assert "Traceback" not in done.stderr
+
+
 WRONG = {
     ("train", "none.csv"): "no such file",
     ("train", "events.csv", "--batch-size", "0"): "batch-size must be at least 1",
