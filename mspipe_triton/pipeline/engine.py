@@ -28,16 +28,19 @@ class StageTimes:
         return {name: total / max(1, self.iterations) for name, total in self.seconds.items()}
 
 
-def run_serial(stages: list[Stage], items: Iterable[Any], times: StageTimes) -> Iterator[Any]:
+def run_serial(
+    stages: list[Stage], items: Iterable[Any], times: StageTimes, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Any]:
     """Take every item through all stages before the next one starts; yields it when its last stage is done.
 
-    Every stage sees everything that earlier iterations wrote: staleness 0. `times` is filled as the run goes on.
+    Every stage sees everything that earlier iterations wrote: staleness 0. `times` is filled, by `clock`, as the run
+    goes on.
     """
     for item in items:
         work = item
         for stage in stages:
-            start = time.perf_counter()
+            start = clock()
             work = stage.run(work)
-            times.seconds[stage.name] = times.seconds.get(stage.name, 0.0) + time.perf_counter() - start
+            times.seconds[stage.name] = times.seconds.get(stage.name, 0.0) + clock() - start
         times.iterations += 1
         yield work

@@ -112,16 +112,16 @@ class _Run:
         session, times = self.session, StageTimes()
         session.state.reset()
         session.model.train()
-        compiling, start, loss, events = compile_seconds(), time.perf_counter(), 0.0, session.split.train_end
-        for done in run_serial(session.iteration.training_stages(), self._items(epoch), times):
+        compiling, start, loss, events = compile_seconds(), _training_clock(), 0.0, session.split.train_end
+        stages = session.iteration.training_stages()
+        for done in run_serial(stages, self._items(epoch), times, _training_clock):
             batch = done.rows.batch
             count = batch.stop - batch.start
             if not math.isfinite(done.loss):
                 raise TrainingError(self._not_finite(done.loss, epoch, batch.index))
             loss += done.loss * count
             self.observer.batch(epoch, count, done.loss)
-        compiling = compile_seconds() - compiling
-        seconds = time.perf_counter() - start - compiling
+        seconds, compiling = _training_clock() - start, compile_seconds() - compiling
         if fusion_failure() and not self.warned:
             self.warned = True
             self.observer.note(f"Running without fused loops: {fusion_failure()}.")
@@ -191,6 +191,11 @@ class _Run:
             "peak_device_mb": 0.0,
             "versions": versions(),
         }
+
+
+def _training_clock() -> float:
+    """Seconds that go on while training but stand still while loops are compiled."""
+    return time.perf_counter() - compile_seconds()
 
 
 def peak_rss_mb() -> float:
