@@ -35,6 +35,7 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	rm -rf build .mypy_cache/target
 	$(PIP) --no-deps --no-build-isolation --target .mypy_cache/target .
+	rm -rf build
 	cd .mypy_cache/target && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p mspipe_triton
 
 bench: install-dev

@@ -160,7 +160,7 @@ def main() -> None:
     except MspipeError as error:
         code = _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:
-        code = _fail(f"{error.format_message()} See --help.", 2)
+        code = _fail(f"{error.format_message().rstrip('.')}. See --help.", 2)
     except (typer.Abort, KeyboardInterrupt):
         code = _fail("interrupted", 1)
     except OSError as error:

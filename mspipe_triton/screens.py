@@ -106,7 +106,7 @@ def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int
     for split, metrics in splits.items():
         rows = {split: metrics}
         if "inductive" in metrics:
-            rows[f"{split}, unseen nodes ({metrics['inductive']['events']:,} events)"] = metrics["inductive"]
+            rows[f"{split}, unseen ({metrics['inductive']['events']:,})"] = metrics["inductive"]
         if "edgebank" in metrics:
             rows[f"{split}, EdgeBank"] = metrics["edgebank"]
         for label, row in rows.items():

@@ -92,7 +92,7 @@ WRONG = {
     ("train", "events.csv", "--colour", "red"): "No such option",
     ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
     ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
-    ("train", "late.csv",): "sort the stream first (--sort)",
+    ("train", "late.csv",): "row 2: time goes back; sort the stream first with --sort",
     ("evaluate", "nowhere"): "no run there",
     ("evaluate", "nowhere", "--split", "train"): "--split must be val or test",
     ("evaluate", "nowhere", "--negatives", "0"): "--negatives must be at least 1",
@@ -147,3 +147,8 @@ def test_help_names_every_command(command: Command) -> None:
     shown = command().stdout
     for name in ("train", "evaluate", "data", "doctor"):
         assert name in shown
+
+
+def test_a_file_as_run_folder_and_a_folder_as_config(events: Path, command: Command) -> None:
+    assert "events.csv: is a file; --out names a folder" in command("train", *SMALL, "--out", "events.csv").stderr
+    assert ".: cannot be read: Is a directory" in command("train", *SMALL, "--config", ".").stderr

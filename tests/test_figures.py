@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+from mspipe_triton.screens import result_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
@@ -59,3 +63,13 @@ def test_results_say_where_they_come_from() -> None:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert {"command", "machine", "versions"} <= content.keys(), file.name
         assert {"cpu", "cores", "threads"} <= content["machine"].keys(), file.name
+
+
+def test_the_readme_quotes_the_built_in_run() -> None:
+    file = ROOT / "bench" / "results" / "train-synthetic.json"
+    result = json.loads(file.read_text(encoding="utf-8"))["result"]
+    console = Console(width=88, file=StringIO(), record=True)
+    console.print(result_table(result))
+    quoted = (ROOT / "README.md").read_text(encoding="utf-8").split("```\n")
+    printed = [line.rstrip() for line in console.export_text().splitlines()]
+    assert printed in [[line.rstrip() for line in block.splitlines()] for block in quoted]

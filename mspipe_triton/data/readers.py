@@ -63,6 +63,7 @@ def read_stream(
         src, dst, t = src[order], dst[order], t[order]
         label = None if label is None else label[order]
         features = None if features is None else features[order]
+    _refuse(path, np.diff(t, prepend=t[:1]) < 0, f"{roles['t']} goes back; sort the stream first with --sort", t)
     return EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), features,
         _node_features(node_features, ids), label, ids.size, torch.from_numpy(ids), path.stem,

@@ -41,7 +41,10 @@ class RunFolder:
         if resume:
             folder._check_resumable(config)
             return folder
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path}: is a file; --out names a folder")
+        # A config alone is what a run leaves that failed in its first epoch.
+        if path.exists() and {inside.name for inside in path.iterdir()} - {folder.config.name}:
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +91,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing)")
         saved = load_config(self.config)
         differences = [
-            f"{section}.{name}"
+            f"{section}.{name} ({value} there, {getattr(getattr(config, section), name)} here)"
             for section in ("data", "model", "train")
             for name, value in vars(getattr(saved, section)).items()
             if value != getattr(getattr(config, section), name) and name != "epochs"

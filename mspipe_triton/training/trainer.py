@@ -72,11 +72,15 @@ def train(
     with process_settings(config):
         session = Session.create(config, stream)
         folder = RunFolder.prepare(out, config, stream.name, resume)
+        run = _Run(session, folder, observer)
+        done = run.resume() if resume else 0
         observer.start(session, folder)
         if not fusion_enabled():
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
-        return _Run(session, folder, observer).finish(resume)
+        if done >= config.train.epochs:
+            observer.note(f"All {done} epochs are trained already; evaluating the best one again.")
+        return run.finish(done)
 
 
 class _Run:
@@ -88,9 +92,8 @@ class _Run:
         self.records: list[dict[str, Any]] = []
         self.warned = False
 
-    def finish(self, resume: bool) -> dict[str, Any]:
-        """Train what is left of the epochs, evaluate the best, write and return the result."""
-        done = self._resume() if resume else 0
+    def finish(self, done: int) -> dict[str, Any]:
+        """Train the epochs after the first `done`, evaluate the best, write and return the result."""
         for epoch in range(done + 1, self.session.config.train.epochs + 1):
             record = self._train_epoch(epoch)
             save_checkpoint(self.folder.last, self.session, record, self.data)
@@ -101,7 +104,8 @@ class _Run:
         self.folder.write_result(result)
         return result
 
-    def _resume(self) -> int:
+    def resume(self) -> int:
+        """Restore the newest epoch, validate it if that is still to be done, and return how many are done."""
         record = load_checkpoint(self.folder.last, self.session, self.data)
         self.records = self.folder.read_metrics(record["epoch"])
         if len(self.records) < record["epoch"]:  # the run ended between the checkpoint and its validation
@@ -157,7 +161,7 @@ class _Run:
 
     def _not_finite(self, loss: float, epoch: int, iteration: int) -> str:
         kept = f"{self.folder.best} keeps the best epoch before" if self.folder.best.exists() else "no epoch was done"
-        return f"the loss is {loss} in epoch {epoch}, iteration {iteration}; try a smaller --lr. {kept.capitalize()}"
+        return f"the loss is {loss} in epoch {epoch}, iteration {iteration}; try a smaller --lr ({kept})"
 
     def _result(self, metrics: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, records = self.session, self.session.config, self.records

@@ -90,7 +90,7 @@ def test_node_features_follow_the_ids_of_the_file(tmp_path: Path) -> None:
         ("src,dst,time\n1,2,1.0\n1,2,inf\n", "row 2: time is not finite"),
         ("src,dst,time\n-1,2,3\n", "row 1: src is negative"),
         ("src,dst,time\n1.5,2,3\n", "row 1: src is not an integer .1.5"),
-        ("src,dst,time\n1,2,5\n1,2,4\n", "event 1: t goes back; sort the stream first .--sort"),
+        ("src,dst,time\n1,2,5\n1,2,4\n", "row 2: time goes back; sort the stream first with --sort .4"),
         ("src,dst,time\n1,2,3\n1,2\n", "cannot be read: .*Expected 3 columns, got 2"),
         ("src,dst,time,f0\n1,2,3,nan\n", "hold a value that is not finite"),
         ("src,dst,time,f0\n1,2,3,a\n", "row 1: f0 is 'a', not a number"),

@@ -94,7 +94,7 @@ def test_resuming_between_checkpoint_and_validation(small_stream: EventStream, t
 
 def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) -> None:
     train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
-    with pytest.raises(RunFolderError, match=r"another train.lr"):
+    with pytest.raises(RunFolderError, match=r"another train.lr \(0.001 there, 0.5 here\)"):
         train(config(lr=0.5), small_stream, out=str(tmp_path / "run"), resume=True)
     with pytest.raises(RunFolderError, match="nothing to resume"):
         train(config(), small_stream, out=str(tmp_path / "none"), resume=True)
@@ -145,6 +145,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(small_stream
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert saved["record"]["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_a_run_that_failed_in_its_first_epoch_leaves_a_usable_folder(small_stream: EventStream, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no epoch was done"):
+        train(config(), small_stream, out=str(tmp_path / "run"), observer=PoisonAfter(2))
+    assert train(config(epochs=1), small_stream, out=str(tmp_path / "run"))["epochs"] == 1
 
 
 def test_a_damaged_checkpoint_gets_one_line(small_stream: EventStream, tmp_path: Path) -> None:

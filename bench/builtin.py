@@ -1,0 +1,28 @@
+"""The run that `make train` makes, on the built-in stream, kept as a result that the README quotes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.machine import machine
+from mspipe_triton.screens import console, result_table
+from mspipe_triton.training.trainer import train
+
+
+def main(out: Annotated[Path, typer.Option(help="The JSON file to write.")]) -> None:
+    """Train with all defaults in a temporary folder and write the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        result: dict[str, Any] = train(out=f"{folder}/run")
+    console.print(result_table(result))
+    command = f"python -m bench.builtin --out {out}"
+    report = {"command": command, "machine": machine(), "versions": result["versions"], "result": result}
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
