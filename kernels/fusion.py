@@ -7,11 +7,10 @@ import inspect
 import os
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-P = ParamSpec("P")
 T = TypeVar("T")
 _RECOMPILATIONS = 64
 
@@ -47,7 +46,7 @@ def compile_seconds() -> float:
     return _State.seconds
 
 
-def fused(*widths: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Decorate a pure function of tensors, never differentiated through: compiled while fusion is on, else eager.
 
     The first dimension of every tensor is dynamic and the others are fixed, so that one compilation serves all batches
@@ -56,14 +55,14 @@ def fused(*widths: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     eager execution raises too is the caller's and passes through.
     """
 
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
         dynamic = [name not in widths for name in inspect.signature(function).parameters]
         compiled: list[Callable[..., T]] = []
 
         @functools.wraps(function)
         def call(*arguments: Any) -> T:
             if not _State.enabled:
-                return function(*arguments)  # type: ignore[call-arg]
+                return function(*arguments)
             if not compiled:
                 # A process may see many widths and fanouts; at the limit, eager execution would take over silently.
                 torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
@@ -76,14 +75,14 @@ def fused(*widths: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 with torch.no_grad():
                     result = compiled[0](*arguments)
             except Exception as error:  # whose fault it was, the eager run decides
-                result = function(*arguments)  # type: ignore[call-arg]
+                result = function(*arguments)
                 _State.enabled = False
                 _State.failure = f"torch.compile failed ({type(error).__name__}: {_first_line(error)})"
             if _graphs() != graphs:
                 _State.seconds += time.perf_counter() - start
             return result
 
-        return call  # type: ignore[return-value]
+        return call
 
     return decorate
 
