@@ -16,7 +16,7 @@ from mspipe_triton.training.trainer import train
 
 
 def main(out: Annotated[Path, typer.Option(help="The JSON file to write.")]) -> None:
-    """Train with all defaults in a temporary folder, as on a machine that has compiled nothing, and write the result."""
+    """Train with all defaults and nothing compiled before, in a temporary folder, and write the result."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/cache"
         result: dict[str, Any] = train(out=f"{folder}/run")
