@@ -12,19 +12,15 @@ from mspipe_triton.data.events import EventStream
 def describe(stream: EventStream) -> dict[str, Any]:
     """Counts, span, repetition, novelty and ties of a stream.
 
-    `repeat_ratio` is the share of events whose (src, dst) pair occurred before; `new_in_test` the share of test events
-    with a node that training has not seen; `ties` the share of events at the same time as the one before;
-    `memory_mb` what node memory and mailbox take at width 100 in float32.
+    `repeat_ratio` is the share of events whose (src, dst) pair occurred before; `new_node_share_in_test` the share of
+    test events with a node that training has not seen; `tie_share` the share of events at the same time as the one
+    before; `node_state_mib` what node memory and mailbox take at width 100 in float32.
     """
     events, split = len(stream), stream.split()
     nodes, degree = torch.unique(torch.cat([stream.src, stream.dst]), return_counts=True)
     pairs = torch.unique(stream.src * stream.num_nodes + stream.dst)
     sources, destinations = torch.unique(stream.src), torch.unique(stream.dst)
-    seen = torch.zeros(stream.num_nodes, dtype=torch.bool)
-    seen[stream.src[: split.train_end]] = True
-    seen[stream.dst[: split.train_end]] = True
-    test = slice(split.val_end, events)
-    new = ~(seen[stream.src[test]] & seen[stream.dst[test]])
+    new = stream.unseen_in_training()[split.val_end :]
     first, last = stream.t[0].item(), stream.t[-1].item()
     return {
         "name": stream.name,
@@ -43,10 +39,10 @@ def describe(stream: EventStream) -> dict[str, Any]:
         "val_events": split.val_end - split.train_end,
         "test_events": events - split.val_end,
         "repeat_ratio": 1 - pairs.numel() / events,
-        "new_in_test": float(new.double().mean()),
-        "ties": float((stream.t[1:] == stream.t[:-1]).double().mean()) if events > 1 else 0.0,
+        "new_node_share_in_test": float(new.double().mean()),
+        "tie_share": float((stream.t[1:] == stream.t[:-1]).double().mean()) if events > 1 else 0.0,
         "self_loops": int((stream.src == stream.dst).sum()),
         "mean_degree": 2 * events / nodes.numel(),
         "max_degree": int(degree.max()),
-        "memory_mb": stream.num_nodes * (2 * 100 * 4 + 3 * 8) / 2**20,
+        "node_state_mib": stream.num_nodes * (2 * 100 * 4 + 3 * 8) / 2**20,
     }

@@ -108,6 +108,14 @@ class EventStream:
             raise DataError(f"{self.name}: {events} events are too few for a 70/15/15 split; at least 4 are needed")
         return split
 
+    def unseen_in_training(self) -> torch.Tensor:
+        """[E] bool: the event has an endpoint that no training event has."""
+        stop = self.split().train_end
+        seen = torch.zeros(self.num_nodes, dtype=torch.bool)
+        seen[self.src[:stop]] = True
+        seen[self.dst[:stop]] = True
+        return ~(seen[self.src] & seen[self.dst])
+
     def to_dtype(self, dtype: torch.dtype) -> EventStream:
         """The same stream with its features in `dtype`."""
         edge = None if self.edge_features is None else self.edge_features.to(dtype)

@@ -72,8 +72,7 @@ def evaluate_checkpoint(
         result[split] = dict(summarise(ours))
         if split == "test":
             result[split]["edgebank"] = {name: value for name, value in summarise(bank).items() if name in _BANK}
-            unseen = unseen_in_training(session)
-            mask = unseen[session.split.val_end :]
+            mask = session.stream.unseen_in_training()[session.split.val_end :]
             result[split]["inductive"] = {**summarise(ours, mask), "events": int(mask.sum())}
     return result
 
@@ -90,14 +89,6 @@ def evaluate_run(run: str, split: str, negatives: int | None = None) -> tuple[di
     with process_settings(config):
         session = Session.create(config, load_stream(config.data))
         return evaluate_checkpoint(session, folder, ranked, (split,))[split], ranked
-
-
-def unseen_in_training(session: Session) -> torch.Tensor:
-    """[E] bool: the event has an endpoint that no training event has."""
-    seen = torch.zeros(session.stream.num_nodes, dtype=torch.bool)
-    for column in (session.stream.src, session.stream.dst):
-        seen[column[: session.split.train_end]] = True
-    return ~(seen[session.stream.src] & seen[session.stream.dst])
 
 
 _BANK = ("ap", "auc", "mrr")

@@ -71,6 +71,11 @@ def test_four_events_are_enough() -> None:
     assert stream([0] * 4, [1] * 4, list(range(4))).split() == (2, 3)
 
 
+def test_unseen_endpoints() -> None:
+    events = stream([0, 1, 0, 3], [1, 0, 1, 1], [1, 2, 3, 4])
+    assert events.unseen_in_training().tolist() == [False, False, False, True]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=40))
 def test_compaction_keeps_who_is_who(pairs: list[tuple[int, int]]) -> None:
     src, dst = np.array(pairs, dtype=np.int64).T

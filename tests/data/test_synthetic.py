@@ -29,7 +29,7 @@ def test_description() -> None:
     facts = describe(synthetic_stream())
     assert facts["bipartite"]
     assert 0.2 < facts["repeat_ratio"] < 0.8
-    assert 0 < facts["ties"] < 0.2
+    assert 0 < facts["tie_share"] < 0.2
     assert facts["train_events"] + facts["val_events"] + facts["test_events"] == facts["events"] == 60_000
 
 
