@@ -6,14 +6,17 @@ import torch
 from torch import nn
 
 from mspipe_triton.data.neighbourhood import Hop
-from mspipe_triton.kernels import encode_time, memory_gru, temporal_attention
+from mspipe_triton.kernels import memory_gru, temporal_attention
 from mspipe_triton.kernels.philox import dropout_scale
 from mspipe_triton.kernels.time_encoding import time_frequencies
 from mspipe_triton.state import Record
 
 
 class TimeEncoder(nn.Module):
-    """φ(Δt) = cos(w·Δt + b), w log-spaced from 10⁰ to 10⁻⁹; both fixed unless `learned`."""
+    """φ(Δt) = cos(w·Δt + b), w log-spaced from 10⁰ to 10⁻⁹; both fixed unless `learned`.
+
+    The operations take w and b and encode inside, so this holds them and computes nothing.
+    """
 
     frequency: torch.Tensor
     phase: torch.Tensor
@@ -26,10 +29,6 @@ class TimeEncoder(nn.Module):
         else:
             self.register_buffer("frequency", frequency)
             self.register_buffer("phase", phase)
-
-    def forward(self, deltas: torch.Tensor) -> torch.Tensor:
-        """[...] time differences to [..., T]."""
-        return encode_time(deltas, self.frequency, self.phase)
 
 
 class GRUUpdater(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -154,7 +155,7 @@ class _Run:
         record["eval_seconds"] = time.perf_counter() - started
         if not self.records or record["val"]["ap"] > max(line["val"]["ap"] for line in self.records):
             with atomic_file(self.folder.best) as temporary:
-                temporary.write_bytes(self.folder.last.read_bytes())
+                shutil.copyfile(self.folder.last, temporary)
         self.records.append(record)
         self.folder.append_metrics(record)
         self.observer.epoch(record)

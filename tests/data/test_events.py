@@ -15,7 +15,7 @@ from mspipe_triton.errors import DataError
 def stream(
     src: list[int], dst: list[int], t: list[float], dtype: torch.dtype = torch.int64, **more: object
 ) -> EventStream:
-    return EventStream(torch.tensor(src), torch.tensor(dst), torch.tensor(t, dtype=dtype), **more)  # type: ignore[arg-type]
+    return EventStream(torch.tensor(src), torch.tensor(dst), torch.tensor(t, dtype=dtype), **more)
 
 
 def test_counts_nodes_and_widths() -> None:

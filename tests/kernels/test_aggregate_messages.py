@@ -124,7 +124,7 @@ def check(case: Case, mode: str) -> None:
 def random_case(events: int, **options: object) -> Case:
     generator = random.Random(events)
     pairs = [(generator.randrange(20), generator.randrange(20)) for _ in range(events)]
-    return Case(pairs, [generator.choice([0, 0, 1, 60]) for _ in range(events)], **options)  # type: ignore[arg-type]
+    return Case(pairs, [generator.choice([0, 0, 1, 60]) for _ in range(events)], **options)
 
 
 @settings(deadline=None, max_examples=150)
@@ -188,7 +188,7 @@ def test_the_batch_stays_as_it_is(mode: str) -> None:
     case = random_case(123)
     before = {name: tensor.clone() for name, tensor in case.batch().items() if tensor is not None}
     case.actual(mode)
-    assert all(torch.equal(tensor, case.batch()[name]) for name, tensor in before.items())  # type: ignore[arg-type]
+    assert all(torch.equal(tensor, case.batch()[name]) for name, tensor in before.items())
 
 
 def test_unknown_mode_is_refused_before_anything_is_written() -> None:

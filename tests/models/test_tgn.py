@@ -18,7 +18,7 @@ from tests.models.plain_tgn import PlainTGN
 
 
 def session(stream: EventStream, batch_size: int, **model: object) -> Session:
-    config = ModelConfig(**{"dtype": "float64", **model})  # type: ignore[arg-type]
+    config = ModelConfig(**{"dtype": "float64", **model})
     return Session.create(RunConfig(model=config, train=TrainConfig(batch_size=batch_size)), stream)
 
 
@@ -125,11 +125,21 @@ def test_every_setting_trains(small_stream: EventStream, model: dict[str, object
     assert all(parameter.grad is not None for parameter in run.model.parameters())
 
 
-def test_dropout_is_off_in_evaluation_and_keyed_in_training(small_stream: EventStream) -> None:
+def test_dropout_is_keyed_by_the_epoch(small_stream: EventStream) -> None:
     def losses(epoch: int) -> list[float]:
         run = session(small_stream, 100, dim=8, dropout=0.5)
-        items = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, epoch)
+        same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the dropout's key changes
         return [done.loss for done in run_serial(run.iteration.training_stages(), items, StageTimes())]
 
     assert losses(1) == losses(1)
-    assert losses(1) != losses(2)
+    assert losses(1)[0] != losses(2)[0]
+
+
+def test_dropout_is_off_in_evaluation(small_stream: EventStream) -> None:
+    def scores(dropout: float) -> torch.Tensor:
+        run = session(small_stream, 100, dim=8, dropout=dropout)
+        items = batches(0, 400, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
+        return torch.cat([d.scores[0] for d in run_serial(run.iteration.evaluation_stages(), items, StageTimes())])
+
+    assert torch.equal(scores(0.5), scores(0.0))
