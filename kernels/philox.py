@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from mspipe_triton.kernels.launch import device_function, tl
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -47,3 +49,26 @@ def dropout_scale(draws: torch.Tensor, shape: tuple[int, ...], probability: floa
     positions = torch.arange((count + 3) // 4, device=draws.device)
     words = torch.stack(philox_words(draws, positions), 1).view(-1)[:count]
     return ((words >= int(probability * 2**32)).to(dtype) / (1.0 - probability)).view(shape)
+
+
+@device_function
+def philox_block(p_draws, position):
+    """The four words, uint32, of a block of positions (int64), as `philox_words` gives them; for kernels.
+
+    `p_draws` points to [4] int64: seed and purpose are the key, position, epoch and iteration the counter.
+    """
+    k0, k1 = tl.load(p_draws).to(tl.uint32), tl.load(p_draws + 1).to(tl.uint32)
+    c0, c1 = position.to(tl.uint32), (position >> 32).to(tl.uint32)
+    c2 = tl.zeros_like(c0) + tl.load(p_draws + 2).to(tl.uint32)
+    c3 = tl.zeros_like(c0) + tl.load(p_draws + 3).to(tl.uint32)
+    for _ in tl.static_range(10):
+        high0, high1 = tl.umulhi(c0, 0xD2511F53), tl.umulhi(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, c2 * 0xCD9E8D57, high0 ^ c3 ^ k1, c0 * 0xD2511F53
+        k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@device_function
+def philox_below(words, bound):
+    """Integers in [0, bound), int64, from a block of words, as `philox_integers` takes them; for kernels."""
+    return ((words.to(tl.uint64) * bound.to(tl.uint64)) >> 32).to(tl.int64)

@@ -1,4 +1,4 @@
-"""The time encoder φ(Δt) = cos(w·Δt + b), with the argument reduced before the cosine."""
+"""The time encoder φ(Δt) = cos(w·Δt + b), with the argument reduced before the cosine, in torch and inside kernels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import torch
 
 from mspipe_triton.kernels.fusion import fused
+from mspipe_triton.kernels.launch import device_function, tl
 
 _TURN = 2.0 * math.pi
 
@@ -53,3 +54,44 @@ def time_frequencies(dim: int, dtype: torch.dtype = torch.float32) -> torch.Tens
 def _reduced_angle(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     turns = deltas.to(frequency.dtype).unsqueeze(-1) * (frequency / _TURN) + phase / _TURN
     return (turns - turns.round()) * _TURN
+
+
+@device_function
+def cos_turns(u):
+    """cos(2πu) of a block of angles in turns, float32 or float64; for kernels.
+
+    r = |u| − ⌊|u|⌋ is exact, and cos(2πu) = sin(2π(¼ − min(r, 1 − r))) needs the sine's series on a quarter turn only.
+    The hardware's cosine would lose two digits, and the exact library one spills to local memory.
+    """
+    r = tl.abs(u) - tl.floor(tl.abs(u))
+    return _sin_quarter(0.25 - tl.minimum(r, 1.0 - r))
+
+
+@device_function
+def sin_turns(u):
+    """sin(2πu) of a block of angles in turns, float32 or float64; for kernels."""
+    r = tl.abs(u) - tl.floor(tl.abs(u))
+    half = tl.where(r > 0.5, r - 0.5, r)
+    sine = _sin_quarter(tl.minimum(half, 0.5 - half))
+    return tl.where((u < 0) ^ (r > 0.5), -sine, sine)
+
+
+@device_function
+def _sin_quarter(w):
+    """sin(2πw) for |w| ≤ ¼ by its Taylor series: to w¹³ in float32, to w²³ in float64, each below a rounding error."""
+    y = w * 6.283185307179586
+    s = y * y
+    if w.dtype == tl.float64:
+        p = -3.868170170630684e-23 * s + 1.9572941063391263e-20
+        p = p * s - 8.22063524662433e-18
+        p = p * s + 2.8114572543455206e-15
+        p = p * s - 7.647163731819816e-13
+        p = p * s + 1.605904383682161e-10
+    else:
+        p = 1.605904383682161e-10
+    p = p * s - 2.505210838544172e-08
+    p = p * s + 2.7557319223985893e-06
+    p = p * s - 0.0001984126984126984
+    p = p * s + 0.008333333333333333
+    p = p * s - 0.16666666666666666
+    return y + y * s * p

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Before the kernels are imported: tests run them in Triton's interpreter, on the CPU.
+os.environ["TRITON_INTERPRET"] = "1"
+
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 
@@ -40,7 +43,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, "-m", "mspipe_triton", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "TORCHDYNAMO_DISABLE": "1", "COLUMNS": "120", **environment},
+            env={**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "COLUMNS": "120", **environment},
             capture_output=True,
             text=True,
             timeout=300,

@@ -1,4 +1,4 @@
-"""Shared by the kernels' tests: fusion is off unless a test turns it on, and one comparison of named tensors."""
+"""Shared by the kernels' tests: fusion off, Triton's interpreter on request, and comparisons of named tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from mspipe_triton.kernels import fusion
+from mspipe_triton.kernels import fusion, launch
 
 Named = dict[str, torch.Tensor]
 
@@ -19,6 +19,41 @@ def _eager() -> Iterator[None]:
     fusion.enable_fusion(False)
     yield
     fusion.enable_fusion(before)
+
+
+@pytest.fixture
+def interpreter() -> Iterator[None]:
+    """Operations run as Triton kernels in the interpreter, whose memory is the CPU's."""
+    if launch.triton is None:
+        pytest.skip("triton has no wheel for this platform")
+    launch.use_triton(True)
+    yield
+    launch.use_triton(None)
+
+
+@pytest.fixture(scope="session")
+def derived() -> Callable[[Named, Named, Named], None]:
+    """Compare a kernel's tensors with torch's in the same dtype, both against a float64 truth, by name.
+
+    The kernel's largest error may be twice torch's, plus one rounding of the largest true value (torch may be exact).
+    """
+
+    def compare(actual: Named, same_dtype: Named, truth: Named) -> None:
+        assert actual.keys() == same_dtype.keys() == truth.keys()
+        wrong = {}
+        for name, true in truth.items():
+            ours, theirs = actual[name], same_dtype[name]
+            assert ours.shape == theirs.shape == true.shape, (name, ours.shape, theirs.shape, true.shape)
+            assert ours.dtype == theirs.dtype, (name, ours.dtype, theirs.dtype)
+            if true.numel():
+                error = float((ours.double() - true.double()).abs().max())
+                rounding = torch.finfo(ours.dtype).eps * float(true.abs().max())
+                allowed = 2 * float((theirs.double() - true.double()).abs().max()) + rounding
+                if not error <= allowed:
+                    wrong[name] = (error, allowed)
+        assert not wrong, f"largest error and what is allowed: {wrong}"
+
+    return compare
 
 
 @pytest.fixture(scope="session")

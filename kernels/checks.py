@@ -1,0 +1,82 @@
+"""Argument checks that all operations share: every refusal names the operation, the argument, its value and the mend."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+INTEGERS = (torch.int32, torch.int64)
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+COMPUTED = (torch.float32, torch.float64)
+TIMES = (torch.int64, torch.float64)
+
+
+class _State:
+    """Process-wide: whether checks that read values, and so wait for the device, are made."""
+
+    debug = os.environ.get("MSPIPE_TRITON_DEBUG") == "1"
+
+
+def enable_debug(enabled: bool = True) -> None:
+    """Turn on checks of values (rows and nodes within their tables), each of which waits for the device.
+
+    Off at import, unless the environment sets MSPIPE_TRITON_DEBUG=1.
+    """
+    _State.debug = enabled
+
+
+def check_dtype(operation: str, allowed: tuple[torch.dtype, ...], **tensors: torch.Tensor | None) -> None:
+    """Refuse tensors whose dtype is not among those allowed; None passes, as in all checks."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype not in allowed:
+            names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            raise ValueError(f"{operation}: {name} is {tensor.dtype}; give {names}, as with {name}.to({allowed[0]})")
+
+
+def check_same_dtype(operation: str, **tensors: torch.Tensor | None) -> None:
+    """Refuse tensors of differing dtypes; the first sets it."""
+    first, *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    for name, tensor in others:
+        if tensor.dtype != first[1].dtype:
+            raise ValueError(
+                f"{operation}: {name} is {tensor.dtype} beside {first[0]} in {first[1].dtype}; "
+                f"give both one dtype, as with {name}.to({first[0]}.dtype)"
+            )
+
+
+def check_layout(operation: str, **tensors: torch.Tensor | None) -> None:
+    """Refuse vectors that are not contiguous, and tables whose rows are not (any distance between rows will do)."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        rows = tensor.dim() == 2 and (tensor.stride(1) == 1 or tensor.shape[1] <= 1)
+        if not (rows or tensor.is_contiguous()):
+            raise ValueError(
+                f"{operation}: {name} {tuple(tensor.shape)} has strides {tensor.stride()}; "
+                f"its last must be 1, as with {name}.contiguous()"
+            )
+
+
+def check_device(operation: str, device: torch.device, pinned: tuple[str, ...] = (), **tensors: torch.Tensor | None) -> None:
+    """Refuse tensors on another device than `device`; those named in `pinned` may lie in pinned host memory."""
+    for name, tensor in tensors.items():
+        if tensor is None or tensor.device == device:
+            continue
+        if name not in pinned or tensor.device.type != "cpu":
+            raise ValueError(f"{operation}: {name} is on {tensor.device}, not on {device}; move it with .to({str(device)!r})")
+        if not tensor.is_pinned():
+            raise ValueError(
+                f"{operation}: {name} is in pageable host memory, which a kernel cannot read; "
+                f"give {name}.pin_memory() or {name}.to({str(device)!r})"
+            )
+
+
+def check_range(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int = 0) -> None:
+    """With debugging on, refuse integers outside [start, stop); without, nothing is read."""
+    if not _State.debug or values is None or values.numel() == 0 or torch.compiler.is_compiling():
+        return
+    low, high = (int(value) for value in torch.aminmax(values))
+    if low < start or high >= stop:
+        worst = low if low < start else high
+        raise ValueError(f"{operation}: {name} holds {worst}, outside [{start}, {stop}); mend the ids before the call")

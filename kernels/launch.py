@@ -1,0 +1,154 @@
+"""What the Triton kernels share: triton where it is installed, their block sizes, when they run, and how they launch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+triton: Any
+tl: Any
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no wheel for this platform; the references serve
+    triton = tl = None
+
+
+# Triton 3.10 will no longer contract products and sums by itself; the kernels want it.
+OPTIONS = {"enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is launched: block sizes by name, warps a program, stages of its software pipeline."""
+
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 2
+
+    def __getitem__(self, block: str) -> int:
+        return self.blocks[block]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton's compiler is told."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **OPTIONS}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch that was recorded instead of run."""
+
+    kernel: Kernel
+    arguments: tuple[Any, ...]
+    constants: Mapping[str, Any]
+    config: Config
+
+
+class Kernel:
+    """A Triton function with the configurations it ships with.
+
+    Args:
+        function: the Python function, its constexpr parameters last.
+        configs: by variant of the arithmetic ("float32" for all but the kernels that treat types apart), the first of
+            each list being the default.
+    """
+
+    def __init__(self, function: Callable[..., None], configs: Mapping[str, Sequence[Config]]) -> None:
+        self.name = function.__name__
+        self.function = function if triton is None else triton.jit(function)
+        self.configs = configs
+        self.chosen = {variant: choices[0] for variant, choices in configs.items()}
+
+    def config(self, variant: str = "float32") -> Config:
+        """The configuration in force: the shipped default, or what tuning chose."""
+        return self.chosen[variant]
+
+    def launch(self, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
+        """Run the kernel on a grid of programs; an empty grid runs nothing."""
+        if _State.recorded is not None:
+            _State.recorded.append(Launch(self, arguments, constants, config))
+        elif all(grid):
+            self.function[grid](*arguments, **constants, **config.blocks, **config.options)
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+class _State:
+    """Process-wide: whether Triton is used (None: for tensors on a GPU), and launches recorded in place of run."""
+
+    triton: bool | None = None
+    recorded: list[Launch] | None = None
+
+
+def kernel(*configs: Config, **variants: Sequence[Config]) -> Callable[[Callable[..., None]], Kernel]:
+    """Decorate a Triton function that launchers start; the first configuration is the default.
+
+    `variants` gives another arithmetic's configurations by name, as in float64=[...].
+    """
+
+    def decorate(function: Callable[..., None]) -> Kernel:
+        made = Kernel(function, {"float32": configs, **variants})
+        KERNELS[made.name] = made
+        return made
+
+    return decorate
+
+
+def device_function(function: Callable[..., Any]) -> Any:
+    """Decorate a Triton function that kernels call."""
+    return function if triton is None else triton.jit(function)
+
+
+def use_triton(enabled: bool | None = None) -> None:
+    """Choose between kernels and torch references for this process.
+
+    Args:
+        enabled: None, the default at import, uses Triton for tensors on a GPU where triton is installed; False never
+            uses it; True always does, which for tensors on the CPU takes Triton's interpreter (TRITON_INTERPRET=1 in
+            the environment before the import).
+
+    Raises:
+        ValueError: True where triton is not installed.
+    """
+    if enabled and triton is None:
+        raise ValueError("use_triton: triton is not installed here; `pip install triton` (Linux), or leave it to None")
+    _State.triton = enabled
+
+
+def on_triton(tensor: torch.Tensor) -> bool:
+    """Whether an operation on this tensor runs as a Triton kernel."""
+    if _State.triton is None:
+        return tensor.is_cuda and triton is not None
+    return _State.triton
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Within it, launches are collected instead of run; outputs stay unwritten. For ahead-of-time compilation."""
+    before, _State.recorded = _State.recorded, []
+    use, _State.triton = _State.triton, True
+    try:
+        yield _State.recorded
+    finally:
+        _State.recorded, _State.triton = before, use
+
+
+def cdiv(count: int, block: int) -> int:
+    """Blocks needed for `count` elements."""
+    return -(-count // block)
+
+
+def pow2(count: int, least: int = 16) -> int:
+    """The least power of two that holds `count` elements, at least `least` (what a matrix unit takes)."""
+    return max(least, 1 << max(count - 1, 0).bit_length())
+
+
+def input_precision(dtype: torch.dtype) -> str:
+    """`tl.dot`'s input precision for a dtype: TF32 where torch allows it for float32, else IEEE."""
+    return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
