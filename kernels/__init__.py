@@ -1,4 +1,4 @@
-"""Operations of temporal graph neural networks, importable alone: torch references today, one operation a file."""
+"""Operations of temporal graph neural networks, importable alone: Triton kernels, and torch references for the CPU."""
 
 if __name__ != "mspipe_triton.kernels":
     raise ImportError(
@@ -7,19 +7,27 @@ if __name__ != "mspipe_triton.kernels":
     )
 
 from mspipe_triton.kernels.aggregate_messages import aggregate_messages
+from mspipe_triton.kernels.checks import enable_debug
+from mspipe_triton.kernels.launch import use_triton
 from mspipe_triton.kernels.memory_gru import memory_gru
+from mspipe_triton.kernels.patch_rows import patch_rows
 from mspipe_triton.kernels.sample_recent import sample_recent
 from mspipe_triton.kernels.sample_uniform import sample_uniform
 from mspipe_triton.kernels.temporal_attention import temporal_attention
+from mspipe_triton.kernels.tgn_memory import FusedTGNMemory
 from mspipe_triton.kernels.time_encoding import encode_time
 from mspipe_triton.kernels.unique_nodes import unique_nodes
 
 __all__ = [
+    "FusedTGNMemory",
     "aggregate_messages",
+    "enable_debug",
     "encode_time",
     "memory_gru",
+    "patch_rows",
     "sample_recent",
     "sample_uniform",
     "temporal_attention",
     "unique_nodes",
+    "use_triton",
 ]

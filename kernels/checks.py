@@ -1,8 +1,9 @@
-"""Argument checks that all operations share: every refusal names the operation, the argument, its value and the mend."""
+"""Argument checks that all operations share: a refusal names the operation, the argument, its value and the mend."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
@@ -58,13 +59,17 @@ def check_layout(operation: str, **tensors: torch.Tensor | None) -> None:
             )
 
 
-def check_device(operation: str, device: torch.device, pinned: tuple[str, ...] = (), **tensors: torch.Tensor | None) -> None:
+def check_device(
+    operation: str, device: torch.device, pinned: tuple[str, ...] = (), **tensors: torch.Tensor | None
+) -> None:
     """Refuse tensors on another device than `device`; those named in `pinned` may lie in pinned host memory."""
     for name, tensor in tensors.items():
         if tensor is None or tensor.device == device:
             continue
         if name not in pinned or tensor.device.type != "cpu":
-            raise ValueError(f"{operation}: {name} is on {tensor.device}, not on {device}; move it with .to({str(device)!r})")
+            raise ValueError(
+                f"{operation}: {name} is on {tensor.device}, not on {device}; move it with .to({str(device)!r})"
+            )
         if not tensor.is_pinned():
             raise ValueError(
                 f"{operation}: {name} is in pageable host memory, which a kernel cannot read; "
@@ -80,3 +85,14 @@ def check_range(operation: str, name: str, values: torch.Tensor | None, stop: in
     if low < start or high >= stop:
         worst = low if low < start else high
         raise ValueError(f"{operation}: {name} holds {worst}, outside [{start}, {stop}); mend the ids before the call")
+
+
+def refuse_second_derivative(operation: Any) -> None:
+    """Make differentiating a backward pass raise; without this its gradients would silently count as constants."""
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"{operation._name}: no second derivative to differentiate twice; backward without create_graph"
+        )
+
+    operation.register_autograd(refuse)

@@ -63,6 +63,9 @@ def compile_launch(launch: Launch, config: Config, capability: int) -> Resources
         signature[name] = _type(value)
         if signature[name] == "constexpr":
             constants[name] = value
+        elif isinstance(value, tuple):
+            aligned = [(position, index) for index, part in enumerate(value) if _divisible(part)]
+            attributes |= {path: [["tt.divisibility", 16]] for path in aligned}
         elif _divisible(value):
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel.function, {name: signature[name] for name in names}, constants, attributes)
@@ -73,7 +76,9 @@ def compile_launch(launch: Launch, config: Config, capability: int) -> Resources
     return Resources(registers, stack, compiled.metadata.shared, matrix)
 
 
-def _type(value: Any) -> str:
+def _type(value: Any) -> Any:
+    if isinstance(value, tuple):  # of tensors
+        return tuple(_type(part) for part in value)
     if isinstance(value, torch.Tensor):
         return "*" + _TYPES[value.dtype]
     if value is None or isinstance(value, bool) or (isinstance(value, int) and value == 1):
@@ -84,7 +89,11 @@ def _type(value: Any) -> str:
 
 
 def _divisible(value: Any) -> bool:
-    return (value.data_ptr() if isinstance(value, torch.Tensor) else value) % 16 == 0 if not isinstance(value, float) else False
+    return (
+        (value.data_ptr() if isinstance(value, torch.Tensor) else value) % 16 == 0
+        if not isinstance(value, float)
+        else False
+    )
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:

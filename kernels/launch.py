@@ -1,4 +1,4 @@
-"""What the Triton kernels share: triton where it is installed, their block sizes, when they run, and how they launch."""
+"""What the Triton kernels share: triton where it is installed, block sizes, when kernels run, and how they launch."""
 
 from __future__ import annotations
 
@@ -147,6 +147,13 @@ def cdiv(count: int, block: int) -> int:
 def pow2(count: int, least: int = 16) -> int:
     """The least power of two that holds `count` elements, at least `least` (what a matrix unit takes)."""
     return max(least, 1 << max(count - 1, 0).bit_length())
+
+
+def arithmetic(dtype: torch.dtype) -> str:
+    """The variant of a kernel with products: "float32" for TF32, "ieee" for exact float32 products, "float64"."""
+    if dtype == torch.float64:
+        return "float64"
+    return "float32" if input_precision(dtype) == "tf32" else "ieee"
 
 
 def input_precision(dtype: torch.dtype) -> str:

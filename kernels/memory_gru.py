@@ -1,70 +1,65 @@
-"""TGN's memory update: message build from a compact mailbox, time encoding and GRU cell, in one operation."""
+"""TGN's memory update in one operation: row fetch, message build from a compact mailbox, time encoding, GRU cell."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from mspipe_triton.kernels.checks import (
+    COMPUTED,
+    FLOATS,
+    INTEGERS,
+    check_device,
+    check_dtype,
+    check_layout,
+    check_range,
+    check_same_dtype,
+)  # fmt: skip
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time
+from mspipe_triton.kernels.launch import on_triton
+from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward
+from mspipe_triton.kernels.memory_gru_fused import launch_memory_gru_fused
+from mspipe_triton.kernels.memory_gru_split import empty_updated, launch_memory_gru_split
+from mspipe_triton.kernels.time_encoding import fused_encode_time
+
+VARIANTS = {"fused": launch_memory_gru_fused, "split": launch_memory_gru_split}
+
+Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def memory_gru(
-    memory: torch.Tensor,
-    memory_rows: torch.Tensor | None,
-    partner: torch.Tensor,
-    partner_rows: torch.Tensor | None,
-    features: torch.Tensor,
-    feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor,
-    has_mail: torch.Tensor,
-    frequency: torch.Tensor,
-    phase: torch.Tensor,
-    weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor,
-    bias_hh: torch.Tensor,
-    empty: str = "update",
-) -> torch.Tensor:
-    """h(u) = GRU(mail(u), memory(u)) for U nodes, the memory update of TGN (Rossi et al., 2020).
-
-    With m, p, e the rows of memory, partner and feature tables, x = [m ‖ p ‖ e ‖ φ(Δt)] where the node has mail and 0
-    where it has none, and σ the logistic function:
-
-        r = σ(W_ir x + b_ir + W_hr m + b_hr)        n = tanh(W_in x + b_in + r ⊙ (W_hn m + b_hn))
-        z = σ(W_iz x + b_iz + W_hz m + b_hz)        h = n + z ⊙ (m − n)
-
-    The mail's self part is the node's own memory row (the compact mailbox), so in r and z the self block of W_i and
-    W_h act on one row: their sum is taken once a call and one product does for both.
-
-    Args:
-        memory: table [·, D]; partner: table [·, D]; features: table [·, E], E may be 0. Any row stride.
-        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None where the table is already one
-            row a node. A feature row below 0 is read as row 0; `has_mail` must then be false.
-        deltas: [U] floating, mail time − memory time, subtracted by the caller before it was rounded.
-        has_mail: [U] bool.
-        frequency, phase: [T], of the time encoder.
-        weight_ih [3D, 2D + E + T], weight_hh [3D, D], bias_ih [3D], bias_hh [3D]: torch.nn.GRUCell's, gates r, z, n.
-        empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
-
-    Returns:
-        h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables.
-
-    Raises:
-        ValueError: `empty` is neither of the two, or the widths do not add up.
-    """
-    if empty not in ("update", "keep"):
-        raise ValueError(f"memory_gru: empty must be 'update' or 'keep', not {empty!r}")
-    width = memory.shape[1] + partner.shape[1] + features.shape[1] + frequency.numel()
-    if weight_ih.shape != (3 * memory.shape[1], width):
-        raise ValueError(f"memory_gru: weight_ih is {tuple(weight_ih.shape)}, messages have width {width}")
-    result: torch.Tensor = _MemoryGRU.apply(
-        _read(memory, memory_rows), _read(partner, partner_rows), _read(features, feature_rows), deltas, has_mail,
-        frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh, empty == "keep",
-    )  # fmt: skip
-    return result
+def memory_gru_reference(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
+) -> Updated:  # fmt: skip
+    """`memory_gru` in torch: h, and for the backward pass the message rows and the gates' products."""
+    dim, dtype = memory.shape[1], weight_ih.dtype
+    gates = 2 * dim  # rows of r and z
+    memory, encoded = _read(memory, memory_rows).to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)
+    parts = [memory, _read(partner, partner_rows).to(dtype), _read(features, feature_rows).to(dtype), encoded]
+    message = torch.cat(parts, 1)
+    if count is not None:
+        valid = (torch.arange(has_mail.numel(), device=has_mail.device) < count).unsqueeze(1)
+        message = torch.where(valid, message, 0.0)
+        memory = message[:, :dim]
+    without = (~has_mail).nonzero().squeeze(1)
+    weight, bias = weight_ih.clone(), bias_ih.clone()
+    weight[:gates, :dim] += weight_hh[:gates]
+    bias[:gates] += bias_hh[:gates]
+    joint = torch.addmm(bias, message, weight.t())
+    if without.numel():
+        alone = bias.repeat(without.numel(), 1)
+        alone[:, :gates] += memory.index_select(0, without) @ weight_hh[:gates].t()
+        joint.index_copy_(0, without, alone)
+    hidden_n = torch.addmm(bias_hh[gates:], memory, weight_hh[gates:].t())
+    h = _gates(joint, hidden_n, memory)
+    if keep:
+        h.index_copy_(0, without, memory.index_select(0, without))
+    if count is not None:
+        h = torch.where(valid, h, 0.0)
+    return (h, message, joint, hidden_n) if save else (h, *(h.new_empty(0) for _ in range(3)))
 
 
 def _read(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
@@ -83,72 +78,160 @@ def _gates(joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor) ->
     return n + torch.sigmoid(update) * (memory - n)
 
 
-@fused()
-def _gates_backward(
-    grad: torch.Tensor, joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the joint products [U, 3D], of W_hn m + b_hn [U, D] and, directly, of the memory rows [U, D]."""
-    reset, update, new = joint.chunk(3, 1)
-    r, z = torch.sigmoid(reset), torch.sigmoid(update)
-    n = torch.tanh(new + r * hidden_n)
-    d_new = grad * (1 - z) * (1 - n * n)
-    d_update = grad * (memory - n) * z * (1 - z)
-    return torch.cat([d_new * hidden_n * r * (1 - r), d_update, d_new], 1), d_new * r, grad * z
+@torch.library.custom_op("mspipe_triton::memory_gru", mutates_args=())
+def _operation(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool, variant: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    run = VARIANTS[variant] if on_triton(weight_ih) else memory_gru_reference
+    return run(
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, bias_ih, bias_hh, count, keep, save,
+    )  # fmt: skip
 
 
-class _MemoryGRU(torch.autograd.Function):
-    """The operation on rows already read; the backward pass keeps x, m and the products, and reads no table again."""
+@_operation.register_fake
+def _(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool, variant: str,
+) -> Updated:  # fmt: skip
+    widths = (memory.shape[1], partner.shape[1], features.shape[1], frequency.numel())
+    return empty_updated(has_mail.numel(), widths, weight_ih, save)
 
-    @staticmethod
-    def forward(
-        ctx: Any, memory: torch.Tensor, partner: torch.Tensor, features: torch.Tensor, deltas: torch.Tensor,
-        has_mail: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor,
-        weight_hh: torch.Tensor, bias_ih: torch.Tensor, bias_hh: torch.Tensor, keep: bool,
-    ) -> torch.Tensor:  # fmt: skip
-        dim, dtype = memory.shape[1], weight_ih.dtype
-        gates = 2 * dim  # rows of r and z
-        memory, encoded = memory.to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)
-        message = torch.cat([memory, partner.to(dtype), features.to(dtype), encoded], 1)
-        without = (~has_mail).nonzero().squeeze(1)
-        weight, bias = weight_ih.clone(), bias_ih.clone()
-        weight[:gates, :dim] += weight_hh[:gates]
-        bias[:gates] += bias_hh[:gates]
-        joint = torch.addmm(bias, message, weight.t())
-        if without.numel():
-            alone = bias.repeat(without.numel(), 1)
-            alone[:, :gates] += memory.index_select(0, without) @ weight_hh[:gates].t()
-            joint.index_copy_(0, without, alone)
-        hidden_n = torch.addmm(bias_hh[gates:], memory, weight_hh[gates:].t())
-        h = _gates(joint, hidden_n, memory)
-        ctx.save_for_backward(memory, message, without, joint, hidden_n, deltas, frequency, phase, weight, weight_hh)
-        ctx.keep, ctx.widths = keep, (dim, partner.shape[1], features.shape[1], frequency.numel())
-        return h.index_copy(0, without, memory.index_select(0, without)) if keep else h
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        memory, message, without, joint, hidden_n, deltas, frequency, phase, weight, weight_hh = ctx.saved_tensors
-        dim, gates = memory.shape[1], 2 * memory.shape[1]
-        needs = ctx.needs_input_grad
-        grad = grads[0].index_fill(0, without, 0.0) if ctx.keep else grads[0]
-        d_joint, d_hidden_n, d_own = _gates_backward(grad, joint, hidden_n, memory)
-        d_bias_ih = d_joint.sum(0)
-        d_bias_hh = torch.cat([d_bias_ih[:gates], d_hidden_n.sum(0)])
-        d_alone = d_joint[:, :gates].index_select(0, without)
-        d_joint.index_fill_(0, without, 0.0)  # their message is 0, whatever `message` holds
-        d_weight_ih = d_joint.t() @ message
-        d_weight_hh = torch.cat([d_weight_ih[:gates, :dim], d_hidden_n.t() @ memory])
-        d_weight_hh[:gates] += d_alone.t() @ memory.index_select(0, without)
-        d_memory = d_partner = d_features = d_frequency = d_phase = None
-        if any((*needs[:3], *needs[5:7])):
-            d_self, d_partner, d_features, d_time = (d_joint @ weight).split(ctx.widths, 1)
-            d_memory = d_self + d_hidden_n @ weight_hh[gates:] + d_own
-            d_memory.index_add_(0, without, d_alone @ weight_hh[:gates])
-            if ctx.keep:
-                d_memory.index_copy_(0, without, grads[0].index_select(0, without))
-            if needs[5] or needs[6]:
-                d_frequency, d_phase = encode_time_backward(d_time, deltas.to(d_time.dtype), frequency, phase)
-        return (
-            d_memory, d_partner, d_features, None, None, d_frequency, d_phase,
-            d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, None,
-        )  # fmt: skip
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Updated) -> None:
+    (
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, _, _, count, keep, *_,
+    ) = inputs  # fmt: skip
+    ctx.save_for_backward(
+        *output[1:], deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
+        memory_rows, partner_rows, feature_rows,
+    )  # fmt: skip
+    ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
+
+
+def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
+    *weights, d_rows, d_frequency, d_phase = memory_gru_backward(grad, *saved, count, ctx.keep, any(tables), needs_time)
+    d_tables: list[torch.Tensor | None] = [None, None, None]
+    first = 0
+    for part, rows in enumerate((memory_rows, partner_rows, feature_rows)):
+        shape, dtype = ctx.tables[part]
+        if tables[part]:
+            d_table = d_rows[:, first : first + shape[1]]
+            if rows is not None:
+                d_table = d_rows.new_zeros(shape).index_add(0, rows.clamp(min=0).long(), d_table)
+            d_tables[part] = d_table.to(dtype)
+        first += shape[1]
+    times = (d_frequency, d_phase) if needs_time else (None, None)
+    d_memory, d_partner, d_features = d_tables
+    return (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights, None, None, None, None)
+
+
+_operation.register_autograd(_backward, setup_context=_setup)
+
+
+def memory_gru(
+    memory: torch.Tensor,
+    memory_rows: torch.Tensor | None,
+    partner: torch.Tensor,
+    partner_rows: torch.Tensor | None,
+    features: torch.Tensor,
+    feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor,
+    has_mail: torch.Tensor,
+    frequency: torch.Tensor,
+    phase: torch.Tensor,
+    weight_ih: torch.Tensor,
+    weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor,
+    bias_hh: torch.Tensor,
+    empty: str = "update",
+    count: torch.Tensor | None = None,
+    variant: str = "fused",
+) -> torch.Tensor:
+    """h(u) = GRU(mail(u), memory(u)) for U nodes, the memory update of TGN (Rossi et al., 2020).
+
+    With m, p, e the rows of memory, partner and feature tables, x = [m ‖ p ‖ e ‖ φ(Δt)] where the node has mail and 0
+    where it has none, and σ the logistic function:
+
+        r = σ(W_ir x + b_ir + W_hr m + b_hr)        n = tanh(W_in x + b_in + r ⊙ (W_hn m + b_hn))
+        z = σ(W_iz x + b_iz + W_hz m + b_hz)        h = n + z ⊙ (m − n)
+
+    The mail's self part is the node's own memory row (the compact mailbox), so in r and z the self block of W_i and
+    W_h act on one row: their sum is taken once a call and one product does for both.
+
+    Args:
+        memory: table [·, D]; partner: table [·, D]; features: table [·, E], E may be 0. Any row stride; float32,
+            float64 or bfloat16 each; on the device of the weights or in pinned host memory.
+        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None where the table is already one
+            row a node. A row below 0 is read as row 0; `has_mail` must then be false, or the node beyond `count`.
+        deltas: [U] floating, mail time − memory time, subtracted by the caller before it was rounded.
+        has_mail: [U] bool.
+        frequency, phase: [T], of the time encoder.
+        weight_ih [3D, 2D + E + T], weight_hh [3D, D], bias_ih [3D], bias_hh [3D]: torch.nn.GRUCell's, gates r, z, n;
+            float32 or float64, which is also what is computed in.
+        empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
+        count: [1] integer on the device, how many of the U nodes are real; None for all. h is 0 from there on.
+        variant: of the kernels, "fused" (one kernel fetches, builds, multiplies and gates) or "split" (a gather, the
+            library's products, a gates kernel). The same function; which is faster depends on device and shapes.
+
+    Returns:
+        h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables;
+        the backward pass reads rows that the forward pass saved, so the tables may be written in between.
+
+    Raises:
+        ValueError: `empty` or `variant` is neither of the two, widths do not add up, a wrong dtype, layout or device;
+            with debugging on, a row outside its table.
+    """
+    if empty not in ("update", "keep"):
+        raise ValueError(f"memory_gru: empty must be 'update' or 'keep', not {empty!r}")
+    if variant not in VARIANTS:
+        raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {variant!r}")
+    width = memory.shape[1] + partner.shape[1] + features.shape[1] + frequency.numel()
+    if weight_ih.shape != (3 * memory.shape[1], width):
+        raise ValueError(f"memory_gru: weight_ih is {tuple(weight_ih.shape)}, messages have width {width}")
+    _check(
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, bias_ih, bias_hh, count,
+    )  # fmt: skip
+    inputs = (memory, partner, features, frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    h: torch.Tensor = _operation(
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, bias_ih, bias_hh, count, empty == "keep", save, variant,
+    )[0]  # fmt: skip
+    return h
+
+
+def _check(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None,
+) -> None:  # fmt: skip
+    name, tables = "memory_gru", {"memory": memory, "partner": partner, "features": features}
+    rows = {"memory_rows": memory_rows, "partner_rows": partner_rows, "feature_rows": feature_rows}
+    weights = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+    others = {"deltas": deltas, "has_mail": has_mail, "count": count}
+    times = {"frequency": frequency, "phase": phase}
+    check_dtype(name, COMPUTED, weight_ih=weight_ih)
+    check_same_dtype(name, **weights, **times)
+    check_dtype(name, FLOATS, **tables, deltas=deltas)
+    check_dtype(name, INTEGERS, **rows, count=count)
+    check_dtype(name, (torch.bool,), has_mail=has_mail)
+    check_layout(name, **tables, **rows, **weights, **others, **times)
+    check_device(name, weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
+    for table, row in zip(tables, rows, strict=True):
+        if rows[row] is None and tables[table].shape[0] != has_mail.numel():
+            raise ValueError(
+                f"memory_gru: {table} has {tables[table].shape[0]} rows for {has_mail.numel()} nodes; give {row}"
+            )
+        check_range(name, row, rows[row], tables[table].shape[0], -1)

@@ -95,11 +95,11 @@ def block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root):
 
 @device_function
 def write_entries(
-    p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas, p_out_counts,
-    o_root, m_root, b_time, b_position, m_filled, b_count, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
+    p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
+    o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT: tl.constexpr,
 ):  # fmt: skip
-    """Write the entries at b_position [BLOCK, SLOTS] where m_filled, −1 and 0 elsewhere, and the counts [BLOCK]."""
-    i_slot = tl.arange(0, SLOTS)
+    """Write slots i_slot [SLOTS] of a block of roots: the entries at b_position [BLOCK, SLOTS] where m_filled, else
+    −1 and 0."""
     o_slot = o_root.to(tl.int64)[:, None] * FANOUT + i_slot[None, :]
     m_slot = m_root[:, None] & (i_slot < FANOUT)[None, :]
     b_node = tl.load(p_neighbours + b_position, mask=m_filled, other=-1).to(tl.int64)
@@ -107,8 +107,10 @@ def write_entries(
     b_delta = b_time[:, None] - tl.load(p_times + b_position, mask=m_filled, other=0)
     tl.store(p_out_nodes + o_slot, b_node, mask=m_slot)
     tl.store(p_out_events + o_slot, b_event, mask=m_slot)
-    tl.store(p_out_deltas + o_slot, tl.where(m_filled, b_delta, 0).to(p_out_deltas.dtype.element_ty), mask=m_slot)
-    tl.store(p_out_counts + o_root, b_count, mask=m_root)
+    b_delta = tl.where(m_filled, b_delta, 0)
+    if p_out_deltas.dtype.element_ty == tl.bfloat16:
+        b_delta = b_delta.to(tl.float32)  # as torch goes; the interpreter, which then truncates, knows no other way
+    tl.store(p_out_deltas + o_slot, b_delta.to(p_out_deltas.dtype.element_ty), mask=m_slot)
 
 
 @kernel(Config({"BLOCK": 32}, num_warps=2), Config({"BLOCK": 16}, num_warps=1), Config({"BLOCK": 64}, num_warps=4))
@@ -121,14 +123,21 @@ def recent_kernel(
     o_root = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_root = o_root < num_roots
     b_start, b_end, b_time = block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root)
-    i_slot = tl.arange(0, SLOTS)
     b_count = tl.minimum(b_end - b_start, FANOUT)
-    m_filled = i_slot[None, :] < b_count[:, None]
-    b_position = tl.where(m_filled, b_end[:, None] - 1 - i_slot[None, :], 0)
-    write_entries(
-        p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas, p_out_counts,
-        o_root, m_root, b_time, b_position, m_filled, b_count, FANOUT, SLOTS,
-    )  # fmt: skip
+    tl.store(p_out_counts + o_root, b_count, mask=m_root)
+    for i_first in range(0, FANOUT, SLOTS):
+        i_slot = i_first + tl.arange(0, SLOTS)
+        m_filled = i_slot[None, :] < b_count[:, None]
+        b_position = tl.where(m_filled, b_end[:, None] - 1 - i_slot[None, :], 0)
+        write_entries(
+            p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
+            o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT,
+        )  # fmt: skip
+
+
+def slot_block(fanout: int) -> int:
+    """Slots a program handles at a time: all of a usual fanout; a large one at once would spill its registers."""
+    return min(pow2(fanout, 1), 16)
 
 
 def launch_sample_recent(
@@ -141,7 +150,7 @@ def launch_sample_recent(
     recent_kernel.launch(
         (cdiv(roots.numel(), config["BLOCK"]),), config,
         indptr, neighbours, event_ids, times, roots, root_times, *out, roots.numel(),
-        FANOUT=fanout, SLOTS=pow2(fanout, 1),
+        FANOUT=fanout, SLOTS=slot_block(fanout),
     )  # fmt: skip
     return out
 
@@ -149,7 +158,12 @@ def launch_sample_recent(
 def empty_sampled(roots: torch.Tensor, fanout: int, dtype: torch.dtype) -> Sampled:
     """The outputs of a sampler, unwritten."""
     nodes = roots.new_empty((roots.numel(), fanout), dtype=torch.int64)
-    return nodes, torch.empty_like(nodes), torch.empty_like(nodes, dtype=dtype), torch.empty_like(roots, dtype=torch.int64)
+    return (
+        nodes,
+        torch.empty_like(nodes),
+        torch.empty_like(nodes, dtype=dtype),
+        torch.empty_like(roots, dtype=torch.int64),
+    )
 
 
 @torch.library.custom_op("mspipe_triton::sample_recent", mutates_args=())
@@ -169,6 +183,12 @@ def _(
     return empty_sampled(roots, fanout, dtype)
 
 
+def _check_lengths(operation: str, **vectors: torch.Tensor) -> None:
+    shapes = [tuple(vector.shape) for vector in vectors.values()]
+    if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"{operation}: {', '.join(vectors)} are {shapes}; give vectors of one length")
+
+
 def check_sampling(
     operation: str, indptr: torch.Tensor, neighbours: torch.Tensor, event_ids: torch.Tensor, times: torch.Tensor,
     roots: torch.Tensor, root_times: torch.Tensor, fanout: int, dtype: torch.dtype,
@@ -180,6 +200,8 @@ def check_sampling(
         raise ValueError(f"{operation}: dtype must be a floating type, not {dtype}; torch.float32 is the default")
     if root_times.dtype != times.dtype:
         raise ValueError(f"{operation}: root_times is {root_times.dtype}, times are {times.dtype}; give both one dtype")
+    _check_lengths(operation, roots=roots, root_times=root_times)
+    _check_lengths(operation, neighbours=neighbours, event_ids=event_ids, times=times)
     check_dtype(operation, (torch.int64,), indptr=indptr)
     check_dtype(operation, INTEGERS, neighbours=neighbours, event_ids=event_ids, roots=roots)
     check_dtype(operation, TIMES, times=times)
@@ -222,7 +244,7 @@ def sample_recent(
         (the filled ones come first). Nothing is mutated, nothing is differentiable.
 
     Raises:
-        ValueError: a wrong dtype, layout, device or fanout; with debugging on, a root outside the graph.
+        ValueError: a wrong dtype, shape, layout, device or fanout; with debugging on, a root outside the graph.
     """
     check_sampling("sample_recent", indptr, neighbours, event_ids, times, roots, root_times, fanout, dtype)
     sampled: Sampled = _operation(indptr, neighbours, event_ids, times, roots, root_times, fanout, dtype)

@@ -5,13 +5,274 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from mspipe_triton.kernels.checks import (
+    COMPUTED,
+    FLOATS,
+    INTEGERS,
+    check_device,
+    check_dtype,
+    check_layout,
+    check_same_dtype,
+)
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.philox import dropout_scale
-from mspipe_triton.kernels.time_encoding import encode_time_backward, fused_encode_time
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.neighbour_rows import (
+    filled_rows,
+    gathered,
+    inner_contiguous,
+    load_parts,
+    mixed,
+    neighbour_blocks,
+    neighbour_shapes,
+    products,
+    write_parts,
+)
+from mspipe_triton.kernels.philox import dropout_scale, philox_block
+from mspipe_triton.kernels.temporal_attention_backward import keep_scale, temporal_attention_backward
+from mspipe_triton.kernels.time_encoding import cos_turns, fused_encode_time
 
-NEGATIVE_SLOPE = 0.2
+_NAME, NEGATIVE_SLOPE = "temporal_attention", 0.2
+Attended = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def temporal_attention_reference(
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
+    dropout: float, draws: torch.Tensor | None, save: bool,
+) -> Attended:  # fmt: skip
+    """`temporal_attention` in torch, and what its backward reads, which is empty unless `save`:
+
+    the weights a before dropout and LeakyReLU's slope, negated where dropout drops the weight, both [R, K, F]; edge
+    rows and φ [R, F, E + T], which the kernels leave empty, for they read and encode again.
+    """
+    dtype = query.dtype
+    if features.shape[1] == 0:
+        edges = features.new_zeros((*rows.shape, 0))
+    elif feature_rows is None:
+        edges = features.view(*rows.shape, features.shape[1])
+    else:
+        edges = gathered(features, filled_rows(feature_rows, counts).clamp_(min=0))
+    table, rows = table.to(dtype), filled_rows(rows, counts)
+    encoded = fused_encode_time(deltas.contiguous().to(dtype), frequency, phase)
+    others = torch.cat([edges.to(dtype), encoded], 2) if edges.shape[2] else encoded
+    if query_rows is not None:
+        query, bias = query.index_select(0, query_rows), bias.index_select(0, query_rows)
+    slope, weights = _weights(products(query, table, rows, others), bias, counts)
+    dropped = weights
+    if dropout > 0 and draws is not None:
+        scale = dropout_scale(draws, (*weights.shape,), dropout, dtype)
+        dropped = weights * scale
+        slope = torch.where(scale > 0, slope, -slope) if save else slope
+    context, total = torch.cat(mixed(dropped, table, rows, others), 2), dropped.sum(2)
+    if not save:
+        return context, total, query.new_empty(0), query.new_empty(0), query.new_empty(0)
+    return context, total, weights, slope, others
+
+
+@fused()
+def _weights(product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """LeakyReLU's slope and the softmax weights, both [R, K, F], of query·x [R, K, F] and bias [R, K]."""
+    logits = product + bias.unsqueeze(2)
+    slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
+    filled = (torch.arange(product.shape[2], device=product.device) < counts.unsqueeze(1)).unsqueeze(1)
+    logits = torch.where(filled, logits * slope, -torch.inf)
+    return slope, torch.where(filled, torch.softmax(logits, 2), 0.0)
+
+
+@kernel(
+    Config({"ROOTS": 1}, num_warps=4), Config({"ROOTS": 1}, num_warps=8), Config({"ROOTS": 4}, num_warps=8),
+    float64=[Config({"ROOTS": 1}, num_warps=8)],
+)  # fmt: skip
+def attention_kernel(
+    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
+    p_query, p_query_rows, p_bias, p_draws, p_context, p_total, p_weights, p_slope,
+    num_roots, stride_query, stride_query_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, FANOUT: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+    DROPOUT: tl.constexpr, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, SLOPE: tl.constexpr, SAVE: tl.constexpr,
+    ROOTS: tl.constexpr,
+):  # fmt: skip
+    """With x_j = [h_j ‖ e_j ‖ cos(w Δt_j + b)] and m_kj the dropout multiplier, for each root, its heads k and slots j:
+
+        l_kj = LeakyReLU(query_k · x_j + bias_k)          a_kj = exp(l_kj − max_i l_ki) / Σ_i exp(l_ki − max_i l_ki)
+        context_k = Σ_j m_kj a_kj x_j                     total_k = Σ_j m_kj a_kj
+
+    A root's x_j are read once, into registers.
+    """
+    ACC: tl.constexpr = p_query.dtype.element_ty
+    i_slot = tl.arange(0, SLOTS)
+    start = tl.program_id(0).to(tl.int64) * ROOTS
+    for i in range(ROOTS):
+        root = start + i
+        if root < num_roots:
+            m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
+            b_node, b_edge, _, b_turns = neighbour_blocks(
+                p_table, p_rows, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, m_slot, ACC,
+                DIM, EDGE, TIME, FANOUT, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK_D, BLOCK_E, BLOCK_T,
+            )  # fmt: skip
+            b_time = cos_turns(b_turns)
+            row = root
+            if p_query_rows is not None:
+                row = tl.load(p_query_rows + root).to(tl.int64)
+            for head in tl.static_range(HEADS):
+                b_q_node, b_q_edge, b_q_time = load_parts(
+                    p_query + row * stride_query + head * stride_query_head,
+                    DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
+                )  # fmt: skip
+                b_logit = (
+                    tl.sum(b_node * b_q_node[None, :], 1)
+                    + tl.sum(b_edge * b_q_edge[None, :], 1)
+                    + tl.sum(b_time * b_q_time[None, :], 1)
+                    + tl.load(p_bias + row * HEADS + head)
+                )
+                b_slope = tl.where(b_logit > 0, tl.full([SLOTS], 1, ACC), SLOPE)
+                b_logit = tl.where(m_slot, b_logit * b_slope, float("-inf"))
+                b_weight = tl.where(m_slot, tl.exp(b_logit - tl.max(b_logit, 0)), 0)
+                sum_ = tl.sum(b_weight, 0)
+                b_weight = b_weight / tl.where(sum_ > 0, sum_, 1)
+                o_weight = (root * HEADS + head) * FANOUT + i_slot
+                b_dropped = b_weight
+                if DROPOUT:
+                    w0, w1, w2, w3 = philox_block(p_draws, o_weight >> 2)
+                    i_word = o_weight & 3
+                    b_word = tl.where(i_word < 2, tl.where(i_word == 0, w0, w1), tl.where(i_word == 2, w2, w3))
+                    m_kept = b_word.to(tl.int64) >= KEEP_FROM
+                    b_dropped = tl.where(m_kept, b_weight * SCALE, 0)
+                    b_slope = tl.where(m_kept, b_slope, -b_slope)
+                if SAVE:
+                    tl.store(p_weights + o_weight, b_weight, mask=i_slot < FANOUT)
+                    tl.store(p_slope + o_weight, b_slope, mask=i_slot < FANOUT)
+                tl.store(p_total + root * HEADS + head, tl.sum(b_dropped, 0))
+                write_parts(
+                    p_context + (root * HEADS + head) * (DIM + EDGE + TIME),
+                    tl.sum(b_dropped[:, None] * b_node, 0), tl.sum(b_dropped[:, None] * b_edge, 0),
+                    tl.sum(b_dropped[:, None] * b_time, 0), False, DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
+                )  # fmt: skip
+
+
+def launch_temporal_attention(
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
+    dropout: float, draws: torch.Tensor | None, save: bool,
+) -> Attended:  # fmt: skip
+    """`temporal_attention` by its kernel: a program takes ROOTS roots, one after another."""
+    config = attention_kernel.config("float64" if query.dtype == torch.float64 else "float32")
+    out = _empty(rows, query, save, 0)
+    query = inner_contiguous(query)
+    attention_kernel.launch(
+        (cdiv(rows.shape[0], config["ROOTS"]),), config,
+        table, rows.contiguous(), features, None if feature_rows is None else feature_rows.contiguous(),
+        deltas.contiguous(), counts, frequency, phase, query, query_rows, bias.contiguous(),
+        draws if dropout > 0 else None, *out[:4], rows.shape[0], query.stride(0), query.stride(1),
+        HEADS=query.shape[1], **neighbour_shapes(table, rows, features, frequency),
+        DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32), SCALE=keep_scale(dropout, query.dtype),
+        SLOPE=NEGATIVE_SLOPE, SAVE=save,
+    )  # fmt: skip
+    return out
+
+
+def _empty(rows: torch.Tensor, query: torch.Tensor, save: bool, others: int) -> Attended:
+    """The outputs, unwritten; `others` is E + T where edge rows and φ are saved, else 0."""
+    (roots, fanout), (_, heads, width) = rows.shape, query.shape
+    weights = query.new_empty((roots, heads, fanout) if save else 0)
+    context, total = query.new_empty((roots, heads, width)), query.new_empty((roots, heads))
+    saved = query.new_empty((roots, fanout, others) if save and others else 0)
+    return context, total, weights, torch.empty_like(weights), saved
+
+
+@torch.library.custom_op("mspipe_triton::temporal_attention", mutates_args=())
+def _operation(
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
+    dropout: float, draws: torch.Tensor | None, save: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    run = launch_temporal_attention if on_triton(query) else temporal_attention_reference
+    return run(
+        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias,
+        dropout, draws, save,
+    )  # fmt: skip
+
+
+@_operation.register_fake
+def _(
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
+    dropout: float, draws: torch.Tensor | None, save: bool,
+) -> Attended:  # fmt: skip
+    return _empty(rows, query, save, 0 if on_triton(query) else features.shape[1] + frequency.numel())
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Attended) -> None:
+    *tensors, _, ctx.dropout, _, _ = inputs
+    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*tensors, *output[2:])
+
+
+def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | None, *_: None) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    rows, query = saved[1], saved[8]
+    if d_context is None:
+        d_context = query.new_zeros((rows.shape[0], *query.shape[1:]))
+    if d_total is None:
+        d_total = query.new_zeros((rows.shape[0], query.shape[1]))
+    needs = ctx.needs_input_grad
+    d_table, d_frequency, d_phase, d_query, d_bias = temporal_attention_backward(
+        d_context, d_total, *saved, ctx.dropout, needs[0], needs[6] or needs[7]
+    )
+    return (
+        d_table if needs[0] else None, None, None, None, None, None, d_frequency if needs[6] else None,
+        d_phase if needs[7] else None, d_query, None, d_bias, None, None, None,
+    )  # fmt: skip
+
+
+_operation.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _check(
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
+    dropout: float, draws: torch.Tensor | None,
+) -> None:  # fmt: skip
+    """Refuse what the operation cannot take."""
+    edge, (slots, roots) = features.shape[1], (rows.shape, rows.shape[:1])
+    width = table.shape[1] + edge + frequency.numel()
+    if query.shape[2] != width:
+        raise ValueError(f"{_NAME}: query has width {query.shape[2]}, neighbour rows have {width}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{_NAME}: dropout must be at least 0 and below 1, not {dropout}")
+    if dropout > 0 and draws is None:
+        raise ValueError(f"{_NAME}: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
+    a_row_a_slot, a_row_a_root = feature_rows is None and edge > 0, query_rows is None
+    for name, tensor, shape in (
+        ("deltas", deltas, slots), ("feature_rows", feature_rows, slots), ("counts", counts, roots),
+        ("query_rows", query_rows, roots), ("bias", bias, query.shape[:2]), ("phase", phase, frequency.shape),
+        ("features without feature_rows", features if a_row_a_slot else None, (rows.numel(), edge)),
+        ("query without query_rows", query if a_row_a_root else None, (*roots, *query.shape[1:])),
+    ):  # fmt: skip
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{_NAME}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")
+    check_dtype(_NAME, COMPUTED, query=query)
+    check_same_dtype(_NAME, query=query, bias=bias, frequency=frequency, phase=phase)
+    check_dtype(_NAME, FLOATS, table=table, features=features, deltas=deltas)
+    check_dtype(_NAME, INTEGERS, rows=rows, feature_rows=feature_rows, counts=counts, query_rows=query_rows)
+    check_dtype(_NAME, (torch.int64,), draws=draws)
+    check_layout(
+        _NAME, table=table, features=features, rows=rows, feature_rows=feature_rows, deltas=deltas, counts=counts,
+        frequency=frequency, phase=phase, query_rows=query_rows, draws=draws,
+    )  # fmt: skip
+    check_device(
+        _NAME, query.device, ("features",) if table.requires_grad else ("features", "table"),
+        table=table, rows=rows, features=features, feature_rows=feature_rows, deltas=deltas, counts=counts,
+        frequency=frequency, phase=phase, query_rows=query_rows, bias=bias, draws=draws,
+    )  # fmt: skip
 
 
 def temporal_attention(
@@ -43,155 +304,31 @@ def temporal_attention(
     Args:
         table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
         features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
-            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0).
+            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
+            may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as data.
         deltas: [R, F] floating, root time − neighbour time.
         counts: [R] integer, filled slots; they come first.
-        frequency, phase: [T], of the time encoder.
+        frequency, phase: [T], of the time encoder, float32 or float64, as are query and bias.
         query: [Q, K, D + E + T] for K heads; query_rows [R] integer, or None where Q = R; bias [Q, K].
         dropout: probability of dropping an attention weight; `draws` [4] int64 keys the draws (Philox seed, purpose,
             epoch, iteration) and is needed when it is above 0.
 
     Returns:
-        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable in table, frequency, phase, query
-        and bias; edge features are data.
+        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable, once, in table, frequency,
+        phase, query and bias; edge features are data. On a GPU the gradients' sums over roots and slots have no fixed
+        order unless torch.use_deterministic_algorithms(True) asks for one.
 
     Raises:
-        ValueError: the widths do not add up, or `dropout` is out of range or above 0 without `draws`.
+        ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
+            0 without `draws`.
     """
-    width = table.shape[1] + features.shape[1] + frequency.numel()
-    if query.shape[2] != width:
-        raise ValueError(f"temporal_attention: query has width {query.shape[2]}, neighbour rows have {width}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"temporal_attention: dropout must be at least 0 and below 1, not {dropout}")
-    if dropout > 0 and draws is None:
-        raise ValueError("temporal_attention: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
-    filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
-    scale = None
-    if dropout > 0 and draws is not None:
-        scale = dropout_scale(draws, (rows.shape[0], query.shape[1], rows.shape[1]), dropout, query.dtype)
-    if features.shape[1] == 0:
-        edges = features.new_zeros((*rows.shape, 0))
-    elif feature_rows is None:
-        edges = features.view(*rows.shape, features.shape[1])
-    else:
-        edges = _gathered(features, torch.where(filled, feature_rows, 0).clamp_(min=0))
-    context, total = _TemporalAttention.apply(
-        table,
-        torch.where(filled, rows, 0),
-        edges,
-        deltas.contiguous(),
-        counts,
-        frequency,
-        phase,
-        query,
-        query_rows,
-        bias,
-        scale,
+    _check(
+        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias, dropout, draws
     )
+    differentiated = (table, frequency, phase, query, bias)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiated)
+    context, total, *_ = _operation(
+        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias,
+        float(dropout), draws, save,
+    )  # fmt: skip
     return context, total
-
-
-@fused()
-def _products(query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """query · x_j [R, K, F] of queries [R, K, X]; x_j is a table row, by rows [R, F], and others [R, F, X − D]."""
-    dim, nodes = table.shape[1], _gathered(table, rows)
-    if torch.compiler.is_compiling():
-        # As sums, these become vectorised loops that read the small table in place; no gathered copy is written.
-        by_node = (query[:, :, None, :dim] * nodes.unsqueeze(1)).sum(3)
-        return by_node + (query[:, :, None, dim:] * others.unsqueeze(1)).sum(3)
-    return torch.baddbmm(torch.bmm(query[..., :dim], nodes.mT), query[..., dim:], others.mT)
-
-
-@fused()
-def _mixed(
-    weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, others: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ_j w_j x_j for weights [R, K, F], as the node part [R, K, D] and the rest [R, K, X − D]."""
-    nodes = _gathered(table, rows)
-    if torch.compiler.is_compiling():
-        spread = weights.unsqueeze(3)
-        return (spread * nodes.unsqueeze(1)).sum(2), (spread * others.unsqueeze(1)).sum(2)
-    return torch.bmm(weights, nodes), torch.bmm(weights, others)
-
-
-def _gathered(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """table[rows] as [R, F, D]; compiled code fuses the indexing, eager code is fastest with index_select."""
-    if torch.compiler.is_compiling():
-        return table[rows]
-    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
-
-
-@fused()
-def _scattered(
-    d_logits: torch.Tensor, weights: torch.Tensor, query: torch.Tensor, d_context: torch.Tensor
-) -> torch.Tensor:
-    """Gradient of x [R, F, X]: Σ_k d_logits_k ⊗ query_k + weights_k ⊗ d_context_k."""
-    if torch.compiler.is_compiling():
-        by_query = (d_logits.unsqueeze(3) * query.unsqueeze(2)).sum(1)
-        return by_query + (weights.unsqueeze(3) * d_context.unsqueeze(2)).sum(1)
-    return torch.baddbmm(torch.bmm(d_logits.mT, query), weights.mT, d_context)
-
-
-@fused()
-def _weights(product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """LeakyReLU's slope and the softmax weights, both [R, K, F], of query·x [R, K, F] and bias [R, K]."""
-    logits = product + bias.unsqueeze(2)
-    slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
-    filled = (torch.arange(product.shape[2], device=product.device) < counts.unsqueeze(1)).unsqueeze(1)
-    logits = torch.where(filled, logits * slope, -torch.inf)
-    return slope, torch.where(filled, torch.softmax(logits, 2), 0.0)
-
-
-@fused()
-def _logits_backward(d_weights: torch.Tensor, weights: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """Gradient of the logits before LeakyReLU [R, K, F] from that of the softmax's output."""
-    weighted = weights * d_weights
-    return (weighted - weights * weighted.sum(2, keepdim=True)) * slope
-
-
-class _TemporalAttention(torch.autograd.Function):
-    """The operation with its dropout drawn; the backward pass keeps φ and the weights and reads the table again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, table: torch.Tensor, rows: torch.Tensor, others: torch.Tensor, deltas: torch.Tensor,
-        counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, query: torch.Tensor,
-        query_rows: torch.Tensor | None, bias: torch.Tensor, scale: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        dtype = query.dtype
-        table = table.to(dtype)
-        encoded = fused_encode_time(deltas.to(dtype), frequency, phase)
-        others = torch.cat([others.to(dtype), encoded], 2) if others.shape[2] else encoded
-        ctx.queries = query.shape[0]
-        if query_rows is not None:
-            query, bias = query.index_select(0, query_rows), bias.index_select(0, query_rows)
-        slope, weights = _weights(_products(query, table, rows, others), bias, counts)
-        dropped = weights if scale is None else weights * scale
-        ctx.save_for_backward(
-            table, rows, others, deltas, frequency, phase, query, query_rows, scale, slope, weights, dropped
-        )
-        return torch.cat(_mixed(dropped, table, rows, others), 2), dropped.sum(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (table, rows, others, deltas, frequency, phase, query, query_rows, scale, slope, weights, dropped) = (
-            ctx.saved_tensors
-        )
-        d_context, d_total = grads
-        dim = table.shape[1]
-        d_weights = _products(d_context, table, rows, others) + d_total.unsqueeze(2)
-        d_logits = _logits_backward(d_weights if scale is None else d_weights * scale, weights, slope)
-        d_query, d_bias = torch.cat(_mixed(d_logits, table, rows, others), 2), d_logits.sum(2)
-        d_table = d_frequency = d_phase = None
-        if ctx.needs_input_grad[0]:
-            d_rows = _scattered(d_logits, dropped, query[..., :dim], d_context[..., :dim])
-            d_table = torch.zeros_like(table).index_add_(0, rows.view(-1), d_rows.view(rows.numel(), dim))
-        if ctx.needs_input_grad[5] or ctx.needs_input_grad[6]:
-            times = slice(query.shape[2] - frequency.numel(), None)
-            d_time = _scattered(d_logits, dropped, query[..., times], d_context[..., times])
-            d_frequency, d_phase = encode_time_backward(d_time, deltas.to(d_time.dtype), frequency, phase)
-        if query_rows is not None:
-            d_query = d_query.new_zeros(ctx.queries, *d_query.shape[1:]).index_add_(0, query_rows, d_query)
-            d_bias = d_bias.new_zeros(ctx.queries, d_bias.shape[1]).index_add_(0, query_rows, d_bias)
-        return d_table, None, None, None, None, d_frequency, d_phase, d_query, None, d_bias, None

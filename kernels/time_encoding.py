@@ -7,7 +7,7 @@ import math
 import torch
 
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import device_function, tl
+from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
 
 _TURN = 2.0 * math.pi
 
@@ -57,6 +57,22 @@ def _reduced_angle(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.T
 
 
 @device_function
+def turns_block(b_delta, p_frequency, p_phase, i_k, m_k):
+    """Angles [rows, BLOCK] in turns, Δt·w/2π + b/2π, of time differences [rows] and the components i_k [BLOCK]."""
+    b_w = _turn_share(tl.load(p_frequency + i_k, mask=m_k, other=0.0))
+    b_b = _turn_share(tl.load(p_phase + i_k, mask=m_k, other=0.0))
+    return b_delta[:, None] * b_w[None, :] + b_b[None, :]
+
+
+@device_function
+def _turn_share(b):
+    """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle."""
+    if b.dtype == tl.float64:
+        return b / 6.283185307179586
+    return tl.div_rn(b, 6.283185307179586)
+
+
+@device_function
 def cos_turns(u):
     """cos(2πu) of a block of angles in turns, float32 or float64; for kernels.
 
@@ -95,3 +111,45 @@ def _sin_quarter(w):
     p = p * s + 0.008333333333333333
     p = p * s - 0.16666666666666666
     return y + y * s * p
+
+
+@kernel(Config({"BLOCK_M": 16, "PART": 256}, num_warps=4), Config({"BLOCK_M": 32, "PART": 512}, num_warps=8))
+def encode_time_backward_kernel(
+    p_grad, p_deltas, p_frequency, p_phase, p_partial, num_rows, grad_stride,
+    TIME: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    """Part s of Σ_m −sin(w·Δt_m + b) g_m Δt_m and of the same without Δt_m, as [2, T]."""
+    COMPUTE: tl.constexpr = p_partial.dtype.element_ty
+    i_t = tl.arange(0, BLOCK_T)
+    m_t = i_t < TIME
+    b_frequency = tl.zeros([BLOCK_T], COMPUTE)
+    b_phase = tl.zeros([BLOCK_T], COMPUTE)
+    begin = tl.program_id(0) * PART
+    for m in range(begin, tl.minimum(begin + PART, num_rows), BLOCK_M):
+        i_m = m + tl.arange(0, BLOCK_M)
+        m_m = i_m < num_rows
+        b_delta = tl.load(p_deltas + i_m, mask=m_m, other=0.0).to(COMPUTE)
+        p_g = p_grad + i_m.to(tl.int64)[:, None] * grad_stride + i_t[None, :]
+        b_g = tl.load(p_g, mask=m_m[:, None] & m_t[None, :], other=0.0)
+        b_g = -sin_turns(turns_block(b_delta, p_frequency, p_phase, i_t, m_t)) * b_g
+        b_phase += tl.sum(b_g, 0)
+        b_frequency += tl.sum(b_g * b_delta[:, None], 0)
+    p_out = p_partial + tl.program_id(0) * (2 * TIME) + i_t
+    tl.store(p_out, b_frequency, mask=m_t)
+    tl.store(p_out + TIME, b_phase, mask=m_t)
+
+
+def launch_encode_time_backward(
+    grad: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`encode_time_backward` by a kernel for grad [M, T] (any distance between rows) and deltas [M]: parts, then their
+    sum, the same in every run."""
+    config = encode_time_backward_kernel.config()
+    parts = cdiv(grad.shape[0], config["PART"])
+    partial = grad.new_empty(parts, 2, frequency.numel())
+    encode_time_backward_kernel.launch(
+        (parts,), config, grad, deltas, frequency, phase, partial, grad.shape[0], grad.stride(0),
+        TIME=frequency.numel(), BLOCK_T=pow2(frequency.numel()),
+    )  # fmt: skip
+    by_frequency, by_phase = partial.sum(0).unbind(0)
+    return by_frequency.clone(), by_phase.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -59,6 +60,15 @@ class Case:
 
     def integers(self, bound: int, *shape: int) -> torch.Tensor:
         return torch.randint(0, bound, shape, generator=self.random)
+
+    def to(self, dtype: torch.dtype, rows: torch.dtype | None = None) -> Case:
+        """This case's numbers rounded to `dtype`, the table's and the edge features' to `rows` where it is given."""
+        made = copy.copy(self)
+        kinds = {name: rows or dtype if name == "table" else dtype for name in self.leaves}
+        made.leaves = {name: leaf.detach().to(kinds[name]).requires_grad_() for name, leaf in self.leaves.items()}
+        made.features, made.deltas = self.features.to(rows or dtype), self.deltas.to(dtype)
+        made.probes = (self.probes[0].to(dtype), self.probes[1].to(dtype))
+        return made
 
     @property
     def empty(self) -> torch.Tensor:

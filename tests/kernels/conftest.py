@@ -31,6 +31,24 @@ def interpreter() -> Iterator[None]:
     launch.use_triton(None)
 
 
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is allocated unwritten holds NaN, or a large negative integer, or true."""
+
+    def poisoning(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def filled(*arguments: object, **options: object) -> torch.Tensor:
+            tensor = allocate(*arguments, **options)
+            if tensor.device.type != "cpu":
+                return tensor
+            return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**30))
+
+        return filled
+
+    monkeypatch.setattr(torch, "empty", poisoning(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoning(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
+
+
 @pytest.fixture(scope="session")
 def derived() -> Callable[[Named, Named, Named], None]:
     """Compare a kernel's tensors with torch's in the same dtype, both against a float64 truth, by name.

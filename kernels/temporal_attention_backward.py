@@ -1,0 +1,268 @@
+"""Gradients of `temporal_attention`, as an operation of its own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from mspipe_triton.kernels.fusion import fused
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.neighbour_rows import (
+    filled_rows,
+    inner_contiguous,
+    load_parts,
+    mixed,
+    neighbour_blocks,
+    neighbour_shapes,
+    products,
+    write_block,
+    write_parts,
+)
+from mspipe_triton.kernels.time_encoding import cos_turns, encode_time_backward, sin_turns
+
+Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def temporal_attention_backward_reference(
+    d_context: torch.Tensor, d_total: torch.Tensor,
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None,
+    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
+    dropout: float, needs_table: bool, needs_time: bool,
+) -> Gradients:  # fmt: skip
+    """Gradients in table, frequency, phase, query and bias; those that are not needed are empty.
+
+    Edge rows and φ come from `others` [R, F, E + T]; node rows are read again.
+    """
+    nodes, dim = table.to(query.dtype), table.shape[1]
+    rows = filled_rows(rows, counts)
+    dropped, scale = weights, None
+    if dropout > 0:
+        scale = (slope > 0).to(slope.dtype) / (1.0 - dropout)
+        slope, dropped = slope.abs(), weights * scale
+    d_weights = products(d_context, nodes, rows, others) + d_total.unsqueeze(2)
+    d_logits = _logits_backward(d_weights if scale is None else d_weights * scale, weights, slope)
+    d_query, d_bias = torch.cat(mixed(d_logits, nodes, rows, others), 2), d_logits.sum(2)
+    d_table, d_frequency, d_phase = table.new_empty(0), frequency.new_empty(0), phase.new_empty(0)
+    if needs_table:
+        d_rows = _scattered(d_logits, dropped, _by_root(query[..., :dim], query_rows), d_context[..., :dim])
+        d_table = torch.zeros_like(nodes).index_add_(0, rows.view(-1), d_rows.view(rows.numel(), dim)).to(table.dtype)
+    if needs_time:
+        times = slice(query.shape[2] - frequency.numel(), None)
+        d_time = _scattered(d_logits, dropped, _by_root(query[..., times], query_rows), d_context[..., times])
+        d_frequency, d_phase = encode_time_backward(d_time, deltas.contiguous().to(d_time.dtype), frequency, phase)
+    if query_rows is not None:
+        d_query = d_query.new_zeros(query.shape).index_add_(0, query_rows, d_query)
+        d_bias = d_bias.new_zeros(query.shape[:2]).index_add_(0, query_rows, d_bias)
+    return d_table, d_frequency, d_phase, d_query, d_bias
+
+
+def _by_root(query: torch.Tensor, query_rows: torch.Tensor | None) -> torch.Tensor:
+    return query if query_rows is None else query.index_select(0, query_rows)
+
+
+@fused()
+def _scattered(
+    d_logits: torch.Tensor, weights: torch.Tensor, query: torch.Tensor, d_context: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of x [R, F, X]: Σ_k d_logits_k ⊗ query_k + weights_k ⊗ d_context_k."""
+    if torch.compiler.is_compiling():
+        by_query = (d_logits.unsqueeze(3) * query.unsqueeze(2)).sum(1)
+        return by_query + (weights.unsqueeze(3) * d_context.unsqueeze(2)).sum(1)
+    return torch.baddbmm(torch.bmm(d_logits.mT, query), weights.mT, d_context)
+
+
+@fused()
+def _logits_backward(d_weights: torch.Tensor, weights: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Gradient of the logits before LeakyReLU [R, K, F] from that of the softmax's output."""
+    weighted = weights * d_weights
+    return (weighted - weights * weighted.sum(2, keepdim=True)) * slope
+
+
+@kernel(
+    Config({"ROOTS": 1}, num_warps=8), Config({"ROOTS": 1}, num_warps=4), Config({"ROOTS": 4}, num_warps=8),
+    float64=[Config({"ROOTS": 1}, num_warps=8)],
+)  # fmt: skip
+def attention_backward_kernel(
+    p_d_context, p_d_total, p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
+    p_query, p_query_rows, p_weights, p_slope, p_d_table, p_d_frequency, p_d_phase, p_d_query, p_d_bias,
+    num_roots, stride_context, stride_context_head, stride_query, stride_query_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, FANOUT: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+    DROPOUT: tl.constexpr, SCALE: tl.constexpr, TABLE: tl.constexpr, TIMES: tl.constexpr,
+    ADD_QUERY: tl.constexpr, ADD_TABLE: tl.constexpr, ROOTS: tl.constexpr,
+):  # fmt: skip
+    """With m_kj the dropout multiplier and s_kj LeakyReLU's slope, for each root, its heads k and slots j:
+
+        da_kj = m_kj (x_j · dcontext_k + dtotal_k)          dl_kj = s_kj a_kj (da_kj − Σ_i a_ki da_ki)
+        dquery_k = Σ_j dl_kj x_j     dbias_k = Σ_j dl_kj     dx_j = Σ_k dl_kj query_k + m_kj a_kj dcontext_k
+        dw = −Σ_j sin(w Δt_j + b) Δt_j dφ_j          db = −Σ_j sin(w Δt_j + b) dφ_j
+
+    where h_j and φ_j are parts of x_j. With ADD_QUERY, dquery and dbias are added atomically to the root's query row,
+    and with ADD_TABLE dh_j to the slot's table row; else each root and slot has a row of its own. dw and db are one
+    partial sum a program.
+    """
+    ACC: tl.constexpr = p_query.dtype.element_ty
+    i_slot, i_node, i_time = tl.arange(0, SLOTS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_T)
+    start = tl.program_id(0).to(tl.int64) * ROOTS
+    b_d_frequency, b_d_phase = tl.zeros([BLOCK_T], ACC), tl.zeros([BLOCK_T], ACC)
+    for i in range(ROOTS):
+        root = start + i
+        if root < num_roots:
+            m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
+            b_node, b_edge, b_delta, b_turns = neighbour_blocks(
+                p_table, p_rows, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, m_slot, ACC,
+                DIM, EDGE, TIME, FANOUT, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK_D, BLOCK_E, BLOCK_T,
+            )  # fmt: skip
+            b_time = cos_turns(b_turns)
+            row = root
+            if p_query_rows is not None:
+                row = tl.load(p_query_rows + root).to(tl.int64)
+            target = row if ADD_QUERY else root
+            b_d_node, b_d_time = tl.zeros([SLOTS, BLOCK_D], ACC), tl.zeros([SLOTS, BLOCK_T], ACC)
+            for head in tl.static_range(HEADS):
+                b_c_node, b_c_edge, b_c_time = load_parts(
+                    p_d_context + root * stride_context + head * stride_context_head,
+                    DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
+                )  # fmt: skip
+                b_d_weight = (
+                    tl.sum(b_node * b_c_node[None, :], 1)
+                    + tl.sum(b_edge * b_c_edge[None, :], 1)
+                    + tl.sum(b_time * b_c_time[None, :], 1)
+                    + tl.load(p_d_total + root * HEADS + head)
+                )
+                o_weight = (root * HEADS + head) * FANOUT + i_slot
+                b_weight = tl.load(p_weights + o_weight, mask=m_slot, other=0)
+                b_slope = tl.load(p_slope + o_weight, mask=m_slot, other=1)
+                b_dropped = b_weight
+                if DROPOUT:
+                    b_dropped = tl.where(b_slope > 0, b_weight * SCALE, 0)
+                # a·da, with the multiplier of da taken to the weight.
+                b_weighted = b_dropped * b_d_weight
+                b_d_logit = (b_weighted - b_weight * tl.sum(b_weighted, 0)) * tl.abs(b_slope)
+                write_parts(
+                    p_d_query + (target * HEADS + head) * (DIM + EDGE + TIME),
+                    tl.sum(b_d_logit[:, None] * b_node, 0), tl.sum(b_d_logit[:, None] * b_edge, 0),
+                    tl.sum(b_d_logit[:, None] * b_time, 0), ADD_QUERY, DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
+                )  # fmt: skip
+                write_block(p_d_bias + target * HEADS + head, tl.sum(b_d_logit, 0), None, ADD_QUERY)
+                if TABLE or TIMES:
+                    b_q_node, _, b_q_time = load_parts(
+                        p_query + row * stride_query + head * stride_query_head,
+                        DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
+                    )  # fmt: skip
+                    b_d_node += b_d_logit[:, None] * b_q_node[None, :] + b_dropped[:, None] * b_c_node[None, :]
+                    b_d_time += b_d_logit[:, None] * b_q_time[None, :] + b_dropped[:, None] * b_c_time[None, :]
+            o_slot = root * FANOUT + i_slot
+            if TABLE:
+                m_node = (m_slot if ADD_TABLE else i_slot < FANOUT)[:, None] & (i_node < DIM)[None, :]
+                b_row = o_slot
+                if ADD_TABLE:
+                    b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
+                write_block(p_d_table + b_row[:, None] * DIM + i_node[None, :], b_d_node, m_node, ADD_TABLE)
+            if TIMES:
+                b_by_phase = -sin_turns(b_turns) * b_d_time
+                b_d_frequency += tl.sum(b_by_phase * b_delta[:, None], 0)
+                b_d_phase += tl.sum(b_by_phase, 0)
+    if TIMES:
+        o_time = tl.program_id(0).to(tl.int64) * TIME + i_time
+        tl.store(p_d_frequency + o_time, b_d_frequency, mask=i_time < TIME)
+        tl.store(p_d_phase + o_time, b_d_phase, mask=i_time < TIME)
+
+
+def launch_temporal_attention_backward(
+    d_context: torch.Tensor, d_total: torch.Tensor,
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None,
+    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
+    dropout: float, needs_table: bool, needs_time: bool,
+) -> Gradients:  # fmt: skip
+    """`temporal_attention_backward` by its kernel: a program takes ROOTS roots, one after another.
+
+    Sums over roots and slots are atomic, in no fixed order; where torch is asked for deterministic algorithms, their
+    terms are written out and `index_add_`, which then orders them, sums them.
+    """
+    add = not torch.are_deterministic_algorithms_enabled()
+    config = attention_backward_kernel.config("float64" if query.dtype == torch.float64 else "float32")
+    (roots, fanout), (_, heads, width), dim = rows.shape, query.shape, table.shape[1]
+    programs, add_query = cdiv(roots, config["ROOTS"]), add and query_rows is not None
+    d_context, query, rows = inner_contiguous(d_context), inner_contiguous(query), rows.contiguous()
+    d_table = query.new_empty((roots * fanout if needs_table and not add else 0, dim))
+    if needs_table and add:
+        d_table = query.new_zeros(table.shape)
+    d_frequency = query.new_empty((programs if needs_time else 0, frequency.numel()))
+    d_phase = torch.empty_like(d_frequency)
+    d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
+    d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
+    attention_backward_kernel.launch(
+        (programs,), config,
+        d_context, d_total.contiguous(), table, rows, features,
+        None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts.contiguous(),
+        frequency, phase, query, query_rows, weights, slope, d_table, d_frequency, d_phase, d_query, d_bias,
+        roots, d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
+        HEADS=heads, **neighbour_shapes(table, rows, features, frequency),
+        DROPOUT=dropout > 0, SCALE=keep_scale(dropout, query.dtype), TABLE=needs_table, TIMES=needs_time,
+        ADD_QUERY=add_query, ADD_TABLE=add,
+    )  # fmt: skip
+    if query_rows is not None and not add:
+        d_query = query.new_zeros(query.shape).index_add_(0, query_rows, d_query)
+        d_bias = query.new_zeros(query.shape[:2]).index_add_(0, query_rows, d_bias)
+    if needs_table and not add:
+        d_table = query.new_zeros(table.shape).index_add_(0, filled_rows(rows, counts).view(-1), d_table)
+    d_table = d_table.to(table.dtype) if needs_table else table.new_empty(0)
+    if not needs_time:
+        return d_table, frequency.new_empty(0), phase.new_empty(0), d_query, d_bias
+    return d_table, d_frequency.sum(0), d_phase.sum(0), d_query, d_bias
+
+
+@functools.cache
+def keep_scale(dropout: float, dtype: torch.dtype) -> float:
+    """The multiplier 1 / (1 − dropout) of a kept weight, rounded as `dropout_scale` rounds it in that dtype."""
+    return (torch.ones((), dtype=dtype, device="cpu") / (1.0 - dropout)).item()
+
+
+@torch.library.custom_op("mspipe_triton::temporal_attention_backward", mutates_args=())
+def temporal_attention_backward(
+    d_context: torch.Tensor, d_total: torch.Tensor,
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None,
+    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
+    dropout: float, needs_table: bool, needs_time: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Gradients of `temporal_attention` in table, frequency, phase, query and bias; empty where not needed."""
+    run = launch_temporal_attention_backward if on_triton(query) else temporal_attention_backward_reference
+    return run(
+        d_context, d_total, table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows,
+        weights, slope, others, dropout, needs_table, needs_time,
+    )  # fmt: skip
+
+
+@temporal_attention_backward.register_fake
+def _(
+    d_context: torch.Tensor, d_total: torch.Tensor,
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None,
+    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
+    dropout: float, needs_table: bool, needs_time: bool,
+) -> Gradients:  # fmt: skip
+    return (
+        table.new_empty(table.shape if needs_table else 0),
+        frequency.new_empty(frequency.shape if needs_time else 0),
+        phase.new_empty(phase.shape if needs_time else 0),
+        query.new_empty(query.shape),
+        query.new_empty(query.shape[:2]),
+    )
+
+
+def _refuse(ctx: Any, *grads: torch.Tensor) -> None:
+    raise RuntimeError("temporal_attention: its gradients are not differentiable; one cannot differentiate twice here")
+
+
+temporal_attention_backward.register_autograd(_refuse)

@@ -1,0 +1,269 @@
+"""The kernels of `memory_gru`, in Triton's interpreter: results and gradients by name, counts, types, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from mspipe_triton.kernels import launch, memory_gru
+from mspipe_triton.kernels.checks import enable_debug
+
+Named = dict[str, torch.Tensor]
+
+
+@dataclass
+class Case:
+    """Random inputs of U nodes over tables of N rows; `run` gives h and the gradients of one dtype, by name."""
+
+    nodes: int
+    dim: int = 5
+    edge: int = 3
+    times: int = 4
+    rows: bool = True
+    ids: torch.dtype = torch.int64
+    mail: float = 0.7
+    count: int | None = None
+    table_dtype: torch.dtype | None = None
+    empty: str = "update"
+    inputs: Named = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        draw = torch.Generator().manual_seed(17 * self.nodes + self.dim)
+        table = self.nodes + 7 if self.rows else self.nodes
+        message = 2 * self.dim + self.edge + self.times
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+        self.inputs = {
+            "memory": normal(table, self.dim),
+            "partner": normal(table, self.dim),
+            "features": normal(table, self.edge),
+            "frequency": normal(self.times).abs(),
+            "phase": normal(self.times),
+            "weight_ih": normal(3 * self.dim, message) / message**0.5,
+            "weight_hh": normal(3 * self.dim, self.dim) / self.dim**0.5,
+            "bias_ih": normal(3 * self.dim),
+            "bias_hh": normal(3 * self.dim),
+        }
+        self.deltas = normal(self.nodes).abs() * 3
+        self.has_mail = torch.rand(self.nodes, generator=draw) < self.mail
+        self.pick = [torch.randint(-1, table, (self.nodes,), generator=draw) for _ in range(3)]
+        for pick in self.pick[1:]:
+            pick.masked_fill_(~self.has_mail, -1)
+        self.weigh = normal(self.nodes, self.dim)
+        if self.table_dtype is not None:  # all three runs read the same rounded tables
+            for name in ("memory", "partner", "features"):
+                self.inputs[name] = self.inputs[name].to(self.table_dtype).double()
+
+    def run(self, dtype: torch.dtype, variant: str = "fused", grad: bool = True) -> Named:
+        leaves = {name: value.detach().to(dtype).requires_grad_(grad) for name, value in self.inputs.items()}
+        if self.table_dtype is not None and dtype != torch.float64:
+            for name in ("memory", "partner", "features"):
+                leaves[name] = self.inputs[name].to(self.table_dtype)
+        rows = [pick.to(self.ids) if self.rows else None for pick in self.pick]
+        count = None if self.count is None else torch.tensor([self.count])
+        h = memory_gru(
+            leaves["memory"], rows[0], leaves["partner"], rows[1], leaves["features"], rows[2],
+            self.deltas.to(dtype), self.has_mail, leaves["frequency"], leaves["phase"], leaves["weight_ih"],
+            leaves["weight_hh"], leaves["bias_ih"], leaves["bias_hh"], self.empty, count, variant,
+        )  # fmt: skip
+        results = {"h": h.detach()}
+        if grad:
+            (h * self.weigh.to(dtype)).sum().backward()
+            results |= {name: leaf.grad for name, leaf in leaves.items() if leaf.is_leaf and leaf.grad is not None}
+        return results
+
+    def judge(self, dtype: torch.dtype, derived: Callable[[Named, Named, Named], None], variant: str = "fused") -> None:
+        """Kernels against torch in the same dtype, both against float64; float64 kernels against torch's float64."""
+        launch.use_triton(False)
+        truth, same = self.run(torch.float64), self.run(dtype)
+        launch.use_triton(True)
+        ours = self.run(dtype, variant)
+        if dtype == torch.float64:
+            for name, value in truth.items():
+                torch.testing.assert_close(ours[name], value, rtol=1e-12, atol=1e-12, msg=lambda text, n=name: n + text)
+        else:
+            derived(ours, same, {name: truth[name] for name in same})
+
+
+VARIANTS = pytest.mark.parametrize("variant", ["fused", "split"])
+
+
+@VARIANTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("nodes", [1, 65, 123])
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_results_and_gradients(nodes: int, dtype: torch.dtype, variant: str, derived: Callable[..., None]) -> None:
+    Case(nodes).judge(dtype, derived, variant)
+
+
+@VARIANTS
+@pytest.mark.parametrize(
+    ("nodes", "dim", "edge", "times"),
+    [(123, 1, 1, 1), (123, 3, 0, 2), (17, 33, 0, 100), (5, 100, 172, 100), (17, 16, 413, 16)],
+    ids=str,
+)
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_widths(nodes: int, dim: int, edge: int, times: int, variant: str, derived: Callable[..., None]) -> None:
+    Case(nodes, dim, edge, times).judge(torch.float32, derived, variant)
+
+
+@VARIANTS
+@pytest.mark.parametrize("mail", [0.0, 1.0])
+@pytest.mark.parametrize("empty", ["update", "keep"])
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_nodes_without_mail(empty: str, mail: float, variant: str, derived: Callable[..., None]) -> None:
+    Case(20, mail=mail, empty=empty).judge(torch.float32, derived, variant)
+    Case(20, empty=empty).judge(torch.float64, derived, variant)
+
+
+@VARIANTS
+@pytest.mark.parametrize("count", [0, 64])
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_nodes_from_the_count_on_are_zero_and_give_no_gradient(
+    count: int, variant: str, derived: Callable[..., None]
+) -> None:
+    case = Case(70, count=count, empty="keep")
+    case.judge(torch.float32, derived, variant)
+    short = Case(70, count=count, empty="keep")
+    short.deltas[count:], short.weigh[count:] = 1e9, 1e30
+    ours, with_junk = case.run(torch.float64, variant), short.run(torch.float64, variant)
+    for name, value in ours.items():
+        assert torch.equal(value, with_junk[name]), name
+    assert ours["h"][count:].eq(0).all()
+
+
+@VARIANTS
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_bfloat16_tables(variant: str, derived: Callable[..., None]) -> None:
+    Case(33, table_dtype=torch.bfloat16).judge(torch.float32, derived, variant)
+
+
+@VARIANTS
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_int32_rows_and_tables_that_are_rows_already(variant: str, derived: Callable[..., None]) -> None:
+    Case(33, ids=torch.int32).judge(torch.float64, derived, variant)
+    Case(33, rows=False).judge(torch.float64, derived, variant)
+
+
+@VARIANTS
+@pytest.mark.usefixtures("interpreter")
+def test_no_nodes(variant: str) -> None:
+    results = Case(0).run(torch.float32, variant)
+    assert results["h"].shape == (0, 5)
+    assert all(value.eq(0).all() for value in results.values())
+
+
+@VARIANTS
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_without_gradients_nothing_is_saved_and_h_is_the_same(variant: str) -> None:
+    case = Case(65)
+    with_gradient = case.run(torch.float64, variant)["h"]
+    assert torch.equal(case.run(torch.float64, variant, grad=False)["h"], with_gradient)
+
+
+@VARIANTS
+@pytest.mark.usefixtures("interpreter")
+def test_a_row_stride_wider_than_the_row_is_respected(variant: str) -> None:
+    case = Case(20)
+    expected = case.run(torch.float64, variant)
+    wide = {name: case.inputs[name] for name in ("memory", "partner", "features")}
+    for name, table in wide.items():
+        room = torch.full((table.shape[0], table.shape[1] + 3), torch.nan, dtype=torch.float64)
+        room[:, : table.shape[1]] = table
+        case.inputs[name] = room[:, : table.shape[1]]
+    assert not case.inputs["memory"].is_contiguous()
+    for name, value in case.run(torch.float64, variant).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@VARIANTS
+@pytest.mark.usefixtures("interpreter")
+def test_the_backward_pass_survives_a_write_to_the_tables(variant: str) -> None:
+    case = Case(20)
+    tables = [case.inputs[name].clone() for name in ("memory", "partner", "features")]
+    weights = [case.inputs[name].clone().requires_grad_() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+    def gradients(write: bool) -> tuple[torch.Tensor, ...]:
+        memory, partner, features = (table.clone() for table in tables)
+        h = memory_gru(
+            memory, case.pick[0], partner, case.pick[1], features, case.pick[2], case.deltas, case.has_mail,
+            case.inputs["frequency"], case.inputs["phase"], *weights, variant=variant,
+        )  # fmt: skip
+        if write:
+            for table in (memory, partner, features):
+                table.fill_(9.0)
+        return torch.autograd.grad(h.sum(), weights)
+
+    for plain, written in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(plain, written)
+
+
+def arguments(**changes: object) -> dict[str, object]:
+    case = Case(6)
+    given: dict[str, object] = {
+        **case.inputs, "memory_rows": case.pick[0], "partner_rows": case.pick[1], "feature_rows": case.pick[2],
+        "deltas": case.deltas, "has_mail": case.has_mail,
+    }  # fmt: skip
+    return {**given, **changes}
+
+
+def test_opcheck() -> None:
+    for variant in ("fused", "split"):
+        for save, count in ((True, torch.tensor([4])), (False, None)):
+            a = arguments()
+            inputs = [
+                a["memory"], a["memory_rows"], a["partner"], a["partner_rows"], a["features"], a["feature_rows"],
+                a["deltas"], a["has_mail"], a["frequency"], a["phase"],
+                *(a[name].clone().requires_grad_(save) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
+                count, False, save, variant,
+            ]  # fmt: skip
+            torch.library.opcheck(torch.ops.mspipe_triton.memory_gru.default, tuple(inputs))
+
+
+def test_compiles_into_one_graph() -> None:
+    given = arguments()
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "memory"):
+        given[name].requires_grad_()
+    whole = torch.compile(memory_gru, fullgraph=True, backend="aot_eager")
+    h, expected = whole(**given), memory_gru(**given)
+    torch.testing.assert_close(h, expected)
+    (ours,) = torch.autograd.grad(h.sum(), [given["weight_ih"]])
+    (plain,) = torch.autograd.grad(expected.sum(), [given["weight_ih"]])
+    torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory": torch.zeros(13, 5, dtype=torch.float16)}, r"memory is torch.float16; give float32 or float64"),
+        ({"memory_rows": torch.zeros(6)}, "memory_rows is torch.float32; give int32 or int64"),
+        ({"has_mail": torch.zeros(6, dtype=torch.uint8)}, "has_mail is torch.uint8; give bool"),
+        ({"bias_ih": torch.zeros(15)}, "bias_ih is torch.float32 beside weight_ih in torch.float64"),
+        ({"partner": torch.zeros(5, 13, dtype=torch.float64).t()}, r"partner \(13, 5\) has strides .*contiguous"),
+        ({"deltas": torch.zeros(6, dtype=torch.float64, device="meta")}, "deltas is on meta, not on cpu"),
+        ({"memory_rows": None}, "memory has 13 rows for 6 nodes; give memory_rows"),
+        ({"empty": "skip"}, "empty must be 'update' or 'keep', not 'skip'"),
+        ({"variant": "both"}, "variant must be 'fused' or 'split', not 'both'"),
+        ({"features": torch.zeros(13, 4, dtype=torch.float64)}, "weight_ih is .* messages have width"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refusals(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        memory_gru(**arguments(**changes))
+
+
+def test_debugging_finds_rows_outside_their_tables() -> None:
+    outside = torch.full((6,), 13)
+    enable_debug()
+    try:
+        with pytest.raises(ValueError, match=r"memory_rows holds 13, outside \[-1, 13\)"):
+            memory_gru(**arguments(memory_rows=outside))
+        memory_gru(**arguments(memory_rows=outside - 1))
+    finally:
+        enable_debug(False)
