@@ -5,7 +5,7 @@ DATA ?= synthetic
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: install install-dev train test test-all lint bench peers clean
+.PHONY: install install-dev train test test-all lint bench peers aot clean
 
 install: .venv/installed
 
@@ -41,6 +41,10 @@ lint: install-dev
 
 bench: install-dev
 	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+
+# Every kernel in every configuration, for sm_80 and sm_90, without a GPU: docs/kernels.md.
+aot: install-dev
+	$(BIN)/python -m bench.aot
 
 peers: install-dev
 	$(BIN)/python -m bench.peers --data $(DATA) $(ARGS)

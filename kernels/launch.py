@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-triton: Any
+triton: Any  # imported by name, since a plain import would not be typed as exported from here
 tl: Any
 try:
-    import triton
-    import triton.language as tl
+    triton, tl = (importlib.import_module(name) for name in ("triton", "triton.language"))
 except ImportError:  # no wheel for this platform; the references serve
     triton = tl = None
 
@@ -60,7 +60,7 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None], configs: Mapping[str, Sequence[Config]]) -> None:
         self.name = function.__name__
-        self.function = function if triton is None else triton.jit(function)
+        self.function: Any = function if triton is None else triton.jit(function)
         self.configs = configs
         self.chosen = {variant: choices[0] for variant, choices in configs.items()}
 

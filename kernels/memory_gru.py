@@ -59,7 +59,7 @@ def memory_gru_reference(
         h.index_copy_(0, without, memory.index_select(0, without))
     if count is not None:
         h = torch.where(valid, h, 0.0)
-    return (h, message, joint, hidden_n) if save else (h, *(h.new_empty(0) for _ in range(3)))
+    return (h, message, joint, hidden_n) if save else (h, h.new_empty(0), h.new_empty(0), h.new_empty(0))
 
 
 def _read(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

@@ -21,7 +21,8 @@ def memory_gru_backward_reference(
     gates, memory = 2 * dim, message[:, :dim]
     without = (~has_mail).nonzero().squeeze(1)
     if count is not None:
-        grad = torch.where((torch.arange(grad.shape[0], device=grad.device) < count).unsqueeze(1), grad, 0.0)
+        valid = torch.arange(grad.shape[0], device=grad.device) < count
+        grad, deltas = torch.where(valid.unsqueeze(1), grad, 0.0), torch.where(valid, deltas, 0.0)
     d_joint, d_hidden_n, d_own = _gates_backward(
         grad.index_fill(0, without, 0.0) if keep else grad, joint, hidden_n, memory
     )
@@ -152,7 +153,7 @@ def weights_backward_kernel(
         tl.store(p_row + WIDTH + DIM + hidden, b_bias, mask=m_n)
 
 
-@kernel(Config({"BLOCK": 256}, num_warps=4), Config({"BLOCK": 1024}, num_warps=4))
+@kernel(Config({"BLOCK": 256}, num_warps=4), Config({"BLOCK": 512}, num_warps=4))
 def sum_parts_kernel(
     p_partial, p_count, p_weight_ih, p_weight_hh, p_bias_ih, p_bias_hh, num_rows,
     DIM: tl.constexpr, WIDTH: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
@@ -261,7 +262,7 @@ def launch_memory_gru_backward(
         )  # fmt: skip
         if needs_time:
             d_time = d_message[:, d_message.shape[1] - frequency.numel() :]
-            d_frequency, d_phase = launch_encode_time_backward(d_time, deltas, frequency, phase)
+            d_frequency, d_phase = launch_encode_time_backward(d_time, deltas, frequency, phase, count)
         if needs_rows:
             d_rows = d_message
     return [*d_weights, *d_biases, d_rows, d_frequency, d_phase]

@@ -48,14 +48,14 @@ def write_gated(
 def tanh(x):
     """The hyperbolic tangent: x + x³ p(x²) by a minimax polynomial near 0 in float32, where 2σ(2x) − 1 loses digits."""
     t = 2 * tl.sigmoid(2 * x) - 1
-    if x.dtype == tl.float64:
-        return t
-    s = x * x
-    p = -5.70498872745e-3 * s + 2.06390887954e-2
-    p = p * s - 5.37397155531e-2
-    p = p * s + 1.33314422036e-1
-    p = p * s - 3.33332819422e-1
-    return tl.where(tl.abs(x) < 0.625, x + x * s * p, t)
+    if x.dtype != tl.float64:
+        s = x * x
+        p = -5.70498872745e-3 * s + 2.06390887954e-2
+        p = p * s - 5.37397155531e-2
+        p = p * s + 1.33314422036e-1
+        p = p * s - 3.33332819422e-1
+        t = tl.where(tl.abs(x) < 0.625, x + x * s * p, t)
+    return t
 
 
 @kernel(

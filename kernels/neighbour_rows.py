@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from mspipe_triton.kernels.checks import FLOATS, INTEGERS, check_device, check_dtype, check_layout
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import device_function, pow2, tl
+from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
 
 
 def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -44,61 +46,102 @@ def gathered(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 @device_function
-def neighbour_blocks(
-    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, m_slot, ACC: tl.constexpr,
-    DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, FANOUT: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
-    SLOTS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+def neighbours_of(
+    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root,
+    FANOUT: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """Of one root's slots: h_j [SLOTS, BLOCK_D], e_j [SLOTS, BLOCK_E], 0 outside m_slot; Δt_j [SLOTS]; and the angles
-    Δt_j·(w/2π) + b/2π in turns [SLOTS, BLOCK_T], whose cosine is φ."""
-    i_node, i_edge, i_time = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
+    """What `neighbour_block` reads a root's x_j from; its first two are the mask of filled slots and Δt, both [SLOTS].
+
+    An empty slot has row 0 and Δt 0.
+    """
     o_slot = root * FANOUT + tl.arange(0, SLOTS)
+    m_slot = tl.arange(0, SLOTS) < tl.minimum(tl.load(p_counts + root), FANOUT)
     b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
-    m_node = m_slot[:, None] & (i_node < DIM)[None, :]
-    b_node = tl.load(p_table + b_row[:, None] * STRIDE_TABLE + i_node[None, :], mask=m_node, other=0).to(ACC)
-    b_row = o_slot
+    b_feature_row = o_slot
     if p_feature_rows is not None:
-        b_row = tl.maximum(tl.load(p_feature_rows + o_slot, mask=m_slot, other=0).to(tl.int64), 0)
-    m_edge = m_slot[:, None] & (i_edge < EDGE)[None, :]
-    b_edge = tl.load(p_features + b_row[:, None] * STRIDE_FEATURES + i_edge[None, :], mask=m_edge, other=0).to(ACC)
-    b_delta = tl.load(p_deltas + o_slot, mask=m_slot, other=0).to(ACC)
-    b_frequency = _turns(tl.load(p_frequency + i_time, mask=i_time < TIME, other=0))
-    b_phase = _turns(tl.load(p_phase + i_time, mask=i_time < TIME, other=0))
-    return b_node, b_edge, b_delta, b_delta[:, None] * b_frequency[None, :] + b_phase[None, :]
+        b_feature_row = tl.maximum(tl.load(p_feature_rows + o_slot, mask=m_slot, other=0).to(tl.int64), 0)
+    b_delta = tl.load(p_deltas + o_slot, mask=m_slot, other=0).to(p_frequency.dtype.element_ty)
+    return m_slot, b_delta, b_row, b_feature_row, p_table, p_features, p_frequency, p_phase
 
 
 @device_function
-def _turns(b_angle):
-    """Radians as turns; the plain division of float32 is rounded loosely, which large time differences would show."""
-    if b_angle.dtype == tl.float64:
-        return b_angle / 6.283185307179586
-    else:
-        return tl.div_rn(b_angle, 6.283185307179586)
-
-
-@device_function
-def load_parts(
-    p_row, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+def neighbour_block(
+    source, FIRST: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The node, edge and time parts of one row [D + E + T], each in a block of its own, 0 behind its end."""
-    i_node, i_edge, i_time = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
-    b_node = tl.load(p_row + i_node, mask=i_node < DIM, other=0)
-    b_edge = tl.load(p_row + DIM + i_edge, mask=i_edge < EDGE, other=0)
-    return b_node, b_edge, tl.load(p_row + DIM + EDGE + i_time, mask=i_time < TIME, other=0)
+    """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 behind their end; finite in empty slots."""
+    m_slot, b_delta, b_row, b_feature_row, p_table, p_features, p_frequency, p_phase = source
+    i_x = FIRST + tl.arange(0, BLOCK)
+    b_x = tl.zeros([SLOTS, BLOCK], b_delta.dtype)
+    if FIRST < DIM:
+        m_node = m_slot[:, None] & (i_x < DIM)[None, :]
+        p_node = p_table + b_row[:, None] * STRIDE_TABLE + i_x[None, :]
+        b_x = tl.load(p_node, mask=m_node, other=0).to(b_delta.dtype)
+    if FIRST < DIM + EDGE and FIRST + BLOCK > DIM:
+        i_edge = i_x - DIM
+        m_edge = m_slot[:, None] & ((i_edge >= 0) & (i_edge < EDGE))[None, :]
+        p_edge = p_features + b_feature_row[:, None] * STRIDE_FEATURES + i_edge[None, :]
+        b_x += tl.load(p_edge, mask=m_edge, other=0).to(b_delta.dtype)
+    if FIRST + BLOCK > DIM + EDGE:
+        i_time = i_x - (DIM + EDGE)
+        m_time = (i_time >= 0) & (i_time < TIME)
+        b_time = cos_turns(turns_block(b_delta, p_frequency, p_phase, i_time, m_time))
+        b_x = tl.where(m_time[None, :], b_time, b_x)
+    return b_x
 
 
 @device_function
-def write_parts(
-    p_row, b_node, b_edge, b_time, ADD: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+def held_blocks(
+    source, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr,
+    BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """Store the three parts of one row [D + E + T], or add them to it atomically."""
-    i_node, i_edge, i_time = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
-    write_block(p_row + i_node, b_node, i_node < DIM, ADD)
-    write_block(p_row + DIM + i_edge, b_edge, i_edge < EDGE, ADD)
-    write_block(p_row + DIM + EDGE + i_time, b_time, i_time < TIME, ADD)
+    """All blocks of a root's x_j, read once; none where they are more than HELD numbers, to be read at each use."""
+    b_held = ()
+    if SLOTS * (DIM + EDGE + TIME) <= HELD:
+        for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
+            b_held += (
+                neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK),
+            )  # fmt: skip
+    return b_held
+
+
+@device_function
+def row_products(
+    p_row, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """row · x_j [SLOTS], of a row [D + E + T] in memory."""
+    b_sum = tl.zeros([SLOTS, BLOCK], source[1].dtype)
+    for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
+        if len(b_held) > 0:
+            b_x = b_held[first // BLOCK]
+        else:
+            b_x = neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK)
+        b_sum += b_x * load_columns(p_row, first, DIM + EDGE + TIME, BLOCK)[None, :]
+    return tl.sum(b_sum, 1)
+
+
+@device_function
+def write_mixed(
+    p_row, b_weight, ADD: tl.constexpr, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write Σ_j w_j x_j to a row [D + E + T], or add it to what is there."""
+    for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
+        if len(b_held) > 0:
+            b_x = b_held[first // BLOCK]
+        else:
+            b_x = neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK)
+        i_x = first + tl.arange(0, BLOCK)
+        write_block(p_row + i_x, tl.sum(b_weight[:, None] * b_x, 0), i_x < DIM + EDGE + TIME, ADD)
+
+
+@device_function
+def load_columns(p_row, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Columns FIRST to FIRST + BLOCK of a row [WIDTH], 0 behind its end."""
+    i_column = FIRST + tl.arange(0, BLOCK)
+    return tl.load(p_row + i_column, mask=i_column < WIDTH, other=0)
 
 
 @device_function
@@ -113,15 +156,43 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
 def neighbour_shapes(
     table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, frequency: torch.Tensor
 ) -> dict[str, int]:
-    """The constants of `neighbour_blocks`: widths, fanout, distances between rows, and the blocks that hold them."""
-    dim, edge, time, fanout = table.shape[1], features.shape[1], frequency.numel(), rows.shape[1]
+    """The constants of `neighbour_block`: widths, distances between rows, fanout, and the block that holds its slots."""
     return {
-        "DIM": dim, "EDGE": edge, "TIME": time, "FANOUT": fanout,
+        "DIM": table.shape[1], "EDGE": features.shape[1], "TIME": frequency.numel(),
         "STRIDE_TABLE": table.stride(0), "STRIDE_FEATURES": features.stride(0),
-        "SLOTS": pow2(fanout, 1), "BLOCK_D": pow2(dim, 1), "BLOCK_E": pow2(edge, 1), "BLOCK_T": pow2(time, 1),
+        "FANOUT": rows.shape[1], "SLOTS": pow2(rows.shape[1], 1),
     }  # fmt: skip
 
 
 def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself where its last dimension is dense, as kernels want it; else a copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def check_neighbours(
+    operation: str, device: torch.device, table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor,
+    feature_rows: torch.Tensor | None, deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor,
+    phase: torch.Tensor,
+) -> None:  # fmt: skip
+    """Refuse what x_j cannot be read from by an operation on `device`."""
+    check_shape(operation, "deltas", deltas, rows.shape)
+    check_shape(operation, "feature_rows", feature_rows, rows.shape)
+    check_shape(operation, "counts", counts, rows.shape[:1])
+    check_shape(operation, "phase", phase, frequency.shape)
+    if feature_rows is None and features.shape[1] > 0:
+        check_shape(operation, "features without feature_rows", features, (rows.numel(), features.shape[1]))
+    check_dtype(operation, FLOATS, table=table, features=features, deltas=deltas)
+    check_dtype(operation, INTEGERS, rows=rows, feature_rows=feature_rows, counts=counts)
+    named = dict(
+        table=table, features=features, rows=rows, feature_rows=feature_rows, deltas=deltas, counts=counts,
+        frequency=frequency, phase=phase,
+    )  # fmt: skip
+    check_layout(operation, **named)
+    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
+    check_device(operation, device, ("features",) if table.requires_grad else ("features", "table"), **named)
+
+
+def check_shape(operation: str, name: str, tensor: torch.Tensor | None, shape: tuple[int, ...]) -> None:
+    """Refuse a tensor of another shape; None passes."""
+    if tensor is not None and tensor.shape != shape:
+        raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")

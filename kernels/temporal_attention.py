@@ -6,31 +6,26 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dtype,
-    check_layout,
-    check_same_dtype,
-)
+from mspipe_triton.kernels.checks import COMPUTED, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
+    check_neighbours,
+    check_shape,
     filled_rows,
     gathered,
+    held_blocks,
     inner_contiguous,
-    load_parts,
     mixed,
-    neighbour_blocks,
     neighbour_shapes,
+    neighbours_of,
     products,
-    write_parts,
+    row_products,
+    write_mixed,
 )
 from mspipe_triton.kernels.philox import dropout_scale, philox_block
 from mspipe_triton.kernels.temporal_attention_backward import keep_scale, temporal_attention_backward
-from mspipe_triton.kernels.time_encoding import cos_turns, fused_encode_time
+from mspipe_triton.kernels.time_encoding import fused_encode_time
 
 _NAME, NEGATIVE_SLOPE = "temporal_attention", 0.2
 Attended = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -82,75 +77,60 @@ def _weights(product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor) ->
 
 
 @kernel(
-    Config({"ROOTS": 1}, num_warps=4), Config({"ROOTS": 1}, num_warps=8), Config({"ROOTS": 4}, num_warps=8),
-    float64=[Config({"ROOTS": 1}, num_warps=8)],
+    Config({"BLOCK": 128, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
+    Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_kernel(
     p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
-    p_query, p_query_rows, p_bias, p_draws, p_context, p_total, p_weights, p_slope,
-    num_roots, stride_query, stride_query_head,
-    HEADS: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, FANOUT: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
-    SLOTS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+    p_query, p_query_rows, p_bias, p_draws, p_context, p_total, p_weights, p_slope, stride_query, stride_query_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
     DROPOUT: tl.constexpr, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, SLOPE: tl.constexpr, SAVE: tl.constexpr,
-    ROOTS: tl.constexpr,
+    BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """With x_j = [h_j ‖ e_j ‖ cos(w Δt_j + b)] and m_kj the dropout multiplier, for each root, its heads k and slots j:
+    """With x_j = [h_j ‖ e_j ‖ cos(w Δt_j + b)] and m_kj the dropout multiplier, for a root, its heads k and slots j:
 
         l_kj = LeakyReLU(query_k · x_j + bias_k)          a_kj = exp(l_kj − max_i l_ki) / Σ_i exp(l_ki − max_i l_ki)
         context_k = Σ_j m_kj a_kj x_j                     total_k = Σ_j m_kj a_kj
 
-    A root's x_j are read once, into registers.
+    x_j is walked in blocks of BLOCK columns, which are read once, into registers, where they are at most HELD numbers.
     """
-    ACC: tl.constexpr = p_query.dtype.element_ty
-    i_slot = tl.arange(0, SLOTS)
-    start = tl.program_id(0).to(tl.int64) * ROOTS
-    for i in range(ROOTS):
-        root = start + i
-        if root < num_roots:
-            m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
-            b_node, b_edge, _, b_turns = neighbour_blocks(
-                p_table, p_rows, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, m_slot, ACC,
-                DIM, EDGE, TIME, FANOUT, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK_D, BLOCK_E, BLOCK_T,
-            )  # fmt: skip
-            b_time = cos_turns(b_turns)
-            row = root
-            if p_query_rows is not None:
-                row = tl.load(p_query_rows + root).to(tl.int64)
-            for head in tl.static_range(HEADS):
-                b_q_node, b_q_edge, b_q_time = load_parts(
-                    p_query + row * stride_query + head * stride_query_head,
-                    DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
-                )  # fmt: skip
-                b_logit = (
-                    tl.sum(b_node * b_q_node[None, :], 1)
-                    + tl.sum(b_edge * b_q_edge[None, :], 1)
-                    + tl.sum(b_time * b_q_time[None, :], 1)
-                    + tl.load(p_bias + row * HEADS + head)
-                )
-                b_slope = tl.where(b_logit > 0, tl.full([SLOTS], 1, ACC), SLOPE)
-                b_logit = tl.where(m_slot, b_logit * b_slope, float("-inf"))
-                b_weight = tl.where(m_slot, tl.exp(b_logit - tl.max(b_logit, 0)), 0)
-                sum_ = tl.sum(b_weight, 0)
-                b_weight = b_weight / tl.where(sum_ > 0, sum_, 1)
-                o_weight = (root * HEADS + head) * FANOUT + i_slot
-                b_dropped = b_weight
-                if DROPOUT:
-                    w0, w1, w2, w3 = philox_block(p_draws, o_weight >> 2)
-                    i_word = o_weight & 3
-                    b_word = tl.where(i_word < 2, tl.where(i_word == 0, w0, w1), tl.where(i_word == 2, w2, w3))
-                    m_kept = b_word.to(tl.int64) >= KEEP_FROM
-                    b_dropped = tl.where(m_kept, b_weight * SCALE, 0)
-                    b_slope = tl.where(m_kept, b_slope, -b_slope)
-                if SAVE:
-                    tl.store(p_weights + o_weight, b_weight, mask=i_slot < FANOUT)
-                    tl.store(p_slope + o_weight, b_slope, mask=i_slot < FANOUT)
-                tl.store(p_total + root * HEADS + head, tl.sum(b_dropped, 0))
-                write_parts(
-                    p_context + (root * HEADS + head) * (DIM + EDGE + TIME),
-                    tl.sum(b_dropped[:, None] * b_node, 0), tl.sum(b_dropped[:, None] * b_edge, 0),
-                    tl.sum(b_dropped[:, None] * b_time, 0), False, DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
-                )  # fmt: skip
+    root = tl.program_id(0).to(tl.int64)
+    row = root
+    if p_query_rows is not None:
+        row = tl.load(p_query_rows + root).to(tl.int64)
+    source = neighbours_of(
+        p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root, FANOUT, SLOTS
+    )
+    b_held = held_blocks(source, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK, HELD)
+    i_slot, m_slot = tl.arange(0, SLOTS), source[0]
+    for head in tl.static_range(HEADS):
+        b_logit = tl.load(p_bias + row * HEADS + head) + row_products(
+            p_query + row * stride_query + head * stride_query_head, source, b_held,
+            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
+        )  # fmt: skip
+        b_slope = tl.where(b_logit > 0, tl.full([SLOTS], 1, b_logit.dtype), SLOPE)
+        b_logit = tl.where(m_slot, b_logit * b_slope, float("-inf"))
+        b_weight = tl.where(m_slot, tl.exp(b_logit - tl.max(b_logit, 0)), 0)
+        sum_ = tl.sum(b_weight, 0)
+        b_weight = b_weight / tl.where(sum_ > 0, sum_, 1)
+        o_weight = (root * HEADS + head) * FANOUT + i_slot
+        b_dropped = b_weight
+        if DROPOUT:
+            w0, w1, w2, w3 = philox_block(p_draws, o_weight >> 2)
+            i_word = o_weight & 3
+            b_word = tl.where(i_word < 2, tl.where(i_word == 0, w0, w1), tl.where(i_word == 2, w2, w3))
+            m_kept = b_word.to(tl.int64) >= KEEP_FROM
+            b_dropped = tl.where(m_kept, b_weight * SCALE, 0)
+            b_slope = tl.where(m_kept, b_slope, -b_slope)
+        if SAVE:
+            tl.store(p_weights + o_weight, b_weight, mask=i_slot < FANOUT)
+            tl.store(p_slope + o_weight, b_slope, mask=i_slot < FANOUT)
+        tl.store(p_total + root * HEADS + head, tl.sum(b_dropped, 0))
+        write_mixed(
+            p_context + (root * HEADS + head) * (DIM + EDGE + TIME), b_dropped, False, source, b_held,
+            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
+        )  # fmt: skip
 
 
 def launch_temporal_attention(
@@ -159,15 +139,14 @@ def launch_temporal_attention(
     query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
     dropout: float, draws: torch.Tensor | None, save: bool,
 ) -> Attended:  # fmt: skip
-    """`temporal_attention` by its kernel: a program takes ROOTS roots, one after another."""
-    config = attention_kernel.config("float64" if query.dtype == torch.float64 else "float32")
+    """`temporal_attention` by its kernel: a program takes a root."""
     out = _empty(rows, query, save, 0)
     query = inner_contiguous(query)
     attention_kernel.launch(
-        (cdiv(rows.shape[0], config["ROOTS"]),), config,
+        (rows.shape[0],), attention_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
         table, rows.contiguous(), features, None if feature_rows is None else feature_rows.contiguous(),
         deltas.contiguous(), counts, frequency, phase, query, query_rows, bias.contiguous(),
-        draws if dropout > 0 else None, *out[:4], rows.shape[0], query.stride(0), query.stride(1),
+        draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
         HEADS=query.shape[1], **neighbour_shapes(table, rows, features, frequency),
         DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32), SCALE=keep_scale(dropout, query.dtype),
         SLOPE=NEGATIVE_SLOPE, SAVE=save,
@@ -242,37 +221,24 @@ def _check(
     dropout: float, draws: torch.Tensor | None,
 ) -> None:  # fmt: skip
     """Refuse what the operation cannot take."""
-    edge, (slots, roots) = features.shape[1], (rows.shape, rows.shape[:1])
-    width = table.shape[1] + edge + frequency.numel()
+    width = table.shape[1] + features.shape[1] + frequency.numel()
     if query.shape[2] != width:
         raise ValueError(f"{_NAME}: query has width {query.shape[2]}, neighbour rows have {width}")
     if not 0 <= dropout < 1:
         raise ValueError(f"{_NAME}: dropout must be at least 0 and below 1, not {dropout}")
     if dropout > 0 and draws is None:
         raise ValueError(f"{_NAME}: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
-    a_row_a_slot, a_row_a_root = feature_rows is None and edge > 0, query_rows is None
-    for name, tensor, shape in (
-        ("deltas", deltas, slots), ("feature_rows", feature_rows, slots), ("counts", counts, roots),
-        ("query_rows", query_rows, roots), ("bias", bias, query.shape[:2]), ("phase", phase, frequency.shape),
-        ("features without feature_rows", features if a_row_a_slot else None, (rows.numel(), edge)),
-        ("query without query_rows", query if a_row_a_root else None, (*roots, *query.shape[1:])),
-    ):  # fmt: skip
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{_NAME}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")
+    check_shape(_NAME, "query_rows", query_rows, rows.shape[:1])
+    check_shape(_NAME, "bias", bias, query.shape[:2])
+    if query_rows is None:
+        check_shape(_NAME, "query without query_rows", query, (*rows.shape[:1], *query.shape[1:]))
     check_dtype(_NAME, COMPUTED, query=query)
     check_same_dtype(_NAME, query=query, bias=bias, frequency=frequency, phase=phase)
-    check_dtype(_NAME, FLOATS, table=table, features=features, deltas=deltas)
-    check_dtype(_NAME, INTEGERS, rows=rows, feature_rows=feature_rows, counts=counts, query_rows=query_rows)
+    check_dtype(_NAME, INTEGERS, query_rows=query_rows)
     check_dtype(_NAME, (torch.int64,), draws=draws)
-    check_layout(
-        _NAME, table=table, features=features, rows=rows, feature_rows=feature_rows, deltas=deltas, counts=counts,
-        frequency=frequency, phase=phase, query_rows=query_rows, draws=draws,
-    )  # fmt: skip
-    check_device(
-        _NAME, query.device, ("features",) if table.requires_grad else ("features", "table"),
-        table=table, rows=rows, features=features, feature_rows=feature_rows, deltas=deltas, counts=counts,
-        frequency=frequency, phase=phase, query_rows=query_rows, bias=bias, draws=draws,
-    )  # fmt: skip
+    check_layout(_NAME, query_rows=query_rows, draws=draws)
+    check_device(_NAME, query.device, query_rows=query_rows, bias=bias, draws=draws)
+    check_neighbours(_NAME, query.device, table, rows, features, feature_rows, deltas, counts, frequency, phase)
 
 
 def temporal_attention(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
+from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
     filled_rows,
+    held_blocks,
     inner_contiguous,
-    load_parts,
+    load_columns,
     mixed,
-    neighbour_blocks,
     neighbour_shapes,
+    neighbours_of,
     products,
+    row_products,
     write_block,
-    write_parts,
+    write_mixed,
 )
-from mspipe_triton.kernels.time_encoding import cos_turns, encode_time_backward, sin_turns
+from mspipe_triton.kernels.time_encoding import encode_time_backward, sin_turns, turns_block
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -83,20 +85,19 @@ def _logits_backward(d_weights: torch.Tensor, weights: torch.Tensor, slope: torc
 
 
 @kernel(
-    Config({"ROOTS": 1}, num_warps=8), Config({"ROOTS": 1}, num_warps=4), Config({"ROOTS": 4}, num_warps=8),
-    float64=[Config({"ROOTS": 1}, num_warps=8)],
+    Config({"BLOCK": 128, "HELD": 20480}, num_warps=8), Config({"BLOCK": 128, "HELD": 10240}, num_warps=4),
+    Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_backward_kernel(
     p_d_context, p_d_total, p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
     p_query, p_query_rows, p_weights, p_slope, p_d_table, p_d_frequency, p_d_phase, p_d_query, p_d_bias,
-    num_roots, stride_context, stride_context_head, stride_query, stride_query_head,
-    HEADS: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, FANOUT: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
-    SLOTS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
+    stride_context, stride_context_head, stride_query, stride_query_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
     DROPOUT: tl.constexpr, SCALE: tl.constexpr, TABLE: tl.constexpr, TIMES: tl.constexpr,
-    ADD_QUERY: tl.constexpr, ADD_TABLE: tl.constexpr, ROOTS: tl.constexpr,
+    ADD_QUERY: tl.constexpr, ADD_TABLE: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """With m_kj the dropout multiplier and s_kj LeakyReLU's slope, for each root, its heads k and slots j:
+    """With m_kj the dropout multiplier and s_kj LeakyReLU's slope, for a root, its heads k and slots j:
 
         da_kj = m_kj (x_j · dcontext_k + dtotal_k)          dl_kj = s_kj a_kj (da_kj − Σ_i a_ki da_ki)
         dquery_k = Σ_j dl_kj x_j     dbias_k = Σ_j dl_kj     dx_j = Σ_k dl_kj query_k + m_kj a_kj dcontext_k
@@ -104,74 +105,72 @@ def attention_backward_kernel(
 
     where h_j and φ_j are parts of x_j. With ADD_QUERY, dquery and dbias are added atomically to the root's query row,
     and with ADD_TABLE dh_j to the slot's table row; else each root and slot has a row of its own. dw and db are one
-    partial sum a program.
+    partial sum a root. x_j is read as in the forward pass; its gradient is made block by block, after the heads.
     """
-    ACC: tl.constexpr = p_query.dtype.element_ty
-    i_slot, i_node, i_time = tl.arange(0, SLOTS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_T)
-    start = tl.program_id(0).to(tl.int64) * ROOTS
-    b_d_frequency, b_d_phase = tl.zeros([BLOCK_T], ACC), tl.zeros([BLOCK_T], ACC)
-    for i in range(ROOTS):
-        root = start + i
-        if root < num_roots:
-            m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
-            b_node, b_edge, b_delta, b_turns = neighbour_blocks(
-                p_table, p_rows, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, m_slot, ACC,
-                DIM, EDGE, TIME, FANOUT, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK_D, BLOCK_E, BLOCK_T,
-            )  # fmt: skip
-            b_time = cos_turns(b_turns)
-            row = root
-            if p_query_rows is not None:
-                row = tl.load(p_query_rows + root).to(tl.int64)
-            target = row if ADD_QUERY else root
-            b_d_node, b_d_time = tl.zeros([SLOTS, BLOCK_D], ACC), tl.zeros([SLOTS, BLOCK_T], ACC)
+    root = tl.program_id(0).to(tl.int64)
+    row = root
+    if p_query_rows is not None:
+        row = tl.load(p_query_rows + root).to(tl.int64)
+    target = row if ADD_QUERY else root
+    p_context, p_query = p_d_context + root * stride_context, p_query + row * stride_query
+    source = neighbours_of(
+        p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root, FANOUT, SLOTS
+    )
+    b_held = held_blocks(source, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK, HELD)
+    i_slot, m_slot = tl.arange(0, SLOTS), source[0]
+    b_d_logits, b_droppeds = (), ()
+    for head in tl.static_range(HEADS):
+        b_d_weight = tl.load(p_d_total + root * HEADS + head) + row_products(
+            p_context + head * stride_context_head, source, b_held,
+            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
+        )  # fmt: skip
+        o_weight = (root * HEADS + head) * FANOUT + i_slot
+        b_weight = tl.load(p_weights + o_weight, mask=m_slot, other=0)
+        b_slope = tl.load(p_slope + o_weight, mask=m_slot, other=1)
+        b_dropped = b_weight
+        if DROPOUT:
+            b_dropped = tl.where(b_slope > 0, b_weight * SCALE, 0)
+        # a·da, with the multiplier of da taken to the weight.
+        b_weighted = b_dropped * b_d_weight
+        b_d_logit = (b_weighted - b_weight * tl.sum(b_weighted, 0)) * tl.abs(b_slope)
+        write_mixed(
+            p_d_query + (target * HEADS + head) * (DIM + EDGE + TIME), b_d_logit, ADD_QUERY, source, b_held,
+            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
+        )  # fmt: skip
+        write_block(p_d_bias + target * HEADS + head, tl.sum(b_d_logit, 0), None, ADD_QUERY)
+        b_d_logits += (b_d_logit,)
+        b_droppeds += (b_dropped,)
+    if TABLE:
+        o_slot = root * FANOUT + i_slot
+        b_row = source[2] if ADD_TABLE else o_slot
+        m_row = m_slot if ADD_TABLE else i_slot < FANOUT
+        for first in tl.static_range(0, DIM, BLOCK):
+            b_d_node = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
             for head in tl.static_range(HEADS):
-                b_c_node, b_c_edge, b_c_time = load_parts(
-                    p_d_context + root * stride_context + head * stride_context_head,
-                    DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
-                )  # fmt: skip
-                b_d_weight = (
-                    tl.sum(b_node * b_c_node[None, :], 1)
-                    + tl.sum(b_edge * b_c_edge[None, :], 1)
-                    + tl.sum(b_time * b_c_time[None, :], 1)
-                    + tl.load(p_d_total + root * HEADS + head)
+                b_query = load_columns(p_query + head * stride_query_head, first, DIM, BLOCK)
+                b_context = load_columns(p_context + head * stride_context_head, first, DIM, BLOCK)
+                b_d_node += (
+                    b_d_logits[head][:, None] * b_query[None, :] + b_droppeds[head][:, None] * b_context[None, :]
                 )
-                o_weight = (root * HEADS + head) * FANOUT + i_slot
-                b_weight = tl.load(p_weights + o_weight, mask=m_slot, other=0)
-                b_slope = tl.load(p_slope + o_weight, mask=m_slot, other=1)
-                b_dropped = b_weight
-                if DROPOUT:
-                    b_dropped = tl.where(b_slope > 0, b_weight * SCALE, 0)
-                # a·da, with the multiplier of da taken to the weight.
-                b_weighted = b_dropped * b_d_weight
-                b_d_logit = (b_weighted - b_weight * tl.sum(b_weighted, 0)) * tl.abs(b_slope)
-                write_parts(
-                    p_d_query + (target * HEADS + head) * (DIM + EDGE + TIME),
-                    tl.sum(b_d_logit[:, None] * b_node, 0), tl.sum(b_d_logit[:, None] * b_edge, 0),
-                    tl.sum(b_d_logit[:, None] * b_time, 0), ADD_QUERY, DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
-                )  # fmt: skip
-                write_block(p_d_bias + target * HEADS + head, tl.sum(b_d_logit, 0), None, ADD_QUERY)
-                if TABLE or TIMES:
-                    b_q_node, _, b_q_time = load_parts(
-                        p_query + row * stride_query + head * stride_query_head,
-                        DIM, EDGE, TIME, BLOCK_D, BLOCK_E, BLOCK_T,
-                    )  # fmt: skip
-                    b_d_node += b_d_logit[:, None] * b_q_node[None, :] + b_dropped[:, None] * b_c_node[None, :]
-                    b_d_time += b_d_logit[:, None] * b_q_time[None, :] + b_dropped[:, None] * b_c_time[None, :]
-            o_slot = root * FANOUT + i_slot
-            if TABLE:
-                m_node = (m_slot if ADD_TABLE else i_slot < FANOUT)[:, None] & (i_node < DIM)[None, :]
-                b_row = o_slot
-                if ADD_TABLE:
-                    b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
-                write_block(p_d_table + b_row[:, None] * DIM + i_node[None, :], b_d_node, m_node, ADD_TABLE)
-            if TIMES:
-                b_by_phase = -sin_turns(b_turns) * b_d_time
-                b_d_frequency += tl.sum(b_by_phase * b_delta[:, None], 0)
-                b_d_phase += tl.sum(b_by_phase, 0)
+            i_node = first + tl.arange(0, BLOCK)
+            m_node = m_row[:, None] & (i_node < DIM)[None, :]
+            write_block(p_d_table + b_row[:, None] * DIM + i_node[None, :], b_d_node, m_node, ADD_TABLE)
     if TIMES:
-        o_time = tl.program_id(0).to(tl.int64) * TIME + i_time
-        tl.store(p_d_frequency + o_time, b_d_frequency, mask=i_time < TIME)
-        tl.store(p_d_phase + o_time, b_d_phase, mask=i_time < TIME)
+        p_query, p_context = p_query + DIM + EDGE, p_context + DIM + EDGE
+        for first in tl.static_range(0, TIME, BLOCK):
+            b_d_time = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
+            for head in tl.static_range(HEADS):
+                b_query = load_columns(p_query + head * stride_query_head, first, TIME, BLOCK)
+                b_context = load_columns(p_context + head * stride_context_head, first, TIME, BLOCK)
+                b_d_time += (
+                    b_d_logits[head][:, None] * b_query[None, :] + b_droppeds[head][:, None] * b_context[None, :]
+                )
+            i_time = first + tl.arange(0, BLOCK)
+            b_turns = turns_block(source[1], p_frequency, p_phase, i_time, i_time < TIME)
+            b_by_phase = -sin_turns(b_turns) * b_d_time
+            b_d_frequency = tl.sum(b_by_phase * source[1][:, None], 0)
+            tl.store(p_d_frequency + root * TIME + i_time, b_d_frequency, mask=i_time < TIME)
+            tl.store(p_d_phase + root * TIME + i_time, tl.sum(b_by_phase, 0), mask=i_time < TIME)
 
 
 def launch_temporal_attention_backward(
@@ -182,29 +181,28 @@ def launch_temporal_attention_backward(
     weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
     dropout: float, needs_table: bool, needs_time: bool,
 ) -> Gradients:  # fmt: skip
-    """`temporal_attention_backward` by its kernel: a program takes ROOTS roots, one after another.
+    """`temporal_attention_backward` by its kernel: a program takes a root.
 
     Sums over roots and slots are atomic, in no fixed order; where torch is asked for deterministic algorithms, their
     terms are written out and `index_add_`, which then orders them, sums them.
     """
     add = not torch.are_deterministic_algorithms_enabled()
-    config = attention_backward_kernel.config("float64" if query.dtype == torch.float64 else "float32")
     (roots, fanout), (_, heads, width), dim = rows.shape, query.shape, table.shape[1]
-    programs, add_query = cdiv(roots, config["ROOTS"]), add and query_rows is not None
+    add_query = add and query_rows is not None
     d_context, query, rows = inner_contiguous(d_context), inner_contiguous(query), rows.contiguous()
     d_table = query.new_empty((roots * fanout if needs_table and not add else 0, dim))
     if needs_table and add:
         d_table = query.new_zeros(table.shape)
-    d_frequency = query.new_empty((programs if needs_time else 0, frequency.numel()))
+    d_frequency = query.new_empty((roots if needs_time else 0, frequency.numel()))
     d_phase = torch.empty_like(d_frequency)
     d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
     d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
     attention_backward_kernel.launch(
-        (programs,), config,
+        (roots,), attention_backward_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
         d_context, d_total.contiguous(), table, rows, features,
         None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts.contiguous(),
         frequency, phase, query, query_rows, weights, slope, d_table, d_frequency, d_phase, d_query, d_bias,
-        roots, d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
+        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
         HEADS=heads, **neighbour_shapes(table, rows, features, frequency),
         DROPOUT=dropout > 0, SCALE=keep_scale(dropout, query.dtype), TABLE=needs_table, TIMES=needs_time,
         ADD_QUERY=add_query, ADD_TABLE=add,
@@ -261,8 +259,4 @@ def _(
     )
 
 
-def _refuse(ctx: Any, *grads: torch.Tensor) -> None:
-    raise RuntimeError("temporal_attention: its gradients are not differentiable; one cannot differentiate twice here")
-
-
-temporal_attention_backward.register_autograd(_refuse)
+refuse_second_derivative(temporal_attention_backward)

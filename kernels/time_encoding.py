@@ -68,8 +68,10 @@ def turns_block(b_delta, p_frequency, p_phase, i_k, m_k):
 def _turn_share(b):
     """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle."""
     if b.dtype == tl.float64:
-        return b / 6.283185307179586
-    return tl.div_rn(b, 6.283185307179586)
+        share = b / 6.283185307179586
+    else:
+        share = tl.div_rn(b, 6.283185307179586)
+    return share
 
 
 @device_function
@@ -115,7 +117,7 @@ def _sin_quarter(w):
 
 @kernel(Config({"BLOCK_M": 16, "PART": 256}, num_warps=4), Config({"BLOCK_M": 32, "PART": 512}, num_warps=8))
 def encode_time_backward_kernel(
-    p_grad, p_deltas, p_frequency, p_phase, p_partial, num_rows, grad_stride,
+    p_grad, p_deltas, p_frequency, p_phase, p_count, p_partial, num_rows, grad_stride,
     TIME: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """Part s of Σ_m −sin(w·Δt_m + b) g_m Δt_m and of the same without Δt_m, as [2, T]."""
@@ -125,9 +127,12 @@ def encode_time_backward_kernel(
     b_frequency = tl.zeros([BLOCK_T], COMPUTE)
     b_phase = tl.zeros([BLOCK_T], COMPUTE)
     begin = tl.program_id(0) * PART
-    for m in range(begin, tl.minimum(begin + PART, num_rows), BLOCK_M):
+    stop = tl.minimum(begin + PART, num_rows)
+    if p_count is not None:
+        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    for m in range(begin, stop, BLOCK_M):
         i_m = m + tl.arange(0, BLOCK_M)
-        m_m = i_m < num_rows
+        m_m = i_m < stop
         b_delta = tl.load(p_deltas + i_m, mask=m_m, other=0.0).to(COMPUTE)
         p_g = p_grad + i_m.to(tl.int64)[:, None] * grad_stride + i_t[None, :]
         b_g = tl.load(p_g, mask=m_m[:, None] & m_t[None, :], other=0.0)
@@ -140,15 +145,15 @@ def encode_time_backward_kernel(
 
 
 def launch_encode_time_backward(
-    grad: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor
+    grad: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, count: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`encode_time_backward` by a kernel for grad [M, T] (any distance between rows) and deltas [M]: parts, then their
-    sum, the same in every run."""
+    sum, the same in every run. Rows from `count` [1] on are not read."""
     config = encode_time_backward_kernel.config()
     parts = cdiv(grad.shape[0], config["PART"])
     partial = grad.new_empty(parts, 2, frequency.numel())
     encode_time_backward_kernel.launch(
-        (parts,), config, grad, deltas, frequency, phase, partial, grad.shape[0], grad.stride(0),
+        (parts,), config, grad, deltas, frequency, phase, count, partial, grad.shape[0], grad.stride(0),
         TIME=frequency.numel(), BLOCK_T=pow2(frequency.numel()),
     )  # fmt: skip
     by_frequency, by_phase = partial.sum(0).unbind(0)

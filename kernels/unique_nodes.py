@@ -120,7 +120,7 @@ def unique_number_kernel(
     tl.store(p_ids + b_rank, b_node, mask=m_fits)
     tl.store(p_ids + o_node, tl.full([SPAN], -1, tl.int64), mask=(o_node >= total) & (o_node < capacity))
     tl.store(p_inverse + o_node, tl.where(m_fits, b_rank, 0).to(tl.int64), mask=m_first)
-    tl.store(p_count, total.to(tl.int64), mask=i_span == 0)
+    tl.store(p_count, total, mask=i_span == 0)
 
 
 @kernel(Config({"BLOCK": 256}, num_warps=4), Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 512}, num_warps=4))

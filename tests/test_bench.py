@@ -195,7 +195,7 @@ def test_a_check_that_breaks_is_recorded_and_the_others_run(monkeypatch: pytest.
 
 def test_the_gpu_script_runs_on_the_cpu(tmp_path: Path) -> None:
     names = ["unique_nodes", "memory_gru", "aggregate_messages-mean", "patch_rows"]
-    options = ["--device", "cpu", "--quick", "--only", ",".join(names), "--commit", "abc"]
+    options = ["--device", "cpu", "--quick", "--only", ",".join(names), "--commit", "abc", "--seed", "1"]
     run = subprocess.run(
         ["bash", "bench/gpu.sh", str(tmp_path), *options],
         cwd=ROOT, env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},

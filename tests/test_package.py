@@ -74,3 +74,27 @@ def test_the_wheel_holds_what_git_holds_and_works(tmp_path: Path) -> None:
     path = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})"
     elsewhere = python(f"{path}; import mspipe_triton.kernels as k; print(k.__file__)", tmp_path)
     assert elsewhere.stdout.strip() == str(tmp_path / "site" / "mspipe_triton" / "kernels" / "__init__.py")
+
+
+ALONE = """
+import sys, torch{triton}
+before = {{name.split('.')[0] for name in sys.modules}}
+import mspipe_triton.kernels as kernels
+added = {{name.split('.')[0] for name in sys.modules}} - before - set(sys.stdlib_module_names)
+assert added == {{'mspipe_triton'}}, added
+ours = {{name for name in sys.modules if name.startswith('mspipe_triton.')}}
+assert all(name.startswith('mspipe_triton.kernels') for name in ours), ours
+ids, inverse, count = kernels.unique_nodes(torch.tensor([4, 2, 4]), 3)
+assert (ids.tolist(), inverse.tolist(), count.tolist()) == ([4, 2, -1], [0, 1, 0], [2])
+cell = torch.nn.GRUCell(5, 2)
+table, times = torch.zeros(3, 2), torch.ones(1)
+h = kernels.memory_gru(table, None, table, None, table[:, :0], None, torch.zeros(3), torch.ones(3, dtype=torch.bool),
+                       times, times, *cell.parameters())
+h.sum().backward()
+"""
+
+
+@pytest.mark.parametrize("triton", [", triton", "; sys.modules['triton'] = None"], ids=["", "no triton"])
+def test_kernels_need_torch_and_triton_only_and_work_without_a_gpu(triton: str, tmp_path: Path) -> None:
+    done = python(ALONE.format(triton=triton), tmp_path)
+    assert done.returncode == 0, done.stderr

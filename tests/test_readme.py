@@ -1,4 +1,4 @@
-"""Every command of the README and the data page runs, on small data and in the order in which it stands."""
+"""Every command and Python example of the README and the pages runs, on small data and in the order it stands in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run(arguments: list[str], cwd: Path) -> None:
-    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "MAKEFLAGS": ""}
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "MAKEFLAGS": ""}
     done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
@@ -40,6 +40,8 @@ def test_commands(page: str, tmp_path: Path) -> None:
         words = shlex.split(line)
         if words[0] == "make":
             check_make(words, tmp_path)
+        elif words[0] == "python":
+            run([sys.executable, *words[1:], "--events", "600", "--epochs", "1"], ROOT)
         else:
             assert words[0] == "mspipe-triton"
             extra = next((more for name, more in SMALLER.items() if name in words), [])
@@ -69,3 +71,14 @@ def test_python_examples(tmp_path: Path) -> None:
     assert len(examples) == 2
     for example in examples:
         run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
+
+
+def test_kernels_example(tmp_path: Path) -> None:
+    """What the page's comments say is what its lines print."""
+    (example,) = blocks("docs/kernels.md", "python")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+    )
+    promised = [line.split("  # ")[1] for line in example.splitlines() if line.startswith("print")]
+    assert done.stdout.splitlines() == promised, done.stderr

@@ -1,0 +1,183 @@
+"""Compile every kernel and configuration ahead of time for sm_80 and sm_90, without a GPU, and table what it takes.
+
+`python -m bench.aot` compiles everything, writes bench/results/aot.json and the table in docs/kernels.md; with
+`--defaults float32` (or ieee, float64) it compiles the configurations that the package starts with and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cases import OPERATIONS, build
+from bench.scene import Shape
+from bench.variants import callee, returned, with_leaves
+from mspipe_triton.kernels.compiling import CAPABILITIES, SHARED_LIMIT, compile_launch
+from mspipe_triton.kernels.launch import KERNELS, Config, Launch, recording, triton
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "aot.json"
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN, END = "<!-- table of bench/results/aot.json, written by make aot -->", "<!-- end of the table -->"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One specialisation: arithmetic "float32" (TF32), "ieee" or "float64", width of edge rows, dtype of tables."""
+
+    arithmetic: str
+    features: int
+    tables: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.arithmetic}, {self.features} features" + (f", {self.tables} tables" if self.tables else "")
+
+
+CASES = [
+    Case("float32", 172),
+    Case("float32", 0),
+    Case("float32", 413),
+    Case("float32", 172, "bfloat16"),
+    Case("ieee", 172),
+    Case("float64", 172),
+    Case("float64", 413),
+]
+
+
+def launches(case: Case) -> Iterator[Launch]:
+    """What one training iteration would launch, in all variants of the operations; nothing runs."""
+    dtype = torch.float64 if case.arithmetic == "float64" else torch.float32
+    tables = getattr(torch, case.tables) if case.tables else None
+    shape = Shape("AOT", 200, 2000, case.features, 16)
+    torch.set_float32_matmul_precision("highest" if case.arithmetic == "ieee" else "high")
+    for name, operation in OPERATIONS.items():
+        variants = ["triton", "triton-split"] if name == "memory_gru" else ["triton"]
+        for variant in variants:
+            for deterministic in (False, True) if name == "temporal_attention" else (False,):
+                arguments = build(name, shape, dtype=dtype, table_dtype=tables)
+                leaves = operation.trained if tables is not None else operation.leaves
+                arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
+                if name == "temporal_attention":
+                    arguments |= {"dropout": 0.1, "draws": torch.zeros(4, dtype=torch.int64)}
+                if name == "memory_gru":
+                    arguments["count"] = torch.zeros(1, dtype=torch.int64)
+                torch.use_deterministic_algorithms(deterministic)
+                with recording() as recorded:
+                    outputs = returned(operation, callee(operation, variant)(**arguments))
+                    losses = [output.sum() for output in outputs.values() if output.requires_grad]
+                    if losses:
+                        sum(losses).backward()
+                torch.use_deterministic_algorithms(False)
+                yield from recorded
+
+
+def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
+    """Rows of the table for one case: all configurations of the kernels that it launches.
+
+    With `defaults` only the first of each, and of another arithmetic than float32 only kernels that treat it apart.
+    """
+    case, defaults = work
+    torch.set_num_threads(1)
+    rows = []
+    seen = set()
+    for launch in launches(case):
+        kernel = launch.kernel
+        variant = case.arithmetic if case.arithmetic in kernel.configs else "float32"
+        if defaults and variant != case.arithmetic:
+            continue
+        key = (kernel.name, str(sorted(launch.constants.items(), key=str)))
+        if key in seen:
+            continue
+        seen.add(key)
+        choices = kernel.configs[variant]
+        for number, config in enumerate(choices[:1] if defaults else choices):
+            for capability in CAPABILITIES:
+                taken = asdict(compile_launch(launch, config, capability))
+                rows.append(
+                    {"kernel": kernel.name, "arithmetic": variant, "config": number, "blocks": _text(config),
+                     "capability": capability, "case": str(case), **taken}
+                )  # fmt: skip
+    return rows
+
+
+def _text(config: Config) -> str:
+    blocks = " ".join(f"{name.removeprefix('BLOCK_').lower()} {size}" for name, size in config.blocks.items())
+    return f"{blocks}, {config.num_warps} warps, {config.num_stages} stages".removeprefix(", ")
+
+
+def faults(rows: list[dict[str, Any]], kinds: set[str]) -> list[str]:
+    """What breaks the rule: a stack, too much shared memory, a kernel that no case launched."""
+    found = [
+        f"{row['kernel']} ({row['blocks']}; {row['case']}; sm_{row['capability']}): "
+        f"stack {row['stack']} bytes, shared memory {row['shared']} of {SHARED_LIMIT[row['capability']]} bytes"
+        for row in rows
+        if row["stack"] or row["shared"] > SHARED_LIMIT[row["capability"]]
+    ]
+    launched = {(row["kernel"], row["arithmetic"]) for row in rows}
+    expected = {(name, kind) for name, kernel in KERNELS.items() for kind in kernel.configs if kind in kinds}
+    return found + [f"{name} was never launched in {kind}" for name, kind in sorted(expected - launched)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, one line a kernel and configuration, the most that any case takes."""
+    lines = [
+        "| kernel | arithmetic | configuration | sm_80: registers, stack, shared | sm_90: registers, stack, shared |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    keys = dict.fromkeys((row["kernel"], row["arithmetic"], row["config"], row["blocks"]) for row in rows)
+    for kernel, arithmetic, number, blocks in sorted(keys):
+        cells = []
+        for capability in CAPABILITIES:
+            same = [
+                row
+                for row in rows
+                if (row["kernel"], row["arithmetic"], row["config"], row["capability"])
+                == (kernel, arithmetic, number, capability)
+            ]
+            most = [max(row[what] for row in same) for what in ("registers", "stack", "shared")]
+            matrix = " ".join(sorted({row["matrix"] for row in same} - {""}))
+            cells.append(f"{most[0]}, {most[1]}, {most[2]:,}" + (f", {matrix}" if matrix else ""))
+        name = f"`{kernel}`" + (" (default)" if number == 0 else "")
+        lines.append(f"| {name} | {arithmetic} | {blocks} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def written(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with its table replaced."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """Compile, report, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = sorted({case.arithmetic for case in CASES})
+    parser.add_argument("--defaults", choices=kinds, help="default configurations of one arithmetic; writes no files")
+    options = parser.parse_args()
+    if options.defaults:
+        chosen = next(case for case in CASES if case.arithmetic == options.defaults)
+        rows, kinds = compiled((chosen, True)), [options.defaults]
+    else:
+        with ProcessPoolExecutor(2) as pool:
+            rows = [row for part in pool.map(compiled, [(case, False) for case in CASES]) for row in part]
+    found = faults(rows, set(kinds))
+    print(table(rows))
+    print(f"{len(rows)} compilations, {len(found)} faults", *found, sep="\n", file=sys.stderr)
+    if not options.defaults and not found:
+        versions = {"torch": torch.__version__, "triton": triton.__version__}
+        document = {"command": "make aot", "versions": versions, "rows": rows}
+        RESULT.write_text(json.dumps(document, indent=1) + "\n")
+        PAGE.write_text(written(PAGE.read_text(), rows))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

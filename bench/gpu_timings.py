@@ -1,0 +1,100 @@
+"""Times of one operation: every case, forward and training's forward and backward pass, every way to run it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from bench.cases import OPERATIONS, Operation, build, measured, short, work
+from bench.roofline import Roofline, matmul_precision, precision_of
+from bench.scene import GDELT, REDDIT, WIKI, Shape
+from bench.timing import prepare, samples, summary
+from bench.variants import Judge, failures, in_training, judge, result, variant, variants
+
+CASES = [*WIKI, *REDDIT[1:], *GDELT[1:]]
+LATE = "no time was left"
+COMPILED = [WIKI[1], WIKI[2]]  # each takes seconds to compile
+
+
+def timings(
+    name: str, device: torch.device, shapes: Sequence[Shape], compiled: bool, until: float, quick: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Records of OPERATIONS[name], one a case, direction, precision and variant.
+
+    Args:
+        compiled: time torch.compile of the reference, and nothing else.
+        until: the time (time.time()) from which on records say that they were skipped.
+        quick: few rounds and plain torch alone, for tests of this code.
+    """
+    hows = ["compile"] if compiled else ["eager"] if quick else variants(OPERATIONS[name], device)
+    for shape in shapes:
+        if time.time() > until:
+            yield {"operation": name, "case": str(shape), "skipped": LATE}
+            continue
+        try:
+            yield from _case(name, shape, device, hows, until, quick)
+        except Exception as error:  # out of memory, say; the other cases are timed
+            yield {"operation": name, "case": str(shape), "skipped": f"{type(error).__name__}: {error}"[:400]}
+
+
+def _case(
+    name: str, shape: Shape, device: torch.device, hows: Sequence[str], until: float, quick: bool
+) -> Iterator[dict[str, Any]]:
+    operation, arguments = in_training(OPERATIONS[name]), build(name, shape, device=device)
+    for precision in ["highest", "high"] if device.type == "cuda" and operation.leaves else ["highest"]:
+        with matmul_precision(precision):
+            judged = judge(operation, short(arguments), where=device)
+            for how, backward in itertools.product(hows, [False, True] if operation.trained else [False]):
+                start = {
+                    "operation": name, "case": str(shape), "variant": how,
+                    "direction": "both" if backward else "forward", "precision": precision_of(torch.float32),
+                }  # fmt: skip
+                if time.time() > until:
+                    yield {**start, "skipped": LATE}
+                else:
+                    yield {**start, **_timed(operation, name, shape, arguments, how, judged, backward, quick)}
+
+
+def _timed(
+    operation: Operation, name: str, shape: Shape, arguments: dict[str, Any], how: str, judged: Judge,
+    backward: bool, quick: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Seconds a call and its least work, after a check of the result on this very case."""
+    least = work(name, shape)
+    moved = least.bytes + (least.backward_bytes if backward else 0)
+    grads = judged.grads if backward else None
+    try:
+        wrong = failures(judged(result(operation, how, short(arguments), judged.grads)))
+        if wrong:
+            return {"skipped": f"the result is wrong: {wrong}"}
+        with variant(how):
+            ready = prepare(name, arguments, moved, how, grads)
+            device = next(value.device for value in arguments.values() if isinstance(value, torch.Tensor))
+            taken = samples(ready.run, device, 0.01 if quick else 0.25)
+    except Exception as error:  # recorded, so that the other variants are timed
+        return {"skipped": f"{type(error).__name__}: {error}"[:400]}
+    return {
+        "seconds": {
+            key: value if key == "rounds" else value / ready.calls for key, value in summary(taken).items()
+        },
+        "events": shape.batch, "bytes": moved, "flops": least.flops + (least.backward_flops if backward else 0),
+        "timed": ready.timed, "calls": ready.calls, "cold": ready.cold, "waits": ready.waits,
+        "peak_mib": ready.peak_mib, "inputs": measured(shape),
+    }  # fmt: skip
+
+
+def with_rates(entry: dict[str, Any], ceilings: Roofline) -> dict[str, Any]:
+    """A record of `timings` with rates, and its share of what the machine's ceilings allow."""
+    if "seconds" not in entry:
+        return entry
+    seconds = entry["seconds"]["p50"]
+    floor = ceilings.floor(entry["bytes"], entry["flops"], entry["precision"])
+    return {
+        **entry, "events_per_s": entry["events"] / seconds, "gb_per_s": entry["bytes"] / seconds / 1e9,
+        "tflop_per_s": entry["flops"] / seconds / 1e12, "floor_seconds": floor.seconds, "floor_bound": floor.bound,
+        "share_of_floor": floor.seconds / seconds,
+    }  # fmt: skip

@@ -1,0 +1,259 @@
+"""The ways to run an operation (torch, torch.compile, Triton), and the check that they compute the same."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from bench.cases import Operation, moved
+from mspipe_triton.kernels import fusion, launch
+
+Named = dict[str, torch.Tensor]
+Errors = dict[str, dict[str, Any]]
+Call = Callable[..., Any]
+CPU = torch.device("cpu")
+# The variants that run our kernels, and what `use_triton` is told for them.
+KERNELS = {"triton": None, "triton-split": None, "interpreter": True}
+JUNK = 3  # a small integer: a kernel that reads what nothing wrote goes wrong without leaving its tables
+
+
+@contextmanager
+def variant(name: str) -> Iterator[None]:
+    """Within it, operations run as "eager" (plain torch), "fused" (torch with compiled loops), "compile" (eager around
+    what `callee` compiled), "triton", "triton-split" or "interpreter" (Triton's, on the CPU)."""
+    before = fusion.fusion_enabled()
+    fusion.enable_fusion(name == "fused")
+    launch.use_triton(KERNELS.get(name, False))
+    try:
+        yield
+    finally:
+        launch.use_triton(None)
+        fusion.enable_fusion(before)
+
+
+def variants(operation: Operation, device: torch.device) -> list[str]:
+    """Those that an operation has on a device; torch.compile apart, which takes long."""
+    if device.type == "cpu":
+        return ["eager", "fused"] if operation.fuses else ["eager"]
+    return ["eager", "triton", *(["triton-split"] if operation.name == "memory_gru" else [])]
+
+
+def module(operation: Operation) -> Any:
+    """The operation's file."""
+    return importlib.import_module(f"mspipe_triton.kernels.{operation.name}")
+
+
+def callee(operation: Operation, name: str) -> Call:
+    """The function to call for a variant: the public one, or the compiled reference."""
+    if name == "compile":
+        return functools.partial(_compiled(operation.name), **operation.reference)
+    call: Call = getattr(module(operation), operation.name)
+    return functools.partial(call, variant="split") if name == "triton-split" else call
+
+
+@functools.lru_cache
+def _compiled(name: str) -> Call:
+    return torch.compile(getattr(importlib.import_module(f"mspipe_triton.kernels.{name}"), f"{name}_reference"))
+
+
+def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Floating-point tensors changed, in lists too; anything else as it is."""
+    if isinstance(value, list):
+        return [floats(item, change) for item in value]
+    return change(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def exact(arguments: Mapping[str, Any], device: torch.device = CPU) -> dict[str, Any]:
+    """The same inputs in float64, on the CPU or another device."""
+    made = {key: floats(moved(value, device), torch.Tensor.double) for key, value in arguments.items()}
+    return {**made, "dtype": torch.float64} if "dtype" in made else made
+
+
+def copied(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments whose mutated tensors are copies (rows as far apart as before)."""
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, list):
+            return [copy(item) for item in value]
+        if not isinstance(value, torch.Tensor) or value.is_contiguous():
+            return value.clone() if isinstance(value, torch.Tensor) else value
+        return value.new_zeros(value.shape[0], value.stride(0))[:, : value.shape[1]].copy_(value)
+
+    return {key: copy(value) if key in operation.mutated else value for key, value in arguments.items()}
+
+
+def with_leaves(arguments: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments whose tensors of these names ask for a gradient."""
+    return {
+        key: value.detach().requires_grad_() if key in names and value is not None else value
+        for key, value in arguments.items()
+    }
+
+
+def returned(operation: Operation, result: Any) -> Named:
+    """What a call returned, by name."""
+    values = result if isinstance(result, tuple) else (result,)
+    return dict(zip(operation.outputs, values, strict=False))  # a reference returns more, for its backward pass
+
+
+def probes(operation: Operation, call: Call, arguments: Mapping[str, Any], seed: int = 0) -> Named:
+    """A random gradient for every floating-point output."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        outputs = returned(operation, call(**arguments))
+    return {
+        name: torch.randn(value.shape, generator=random, dtype=torch.float64).to(value)
+        for name, value in outputs.items()
+        if value.is_floating_point()
+    }
+
+
+def outcome(operation: Operation, call: Call, arguments: Mapping[str, Any], grads: Named | None = None) -> Named:
+    """Everything that a call computes: its outputs, what it mutated, and with `grads` every gradient."""
+    leaves = tuple(name for name in operation.leaves if arguments[name] is not None) if grads else ()
+    given = with_leaves(copied(operation, arguments), leaves)
+    named = returned(operation, call(**given))
+    if grads:
+        asked = [given[name] for name in leaves]
+        taken = torch.autograd.grad([named[name] for name in grads], asked, list(grads.values()))
+        named |= {f"d_{name}": grad for name, grad in zip(leaves, taken, strict=True)}
+    for name in operation.mutated:
+        values = given[name] if isinstance(given[name], list) else [given[name]]
+        named |= {f"{name}.{place}" if len(values) > 1 else name: value for place, value in enumerate(values)}
+    return {name: value.detach() for name, value in named.items()}
+
+
+def step(operation: Operation, call: Call, arguments: Mapping[str, Any], grads: Named | None) -> Callable[[], Any]:
+    """A run for timing: forward alone, or with `grads` forward and training's backward pass."""
+    if grads is None:
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return call(**arguments)
+
+        return forward
+    given = with_leaves(arguments, operation.trained)
+    leaves, seeds = [given[name] for name in operation.trained], list(grads.values())
+
+    def both() -> Any:
+        outputs = returned(operation, call(**given))
+        return torch.autograd.grad([outputs[name] for name in grads], leaves, seeds)
+
+    return both
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within it, torch's empty tensors are full of NaN, `JUNK` and True, so that what a kernel leaves out shows."""
+
+    def filling(make: Call) -> Call:
+        @functools.wraps(make)
+        def made(*arguments: Any, **keywords: Any) -> torch.Tensor:
+            tensor: torch.Tensor = make(*arguments, **keywords)
+            return tensor.fill_(torch.nan if tensor.is_floating_point() else JUNK)
+
+        return made
+
+    places: list[tuple[Any, str]] = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")]
+    originals = [getattr(owner, name) for owner, name in places]
+    for (owner, name), original in zip(places, originals, strict=True):
+        setattr(owner, name, filling(original))
+    try:
+        yield
+    finally:
+        for (owner, name), original in zip(places, originals, strict=True):
+            setattr(owner, name, original)
+
+
+def result(operation: Operation, how: str, arguments: Mapping[str, Any], grads: Named | None) -> Named:
+    """The outcome of a variant, the kernels' outputs poisoned before (a compiler would compile the poison)."""
+    with variant(how), poisoned() if how in KERNELS else nullcontext():
+        return outcome(operation, callee(operation, how), arguments, grads)
+
+
+def errors(actual: Named, same_dtype: Named, truth: Named, usual: Mapping[str, float] | None = None) -> Errors:
+    """By name: the largest error against the float64 truth, and what is allowed.
+
+    Twice the error of torch in the same dtype, plus one rounding of the largest true value; `usual` is torch's largest
+    error on other inputs by the largest value there, which counts where it is more: on few numbers one draw's error
+    says little. In float64, where torch is
+    itself the truth, 1e-9 of the largest true value or of 1. Integers may not differ (their error is the number of
+    entries that do). NaN never passes.
+    """
+    found: Errors = {}
+    for name, true in truth.items():
+        ours, theirs, true = actual[name].to(CPU), same_dtype[name].to(CPU), true.to(CPU)
+        if ours.shape != true.shape or ours.dtype != theirs.dtype:
+            found[name] = {"passed": False, "shape": [*ours.shape], "dtype": str(ours.dtype)}
+            continue
+        error = allowed = 0.0
+        if not true.is_floating_point():
+            error = float((ours != true).sum())
+        elif true.numel():
+            error, largest = _distance(ours, true), float(true.abs().max())
+            rounding = torch.finfo(ours.dtype).eps * largest
+            double = ours.dtype == torch.float64
+            torch_error = max(_distance(theirs, true), (usual or {}).get(name, 0.0) * largest)
+            allowed = 1e-9 * max(1.0, largest) if double else 2 * torch_error + rounding
+        found[name] = {"passed": error <= allowed, "error": error, "allowed": allowed}
+    return found
+
+
+def _distance(value: torch.Tensor, true: torch.Tensor) -> float:
+    return float((value.double() - true).abs().max())
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What an operation must compute: gradients of its outputs to start from, torch's result, the float64 truth, and
+    torch's usual error (see `errors`)."""
+
+    grads: Named | None
+    same_dtype: Named
+    truth: Named
+    usual: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, actual: Named) -> Errors:
+        """The errors of a result and what is allowed."""
+        return errors(actual, self.same_dtype, self.truth, self.usual)
+
+    def with_usual(self, others: Iterable[Judge]) -> Judge:
+        """The same, allowing for torch's errors on other draws of the inputs."""
+        usual: dict[str, float] = {}
+        for other in others:
+            for name, true in other.truth.items():
+                if true.is_floating_point() and true.numel() and (largest := float(true.abs().max())):
+                    error = _distance(other.same_dtype[name].to(CPU), true.to(CPU)) / largest
+                    usual[name] = max(usual.get(name, 0.0), error)
+        return replace(self, usual=usual)
+
+
+def judge(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, where: torch.device = CPU) -> Judge:
+    """Compute what a variant's `outcome` on these arguments is judged by.
+
+    Args:
+        seed: of the outputs' gradients. where: the device that computes the truth.
+    """
+    call, grads, precise_grads = callee(operation, "eager"), None, None
+    with variant("eager"):
+        if operation.leaves:
+            grads = probes(operation, call, arguments, seed)
+            precise_grads = {name: grad.to(where).double() for name, grad in grads.items()}
+        same = outcome(operation, call, arguments, grads)
+        return Judge(grads, same, outcome(operation, call, exact(arguments, where), precise_grads))
+
+
+def in_training(operation: Operation) -> Operation:
+    """The operation with the gradients that training asks for and no others."""
+    return replace(operation, leaves=operation.trained)
+
+
+def failures(found: Errors) -> Errors:
+    """What of `errors` did not pass."""
+    return {name: entry for name, entry in found.items() if not entry["passed"]}

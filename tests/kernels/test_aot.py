@@ -1,0 +1,74 @@
+"""Ahead-of-time compilation of the default configurations: they compile for sm_80 and sm_90, and nothing spills."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import aot
+from mspipe_triton.kernels.compiling import CAPABILITIES, SHARED_LIMIT, compile_launch
+from mspipe_triton.kernels.launch import KERNELS, recording
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no wheel for this platform")
+@pytest.mark.parametrize("arithmetic", ["float32", "float64", "ieee"])
+def test_defaults_compile_without_a_stack(arithmetic: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.aot", "--defaults", arithmetic],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    for name, kernel in KERNELS.items():
+        if arithmetic in kernel.configs:
+            assert f"`{name}` (default) | {arithmetic} |" in run.stdout, name
+
+
+def test_faults_are_found() -> None:
+    row = {
+        "kernel": "recent_kernel", "arithmetic": "float32", "config": 0, "blocks": "", "capability": 80, "case": "c",
+        "registers": 255, "stack": 0, "shared": SHARED_LIMIT[80], "matrix": "",
+    }  # fmt: skip
+    silent = {fault for fault in aot.faults([row], {"float32"}) if "never launched" not in fault}
+    assert not silent
+    assert any("stack 8 bytes" in fault for fault in aot.faults([{**row, "stack": 8}], {"float32"}))
+    over = aot.faults([{**row, "shared": SHARED_LIMIT[80] + 1}], {"float32"})
+    assert any("shared memory" in fault for fault in over)
+    assert "unique_insert_kernel was never launched in float32" in over
+
+
+def test_compiling_in_the_interpreter_is_refused() -> None:
+    with recording() as launched:
+        pass
+    assert launched == []
+    with pytest.raises(RuntimeError, match="without TRITON_INTERPRET"):
+        compile_launch(None, None, 90)
+
+
+def test_the_committed_table_covers_every_kernel_and_configuration() -> None:
+    document = json.loads(aot.RESULT.read_text())
+    rows = {(row["kernel"], row["arithmetic"], row["config"], row["capability"]) for row in document["rows"]}
+    shipped = {
+        (name, arithmetic, number, capability)
+        for name, kernel in KERNELS.items()
+        for arithmetic, configs in kernel.configs.items()
+        for number in range(len(configs))
+        for capability in CAPABILITIES
+    }
+    assert rows == shipped, "run `make aot`"
+    assert aot.faults(document["rows"], {"float32", "float64", "ieee"}) == []
+    page = aot.PAGE.read_text()
+    assert aot.written(page, document["rows"]) == page, "docs/kernels.md is not what `make aot` writes"
+    for row in document["rows"]:
+        config = KERNELS[row["kernel"]].configs[row["arithmetic"]][row["config"]]
+        assert row["blocks"] == aot._text(config), "run `make aot`"
