@@ -17,6 +17,19 @@ from mspipe_triton.data.events import EventStream
 Draws = Callable[[int], torch.Tensor]
 
 
+class MendedAggregator(LastAggregator):
+    """PyG's LastAggregator, told that a node without messages has none.
+
+    Without torch_scatter, PyG 2.8 marks such a node with U − 1, which is another node's message where the U nodes that
+    are read have U messages or more.
+    """
+
+    def forward(self, msg: torch.Tensor, index: torch.Tensor, t: torch.Tensor, dim_size: int) -> torch.Tensor:
+        """The last message of each of dim_size nodes, 0 for a node without."""
+        aggregated: torch.Tensor = super().forward(msg, index, t, max(dim_size, msg.size(0) + 1))
+        return aggregated[:dim_size]
+
+
 class _Embedding(nn.Module):
     """Transformer attention over the neighbour graph; an edge carries its time encoding and its message."""
 
@@ -58,7 +71,7 @@ class PygTGN:
         self.src, self.dst, self.t = stream.src, stream.dst, stream.t.long()
         self.message = torch.zeros(len(stream), 1) if stream.edge_features is None else stream.edge_features
         width, nodes = self.message.shape[1], stream.num_nodes
-        self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), LastAggregator())
+        self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), MendedAggregator())
         self.embedding = _Embedding(dim, width, self.memory.time_enc)
         self.predictor = _Predictor(dim)
         self.modules = nn.ModuleList([self.memory, self.embedding, self.predictor])

@@ -77,7 +77,7 @@ def neighbour_block(
         m_node = m_slot[:, None] & (i_x < DIM)[None, :]
         p_node = p_table + b_row[:, None] * STRIDE_TABLE + i_x[None, :]
         b_x = tl.load(p_node, mask=m_node, other=0).to(b_delta.dtype)
-    if FIRST < DIM + EDGE and FIRST + BLOCK > DIM:
+    if EDGE > 0 and FIRST < DIM + EDGE and FIRST + BLOCK > DIM:
         i_edge = i_x - DIM
         m_edge = m_slot[:, None] & ((i_edge >= 0) & (i_edge < EDGE))[None, :]
         p_edge = p_features + b_feature_row[:, None] * STRIDE_FEATURES + i_edge[None, :]
@@ -100,9 +100,8 @@ def held_blocks(
     b_held = ()
     if SLOTS * (DIM + EDGE + TIME) <= HELD:
         for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
-            b_held += (
-                neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK),
-            )  # fmt: skip
+            b_x = neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK)
+            b_held += (b_x,)  # type: ignore[assignment]  # the loop is unrolled
     return b_held
 
 
@@ -156,7 +155,7 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
 def neighbour_shapes(
     table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, frequency: torch.Tensor
 ) -> dict[str, int]:
-    """The constants of `neighbour_block`: widths, distances between rows, fanout, and the block that holds its slots."""
+    """The constants of `neighbour_block`: widths, distances between rows, fanout and block of slots."""
     return {
         "DIM": table.shape[1], "EDGE": features.shape[1], "TIME": frequency.numel(),
         "STRIDE_TABLE": table.stride(0), "STRIDE_FEATURES": features.stride(0),

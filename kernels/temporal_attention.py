@@ -77,7 +77,7 @@ def _weights(product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor) ->
 
 
 @kernel(
-    Config({"BLOCK": 128, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
+    Config({"BLOCK": 64, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
     Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_kernel(

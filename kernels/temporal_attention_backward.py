@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, device_function, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
     filled_rows,
     held_blocks,
@@ -86,7 +86,7 @@ def _logits_backward(d_weights: torch.Tensor, weights: torch.Tensor, slope: torc
 
 @kernel(
     Config({"BLOCK": 128, "HELD": 20480}, num_warps=8), Config({"BLOCK": 128, "HELD": 10240}, num_warps=4),
-    Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 64, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_backward_kernel(
     p_d_context, p_d_total, p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
@@ -138,39 +138,45 @@ def attention_backward_kernel(
             DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
         )  # fmt: skip
         write_block(p_d_bias + target * HEADS + head, tl.sum(b_d_logit, 0), None, ADD_QUERY)
-        b_d_logits += (b_d_logit,)
-        b_droppeds += (b_dropped,)
+        b_d_logits += (b_d_logit,)  # type: ignore[assignment]  # the loop is unrolled
+        b_droppeds += (b_dropped,)  # type: ignore[assignment]
     if TABLE:
-        o_slot = root * FANOUT + i_slot
-        b_row = source[2] if ADD_TABLE else o_slot
+        b_row = source[2] if ADD_TABLE else root * FANOUT + i_slot
         m_row = m_slot if ADD_TABLE else i_slot < FANOUT
         for first in tl.static_range(0, DIM, BLOCK):
-            b_d_node = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
-            for head in tl.static_range(HEADS):
-                b_query = load_columns(p_query + head * stride_query_head, first, DIM, BLOCK)
-                b_context = load_columns(p_context + head * stride_context_head, first, DIM, BLOCK)
-                b_d_node += (
-                    b_d_logits[head][:, None] * b_query[None, :] + b_droppeds[head][:, None] * b_context[None, :]
-                )
+            b_d_node = _x_backward(
+                b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
+                first, DIM, SLOTS, BLOCK,
+            )  # fmt: skip
             i_node = first + tl.arange(0, BLOCK)
             m_node = m_row[:, None] & (i_node < DIM)[None, :]
             write_block(p_d_table + b_row[:, None] * DIM + i_node[None, :], b_d_node, m_node, ADD_TABLE)
     if TIMES:
-        p_query, p_context = p_query + DIM + EDGE, p_context + DIM + EDGE
+        b_delta = source[1]
         for first in tl.static_range(0, TIME, BLOCK):
-            b_d_time = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
-            for head in tl.static_range(HEADS):
-                b_query = load_columns(p_query + head * stride_query_head, first, TIME, BLOCK)
-                b_context = load_columns(p_context + head * stride_context_head, first, TIME, BLOCK)
-                b_d_time += (
-                    b_d_logits[head][:, None] * b_query[None, :] + b_droppeds[head][:, None] * b_context[None, :]
-                )
+            b_d_time = _x_backward(
+                b_d_logits, b_droppeds, p_query + DIM + EDGE, stride_query_head, p_context + DIM + EDGE,
+                stride_context_head, first, TIME, SLOTS, BLOCK,
+            )  # fmt: skip
             i_time = first + tl.arange(0, BLOCK)
-            b_turns = turns_block(source[1], p_frequency, p_phase, i_time, i_time < TIME)
-            b_by_phase = -sin_turns(b_turns) * b_d_time
-            b_d_frequency = tl.sum(b_by_phase * source[1][:, None], 0)
-            tl.store(p_d_frequency + root * TIME + i_time, b_d_frequency, mask=i_time < TIME)
-            tl.store(p_d_phase + root * TIME + i_time, tl.sum(b_by_phase, 0), mask=i_time < TIME)
+            m_time = i_time < TIME
+            b_by_phase = -sin_turns(turns_block(b_delta, p_frequency, p_phase, i_time, m_time)) * b_d_time
+            tl.store(p_d_frequency + root * TIME + i_time, tl.sum(b_by_phase * b_delta[:, None], 0), mask=m_time)
+            tl.store(p_d_phase + root * TIME + i_time, tl.sum(b_by_phase, 0), mask=m_time)
+
+
+@device_function
+def _x_backward(
+    b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
+    FIRST: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Columns FIRST to FIRST + BLOCK of dx_j [SLOTS, BLOCK], those from WIDTH on 0; the tuples hold a block a head."""
+    b_d_x = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
+    for head in tl.static_range(len(b_d_logits)):
+        b_query = load_columns(p_query + head * stride_query_head, FIRST, WIDTH, BLOCK)
+        b_context = load_columns(p_context + head * stride_context_head, FIRST, WIDTH, BLOCK)
+        b_d_x += b_d_logits[head][:, None] * b_query[None, :] + b_droppeds[head][:, None] * b_context[None, :]
+    return b_d_x
 
 
 def launch_temporal_attention_backward(

@@ -26,7 +26,7 @@ BATCHES: dict[str, Pairs] = {
     "one self-loop": [(3, 3)],
     "ties and repeats": [(1, 2), (1, 2), (2, 1), (1, 3), (1, 2)],
     "self-loops among others": [(1, 1), (1, 2), (2, 2), (3, 1), (1, 1)],
-    "one node in all": [(7, k % 5) for k in range(20)],
+    "one node in all": [(7, k % 5) for k in range(10)],
     "only padding": [(-1, -1), (-1, -1)],
     "padding on a side": [(1, 2), (-1, 2), (3, -1), (2, 3), (-1, -1)],
     "padding behind": [(1, 2), (2, 3), (-1, -1), (-1, -1)],
@@ -164,14 +164,14 @@ def test_batches_made_by_hand(
 
 @pytest.mark.parametrize(
     ("events", "mode"),
-    [*((events, "last") for events in (0, 1, 8, 9, 33, 65, 123)), *((events, "mean") for events in (0, 1, 8, 33))],
+    [*((events, "last") for events in (0, 1, 8, 9, 65, 123)), *((events, "mean") for events in (0, 1, 9, 33))],
 )
 def test_sizes(events: int, mode: str, interpreter: None, derived: Callable[[Named, Named, Named], None]) -> None:
     check(arguments(random_pairs(events, padding=0.1), stride=events % 2 * 5), mode, derived)
 
 
 @MODES
-@pytest.mark.parametrize(("dim", "width"), [(1, 100), (3, 1), (100, 172), (172, 0)])
+@pytest.mark.parametrize(("dim", "width"), [(1, 100), (3, 1), (100, 172), (172, 413), (413, 0)])
 def test_widths(
     dim: int, width: int, mode: str, interpreter: None, derived: Callable[[Named, Named, Named], None]
 ) -> None:
@@ -212,18 +212,18 @@ def test_what_the_kernels_hand_over_is_all_written(
 ) -> None:
     allocate = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **options: allocate(*a, **options).fill_(123456789))
-    check(arguments(random_pairs(13, padding=0.1)), mode, derived)
+    check(arguments(random_pairs(9, padding=0.1)), mode, derived)
 
 
-@pytest.mark.parametrize("missing", [("mail_features",), ("features",), ("mail_features", "features")])
-def test_mean_without_features(missing: tuple[str, ...], interpreter: None) -> None:
+def test_mean_without_features(interpreter: None) -> None:
     given = arguments(random_pairs(8))
     full = run(aggregate_messages, given, "mean")
-    tables = run(aggregate_messages, {**given, **dict.fromkeys(missing)}, "mean")
-    for name in ("memory", "memory_time", "partner", "event_id", "mail_time"):
-        assert torch.equal(tables[name], full[name]), name
-    if "mail_features" not in missing:
-        assert torch.equal(tables["mail_features"], given["mail_features"])
+    for missing in (("mail_features",), ("features",), ("mail_features", "features")):
+        tables = run(aggregate_messages, {**given, **dict.fromkeys(missing)}, "mean")
+        for name in ("memory", "memory_time", "partner", "event_id", "mail_time"):
+            assert torch.equal(tables[name], full[name]), name
+        if "mail_features" not in missing:
+            assert torch.equal(tables["mail_features"], given["mail_features"])
 
 
 def test_more_bfloat16_rows_than_bfloat16_counts_to() -> None:

@@ -28,11 +28,10 @@ class Case:
     count: int | None = None
     table_dtype: torch.dtype | None = None
     empty: str = "update"
-    seed: int = 0
     inputs: Named = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        draw = torch.Generator().manual_seed(17 * self.nodes + self.dim + 1000 * self.seed)
+        draw = torch.Generator().manual_seed(17 * self.nodes + self.dim)
         table = self.nodes + 7 if self.rows else self.nodes
         message = 2 * self.dim + self.edge + self.times
 
@@ -80,34 +79,45 @@ class Case:
 
 
 def judge(
-    case: Case | list[Case], dtype: torch.dtype, derived: Callable[[Named, Named, Named], None], variant: str
-) -> list[Named]:
+    case: Case, dtype: torch.dtype, derived: Callable[[Named, Named, Named], None], variant: str = "fused",
+    given: Case | None = None,
+) -> Named:  # fmt: skip
     """Kernels against torch in the same dtype, both against float64; float64 kernels against torch's float64.
 
-    Of several cases all errors are compared as one. Returns what the kernels gave.
+    The kernels may be `given` the case in another form. Returns what they gave.
     """
-    cases = case if isinstance(case, list) else [case]
     launch.use_triton(False)
-    truth, same = ([each.run(kind) for each in cases] for kind in (torch.float64, dtype))
+    truth, same = case.run(torch.float64), case.run(dtype)
     launch.use_triton(True)
-    ours = [each.run(dtype, variant) for each in cases]
+    ours = (given or case).run(dtype, variant)
     if dtype == torch.float64:
-        for actual, true in zip(ours, truth, strict=True):
-            for name, value in true.items():
-                torch.testing.assert_close(actual[name], value, rtol=1e-12, atol=1e-12, msg=lambda t, n=name: n + t)
+        for name, value in truth.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-12, atol=1e-12, msg=lambda text, n=name: n + text)
     else:
-        derived(*({name: torch.stack([run[name] for run in runs]) for name in same[0]} for runs in (ours, same, truth)))
+        derived(ours, same, {name: truth[name] for name in same})
     return ours
 
 
 VARIANTS = pytest.mark.parametrize("variant", ["fused", "split"])
 
 
+@pytest.fixture
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs, by which the interpreter's time goes; the shipped blocks run in `test_results_and_gradients`."""
+    for name, blocks in (
+        ("pack_kernel", {"BLOCK_ROWS": 64, "BLOCK_DEPTH": 128}),
+        ("message_kernel", {"BLOCK_U": 16}),
+        ("gates_kernel", {"BLOCK_U": 16}),
+        ("gates_backward_kernel", {"BLOCK_U": 16}),
+        ("weights_backward_kernel", {"BLOCK_N": 128, "BLOCK_K": 128, "BLOCK_U": 16, "PART": 512}),
+        ("sum_parts_kernel", {"BLOCK": 2048}),
+    ):
+        for variant in launch.KERNELS[name].chosen:
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config(blocks))
+
+
 @VARIANTS
-@pytest.mark.parametrize(
-    ("nodes", "dtype"),
-    [(1, torch.float32), (65, torch.float32), (1, torch.float64), (33, torch.float64)],
-)
+@pytest.mark.parametrize(("nodes", "dtype"), [(1, torch.float32), (65, torch.float32), (17, torch.float64)], ids=str)
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_results_and_gradients(nodes: int, dtype: torch.dtype, variant: str, derived: Callable[..., None]) -> None:
     judge(Case(nodes), dtype, derived, variant)
@@ -115,34 +125,24 @@ def test_results_and_gradients(nodes: int, dtype: torch.dtype, variant: str, der
 
 @VARIANTS
 @pytest.mark.parametrize(
-    ("nodes", "dim", "edge", "times"), [(123, 3, 0, 2), (17, 1, 413, 3), (17, 3, 172, 100), (17, 33, 0, 2)], ids=str
+    ("nodes", "dim", "edge", "times"),
+    [(33, 3, 0, 2), (17, 1, 413, 3), (17, 3, 172, 100), (5, 33, 0, 2), (5, 100, 1, 3)],
+    ids=str,
 )
-@pytest.mark.usefixtures("interpreter", "poisoned")
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 def test_widths(nodes: int, dim: int, edge: int, times: int, variant: str, derived: Callable[..., None]) -> None:
     judge(Case(nodes, dim, edge, times), torch.float32, derived, variant)
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter", "poisoned")
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 def test_all_widths_one(variant: str, derived: Callable[..., None]) -> None:
-    """Four draws, since torch's error in one number is now and then none."""
-    judge([Case(17, 1, 1, 1, seed=seed) for seed in range(4)], torch.float32, derived, variant)
+    """In float64, for in float32 a gradient of one number is now and then exact in torch by luck."""
+    judge(Case(17, 1, 1, 1), torch.float64, derived, variant)
 
 
-@VARIANTS
-@pytest.mark.usefixtures("interpreter", "poisoned")
-def test_a_wide_memory(variant: str, derived: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In large blocks where a kernel goes over the weights, since the interpreter takes its time by programs."""
-    for name, blocks in (
-        ("pack_kernel", {"BLOCK_ROWS": 128, "BLOCK_DEPTH": 128}),
-        ("sum_parts_kernel", {"BLOCK": 8192}),
-    ):
-        monkeypatch.setitem(launch.KERNELS[name].chosen, "float32", launch.Config(blocks))
-    judge(Case(5, 100, 1, 3), torch.float32, derived, variant)
-
-
-@pytest.mark.parametrize("count", [None, 0, 17])
-@pytest.mark.usefixtures("interpreter", "poisoned")
+@pytest.mark.parametrize("count", [None, 17])
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 def test_sums_over_nodes_in_several_parts(
     count: int | None, derived: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,13 +150,18 @@ def test_sums_over_nodes_in_several_parts(
         for variant, config in launch.KERNELS[name].chosen.items():
             config = launch.Config({**config.blocks, block: 16, "PART": 16})
             monkeypatch.setitem(launch.KERNELS[name].chosen, variant, config)
-    judge(Case(49, count=count), torch.float32, derived, "fused")
+    judge(Case(49, count=count), torch.float32, derived)
 
 
 @VARIANTS
-@pytest.mark.parametrize(("mail", "dtype"), [(0.0, torch.float32), (1.0, torch.float32), (0.7, torch.float64)])
-@pytest.mark.parametrize("empty", ["update", "keep"])
-@pytest.mark.usefixtures("interpreter", "poisoned")
+@pytest.mark.parametrize(
+    ("empty", "mail", "dtype"),
+    [
+        ("update", 0.0, torch.float32), ("update", 1.0, torch.float64),
+        ("keep", 0.0, torch.float64), ("keep", 0.7, torch.float32),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 def test_nodes_without_mail(
     empty: str, mail: float, dtype: torch.dtype, variant: str, derived: Callable[..., None]
 ) -> None:
@@ -164,38 +169,32 @@ def test_nodes_without_mail(
 
 
 @VARIANTS
-@pytest.mark.parametrize(
-    ("count", "dtype"), [(0, torch.float64), (1, torch.float32), (16, torch.float64), (64, torch.float32)]
-)
-@pytest.mark.usefixtures("interpreter", "poisoned")
+@pytest.mark.parametrize(("count", "dtype"), [(0, torch.float64), (7, torch.float32), (16, torch.float64)])
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 def test_nodes_from_the_count_on_are_zero_and_give_no_gradient(
     count: int, dtype: torch.dtype, variant: str, derived: Callable[..., None]
 ) -> None:
-    nodes = 70 if count == 64 else 20
-    (ours,) = judge(Case(nodes, count=count, empty="keep"), dtype, derived, variant)
-    junk = Case(nodes, count=count, empty="keep")
+    """16 of 20 fill one program of the fused kernel, and the other has none."""
+    case, junk = (Case(20, count=count, empty="keep") for _ in range(2))
     junk.deltas[count:], junk.weigh[count:] = 1e9, 1e30
-    with_junk = junk.run(dtype, variant)
-    for name, value in ours.items():
-        assert torch.equal(value, with_junk[name]), name
+    ours = judge(case, dtype, derived, variant, given=junk)
     assert ours["h"][count:].eq(0).all()
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter", "poisoned")
-def test_bfloat16_tables(variant: str, derived: Callable[..., None]) -> None:
-    judge(Case(33, table_dtype=torch.bfloat16), torch.float32, derived, variant)
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_bfloat16_tables_and_int32_rows(variant: str, derived: Callable[..., None]) -> None:
+    judge(Case(20, table_dtype=torch.bfloat16, ids=torch.int32), torch.float32, derived, variant)
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter", "poisoned")
-def test_int32_rows_and_tables_that_are_rows_already(variant: str, derived: Callable[..., None]) -> None:
-    judge(Case(20, ids=torch.int32), torch.float64, derived, variant)
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_tables_that_are_rows_already(variant: str, derived: Callable[..., None]) -> None:
     judge(Case(20, rows=False), torch.float64, derived, variant)
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("interpreter", "large_blocks")
 def test_no_nodes(variant: str) -> None:
     results = Case(0).run(torch.float32, variant)
     assert results["h"].shape == (0, 5)
@@ -203,7 +202,7 @@ def test_no_nodes(variant: str) -> None:
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter", "poisoned")
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 def test_without_gradients_nothing_is_saved_and_h_is_the_same(variant: str) -> None:
     case = Case(20)
     with_gradient = case.run(torch.float64, variant)["h"]
@@ -211,22 +210,20 @@ def test_without_gradients_nothing_is_saved_and_h_is_the_same(variant: str) -> N
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter")
-def test_a_row_stride_wider_than_the_row_is_respected(variant: str) -> None:
-    case = Case(20)
-    expected = case.run(torch.float64, variant)
-    wide = {name: case.inputs[name] for name in ("memory", "partner", "features")}
-    for name, table in wide.items():
+@pytest.mark.usefixtures("interpreter", "large_blocks")
+def test_a_row_stride_wider_than_the_row_is_respected(variant: str, derived: Callable[..., None]) -> None:
+    case, wide = Case(20), Case(20)
+    for name in ("memory", "partner", "features"):
+        table = case.inputs[name]
         room = torch.full((table.shape[0], table.shape[1] + 3), torch.nan, dtype=torch.float64)
         room[:, : table.shape[1]] = table
-        case.inputs[name] = room[:, : table.shape[1]]
-    assert not case.inputs["memory"].is_contiguous()
-    for name, value in case.run(torch.float64, variant).items():
-        assert torch.equal(value, expected[name]), name
+        wide.inputs[name] = room[:, : table.shape[1]]
+        assert not wide.inputs[name].is_contiguous()
+    judge(case, torch.float64, derived, variant, given=wide)
 
 
 @VARIANTS
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("interpreter", "large_blocks")
 def test_the_backward_pass_survives_a_write_to_the_tables(variant: str) -> None:
     case = Case(20)
     tables = [case.inputs[name].clone() for name in ("memory", "partner", "features")]
@@ -243,8 +240,10 @@ def test_the_backward_pass_survives_a_write_to_the_tables(variant: str) -> None:
                 table.fill_(9.0)
         return torch.autograd.grad(h.sum(), weights)
 
-    for plain, written in zip(gradients(False), gradients(True), strict=True):
-        assert torch.equal(plain, written)
+    ours = gradients(True)
+    launch.use_triton(False)
+    for plain, written in zip(gradients(False), ours, strict=True):
+        torch.testing.assert_close(written, plain, rtol=1e-12, atol=1e-12)
 
 
 def arguments(**changes: object) -> dict[str, object]:

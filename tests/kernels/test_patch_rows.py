@@ -56,7 +56,7 @@ def check(nodes: list[int], fresh_nodes: list[int], ids: torch.dtype = torch.int
     assert all(bits(part) == bits(before) for part, before in zip(fresh, given, strict=True))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(-2, 9), max_size=15), st.lists(st.integers(-2, 9), max_size=15))
 def test_random_ids(nodes: list[int], fresh_nodes: list[int]) -> None:
     check(nodes, fresh_nodes)

@@ -59,8 +59,8 @@ def test_the_last_record_of_a_node_wins_whole(ids: torch.dtype) -> None:
     check([4, 2, -1, 9, 2], [2, 4, 2, -1, 7, 2], ids=ids)
 
 
-@pytest.mark.parametrize("stale", [0, 1, 16, 17, 123])
-@pytest.mark.parametrize("fresh", [0, 1, 128, 129, 300])
+@pytest.mark.parametrize("stale", [0, 1, 17])
+@pytest.mark.parametrize("fresh", [0, 1, 129])
 def test_sizes(stale: int, fresh: int) -> None:
     random = np.random.default_rng(1000 * stale + fresh)
     shapes: Shapes = [((3,), torch.float32), ((), torch.int64)]

@@ -68,7 +68,7 @@ def both(case: Graph, fanout: int, dtype: torch.dtype = torch.float32) -> None:
 
 
 @needs_triton
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(0, 40), st.integers(0, 40)),
     seed=st.integers(0, 2**32 - 1),
@@ -84,8 +84,9 @@ def test_any_graph(
 
 
 @needs_triton
-@pytest.mark.parametrize("fanout", [1, 3, 10, 16, 17, 40])
-@pytest.mark.parametrize("roots", [0, 1, 33, 65])
+@pytest.mark.parametrize(
+    ("roots", "fanout"), [(0, 10), (1, 10), (33, 10), (33, 16), (65, 1), (65, 17), (65, 40), (123, 3)]
+)
 @pytest.mark.usefixtures("poisoned")
 def test_sizes(roots: int, fanout: int) -> None:
     both(graph(20, 600, roots), fanout)

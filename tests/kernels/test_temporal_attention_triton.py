@@ -20,14 +20,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in sub
 
 FORMS: dict[str, dict[str, Any]] = {
     "one of each": dict(roots=1, fanout=1, width=1, heads=1, dim=1, times=1, counts="all", dropout=0.1),
-    "a row a slot": dict(roots=9),
+    "a row a slot": dict(roots=5),
     "shared queries": dict(roots=9, queries=4, indexed_features=True),
     "dropout": dict(roots=3, fanout=4, heads=1, queries=2, counts="all", dropout=0.3),
-    "no edge features": dict(roots=5, width=0),
+    "no edge features": dict(roots=3, width=0),
     "no neighbours": dict(roots=3, counts="none"),
-    "wiki": dict(roots=3, fanout=10, width=172, dim=100, times=100, queries=2),
+    "wiki": dict(roots=2, fanout=10, width=172, dim=100, times=100, queries=2),
     "wide": dict(roots=2, fanout=3, width=413, heads=1, dim=3, times=172, indexed_features=True),
-    "four heads": dict(roots=3, fanout=17, heads=4, dim=16, times=8),
+    "four heads": dict(roots=2, fanout=17, heads=4, dim=16, times=8),
 }
 
 
@@ -47,14 +47,14 @@ def three(case: Case) -> tuple[Named, Named, Named]:
     return actual, case.with_gradients(case.actual()), wide.with_gradients(wide.actual())
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "sums")
+@pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", FORMS)
 def test_float32(form: str, derived: Derived) -> None:
     derived(*three(Case(**FORMS[form]).to(torch.float32)))
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned", "sums")
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["one of each", "shared queries", "dropout"])
 def test_float64(form: str, agree: Agree) -> None:
     case = Case(**FORMS[form])
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
@@ -63,7 +63,7 @@ def test_float64(form: str, agree: Agree) -> None:
 @pytest.mark.usefixtures("interpreter", "poisoned", "sums")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bfloat16_rows(dtype: torch.dtype, derived: Derived, agree: Agree) -> None:
-    case = Case(**FORMS["shared queries"]).to(dtype, torch.bfloat16)
+    case = Case(4, queries=2, indexed_features=True).to(dtype, torch.bfloat16)
     actual, same, truth = three(case)
     assert actual["table"].dtype == torch.bfloat16
     if dtype == torch.float32:
@@ -81,11 +81,12 @@ def test_large_time_differences(derived: Derived) -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize("roots", [4, 5])
-def test_several_roots_a_program(roots: int, monkeypatch: pytest.MonkeyPatch, agree: Agree) -> None:
+@pytest.mark.parametrize(("block", "held"), [(2, 0), (4, 0), (4, 1000), (8, 1000)])
+def test_columns_in_several_blocks(block: int, held: int, monkeypatch: pytest.MonkeyPatch, agree: Agree) -> None:
+    """Node, edge and time columns lie apart or share a block; a row's blocks are kept or read again."""
     for kernel in (attention_kernel, attention_backward_kernel):
-        monkeypatch.setitem(kernel.chosen, "float64", launch.Config({"ROOTS": 4}))
-    case = Case(roots, queries=3)
+        monkeypatch.setitem(kernel.chosen, "float64", launch.Config({"BLOCK": block, "HELD": held}))
+    case = Case(2, 3, 3, queries=2, dim=5, times=6, counts="all", dropout=0.3)
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
@@ -100,7 +101,7 @@ def test_no_roots(queries: int | None) -> None:
 
 @pytest.mark.usefixtures("interpreter", "poisoned", "sums")
 def test_int32_indices_padding_and_rows_apart(agree: Agree) -> None:
-    case = Case(9, queries=4, indexed_features=True)
+    case = Case(5, queries=3, indexed_features=True)
     assert case.feature_rows is not None
     assert case.query_rows is not None
     case.feature_rows[:, ::2] = -1  # in filled slots: row 0
@@ -117,17 +118,17 @@ def test_int32_indices_padding_and_rows_apart(agree: Agree) -> None:
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_empty_slots_are_not_read(agree: Agree) -> None:
-    case = Case(9)
+    case = Case(5)
     expected = case.with_gradients(case.expected())
     case.deltas[case.empty], case.rows[case.empty] = torch.nan, 2**40
     case.features[case.empty.view(-1)] = torch.nan
     agree(case.with_gradients(case.actual()), expected)
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "sums")
+@pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("name", ["table", "query", "bias", "frequency", "phase"])
 def test_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
-    case = Case(3, queries=2)
+    case = Case(2, queries=2)
     expected = case.with_gradients(case.expected())[name]
     for other, leaf in case.leaves.items():
         leaf.requires_grad_(other == name)
@@ -140,7 +141,7 @@ def test_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_gradient_of_one_result_as_a_plain_sum(which: int, agree: Agree) -> None:
     """The incoming gradient is one number, expanded, and the other result's is none."""
-    case = Case(5)
+    case = Case(3)
     leaves = list(case.leaves.values())
     actual = torch.autograd.grad(case.actual()[which].sum(), leaves)
     expected = torch.autograd.grad(case.expected()[which].sum(), leaves, materialize_grads=True)
@@ -159,7 +160,7 @@ def arguments(case: Case, save: bool = True) -> tuple[Any, ...]:
 @pytest.mark.parametrize(("dropout", "dtype"), [(0.6, torch.float32), (0.3, torch.float64), (1e-9, torch.float32)])
 def test_dropout_is_that_of_torch_to_the_bit(dropout: float, dtype: torch.dtype) -> None:
     """One neighbour a root: its weight is 1, and the total is its multiplier."""
-    case = Case(6, 1, 0, 2, 1, 1, counts="all", dropout=dropout).to(dtype)
+    case = Case(2, 1, 0, 4, 1, 1, counts="all", dropout=dropout).to(dtype)
     with torch.no_grad():
         actual = _operation(*arguments(case))
         launch.use_triton(False)
@@ -187,8 +188,7 @@ def test_nothing_is_saved_without_a_gradient(triton: bool, request: pytest.Fixtu
     assert (3, 2, 6) in seen
 
 
-@pytest.mark.parametrize("save", [True, False])
-@pytest.mark.parametrize("form", ["a row a slot", "shared queries", "dropout", "no edge features"])
+@pytest.mark.parametrize(("form", "save"), [("no edge features", True), ("dropout", True), ("shared queries", False)])
 def test_operation_is_well_formed(form: str, save: bool) -> None:
     case = Case(**FORMS[form])
     if not save:
@@ -197,8 +197,7 @@ def test_operation_is_well_formed(form: str, save: bool) -> None:
     torch.library.opcheck(_operation, arguments(case, save))
 
 
-@pytest.mark.parametrize("needs", [True, False])
-@pytest.mark.parametrize("form", ["a row a slot", "shared queries", "dropout"])
+@pytest.mark.parametrize(("form", "needs"), [("no edge features", True), ("dropout", True), ("shared queries", False)])
 def test_backward_operation_is_well_formed(form: str, needs: bool) -> None:
     case = Case(**FORMS[form])
     with torch.no_grad():
@@ -206,6 +205,13 @@ def test_backward_operation_is_well_formed(form: str, needs: bool) -> None:
     tensors = [value.detach() if isinstance(value, torch.Tensor) else value for value in arguments(case)[:10]]
     given = (*case.probes, *tensors, *saved, case.dropout, needs, needs)
     torch.library.opcheck(temporal_attention_backward, given)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    case = Case(2)
+    (slope,) = torch.autograd.grad(case.actual()[0].sum(), case.leaves["query"], create_graph=True)
+    with pytest.raises(RuntimeError, match="temporal_attention_backward: no second derivative"):
+        torch.autograd.grad(slope.sum(), case.leaves["query"])
 
 
 @pytest.mark.parametrize("form", ["a row a slot", "dropout"])

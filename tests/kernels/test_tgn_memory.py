@@ -117,7 +117,7 @@ SWITCH = st.tuples(st.just("switch"), st.none())
 OTHER = st.tuples(st.sampled_from(["reset", "backward"]), st.none())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(UPDATE | READ | SWITCH | OTHER, max_size=9))
 @example([("update", [(0, 1, 4)]), ("switch", None), ("update", [(1, 0, 2)]), ("switch", None)])
 def test_any_stream_tells_what_pyg_tells(steps: list[tuple[str, Any]]) -> None:
@@ -181,7 +181,7 @@ def test_six_events_by_hand(kind: str) -> None:
     holds([cell(c0, c3, 0.6, 2), b1, c2, cell(c3, c0, 0.6, 2)], [8, 5, 3, 8])
 
 
-def loop(kind: str) -> Run:
+def loop(kind: str, batches: int = 5) -> Run:
     """PyG's training loop, then evaluation; every epoch's first batch meets all nodes."""
     run = Run(made(kind, (30, 16, 20, 12), double=False))
     optimizer = torch.optim.SGD(run.memory.parameters(), lr=0.01)
@@ -189,7 +189,7 @@ def loop(kind: str) -> Run:
     for _ in range(2):
         run.memory.train()
         run.memory.reset_state()
-        for batch in range(5):
+        for batch in range(batches):
             src, dst = torch.randperm(30, generator=random), torch.randperm(30, generator=random)
             t = 5 * batch + torch.randint(0, 4, (30,), generator=random).sort().values
             optimizer.zero_grad()
@@ -211,7 +211,7 @@ def test_the_loop_of_pygs_example_agrees_with_pyg_as_installed() -> None:
 
 
 def test_the_loop_on_triton_kernels(interpreter: None) -> None:
-    torch.testing.assert_close(loop("fused").said, loop("mended").said, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loop("fused", 2).said, loop("mended", 2).said, rtol=1e-5, atol=1e-5)
 
 
 def test_a_node_says_the_same_whoever_is_read_with_it() -> None:

@@ -62,9 +62,8 @@ def test_any_list(nodes: list[int], capacity: int, dtype: torch.dtype) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("length", [0, 1, 123, 129, SPAN + 1])
-@pytest.mark.parametrize("highest", [0, 40, 2**31 - 1])
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("length", [0, 1, 129, SPAN + 1])
+@pytest.mark.parametrize(("highest", "dtype"), [(40, torch.int64), (2**31 - 1, torch.int64), (2**31 - 1, torch.int32)])
 @pytest.mark.usefixtures("poisoned")
 def test_sizes(length: int, highest: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(length + highest)
@@ -122,7 +121,7 @@ def test_the_least_position_stays_whichever_comes_first() -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("capacity", [0, 1, 40, SPAN, SPAN + 88])
+@pytest.mark.parametrize("capacity", [0, 40, SPAN, SPAN + 88])
 @pytest.mark.usefixtures("poisoned")
 def test_too_small_a_capacity_keeps_the_first_and_counts_all(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = torch.arange(SPAN + 89).repeat(2) * 3
