@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import torch
 
 from mspipe_triton.kernels.checks import FLOATS, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
 from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, on_triton, pow2, tl
-
-_scratch = threading.local()
+from mspipe_triton.kernels.unique_nodes import stamps
 
 
 def patch_rows_reference(
@@ -20,7 +18,7 @@ def patch_rows_reference(
     if nodes.numel() == 0 or fresh_nodes.numel() == 0:
         return
     slot, fresh_slot = ((part.long() + 1).clamp_(min=0) for part in (nodes, fresh_nodes))  # all padding shares slot 0
-    stamp = _stamps(int(torch.maximum(slot.max(), fresh_slot.max())) + 1, nodes.device)
+    stamp = stamps(int(torch.maximum(slot.max(), fresh_slot.max())) + 1, nodes.device)
     stamp.index_fill_(0, slot, -1)
     stamp.scatter_reduce_(0, fresh_slot, torch.arange(fresh_slot.numel(), device=nodes.device), "amax")
     stamp[0] = -1
@@ -29,15 +27,6 @@ def patch_rows_reference(
     source = latest.index_select(0, matched)
     for old, new in zip(stale, fresh, strict=True):
         old.index_copy_(0, matched, new.index_select(0, source))
-
-
-def _stamps(size: int, device: torch.device) -> torch.Tensor:
-    """A table of at least `size` int64 whose contents mean nothing; kept a thread, so that its pages stay mapped."""
-    table: torch.Tensor | None = getattr(_scratch, "table", None)
-    if table is None or table.numel() < size or table.device != device:
-        table = torch.empty(max(size, 1024) * 5 // 4, dtype=torch.int64, device=device)
-        _scratch.table = table
-    return table
 
 
 @device_function

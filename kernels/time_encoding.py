@@ -67,11 +67,7 @@ def turns_block(b_delta, p_frequency, p_phase, i_k, m_k):
 @device_function
 def _turn_share(b):
     """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle."""
-    if b.dtype == tl.float64:
-        share = b / 6.283185307179586
-    else:
-        share = tl.div_rn(b, 6.283185307179586)
-    return share
+    return b / 6.283185307179586 if b.dtype == tl.float64 else tl.div_rn(b, 6.283185307179586)
 
 
 @device_function

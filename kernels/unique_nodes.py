@@ -31,7 +31,7 @@ def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
     position = torch.arange(length, device=nodes.device)
     slot = nodes + 1  # all padding shares slot 0
     slot.clamp_(min=0)
-    stamp = _stamps(int(slot.max()) + 1, nodes.device)
+    stamp = stamps(int(slot.max()) + 1, nodes.device)
     stamp.index_fill_(0, slot, length)
     stamp.scatter_reduce_(0, slot, position, "amin")
     first = stamp.index_select(0, slot)
@@ -45,7 +45,7 @@ def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
     return ids, (rank.index_select(0, first) - 1).clamp_(min=0).masked_fill_(nodes < 0, 0), count
 
 
-def _stamps(size: int, device: torch.device) -> torch.Tensor:
+def stamps(size: int, device: torch.device) -> torch.Tensor:
     """A table of at least `size` int64 whose contents mean nothing; kept a thread, so that its pages stay mapped."""
     table: torch.Tensor | None = getattr(_scratch, "table", None)
     if table is None or table.numel() < size or table.device != device:

@@ -17,23 +17,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, MeanAggregator, TGNMemory
 
+from bench.peer_pyg import MendedAggregator
 from mspipe_triton.kernels.tgn_memory import FusedTGNMemory
 
 Memory = FusedTGNMemory | TGNMemory
 Event = tuple[int, int, int]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pyg_tgn_with_fused_memory.py"
 NODES, WIDTH, DIM, TIMES = 5, 2, 3, 4
-
-
-class Mended(LastAggregator):
-    """PyG's, told that a node without messages has none.
-
-    Without torch_scatter, PyG marks such a node with U − 1, which is a message where U nodes have U messages or more.
-    """
-
-    def forward(self, msg: torch.Tensor, index: torch.Tensor, t: torch.Tensor, dim_size: int) -> torch.Tensor:
-        aggregated: torch.Tensor = super().forward(msg, index, t, max(dim_size, msg.size(0) + 1))
-        return aggregated[:dim_size]
 
 
 def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIMES), double: bool = True) -> Memory:
@@ -43,7 +33,7 @@ def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIME
     if kind == "fused":
         memory = FusedTGNMemory(*widths, message_module=message, aggregator_module=LastAggregator())
     else:
-        memory = TGNMemory(*widths, message, Mended() if kind == "mended" else LastAggregator())
+        memory = TGNMemory(*widths, message, MendedAggregator() if kind == "mended" else LastAggregator())
     if double:
         memory.double()
         memory.reset_state()  # PyG's empty messages keep the dtype they were made in
