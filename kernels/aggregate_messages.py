@@ -23,6 +23,7 @@ from mspipe_triton.kernels.checks import (
     check_range,
     check_same_dtype,
 )
+from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
 
 TABLES = ("memory", "memory_time", "partner", "event_id", "mail_time", "mail_features")
@@ -242,4 +243,4 @@ def aggregate_messages(
         hidden, hidden_time, src_rows, dst_rows,
     )  # fmt: skip
     _check(*arguments)
-    _operation(*arguments, mode)
+    (aggregate_messages_reference if eager(hidden) else _operation)(*arguments, mode)

@@ -16,9 +16,10 @@ from mspipe_triton.kernels.checks import (
     check_range,
     check_same_dtype,
 )  # fmt: skip
+from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import on_triton
-from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward
+from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward, memory_gru_backward_reference
 from mspipe_triton.kernels.memory_gru_fused import launch_memory_gru_fused
 from mspipe_triton.kernels.memory_gru_split import empty_updated, launch_memory_gru_split
 from mspipe_triton.kernels.time_encoding import fused_encode_time
@@ -112,14 +113,19 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Updated) -> None:
         *output[1:], deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
         memory_rows, partner_rows, feature_rows,
     )  # fmt: skip
+    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
+    ctx.mark_non_differentiable(*output[1:])
     ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
 
 
-def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
     *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
     needs = ctx.needs_input_grad
     tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
-    *weights, d_rows, d_frequency, d_phase = memory_gru_backward(grad, *saved, count, ctx.keep, any(tables), needs_time)
+    run = memory_gru_backward_reference if eager_backward(grad) else memory_gru_backward
+    *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
     d_tables: list[torch.Tensor | None] = [None, None, None]
     first = 0
     for part, rows in enumerate((memory_rows, partner_rows, feature_rows)):
@@ -136,6 +142,7 @@ def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | Non
 
 
 _operation.register_autograd(_backward, setup_context=_setup)
+_direct = differentiable(lambda *inputs: memory_gru_reference(*inputs[:-1]), _setup, _backward)  # knows no variant
 
 
 def memory_gru(
@@ -204,7 +211,8 @@ def memory_gru(
     )  # fmt: skip
     inputs = (memory, partner, features, frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    h: torch.Tensor = _operation(
+    run = _direct if eager(weight_ih) else _operation
+    h: torch.Tensor = run(
         memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
         weight_ih, weight_hh, bias_ih, bias_hh, count, empty == "keep", save, variant,
     )[0]  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mspipe_triton.kernels.checks import FLOATS, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
+from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, on_triton, pow2, tl
 from mspipe_triton.kernels.unique_nodes import stamps
 
@@ -147,4 +148,5 @@ def patch_rows(
                 )
         check_layout(operation, **pair)
         check_device(operation, nodes.device, (), **pair)
-    _operation(list(stale), nodes, list(fresh), fresh_nodes)
+    run = patch_rows_reference if eager(nodes) else _operation
+    run(list(stale), nodes, list(fresh), fresh_nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mspipe_triton.kernels.checks import FLOATS, INTEGERS, TIMES, check_device, check_dtype, check_layout, check_range
+from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, on_triton, pow2, tl
 
@@ -247,5 +248,6 @@ def sample_recent(
         ValueError: a wrong dtype, shape, layout, device or fanout; with debugging on, a root outside the graph.
     """
     check_sampling("sample_recent", indptr, neighbours, event_ids, times, roots, root_times, fanout, dtype)
-    sampled: Sampled = _operation(indptr, neighbours, event_ids, times, roots, root_times, fanout, dtype)
+    run = sample_recent_reference if eager(roots) else _operation
+    sampled: Sampled = run(indptr, neighbours, event_ids, times, roots, root_times, fanout, dtype)
     return sampled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mspipe_triton.kernels.checks import check_device, check_dtype, check_layout
+from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
 from mspipe_triton.kernels.philox import philox_below, philox_block, philox_integers
 from mspipe_triton.kernels.sample_recent import (
@@ -141,5 +142,6 @@ def sample_uniform(
         raise ValueError(f"sample_uniform: draws is {tuple(draws.shape)}; give the four words {words} as [4]")
     check_layout("sample_uniform", draws=draws)
     check_device("sample_uniform", roots.device, draws=draws)
-    sampled: Sampled = _operation(indptr, neighbours, event_ids, times, roots, root_times, fanout, draws, dtype)
+    run = sample_uniform_reference if eager(roots) else _operation
+    sampled: Sampled = run(indptr, neighbours, event_ids, times, roots, root_times, fanout, draws, dtype)
     return sampled

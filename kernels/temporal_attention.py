@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mspipe_triton.kernels.checks import COMPUTED, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
+from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
@@ -24,7 +25,11 @@ from mspipe_triton.kernels.neighbour_rows import (
     write_mixed,
 )
 from mspipe_triton.kernels.philox import dropout_scale, philox_block
-from mspipe_triton.kernels.temporal_attention_backward import keep_scale, temporal_attention_backward
+from mspipe_triton.kernels.temporal_attention_backward import (
+    keep_scale,
+    temporal_attention_backward,
+    temporal_attention_backward_reference,
+)  # fmt: skip
 from mspipe_triton.kernels.time_encoding import fused_encode_time
 
 _NAME, NEGATIVE_SLOPE = "temporal_attention", 0.2
@@ -54,12 +59,10 @@ def temporal_attention_reference(
     others = torch.cat([edges.to(dtype), encoded], 2) if edges.shape[2] else encoded
     if query_rows is not None:
         query, bias = query.index_select(0, query_rows), bias.index_select(0, query_rows)
-    slope, weights = _weights(products(query, table, rows, others), bias, counts)
-    dropped = weights
+    scale = None
     if dropout > 0 and draws is not None:
-        scale = dropout_scale(draws, (*weights.shape,), dropout, dtype)
-        dropped = weights * scale
-        slope = torch.where(scale > 0, slope, -slope) if save else slope
+        scale = dropout_scale(draws, (rows.shape[0], query.shape[1], rows.shape[1]), dropout, dtype)
+    slope, weights, dropped = _weights(products(query, table, rows, others), bias, counts, scale)
     context, total = torch.cat(mixed(dropped, table, rows, others), 2), dropped.sum(2)
     if not save:
         return context, total, query.new_empty(0), query.new_empty(0), query.new_empty(0)
@@ -67,13 +70,21 @@ def temporal_attention_reference(
 
 
 @fused()
-def _weights(product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """LeakyReLU's slope and the softmax weights, both [R, K, F], of query·x [R, K, F] and bias [R, K]."""
+def _weights(
+    product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor, scale: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LeakyReLU's slope, negated where dropped, and the softmax weights before and after dropout, all [R, K, F].
+
+    Of query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
+    """
     logits = product + bias.unsqueeze(2)
     slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
     filled = (torch.arange(product.shape[2], device=product.device) < counts.unsqueeze(1)).unsqueeze(1)
     logits = torch.where(filled, logits * slope, -torch.inf)
-    return slope, torch.where(filled, torch.softmax(logits, 2), 0.0)
+    weights = torch.where(filled, torch.softmax(logits, 2), 0.0)
+    if scale is None:
+        return slope, weights, weights.clone()
+    return torch.where(scale > 0, slope, -slope), weights, weights * scale
 
 
 @kernel(
@@ -202,7 +213,8 @@ def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | 
     if d_total is None:
         d_total = query.new_zeros((rows.shape[0], query.shape[1]))
     needs = ctx.needs_input_grad
-    d_table, d_frequency, d_phase, d_query, d_bias = temporal_attention_backward(
+    run = temporal_attention_backward_reference if eager_backward(query) else temporal_attention_backward
+    d_table, d_frequency, d_phase, d_query, d_bias = run(
         d_context, d_total, *saved, ctx.dropout, needs[0], needs[6] or needs[7]
     )
     return (
@@ -212,6 +224,7 @@ def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | 
 
 
 _operation.register_autograd(_backward, setup_context=_setup_context)
+_direct = differentiable(temporal_attention_reference, _setup_context, _backward)
 
 
 def _check(
@@ -293,7 +306,8 @@ def temporal_attention(
     )
     differentiated = (table, frequency, phase, query, bias)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiated)
-    context, total, *_ = _operation(
+    run = _direct if eager(query) else _operation
+    context, total, *_ = run(
         table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias,
         float(dropout), draws, save,
     )  # fmt: skip

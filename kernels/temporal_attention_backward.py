@@ -41,12 +41,9 @@ def temporal_attention_backward_reference(
     """
     nodes, dim = table.to(query.dtype), table.shape[1]
     rows = filled_rows(rows, counts)
-    dropped, scale = weights, None
-    if dropout > 0:
-        scale = (slope > 0).to(slope.dtype) / (1.0 - dropout)
-        slope, dropped = slope.abs(), weights * scale
-    d_weights = products(d_context, nodes, rows, others) + d_total.unsqueeze(2)
-    d_logits = _logits_backward(d_weights if scale is None else d_weights * scale, weights, slope)
+    d_logits, dropped = _logits_backward(
+        products(d_context, nodes, rows, others), d_total, weights, slope, 1.0 - dropout
+    )
     d_query, d_bias = torch.cat(mixed(d_logits, nodes, rows, others), 2), d_logits.sum(2)
     d_table, d_frequency, d_phase = table.new_empty(0), frequency.new_empty(0), phase.new_empty(0)
     if needs_table:
@@ -78,10 +75,16 @@ def _scattered(
 
 
 @fused()
-def _logits_backward(d_weights: torch.Tensor, weights: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """Gradient of the logits before LeakyReLU [R, K, F] from that of the softmax's output."""
-    weighted = weights * d_weights
-    return (weighted - weights * weighted.sum(2, keepdim=True)) * slope
+def _logits_backward(
+    d_weights: torch.Tensor, d_total: torch.Tensor, weights: torch.Tensor, slope: torch.Tensor, keep: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of the logits before LeakyReLU, and the weights after dropout, both [R, K, F].
+
+    From x·d_context [R, K, F], d_total [R, K] and what the forward pass saved; `keep` is the share that dropout keeps.
+    """
+    dropped = weights * ((slope > 0).to(slope.dtype) / keep)
+    weighted = dropped * (d_weights + d_total.unsqueeze(2))
+    return (weighted - weights * weighted.sum(2, keepdim=True)) * slope.abs(), dropped
 
 
 @kernel(

@@ -7,6 +7,7 @@ import threading
 import torch
 
 from mspipe_triton.kernels.checks import INTEGERS, check_dtype, check_layout, check_range
+from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
 
 Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -200,5 +201,5 @@ def unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
         raise ValueError(f"unique_nodes: capacity must be at least 0, not {capacity}; nodes.numel() is always enough")
     check_layout("unique_nodes", nodes=nodes)
     check_range("unique_nodes", "nodes", nodes, 2**31, -(2**63))
-    unique: Unique = _operation(nodes, capacity)
+    unique: Unique = (unique_nodes_reference if eager(nodes) else _operation)(nodes, capacity)
     return unique
