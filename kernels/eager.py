@@ -31,13 +31,7 @@ def differentiable(
     reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
     """A reference under eager autograd, with the functions that the custom operation is registered with."""
-
-    class Direct(torch.autograd.Function):
-        @staticmethod
-        def forward(*inputs: Any) -> Any:
-            return reference(*inputs)
-
-    Direct.setup_context = staticmethod(setup_context)
-    Direct.backward = staticmethod(backward)
-    apply: Callable[..., Any] = Direct.apply
+    methods = {"forward": reference, "setup_context": setup_context, "backward": backward}
+    direct: Any = type("Direct", (torch.autograd.Function,), {name: staticmethod(way) for name, way in methods.items()})
+    apply: Callable[..., Any] = direct.apply
     return apply

@@ -65,8 +65,8 @@ class Kernel:
         self.chosen = {variant: choices[0] for variant, choices in configs.items()}
 
     def config(self, variant: str = "float32") -> Config:
-        """The configuration in force: the shipped default, or what tuning chose."""
-        return self.chosen[variant]
+        """The configuration in force: the shipped default, or what tuning chose; float32's where types are one."""
+        return self.chosen.get(variant, self.chosen["float32"])
 
     def launch(self, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
         """Run the kernel on a grid of programs; an empty grid runs nothing."""

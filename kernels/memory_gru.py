@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tens
     *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
     needs = ctx.needs_input_grad
     tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
-    run = memory_gru_backward_reference if eager_backward(grad) else memory_gru_backward
+    run: Callable[..., Any] = memory_gru_backward_reference if eager_backward(grad) else memory_gru_backward
     *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
     d_tables: list[torch.Tensor | None] = [None, None, None]
     first = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
+from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
 
 Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -62,6 +62,7 @@ def tanh(x):
     Config({"BLOCK_U": 8}, num_warps=4),
     Config({"BLOCK_U": 4}, num_warps=4),
     Config({"BLOCK_U": 16}, num_warps=8),
+    float64=[Config({"BLOCK_U": 8}, num_warps=4), Config({"BLOCK_U": 4}, num_warps=4)],
 )
 def message_kernel(
     p_memory, p_memory_rows, p_partner, p_partner_rows, p_features, p_feature_rows, p_deltas, p_has_mail,
@@ -148,7 +149,7 @@ def launch_memory_gru_split(
     widths, rows = (memory.shape[1], partner.shape[1], features.shape[1], frequency.numel()), has_mail.numel()
     h, saved_message, joint, hidden_n = empty_updated(rows, widths, weight_ih, save)
     message = saved_message if save else weight_ih.new_empty(rows, sum(widths))
-    config = message_kernel.config()
+    config = message_kernel.config(arithmetic(message.dtype))
     blocks = (pow2(width) for width in widths)
     message_kernel.launch(
         (cdiv(rows, config["BLOCK_U"]),), config,

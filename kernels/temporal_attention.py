@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -213,7 +214,9 @@ def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | 
     if d_total is None:
         d_total = query.new_zeros((rows.shape[0], query.shape[1]))
     needs = ctx.needs_input_grad
-    run = temporal_attention_backward_reference if eager_backward(query) else temporal_attention_backward
+    run: Callable[..., Any] = (
+        temporal_attention_backward_reference if eager_backward(query) else temporal_attention_backward
+    )
     d_table, d_frequency, d_phase, d_query, d_bias = run(
         d_context, d_total, *saved, ctx.dropout, needs[0], needs[6] or needs[7]
     )

@@ -7,7 +7,7 @@ import math
 import torch
 
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
+from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 
 _TURN = 2.0 * math.pi
 
@@ -111,7 +111,11 @@ def _sin_quarter(w):
     return y + y * s * p
 
 
-@kernel(Config({"BLOCK_M": 16, "PART": 256}, num_warps=4), Config({"BLOCK_M": 32, "PART": 512}, num_warps=8))
+@kernel(
+    Config({"BLOCK_M": 16, "PART": 256}, num_warps=4),
+    Config({"BLOCK_M": 32, "PART": 512}, num_warps=8),
+    float64=[Config({"BLOCK_M": 8, "PART": 256}, num_warps=4)],
+)
 def encode_time_backward_kernel(
     p_grad, p_deltas, p_frequency, p_phase, p_count, p_partial, num_rows, grad_stride,
     TIME: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, PART: tl.constexpr,
@@ -145,7 +149,7 @@ def launch_encode_time_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`encode_time_backward` by a kernel for grad [M, T] (any distance between rows) and deltas [M]: parts, then their
     sum, the same in every run. Rows from `count` [1] on are not read."""
-    config = encode_time_backward_kernel.config()
+    config = encode_time_backward_kernel.config(arithmetic(grad.dtype))
     parts = cdiv(grad.shape[0], config["PART"])
     partial = grad.new_empty(parts, 2, frequency.numel())
     encode_time_backward_kernel.launch(
