@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bench.cases import OPERATIONS, build
+from bench.machine import machine
 from bench.scene import Shape
 from bench.variants import callee, returned, with_leaves
 from mspipe_triton.kernels.compiling import CAPABILITIES, SHARED_LIMIT, compile_launch
@@ -173,7 +174,7 @@ def main() -> int:
     print(f"{len(rows)} compilations, {len(found)} faults", *found, sep="\n", file=sys.stderr)
     if not options.defaults and not found:
         versions = {"torch": torch.__version__, "triton": triton.__version__}
-        document = {"command": "make aot", "versions": versions, "rows": rows}
+        document = {"command": "make aot", "machine": machine(), "versions": versions, "rows": rows}
         RESULT.write_text(json.dumps(document, indent=1) + "\n")
         PAGE.write_text(written(PAGE.read_text(), rows))
     return 1 if found else 0

@@ -243,4 +243,5 @@ def aggregate_messages(
         hidden, hidden_time, src_rows, dst_rows,
     )  # fmt: skip
     _check(*arguments)
-    (aggregate_messages_reference if eager(hidden) else _operation)(*arguments, mode)
+    with torch.no_grad():
+        (aggregate_messages_reference if eager(hidden) else _operation)(*arguments, mode)

@@ -149,4 +149,5 @@ def patch_rows(
         check_layout(operation, **pair)
         check_device(operation, nodes.device, (), **pair)
     run = patch_rows_reference if eager(nodes) else _operation
-    run(list(stale), nodes, list(fresh), fresh_nodes)
+    with torch.no_grad():
+        run(list(stale), nodes, list(fresh), fresh_nodes)
