@@ -156,5 +156,4 @@ def launch_encode_time_backward(
         (parts,), config, grad, deltas, frequency, phase, count, partial, grad.shape[0], grad.stride(0),
         TIME=frequency.numel(), BLOCK_T=pow2(frequency.numel()),
     )  # fmt: skip
-    by_frequency, by_phase = partial.sum(0).unbind(0)
-    return by_frequency.clone(), by_phase.clone()
+    return partial[:, 0].sum(0), partial[:, 1].sum(0)
