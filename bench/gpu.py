@@ -51,6 +51,8 @@ def arguments() -> argparse.Namespace:
     unknown = set(given.only.split(",")) - set(OPERATIONS)
     if unknown:
         parser.error(f"--only names {', '.join(sorted(unknown))}; there are {', '.join(OPERATIONS)}")
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"{given.out} is a file; name a folder")
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is visible; `--device cpu --quick` tries the script in Triton's interpreter")
     return given

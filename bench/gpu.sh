@@ -3,10 +3,16 @@
 # triton (PYTHON names another), nothing that must be installed or fetched, and leaves OUT_FOLDER/gpu-kernels.json.
 set -euo pipefail
 if [ $# -lt 1 ]; then
-    echo "usage: bench/gpu.sh OUT_FOLDER [--only NAMES] [--seconds S] [--commit NAME]" >&2
+    echo "usage: [PYTHON=python3] bench/gpu.sh OUT_FOLDER [--only NAMES] [--seconds S] [--seed N] [--commit NAME]" >&2
     exit 2
 fi
+python=${PYTHON:-python3}
+case $python in */*) python=$(realpath -s -- "$python") ;; esac
 out=$(realpath -m -- "$1")
 shift
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
-PYTHONPATH=. PYTHONUNBUFFERED=1 exec "${PYTHON:-python3}" -m bench.gpu "$out" "$@"
+if ! "$python" -c "import torch, triton" 2>/dev/null; then
+    echo "bench/gpu.sh: $python has no torch and triton; name one that has, as in PYTHON=.venv/bin/python" >&2
+    exit 2
+fi
+PYTHONPATH=. PYTHONUNBUFFERED=1 exec "$python" -m bench.gpu "$out" "$@"

@@ -18,6 +18,7 @@ from mspipe_triton.kernels.checks import (
     INTEGERS,
     TIMES,
     check_device,
+    check_dims,
     check_dtype,
     check_layout,
     check_range,
@@ -170,6 +171,7 @@ def _check(
     check_dtype(operation, INTEGERS, **ends)
     check_dtype(operation, TIMES, memory_time=memory_time)
     check_same_dtype(operation, memory_time=memory_time, mail_time=mail_time, times=times, hidden_time=hidden_time)
+    check_dims(operation, 2, memory=memory, hidden=hidden)
     nodes, dim = memory.shape
     shapes: dict[str, tuple[int, ...]] = {
         "partner": (nodes, dim),
@@ -189,7 +191,7 @@ def _check(
     check_layout(operation, **every)
     check_device(operation, hidden.device, (*tables, *columns), **every)
     for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", len(hidden)), ("dst_rows", len(hidden))):
-        check_range(operation, name, ends[name], stop, -(2**63))
+        check_range(operation, name, ends[name], stop, None)
 
 
 def aggregate_messages(
@@ -243,5 +245,7 @@ def aggregate_messages(
         hidden, hidden_time, src_rows, dst_rows,
     )  # fmt: skip
     _check(*arguments)
+    if mode == "mean" and (mail_features is None) != (features is None):
+        raise ValueError("aggregate_messages: mode 'mean' has one of features and mail_features; give both or neither")
     with torch.no_grad():
         (aggregate_messages_reference if eager(hidden) else _operation)(*arguments, mode)

@@ -16,7 +16,7 @@ TIMES = (torch.int64, torch.float64)
 class _State:
     """Process-wide: whether checks that read values, and so wait for the device, are made."""
 
-    debug = os.environ.get("MSPIPE_TRITON_DEBUG") == "1"
+    debug = os.environ.get("MSPIPE_TRITON_DEBUG", "0") not in ("", "0")
 
 
 def enable_debug(enabled: bool = True) -> None:
@@ -25,6 +25,25 @@ def enable_debug(enabled: bool = True) -> None:
     Off at import, unless the environment sets MSPIPE_TRITON_DEBUG=1.
     """
     _State.debug = enabled
+
+
+def debugging() -> bool:
+    """Whether checks that read values are made: debugging is on, and nothing is tracing."""
+    return _State.debug and not torch.compiler.is_compiling()
+
+
+def check_shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:
+    """Refuse tensors of another shape than the one given with each; None passes, as in all checks."""
+    for name, (tensor, shape) in pairs.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")
+
+
+def check_dims(operation: str, dims: int, **tensors: torch.Tensor | None) -> None:
+    """Refuse tensors of another number of dimensions."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dim() != dims:
+            raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {dims} dimensions")
 
 
 def check_dtype(operation: str, allowed: tuple[torch.dtype, ...], **tensors: torch.Tensor | None) -> None:
@@ -77,14 +96,15 @@ def check_device(
             )
 
 
-def check_range(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int = 0) -> None:
-    """With debugging on, refuse integers outside [start, stop); without, nothing is read."""
-    if not _State.debug or values is None or values.numel() == 0 or torch.compiler.is_compiling():
+def check_range(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int | None = 0) -> None:
+    """With debugging on, refuse integers outside [start, stop); without, nothing is read. No start: negatives pass."""
+    if not debugging() or values is None or values.numel() == 0:
         return
     low, high = (int(value) for value in torch.aminmax(values))
-    if low < start or high >= stop:
-        worst = low if low < start else high
-        raise ValueError(f"{operation}: {name} holds {worst}, outside [{start}, {stop}); mend the ids before the call")
+    if high >= stop or (start is not None and low < start):
+        worst, end = (high, f"[{start or 0}, {stop})") if high >= stop else (low, f"[{start}, {stop})")
+        padding = "" if start == 0 else "; negatives are padding"
+        raise ValueError(f"{operation}: {name} holds {worst}, outside {end}{padding}; mend the ids before the call")
 
 
 def refuse_second_derivative(operation: Any) -> None:

@@ -12,10 +12,12 @@ from mspipe_triton.kernels.checks import (
     FLOATS,
     INTEGERS,
     check_device,
+    check_dims,
     check_dtype,
     check_layout,
     check_range,
     check_same_dtype,
+    check_shape,
 )  # fmt: skip
 from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.fusion import fused
@@ -203,9 +205,6 @@ def memory_gru(
         raise ValueError(f"memory_gru: empty must be 'update' or 'keep', not {empty!r}")
     if variant not in VARIANTS:
         raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {variant!r}")
-    width = memory.shape[1] + partner.shape[1] + features.shape[1] + frequency.numel()
-    if weight_ih.shape != (3 * memory.shape[1], width):
-        raise ValueError(f"memory_gru: weight_ih is {tuple(weight_ih.shape)}, messages have width {width}")
     _check(
         memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
         weight_ih, weight_hh, bias_ih, bias_hh, count,
@@ -231,6 +230,19 @@ def _check(
     weights = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
     others = {"deltas": deltas, "has_mail": has_mail, "count": count}
     times = {"frequency": frequency, "phase": phase}
+    check_dims(name, 2, **tables)
+    check_dims(name, 1, has_mail=has_mail, frequency=frequency)
+    nodes, dim = has_mail.shape, memory.shape[1]
+    width = dim + partner.shape[1] + features.shape[1] + frequency.numel()
+    if weight_ih.shape != (3 * dim, width):
+        raise ValueError(
+            f"memory_gru: weight_ih is {tuple(weight_ih.shape)}, messages have width {width}; give {(3 * dim, width)}"
+        )
+    check_shape(
+        name, weight_hh=(weight_hh, (3 * dim, dim)), bias_ih=(bias_ih, (3 * dim,)), bias_hh=(bias_hh, (3 * dim,)),
+        phase=(phase, frequency.shape), deltas=(deltas, nodes), count=(count, (1,)),
+        **{row: (given, nodes) for row, given in rows.items()},
+    )  # fmt: skip
     check_dtype(name, COMPUTED, weight_ih=weight_ih)
     check_same_dtype(name, **weights, **times)
     check_dtype(name, FLOATS, **tables, deltas=deltas)
@@ -243,4 +255,4 @@ def _check(
             raise ValueError(
                 f"memory_gru: {table} has {tables[table].shape[0]} rows for {has_mail.numel()} nodes; give {row}"
             )
-        check_range(name, row, rows[row], tables[table].shape[0], -1)
+        check_range(name, row, rows[row], tables[table].shape[0], None)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from mspipe_triton.kernels.checks import FLOATS, INTEGERS, check_device, check_dtype, check_layout
+from mspipe_triton.kernels.checks import (
+    FLOATS,
+    INTEGERS,
+    check_device,
+    check_dims,
+    check_dtype,
+    check_layout,
+    check_range,
+    check_shape,
+    debugging,
+)  # fmt: skip
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import device_function, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
@@ -174,12 +184,14 @@ def check_neighbours(
     phase: torch.Tensor,
 ) -> None:  # fmt: skip
     """Refuse what x_j cannot be read from by an operation on `device`."""
-    check_shape(operation, "deltas", deltas, rows.shape)
-    check_shape(operation, "feature_rows", feature_rows, rows.shape)
-    check_shape(operation, "counts", counts, rows.shape[:1])
-    check_shape(operation, "phase", phase, frequency.shape)
+    check_dims(operation, 2, table=table, rows=rows, features=features)
+    check_dims(operation, 1, frequency=frequency)
+    check_shape(
+        operation, deltas=(deltas, rows.shape), feature_rows=(feature_rows, rows.shape),
+        counts=(counts, rows.shape[:1]), phase=(phase, frequency.shape),
+    )  # fmt: skip
     if feature_rows is None and features.shape[1] > 0:
-        check_shape(operation, "features without feature_rows", features, (rows.numel(), features.shape[1]))
+        check_shape(operation, features=(features, (rows.numel(), features.shape[1])))
     check_dtype(operation, FLOATS, table=table, features=features, deltas=deltas)
     check_dtype(operation, INTEGERS, rows=rows, feature_rows=feature_rows, counts=counts)
     named = dict(
@@ -189,9 +201,9 @@ def check_neighbours(
     check_layout(operation, **named)
     # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
     check_device(operation, device, ("features",) if table.requires_grad else ("features", "table"), **named)
-
-
-def check_shape(operation: str, name: str, tensor: torch.Tensor | None, shape: tuple[int, ...]) -> None:
-    """Refuse a tensor of another shape; None passes."""
-    if tensor is not None and tensor.shape != shape:
-        raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")
+    check_range(operation, "counts", counts, rows.shape[1] + 1)
+    if debugging():
+        filled = torch.arange(rows.shape[1], device=device) < counts.unsqueeze(1)
+        check_range(operation, "rows", rows[filled], table.shape[0])
+        if feature_rows is not None and features.shape[1] > 0:
+            check_range(operation, "feature_rows", feature_rows[filled], features.shape[0], None)

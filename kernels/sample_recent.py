@@ -195,8 +195,10 @@ def check_sampling(
     roots: torch.Tensor, root_times: torch.Tensor, fanout: int, dtype: torch.dtype,
 ) -> None:  # fmt: skip
     """Refuse what a sampler cannot take."""
-    if fanout < 1:
-        raise ValueError(f"{operation}: fanout must be at least 1, not {fanout}")
+    if not isinstance(fanout, int) or fanout < 1:
+        raise ValueError(f"{operation}: fanout must be an integer of at least 1, not {fanout!r}")
+    if indptr.dim() != 1 or indptr.numel() == 0:
+        raise ValueError(f"{operation}: indptr has shape {tuple(indptr.shape)}; give [N + 1] for N nodes")
     if dtype not in FLOATS:
         raise ValueError(f"{operation}: dtype must be a floating type, not {dtype}; torch.float32 is the default")
     if root_times.dtype != times.dtype:
@@ -214,7 +216,8 @@ def check_sampling(
         operation, roots.device, ("indptr", "neighbours", "event_ids", "times"),
         indptr=indptr, neighbours=neighbours, event_ids=event_ids, times=times, root_times=root_times,
     )  # fmt: skip
-    check_range(operation, "roots", roots, indptr.numel() - 1, -(2**63))
+    check_range(operation, "roots", roots, indptr.numel() - 1, None)
+    check_range(operation, "indptr", indptr, times.numel() + 1)
 
 
 def sample_recent(

@@ -7,13 +7,22 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.checks import COMPUTED, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
+from mspipe_triton.kernels.checks import (
+    COMPUTED,
+    INTEGERS,
+    check_device,
+    check_dims,
+    check_dtype,
+    check_layout,
+    check_range,
+    check_same_dtype,
+    check_shape,
+)  # fmt: skip
 from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
     check_neighbours,
-    check_shape,
     filled_rows,
     gathered,
     held_blocks,
@@ -237,6 +246,8 @@ def _check(
     dropout: float, draws: torch.Tensor | None,
 ) -> None:  # fmt: skip
     """Refuse what the operation cannot take."""
+    check_neighbours(_NAME, query.device, table, rows, features, feature_rows, deltas, counts, frequency, phase)
+    check_dims(_NAME, 3, query=query)
     width = table.shape[1] + features.shape[1] + frequency.numel()
     if query.shape[2] != width:
         raise ValueError(f"{_NAME}: query has width {query.shape[2]}, neighbour rows have {width}")
@@ -244,17 +255,16 @@ def _check(
         raise ValueError(f"{_NAME}: dropout must be at least 0 and below 1, not {dropout}")
     if dropout > 0 and draws is None:
         raise ValueError(f"{_NAME}: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
-    check_shape(_NAME, "query_rows", query_rows, rows.shape[:1])
-    check_shape(_NAME, "bias", bias, query.shape[:2])
+    check_shape(_NAME, query_rows=(query_rows, rows.shape[:1]), bias=(bias, query.shape[:2]), draws=(draws, (4,)))
     if query_rows is None:
-        check_shape(_NAME, "query without query_rows", query, (*rows.shape[:1], *query.shape[1:]))
+        check_shape(_NAME, query=(query, (*rows.shape[:1], *query.shape[1:])))
     check_dtype(_NAME, COMPUTED, query=query)
     check_same_dtype(_NAME, query=query, bias=bias, frequency=frequency, phase=phase)
     check_dtype(_NAME, INTEGERS, query_rows=query_rows)
     check_dtype(_NAME, (torch.int64,), draws=draws)
     check_layout(_NAME, query_rows=query_rows, draws=draws)
     check_device(_NAME, query.device, query_rows=query_rows, bias=bias, draws=draws)
-    check_neighbours(_NAME, query.device, table, rows, features, feature_rows, deltas, counts, frequency, phase)
+    check_range(_NAME, "query_rows", query_rows, query.shape[0])
 
 
 def temporal_attention(

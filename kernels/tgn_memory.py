@@ -83,7 +83,10 @@ class FusedTGNMemory(nn.Module):
             ("message_module", message_module, "IdentityMessage"),
             ("aggregator_module", aggregator_module, "LastAggregator"),
         ):
-            if module is not None and type(module).__name__ != supported:
+            kind = type(module)
+            if module is not None and (
+                kind.__name__ != supported or not kind.__module__.startswith("torch_geometric.")
+            ):
                 raise ValueError(
                     f"FusedTGNMemory: {name} is a {type(module).__name__}; PyG's {supported} or None is supported, "
                     "anything else needs PyG's TGNMemory"

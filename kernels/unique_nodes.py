@@ -41,7 +41,7 @@ def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
     count = rank[-1:].clone()
     distinct = int(count)
     if distinct > capacity:
-        raise ValueError(f"unique_nodes: {distinct} distinct nodes do not fit capacity {capacity}")
+        raise ValueError(f"unique_nodes: {distinct} distinct nodes do not fit capacity {capacity}; give that many")
     ids[:distinct] = nodes.masked_select(new)
     return ids, (rank.index_select(0, first) - 1).clamp_(min=0).masked_fill_(nodes < 0, 0), count
 
@@ -197,9 +197,9 @@ def unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
     check_dtype("unique_nodes", INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
         raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")
-    if capacity < 0:
-        raise ValueError(f"unique_nodes: capacity must be at least 0, not {capacity}; nodes.numel() is always enough")
+    if not isinstance(capacity, int | torch.SymInt) or capacity < 0:
+        raise ValueError(f"unique_nodes: capacity must be an integer ≥ 0, not {capacity!r}; nodes.numel() is enough")
     check_layout("unique_nodes", nodes=nodes)
-    check_range("unique_nodes", "nodes", nodes, 2**31, -(2**63))
+    check_range("unique_nodes", "nodes", nodes, 2**31, None)
     unique: Unique = (unique_nodes_reference if eager(nodes) else _operation)(nodes, capacity)
     return unique

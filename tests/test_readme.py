@@ -54,7 +54,9 @@ def check_make(words: list[str], tmp_path: Path) -> None:
         pytest.skip("the checkout was not installed with make")
     small = tmp_path / "wiki.csv"
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), small)
-    if words[1] == "test":
+    if words[1] == "install-dev":
+        run(["make", "install-dev"], ROOT)
+    elif words[1] == "test":
         recipe = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
         assert "-m pytest" in recipe.stdout
     elif words[1] == "train":

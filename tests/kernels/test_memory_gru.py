@@ -210,7 +210,7 @@ def test_unknown_empty_is_refused() -> None:
 def test_widths_that_do_not_add_up_are_refused(shape: tuple[int, int]) -> None:
     case = Case(3)
     case.leaves["weight_ih"] = torch.zeros(shape, dtype=torch.float64)
-    with pytest.raises(ValueError, match=rf"weight_ih is \({shape[0]}, {shape[1]}\),.* 16$"):
+    with pytest.raises(ValueError, match=rf"weight_ih is \({shape[0]}, {shape[1]}\),.* 16; give \(12, 16\)"):
         case.actual()
 
 

@@ -292,6 +292,11 @@ def test_compiles_into_one_graph() -> None:
         ({"empty": "skip"}, "empty must be 'update' or 'keep', not 'skip'"),
         ({"variant": "both"}, "variant must be 'fused' or 'split', not 'both'"),
         ({"features": torch.zeros(13, 4, dtype=torch.float64)}, "weight_ih is .* messages have width"),
+        ({"weight_hh": torch.zeros(15, 4, dtype=torch.float64)}, r"weight_hh has shape \(15, 4\); give \(15, 5\)"),
+        ({"has_mail": torch.ones(5, dtype=torch.bool)}, r"deltas has shape \(6,\); give \(5,\)"),
+        ({"phase": torch.zeros(1, dtype=torch.float64)}, r"phase has shape \(1,\); give \(4,\)"),
+        ({"count": torch.tensor([1, 2])}, r"count has shape \(2,\); give \(1,\)"),
+        ({"memory": torch.zeros(13, dtype=torch.float64)}, r"memory has shape \(13,\); give 2 dimensions"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -304,7 +309,7 @@ def test_debugging_finds_rows_outside_their_tables() -> None:
     outside = torch.full((6,), 13)
     enable_debug()
     try:
-        with pytest.raises(ValueError, match=r"memory_rows holds 13, outside \[-1, 13\)"):
+        with pytest.raises(ValueError, match=r"memory_rows holds 13, outside \[0, 13\); negatives are padding"):
             memory_gru(**arguments(memory_rows=outside))
         memory_gru(**arguments(memory_rows=outside - 1))
     finally:

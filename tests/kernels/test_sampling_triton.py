@@ -217,7 +217,9 @@ def good() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fanout": 0}, "fanout must be at least 1, not 0"),
+        ({"fanout": 0}, "fanout must be an integer of at least 1, not 0"),
+        ({"fanout": 2.5}, "fanout must be an integer of at least 1, not 2.5"),
+        ({"indptr": torch.zeros(0, dtype=torch.int64)}, r"indptr has shape \(0,\); give \[N \+ 1\]"),
         ({"dtype": torch.int64}, "dtype must be a floating type, not torch.int64"),
         ({"indptr": torch.zeros(6, dtype=torch.int32)}, r"indptr is torch.int32; give int64, as with indptr.to"),
         ({"roots": torch.zeros(9)}, "roots is torch.float32; give int32 or int64"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mspipe_triton.kernels import launch, temporal_attention
+from mspipe_triton.kernels import enable_debug, launch, temporal_attention
 from mspipe_triton.kernels.temporal_attention import _operation, attention_kernel
 from mspipe_triton.kernels.temporal_attention_backward import attention_backward_kernel, temporal_attention_backward
 from tests.kernels.attention_case import Agree, Case, Named
@@ -249,8 +249,8 @@ F64, I64 = torch.float64, torch.int64
         ({"deltas": torch.zeros(3, 5, dtype=F64)}, r"deltas has shape \(3, 5\); give \(3, 6\)"),
         ({"counts": torch.zeros(2, dtype=I64)}, r"counts has shape \(2,\); give \(3,\)"),
         ({"bias": torch.zeros(2, 1, dtype=F64)}, r"bias has shape \(2, 1\); give \(2, 2\)"),
-        ({"feature_rows": None}, r"features without feature_rows has shape \(50, 3\); give \(18, 3\)"),
-        ({"query_rows": None}, r"query without query_rows has shape \(2, 2, 10\); give \(3, 2, 10\)"),
+        ({"feature_rows": None}, r"features has shape \(50, 3\); give \(18, 3\)"),
+        ({"query_rows": None}, r"query has shape \(2, 2, 10\); give \(3, 2, 10\)"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
         ({"dropout": -0.1}, "not -0.1"),
         ({"draws": None}, "dropout needs draws"),
@@ -261,6 +261,26 @@ F64, I64 = torch.float64, torch.int64
 def test_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"temporal_attention: .*{message}"):
         call(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": torch.full((3, 6), 40)}, r"rows holds 40, outside \[0, 40\)"),
+        ({"query_rows": torch.full((3,), 2)}, r"query_rows holds 2, outside \[0, 2\)"),
+        ({"feature_rows": torch.full((3, 6), 50)}, r"feature_rows holds 50, outside \[0, 50\); negatives are padding"),
+        ({"counts": torch.full((3,), 7)}, r"counts holds 7, outside \[0, 7\)"),
+    ],
+    ids=["rows", "query_rows", "feature_rows", "counts"],
+)
+def test_debugging_finds_ids_outside_their_tables(changes: dict[str, Any], message: str) -> None:
+    enable_debug()
+    try:
+        call()
+        with pytest.raises(ValueError, match=message):
+            call(**{"counts": torch.full((3,), 6), **changes})
+    finally:
+        enable_debug(False)
 
 
 @pytest.mark.parametrize("name", ["features", "table"])

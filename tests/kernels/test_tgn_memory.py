@@ -272,7 +272,7 @@ def test_repeated_events_weigh_once_in_the_gradient() -> None:
     [
         (
             {"aggregator_module": MeanAggregator()},
-            "aggregator_module is a MeanAggregator; PyG.s LastAggregator",
+            "aggregator_module is a .*MeanAggregator; PyG.s LastAggregator",
         ),
         ({"message_module": torch.nn.Identity()}, "message_module is a Identity; PyG.s IdentityMessage"),
         ({"message_module": IdentityMessage(1, 3, 4)}, "messages of width 11, but .* is 12"),

@@ -180,7 +180,7 @@ def test_it_compiles_without_a_graph_break_for_any_length() -> None:
         (torch.zeros(3), 3, "nodes is torch.float32; give int32 or int64, as with nodes.to"),
         (torch.zeros(2, 3, dtype=torch.int64), 6, r"nodes is \(2, 3\); give a vector, as with nodes.reshape"),
         (torch.zeros(6, dtype=torch.int64)[::2], 3, r"nodes \(3,\) has strides \(2,\).*nodes.contiguous"),
-        (torch.zeros(3, dtype=torch.int64), -1, "capacity must be at least 0, not -1"),
+        (torch.zeros(3, dtype=torch.int64), -1, "capacity must be an integer ≥ 0, not -1"),
         (torch.arange(4), 3, "4 distinct nodes do not fit capacity 3"),
     ],
 )
