@@ -13,7 +13,7 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.kernels.fusion import enable_fusion
-from mspipe_triton.training.iteration import Batch, batches
+from mspipe_triton.training.iteration import Batch, batches, in_turn
 from mspipe_triton.training.session import Session, compiler
 
 WARM_BATCHES = 20
@@ -28,9 +28,7 @@ def warm(request: pytest.FixtureRequest) -> Iterator[tuple[Session, Batch]]:
     session = Session.create(RunConfig(model=ModelConfig(), train=TrainConfig(batch_size=size)), stream)
     items = list(batches(0, size * (WARM_BATCHES + 1), size, session.negatives, Purpose.TRAIN_NEGATIVES, 1))
     for batch in items[:-1]:
-        work: Any = batch
-        for stage in session.iteration.training_stages():
-            work = stage.run(work)
+        list(in_turn(session.iteration.training_stages(), [batch]))
     yield session, items[-1]
     enable_fusion(False)
 
@@ -44,11 +42,11 @@ def bench_train_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
     run = session.iteration
     fetched = run.memory(run.features(run.sample(batch)))
-    fused = run.score(fetched).scores
+    fused = run.score(fetched)
     enable_fusion(False)
-    plain = run.score(fetched).scores
+    plain = run.score(fetched)
     enable_fusion(compiler() is not None)
-    for ours, expected in zip(fused[:2], plain[:2], strict=True):
+    for ours, expected in ((fused.positive, plain.positive), (fused.negative, plain.negative)):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     benchmark(lambda: run.train(fetched))
     _record(benchmark, batch)

@@ -12,8 +12,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
-from mspipe_triton.pipeline.engine import StageTimes, run_serial
-from mspipe_triton.training.iteration import Batch
+from mspipe_triton.training.iteration import Batch, in_turn
 from mspipe_triton.training.session import Session, compiler
 
 Draws = Callable[[int], torch.Tensor]
@@ -33,9 +32,7 @@ class OursTGN:
         start, compiling = time.perf_counter(), compile_seconds()
         session.state.reset()
         session.model.train()
-        for _ in run_serial(
-            session.iteration.training_stages(), _batches(0, stop, batch_size, negatives), StageTimes()
-        ):
+        for _ in in_turn(session.iteration.training_stages(), _batches(0, stop, batch_size, negatives)):
             pass
         return time.perf_counter() - start - (compile_seconds() - compiling)
 
@@ -44,11 +41,12 @@ class OursTGN:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
         """Logits of positives, negatives and candidates a batch, going on from the present memory."""
         self.session.model.eval()
+        self.session.state.settle()
         stages = self.session.iteration.evaluation_stages()
         items = _batches(start, stop, batch_size, negatives, candidates)
-        scores = [done.scores for done in run_serial(stages, items, StageTimes())]
-        ranked = [] if candidates is None else [each[2] for each in scores]
-        return [each[0] for each in scores], [each[1] for each in scores], ranked
+        scores = list(in_turn(stages, items))
+        ranked = [] if candidates is None else [each.ranked for each in scores]
+        return [each.positive for each in scores], [each.negative for each in scores], ranked
 
     def snapshot(self) -> Any:
         """Everything that training changes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,6 +22,16 @@ class _State:
     enabled = False
     failure: str | None = None
     seconds = 0.0
+    lock = threading.Lock()
+
+
+class _Own(threading.local):
+    """The same for one thread."""
+
+    seconds = 0.0
+
+
+_own = _Own()
 
 
 def enable_fusion(enabled: bool = True) -> None:
@@ -41,9 +52,13 @@ def fusion_failure() -> str | None:
     return _State.failure
 
 
-def compile_seconds() -> float:
-    """Seconds that this process has spent compiling fused functions, loading them from the disk's cache included."""
-    return _State.seconds
+def compile_seconds(own: bool = False) -> float:
+    """Seconds that this process has spent compiling fused functions, loading them from the disk's cache included.
+
+    Args:
+        own: only those that the current thread spent.
+    """
+    return _own.seconds if own else _State.seconds
 
 
 def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -79,7 +94,10 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
                 _State.enabled = False
                 _State.failure = f"torch.compile failed ({type(error).__name__}: {_first_line(error)})"
             if _graphs() != graphs:
-                _State.seconds += time.perf_counter() - start
+                seconds = time.perf_counter() - start
+                _own.seconds += seconds
+                with _State.lock:
+                    _State.seconds += seconds
             return result
 
         return call

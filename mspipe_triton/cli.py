@@ -49,10 +49,14 @@ def train(
     aggregator: Annotated[str | None, typer.Option(help="last or mean", show_default="last")] = None,
     time_encoder: Annotated[str | None, typer.Option(help="fixed or learned", show_default="fixed")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64", show_default="float32")] = None,
-    schedule: Annotated[str | None, typer.Option(help="auto or serial", show_default="auto")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="auto, serial, prefetch, mspipe, fixed or exact", show_default="auto")
+    ] = None,
+    staleness: Annotated[int | None, typer.Option(help="Updates that schedule fixed misses.")] = None,
+    mitigation: Annotated[str | None, typer.Option(help="none or similarity", show_default="none")] = None,
     backend: Annotated[str | None, typer.Option(help="auto or torch", show_default="auto")] = None,
-    device: Annotated[str | None, typer.Option(help="auto or cpu", show_default="auto")] = None,
-    placement: Annotated[str | None, typer.Option(help="auto or device", show_default="auto")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda", show_default="auto")] = None,
+    placement: Annotated[str | None, typer.Option(help="auto, device or host", show_default="auto")] = None,
     negatives: Annotated[int | None, typer.Option(help="N random negatives of the MRR.", show_default="49")] = None,
     seed: Annotated[int | None, typer.Option(show_default="0")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0: torch's choice.", show_default="0")] = None,
@@ -66,6 +70,7 @@ def train(
     config: Annotated[str | None, typer.Option(help="A TOML file; flags go over it.", metavar="FILE.toml")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Leave trace.json, which Perfetto opens.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train, evaluate, and leave a run folder."""
@@ -76,11 +81,12 @@ def train(
         config, columns, data, sort=sort, node_features=node_features, model=model, epochs=epochs, dim=dim, heads=heads,
         batch_size=batch_size, lr=lr, fanout=fanout, dropout=dropout, sampler=sampler, aggregator=aggregator,
         time_encoder=time_encoder, dtype=dtype, schedule=schedule, backend=backend, device=device, seed=seed,
-        placement=placement, negatives=negatives, threads=threads, deterministic=deterministic,
+        placement=placement, negatives=negatives, threads=threads, deterministic=deterministic, staleness=staleness,
+        mitigation=mitigation,
     )  # fmt: skip
     screen = TrainingScreen()
     try:
-        result = run(settings, out=out, resume=resume, observer=screen)
+        result = run(settings, out=out, resume=resume, observer=screen, trace=trace)
     finally:
         screen.close()
     console.print(result_table(result))
@@ -117,6 +123,30 @@ def doctor(as_json: Json = False) -> None:
     from mspipe_triton.doctor import diagnose
 
     _show("This machine", diagnose(), as_json)
+
+
+@app.command()
+def plan(
+    times: Annotated[str, typer.Option(help="Time of every stage, in any unit.", metavar="STAGE=TIME,...")],
+    schedule: Annotated[str, typer.Option(help="mspipe, exact, fixed, prefetch or serial")] = "mspipe",
+    staleness: Annotated[
+        int | None, typer.Option(help="Updates that training may miss.", show_default="the smallest at full throughput")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan a pipeline: its period, the smallest staleness that reaches it, the start of every stage.
+
+    For instance --times sample=2,features=3,memory=2,train=6,update=3
+    """
+    from mspipe_triton.pipeline.plan import make_plan, parse_times
+
+    made = make_plan(schedule, parse_times(times), staleness)
+    if as_json:
+        print(json.dumps(made.to_json()))
+        return
+    from mspipe_triton.screens import console, plan_table
+
+    console.print(plan_table(made))
 
 
 @data_app.command()

@@ -15,10 +15,11 @@ from mspipe_triton.errors import ConfigError
 
 BUILT = {
     "model": ("tgn",),
-    "schedule": ("auto", "serial"),
+    "schedule": ("auto", "serial", "prefetch", "mspipe", "fixed", "exact"),
+    "mitigation": ("none", "similarity"),
     "backend": ("auto", "torch"),
-    "device": ("auto", "cpu"),
-    "placement": ("auto", "device"),
+    "device": ("auto", "cpu", "cuda"),
+    "placement": ("auto", "device", "host"),
     "sampler": ("recent", "uniform"),
     "aggregator": ("last", "mean"),
     "time_encoder": ("fixed", "learned"),
@@ -51,7 +52,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run: `negatives` is N of the ranking metric, `threads` 0 leaves torch's number of threads as it is."""
+    """The run: `negatives` is N of the ranking metric, `threads` 0 leaves torch's number of threads as it is.
+
+    `staleness` is the bound of the schedule `fixed`; −1: not given.
+    """
 
     epochs: int = 3
     batch_size: int = 600
@@ -59,6 +63,8 @@ class TrainConfig:
     seed: int = 0
     negatives: int = 49
     schedule: str = "auto"
+    staleness: int = -1
+    mitigation: str = "none"
     backend: str = "auto"
     device: str = "auto"
     placement: str = "auto"
@@ -66,13 +72,42 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _check_choices(self, "schedule", "backend", "device", "placement")
+        _check_choices(self, "schedule", "mitigation", "backend", "device", "placement")
         _check_at_least(self, 1, "epochs", "batch_size", "negatives")
         _check_at_least(self, 0, "seed", "threads")
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
+        self._check_schedule()
+
+    @property
+    def resolved_schedule(self) -> str:
+        """The schedule that `auto` stands for, or the one given."""
+        return "exact" if self.schedule == "auto" else self.schedule
+
+    def _check_schedule(self) -> None:
+        schedule, staleness = self.schedule, self.staleness
+        if staleness < -1:
+            raise ConfigError(f"staleness must be at least 0, not {staleness}")
+        if schedule == "fixed" and staleness == -1:
+            raise ConfigError("schedule fixed needs a staleness, as in --staleness 1")
+        if schedule != "fixed" and staleness != -1:
+            raise ConfigError(f"staleness {staleness} is for schedule fixed; {schedule} has its own")
+        if schedule == "mspipe" and self.deterministic:
+            raise ConfigError(
+                "schedule mspipe reads what has been written by then, so no run repeats another bit by bit; "
+                "with --deterministic take exact, or fixed with a --staleness"
+            )
+        if self.mitigation != "none" and (schedule not in ("mspipe", "fixed") or staleness == 0):
+            raise ConfigError(
+                f"mitigation {self.mitigation} is for stale memory, which schedule {schedule} has none of; "
+                "take mspipe, or fixed with a --staleness"
+            )
+        if self.device == "cuda" and self.placement == "device":
+            raise ConfigError("placement device is not built yet on a GPU; take --placement host")
+        if self.device == "cuda" and self.mitigation != "none":
+            raise ConfigError(f"mitigation {self.mitigation} is built for the CPU only; take --mitigation none")
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,17 @@ class ConfigError(InputError):
     """A setting that is out of range, unknown, or not built yet."""
 
 
+class GraphError(InputError):
+    """A stage graph that no schedule can run."""
+
+
 class RunFolderError(InputError):
     """A run folder that is missing, damaged, not writable, or holds another run."""
 
 
 class TrainingError(MspipeError):
     """A run that failed while training, for instance on a loss that is not finite."""
+
+
+class StuckError(MspipeError):
+    """A pipeline in which nothing moves any more."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.session import Session
 from mspipe_triton.training.trainer import Observer
@@ -98,6 +100,29 @@ def facts_table(title: str, facts: dict[str, Any]) -> Table:
     table = Table(title=title, show_header=False)
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), _shown(value))
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """The table of `plan`: its stages and how busy their resources are, and in the caption what it costs and gains."""
+
+    def shown(value: Fraction) -> str:
+        return _shown(float(value))
+
+    misses = {0: "no update", 1: "the last update"}.get(plan.staleness, f"the last {plan.staleness} updates")
+    table = Table(
+        title=f"{plan.schedule}: an iteration every {shown(plan.period)}, staleness {plan.staleness}",
+        caption=f"no schedule is faster than one every {shown(plan.lower_bound)}\n"
+        f"the memory fetch may miss {misses}\nand starts {shown(plan.slack)} after the update it needs",
+    )
+    for name in ("stage", "resource", "time", "start", "resource in use"):
+        table.add_column(name, justify="left" if name in ("stage", "resource") else "right")
+    told = set()
+    for stage in plan.graph.stages:
+        use = "" if stage.resource in told else f"{float(plan.utilisation[stage.resource]):.0%}"
+        told.add(stage.resource)
+        times = (plan.graph.times[stage.name], plan.starts[stage.name])
+        table.add_row(stage.name, stage.resource, *map(shown, times), use)
     return table
 
 

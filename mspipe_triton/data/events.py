@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mspipe_triton.errors import DataError
+from mspipe_triton.placement import Placement
 
 MAX_NODE_ID = 2**31 - 1
 
@@ -120,6 +121,12 @@ class EventStream:
         """The same stream with its features in `dtype`."""
         edge = None if self.edge_features is None else self.edge_features.to(dtype)
         node = None if self.node_features is None else self.node_features.to(dtype)
+        return replace(self, edge_features=edge, node_features=node)
+
+    def pinned(self, placement: Placement) -> EventStream:
+        """The same stream with its features where the placement's device can copy them from."""
+        edge = None if self.edge_features is None else placement.pin(self.edge_features)
+        node = None if self.node_features is None else placement.pin(self.node_features)
         return replace(self, edge_features=edge, node_features=node)
 
 

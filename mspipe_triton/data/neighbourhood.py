@@ -8,6 +8,7 @@ import torch
 
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.kernels import sample_recent, sample_uniform, unique_nodes
+from mspipe_triton.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Neighbourhood:
     distinct: int
     root_rows: torch.Tensor
     hops: list[Hop]
+
+    def on(self, placement: Placement) -> Neighbourhood:
+        """The same on the device of a placement."""
+        load = placement.load
+        hops = [Hop(load(hop.rows), hop.event_ids, load(hop.deltas), load(hop.counts)) for hop in self.hops]
+        return Neighbourhood(load(self.nodes), self.distinct, load(self.root_rows), hops)
 
 
 def sample_neighbourhood(

@@ -8,10 +8,9 @@ import torch
 
 from mspipe_triton.config import load_config
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.pipeline.engine import StageTimes, run_serial
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.edgebank import EdgeBank
-from mspipe_triton.training.iteration import batches
+from mspipe_triton.training.iteration import batches, in_turn
 from mspipe_triton.training.metrics import Predictions, reciprocal_ranks, summarise
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.session import Session, fingerprint, load_stream, process_settings
@@ -40,11 +39,11 @@ def predict_split(session: Session, split: str, negatives: int = 0) -> tuple[Pre
         start, stop, session.config.train.batch_size, session.negatives, Purpose.EVAL_NEGATIVES, SPLITS.index(split),
         negatives,
     )  # fmt: skip
-    for done in run_serial(session.iteration.evaluation_stages(), items, StageTimes()):
-        positive, negative, ranked = done.scores
-        ours.append((positive, negative, _ranks(positive, ranked)))
+    session.state.settle()
+    for done in in_turn(session.iteration.evaluation_stages(), items):
+        ours.append((done.positive, done.negative, _ranks(done.positive, done.ranked)))
         if bank is not None:
-            batch = done.rows.batch
+            batch = done.batch
             src = session.stream.src[batch.start : batch.stop]
             known = bank.score(src, session.stream.dst[batch.start : batch.stop], batch.start)
             others = bank.score(src.unsqueeze(1), batch.candidates, batch.start)

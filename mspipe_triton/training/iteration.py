@@ -1,9 +1,10 @@
-"""The five stages of an iteration over one model, one stream and one node state."""
+"""The stages of an iteration over one model, one stream and one node state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -13,8 +14,10 @@ from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import NegativeSampler, Purpose, draw_words
 from mspipe_triton.data.neighbourhood import Neighbourhood, sample_neighbourhood
+from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.models.tgn import TGN
-from mspipe_triton.pipeline.engine import Stage
+from mspipe_triton.pipeline.engine import run_serial
+from mspipe_triton.pipeline.graph import Stage, StageGraph
 from mspipe_triton.state import NodeState, Record
 
 _RANKED_ROOTS = 6000
@@ -34,38 +37,78 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A batch and the neighbourhood of its 3B roots."""
+    """A batch and the neighbourhood of its 3B roots, on the host; the first `endpoints` nodes are its events' ends."""
 
     batch: Batch
     around: Neighbourhood
+    endpoints: int
 
 
 @dataclass(frozen=True)
-class Featured(Sampled):
-    """With the edge rows of the slots [R·F, E] and the node rows of the distinct nodes [U, V], if there are any."""
+class Featured:
+    """What the device needs of a batch but memory: its neighbourhood, edge and node rows, and the events themselves.
 
+    edge_features [R·F, E] of the slots; node_features [U, V] of the distinct nodes, if there are any; event_features
+    [B, E] and times [B] of the batch's own events.
+    """
+
+    sampled: Sampled
+    around: Neighbourhood
     edge_features: torch.Tensor
     node_features: torch.Tensor | None
+    event_features: torch.Tensor
+    times: torch.Tensor
+
+    @property
+    def batch(self) -> Batch:
+        """The events that it is about."""
+        return self.sampled.batch
 
 
 @dataclass(frozen=True)
-class Fetched(Featured):
-    """With the memory and mailbox rows of the distinct nodes."""
+class Fetched:
+    """With the records of the distinct nodes, which held the writes of `version` iterations when they were fetched.
 
+    `seen` is how many they hold now; it is larger where they were patched since.
+    """
+
+    rows: Featured
     record: Record
+    version: int
+    seen: int
+
+    @property
+    def batch(self) -> Batch:
+        """The events that it is about."""
+        return self.rows.batch
 
 
 @dataclass(frozen=True)
 class Done:
-    """An iteration that the model has seen: its rows, updated memory h [U, D], and the loss or the scores.
+    """An iteration that the model has seen.
 
-    `scores` are logits of positives [B], negatives [B] and, when ranking, of the candidates [B, N].
+    `staleness` is how many of the iterations before were missing from the records that it saw.
     """
 
-    rows: Fetched
-    hidden: torch.Tensor
-    loss: float = 0.0
-    scores: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
+    batch: Batch
+    version: int
+    staleness: int
+
+
+@dataclass(frozen=True)
+class Trained(Done):
+    """With its loss []."""
+
+    loss: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scored(Done):
+    """With the logits of positives [B], negatives [B] and, when ranking, of the candidates [B, N]."""
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+    ranked: torch.Tensor | None
 
 
 def batches(
@@ -87,104 +130,143 @@ def batches(
         yield Batch(index, epoch, begin, end, negatives[: end - begin, 0], others)
 
 
+def in_turn(stages: dict[str, Callable[[Any], Any]], items: Iterable[Batch]) -> Iterator[Any]:
+    """Take batches through stages one after the other, on this thread."""
+    graph = StageGraph(tuple(Stage(name, "compute") for name in stages))
+    return run_serial(graph, stages, items)
+
+
 class Iteration:
-    """The stages as methods; `training_stages` and `evaluation_stages` put them in order.
+    """The stages as methods; `training_stages` and `evaluation_stages` name them in the order they are taken.
 
     Args:
         optimizer: of the model's parameters; the training stages step it.
+        mitigation: blends rows of stale memory when it is fetched, or None.
     """
 
     def __init__(
         self, stream: EventStream, adjacency: TemporalCSR, model: TGN, state: NodeState, config: ModelConfig,
-        seed: int, optimizer: torch.optim.Optimizer,
+        seed: int, optimizer: torch.optim.Optimizer, mitigation: Mitigation | None = None,
     ) -> None:  # fmt: skip
         self.stream, self.adjacency, self.model, self.state = stream, adjacency, model, state
-        self.config, self.seed, self.optimizer = config, seed, optimizer
+        self.config, self.seed, self.optimizer, self.mitigation = config, seed, optimizer, mitigation
+        self.placement = state.placement
         self.dtype = getattr(torch, config.dtype)
         features = stream.edge_features
         self.edge_table = torch.zeros((len(stream), 0), dtype=self.dtype) if features is None else features
-        self.event_ids = torch.arange(len(stream))
 
-    def training_stages(self) -> list[Stage]:
-        """sample, features, memory, train, update."""
-        return [*self._fetching(), Stage("train", self.train), Stage("update", self.update)]
+    def training_stages(self) -> dict[str, Callable[[Any], Any]]:
+        """Stage name to function; `patch` is for a schedule that fetches early and wants the latest records."""
+        return {**self._fetching(), "patch": self.patch, "train": self.train, "update": self.update}
 
-    def evaluation_stages(self) -> list[Stage]:
+    def evaluation_stages(self) -> dict[str, Callable[[Any], Any]]:
         """The same with scores in the place of training."""
-        return [*self._fetching(), Stage("score", self.score), Stage("update", self.update)]
+        return {**self._fetching(), "score": self.score, "update": self.update}
 
     def sample(self, batch: Batch) -> Sampled:
         """Roots src ‖ dst ‖ negative, each at its event's time, and their neighbours strictly before it."""
         events = slice(batch.start, batch.stop)
         roots = torch.cat([self.stream.src[events], self.stream.dst[events], batch.negatives])
         draws = draw_words(self.seed, Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index)
-        return Sampled(batch, self._around(roots, self.stream.t[events].repeat(3), draws))
+        around = self._around(roots, self.stream.t[events].repeat(3), draws)
+        ends = around.root_rows[: 2 * (batch.stop - batch.start)]
+        return Sampled(batch, around, int(ends.max()) + 1)
 
     def features(self, work: Sampled) -> Featured:
-        """Edge rows of the sampled slots and node rows of the distinct nodes."""
-        slots = work.around.hops[0].event_ids.view(-1)
-        if self.edge_table.shape[1]:
-            edges = self.edge_table.index_select(0, slots.clamp(min=0))
-        else:
-            edges = self.edge_table.new_zeros((slots.numel(), 0))
-        table = self.stream.node_features
-        nodes = None if table is None else table.index_select(0, work.around.nodes)
-        return Featured(work.batch, work.around, edges, nodes)
+        """Edge rows of the sampled slots and of the batch's events, node rows of the distinct nodes."""
+        batch, placement = work.batch, self.placement
+        edges, nodes = self._rows(work.around)
+        own = placement.load(self.edge_table[batch.start : batch.stop])
+        times = placement.load(self.stream.t[batch.start : batch.stop])
+        return Featured(work, work.around.on(placement), edges, nodes, own, times)
 
+    @torch.no_grad()
     def memory(self, work: Featured) -> Fetched:
         """Memory and mailbox rows of the distinct nodes, read at one version."""
-        record = self.state.fetch(work.around.nodes, self.edge_table)
-        return Fetched(work.batch, work.around, work.edge_features, work.node_features, record)
+        nodes = work.sampled.around.nodes
+        record, version = self.state.read(nodes, work.around.nodes, self.edge_table)
+        if self.mitigation is not None:
+            first = self.stream.t[work.batch.start]
+            record, _ = self.mitigation.apply(record, nodes, first, self.state)
+        return Fetched(work, record, version, version)
 
-    def train(self, work: Fetched) -> Done:
-        """Forward, BCE(positive) + BCE(negative), backward, optimiser step."""
+    @torch.no_grad()
+    def patch(self, work: Fetched) -> Fetched:
+        """Lay over the records what iterations have written since they were fetched, down to the one just trained."""
+        latest = work.batch.index
+        self.state.patch(work.record, work.rows.around.nodes, work.seen, latest)
+        return replace(work, seen=latest)
+
+    def train(self, work: Fetched) -> Trained:
+        """Forward, BCE(positive) + BCE(negative), backward, optimiser step; then what the iteration writes."""
+        batch, rows = work.batch, work.rows
         words = (
-            draw_words(self.seed, Purpose.ATTENTION_DROPOUT, work.batch.epoch, work.batch.index),
-            draw_words(self.seed, Purpose.OUTPUT_DROPOUT, work.batch.epoch, work.batch.index),
+            self.placement.load(draw_words(self.seed, Purpose.ATTENTION_DROPOUT, batch.epoch, batch.index)),
+            self.placement.load(draw_words(self.seed, Purpose.OUTPUT_DROPOUT, batch.epoch, batch.index)),
         )
         hidden = self.model.update_memory(work.record)
-        positive, negative = self._scores(self._embed(work, hidden, words))
+        embedded = self.model.embed(hidden, rows.around, rows.edge_features, rows.node_features, words)
+        positive, negative = self._scores(embedded)
         loss = binary_cross_entropy_with_logits(positive, torch.ones_like(positive))
         loss = loss + binary_cross_entropy_with_logits(negative, torch.zeros_like(negative))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return Done(work, hidden.detach(), loss.item())
+        self._publish(work, hidden.detach())
+        return Trained(batch, work.version, batch.index - work.seen, loss.detach())
 
     @torch.no_grad()
-    def score(self, work: Fetched) -> Done:
+    def score(self, work: Fetched) -> Scored:
         """The logits of an evaluation's batch."""
+        batch, rows = work.batch, work.rows
         hidden = self.model.update_memory(work.record)
-        embedded = self._embed(work, hidden)
+        embedded = self.model.embed(hidden, rows.around, rows.edge_features, rows.node_features)
         positive, negative = self._scores(embedded)
-        ranked = None
-        if work.batch.candidates is not None:
-            ranked = self._rank(work.batch, embedded[: positive.numel()], work.batch.candidates)
-        return Done(work, hidden, scores=(positive, negative, ranked))
+        src, candidates = embedded[: positive.numel()], batch.candidates
+        ranked = None if candidates is None else self._rank(batch, src, candidates)
+        self._publish(work, hidden)
+        return Scored(batch, work.version, batch.index - work.seen, positive, negative, ranked)
 
     @torch.no_grad()
     def update(self, work: Done) -> Done:
-        """Write the endpoints' memory and mail."""
-        batch, stream = work.rows.batch, self.stream
-        events = slice(batch.start, batch.stop)
-        src_rows, dst_rows, _ = work.rows.around.root_rows.chunk(3)
-        self.state.write(
-            stream.src[events], stream.dst[events], self.event_ids[events], stream.t[events], self.edge_table,
-            work.hidden, work.rows.record, src_rows, dst_rows, self.config.aggregator,
-        )  # fmt: skip
+        """Write the endpoints' memory and mail, and bring loss or scores to the host."""
+        self.state.write(work.batch.index)
+        # Iterations behind this one have read at least as much; a write may have been under way when this one read.
+        self.state.forget(work.version - 1)
+        store = self.placement.store
+        if isinstance(work, Trained):
+            return replace(work, loss=store(work.loss))
+        if isinstance(work, Scored):
+            ranked = None if work.ranked is None else store(work.ranked)
+            return replace(work, positive=store(work.positive), negative=store(work.negative), ranked=ranked)
         return work
 
-    def _fetching(self) -> list[Stage]:
-        return [Stage("sample", self.sample), Stage("features", self.features), Stage("memory", self.memory)]
+    def _fetching(self) -> dict[str, Callable[[Any], Any]]:
+        return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
     def _around(self, roots: torch.Tensor, times: torch.Tensor, draws: torch.Tensor) -> Neighbourhood:
         uniform = draws if self.config.sampler == "uniform" else None
         return sample_neighbourhood(self.adjacency, roots, times, self.config.fanout, self.dtype, uniform)
 
-    def _embed(
-        self, work: Fetched, hidden: torch.Tensor, words: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        return self.model.embed(hidden, work.around, work.edge_features, work.node_features, words)
+    def _rows(self, around: Neighbourhood) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Edge rows of a neighbourhood's slots and node rows of its distinct nodes, on the device."""
+        slots, table = around.hops[0].event_ids.view(-1), self.stream.node_features
+        if self.edge_table.shape[1]:
+            edges = self.placement.gather(self.edge_table, slots.clamp(min=0))
+        else:
+            edges = self.placement.load(self.edge_table.new_zeros((slots.numel(), 0)))
+        return edges, None if table is None else self.placement.gather(table, around.nodes)
+
+    @torch.no_grad()
+    def _publish(self, work: Fetched, hidden: torch.Tensor) -> None:
+        """Compose what the iteration writes, so that later ones may be patched before it is written."""
+        batch, around, ends = work.batch, work.rows.around, work.rows.sampled.endpoints
+        src_rows, dst_rows, _ = around.root_rows.chunk(3)
+        written = self.state.compose(
+            work.record, hidden, around.nodes[:ends], work.rows.sampled.around.nodes[:ends], src_rows, dst_rows,
+            batch.start, work.rows.times, work.rows.event_features, self.config.aggregator,
+        )  # fmt: skip
+        self.state.publish(batch.index, written)
 
     def _scores(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         src, dst, negative = embedded.chunk(3)
@@ -193,13 +275,14 @@ class Iteration:
 
     def _rank(self, batch: Batch, src: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits [B, N] of the candidates, a few columns at a time so that memory stays bounded."""
-        times = self.stream.t[batch.start : batch.stop]
+        times, placement = self.stream.t[batch.start : batch.stop], self.placement
         scores = []
         for number, columns in enumerate(candidates.split(max(1, _RANKED_ROOTS // src.shape[0]), 1)):
             # Two splits' worth of groups of columns are told apart by the word that holds the epoch elsewhere.
             draws = draw_words(self.seed, Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             around = self._around(columns.reshape(-1), times.repeat_interleave(columns.shape[1]), draws)
-            work = self.memory(self.features(Sampled(batch, around)))
-            embedded = self._embed(work, self.model.update_memory(work.record))
+            edges, nodes = self._rows(around)
+            hidden = self.model.update_memory(self.state.fetch(around.nodes, self.edge_table))
+            embedded = self.model.embed(hidden, around.on(placement), edges, nodes)
             scores.append(self.model.score(src, embedded.view(*columns.shape, -1)))
         return torch.cat(scores, 1)

@@ -26,6 +26,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.best = path / "checkpoint.pt"
         self.last = path / "last.pt"
+        self.trace = path / "trace.json"
 
     @staticmethod
     def prepare(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
@@ -43,13 +44,15 @@ class RunFolder:
             return folder
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
-        # A config alone is what a run leaves that failed in its first epoch.
-        if path.exists() and {inside.name for inside in path.iterdir()} - {folder.config.name}:
+        # A config, and what was planned, is all that a run leaves that failed in its first epoch.
+        leftovers = {folder.config.name, folder.metrics.name} if folder.config.exists() else set()
+        if path.exists() and {inside.name for inside in path.iterdir()} - leftovers:
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not os.access(path, os.W_OK):
                 raise PermissionError(13, "no permission to write")
+            folder.metrics.unlink(missing_ok=True)
             folder.config.write_text(config.to_toml(), encoding="utf-8")
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error
@@ -68,18 +71,19 @@ class RunFolder:
         return folder
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl: an epoch's record, or an event, which says under "event" what it is."""
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """The first `epochs` lines of metrics.jsonl; what follows (of an epoch to be done again) is dropped."""
+        """The records of the first `epochs` epochs; what is of an epoch to be done again is dropped from the file."""
         lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        kept = lines[:epochs]
-        if len(kept) < len(lines):
+        records = [json.loads(line) for line in lines]
+        kept = [record for record in records if record["epoch"] <= epochs]
+        if len(kept) < len(records):
             with atomic_file(self.metrics) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        return [json.loads(line) for line in kept]
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        return [record for record in kept if "event" not in record]
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json, whole."""

@@ -20,7 +20,9 @@ from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels.fusion import enable_fusion
 from mspipe_triton.models import build_model
+from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.models.tgn import TGN
+from mspipe_triton.placement import Placement
 from mspipe_triton.state import NodeState
 from mspipe_triton.training.iteration import Iteration
 
@@ -44,8 +46,13 @@ class Session:
         """Build everything from the seed; the same config and stream give the same parameters.
 
         Raises:
-            ConfigError: the batch size is above the number of training events.
+            ConfigError: the batch size is above the number of training events, or there is no GPU to train on.
         """
+        if config.train.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`"
+            )
+        placement = Placement(torch.device("cuda" if config.train.device == "cuda" else "cpu"))
         split = stream.split()
         if config.train.batch_size > split.train_end:
             raise ConfigError(
@@ -55,13 +62,15 @@ class Session:
         stream = stream.to_dtype(dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            model = build_model(config.model, stream.dim_edge, stream.dim_node)
+            model = build_model(config.model, stream.dim_edge, stream.dim_node).to(placement.device)
+        stream = stream.pinned(placement)
         kept = stream.dim_edge if config.model.aggregator == "mean" else 0
-        state = NodeState.create(stream.num_nodes, config.model.dim, stream.t[0], dtype, kept)
+        state = NodeState.create(stream.num_nodes, config.model.dim, stream.t[0], dtype, kept, placement)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
         adjacency = TemporalCSR.build(stream)
         seed = config.train.seed
-        iteration = Iteration(stream, adjacency, model, state, config.model, seed, optimizer)
+        mitigation = Mitigation(adjacency) if config.train.mitigation == "similarity" else None
+        iteration = Iteration(stream, adjacency, model, state, config.model, seed, optimizer, mitigation)
         negatives = NegativeSampler(stream, seed)
         return Session(config, stream, split, adjacency, model, state, negatives, optimizer, iteration)
 

@@ -8,7 +8,9 @@ import resource
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,15 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.kernels.fusion import compile_seconds, fusion_enabled, fusion_failure
-from mspipe_triton.pipeline.engine import StageTimes, run_serial
+from mspipe_triton.pipeline.flight import StageTimes
+from mspipe_triton.pipeline.online import Replanned
+from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
 from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
 from mspipe_triton.training.iteration import Batch, batches
 from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session, compiler, fingerprint, load_stream, process_settings
 
 
@@ -51,6 +56,7 @@ def train(
     out: str | None = None,
     resume: bool = False,
     observer: Observer | None = None,
+    trace: bool = False,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and leave a run folder.
 
@@ -60,6 +66,7 @@ def train(
         out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
         resume: go on with the run in `out`, to `config.train.epochs` epochs in all.
         observer: told of progress.
+        trace: leave `trace.json` in the run folder, every stage's start and end beside the plan.
 
     Returns:
         What `result.json` holds.
@@ -73,7 +80,7 @@ def train(
     with process_settings(config):
         session = Session.create(config, stream)
         folder = RunFolder.prepare(out, config, stream.name, resume)
-        run = _Run(session, folder, observer)
+        run = _Run(session, folder, observer, Trace() if trace else None)
         done = run.resume() if resume else 0
         observer.start(session, folder)
         if not fusion_enabled():
@@ -87,8 +94,9 @@ def train(
 class _Run:
     """One run over a prepared session and folder."""
 
-    def __init__(self, session: Session, folder: RunFolder, observer: Observer) -> None:
-        self.session, self.folder, self.observer = session, folder, observer
+    def __init__(self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None) -> None:
+        self.session, self.folder, self.observer, self.trace = session, folder, observer, trace
+        self.scheduler = Scheduler(session, self._replanned, trace)
         self.data = fingerprint(session.stream)
         self.records: list[dict[str, Any]] = []
         self.warned = False
@@ -103,6 +111,8 @@ class _Run:
         metrics = evaluate_checkpoint(self.session, self.folder, self.session.config.train.negatives)
         result = self._result(metrics, time.perf_counter() - started)
         self.folder.write_result(result)
+        if self.trace is not None:
+            self.trace.write(self.folder.trace)
         return result
 
     def resume(self) -> int:
@@ -118,14 +128,15 @@ class _Run:
         session.state.reset()
         session.model.train()
         compiling, start, loss, events = compile_seconds(), _training_clock(), 0.0, session.split.train_end
-        stages = session.iteration.training_stages()
-        for done in run_serial(stages, self._items(epoch), times, _training_clock):
-            batch = done.rows.batch
-            count = batch.stop - batch.start
-            if not math.isfinite(done.loss):
-                raise TrainingError(self._not_finite(done.loss, epoch, batch.index))
-            loss += done.loss * count
-            self.observer.batch(epoch, count, done.loss)
+        staleness: Counter[str] = Counter()
+        with closing(self.scheduler.run(self._items(epoch), epoch, times)) as results:
+            for done in results:
+                value, count = float(done.loss), done.batch.stop - done.batch.start
+                if not math.isfinite(value):
+                    raise TrainingError(self._not_finite(value, epoch, done.batch.index))
+                loss += value * count
+                staleness[str(done.staleness)] += 1
+                self.observer.batch(epoch, count, value)
         seconds, compiling = _training_clock() - start, compile_seconds() - compiling
         if fusion_failure() and not self.warned:
             self.warned = True
@@ -138,7 +149,11 @@ class _Run:
             "events_per_s": events / seconds,
             "iterations": times.iterations,
             "stage_seconds": times.per_iteration(),
+            "staleness_measured": dict(sorted(staleness.items())),
         }
+
+    def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
+        self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
 
     def _items(self, epoch: int) -> Iterator[Batch]:
         session = self.session
@@ -168,16 +183,16 @@ class _Run:
         session, config, records = self.session, self.session.config, self.records
         fastest = min(records, key=lambda record: record["seconds"])
         best = max(records, key=lambda record: (record["val"]["ap"], -record["epoch"]))
-        stages = fastest["stage_seconds"]
+        plan = self.scheduler.final_plan()
         return {
             "model": config.model.model,
             "dataset": session.stream.name,
             "events": len(session.stream),
             "nodes": session.stream.num_nodes,
-            "schedule": "serial",
+            "schedule": self.scheduler.schedule,
             "backend": "torch",
             "fused": fusion_enabled(),
-            "device": "cpu",
+            "device": session.state.placement.device.type,
             "batch_size": config.train.batch_size,
             "epochs": len(records),
             "seed": config.train.seed,
@@ -189,11 +204,11 @@ class _Run:
             "negatives": config.train.negatives,
             **metrics,
             "losses": [record["loss"] for record in records],
-            "stage_seconds": stages,
-            "plan": {"staleness": 0, "period": sum(stages.values())},
-            "staleness_measured": {"0": sum(record["iterations"] for record in records)},
+            "stage_seconds": fastest["stage_seconds"],
+            "plan": plan.to_json(),
+            "staleness_measured": dict(sum((Counter(record["staleness_measured"]) for record in records), Counter())),
             "peak_rss_mb": peak_rss_mb(),
-            "peak_device_mb": 0.0,
+            "peak_device_mb": peak_device_mb(session.state.placement.device),
             "versions": versions(),
         }
 
@@ -207,6 +222,11 @@ def peak_rss_mb() -> float:
     """The process's largest resident memory so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def peak_device_mb(device: torch.device) -> float:
+    """The most GPU memory that torch has held so far, MiB; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
 
 
 def versions() -> dict[str, str]:

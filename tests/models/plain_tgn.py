@@ -13,15 +13,20 @@ class PlainTGN:
     Args:
         parameters: by name, as the model under test has them; copied.
         start: the stream's first time.
+        staleness: how many of the batches before have not been written yet when a batch reads.
     """
 
-    def __init__(self, parameters: dict[str, torch.Tensor], dim: int, heads: int, fanout: int, start: int) -> None:
+    def __init__(
+        self, parameters: dict[str, torch.Tensor], dim: int, heads: int, fanout: int, start: int, staleness: int = 0
+    ) -> None:
         self.p = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
         self.dim, self.heads, self.fanout, self.start = dim, heads, fanout, start
         self.frequency = torch.tensor([10.0 ** (-9 * k / (dim - 1)) for k in range(dim)], dtype=torch.float64)
         self.memory: dict[int, tuple[torch.Tensor, int]] = {}
         self.mail: dict[int, tuple[torch.Tensor, int]] = {}
         self.history: list[Event] = []
+        self.unwritten: list[tuple[dict[int, tuple[torch.Tensor, int]], dict[int, tuple[torch.Tensor, int]]]] = []
+        self.staleness = staleness
         self.optimizer = torch.optim.Adam(self.p.values(), lr=1e-3)
 
     def train_batch(self, events: list[Event], negatives: list[int], future: list[Event]) -> float:
@@ -38,11 +43,17 @@ class PlainTGN:
         loss.backward()
         self.optimizer.step()
         rows = {node: self.hidden[node].detach() for src, dst, *_ in events for node in (src, dst)}
+        memory, mail = {}, {}
         for node, row in rows.items():
-            self.memory[node] = (row, self.mail[node][1] if node in self.mail else self.memory_of(node)[1])
+            memory[node] = (row, self.mail[node][1] if node in self.mail else self.memory_of(node)[1])
         for src, dst, t, features in events:
             for node, partner in ((src, dst), (dst, src)):
-                self.mail[node] = (torch.cat([rows[node], rows[partner], features]), t)
+                mail[node] = (torch.cat([rows[node], rows[partner], features]), t)
+        self.unwritten.append((memory, mail))
+        if len(self.unwritten) > self.staleness:
+            memory, mail = self.unwritten.pop(0)
+            self.memory.update(memory)
+            self.mail.update(mail)
         return loss.item()
 
     def memory_of(self, node: int) -> tuple[torch.Tensor, int]:

@@ -11,8 +11,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.pipeline.engine import StageTimes, run_serial
-from mspipe_triton.training.iteration import batches
+from mspipe_triton.training.iteration import batches, in_turn
 from mspipe_triton.training.session import Session
 from tests.models.plain_tgn import PlainTGN
 
@@ -50,7 +49,7 @@ def test_states_worked_out_by_hand(aggregator: str) -> None:
         cell.weight_ih[2] = torch.tensor([1.0, 2.0, 0.5])
         cell.bias_ih[2] = 0.25
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    for after, _ in zip(AFTER, run_serial(run.iteration.evaluation_stages(), items, StageTimes()), strict=True):
+    for after, _ in zip(AFTER, in_turn(run.iteration.evaluation_stages(), items), strict=True):
         tables = run.state.state_dict()
         for node, expected in after.items():
             if aggregator == "mean" and expected == (K2, 13, K0, 5, 16):
@@ -79,9 +78,9 @@ def test_equals_full_mailbox_and_projected_attention(small_stream: EventStream, 
     events = list(zip(stream.src.tolist(), stream.dst.tolist(), stream.t.tolist(), features, strict=True))
     items = list(batches(0, 300, 50, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
     run.model.train()
-    for item, done in zip(items, run_serial(run.iteration.training_stages(), items, StageTimes()), strict=True):
+    for item, done in zip(items, in_turn(run.iteration.training_stages(), items), strict=True):
         expected = plain.train_batch(events[item.start : item.stop], item.negatives.tolist(), events)
-        assert done.loss == pytest.approx(expected, rel=1e-9)
+        assert done.loss.item() == pytest.approx(expected, rel=1e-9)
         for name, parameter in run.model.named_parameters():
             torch.testing.assert_close(
                 parameter.grad, plain.p[name].grad, rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
@@ -103,8 +102,9 @@ def test_predictions_do_not_see_later_events_of_their_batch(small_stream: EventS
     for stream in (small_stream, replace(small_stream, dst=dst, t=t)):
         run = session(stream, 100, dim=8, fanout=5)
         items = batches(0, seen + 100, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-        scores.append([done.scores for done in run_serial(run.iteration.evaluation_stages(), items, StageTimes())][-1])
-    for ours, changed in zip(scores[0][:2], scores[1][:2], strict=True):
+        *_, last = in_turn(run.iteration.evaluation_stages(), items)
+        scores.append((last.positive, last.negative))
+    for ours, changed in zip(*scores, strict=True):
         assert (ours[:kept] - changed[:kept]).abs().max() < 1e-12
         assert (ours[kept:] - changed[kept:]).abs().max() > 1e-3
 
@@ -120,7 +120,7 @@ def test_every_setting_trains(small_stream: EventStream, model: dict[str, object
     for epoch in (1, 2, 3, 4):
         run.state.reset()
         items = batches(0, 800, 100, run.negatives, Purpose.TRAIN_NEGATIVES, epoch)
-        losses.append(sum(d.loss for d in run_serial(run.iteration.training_stages(), items, StageTimes())))
+        losses.append(sum(d.loss.item() for d in in_turn(run.iteration.training_stages(), items)))
     assert losses[-1] < losses[0]
     assert all(parameter.grad is not None for parameter in run.model.parameters())
 
@@ -130,7 +130,7 @@ def test_dropout_is_keyed_by_the_epoch(small_stream: EventStream) -> None:
         run = session(small_stream, 100, dim=8, dropout=0.5)
         same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
         items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the dropout's key changes
-        return [done.loss for done in run_serial(run.iteration.training_stages(), items, StageTimes())]
+        return [done.loss.item() for done in in_turn(run.iteration.training_stages(), items)]
 
     assert losses(1) == losses(1)
     assert losses(1)[0] != losses(2)[0]
@@ -140,6 +140,6 @@ def test_dropout_is_off_in_evaluation(small_stream: EventStream) -> None:
     def scores(dropout: float) -> torch.Tensor:
         run = session(small_stream, 100, dim=8, dropout=dropout)
         items = batches(0, 400, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-        return torch.cat([d.scores[0] for d in run_serial(run.iteration.evaluation_stages(), items, StageTimes())])
+        return torch.cat([d.positive for d in in_turn(run.iteration.evaluation_stages(), items)])
 
     assert torch.equal(scores(0.5), scores(0.0))

@@ -49,9 +49,16 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     assert expected <= result.keys()
     assert {"ap", "ap_batch_mean", "auc", "mrr"} <= result["val"].keys()
     assert {"edgebank", "inductive"} <= result["test"].keys()
-    assert list(result["stage_seconds"]) == ["sample", "features", "memory", "train", "update"]
+    assert result["schedule"] == "exact"
+    assert list(result["stage_seconds"]) == ["sample", "features", "memory", "patch", "train", "update"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    plans = [line for line in lines if line.get("event") == "plan"]
+    lines = [line for line in lines if "event" not in line]
     assert [line["epoch"] for line in lines] == [1, 2]
+    assert plans[0]["old"] is None
+    assert all({"period", "staleness", "starts", "times"} <= plan["new"].keys() for plan in plans)
+    assert [plan["old"] for plan in plans[1:]] == [plan["new"] for plan in plans[:-1]]
+    assert {"staleness", "period"} <= result["plan"].keys()
     assert result["staleness_measured"] == {"0": 2 * 9}
     assert lines[result["best_epoch"] - 1]["val"]["ap"] == result["val"]["ap"]
 
@@ -85,11 +92,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(small_stream: EventStream, tmp_p
 
 def test_resuming_between_checkpoint_and_validation(small_stream: EventStream, tmp_path: Path) -> None:
     whole = train(config(epochs=2), small_stream, out=str(tmp_path / "run"))
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    (tmp_path / "run" / "metrics.jsonl").write_text(lines[0] + "\n")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    last = next(line for line in lines if "loss" in (record := json.loads(line)) and record["epoch"] == 2)
+    metrics.write_text("".join(line + "\n" for line in lines if line != last))
     resumed = train(config(epochs=2), small_stream, out=str(tmp_path / "run"), resume=True)
     assert resumed["test"] == whole["test"]
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines() if "loss" in line] == [1, 2]
 
 
 def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The schedules of a memory-based iteration as stage graphs: which stages there are, and what each waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from mspipe_triton.errors import GraphError
+from mspipe_triton.pipeline.graph import Dependency, Stage, StageGraph, Time
+
+SCHEDULES = ("serial", "prefetch", "mspipe", "fixed", "exact")
+STAGES = ("sample", "features", "memory", "patch", "train", "update")
+RESOURCES = {
+    "sample": "sampler",
+    "features": "copy_in",
+    "memory": "copy_in",
+    "patch": "compute",
+    "train": "compute",
+    "update": "copy_out",
+}
+DEPTH = 3
+
+
+def stage_names(schedule: str) -> tuple[str, ...]:
+    """The stages that an iteration takes under a schedule; `patch` belongs to `exact` alone."""
+    return tuple(name for name in STAGES if name != "patch" or schedule == "exact")
+
+
+def schedule_graph(
+    schedule: str,
+    times: Mapping[str, Time],
+    staleness: int = 0,
+    resources: Mapping[str, str] = RESOURCES,
+    depth: int = DEPTH,
+    held: Mapping[str, int] | None = None,
+) -> StageGraph:
+    """The stage graph of a schedule.
+
+    * `serial`: an iteration starts when the one before has ended.
+    * `prefetch`: the memory fetch waits for the update before; everything else overlaps.
+    * `mspipe`, `exact`: the memory fetch waits for the update of 1 + `staleness` iterations before.
+    * `fixed`: likewise, and that next update waits for the fetch, which so misses exactly `staleness` updates.
+
+    Args:
+        times: time of every stage of the schedule.
+        staleness: the bound s of mspipe, fixed and exact; the two others have 0.
+        resources: what each stage occupies.
+        depth: finished iterations that may wait between two stages on different resources.
+        held: bytes that each stage's output takes.
+
+    Raises:
+        GraphError: an unknown schedule, a stage without time or resource, a negative number, or what `StageGraph`
+            refuses.
+    """
+    if schedule not in SCHEDULES:
+        raise GraphError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
+    names = stage_names(schedule)
+    missing = [name for name in names if name not in times]
+    if missing:
+        raise GraphError(f"schedule {schedule} needs a time for {', '.join(missing)}, as in {missing[0]}=2")
+    unknown = [name for name in times if name not in names]
+    if unknown:
+        raise GraphError(f"schedule {schedule} has no stage {unknown[0]!r}; it has {', '.join(names)}")
+    if staleness < 0:
+        raise GraphError(f"staleness must be at least 0, not {staleness}")
+    if depth < 0:
+        raise GraphError(f"depth must be at least 0, not {depth}")
+    for name in names:
+        if name not in resources:
+            raise GraphError(f"stage {name!r} has no resource; resources name {', '.join(resources)}")
+    stages = tuple(Stage(name, resources[name], times[name], (held or {}).get(name, 0)) for name in names)
+    chain = list(pairwise(stages))
+    dependencies = [Dependency(before.name, after.name) for before, after in chain]
+    if schedule == "serial":
+        return StageGraph(stages, (*dependencies, Dependency("update", "sample", 1)))
+    bound = 0 if schedule == "prefetch" else staleness
+    dependencies.append(Dependency("update", "memory", 1 + bound))
+    if schedule == "fixed":
+        dependencies.append(Dependency("memory", "update", -bound))
+    for before, after in chain:
+        if before.resource != after.resource:
+            # A full queue holds `depth` iterations beside the one that the stage behind works on. Fetches that run
+            # `staleness` ahead of the updates wait in the queue as well.
+            dependencies.append(Dependency(after.name, before.name, 1 + depth + bound))
+    return StageGraph(stages, tuple(dependencies))

@@ -1,0 +1,100 @@
+"""The lanes that stages run on: host threads with their own number of torch threads, and CUDA streams with events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mspipe_triton.pipeline.flight import Lane
+
+
+class HostLane(Lane):
+    """A thread that computes with `threads` torch threads.
+
+    One thread of a process alone may take several: OpenMP keeps a team a thread, and where the teams together outnumber
+    the cores, every parallel region waits for members that are not running (measured: training half as fast).
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def open(self) -> None:
+        """Set the calling thread's number of threads."""
+        torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The events at the start and the end of a stage's work on its stream."""
+
+    start: torch.cuda.Event
+    end: torch.cuda.Event
+
+
+class StreamLane(HostLane):
+    """A thread that queues its stages' device work on a stream of its own, behind the marks of other streams.
+
+    Args:
+        device: the GPU.
+        waits: whether the thread waits for the device at the end of each stage; the training stage's must not, so that
+            the next one can be queued meanwhile, while copies have the host work on what they bring.
+        threads: torch threads of the host's share.
+    """
+
+    def __init__(self, device: torch.device, waits: bool, threads: int) -> None:
+        super().__init__(threads)
+        self.device, self.waits = device, waits
+        self.stream = torch.cuda.Stream(device)
+
+    def open(self) -> None:
+        """Make the stream the thread's own, behind what the device has been given before."""
+        super().open()
+        self.outer = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(self.outer)
+        torch.cuda.set_stream(self.stream)
+        self.base = self._event()
+        self.base.synchronize()
+        self.base_time = time.perf_counter()
+
+    def close(self) -> None:
+        """Give the thread its former stream back, which waits for what is still queued."""
+        torch.cuda.set_stream(self.outer)
+        self.outer.wait_stream(self.stream)
+
+    def before(self, marks: Sequence[Mark | None]) -> None:
+        """Queue the stage behind the marks, without waiting for them on the host."""
+        for mark in marks:
+            if mark is not None:
+                self.stream.wait_event(mark.end)
+        self.start = self._event()
+
+    def after(self) -> Mark:
+        """The mark of the stage that has just been queued."""
+        mark = Mark(self.start, self._event())
+        if self.waits:
+            mark.end.synchronize()
+        return mark
+
+    def measured(self, mark: Mark, start: float, end: float) -> tuple[float, float]:
+        """The device's own start and end; a lane that waits has the host's, which hold both's work."""
+        if self.waits:
+            return start, end
+        return tuple(self.base_time + self.base.elapsed_time(event) / 1e3 for event in (mark.start, mark.end))
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self.stream)
+        return event
+
+
+def lanes(device: torch.device, compute: str, others: Sequence[str], threads: int) -> dict[str, Lane]:
+    """A lane a resource: `threads` torch threads where the CPU computes, one for each of the others."""
+    if device.type == "cpu":
+        return {compute: HostLane(threads), **{name: HostLane(1) for name in others}}
+    return {
+        compute: StreamLane(device, waits=False, threads=threads),
+        **{name: StreamLane(device, waits=True, threads=1) for name in others},
+    }

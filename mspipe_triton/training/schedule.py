@@ -1,0 +1,94 @@
+"""A run's schedule at work: the batches of an epoch through the stages, planned, measured and planned again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+
+import torch
+
+from mspipe_triton.kernels.fusion import compile_seconds
+from mspipe_triton.pipeline.engine import PATIENCE, Engine, run_serial
+from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
+from mspipe_triton.pipeline.plan import Plan
+from mspipe_triton.pipeline.schedules import RESOURCES
+from mspipe_triton.pipeline.trace import Trace
+from mspipe_triton.training.iteration import Batch, Trained
+from mspipe_triton.training.lanes import lanes
+from mspipe_triton.training.session import Session
+
+COMPUTE = RESOURCES["train"]
+
+
+def own_compile_seconds() -> float:
+    """Seconds that the current thread has spent compiling."""
+    return compile_seconds(own=True)
+
+
+class Scheduler:
+    """Takes epochs of batches through training under the run's schedule.
+
+    Args:
+        session: what is trained; its config names schedule and staleness.
+        replanned: told of every plan that comes into force, with the epoch and the iteration.
+        trace: collects every stage's start and end, if given.
+        patience: seconds without any stage ending after which the run is given up.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        replanned: Callable[[Replanned, int, int], None],
+        trace: Trace | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        train = session.config.train
+        self.session, self.replanned, self.trace, self.patience = session, replanned, trace, patience
+        self.schedule = train.resolved_schedule
+        self.planner = OnlinePlanner(self.schedule, train.staleness if train.staleness >= 0 else None)
+        self.started = False
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a new plan changes what the engine does."""
+        return self.schedule in ("mspipe", "exact")
+
+    def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Trained]:
+        """Train on batches; yields each iteration that is done, in order, and leaves its stage times in `times`."""
+        session, plan = self.session, self.planner.plan
+        if not self.started:
+            self.started = True
+            self._announce(Replanned(None, plan), epoch, 0)
+        elif self.trace is not None:
+            self.trace.plan(plan)
+        functions = session.iteration.training_stages()
+
+        def observe(spans: list[Span]) -> None:
+            times.add(spans)
+            if self.trace is not None:
+                self.trace.add(epoch, spans)
+            change = self.planner.observe(spans)
+            if change is not None and self.adaptive:
+                engine.adopt(change.new.graph, guarded(change.new))
+                self._announce(change, epoch, spans[0].iteration)
+
+        if self.schedule == "serial":
+            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds)
+        else:
+            others = [name for name in plan.graph.by_resource if name != COMPUTE]
+            own = lanes(session.state.placement.device, COMPUTE, others, torch.get_num_threads())
+            engine = Engine(
+                plan.graph, functions, guarded(plan), COMPUTE, own, observe, own_compile_seconds, self.patience
+            )
+            results = engine.run(items)
+        yield from results
+
+    def final_plan(self) -> Plan:
+        """The plan that the measured stage times lead to, or the one in force where the engine follows it."""
+        return self.planner.plan if self.adaptive else self.planner.measured_plan()
+
+    def _announce(self, change: Replanned, epoch: int, iteration: int) -> None:
+        if self.trace is not None:
+            self.trace.plan(change.new)
+        if self.adaptive:
+            self.replanned(change, epoch, iteration)

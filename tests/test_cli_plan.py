@@ -1,0 +1,94 @@
+"""The `plan` command as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from mspipe_triton import cli
+
+TIMES = "sample=2,features=3,memory=2,train=6,update=3"
+Run = Callable[..., tuple[object, str, str]]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command; returns its exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr("sys.argv", ["mspipe-triton", "plan", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def planned(plan: Run, *arguments: str) -> dict:
+    code, out, err = plan(*arguments, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    return json.loads(out)
+
+
+def test_json_is_one_object_of_numbers(plan: Run) -> None:
+    assert planned(plan, "--times", TIMES) == {
+        "schedule": "mspipe",
+        "period": 6,
+        "lower_bound": 6,
+        "staleness": 1,
+        "starts": {"sample": 0, "features": 2, "memory": 5, "train": 7, "update": 13},
+        "utilisation": {"sampler": 2 / 6, "copy_in": 5 / 6, "compute": 1, "copy_out": 0.5},
+        "slack": 1,
+    }
+
+
+def test_schedules_and_a_given_staleness(plan: Run) -> None:
+    assert planned(plan, "--times", TIMES, "--schedule", "serial")["period"] == 16
+    assert planned(plan, "--times", TIMES, "--staleness", "0")["period"] == 11
+    three = planned(plan, "--times", TIMES, "--staleness", "3")
+    assert (three["schedule"], three["period"], three["staleness"], three["slack"]) == ("mspipe", 6, 3, 13)
+    fixed = planned(plan, "--times", TIMES, "--schedule", "fixed", "--staleness", "2")
+    assert (fixed["schedule"], fixed["period"], fixed["staleness"]) == ("fixed", 6, 2)
+    assert planned(plan, "--times", f"{TIMES},patch=1/2", "--schedule", "exact")["period"] == 6.5
+    assert planned(plan, "--times", TIMES.replace("6", "0.1"))["starts"]["update"] == 7.1
+
+
+def test_the_table_says_it_in_words(plan: Run) -> None:
+    code, out, err = plan("--times", TIMES)
+    assert (code, out) == (0, "")
+    for words in ("an iteration every 6, staleness 1", "copy_in", "83%", "may miss the last update", "starts 1 after"):
+        assert words in " ".join(err.split())
+    assert "may miss no update" in " ".join(plan("--times", TIMES, "--schedule", "serial")[2].split())
+    assert "may miss the last 3 updates" in " ".join(plan("--times", TIMES, "--staleness", "3")[2].split())
+
+
+WRONG = {
+    ("--times", "sample=x"): "--times: sample=x is not a time; give a number above 0",
+    ("--times", "sample"): "--times: 'sample' is not name=time, as in sample=2",
+    ("--times", "sample=2,features=3"): "schedule mspipe needs a time for memory, train, update, as in memory=2",
+    ("--times", TIMES.replace("=6", "=0")): "--times: train=0 is not a time",
+    ("--times", TIMES.replace("=6", "=-6")): "--times: train=-6 is not a time",
+    ("--times", TIMES.replace("=6", "=nan")): "--times: train=nan is not a time",
+    ("--times", TIMES.replace("=6", "=1e999999999")): "--times: train=1e999999999 is not a time",
+    ("--times", f"{TIMES},rest=1"): "schedule mspipe has no stage 'rest'; it has sample, features",
+    ("--times", f"{TIMES},train=7"): "--times: train is given twice",
+    ("--times", TIMES, "--schedule", "exact"): "schedule exact needs a time for patch",
+    ("--times", TIMES, "--schedule", "fast"): "schedule 'fast' is none of serial, prefetch, mspipe, fixed, exact",
+    ("--times", TIMES, "--schedule", "fixed"): "schedule fixed needs a staleness, as in --staleness 1",
+    ("--times", TIMES, "--schedule", "serial", "--staleness", "1"): "schedule serial misses no update",
+    ("--times", TIMES, "--staleness", "-1"): "staleness must be at least 0, not -1",
+    ("--times", TIMES, "--staleness", "few"): "Invalid value for '--staleness'",
+    (): "Missing option '--times'",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["", "json"])
+def test_wrong_input_is_one_line_and_exit_2(arguments: tuple[str, ...], more: tuple[str, ...], plan: Run) -> None:
+    code, out, err = plan(*arguments, *more)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("mspipe-triton: ")
+    assert WRONG[arguments] in err

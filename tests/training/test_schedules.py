@@ -1,0 +1,214 @@
+"""Every schedule on the real stages: what each one computes, what its training sees, and that it overlaps."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.training import trainer
+from mspipe_triton.training.iteration import Iteration, batches
+from mspipe_triton.training.schedule import Scheduler
+from mspipe_triton.training.session import Session, load_stream
+from mspipe_triton.training.trainer import train
+from tests.models.plain_tgn import PlainTGN
+
+STAGES = ("sample", "features", "memory", "patch", "train", "update")
+BATCHES = 12
+
+
+def session(stream: EventStream, size: int, model: dict[str, Any], **train_settings: Any) -> Session:
+    config = RunConfig(model=ModelConfig(**model), train=TrainConfig(batch_size=size, **train_settings))
+    return Session.create(config, stream)
+
+
+@pytest.fixture(autouse=True)
+def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+class Run:
+    """One epoch of a schedule: its losses, staleness, spans and plans."""
+
+    def __init__(self, run: Session, count: int = BATCHES, delays: dict[str, float] | None = None) -> None:
+        self.spans: dict[tuple[str, int], Span] = {}
+        self.plans: list[Any] = []
+        _slow_down(run.iteration, delays or {})
+        scheduler = Scheduler(run, lambda change, *_: self.plans.append(change.new), patience=60.0)
+        size = run.config.train.batch_size
+        items = batches(0, min(size * count, run.split.train_end), size, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        run.model.train()
+        times = _Spans(self.spans)
+        results = list(scheduler.run(items, 1, times))
+        self.losses = [done.loss.item() for done in results]
+        self.staleness = [done.staleness for done in results]
+        self.plan = scheduler.planner.plan
+        self.state = run.state.state_dict()
+
+
+class _Spans(StageTimes):
+    """Stage times that keep every span."""
+
+    def __init__(self, spans: dict[tuple[str, int], Span]) -> None:
+        super().__init__()
+        self.spans = spans
+
+    def add(self, spans: Any) -> None:
+        super().add(spans)
+        self.spans |= {(span.stage, span.iteration): span for span in spans}
+
+
+def _slow_down(iteration: Iteration, delays: dict[str, float]) -> None:
+    """Let every stage sleep before its work."""
+    plain = iteration.training_stages
+
+    def slow(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def run(work: Any) -> Any:
+            time.sleep(delays.get(name, 0.0))
+            return function(work)
+
+        return run
+
+    iteration.training_stages = lambda: {name: slow(name, stage) for name, stage in plain().items()}  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def busy() -> EventStream:
+    """Few nodes, so that batches in flight meet at most of their rows; repeats, ties and self-loops."""
+    stream = synthetic_stream(SyntheticConfig(events=1000, users=20, items=10, edge_features=2, seed=3))
+    dst, t = stream.dst.clone(), stream.t // 3600
+    dst[::19] = stream.src[::19]
+    return replace(stream, dst=dst, t=t)
+
+
+MODEL = {"dim": 8, "fanout": 4, "dtype": "float64"}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    delays=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.003, 0.008]), min_size=6, max_size=6),
+    aggregator=st.sampled_from(["last", "mean"]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_exact_is_serial_whatever_each_stage_takes(
+    busy: EventStream, delays: list[float], aggregator: str, threads: int
+) -> None:
+    model = {**MODEL, "aggregator": aggregator}
+    torch.set_num_threads(1)
+    expected = Run(session(busy, 50, model, schedule="serial"))
+    torch.set_num_threads(threads)
+    for schedule in ("prefetch", "exact"):
+        run = Run(session(busy, 50, model, schedule=schedule), delays=dict(zip(STAGES, delays, strict=True)))
+        assert run.losses == pytest.approx(expected.losses, rel=1e-9)
+        assert set(run.staleness) == {0}
+        for name, table in run.state.items():
+            torch.testing.assert_close(table, expected.state[name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["prefetch", "exact"])
+@pytest.mark.parametrize(
+    "model", [{}, {"sampler": "uniform", "dropout": 0.3}, {"aggregator": "mean"}, {"time_encoder": "learned"}]
+)
+def test_the_same_bits_as_serial(small_stream: EventStream, schedule: str, model: dict[str, Any]) -> None:
+    settings = {"dim": 8, "fanout": 4, **model}
+    serial = Run(session(small_stream, 60, settings, schedule="serial", deterministic=True))
+    other = Run(session(small_stream, 60, settings, schedule=schedule, deterministic=True), delays={"update": 0.002})
+    assert other.losses == serial.losses
+    assert all(torch.equal(table, serial.state[name]) for name, table in other.state.items())
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2, 5, 20])
+def test_fixed_misses_exactly_its_staleness(busy: EventStream, staleness: int) -> None:
+    run = session(busy, 50, MODEL, schedule="fixed", staleness=staleness)
+    plain = PlainTGN(dict(run.model.named_parameters()), 8, 2, 4, int(busy.t[0]), staleness)
+    features = busy.edge_features.double()
+    events = list(zip(busy.src.tolist(), busy.dst.tolist(), busy.t.tolist(), features, strict=True))
+    items = list(batches(0, 50 * BATCHES, 50, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
+    ours = Run(run, delays={"train": 0.002})
+    theirs = [plain.train_batch(events[b.start : b.stop], b.negatives.tolist(), events) for b in items]
+    assert ours.losses == pytest.approx(theirs, rel=1e-8)
+    assert ours.staleness == [min(i, staleness) for i in range(BATCHES)]
+
+
+@pytest.mark.parametrize("delays", [{}, {"train": 0.004}, {"memory": 0.002, "train": 0.003, "update": 0.004}])
+def test_mspipe_is_never_staler_than_planned(busy: EventStream, delays: dict[str, float]) -> None:
+    run = Run(session(busy, 30, MODEL, schedule="mspipe"), count=23, delays=delays)
+    assert run.plans
+    assert max(run.staleness) <= max(plan.staleness for plan in run.plans)
+    assert Counter(run.staleness)[0] < 23
+
+
+@pytest.mark.parametrize("schedule", ["mspipe", "exact"])
+def test_the_fetch_overlaps_the_update_before(busy: EventStream, schedule: str) -> None:
+    delays = {"sample": 0.001, "features": 0.001, "memory": 0.002, "train": 0.006, "update": 0.004}
+    run = Run(session(busy, 30, MODEL, schedule=schedule), count=23, delays=delays)
+    early = [run.spans["memory", i].start < run.spans["update", i - 1].end for i in range(1, 23)]
+    assert sum(early) > 11
+    trained = [run.spans["train", i].start < run.spans["sample", i + 2].end for i in range(20)]
+    assert not all(trained), "sampling runs ahead"
+    if schedule == "exact":
+        serial = Run(session(busy, 30, MODEL, schedule="serial"), count=23)
+        assert run.losses == pytest.approx(serial.losses, rel=1e-9)
+
+
+def test_mitigation_changes_what_stale_training_sees() -> None:
+    stream = synthetic_stream(SyntheticConfig(events=4000, users=200, items=80, seed=5))
+    stale = {"schedule": "fixed", "staleness": 2}
+    plain = Run(session(stream, 100, MODEL, **stale), count=25)
+    mitigated, again = (Run(session(stream, 100, MODEL, **stale, mitigation="similarity"), count=25) for _ in range(2))
+    assert mitigated.losses == again.losses
+    assert mitigated.losses[:2] == plain.losses[:2]
+    assert mitigated.losses != plain.losses
+
+
+def test_a_stage_that_raises_ends_the_run(small_stream: EventStream, tmp_path: Path, monkeypatch: Any) -> None:
+    def memory(self: Iteration, work: Any) -> Any:
+        if work.batch.index == 3:
+            raise ArithmeticError("on purpose")
+        return plain(self, work)
+
+    plain = Iteration.memory
+    monkeypatch.setattr(Iteration, "memory", memory)
+    config = RunConfig(model=ModelConfig(dim=8), train=TrainConfig(batch_size=100, schedule="exact", epochs=1))
+    with pytest.raises(ArithmeticError, match="on purpose") as caught:
+        train(config, small_stream, out=str(tmp_path / "run"))
+    assert "In stage memory of iteration 3." in caught.value.__notes__
+
+
+def losses_of(real_data: Path, out: Path, schedule: str, model: ModelConfig) -> list[float]:
+    config = RunConfig(
+        data=DataConfig(path=str(real_data / "uci.csv")), model=model,
+        train=TrainConfig(epochs=3, schedule=schedule, deterministic=True, negatives=1),
+    )  # fmt: skip
+    recorded: list[float] = []
+
+    class Losses(trainer.Observer):
+        def batch(self, epoch: int, events: int, loss: float) -> None:
+            recorded.append(loss)
+
+    train(config, load_stream(config.data), out=str(out / schedule), observer=Losses())
+    return recorded
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "model", [ModelConfig(dim=16, fanout=3), pytest.param(ModelConfig(), marks=pytest.mark.slow)], ids=["small", "full"]
+)
+def test_three_epochs_of_a_real_stream_to_the_bit(real_data: Path, tmp_path: Path, model: ModelConfig) -> None:
+    serial, prefetch, exact = (losses_of(real_data, tmp_path, name, model) for name in ("serial", "prefetch", "exact"))
+    assert len(serial) == 3 * 70
+    assert prefetch == serial
+    assert exact == serial
