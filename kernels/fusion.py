@@ -28,6 +28,7 @@ class _State:
 class _Own(threading.local):
     """The same for one thread."""
 
+    enabled = True
     seconds = 0.0
 
 
@@ -40,6 +41,14 @@ def enable_fusion(enabled: bool = True) -> None:
     It is off at import and stays off after a failure, or where the environment sets TORCHDYNAMO_DISABLE=1.
     """
     _State.enabled = enabled and _State.failure is None and os.environ.get("TORCHDYNAMO_DISABLE") != "1"
+
+
+def enable_thread_fusion(enabled: bool) -> None:
+    """Let the current thread take compiled functions, where fusion is on; every thread may at first.
+
+    Compiled loops run on as many threads as torch had when they were compiled, whoever calls them.
+    """
+    _own.enabled = enabled
 
 
 def fusion_enabled() -> bool:
@@ -76,7 +85,7 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
         @functools.wraps(function)
         def call(*arguments: Any) -> T:
-            if not _State.enabled:
+            if not (_State.enabled and _own.enabled):
                 return function(*arguments)
             if not compiled:
                 # A process may see many widths and fanouts; at the limit, eager execution would take over silently.

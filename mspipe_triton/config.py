@@ -81,11 +81,6 @@ class TrainConfig:
             raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
         self._check_schedule()
 
-    @property
-    def resolved_schedule(self) -> str:
-        """The schedule that `auto` stands for, or the one given."""
-        return "exact" if self.schedule == "auto" else self.schedule
-
     def _check_schedule(self) -> None:
         schedule, staleness = self.schedule, self.staleness
         if staleness < -1:

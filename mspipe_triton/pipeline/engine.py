@@ -87,13 +87,14 @@ class Engine:
         self.graph, self.functions, self.delay, self.caller = graph, functions, delay, caller
         self.lanes = {name: (lanes or {}).get(name) or Lane() for name in {*graph.by_resource, caller}}
         self.observe, self.unpaid, self.patience = observe, unpaid, patience
-        self.turn = threading.Condition()
+        self.lock = threading.RLock()
+        self.turns = {name: threading.Condition(self.lock) for name in self.lanes}
 
     def adopt(self, graph: StageGraph, delay: Delay | None) -> None:
         """Go on with other dependencies and another delay between the same stages, from the next start on."""
-        with self.turn:
+        with self.lock:
             self.graph, self.delay = graph, delay
-            self.turn.notify_all()
+            self._wake(self.turns)
 
     def run(self, items: Iterable[Any]) -> Iterator[Any]:
         """Take items through all stages; yields what the last one returned, in order.
@@ -119,8 +120,9 @@ class Engine:
         for worker in workers:
             worker.start()
         try:
-            with self.turn:
-                self.turn.wait_for(lambda: self.opened == len(workers) or self.error is not None)
+            own = self.turns[self.caller]
+            with own:
+                own.wait_for(lambda: self.opened == len(workers) or self.error is not None)
             self.lanes[self.caller].open()  # the last one, since a lane may set what is the process's as well
             with self.watchdog:
                 yield from self._lead()
@@ -129,9 +131,9 @@ class Engine:
                 raise
             raise self.watchdog.verdict from None
         finally:
-            with self.turn:
+            with self.lock:
                 self.stopping = True
-                self.turn.notify_all()
+                self._wake(self.turns)
             deadline = time.perf_counter() + (0.0 if self.watchdog.verdict else _GRACE)
             for worker in workers:
                 worker.join(max(0.0, deadline - time.perf_counter()))
@@ -140,10 +142,10 @@ class Engine:
     def _lead(self) -> Iterator[Any]:
         """The calling thread: hands out every iteration that is done, and runs its own resource's stages between."""
         done = 0
-        own = self._turns(self.caller)
+        own, turn = self._order(self.caller), self.turns[self.caller]
         stage, iteration = next(own, (None, 0))
         while True:
-            with self.turn:
+            with turn:
                 while True:
                     if self.error is not None:
                         raise self.error
@@ -153,7 +155,7 @@ class Engine:
                     due = None if finished or stage is None else self._due(stage, iteration)
                     if finished or due == 0.0:
                         break
-                    self.turn.wait(due)
+                    turn.wait(due)
             if not finished and stage is not None:
                 self._run(stage, iteration)
                 stage, iteration = next(own)
@@ -165,34 +167,39 @@ class Engine:
             with self.watchdog.paused():
                 yield flight.value
 
-    def _turns(self, resource: str) -> Iterator[tuple[Stage, int]]:
+    def _order(self, resource: str) -> Iterator[tuple[Stage, int]]:
         """The stages of a resource in the order in which it serves them, without end."""
         stages = self.graph.by_resource.get(resource, ())
         return ((stage, iteration) for iteration in count() for stage in stages) if stages else iter(())
 
     def _serve(self, resource: str) -> None:
         """A worker: the turns of its resource, until the run ends."""
-        lane = self.lanes[resource]
+        lane, turn = self.lanes[resource], self.turns[resource]
         try:
             lane.open()
-            with self.turn:
+            with self.lock:
                 self.opened += 1
-                self.turn.notify_all()
-            for stage, iteration in self._turns(resource):
-                with self.turn:
+                self._wake([self.caller])
+            for stage, iteration in self._order(resource):
+                with turn:
                     while (due := self._due(stage, iteration)) != 0.0:
                         if self.stopping or self.error is not None or self._beyond(iteration):
                             return
-                        self.turn.wait(due)
+                        turn.wait(due)
                     if self.stopping or self.error is not None:
                         return
                 self._run(stage, iteration)
         except BaseException as error:
-            with self.turn:
+            with self.lock:
                 self.error = self.error or error
-                self.turn.notify_all()
+                self._wake(self.turns)
         finally:
             lane.close()
+
+    def _wake(self, resources: Iterable[str]) -> None:
+        """Let the threads of resources look again; with the lock held. Waking all of them at every end costs more."""
+        for name in set(resources):
+            self.turns[name].notify()
 
     def _beyond(self, iteration: int) -> bool:
         return self.total is not None and iteration >= self.total
@@ -219,20 +226,20 @@ class Engine:
 
     def _run(self, stage: Stage, iteration: int) -> None:
         """Run a stage that is due; the first one takes its item from the source."""
-        with self.turn:
+        with self.lock:
             self.running[stage.name] = (iteration, threading.get_ident(), time.perf_counter())
         if stage.name == self.graph.stages[0].name:
             try:
                 flight = Flight(next(self.source))
             except StopIteration:
-                with self.turn:
+                with self.lock:
                     del self.running[stage.name]
                     self.total = iteration
-                    self.turn.notify_all()
+                    self._wake(self.turns)
                 return
         else:
             flight = self.flights[iteration]
-        with self.turn:
+        with self.lock:
             self.flights[iteration] = flight
             before = [
                 (self.flights.get(iteration - each.distance), each.before) for each in self.graph.waits[stage.name]
@@ -240,17 +247,20 @@ class Engine:
             marks = [other.marks[name] for other, name in before if other is not None and name in other.marks]
             flight.begun[stage.name] = time.perf_counter()
             if self.delay is not None and self.delay.reference == stage.name:
-                self.turn.notify_all()
+                self._wake([self.graph.resource_of[self.delay.stage]])
         try:
             flight.run(stage, self.functions[stage.name], iteration, self.lanes[stage.resource], marks, self.unpaid)
         except BaseException as error:
             error.add_note(f"In stage {stage.name} of iteration {iteration}.")
             raise
-        with self.turn:
+        with self.lock:
             del self.running[stage.name]
             self.ended[stage.name] = iteration + 1
             self.watchdog.touch()
-            self.turn.notify_all()
+            behind = [each.after for each in self.graph.dependencies if each.before == stage.name]
+            self._wake(self.graph.resource_of[name] for name in behind)
+            if min(self.ended.values()) > iteration:
+                self._wake([self.caller])
 
     def _explain(self) -> str:
         """What is stuck: the stages that run and where, or what the next ones wait for."""
@@ -259,7 +269,7 @@ class Engine:
             code = frames[thread].f_code if thread in frames else None
             place = f" in {code.co_filename}:{frames[thread].f_lineno} ({code.co_name})" if code else ""
             said.append(f"stage {name} of iteration {iteration} has been running for {now - since:.0f} s{place}")
-        with self.turn:
+        with self.lock:
             for stage in self.graph.stages if not said else ():
                 each = self._missing(stage, self.ended[stage.name])
                 if each is not None:
@@ -269,9 +279,9 @@ class Engine:
         return f"nothing has ended for {self.patience:g} s: {'; '.join(said) or 'no stage runs or waits'}"
 
     def _give_up(self, verdict: StuckError) -> None:
-        with self.turn:
+        with self.lock:
             self.error = self.error or verdict
             own = any(thread == self.thread.ident for _, thread, _ in self.running.values())
-            self.turn.notify_all()
+            self._wake(self.turns)
         if own and self.thread is threading.main_thread():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -102,6 +102,11 @@ class StageGraph:
         return {name: tuple(stage for stage in self.stages if stage.resource == name) for name in names}
 
     @cached_property
+    def resource_of(self) -> dict[str, str]:
+        """The resource of each stage."""
+        return {stage.name: stage.resource for stage in self.stages}
+
+    @cached_property
     def constraints(self) -> tuple[Dependency, ...]:
         """The dependencies and the order of every resource, as dependencies: all that a start has to wait for."""
         order = []

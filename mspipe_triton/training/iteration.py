@@ -87,12 +87,14 @@ class Fetched:
 class Done:
     """An iteration that the model has seen.
 
-    `staleness` is how many of the iterations before were missing from the records that it saw.
+    `staleness` is how many of the iterations before were missing from the records that it saw. `rows` are kept until
+    the device is through with them, since their memory would go to the next fetch, on a stream that runs ahead.
     """
 
     batch: Batch
     version: int
     staleness: int
+    rows: Fetched | None
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class Iteration:
         loss.backward()
         self.optimizer.step()
         self._publish(work, hidden.detach())
-        return Trained(batch, work.version, batch.index - work.seen, loss.detach())
+        return Trained(batch, work.version, batch.index - work.seen, work, loss.detach())
 
     @torch.no_grad()
     def score(self, work: Fetched) -> Scored:
@@ -225,7 +227,7 @@ class Iteration:
         src, candidates = embedded[: positive.numel()], batch.candidates
         ranked = None if candidates is None else self._rank(batch, src, candidates)
         self._publish(work, hidden)
-        return Scored(batch, work.version, batch.index - work.seen, positive, negative, ranked)
+        return Scored(batch, work.version, batch.index - work.seen, work, positive, negative, ranked)
 
     @torch.no_grad()
     def update(self, work: Done) -> Done:
@@ -235,10 +237,11 @@ class Iteration:
         self.state.forget(work.version - 1)
         store = self.placement.store
         if isinstance(work, Trained):
-            return replace(work, loss=store(work.loss))
+            return replace(work, rows=None, loss=store(work.loss))
         if isinstance(work, Scored):
             ranked = None if work.ranked is None else store(work.ranked)
-            return replace(work, positive=store(work.positive), negative=store(work.negative), ranked=ranked)
+            scores = {"positive": store(work.positive), "negative": store(work.negative), "ranked": ranked}
+            return replace(work, rows=None, **scores)
         return work
 
     def _fetching(self) -> dict[str, Callable[[Any], Any]]:

@@ -8,22 +8,26 @@ from dataclasses import dataclass
 
 import torch
 
+from mspipe_triton.kernels.fusion import enable_thread_fusion
 from mspipe_triton.pipeline.flight import Lane
 
 
 class HostLane(Lane):
     """A thread that computes with `threads` torch threads.
 
-    One thread of a process alone may take several: OpenMP keeps a team a thread, and where the teams together outnumber
-    the cores, every parallel region waits for members that are not running (measured: training half as fast).
+    One thread of a process alone may take several: OpenMP keeps a team for each thread that does, and where the teams
+    together outnumber the cores, no parallel region spins for its members any more but sleeps (training then took
+    twice as long). Compiled loops bring the team they were compiled for, so the other threads run none.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, compiled: bool) -> None:
+        self.threads, self.compiled = threads, compiled
 
     def open(self) -> None:
-        """Set the calling thread's number of threads."""
+        """Set the calling thread up."""
+        torch.get_num_threads()  # or its first parallel operation would take over the process's number
         torch.set_num_threads(self.threads)
+        enable_thread_fusion(self.compiled)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class StreamLane(HostLane):
     """
 
     def __init__(self, device: torch.device, waits: bool, threads: int) -> None:
-        super().__init__(threads)
+        super().__init__(threads, compiled=not waits)
         self.device, self.waits = device, waits
         self.stream = torch.cuda.Stream(device)
 
@@ -93,7 +97,7 @@ class StreamLane(HostLane):
 def lanes(device: torch.device, compute: str, others: Sequence[str], threads: int) -> dict[str, Lane]:
     """A lane a resource: `threads` torch threads where the CPU computes, one for each of the others."""
     if device.type == "cpu":
-        return {compute: HostLane(threads), **{name: HostLane(1) for name in others}}
+        return {compute: HostLane(threads, True), **{name: HostLane(1, False) for name in others}}
     return {
         compute: StreamLane(device, waits=False, threads=threads),
         **{name: StreamLane(device, waits=True, threads=1) for name in others},

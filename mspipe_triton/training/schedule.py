@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable
 
 import torch
@@ -25,6 +26,17 @@ def own_compile_seconds() -> float:
     return compile_seconds(own=True)
 
 
+def choose_schedule(schedule: str, device: torch.device, threads: int) -> str:
+    """What `auto` stands for: `exact`, unless training takes every core of the CPU, which leaves nothing to overlap on.
+
+    Then the threads that sample and fetch hold training up by more than they spare it (docs/pipeline.md).
+    """
+    if schedule != "auto":
+        return schedule
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return "exact" if device.type != "cpu" or threads < cores else "serial"
+
+
 class Scheduler:
     """Takes epochs of batches through training under the run's schedule.
 
@@ -44,7 +56,7 @@ class Scheduler:
     ) -> None:
         train = session.config.train
         self.session, self.replanned, self.trace, self.patience = session, replanned, trace, patience
-        self.schedule = train.resolved_schedule
+        self.schedule = choose_schedule(train.schedule, session.state.placement.device, torch.get_num_threads())
         self.planner = OnlinePlanner(self.schedule, train.staleness if train.staleness >= 0 else None)
         self.started = False
 

@@ -49,9 +49,7 @@ class Session:
             ConfigError: the batch size is above the number of training events, or there is no GPU to train on.
         """
         if config.train.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`"
-            )
+            raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
         placement = Placement(torch.device("cuda" if config.train.device == "cuda" else "cpu"))
         split = stream.split()
         if config.train.batch_size > split.train_end:
