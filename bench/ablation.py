@@ -79,7 +79,7 @@ def main(
                 runs[name].append(_summary(result, curve.points(epochs)))
                 _tell(name, seed, runs[name][-1])
     report = {
-        "command": " ".join(["python -m bench.ablation", *sys.argv[1:]]),
+        "command": " ".join(["python -m bench.ablation", *(word.rpartition("data/")[2] for word in sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": {**machine(), "threads": threads},
         "versions": versions(),

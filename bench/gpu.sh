@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks and times every kernel on a GPU: bench/gpu.sh OUT_FOLDER [options of bench.gpu]. It takes python3 with torch and
-# triton (PYTHON names another), nothing that must be installed or fetched, and leaves OUT_FOLDER/gpu-kernels.json.
+# triton (PYTHON names another), nothing that must be installed or fetched, and leaves OUT_FOLDER/gpu-kernels.json. Where
+# the trainer's packages are there too, the schedules follow, in OUT_FOLDER/gpu-pipeline.json.
 set -euo pipefail
 if [ $# -lt 1 ]; then
     echo "usage: [PYTHON=python3] bench/gpu.sh OUT_FOLDER [--only NAMES] [--seconds S] [--seed N] [--commit NAME]" >&2
@@ -15,4 +16,20 @@ if ! "$python" -c "import torch, triton" 2>/dev/null; then
     echo "bench/gpu.sh: $python has no torch and triton; name one that has, as in PYTHON=.venv/bin/python" >&2
     exit 2
 fi
-PYTHONPATH=. PYTHONUNBUFFERED=1 exec "$python" -m bench.gpu "$out" "$@"
+export PYTHONPATH=. PYTHONUNBUFFERED=1
+code=0
+"$python" -m bench.gpu "$out" "$@" || code=$?
+if "$python" -c "import tomli_w, pyarrow, torchmetrics" 2>/dev/null; then
+    options=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --device | --commit) options+=("$1" "$2"); shift ;;
+            --quick) options+=("$1") ;;
+        esac
+        shift
+    done
+    "$python" -m bench.gpu_pipeline "$out" "${options[@]}" || code=$?
+else
+    echo "bench/gpu.sh: the schedules were left out, since $python lacks tomli_w, pyarrow or torchmetrics" >&2
+fi
+exit "$code"

@@ -116,7 +116,7 @@ def measure(stream: EventStream, device: str, size: int, repeats: int) -> dict[s
             if epoch:
                 seconds[name].append((time.perf_counter() - start) / iterations)
     stages = {name: times[name].per_iteration() for name in MEASURED}
-    plans = {name: schedulers[name].planner.measured_plan() for name in MEASURED}
+    plans = {name: schedulers[name].planner.plan_for(stages[name]) for name in MEASURED}
     result: dict[str, Any] = {"batch_size": size, "dim_edge": stream.dim_edge}
     for name in MEASURED:
         ratios = [alone / own for alone, own in zip(seconds["serial"], seconds[name], strict=True)]

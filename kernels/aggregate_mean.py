@@ -212,10 +212,9 @@ def launch_aggregate_mean(
         (cdiv(positions, config["BLOCK"]),), config,
         src, dst, src_rows, dst_rows, last, previous, src.numel(),
     )  # fmt: skip
-    if mail_features is None or features is None:
-        mail_features = features = None
-    strides = (0, 0) if mail_features is None or features is None else (mail_features.stride(0), features.stride(0))
-    width = 0 if features is None else features.shape[1]
+    width, strides = 0, (0, 0)
+    if mail_features is not None and features is not None:  # both or neither
+        width, strides = features.shape[1], (mail_features.stride(0), features.stride(0))
     config = mean_kernel.config()
     mean_kernel.launch(
         (cdiv(positions, config["BLOCK"]),), config,

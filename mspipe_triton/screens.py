@@ -83,7 +83,7 @@ def result_table(result: dict[str, Any]) -> Table:
     """The closing table of `train`: quality by split, and speed in the caption."""
     table = Table(
         title=f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",
-        caption=f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch\n"
+        caption=f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch, {_schedule(result)}\n"
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
     )
@@ -124,6 +124,12 @@ def plan_table(plan: Plan) -> Table:
         times = (plan.graph.times[stage.name], plan.starts[stage.name])
         table.add_row(stage.name, stage.resource, *map(shown, times), use)
     return table
+
+
+def _schedule(result: dict[str, Any]) -> str:
+    """The schedule, and how many updates training missed at most where it missed any."""
+    missed = max(map(int, result["staleness_measured"]))
+    return f"schedule {result['schedule']}" + (f" ({missed} updates missed at most)" if missed else "")
 
 
 def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int) -> Table:

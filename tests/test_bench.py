@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import gpu_checks
+from bench import gpu_checks, gpu_pipeline
 from bench.cases import OPERATIONS, build, measured, work
 from bench.gpu_checks import QUICK, Checker
 from bench.gpu_timings import with_rates
@@ -216,4 +216,11 @@ def test_the_gpu_script_runs_on_the_cpu(tmp_path: Path) -> None:
     timed = {(entry["operation"], entry["direction"]) for entry in report["timings"]}
     assert timed == {*((name, "forward") for name in names), ("memory_gru", "both")}
     assert all(entry["share_of_floor"] > 0 for entry in report["timings"])
-    assert "checks passed, 0 failed" in run.stdout.splitlines()[-1]
+    assert "checks passed, 0 failed" in run.stdout
+    schedules = json.loads((tmp_path / "gpu-pipeline.json").read_text(encoding="utf-8"))
+    assert schedules["commit"] == "abc"
+    assert {check["schedule"] for check in schedules["correctness"] if check["passed"]} == set(gpu_pipeline.CHECKED)
+    for name in gpu_pipeline.MEASURED:
+        row = schedules["measured"][name]
+        assert row["share_of_allowed"] == pytest.approx(row["speed_ratio"] / row["allowed_ratio"])
+        assert {"sample", "features", "memory", "train", "update"} <= row["stage_seconds"].keys()

@@ -40,7 +40,6 @@ def test_every_variant_is_measured_beside_its_plan(cases: dict[str, dict[str, di
         assert case["measured_over_planned"] == pytest.approx(case["measured_ms"] / case["planned_ms"])
         assert sum(case["updates_missed"].values()) == 12
         assert max(map(int, case["updates_missed"])) <= plan.staleness
-        assert case["oversleep_ms"] > 0
     assert list(cases["compute"]["mspipe"]["updates_missed"]) == ["0", "1"]
     assert cases["compute"]["serial"]["speed"] == 1
     assert cases["compute"]["mspipe"]["planned_speed"] == pytest.approx(16 / 6)

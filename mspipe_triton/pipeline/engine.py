@@ -104,7 +104,7 @@ class Engine:
 
         Raises:
             StuckError: nothing has ended for `patience` seconds. A stage on the calling thread can be broken off only
-                where that is the main thread.
+                where that is the main thread and the stage runs Python; stderr names it all the same.
         """
         self.source = iter(items)
         self.total: int | None = None
@@ -283,5 +283,7 @@ class Engine:
             self.error = self.error or verdict
             own = any(thread == self.thread.ident for _, thread, _ in self.running.values())
             self._wake(self.turns)
+        if own:  # the error reaches the caller only if the stage can be broken off
+            print(f"mspipe-triton: {verdict}", file=sys.stderr)
         if own and self.thread is threading.main_thread():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

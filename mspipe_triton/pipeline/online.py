@@ -16,6 +16,7 @@ GUARD = Fraction(1, 10)
 _WEIGHT = 1 / 16
 _SETTLED = 8
 _NEGLIGIBLE = 0.01
+_OUTLIER = 4  # a stage that pauses once, to compile a kernel say, counts as this many times its average at most
 
 
 def guarded(plan: Plan) -> Delay | None:
@@ -72,7 +73,7 @@ class OnlinePlanner:
         self.average: dict[str, float] = {}
         self.measured = 0  # iterations since the plan in force was made
         self.guessed = times is None
-        self.plan = self._make(times or dict.fromkeys(stage_names(schedule), 1e-3))
+        self.plan = self.plan_for(times or dict.fromkeys(stage_names(schedule), 1e-3))
 
     def observe(self, spans: list[Span]) -> Replanned | None:
         """Take an iteration's stage times in; the new plan, where they call for one."""
@@ -82,19 +83,20 @@ class OnlinePlanner:
         for span in spans:
             seconds = max(span.seconds, 1e-9)
             before = self.average.get(span.stage, seconds)
+            seconds = min(seconds, _OUTLIER * before)
             self.average[span.stage] = before + _WEIGHT * (seconds - before)
         if self.measured < _SETTLED:
             return None
         stage = self._drifted()
         if stage is None:
             return None
-        old, self.plan = self.plan, self._make(self.average)
+        old, self.plan = self.plan, self.plan_for(self.average)
         self.measured, self.guessed = 0, False
         return Replanned(old, self.plan, stage)
 
-    def measured_plan(self) -> Plan:
-        """The plan that the averages lead to now."""
-        return self._make(self.average) if self.average else self.plan
+    def plan_for(self, times: Mapping[str, float]) -> Plan:
+        """The plan for given stage times, under the same schedule."""
+        return make_plan(self.schedule, times, self.staleness, self.resources, self.depth)
 
     def _drifted(self) -> str | None:
         """The stage furthest from the plan, where that is too far."""
@@ -106,6 +108,3 @@ class OnlinePlanner:
             if difference > self.drift * planned[name] and difference > _NEGLIGIBLE * self.plan.period
         ]
         return max(far, key=off.__getitem__, default=None)
-
-    def _make(self, times: Mapping[str, float]) -> Plan:
-        return make_plan(self.schedule, times, self.staleness, self.resources, self.depth)

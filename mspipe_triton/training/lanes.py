@@ -45,13 +45,14 @@ class StreamLane(HostLane):
         device: the GPU.
         waits: whether the thread waits for the device at the end of each stage; the training stage's must not, so that
             the next one can be queued meanwhile, while copies have the host work on what they bring.
-        threads: torch threads of the host's share.
+        threads, compiled: of the host's share, as for a host thread.
     """
 
-    def __init__(self, device: torch.device, waits: bool, threads: int) -> None:
-        super().__init__(threads, compiled=not waits)
+    def __init__(self, device: torch.device, waits: bool, threads: int, compiled: bool) -> None:
+        super().__init__(threads, compiled)
         self.device, self.waits = device, waits
         self.stream = torch.cuda.Stream(device)
+        self.outer: torch.cuda.Stream | None = None
 
     def open(self) -> None:
         """Make the stream the thread's own, behind what the device has been given before."""
@@ -65,13 +66,18 @@ class StreamLane(HostLane):
 
     def close(self) -> None:
         """Give the thread its former stream back, which waits for what is still queued."""
-        torch.cuda.set_stream(self.outer)
-        self.outer.wait_stream(self.stream)
+        if self.outer is not None:
+            torch.cuda.set_stream(self.outer)
+            self.outer.wait_stream(self.stream)
 
     def before(self, marks: Sequence[Mark | None]) -> None:
-        """Queue the stage behind the marks, without waiting for them on the host."""
+        """Queue the stage behind the marks; a lane that waits does so here, so that it is not the stage's own time."""
         for mark in marks:
-            if mark is not None:
+            if mark is None:
+                continue
+            if self.waits:
+                mark.end.synchronize()
+            else:
                 self.stream.wait_event(mark.end)
         self.start = self._event()
 
@@ -86,7 +92,8 @@ class StreamLane(HostLane):
         """The device's own start and end; a lane that waits has the host's, which hold both's work."""
         if self.waits:
             return start, end
-        return tuple(self.base_time + self.base.elapsed_time(event) / 1e3 for event in (mark.start, mark.end))
+        begun = self.base_time + self.base.elapsed_time(mark.start) / 1e3
+        return begun, begun + mark.start.elapsed_time(mark.end) / 1e3  # the events' clock is coarse over long times
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -95,10 +102,15 @@ class StreamLane(HostLane):
 
 
 def lanes(device: torch.device, compute: str, others: Sequence[str], threads: int) -> dict[str, Lane]:
-    """A lane a resource: `threads` torch threads where the CPU computes, one for each of the others."""
+    """A lane a resource: `threads` torch threads for the one that computes, one for each of the others."""
     if device.type == "cpu":
         return {compute: HostLane(threads, True), **{name: HostLane(1, False) for name in others}}
     return {
-        compute: StreamLane(device, waits=False, threads=threads),
-        **{name: StreamLane(device, waits=True, threads=1) for name in others},
+        compute: StreamLane(device, False, threads, True),
+        **{name: StreamLane(device, True, 1, False) for name in others},
     }
+
+
+def serial_lane(device: torch.device, threads: int) -> Lane:
+    """The one lane of a serial run; on a GPU it waits for every stage, so that each has its own time."""
+    return HostLane(threads, True) if device.type == "cpu" else StreamLane(device, True, threads, True)

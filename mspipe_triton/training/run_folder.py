@@ -76,11 +76,13 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """The records of the first `epochs` epochs; what is of an epoch to be done again is dropped from the file."""
+        """The records of the first `epochs` epochs.
+
+        What is of an epoch to be done again, or was cut off while it was written, is dropped from the file.
+        """
         lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        records = [json.loads(line) for line in lines]
-        kept = [record for record in records if record["epoch"] <= epochs]
-        if len(kept) < len(records):
+        kept = [record for record in map(_record, lines) if record is not None and record["epoch"] <= epochs]
+        if len(kept) < len(lines):
             with atomic_file(self.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         return [record for record in kept if "event" not in record]
@@ -104,6 +106,15 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: the run to resume has another {', '.join(differences)}")
         with atomic_file(self.config) as temporary:
             temporary.write_text(config.to_toml(), encoding="utf-8")
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, or None for half of one."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record
 
 
 def _safe(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 
 import torch
 
@@ -15,7 +15,7 @@ from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.pipeline.schedules import RESOURCES
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.iteration import Batch, Trained
-from mspipe_triton.training.lanes import lanes
+from mspipe_triton.training.lanes import lanes, serial_lane
 from mspipe_triton.training.session import Session
 
 COMPUTE = RESOURCES["train"]
@@ -59,11 +59,10 @@ class Scheduler:
         self.schedule = choose_schedule(train.schedule, session.state.placement.device, torch.get_num_threads())
         self.planner = OnlinePlanner(self.schedule, train.staleness if train.staleness >= 0 else None)
         self.started = False
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether a new plan changes what the engine does."""
-        return self.schedule in ("mspipe", "exact")
+        device, threads = session.state.placement.device, torch.get_num_threads()
+        others = [name for name in self.planner.plan.graph.by_resource if name != COMPUTE]
+        self.lanes = {} if self.schedule == "serial" else lanes(device, COMPUTE, others, threads)
+        self.alone = serial_lane(device, threads) if self.schedule == "serial" else None
 
     def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Trained]:
         """Train on batches; yields each iteration that is done, in order, and leaves its stage times in `times`."""
@@ -74,33 +73,32 @@ class Scheduler:
         elif self.trace is not None:
             self.trace.plan(plan)
         functions = session.iteration.training_stages()
+        engine: Engine | None = None
 
         def observe(spans: list[Span]) -> None:
             times.add(spans)
             if self.trace is not None:
                 self.trace.add(epoch, spans)
             change = self.planner.observe(spans)
-            if change is not None and self.adaptive:
-                engine.adopt(change.new.graph, guarded(change.new))
+            if change is not None:
+                if engine is not None:
+                    engine.adopt(change.new.graph, guarded(change.new))
                 self._announce(change, epoch, spans[0].iteration)
 
         if self.schedule == "serial":
-            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds)
+            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, self.alone)
         else:
-            others = [name for name in plan.graph.by_resource if name != COMPUTE]
-            own = lanes(session.state.placement.device, COMPUTE, others, torch.get_num_threads())
             engine = Engine(
-                plan.graph, functions, guarded(plan), COMPUTE, own, observe, own_compile_seconds, self.patience
+                plan.graph, functions, guarded(plan), COMPUTE, self.lanes, observe, own_compile_seconds, self.patience
             )
             results = engine.run(items)
         yield from results
 
-    def final_plan(self) -> Plan:
-        """The plan that the measured stage times lead to, or the one in force where the engine follows it."""
-        return self.planner.plan if self.adaptive else self.planner.measured_plan()
+    def final_plan(self, measured: Mapping[str, float]) -> Plan:
+        """The plan in force, or the one for an epoch's measured stage times where too few were seen to plan with."""
+        return self.planner.plan_for(measured) if self.planner.guessed else self.planner.plan
 
     def _announce(self, change: Replanned, epoch: int, iteration: int) -> None:
         if self.trace is not None:
             self.trace.plan(change.new)
-        if self.adaptive:
-            self.replanned(change, epoch, iteration)
+        self.replanned(change, epoch, iteration)

@@ -100,6 +100,8 @@ def process_settings(config: RunConfig) -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, a GPU's products are refused
     torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
     enable_fusion(compiler() is not None)
     try:

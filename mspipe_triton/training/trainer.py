@@ -111,7 +111,7 @@ class _Run:
         metrics = evaluate_checkpoint(self.session, self.folder, self.session.config.train.negatives)
         result = self._result(metrics, time.perf_counter() - started)
         self.folder.write_result(result)
-        if self.trace is not None:
+        if self.trace is not None and self.trace.kept:
             self.trace.write(self.folder.trace)
         return result
 
@@ -183,7 +183,8 @@ class _Run:
         session, config, records = self.session, self.session.config, self.records
         fastest = min(records, key=lambda record: record["seconds"])
         best = max(records, key=lambda record: (record["val"]["ap"], -record["epoch"]))
-        plan = self.scheduler.final_plan()
+        plan = self.scheduler.final_plan(fastest["stage_seconds"])
+        missed = sum((Counter(record["staleness_measured"]) for record in records), Counter[str]())
         return {
             "model": config.model.model,
             "dataset": session.stream.name,
@@ -206,7 +207,7 @@ class _Run:
             "losses": [record["loss"] for record in records],
             "stage_seconds": fastest["stage_seconds"],
             "plan": plan.to_json(),
-            "staleness_measured": dict(sum((Counter(record["staleness_measured"]) for record in records), Counter())),
+            "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),
             "peak_device_mb": peak_device_mb(session.state.placement.device),
             "versions": versions(),

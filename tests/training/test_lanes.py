@@ -84,7 +84,9 @@ def test_every_host_thread_has_its_own_number_of_torch_threads() -> None:
 def test_a_stage_is_queued_behind_the_marks_and_only_copies_wait(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
     torch.set_num_threads(1)
     device = Device(monkeypatch)
-    lane = StreamLane(torch.device("cuda"), waits, threads=1)
+    lane = StreamLane(torch.device("cuda"), waits, threads=1, compiled=True)
+    lane.close()
+    assert device.current is device.default, "what was not opened changes nothing"
     lane.open()
     assert device.current is lane.stream
     assert ("wait stream", device.default) in device.log
@@ -92,10 +94,10 @@ def test_a_stage_is_queued_behind_the_marks_and_only_copies_wait(monkeypatch: py
     other.end.number = 77
     del device.log[:]
     lane.before([None, other])
-    assert [entry[0] for entry in device.log] == ["wait", "record"]
-    assert device.log[0] == ("wait", 77)
+    assert device.log[0] == ("synchronize" if waits else "wait", 77)
+    assert [entry[0] for entry in device.log[1:]] == ["record"]
     mark = lane.after()
-    assert ("synchronize" in [entry[0] for entry in device.log]) is waits
+    assert [entry[0] for entry in device.log[2:]] == (["record", "synchronize"] if waits else ["record"])
     start, end = lane.measured(mark, 5.0, 6.0)
     if waits:
         assert (start, end) == (5.0, 6.0)
@@ -113,3 +115,4 @@ def test_on_a_gpu_training_alone_does_not_wait(monkeypatch: pytest.MonkeyPatch) 
     assert {name: lane.waits for name, lane in made.items()} == {
         "compute": False, "sampler": True, "copy_in": True, "copy_out": True,
     }  # fmt: skip
+    assert lanes.serial_lane(torch.device("cuda"), 2).waits
