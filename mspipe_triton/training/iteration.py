@@ -240,8 +240,8 @@ class Iteration:
             return replace(work, rows=None, loss=store(work.loss))
         if isinstance(work, Scored):
             ranked = None if work.ranked is None else store(work.ranked)
-            scores = {"positive": store(work.positive), "negative": store(work.negative), "ranked": ranked}
-            return replace(work, rows=None, **scores)
+            positive, negative = store(work.positive), store(work.negative)
+            return replace(work, rows=None, positive=positive, negative=negative, ranked=ranked)
         return work
 
     def _fetching(self) -> dict[str, Callable[[Any], Any]]:
