@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.exceptions
 
-from mspipe_triton.errors import ConfigError, MspipeError
+from mspipe_triton.errors import ConfigError, MspipeError, TrainingError
 
 if TYPE_CHECKING:
     from mspipe_triton.config import RunConfig
@@ -87,6 +87,10 @@ def train(
     screen = TrainingScreen()
     try:
         result = run(settings, out=out, resume=resume, observer=screen, trace=trace)
+    except KeyboardInterrupt:
+        raise TrainingError(
+            "interrupted; the same command with --out RUN and --resume goes on after the last whole epoch"
+        ) from None
     finally:
         screen.close()
     console.print(result_table(result))

@@ -110,10 +110,11 @@ def plan_table(plan: Plan) -> Table:
         return _shown(float(value))
 
     misses = {0: "no update", 1: "the last update"}.get(plan.staleness, f"the last {plan.staleness} updates")
+    after = ", which the patch lays over it" if plan.schedule == "exact" and plan.staleness else ""
     table = Table(
         title=f"{plan.schedule}: an iteration every {shown(plan.period)}, staleness {plan.staleness}",
-        caption=f"no schedule is faster than one every {shown(plan.lower_bound)}\n"
-        f"the memory fetch may miss {misses}\nand starts {shown(plan.slack)} after the update it needs",
+        caption=f"no schedule of these stages is faster than one every {shown(plan.lower_bound)}\n"
+        f"the memory fetch may miss {misses}{after};\nit starts {shown(plan.slack)} later than it could",
     )
     for name in ("stage", "resource", "time", "start", "resource in use"):
         table.add_column(name, justify="left" if name in ("stage", "resource") else "right")
@@ -129,7 +130,7 @@ def plan_table(plan: Plan) -> Table:
 def _schedule(result: dict[str, Any]) -> str:
     """The schedule, and how many updates training missed at most where it missed any."""
     missed = max(map(int, result["staleness_measured"]))
-    return f"schedule {result['schedule']}" + (f" ({missed} updates missed at most)" if missed else "")
+    return f"schedule {result['schedule']}" + (f", up to {missed} missed" if missed else "")
 
 
 def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int) -> Table:

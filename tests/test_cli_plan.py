@@ -59,7 +59,7 @@ def test_schedules_and_a_given_staleness(plan: Run) -> None:
 def test_the_table_says_it_in_words(plan: Run) -> None:
     code, out, err = plan("--times", TIMES)
     assert (code, out) == (0, "")
-    for words in ("an iteration every 6, staleness 1", "copy_in", "83%", "may miss the last update", "starts 1 after"):
+    for words in ("an iteration every 6, staleness 1", "copy_in", "83%", "may miss the last update", "starts 1 later"):
         assert words in " ".join(err.split())
     assert "may miss no update" in " ".join(plan("--times", TIMES, "--schedule", "serial")[2].split())
     assert "may miss the last 3 updates" in " ".join(plan("--times", TIMES, "--staleness", "3")[2].split())

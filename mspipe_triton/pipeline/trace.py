@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Trace:
 
         Times count in microseconds from the first start. `otherData` says how many iterations the limit has left out.
         """
-        planned = [(reign.epoch, span) for reign in self._reigns for span in reign.spans()]
+        planned = self._planned()
         both = {MEASURED: self._spans, PLANNED: planned}
         zero = min((span.start for spans in both.values() for _, span in spans), default=0.0)
         used = [span.resource for spans in both.values() for _, span in spans]
@@ -96,6 +97,17 @@ class Trace:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _planned(self) -> list[tuple[int, Span]]:
+        """The plans' spans by epoch; what of a plan would run into the next one's first on a resource is left out."""
+        planned: list[tuple[int, Span]] = []
+        following: dict[str, float] = {}
+        for reign in reversed(self._reigns):
+            own = [span for span in reign.spans() if span.end <= following.get(span.resource, inf)]
+            for span in own:
+                following[span.resource] = min(span.start, following.get(span.resource, inf))
+            planned[:0] = [(reign.epoch, span) for span in own]
+        return planned
 
 
 def read_spans(path: Path, process: str = MEASURED) -> dict[int, list[Span]]:

@@ -27,6 +27,7 @@ from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
 from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
+from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.iteration import Batch, batches
 from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.run_folder import RunFolder
@@ -129,8 +130,9 @@ class _Run:
         session.model.train()
         compiling, start, loss, events = compile_seconds(), _training_clock(), 0.0, session.split.train_end
         staleness: Counter[str] = Counter()
-        with closing(self.scheduler.run(self._items(epoch), epoch, times)) as results:
+        with Interrupts() as interrupts, closing(self.scheduler.run(self._items(epoch), epoch, times)) as results:
             for done in results:
+                interrupts.check()
                 value, count = float(done.loss), done.batch.stop - done.batch.start
                 if not math.isfinite(value):
                     raise TrainingError(self._not_finite(value, epoch, done.batch.index))

@@ -86,10 +86,15 @@ def test_the_new_plan_has_the_staleness_that_the_new_times_need() -> None:
 
 def test_what_is_measured_now_can_be_planned_without_adopting_it() -> None:
     planner = OnlinePlanner("serial", times=TIMES)
-    assert planner.measured_plan() is planner.plan
-    feed(planner, {**TIMES, "train": 6.6e-3}, 20)
-    assert float(planner.measured_plan().period) == pytest.approx(16.6e-3)
+    assert float(planner.plan_for({**TIMES, "train": 6.6e-3}).period) == pytest.approx(16.6e-3)
     assert float(planner.plan.period) == pytest.approx(16e-3)
+
+
+def test_a_single_pause_changes_no_plan() -> None:
+    planner = OnlinePlanner("mspipe", times=TIMES)
+    assert feed(planner, TIMES, 40) == []
+    assert feed(planner, {**TIMES, "train": 1.0}, 1) == []
+    assert feed(planner, TIMES, 40) == []
 
 
 def test_the_event_holds_both_plans() -> None:

@@ -104,7 +104,7 @@ def test_every_start_is_the_earliest_that_its_resource_and_waits_allow(graph: St
         for iteration in range(iterations):
             for stage in stages:
                 others = [(each.before, iteration - each.distance) for each in graph.waits[stage.name]]
-                waits = [run.ends[name][other] for name, other in others if 0 <= other < iterations]
+                waits = [run.ends[name][min(other, iterations - 1)] for name, other in others if other >= 0]
                 assert run.starts[stage.name][iteration] == max([free, *waits])
                 free = run.starts[stage.name][iteration] + graph.times[stage.name]
                 assert run.ends[stage.name][iteration] == free

@@ -1,0 +1,57 @@
+"""Ctrl-C: the run ends on it even if what it fell into has lost it, and the command says how to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mspipe_triton.training.interrupt import Interrupts
+
+
+def test_a_lost_interrupt_is_raised_again() -> None:
+    with Interrupts() as interrupts:
+        interrupts.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_somebody_elses_handler_stays() -> None:
+    def own(*_: object) -> None:
+        """Does nothing."""
+
+    signal.signal(signal.SIGINT, own)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            interrupts.check()
+        assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("schedule", ["serial", "exact"])
+def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, schedule: str) -> None:
+    arguments = ["train", "--schedule", schedule, "--dim", "8", "--fanout", "2", "--epochs", "50", "--out", "run"]
+    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "mspipe_triton", *arguments],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as run:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        _, printed = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert printed.splitlines()[-1].startswith("mspipe-triton: interrupted; ")
+    assert "Traceback" not in printed
