@@ -54,12 +54,11 @@ class Scheduler:
         trace: Trace | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        train = session.config.train
+        train, device, threads = session.config.train, session.state.placement.device, torch.get_num_threads()
         self.session, self.replanned, self.trace, self.patience = session, replanned, trace, patience
-        self.schedule = choose_schedule(train.schedule, session.state.placement.device, torch.get_num_threads())
+        self.schedule = choose_schedule(train.schedule, device, threads)
         self.planner = OnlinePlanner(self.schedule, train.staleness if train.staleness >= 0 else None)
         self.started = False
-        device, threads = session.state.placement.device, torch.get_num_threads()
         others = [name for name in self.planner.plan.graph.by_resource if name != COMPUTE]
         self.lanes = {} if self.schedule == "serial" else lanes(device, COMPUTE, others, threads)
         self.alone = serial_lane(device, threads) if self.schedule == "serial" else None

@@ -21,7 +21,7 @@ from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.training import trainer
 from mspipe_triton.training.iteration import Iteration, batches
-from mspipe_triton.training.schedule import Scheduler
+from mspipe_triton.training.schedule import Scheduler, choose_schedule
 from mspipe_triton.training.session import Session, load_stream
 from mspipe_triton.training.trainer import train
 from tests.models.plain_tgn import PlainTGN
@@ -172,6 +172,15 @@ def test_mitigation_changes_what_stale_training_sees() -> None:
     assert mitigated.losses == again.losses
     assert mitigated.losses[:2] == plain.losses[:2]
     assert mitigated.losses != plain.losses
+
+
+def test_auto_overlaps_where_a_core_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert choose_schedule("auto", cpu, 3) == "exact"
+    assert choose_schedule("auto", cpu, 4) == "serial"
+    assert choose_schedule("auto", gpu, 4) == "exact"
+    assert choose_schedule("mspipe", cpu, 4) == "mspipe"
 
 
 def test_a_stage_that_raises_ends_the_run(small_stream: EventStream, tmp_path: Path, monkeypatch: Any) -> None:
