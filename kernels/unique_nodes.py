@@ -16,6 +16,7 @@ Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 SPAN = 512
 
 _scratch = threading.local()
+_KEPT = 1 << 28  # entries of the largest scratch table that stays with its thread, 2 GiB
 
 
 def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
@@ -47,11 +48,16 @@ def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
 
 
 def stamps(size: int, device: torch.device) -> torch.Tensor:
-    """A table of at least `size` int64 whose contents mean nothing; kept a thread, so that its pages stay mapped."""
+    """A table of at least `size` int64 whose contents mean nothing.
+
+    It is kept a thread, so that its pages stay mapped, unless it is huge: in deterministic mode torch fills all that is
+    allocated, and that much would stay taken.
+    """
     table: torch.Tensor | None = getattr(_scratch, "table", None)
     if table is None or table.numel() < size or table.device != device:
         table = torch.empty(max(size, 1024) * 5 // 4, dtype=torch.int64, device=device)
-        _scratch.table = table
+        if table.numel() <= _KEPT:
+            _scratch.table = table
     return table
 
 
