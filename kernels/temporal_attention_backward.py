@@ -142,7 +142,7 @@ def attention_backward_kernel(
         )  # fmt: skip
         write_block(p_d_bias + target * HEADS + head, tl.sum(b_d_logit, 0), None, ADD_QUERY)
         b_d_logits += (b_d_logit,)  # type: ignore[assignment]  # the loop is unrolled
-        b_droppeds += (b_dropped,)  # type: ignore[assignment]
+        b_droppeds += (b_dropped,)  # type: ignore[assignment]  # the loop is unrolled
     if TABLE:
         b_row = source[2] if ADD_TABLE else root * FANOUT + i_slot
         m_row = m_slot if ADD_TABLE else i_slot < FANOUT

@@ -74,7 +74,6 @@ def test_the_command_writes_what_it_measured(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_picture_shows_measured_stages_and_the_plan(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     draw_pipeline.main(out=tmp_path / "pipeline.svg", iterations=25)
     assert (tmp_path / "pipeline.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
     plans = {variant: planned(variant, VECTORS["compute"]) for variant in draw_pipeline.PANELS}

@@ -141,7 +141,7 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:
     trace = Trace()
     trace.add(1, iteration(0, 1.0))
     before = written(trace, tmp_path)
-    trace.add(1, [Span("a", "sampler", object(), 1.0, 2.0, 1.0)])  # type: ignore[arg-type]
+    trace.add(1, [Span("a", "sampler", object(), 1.0, 2.0, 1.0)])
     with pytest.raises(TypeError, match="serializable"):
         trace.write(tmp_path / "trace.json")
     assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8")) == before

@@ -82,7 +82,7 @@ def _slow_down(iteration: Iteration, delays: dict[str, float]) -> None:
 
         return run
 
-    iteration.training_stages = lambda: {name: slow(name, stage) for name, stage in plain().items()}  # type: ignore[method-assign]
+    iteration.training_stages = lambda: {name: slow(name, stage) for name, stage in plain().items()}
 
 
 @pytest.fixture(scope="module")
