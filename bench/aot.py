@@ -20,6 +20,7 @@ import torch
 from bench.cases import OPERATIONS, build
 from bench.machine import machine
 from bench.scene import Shape
+from bench.updater_cases import UPDATERS
 from bench.variants import callee, returned, with_leaves
 from mspipe_triton.kernels.compiling import CAPABILITIES, SHARED_LIMIT, compile_launch
 from mspipe_triton.kernels.launch import KERNELS, Config, Launch, recording, triton
@@ -66,9 +67,9 @@ def launches(case: Case) -> Iterator[Launch]:
                 arguments = build(name, shape, dtype=dtype, table_dtype=tables)
                 leaves = operation.trained if tables is not None else operation.leaves
                 arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
-                if name == "temporal_attention":
+                if name in ("temporal_attention", "mailbox_attention"):
                     arguments |= {"dropout": 0.1, "draws": torch.zeros(4, dtype=torch.int64)}
-                if name == "memory_gru":
+                if name in UPDATERS:
                     arguments["count"] = torch.zeros(1, dtype=torch.int64)
                 torch.use_deterministic_algorithms(deterministic)
                 with recording() as recorded:

@@ -13,7 +13,8 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.kernels.fusion import enable_fusion
-from mspipe_triton.training.iteration import Batch, batches, in_turn
+from mspipe_triton.training.batch import Batch, batches
+from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.session import Session, compiler
 
 WARM_BATCHES = 20
@@ -69,7 +70,7 @@ def bench_update(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     done = run.score(run.memory(run.features(run.sample(batch))))
     run.update(done)
     last = session.stream.dst[batch.stop - 1]
-    assert session.state.event_id[last] == batch.stop - 1
+    assert session.state.tables["event_id"][last] == batch.stop - 1
     benchmark(lambda: run.update(done))
     _record(benchmark, batch)
 

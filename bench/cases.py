@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from bench.mailbox_cases import MAILBOX_ATTENTION
+from bench.operation import Operation, Work
 from bench.scene import Numbers, Scene, Shape, scene
+from bench.updater_cases import UPDATERS
 from mspipe_triton.kernels.time_encoding import time_frequencies
 
 HEADS = 2
-
-
-@dataclass(frozen=True)
-class Work:
-    """The least bytes that must be moved and floating-point operations that must be done: forward, and backward alone.
-
-    The backward pass is training's: to the weights and to what the model computed, not to tables of data or a fixed φ.
-    """
-
-    bytes: int
-    flops: int = 0
-    backward_bytes: int = 0
-    backward_flops: int = 0
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A public operation as the benchmarks know it.
-
-    Args:
-        name: of the function and of its module; outputs: names of what it returns.
-        arguments: its keyword arguments on a scene; work: its least work there, given bytes a number of tables and of
-            computation.
-        leaves: arguments that may need a gradient; trained: those that do in training.
-        mutated: arguments (tensors or lists of them) that it writes.
-        indices: arguments that may be int32.
-        tables: arguments that may lie in pinned host memory.
-        fuses: whether the reference has loops that fusion compiles.
-        reference: what its reference takes beside the public arguments, or in the place of their defaults.
-    """
-
-    name: str
-    arguments: Callable[[Scene, Numbers], dict[str, Any]]
-    work: Callable[[Scene, int, int], Work]
-    outputs: tuple[str, ...] = ()
-    leaves: tuple[str, ...] = ()
-    trained: tuple[str, ...] = ()
-    mutated: tuple[str, ...] = ()
-    indices: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
-    fuses: bool = True
-    reference: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _recent(at: Scene, numbers: Numbers) -> dict[str, Any]:
@@ -83,38 +43,6 @@ def _unique(at: Scene, numbers: Numbers) -> dict[str, Any]:
 def _unique_work(at: Scene, table: int, compute: int) -> Work:
     """The list is read, ids and inverse are written; a distinct node's stamp is written and read."""
     return Work(3 * at.nodes.numel() * 8 + 2 * at.distinct.numel() * 8)
-
-
-def _gru(at: Scene, numbers: Numbers) -> dict[str, Any]:
-    shape, rows = at.shape, at.distinct
-    width = 2 * shape.dim + shape.features + shape.times
-    last = at.csr["event_ids"][(at.csr["indptr"][1:] - 1).clamp(min=0)].long()  # a node's last event made its mail
-    has_mail = at.degree[rows] > 0
-    # Weights as small as trained ones, so that the gates do not saturate.
-    weights = {
-        "weight_ih": numbers.normal(3 * shape.dim, width, scale=width**-0.5),
-        "weight_hh": numbers.normal(3 * shape.dim, shape.dim, scale=shape.dim**-0.5),
-        "bias_ih": numbers.normal(3 * shape.dim, scale=0.1),
-        "bias_hh": numbers.normal(3 * shape.dim, scale=0.1),
-    }
-    return {
-        "memory": numbers.table(shape.nodes, shape.dim), "memory_rows": rows,
-        "partner": numbers.table(shape.nodes, shape.dim), "partner_rows": rows,
-        "features": numbers.table(shape.events, shape.features), "feature_rows": torch.where(has_mail, last[rows], -1),
-        "deltas": numbers.seconds(rows.numel()).to(numbers.dtype), "has_mail": has_mail,
-        "frequency": time_frequencies(shape.times, numbers.dtype), "phase": numbers.normal(shape.times), **weights,
-    }  # fmt: skip
-
-
-def _gru_work(at: Scene, table: int, compute: int) -> Work:
-    """x = [m ‖ p ‖ e ‖ φ] of a node is read by its rows and meets W_i (r, z, n), with W_h of r and z added to it; m
-    meets W_hn. Training's backward pass: the two weight gradients, from x read again and the four gates kept."""
-    shape, nodes = at.shape, at.distinct.numel()
-    width = 2 * shape.dim + shape.features + shape.times
-    rows = nodes * ((2 * shape.dim + shape.features) * table + 3 * 8 + compute + 1)
-    weights = (3 * shape.dim * (width + shape.dim + 2) + 2 * shape.times) * compute
-    hidden, products = nodes * shape.dim * compute, 2 * nodes * shape.dim * (3 * width + shape.dim)
-    return Work(rows + weights + hidden, products, rows + hidden + 2 * 4 * hidden + weights, products)
 
 
 def _aggregate(at: Scene, numbers: Numbers, mode: str) -> dict[str, Any]:
@@ -200,7 +128,6 @@ def _patch_work(at: Scene, table: int, compute: int) -> Work:
 CSR = ("indptr", "neighbours", "event_ids", "times")
 SAMPLED = ("neighbours", "events", "deltas", "counts")
 STATE = ("memory", "memory_time", "partner", "event_id", "mail_time")
-WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def _aggregating(mode: str) -> dict[str, Any]:
@@ -219,17 +146,7 @@ OPERATIONS = {
     "unique_nodes": Operation(
         "unique_nodes", _unique, _unique_work, ("ids", "inverse", "count"), indices=("nodes",), fuses=False
     ),
-    "memory_gru": Operation(
-        "memory_gru",
-        _gru,
-        _gru_work,
-        ("h",),
-        leaves=("memory", "partner", "features", "frequency", "phase", *WEIGHTS),
-        trained=WEIGHTS,
-        indices=("memory_rows", "partner_rows", "feature_rows"),
-        tables=("memory", "partner", "features"),
-        reference={"count": None, "keep": False, "save": False},
-    ),
+    **UPDATERS,
     "aggregate_messages": Operation("aggregate_messages", mutated=STATE, **_aggregating("last")),
     "aggregate_messages-mean": Operation(
         "aggregate_messages", mutated=(*STATE, "mail_features"), **_aggregating("mean")
@@ -245,6 +162,7 @@ OPERATIONS = {
         tables=("features",),
         reference={"dropout": 0.0, "draws": None, "save": False},
     ),
+    "mailbox_attention": MAILBOX_ATTENTION,
     "patch_rows": Operation(
         "patch_rows", _patch, _patch_work, mutated=("stale",), indices=("nodes", "fresh_nodes"), fuses=False
     ),

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from bench.cases import OPERATIONS, Operation, build, short
+from bench.cases import OPERATIONS, build, short
+from bench.operation import Operation
 from bench.roofline import matmul_precision
 from bench.scene import TINY, WIKI, Shape
 from bench.timing import captured, cloned, synchronises
+from bench.updater_cases import UPDATERS
 from bench.variants import (
     CPU,
     Errors,
@@ -73,7 +75,7 @@ class Checker:
                 for how in hows:
                     number += 1
                     yield self._record("values", shape, self.seed + number, self._values, how=how, **settings)
-        if self.name == "memory_gru":
+        if self.name in UPDATERS:
             for how in hows:
                 yield self._record("count", shapes[0], self.seed + 900, self._count, how=how)
         large = QUICK if self.quick else WIKI[1]
@@ -144,7 +146,7 @@ class Checker:
             return judged(result(operation, how, arguments, judged.grads))
 
     def _count(self, shape: Shape, seed: int, how: str) -> Errors:
-        """memory_gru with rows beyond `count`, whose numbers mean nothing."""
+        """A memory updater with rows beyond `count`, whose numbers mean nothing."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
         nodes = arguments["deltas"].numel()
         padded = {

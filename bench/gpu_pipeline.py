@@ -23,11 +23,12 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.training.iteration import batches
+from mspipe_triton.training.batch import batches
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session
 
 FILE = "gpu-pipeline.json"
+MODELS = ("tgn", "jodie", "apan", "tgat")
 MEASURED = ("serial", "prefetch", "mspipe", "exact")
 CHECKED: dict[str, dict[str, Any]] = {
     "serial": {"schedule": "serial"},
@@ -60,7 +61,8 @@ def main() -> int:
     }  # fmt: skip
     failed = [check for check in report["correctness"] if not check["passed"]]
     if not failed:
-        report["measured"] = measure(stream, given.device, 100 if given.quick else 600, given.repeats)
+        size = 100 if given.quick else 600
+        report["measured"] = {name: measure(stream, name, given.device, size, given.repeats) for name in MODELS}
     (given.out / FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     show(report)
     return 1 if failed else 0
@@ -68,14 +70,16 @@ def main() -> int:
 
 def checks(stream: EventStream, device: str, size: int, count: int = 12) -> list[dict[str, Any]]:
     """Losses in float64 against the CPU's: serial ones for every schedule without staleness, fixed's own for fixed."""
-    model = ModelConfig(dtype="float64", dim=32)
     found = []
-    for name, settings in CHECKED.items():
-        alone = settings if name == "fixed 2" else CHECKED["serial"]
-        expected = _losses(stream, "cpu", size, count, model, alone)
-        ours = _losses(stream, device, size, count, model, settings)
-        error = max(abs(a - b) / abs(b) for a, b in zip(ours, expected, strict=True))
-        found.append({"schedule": name, "iterations": count, "relative_error": error, "passed": error <= TOLERANCE})
+    for kind in MODELS:
+        model = ModelConfig(model=kind, dtype="float64", dim=32)
+        for name, settings in CHECKED.items():
+            alone = settings if name == "fixed 2" else CHECKED["serial"]
+            expected = _losses(stream, "cpu", size, count, model, alone)
+            ours = _losses(stream, device, size, count, model, settings)
+            error = max(abs(a - b) / abs(b) for a, b in zip(ours, expected, strict=True))
+            row = {"model": kind, "schedule": name, "iterations": count, "relative_error": error}
+            found.append({**row, "passed": error <= TOLERANCE})
     return found
 
 
@@ -89,16 +93,15 @@ def _losses(
     return [float(done.loss) for done in scheduler.run(items, 1, StageTimes())]
 
 
-def _session(
-    stream: EventStream, device: str, size: int, settings: dict[str, Any], model: ModelConfig | None = None
-) -> Session:
+def _session(stream: EventStream, device: str, size: int, settings: dict[str, Any], model: ModelConfig) -> Session:
     train = TrainConfig(batch_size=size, device=device, placement="host", **settings)
-    return Session.create(RunConfig(model=model or ModelConfig(), train=train), stream)
+    return Session.create(RunConfig(model=model, train=train), stream)
 
 
-def measure(stream: EventStream, device: str, size: int, repeats: int) -> dict[str, Any]:
+def measure(stream: EventStream, kind: str, device: str, size: int, repeats: int) -> dict[str, Any]:
     """Seconds an iteration of every schedule, epoch by epoch in turn, after an epoch each that is not counted."""
-    sessions = {name: _session(stream, device, size, {"schedule": name}) for name in MEASURED}
+    model = ModelConfig(model=kind)
+    sessions = {name: _session(stream, device, size, {"schedule": name}, model) for name in MEASURED}
     schedulers = {name: Scheduler(session, lambda *_: None) for name, session in sessions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in MEASURED}
     times = {name: StageTimes() for name in MEASURED}
@@ -138,12 +141,12 @@ def show(report: dict[str, Any]) -> None:
     """A line a check, then a line a schedule."""
     for check in report["correctness"]:
         word = "passed" if check["passed"] else "FAILED"
-        print(f"{check['schedule']:<10}{word}, losses off by {check['relative_error']:.1e}")
-    for name in MEASURED if "measured" in report else ():
-        row = report["measured"][name]
+        print(f"{check['model']:<6}{check['schedule']:<10}{word}, losses off by {check['relative_error']:.1e}")
+    for model, name in [(model, name) for model in report.get("measured", {}) for name in MEASURED]:
+        row = report["measured"][model][name]
         stages = "  ".join(f"{stage} {1e3 * seconds:.2f}" for stage, seconds in row["stage_seconds"].items())
         print(
-            f"{name:<10}{1e3 * row['seconds_per_iteration']:7.2f} ms{row['events_per_s']:12,.0f} events/s"
+            f"{model:<6}{name:<10}{1e3 * row['seconds_per_iteration']:7.2f} ms{row['events_per_s']:12,.0f} events/s"
             f"{row['speed_ratio']:7.2f} × serial, {row['share_of_allowed']:.0%} of what is allowed   ms: {stages}"
         )
 

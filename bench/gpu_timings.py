@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from bench.cases import OPERATIONS, Operation, build, measured, short, work
+from bench.cases import OPERATIONS, build, measured, short, work
+from bench.operation import Operation
 from bench.roofline import Roofline, matmul_precision, precision_of
 from bench.scene import GDELT, REDDIT, WIKI, Shape
 from bench.timing import prepare, samples, summary

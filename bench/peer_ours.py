@@ -12,7 +12,8 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
-from mspipe_triton.training.iteration import Batch, in_turn
+from mspipe_triton.training.batch import Batch
+from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.session import Session, compiler
 
 Draws = Callable[[int], torch.Tensor]

@@ -18,7 +18,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.training.iteration import batches
+from mspipe_triton.training.batch import batches
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session, load_stream, process_settings
 from mspipe_triton.training.trainer import versions

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from bench.cases import Operation, moved
+from bench.cases import moved
+from bench.operation import Operation
 from mspipe_triton.kernels import fusion, launch
 
 Named = dict[str, torch.Tensor]

@@ -9,7 +9,9 @@ if __name__ != "mspipe_triton.kernels":
 from mspipe_triton.kernels.aggregate_messages import aggregate_messages
 from mspipe_triton.kernels.checks import enable_debug
 from mspipe_triton.kernels.launch import use_triton
+from mspipe_triton.kernels.mailbox_attention import mailbox_attention
 from mspipe_triton.kernels.memory_gru import memory_gru
+from mspipe_triton.kernels.memory_rnn import memory_rnn
 from mspipe_triton.kernels.patch_rows import patch_rows
 from mspipe_triton.kernels.sample_recent import sample_recent
 from mspipe_triton.kernels.sample_uniform import sample_uniform
@@ -23,7 +25,9 @@ __all__ = [
     "aggregate_messages",
     "enable_debug",
     "encode_time",
+    "mailbox_attention",
     "memory_gru",
+    "memory_rnn",
     "patch_rows",
     "sample_recent",
     "sample_uniform",

@@ -7,18 +7,6 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-)  # fmt: skip
 from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import on_triton
@@ -26,6 +14,7 @@ from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward, memor
 from mspipe_triton.kernels.memory_gru_fused import launch_memory_gru_fused
 from mspipe_triton.kernels.memory_gru_split import empty_updated, launch_memory_gru_split
 from mspipe_triton.kernels.time_encoding import fused_encode_time
+from mspipe_triton.kernels.updater_inputs import check_updater, read_rows, table_gradients
 
 VARIANTS = {"fused": launch_memory_gru_fused, "split": launch_memory_gru_split}
 
@@ -41,8 +30,8 @@ def memory_gru_reference(
     """`memory_gru` in torch: h, and for the backward pass the message rows and the gates' products."""
     dim, dtype = memory.shape[1], weight_ih.dtype
     gates = 2 * dim  # rows of r and z
-    memory, encoded = _read(memory, memory_rows).to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)
-    parts = [memory, _read(partner, partner_rows).to(dtype), _read(features, feature_rows).to(dtype), encoded]
+    memory, encoded = read_rows(memory, memory_rows).to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)
+    parts = [memory, read_rows(partner, partner_rows).to(dtype), read_rows(features, feature_rows).to(dtype), encoded]
     message = torch.cat(parts, 1)
     if count is not None:
         valid = (torch.arange(has_mail.numel(), device=has_mail.device) < count).unsqueeze(1)
@@ -64,14 +53,6 @@ def memory_gru_reference(
     if count is not None:
         h = torch.where(valid, h, 0.0)
     return (h, message, joint, hidden_n) if save else (h, h.new_empty(0), h.new_empty(0), h.new_empty(0))
-
-
-def _read(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    if rows is None:
-        return table
-    if table.shape[1] == 0:
-        return table.new_zeros((rows.numel(), 0))
-    return table.index_select(0, rows.clamp(min=0))
 
 
 @fused()
@@ -129,18 +110,10 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tens
     tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
     run: Callable[..., Any] = memory_gru_backward_reference if eager_backward(grad) else memory_gru_backward
     *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
-    d_tables: list[torch.Tensor | None] = [None, None, None]
-    first = 0
-    for part, rows in enumerate((memory_rows, partner_rows, feature_rows)):
-        shape, dtype = ctx.tables[part]
-        if tables[part]:
-            d_table = d_rows[:, first : first + shape[1]]
-            if rows is not None:
-                d_table = d_rows.new_zeros(shape).index_add(0, rows.clamp(min=0).long(), d_table)
-            d_tables[part] = d_table.to(dtype)
-        first += shape[1]
+    d_memory, d_partner, d_features = table_gradients(
+        d_rows, ctx.tables, tables, (memory_rows, partner_rows, feature_rows)
+    )
     times = (d_frequency, d_phase) if needs_time else (None, None)
-    d_memory, d_partner, d_features = d_tables
     return (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights, None, None, None, None)
 
 
@@ -205,9 +178,9 @@ def memory_gru(
         raise ValueError(f"memory_gru: empty must be 'update' or 'keep', not {empty!r}")
     if variant not in VARIANTS:
         raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {variant!r}")
-    _check(
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
-        weight_ih, weight_hh, bias_ih, bias_hh, count,
+    check_updater(
+        "memory_gru", 3, memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail,
+        frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh, count,
     )  # fmt: skip
     inputs = (memory, partner, features, frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -217,42 +190,3 @@ def memory_gru(
         weight_ih, weight_hh, bias_ih, bias_hh, count, empty == "keep", save, variant,
     )[0]  # fmt: skip
     return h
-
-
-def _check(
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None,
-) -> None:  # fmt: skip
-    name, tables = "memory_gru", {"memory": memory, "partner": partner, "features": features}
-    rows = {"memory_rows": memory_rows, "partner_rows": partner_rows, "feature_rows": feature_rows}
-    weights = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-    others = {"deltas": deltas, "has_mail": has_mail, "count": count}
-    times = {"frequency": frequency, "phase": phase}
-    check_dims(name, 2, **tables)
-    check_dims(name, 1, has_mail=has_mail, frequency=frequency)
-    nodes, dim = has_mail.shape, memory.shape[1]
-    width = dim + partner.shape[1] + features.shape[1] + frequency.numel()
-    if weight_ih.shape != (3 * dim, width):
-        raise ValueError(
-            f"memory_gru: weight_ih is {tuple(weight_ih.shape)}, messages have width {width}; give {(3 * dim, width)}"
-        )
-    check_shape(
-        name, weight_hh=(weight_hh, (3 * dim, dim)), bias_ih=(bias_ih, (3 * dim,)), bias_hh=(bias_hh, (3 * dim,)),
-        phase=(phase, frequency.shape), deltas=(deltas, nodes), count=(count, (1,)),
-        **{row: (given, nodes) for row, given in rows.items()},
-    )  # fmt: skip
-    check_dtype(name, COMPUTED, weight_ih=weight_ih)
-    check_same_dtype(name, **weights, **times)
-    check_dtype(name, FLOATS, **tables, deltas=deltas)
-    check_dtype(name, INTEGERS, **rows, count=count)
-    check_dtype(name, (torch.bool,), has_mail=has_mail)
-    check_layout(name, **tables, **rows, **weights, **others, **times)
-    check_device(name, weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
-    for table, row in zip(tables, rows, strict=True):
-        if rows[row] is None and tables[table].shape[0] != has_mail.numel():
-            raise ValueError(
-                f"memory_gru: {table} has {tables[table].shape[0]} rows for {has_mail.numel()} nodes; give {row}"
-            )
-        check_range(name, row, rows[row], tables[table].shape[0], None)

@@ -6,16 +6,9 @@ import torch
 
 from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
+from mspipe_triton.kernels.updater_product import table_rows, tanh
 
 Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-@device_function
-def table_rows(p_rows, i_u, m_u):
-    """The rows of a table that a block of nodes reads, int64: its own numbers without `p_rows`, row 0 for negatives."""
-    if p_rows is None:
-        return i_u.to(tl.int64)
-    return tl.maximum(tl.load(p_rows + i_u, mask=m_u, other=0), 0).to(tl.int64)
 
 
 @device_function
@@ -42,20 +35,6 @@ def write_gated(
     if KEEP:
         b_h = tl.where(m_mail[:, None], b_h, b_m)
     tl.store(p_h + o_h, tl.where(m_valid[:, None], b_h, 0.0), mask=m_u[:, None] & m_d[None, :])
-
-
-@device_function
-def tanh(x):
-    """The hyperbolic tangent: x + x³ p(x²) by a minimax polynomial near 0 in float32, where 2σ(2x) − 1 loses digits."""
-    t = 2 * tl.sigmoid(2 * x) - 1
-    if x.dtype != tl.float64:
-        s = x * x
-        p = -5.70498872745e-3 * s + 2.06390887954e-2
-        p = p * s - 5.37397155531e-2
-        p = p * s + 1.33314422036e-1
-        p = p * s - 3.33332819422e-1
-        t = tl.where(tl.abs(x) < 0.625, x + x * s * p, t)
-    return t
 
 
 @kernel(

@@ -1,6 +1,8 @@
-"""A root's neighbours x_j = [h_j ‖ e_j ‖ φ(Δt_j)], as `temporal_attention` and its gradients read them."""
+"""A root's slots (neighbours, mails) as rows x_j = [h_j ‖ e_j ‖ φ(Δt_j)], which attention and its gradients read."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +18,21 @@ from mspipe_triton.kernels.checks import (
     debugging,
 )  # fmt: skip
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import device_function, pow2, tl
+from mspipe_triton.kernels.launch import device_function, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
+
+
+class Slots(NamedTuple):
+    """Where torch reads x_j [R, F, X] from, part by part.
+
+    A row of `table` [·, D] by rows [R, F], or F rows of `table` [·, F, D] by rows [R], or without rows [R, F, D] as it
+    is; then `edges` [R, F, E], unless None, and `others` [R, F, ·].
+    """
+
+    table: torch.Tensor
+    rows: torch.Tensor | None
+    edges: torch.Tensor | None
+    others: torch.Tensor
 
 
 def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -26,72 +41,93 @@ def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 
 @fused()
-def products(query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """query · x_j [R, K, F] of queries [R, K, X]; x_j is a table row, by rows [R, F], and others [R, F, X − D]."""
-    dim, nodes = table.shape[1], gathered(table, rows)
-    if torch.compiler.is_compiling():
-        # As sums, these become vectorised loops that read the small table in place; no gathered copy is written.
-        by_node = (query[:, :, None, :dim] * nodes.unsqueeze(1)).sum(3)
-        return by_node + (query[:, :, None, dim:] * others.unsqueeze(1)).sum(3)
-    return torch.baddbmm(torch.bmm(query[..., :dim], nodes.mT), query[..., dim:], others.mT)
+def products(
+    query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
+    edges: torch.Tensor | None, others: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """query · x_j [R, K, F] of queries [R, K, X] and `Slots`."""
+    first, total = 0, None
+    for part in _parts(query.dtype, table, rows, edges, others):
+        columns = query[..., first : first + part.shape[2]]
+        first += part.shape[2]
+        if torch.compiler.is_compiling():
+            # As sums, these become vectorised loops that read the table in place; no gathered copy is written.
+            product = (columns.unsqueeze(2) * part.unsqueeze(1)).sum(3)
+            total = product if total is None else total + product
+        else:
+            total = torch.bmm(columns, part.mT) if total is None else torch.baddbmm(total, columns, part.mT)
+    assert total is not None
+    return total
 
 
 @fused()
 def mixed(
-    weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, others: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ_j w_j x_j for weights [R, K, F], as the node part [R, K, D] and the rest [R, K, X − D]."""
-    nodes = gathered(table, rows)
+    weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
+    edges: torch.Tensor | None, others: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Σ_j w_j x_j for weights [R, K, F] and `Slots`, its parts apart, each [R, K, ·]."""
+    parts = _parts(weights.dtype, table, rows, edges, others)
     if torch.compiler.is_compiling():
-        spread = weights.unsqueeze(3)
-        return (spread * nodes.unsqueeze(1)).sum(2), (spread * others.unsqueeze(1)).sum(2)
-    return torch.bmm(weights, nodes), torch.bmm(weights, others)
+        return tuple([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts])
+    return tuple([torch.bmm(weights, part) for part in parts])
 
 
-def gathered(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """table[rows] as [R, F, D]; compiled code fuses the indexing, eager code is fastest with index_select."""
+def _parts(
+    dtype: torch.dtype, table: torch.Tensor, rows: torch.Tensor | None,
+    edges: torch.Tensor | None, others: torch.Tensor,
+) -> list[torch.Tensor]:  # fmt: skip
+    nodes = gathered(table, rows).to(dtype)
+    return [nodes, others] if edges is None else [nodes, edges, others]
+
+
+def gathered(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """table[rows]; compiled code fuses the indexing, eager code is fastest with index_select."""
+    if rows is None:
+        return table
     if torch.compiler.is_compiling():
         return table[rows]
-    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
+    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, *table.shape[1:])
 
 
 @device_function
-def neighbours_of(
-    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root,
-    FANOUT: tl.constexpr, SLOTS: tl.constexpr,
-):  # fmt: skip
-    """What `neighbour_block` reads a root's x_j from; its first two are the mask of filled slots and Δt, both [SLOTS].
+def filled_slots(p_counts, root, FANOUT: tl.constexpr, SLOTS: tl.constexpr):
+    """Mask [SLOTS] of a root's filled slots."""
+    return tl.arange(0, SLOTS) < tl.minimum(tl.load(p_counts + root), FANOUT)
 
-    An empty slot has row 0 and Δt 0.
+
+@device_function
+def slots_of(
+    p_node, m_slot, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root,
+    STRIDE_FEATURES: tl.constexpr, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """What `slot_block` reads a root's x_j from; its first two are the mask of filled slots and Δt, both [SLOTS].
+
+    `p_node` [SLOTS, 1] points to the slots' h_j. An empty slot has Δt 0.
     """
     o_slot = root * FANOUT + tl.arange(0, SLOTS)
-    m_slot = tl.arange(0, SLOTS) < tl.minimum(tl.load(p_counts + root), FANOUT)
-    b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
     b_feature_row = o_slot
     if p_feature_rows is not None:
         b_feature_row = tl.maximum(tl.load(p_feature_rows + o_slot, mask=m_slot, other=0).to(tl.int64), 0)
     b_delta = tl.load(p_deltas + o_slot, mask=m_slot, other=0).to(p_frequency.dtype.element_ty)
-    return m_slot, b_delta, b_row, b_feature_row, p_table, p_features, p_frequency, p_phase
+    return m_slot, b_delta, p_node, p_features + b_feature_row[:, None] * STRIDE_FEATURES, p_frequency, p_phase
 
 
 @device_function
-def neighbour_block(
+def slot_block(
     source, FIRST: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 behind their end; finite in empty slots."""
-    m_slot, b_delta, b_row, b_feature_row, p_table, p_features, p_frequency, p_phase = source
+    m_slot, b_delta, p_node, p_edge, p_frequency, p_phase = source
     i_x = FIRST + tl.arange(0, BLOCK)
     b_x = tl.zeros([SLOTS, BLOCK], b_delta.dtype)
     if FIRST < DIM:
         m_node = m_slot[:, None] & (i_x < DIM)[None, :]
-        p_node = p_table + b_row[:, None] * STRIDE_TABLE + i_x[None, :]
-        b_x = tl.load(p_node, mask=m_node, other=0).to(b_delta.dtype)
+        b_x = tl.load(p_node + i_x[None, :], mask=m_node, other=0).to(b_delta.dtype)
     if EDGE > 0 and FIRST < DIM + EDGE and FIRST + BLOCK > DIM:
         i_edge = i_x - DIM
         m_edge = m_slot[:, None] & ((i_edge >= 0) & (i_edge < EDGE))[None, :]
-        p_edge = p_features + b_feature_row[:, None] * STRIDE_FEATURES + i_edge[None, :]
-        b_x += tl.load(p_edge, mask=m_edge, other=0).to(b_delta.dtype)
+        b_x += tl.load(p_edge + i_edge[None, :], mask=m_edge, other=0).to(b_delta.dtype)
     if FIRST + BLOCK > DIM + EDGE:
         i_time = i_x - (DIM + EDGE)
         m_time = (i_time >= 0) & (i_time < TIME)
@@ -102,15 +138,14 @@ def neighbour_block(
 
 @device_function
 def held_blocks(
-    source, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr,
+    source, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, SLOTS: tl.constexpr,
     BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
     """All blocks of a root's x_j, read once; none where they are more than HELD numbers, to be read at each use."""
     b_held = ()
     if SLOTS * (DIM + EDGE + TIME) <= HELD:
         for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
-            b_x = neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK)
+            b_x = slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
             b_held += (b_x,)  # type: ignore[assignment]  # the loop is unrolled
     return b_held
 
@@ -118,15 +153,12 @@ def held_blocks(
 @device_function
 def row_products(
     p_row, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """row · x_j [SLOTS], of a row [D + E + T] in memory."""
     b_sum = tl.zeros([SLOTS, BLOCK], source[1].dtype)
     for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
-        if len(b_held) > 0:
-            b_x = b_held[first // BLOCK]
-        else:
-            b_x = neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK)
+        b_x = b_held[first // BLOCK] if len(b_held) > 0 else slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
         b_sum += b_x * load_columns(p_row, first, DIM + EDGE + TIME, BLOCK)[None, :]
     return tl.sum(b_sum, 1)
 
@@ -134,14 +166,11 @@ def row_products(
 @device_function
 def write_mixed(
     p_row, b_weight, ADD: tl.constexpr, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
-    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write Σ_j w_j x_j to a row [D + E + T], or add it to what is there."""
     for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
-        if len(b_held) > 0:
-            b_x = b_held[first // BLOCK]
-        else:
-            b_x = neighbour_block(source, first, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK)
+        b_x = b_held[first // BLOCK] if len(b_held) > 0 else slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
         i_x = first + tl.arange(0, BLOCK)
         write_block(p_row + i_x, tl.sum(b_weight[:, None] * b_x, 0), i_x < DIM + EDGE + TIME, ADD)
 
@@ -162,48 +191,33 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
         tl.store(p_block, b_block, mask=m_block)
 
 
-def neighbour_shapes(
-    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, frequency: torch.Tensor
-) -> dict[str, int]:
-    """The constants of `neighbour_block`: widths, distances between rows, fanout and block of slots."""
-    return {
-        "DIM": table.shape[1], "EDGE": features.shape[1], "TIME": frequency.numel(),
-        "STRIDE_TABLE": table.stride(0), "STRIDE_FEATURES": features.stride(0),
-        "FANOUT": rows.shape[1], "SLOTS": pow2(rows.shape[1], 1),
-    }  # fmt: skip
-
-
 def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself where its last dimension is dense, as kernels want it; else a copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def check_neighbours(
-    operation: str, device: torch.device, table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor,
-    feature_rows: torch.Tensor | None, deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor,
-    phase: torch.Tensor,
+def check_slots(
+    operation: str, device: torch.device, shape: tuple[int, ...], features: torch.Tensor,
+    feature_rows: torch.Tensor | None, deltas: torch.Tensor, counts: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor,
 ) -> None:  # fmt: skip
-    """Refuse what x_j cannot be read from by an operation on `device`."""
-    check_dims(operation, 2, table=table, rows=rows, features=features)
+    """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
+    check_dims(operation, 2, features=features)
     check_dims(operation, 1, frequency=frequency)
     check_shape(
-        operation, deltas=(deltas, rows.shape), feature_rows=(feature_rows, rows.shape),
-        counts=(counts, rows.shape[:1]), phase=(phase, frequency.shape),
+        operation, deltas=(deltas, shape), feature_rows=(feature_rows, shape), counts=(counts, shape[:1]),
+        phase=(phase, frequency.shape),
     )  # fmt: skip
     if feature_rows is None and features.shape[1] > 0:
-        check_shape(operation, features=(features, (rows.numel(), features.shape[1])))
-    check_dtype(operation, FLOATS, table=table, features=features, deltas=deltas)
-    check_dtype(operation, INTEGERS, rows=rows, feature_rows=feature_rows, counts=counts)
+        check_shape(operation, features=(features, (shape[0] * shape[1], features.shape[1])))
+    check_dtype(operation, FLOATS, features=features, deltas=deltas)
+    check_dtype(operation, INTEGERS, feature_rows=feature_rows, counts=counts)
     named = dict(
-        table=table, features=features, rows=rows, feature_rows=feature_rows, deltas=deltas, counts=counts,
-        frequency=frequency, phase=phase,
+        features=features, feature_rows=feature_rows, deltas=deltas, counts=counts, frequency=frequency, phase=phase,
     )  # fmt: skip
     check_layout(operation, **named)
-    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
-    check_device(operation, device, ("features",) if table.requires_grad else ("features", "table"), **named)
-    check_range(operation, "counts", counts, rows.shape[1] + 1)
-    if debugging():
-        filled = torch.arange(rows.shape[1], device=device) < counts.unsqueeze(1)
-        check_range(operation, "rows", rows[filled], table.shape[0])
-        if feature_rows is not None and features.shape[1] > 0:
-            check_range(operation, "feature_rows", feature_rows[filled], features.shape[0], None)
+    check_device(operation, device, ("features",), **named)
+    check_range(operation, "counts", counts, shape[1] + 1)
+    if debugging() and feature_rows is not None and features.shape[1] > 0:
+        filled = torch.arange(shape[1], device=device) < counts.unsqueeze(1)
+        check_range(operation, "feature_rows", feature_rows[filled], features.shape[0], None)

@@ -7,43 +7,48 @@ from typing import Any
 
 import torch
 
+from mspipe_triton.kernels.attention import (
+    NEGATIVE_SLOPE,
+    Attended,
+    attend,
+    attended,
+    check_attention,
+    empty_attended,
+    keep_scale,
+    setup_attended,
+    whole_gradients,
+)
 from mspipe_triton.kernels.checks import (
-    COMPUTED,
+    FLOATS,
     INTEGERS,
     check_device,
     check_dims,
     check_dtype,
     check_layout,
     check_range,
-    check_same_dtype,
     check_shape,
-)  # fmt: skip
+    debugging,
+)
 from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
-from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
-    check_neighbours,
+    Slots,
+    check_slots,
     filled_rows,
+    filled_slots,
     gathered,
     held_blocks,
     inner_contiguous,
-    mixed,
-    neighbour_shapes,
-    neighbours_of,
-    products,
-    row_products,
-    write_mixed,
+    slots_of,
 )
-from mspipe_triton.kernels.philox import dropout_scale, philox_block
 from mspipe_triton.kernels.temporal_attention_backward import (
-    keep_scale,
+    neighbour_shapes,
     temporal_attention_backward,
     temporal_attention_backward_reference,
-)  # fmt: skip
+)
 from mspipe_triton.kernels.time_encoding import fused_encode_time
 
-_NAME, NEGATIVE_SLOPE = "temporal_attention", 0.2
-Attended = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+_NAME = "temporal_attention"
 
 
 def temporal_attention_reference(
@@ -64,37 +69,12 @@ def temporal_attention_reference(
         edges = features.view(*rows.shape, features.shape[1])
     else:
         edges = gathered(features, filled_rows(feature_rows, counts).clamp_(min=0))
-    table, rows = table.to(dtype), filled_rows(rows, counts)
     encoded = fused_encode_time(deltas.contiguous().to(dtype), frequency, phase)
     others = torch.cat([edges.to(dtype), encoded], 2) if edges.shape[2] else encoded
     if query_rows is not None:
         query, bias = query.index_select(0, query_rows), bias.index_select(0, query_rows)
-    scale = None
-    if dropout > 0 and draws is not None:
-        scale = dropout_scale(draws, (rows.shape[0], query.shape[1], rows.shape[1]), dropout, dtype)
-    slope, weights, dropped = _weights(products(query, table, rows, others), bias, counts, scale)
-    context, total = torch.cat(mixed(dropped, table, rows, others), 2), dropped.sum(2)
-    if not save:
-        return context, total, query.new_empty(0), query.new_empty(0), query.new_empty(0)
-    return context, total, weights, slope, others
-
-
-@fused()
-def _weights(
-    product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor, scale: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """LeakyReLU's slope, negated where dropped, and the softmax weights before and after dropout, all [R, K, F].
-
-    Of query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
-    """
-    logits = product + bias.unsqueeze(2)
-    slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
-    filled = (torch.arange(product.shape[2], device=product.device) < counts.unsqueeze(1)).unsqueeze(1)
-    logits = torch.where(filled, logits * slope, -torch.inf)
-    weights = torch.where(filled, torch.softmax(logits, 2), 0.0)
-    if scale is None:
-        return slope, weights, weights.clone()
-    return torch.where(scale > 0, slope, -slope), weights, weights * scale
+    slots = Slots(table.to(dtype), filled_rows(rows, counts), None, others)
+    return attended(query, bias, slots, counts, dropout, draws, save)
 
 
 @kernel(
@@ -109,10 +89,7 @@ def attention_kernel(
     DROPOUT: tl.constexpr, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, SLOPE: tl.constexpr, SAVE: tl.constexpr,
     BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """With x_j = [h_j ‖ e_j ‖ cos(w Δt_j + b)] and m_kj the dropout multiplier, for a root, its heads k and slots j:
-
-        l_kj = LeakyReLU(query_k · x_j + bias_k)          a_kj = exp(l_kj − max_i l_ki) / Σ_i exp(l_ki − max_i l_ki)
-        context_k = Σ_j m_kj a_kj x_j                     total_k = Σ_j m_kj a_kj
+    """`attend`'s equations for a root, whose slots' h_j are rows of a table.
 
     x_j is walked in blocks of BLOCK columns, which are read once, into registers, where they are at most HELD numbers.
     """
@@ -120,38 +97,18 @@ def attention_kernel(
     row = root
     if p_query_rows is not None:
         row = tl.load(p_query_rows + root).to(tl.int64)
-    source = neighbours_of(
-        p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root, FANOUT, SLOTS
-    )
-    b_held = held_blocks(source, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK, HELD)
-    i_slot, m_slot = tl.arange(0, SLOTS), source[0]
-    for head in tl.static_range(HEADS):
-        b_logit = tl.load(p_bias + row * HEADS + head) + row_products(
-            p_query + row * stride_query + head * stride_query_head, source, b_held,
-            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
-        )  # fmt: skip
-        b_slope = tl.where(b_logit > 0, tl.full([SLOTS], 1, b_logit.dtype), SLOPE)
-        b_logit = tl.where(m_slot, b_logit * b_slope, float("-inf"))
-        b_weight = tl.where(m_slot, tl.exp(b_logit - tl.max(b_logit, 0)), 0)
-        sum_ = tl.sum(b_weight, 0)
-        b_weight = b_weight / tl.where(sum_ > 0, sum_, 1)
-        o_weight = (root * HEADS + head) * FANOUT + i_slot
-        b_dropped = b_weight
-        if DROPOUT:
-            w0, w1, w2, w3 = philox_block(p_draws, o_weight >> 2)
-            i_word = o_weight & 3
-            b_word = tl.where(i_word < 2, tl.where(i_word == 0, w0, w1), tl.where(i_word == 2, w2, w3))
-            m_kept = b_word.to(tl.int64) >= KEEP_FROM
-            b_dropped = tl.where(m_kept, b_weight * SCALE, 0)
-            b_slope = tl.where(m_kept, b_slope, -b_slope)
-        if SAVE:
-            tl.store(p_weights + o_weight, b_weight, mask=i_slot < FANOUT)
-            tl.store(p_slope + o_weight, b_slope, mask=i_slot < FANOUT)
-        tl.store(p_total + root * HEADS + head, tl.sum(b_dropped, 0))
-        write_mixed(
-            p_context + (root * HEADS + head) * (DIM + EDGE + TIME), b_dropped, False, source, b_held,
-            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
-        )  # fmt: skip
+    m_slot = filled_slots(p_counts, root, FANOUT, SLOTS)
+    b_row = tl.load(p_rows + (root * FANOUT + tl.arange(0, SLOTS)), mask=m_slot, other=0).to(tl.int64)
+    source = slots_of(
+        p_table + b_row[:, None] * STRIDE_TABLE, m_slot,
+        p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, STRIDE_FEATURES, FANOUT, SLOTS,
+    )  # fmt: skip
+    b_held = held_blocks(source, DIM, EDGE, TIME, SLOTS, BLOCK, HELD)
+    attend(
+        source, b_held, p_query + row * stride_query, stride_query_head, p_bias + row * HEADS, p_draws,
+        p_context, p_total, p_weights, p_slope, root,
+        HEADS, DIM, EDGE, TIME, FANOUT, SLOTS, DROPOUT, KEEP_FROM, SCALE, SLOPE, SAVE, BLOCK,
+    )  # fmt: skip
 
 
 def launch_temporal_attention(
@@ -161,7 +118,7 @@ def launch_temporal_attention(
     dropout: float, draws: torch.Tensor | None, save: bool,
 ) -> Attended:  # fmt: skip
     """`temporal_attention` by its kernel: a program takes a root."""
-    out = _empty(rows, query, save, 0)
+    out = empty_attended(rows.shape, query, save, 0)
     query = inner_contiguous(query)
     attention_kernel.launch(
         (rows.shape[0],), attention_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
@@ -173,15 +130,6 @@ def launch_temporal_attention(
         SLOPE=NEGATIVE_SLOPE, SAVE=save,
     )  # fmt: skip
     return out
-
-
-def _empty(rows: torch.Tensor, query: torch.Tensor, save: bool, others: int) -> Attended:
-    """The outputs, unwritten; `others` is E + T where edge rows and φ are saved, else 0."""
-    (roots, fanout), (_, heads, width) = rows.shape, query.shape
-    weights = query.new_empty((roots, heads, fanout) if save else 0)
-    context, total = query.new_empty((roots, heads, width)), query.new_empty((roots, heads))
-    saved = query.new_empty((roots, fanout, others) if save and others else 0)
-    return context, total, weights, torch.empty_like(weights), saved
 
 
 @torch.library.custom_op("mspipe_triton::temporal_attention", mutates_args=())
@@ -205,29 +153,22 @@ def _(
     query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
     dropout: float, draws: torch.Tensor | None, save: bool,
 ) -> Attended:  # fmt: skip
-    return _empty(rows, query, save, 0 if on_triton(query) else features.shape[1] + frequency.numel())
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Attended) -> None:
-    *tensors, _, ctx.dropout, _, _ = inputs
-    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
-    ctx.mark_non_differentiable(*output[2:])
-    ctx.save_for_backward(*tensors, *output[2:])
+    others = 0 if on_triton(query) else features.shape[1] + frequency.numel()
+    return empty_attended(rows.shape, query, save, others)
 
 
 def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | None, *_: None) -> tuple[Any, ...]:
-    saved = ctx.saved_tensors
+    saved, needs = ctx.saved_tensors, ctx.needs_input_grad
     rows, query = saved[1], saved[8]
-    if d_context is None:
-        d_context = query.new_zeros((rows.shape[0], *query.shape[1:]))
-    if d_total is None:
-        d_total = query.new_zeros((rows.shape[0], query.shape[1]))
-    needs = ctx.needs_input_grad
     run: Callable[..., Any] = (
         temporal_attention_backward_reference if eager_backward(query) else temporal_attention_backward
     )
     d_table, d_frequency, d_phase, d_query, d_bias = run(
-        d_context, d_total, *saved, ctx.dropout, needs[0], needs[6] or needs[7]
+        *whole_gradients(d_context, d_total, query, rows.shape[0]),
+        *saved,
+        ctx.dropout,
+        needs[0],
+        needs[6] or needs[7],
     )
     return (
         d_table if needs[0] else None, None, None, None, None, None, d_frequency if needs[6] else None,
@@ -235,8 +176,8 @@ def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | 
     )  # fmt: skip
 
 
-_operation.register_autograd(_backward, setup_context=_setup_context)
-_direct = differentiable(temporal_attention_reference, _setup_context, _backward)
+_operation.register_autograd(_backward, setup_context=setup_attended)
+_direct = differentiable(temporal_attention_reference, setup_attended, _backward)
 
 
 def _check(
@@ -246,25 +187,23 @@ def _check(
     dropout: float, draws: torch.Tensor | None,
 ) -> None:  # fmt: skip
     """Refuse what the operation cannot take."""
-    check_neighbours(_NAME, query.device, table, rows, features, feature_rows, deltas, counts, frequency, phase)
-    check_dims(_NAME, 3, query=query)
+    check_dims(_NAME, 2, table=table, rows=rows, features=features)
+    check_slots(_NAME, query.device, rows.shape, features, feature_rows, deltas, counts, frequency, phase)
     width = table.shape[1] + features.shape[1] + frequency.numel()
-    if query.shape[2] != width:
-        raise ValueError(f"{_NAME}: query has width {query.shape[2]}, neighbour rows have {width}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{_NAME}: dropout must be at least 0 and below 1, not {dropout}")
-    if dropout > 0 and draws is None:
-        raise ValueError(f"{_NAME}: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
-    check_shape(_NAME, query_rows=(query_rows, rows.shape[:1]), bias=(bias, query.shape[:2]), draws=(draws, (4,)))
+    check_attention(_NAME, "neighbour rows", width, query, bias, frequency, phase, dropout, draws)
+    check_shape(_NAME, query_rows=(query_rows, rows.shape[:1]))
     if query_rows is None:
         check_shape(_NAME, query=(query, (*rows.shape[:1], *query.shape[1:])))
-    check_dtype(_NAME, COMPUTED, query=query)
-    check_same_dtype(_NAME, query=query, bias=bias, frequency=frequency, phase=phase)
-    check_dtype(_NAME, INTEGERS, query_rows=query_rows)
-    check_dtype(_NAME, (torch.int64,), draws=draws)
-    check_layout(_NAME, query_rows=query_rows, draws=draws)
-    check_device(_NAME, query.device, query_rows=query_rows, bias=bias, draws=draws)
+    check_dtype(_NAME, FLOATS, table=table)
+    check_dtype(_NAME, INTEGERS, rows=rows, query_rows=query_rows)
+    check_layout(_NAME, table=table, rows=rows, query_rows=query_rows)
+    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
+    pinned = () if table.requires_grad else ("table",)
+    check_device(_NAME, query.device, pinned, table=table, rows=rows, query_rows=query_rows)
     check_range(_NAME, "query_rows", query_rows, query.shape[0])
+    if debugging():
+        filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
+        check_range(_NAME, "rows", rows[filled], table.shape[0])
 
 
 def temporal_attention(

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
+from mspipe_triton.kernels.attention import (
+    attend_backward,
+    attended_backward,
+    keep_scale,
+    scattered,
+    scattered_block,
+    write_time_gradients,
+)
 from mspipe_triton.kernels.checks import refuse_second_derivative
-from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, device_function, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, kernel, on_triton, pow2, tl
 from mspipe_triton.kernels.neighbour_rows import (
+    Slots,
     filled_rows,
+    filled_slots,
     held_blocks,
     inner_contiguous,
-    load_columns,
-    mixed,
-    neighbour_shapes,
-    neighbours_of,
-    products,
-    row_products,
+    slots_of,
     write_block,
-    write_mixed,
 )
-from mspipe_triton.kernels.time_encoding import encode_time_backward, sin_turns, turns_block
+from mspipe_triton.kernels.time_encoding import encode_time_backward
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -41,17 +42,15 @@ def temporal_attention_backward_reference(
     """
     nodes, dim = table.to(query.dtype), table.shape[1]
     rows = filled_rows(rows, counts)
-    d_logits, dropped = _logits_backward(
-        products(d_context, nodes, rows, others), d_total, weights, slope, 1.0 - dropout
-    )
-    d_query, d_bias = torch.cat(mixed(d_logits, nodes, rows, others), 2), d_logits.sum(2)
+    slots = Slots(nodes, rows, None, others)
+    d_logits, dropped, d_query, d_bias = attended_backward(d_context, d_total, slots, weights, slope, dropout)
     d_table, d_frequency, d_phase = table.new_empty(0), frequency.new_empty(0), phase.new_empty(0)
     if needs_table:
-        d_rows = _scattered(d_logits, dropped, _by_root(query[..., :dim], query_rows), d_context[..., :dim])
+        d_rows = scattered(d_logits, dropped, _by_root(query[..., :dim], query_rows), d_context[..., :dim])
         d_table = torch.zeros_like(nodes).index_add_(0, rows.view(-1), d_rows.view(rows.numel(), dim)).to(table.dtype)
     if needs_time:
         times = slice(query.shape[2] - frequency.numel(), None)
-        d_time = _scattered(d_logits, dropped, _by_root(query[..., times], query_rows), d_context[..., times])
+        d_time = scattered(d_logits, dropped, _by_root(query[..., times], query_rows), d_context[..., times])
         d_frequency, d_phase = encode_time_backward(d_time, deltas.contiguous().to(d_time.dtype), frequency, phase)
     if query_rows is not None:
         d_query = d_query.new_zeros(query.shape).index_add_(0, query_rows, d_query)
@@ -61,30 +60,6 @@ def temporal_attention_backward_reference(
 
 def _by_root(query: torch.Tensor, query_rows: torch.Tensor | None) -> torch.Tensor:
     return query if query_rows is None else query.index_select(0, query_rows)
-
-
-@fused()
-def _scattered(
-    d_logits: torch.Tensor, weights: torch.Tensor, query: torch.Tensor, d_context: torch.Tensor
-) -> torch.Tensor:
-    """Gradient of x [R, F, X]: Σ_k d_logits_k ⊗ query_k + weights_k ⊗ d_context_k."""
-    if torch.compiler.is_compiling():
-        by_query = (d_logits.unsqueeze(3) * query.unsqueeze(2)).sum(1)
-        return by_query + (weights.unsqueeze(3) * d_context.unsqueeze(2)).sum(1)
-    return torch.baddbmm(torch.bmm(d_logits.mT, query), weights.mT, d_context)
-
-
-@fused()
-def _logits_backward(
-    d_weights: torch.Tensor, d_total: torch.Tensor, weights: torch.Tensor, slope: torch.Tensor, keep: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the logits before LeakyReLU, and the weights after dropout, both [R, K, F].
-
-    From x·d_context [R, K, F], d_total [R, K] and what the forward pass saved; `keep` is the share that dropout keeps.
-    """
-    dropped = weights * ((slope > 0).to(slope.dtype) / keep)
-    weighted = dropped * (d_weights + d_total.unsqueeze(2))
-    return (weighted - weights * weighted.sum(2, keepdim=True)) * slope.abs(), dropped
 
 
 @kernel(
@@ -100,10 +75,9 @@ def attention_backward_kernel(
     DROPOUT: tl.constexpr, SCALE: tl.constexpr, TABLE: tl.constexpr, TIMES: tl.constexpr,
     ADD_QUERY: tl.constexpr, ADD_TABLE: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """With m_kj the dropout multiplier and s_kj LeakyReLU's slope, for a root, its heads k and slots j:
+    """`attend_backward`'s equations for a root, and with Σ over its heads k
 
-        da_kj = m_kj (x_j · dcontext_k + dtotal_k)          dl_kj = s_kj a_kj (da_kj − Σ_i a_ki da_ki)
-        dquery_k = Σ_j dl_kj x_j     dbias_k = Σ_j dl_kj     dx_j = Σ_k dl_kj query_k + m_kj a_kj dcontext_k
+        dx_j = Σ_k dl_kj query_k + m_kj a_kj dcontext_k
         dw = −Σ_j sin(w Δt_j + b) Δt_j dφ_j          db = −Σ_j sin(w Δt_j + b) dφ_j
 
     where h_j and φ_j are parts of x_j. With ADD_QUERY, dquery and dbias are added atomically to the root's query row,
@@ -116,38 +90,22 @@ def attention_backward_kernel(
         row = tl.load(p_query_rows + root).to(tl.int64)
     target = row if ADD_QUERY else root
     p_context, p_query = p_d_context + root * stride_context, p_query + row * stride_query
-    source = neighbours_of(
-        p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root, FANOUT, SLOTS
-    )
-    b_held = held_blocks(source, DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK, HELD)
-    i_slot, m_slot = tl.arange(0, SLOTS), source[0]
-    b_d_logits, b_droppeds = (), ()
-    for head in tl.static_range(HEADS):
-        b_d_weight = tl.load(p_d_total + root * HEADS + head) + row_products(
-            p_context + head * stride_context_head, source, b_held,
-            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
-        )  # fmt: skip
-        o_weight = (root * HEADS + head) * FANOUT + i_slot
-        b_weight = tl.load(p_weights + o_weight, mask=m_slot, other=0)
-        b_slope = tl.load(p_slope + o_weight, mask=m_slot, other=1)
-        b_dropped = b_weight
-        if DROPOUT:
-            b_dropped = tl.where(b_slope > 0, b_weight * SCALE, 0)
-        # a·da, with the multiplier of da taken to the weight.
-        b_weighted = b_dropped * b_d_weight
-        b_d_logit = (b_weighted - b_weight * tl.sum(b_weighted, 0)) * tl.abs(b_slope)
-        write_mixed(
-            p_d_query + (target * HEADS + head) * (DIM + EDGE + TIME), b_d_logit, ADD_QUERY, source, b_held,
-            DIM, EDGE, TIME, STRIDE_TABLE, STRIDE_FEATURES, SLOTS, BLOCK,
-        )  # fmt: skip
-        write_block(p_d_bias + target * HEADS + head, tl.sum(b_d_logit, 0), None, ADD_QUERY)
-        b_d_logits += (b_d_logit,)  # type: ignore[assignment]  # the loop is unrolled
-        b_droppeds += (b_dropped,)  # type: ignore[assignment]  # the loop is unrolled
+    i_slot, m_slot = tl.arange(0, SLOTS), filled_slots(p_counts, root, FANOUT, SLOTS)
+    b_row = tl.load(p_rows + (root * FANOUT + i_slot), mask=m_slot, other=0).to(tl.int64)
+    source = slots_of(
+        p_table + b_row[:, None] * STRIDE_TABLE, m_slot,
+        p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root, STRIDE_FEATURES, FANOUT, SLOTS,
+    )  # fmt: skip
+    b_held = held_blocks(source, DIM, EDGE, TIME, SLOTS, BLOCK, HELD)
+    b_d_logits, b_droppeds = attend_backward(
+        source, b_held, p_context, stride_context_head, p_d_total, p_weights, p_slope, p_d_query, p_d_bias, root,
+        target, ADD_QUERY, HEADS, DIM, EDGE, TIME, FANOUT, SLOTS, DROPOUT, SCALE, BLOCK,
+    )  # fmt: skip
     if TABLE:
-        b_row = source[2] if ADD_TABLE else root * FANOUT + i_slot
+        b_row = b_row if ADD_TABLE else root * FANOUT + i_slot
         m_row = m_slot if ADD_TABLE else i_slot < FANOUT
         for first in tl.static_range(0, DIM, BLOCK):
-            b_d_node = _x_backward(
+            b_d_node = scattered_block(
                 b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
                 first, DIM, SLOTS, BLOCK,
             )  # fmt: skip
@@ -155,31 +113,21 @@ def attention_backward_kernel(
             m_node = m_row[:, None] & (i_node < DIM)[None, :]
             write_block(p_d_table + b_row[:, None] * DIM + i_node[None, :], b_d_node, m_node, ADD_TABLE)
     if TIMES:
-        b_delta = source[1]
-        for first in tl.static_range(0, TIME, BLOCK):
-            b_d_time = _x_backward(
-                b_d_logits, b_droppeds, p_query + DIM + EDGE, stride_query_head, p_context + DIM + EDGE,
-                stride_context_head, first, TIME, SLOTS, BLOCK,
-            )  # fmt: skip
-            i_time = first + tl.arange(0, BLOCK)
-            m_time = i_time < TIME
-            b_by_phase = -sin_turns(turns_block(b_delta, p_frequency, p_phase, i_time, m_time)) * b_d_time
-            tl.store(p_d_frequency + root * TIME + i_time, tl.sum(b_by_phase * b_delta[:, None], 0), mask=m_time)
-            tl.store(p_d_phase + root * TIME + i_time, tl.sum(b_by_phase, 0), mask=m_time)
+        write_time_gradients(
+            source, b_d_logits, b_droppeds, p_query + DIM + EDGE, stride_query_head,
+            p_context + DIM + EDGE, stride_context_head, p_d_frequency, p_d_phase, root, TIME, SLOTS, BLOCK,
+        )  # fmt: skip
 
 
-@device_function
-def _x_backward(
-    b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
-    FIRST: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Columns FIRST to FIRST + BLOCK of dx_j [SLOTS, BLOCK], those from WIDTH on 0; the tuples hold a block a head."""
-    b_d_x = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
-    for head in tl.static_range(len(b_d_logits)):
-        b_query = load_columns(p_query + head * stride_query_head, FIRST, WIDTH, BLOCK)
-        b_context = load_columns(p_context + head * stride_context_head, FIRST, WIDTH, BLOCK)
-        b_d_x += b_d_logits[head][:, None] * b_query[None, :] + b_droppeds[head][:, None] * b_context[None, :]
-    return b_d_x
+def neighbour_shapes(
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, frequency: torch.Tensor
+) -> dict[str, int]:
+    """Both kernels' widths, distances between rows, fanout and block of slots."""
+    return {
+        "DIM": table.shape[1], "EDGE": features.shape[1], "TIME": frequency.numel(),
+        "STRIDE_TABLE": table.stride(0), "STRIDE_FEATURES": features.stride(0),
+        "FANOUT": rows.shape[1], "SLOTS": pow2(rows.shape[1], 1),
+    }  # fmt: skip
 
 
 def launch_temporal_attention_backward(
@@ -225,12 +173,6 @@ def launch_temporal_attention_backward(
     if not needs_time:
         return d_table, frequency.new_empty(0), phase.new_empty(0), d_query, d_bias
     return d_table, d_frequency.sum(0), d_phase.sum(0), d_query, d_bias
-
-
-@functools.cache
-def keep_scale(dropout: float, dtype: torch.dtype) -> float:
-    """The multiplier 1 / (1 − dropout) of a kept weight, rounded as `dropout_scale` rounds it in that dtype."""
-    return (torch.ones((), dtype=dtype, device="cpu") / (1.0 - dropout)).item()
 
 
 @torch.library.custom_op("mspipe_triton::temporal_attention_backward", mutates_args=())

@@ -37,11 +37,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to std
 @app.command()
 def train(
     data: Data = None,
-    model: Annotated[str | None, typer.Option(help="tgn", show_default="tgn")] = None,
+    model: Annotated[str | None, typer.Option(help="tgn, jodie, apan or tgat", show_default="tgn")] = None,
+    task: Annotated[str | None, typer.Option(help="link, or node: then labels too.", show_default="link")] = None,
     epochs: Annotated[int | None, typer.Option(show_default="3")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Events an iteration.", show_default="600")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.", show_default="0.001")] = None,
     fanout: Annotated[int | None, typer.Option(help="Neighbours a root.", show_default="10")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers of attention.", show_default="tgn 1, tgat 2")] = None,
+    slots: Annotated[int | None, typer.Option(help="Mails a node keeps in apan.", show_default="10")] = None,
     dim: Annotated[int | None, typer.Option(help="Width of memory and embeddings.", show_default="100")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads.", show_default="2")] = None,
     dropout: Annotated[float | None, typer.Option(show_default="0.0")] = None,
@@ -82,7 +85,7 @@ def train(
         batch_size=batch_size, lr=lr, fanout=fanout, dropout=dropout, sampler=sampler, aggregator=aggregator,
         time_encoder=time_encoder, dtype=dtype, schedule=schedule, backend=backend, device=device, seed=seed,
         placement=placement, negatives=negatives, threads=threads, deterministic=deterministic, staleness=staleness,
-        mitigation=mitigation,
+        mitigation=mitigation, layers=layers, slots=slots, task=task,
     )  # fmt: skip
     screen = TrainingScreen()
     try:

@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import tomli_w
 
 from mspipe_triton.errors import ConfigError
 
+# The settings that each model takes beside those that all do, with its defaults.
+MODELS: dict[str, Mapping[str, int]] = {
+    "tgn": {"fanout": 10, "heads": 2, "layers": 1},
+    "jodie": {},
+    "apan": {"fanout": 10, "heads": 2, "slots": 10},
+    "tgat": {"fanout": 10, "heads": 2, "layers": 2},
+}
 BUILT = {
-    "model": ("tgn",),
+    "task": ("link", "node"),
     "schedule": ("auto", "serial", "prefetch", "mspipe", "fixed", "exact"),
     "mitigation": ("none", "similarity"),
     "backend": ("auto", "torch"),
@@ -29,12 +37,17 @@ BUILT = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model; `dim` is the width of memory, time encoding and embeddings alike."""
+    """The model; `dim` is the width of memory, time encoding and embeddings alike.
+
+    `fanout`, `heads`, `layers` and `slots` are −1 where they are not given: `setting` then says the model's own.
+    """
 
     model: str = "tgn"
     dim: int = 100
-    heads: int = 2
-    fanout: int = 10
+    heads: int = -1
+    fanout: int = -1
+    layers: int = -1
+    slots: int = -1
     sampler: str = "recent"
     aggregator: str = "last"
     time_encoder: str = "fixed"
@@ -42,21 +55,48 @@ class ModelConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_choices(self, "model", "sampler", "aggregator", "time_encoder", "dtype")
-        _check_at_least(self, 1, "dim", "heads", "fanout")
-        if self.dim % self.heads:
-            raise ConfigError(f"dim must be a multiple of heads: {self.dim} is none of {self.heads}")
+        if self.model not in MODELS:
+            _load_plugin(self.model)
+        if self.model not in MODELS:
+            raise ConfigError(f"model {self.model!r} is unknown; there is {', '.join(MODELS)}")
+        _check_choices(self, "sampler", "aggregator", "time_encoder", "dtype")
+        _check_at_least(self, 1, "dim")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        own = MODELS[self.model]
+        for name in ("heads", "fanout", "layers", "slots"):
+            if name in own and getattr(self, name) != -1:
+                _check_at_least(self, 1, name)
+            elif getattr(self, name) != -1:
+                self._refuse(name)
+        if "heads" in own and self.dim % self.setting("heads"):
+            raise ConfigError(f"dim must be a multiple of heads: {self.dim} is none of {self.setting('heads')}")
+        if self.sampler != "recent" and "fanout" not in own:
+            self._refuse("sampler")
+        if self.dropout and "heads" not in own:
+            self._refuse("dropout")
+
+    def setting(self, name: str) -> int:
+        """`fanout`, `heads`, `layers` or `slots` as given, or else the model's own; 0 where it has none."""
+        given: int = getattr(self, name)
+        return MODELS[self.model].get(name, 0) if given == -1 else given
+
+    def _refuse(self, name: str) -> None:
+        value, partner = getattr(self, name), {"sampler": "fanout", "dropout": "heads"}.get(name, name)
+        takers = ", ".join(model for model, own in MODELS.items() if partner in own)
+        raise ConfigError(f"{name} {value}: model {self.model} has none; leave --{name} out, or take one of {takers}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The run: `negatives` is N of the ranking metric, `threads` 0 leaves torch's number of threads as it is.
 
+    `task` "node" trains on links too, and then a decoder of the events' labels on the embeddings.
+
     `staleness` is the bound of the schedule `fixed`; −1: not given.
     """
 
+    task: str = "link"
     epochs: int = 3
     batch_size: int = 600
     lr: float = 1e-3
@@ -72,7 +112,7 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _check_choices(self, "schedule", "mitigation", "backend", "device", "placement")
+        _check_choices(self, "task", "schedule", "mitigation", "backend", "device", "placement")
         _check_at_least(self, 1, "epochs", "batch_size", "negatives")
         _check_at_least(self, 0, "seed", "threads")
         if self.seed >= 2**32:
@@ -168,6 +208,12 @@ def load_config(path: str | Path) -> RunConfig:
                 raise ConfigError(f"{path}: {name} must be {type(default).__name__}, not {value!r}")
         sections[section] = kinds[section](**values)
     return RunConfig(**sections)
+
+
+def _load_plugin(model: str) -> None:
+    """Import what an installed package offers under this name in the entry points "mspipe_triton.models"."""
+    for entry in entry_points(group="mspipe_triton.models", name=model):
+        entry.load()
 
 
 def _check_choices(config: Any, *names: str) -> None:

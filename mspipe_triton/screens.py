@@ -140,6 +140,8 @@ def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int
         rows = {split: metrics}
         if "inductive" in metrics:
             rows[f"{split}, unseen ({metrics['inductive']['events']:,})"] = metrics["inductive"]
+        if "node" in metrics:
+            rows[f"{split}, labels ({metrics['node']['positives']:,})"] = metrics["node"]
         if "edgebank" in metrics:
             rows[f"{split}, EdgeBank"] = metrics["edgebank"]
         for label, row in rows.items():

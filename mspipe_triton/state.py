@@ -1,74 +1,35 @@
-"""Node memory and mailbox: where they live, how rows are read and written beside one another, patched, saved."""
+"""The nodes' tables: where they live, how rows are read and written beside one another, patched, saved."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic
 
 import torch
 
-from mspipe_triton.kernels import aggregate_messages, patch_rows
+from mspipe_triton.kernels import patch_rows
+from mspipe_triton.mailbox import Interactions, Mailbox, R, Rows, Written
 from mspipe_triton.placement import Placement
 
 
-class Record(NamedTuple):
-    """The rows of U nodes, all read at one version; `mail_features` are the features of the mail's event(s).
-
-    memory [U, D], memory_time [U], partner [U, D], event_id [U] (−1: no mail), mail_time [U], mail_features [U, E].
-    """
-
-    memory: torch.Tensor
-    memory_time: torch.Tensor
-    partner: torch.Tensor
-    event_id: torch.Tensor
-    mail_time: torch.Tensor
-    mail_features: torch.Tensor
-
-    @property
-    def has_mail(self) -> torch.Tensor:
-        """[U] bool: the node has received and not yet digested something."""
-        return self.event_id >= 0
-
-    @property
-    def digested_time(self) -> torch.Tensor:
-        """[U] the time that memory has once this record's mail is digested; unchanged without mail."""
-        return torch.where(self.has_mail, self.mail_time, self.memory_time)
-
-
-class Written(NamedTuple):
-    """What an iteration writes: the whole records of its E distinct endpoints.
-
-    nodes [E] beside the record, on its device; the node tables get the same rows at `rows` [E], on the tables' device.
-    """
-
-    nodes: torch.Tensor
-    rows: torch.Tensor
-    record: Record
-
-
 @dataclass
-class NodeState:
-    """One record a node: memory row, its time, and the compact mailbox (partner row, event id, mail time).
-
-    A mail's own half is the node's memory row, so it is not stored; its features are read from the stream's table by
-    event id, except under the "mean" aggregator, which stores the mean row in `mail_features`.
+class NodeState(Generic[R]):
+    """The tables of a mailbox, with one record a node.
 
     One thread may write while another reads. Writes are published before they begin and counted when they begin and
     when they end, so a read knows which of them it may have met half done, and lays those whole over what it got: a
     record is always that of one version, the number of writes it contains.
 
     Args:
-        memory, partner: [N, D]; memory_time, mail_time: [N]; event_id: [N] int64; mail_features: [N, E] or None.
+        mailbox: what is kept of a node and what a batch writes.
+        tables: by name, [N, …] each; `sent` [N] int64 counts every node's mails as soon as they are composed.
         start: the stream's first time, which all times are reset to.
         placement: where rows go when they are read.
     """
 
-    memory: torch.Tensor
-    memory_time: torch.Tensor
-    partner: torch.Tensor
-    event_id: torch.Tensor
-    mail_time: torch.Tensor
-    mail_features: torch.Tensor | None
+    mailbox: Mailbox[R]
+    tables: dict[str, torch.Tensor]
+    sent: torch.Tensor
     start: torch.Tensor
     placement: Placement
     begun: int = 0
@@ -77,31 +38,24 @@ class NodeState:
 
     @staticmethod
     def create(
-        num_nodes: int, dim: int, start: torch.Tensor, dtype: torch.dtype, dim_mail_features: int = 0,
-        placement: Placement | None = None,
-    ) -> NodeState:  # fmt: skip
-        """An empty state of N nodes; `start` [] is the stream's first time, `dim_mail_features` is for "mean"."""
+        mailbox: Mailbox[R], num_nodes: int, start: torch.Tensor, placement: Placement | None = None
+    ) -> NodeState[R]:
+        """An empty state of N nodes; `start` [] is the stream's first time."""
         placement = placement or Placement()
-        state = NodeState(
-            placement.pin(torch.empty(num_nodes, dim, dtype=dtype)),
-            placement.pin(start.new_empty(num_nodes)),
-            placement.pin(torch.empty(num_nodes, dim, dtype=dtype)),
-            placement.pin(torch.empty(num_nodes, dtype=torch.int64)),
-            placement.pin(start.new_empty(num_nodes)),
-            placement.pin(torch.empty(num_nodes, dim_mail_features, dtype=dtype)) if dim_mail_features else None,
-            start,
-            placement,
-        )
+        tables = {
+            name: placement.pin(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
+            for name, table in mailbox.tables().items()
+        }
+        sent = torch.zeros(num_nodes if mailbox.counts else 0, dtype=torch.int64, device=placement.device)
+        state = NodeState(mailbox, tables, sent, start, placement)
         state.reset()
         return state
 
     def reset(self) -> None:
         """Forget everything: memory and mail 0, no event, all times the stream's first. Nothing may be under way."""
-        for table in self._tables().values():
-            table.zero_()
-        self.memory_time.fill_(self.start)
-        self.mail_time.fill_(self.start)
-        self.event_id.fill_(-1)
+        for name, table in self.mailbox.tables().items():
+            self.tables[name].fill_(self.start if table.dtype is None else table.empty)
+        self.sent.zero_()
         self.settle()
 
     def settle(self) -> None:
@@ -109,28 +63,24 @@ class NodeState:
         self.begun = self.ended = 0
         self.published.clear()
 
-    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> Record:
+    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> R:
         """Read the records of `nodes` [U]; `features` [·, E] is the stream's edge table (E may be 0).
 
         Beside writes of another thread, `read` is what gives whole records.
         """
-        events = self.event_id.index_select(0, nodes)
-        if self.mail_features is not None:
-            mail_features = self.placement.gather(self.mail_features, nodes)
-        elif features.shape[1]:
-            mail_features = self.placement.gather(features, events.clamp(min=0))
-        else:
-            mail_features = self.placement.load(features.new_zeros((nodes.numel(), 0)))
-        return Record(
-            self.placement.gather(self.memory, nodes),
-            self.placement.gather(self.memory_time, nodes),
-            self.placement.gather(self.partner, nodes),
-            self.placement.load(events),
-            self.placement.gather(self.mail_time, nodes),
-            mail_features,
-        )
+        rows = {name: self.placement.gather(table, nodes) for name, table in self.tables.items() if name != "event_id"}
+        if "event_id" not in self.tables:
+            return self.mailbox.record(rows)
+        events = self.tables["event_id"].index_select(0, nodes)
+        rows["event_id"] = self.placement.load(events)
+        if "mail_features" not in rows and features.shape[1]:
+            mail_features = self.placement.gather(features, events.view(-1).clamp(min=0))
+            rows["mail_features"] = mail_features.view(*events.shape, -1)
+        elif "mail_features" not in rows:
+            rows["mail_features"] = self.placement.load(features.new_zeros((*events.shape, 0)))
+        return self.mailbox.record(rows)
 
-    def read(self, nodes: torch.Tensor, on_device: torch.Tensor, features: torch.Tensor) -> tuple[Record, int]:
+    def read(self, nodes: torch.Tensor, on_device: torch.Tensor, features: torch.Tensor) -> tuple[R, int]:
         """The records of `nodes` [U] at one version, and that version: the number of writes that they contain.
 
         Args:
@@ -146,43 +96,28 @@ class NodeState:
     def read_memory(self, nodes: torch.Tensor) -> torch.Tensor:
         """The memory rows [M, D] of `nodes` [M] alone, whole as in `read`, on the tables' device."""
         whole = self.ended
-        rows = self.memory.index_select(0, nodes)
+        found = self.tables["memory"].index_select(0, nodes)
         for write in range(whole, self.begun):
-            fresh = self.published[write]
-            patch_rows([rows], nodes, [self.placement.store(fresh.record.memory)], fresh.rows)
-        return rows
+            for rows in self.published[write]:
+                if "memory" in rows.parts:
+                    patch_rows(
+                        [found], nodes, [self.placement.store(rows.parts["memory"])], self.placement.store(rows.nodes)
+                    )
+        return found
 
-    def patch(self, record: Record, nodes: torch.Tensor, version: int, upto: int) -> None:
+    def patch(self, record: R, nodes: torch.Tensor, version: int, upto: int) -> None:
         """Bring records of `nodes` [U] from a version to a later one, in place, from what was published."""
         for write in range(version, upto):
-            fresh = self.published[write]
-            patch_rows(list(record), nodes, list(fresh.record), fresh.nodes)
+            for rows in self.published[write]:
+                ids = nodes
+                if rows.each > 1:
+                    ids = (nodes.unsqueeze(1) * rows.each + torch.arange(rows.each, device=nodes.device)).view(-1)
+                stale = [_by_row(getattr(record, name), rows) for name in rows.parts]
+                patch_rows(stale, ids, list(rows.parts.values()), rows.nodes)
 
-    def compose(
-        self, record: Record, hidden: torch.Tensor, nodes: torch.Tensor, rows: torch.Tensor,
-        src_rows: torch.Tensor, dst_rows: torch.Tensor, first_event: int, times: torch.Tensor,
-        features: torch.Tensor, aggregator: str,
-    ) -> Written:  # fmt: skip
-        """What a batch of B consecutive events writes: memory := h, mail from its events (see `aggregate_messages`).
-
-        Args:
-            record: of U nodes, the E distinct endpoints first; hidden: their h [U, D].
-            nodes, rows: [E] the endpoints, on the record's device and on the tables'.
-            src_rows, dst_rows: [B] the events' endpoints among the E; first_event: id of the first.
-            times: [B]; features: [B, E] the events' feature rows.
-        """
-        endpoints = nodes.numel()
-        memory, partner = (hidden.new_empty((endpoints, hidden.shape[1])) for _ in range(2))
-        memory_time, mail_time = (times.new_empty(endpoints) for _ in range(2))
-        event_id = record.event_id.new_empty(endpoints)
-        event_ids = torch.arange(first_event, first_event + times.numel(), device=times.device)
-        mean = None if self.mail_features is None else features.new_empty((endpoints, features.shape[1]))
-        aggregate_messages(
-            memory, memory_time, partner, event_id, mail_time, mean, src_rows, dst_rows, event_ids, times,
-            None if mean is None else features, hidden, record.digested_time, src_rows, dst_rows, aggregator,
-        )  # fmt: skip
-        kept = features.index_select(0, event_id - first_event) if mean is None else mean
-        return Written(nodes, rows, Record(memory, memory_time, partner, event_id, mail_time, kept))
+    def compose(self, record: R, hidden: torch.Tensor | None, events: Interactions) -> Written:
+        """What a batch writes; batches must be composed in their order, one at a time."""
+        return self.mailbox.compose(record, hidden, events, self.sent)
 
     def publish(self, number: int, written: Written) -> None:
         """Make the write with this number known to readers, before it begins."""
@@ -190,12 +125,16 @@ class NodeState:
 
     def write(self, number: int) -> None:
         """Carry a published write out; writes come one after the other, by number from 0."""
-        written = self.published[number]
-        tables = self._tables().values()
-        parts = [self.placement.store(part) for part, _ in zip(written.record, tables, strict=False)]
+        store = self.placement.store
+        stored = [
+            (_by_row(self.tables[name], rows), store(rows.nodes), store(part))
+            for rows in self.published[number]
+            for name, part in rows.parts.items()
+            if name in self.tables
+        ]
         self.begun = number + 1
-        for table, part in zip(tables, parts, strict=True):
-            table.index_copy_(0, written.rows, part)
+        for table, at, part in stored:
+            table.index_copy_(0, at, part)
         self.ended = number + 1
 
     def forget(self, version: int) -> None:
@@ -205,19 +144,16 @@ class NodeState:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tables by name, for a checkpoint."""
-        return self._tables()
+        return self.tables
 
     def load_state_dict(self, tables: dict[str, torch.Tensor]) -> None:
         """Copy saved tables into these, in place."""
-        for name, table in self._tables().items():
+        for name, table in self.tables.items():
             table.copy_(tables[name])
+        if self.mailbox.counts:
+            self.sent.copy_(self.tables["received"])
 
-    def _tables(self) -> dict[str, torch.Tensor]:
-        tables = {
-            "memory": self.memory,
-            "memory_time": self.memory_time,
-            "partner": self.partner,
-            "event_id": self.event_id,
-            "mail_time": self.mail_time,
-        }
-        return tables if self.mail_features is None else {**tables, "mail_features": self.mail_features}
+
+def _by_row(table: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """A table with the rows that a write names: nodes, or slots of nodes."""
+    return table if rows.each == 1 else table.flatten(0, 1)

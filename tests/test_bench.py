@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,16 @@ def test_least_work_of_the_gru_is_that_of_its_products() -> None:
         torch.empty(nodes, width) @ torch.empty(width, 3 * dim)  # r, z, n; the hidden part of r and z is inside
         torch.empty(nodes, dim) @ torch.empty(dim, dim)  # n's hidden part
     assert work("memory_gru", TINY).flops == counter.get_total_flops()
+
+
+def test_least_work_of_the_rnn_is_that_of_its_one_product() -> None:
+    nodes, dim = measured(TINY)["distinct"], TINY.dim
+    width = 2 * dim + TINY.features + TINY.times
+    with FlopCounterMode(display=False) as counter:
+        torch.empty(nodes, width) @ torch.empty(width, dim)
+    least = work("memory_rnn", TINY)
+    assert least.flops == least.backward_flops == counter.get_total_flops()
+    assert least.bytes < work("memory_gru", TINY).bytes
 
 
 def test_least_work_of_attention_is_two_products_a_filled_slot() -> None:
@@ -194,7 +205,8 @@ def test_a_check_that_breaks_is_recorded_and_the_others_run(monkeypatch: pytest.
 
 
 def test_the_gpu_script_runs_on_the_cpu(tmp_path: Path) -> None:
-    names = ["unique_nodes", "memory_gru", "aggregate_messages-mean", "patch_rows"]
+    updaters = ["memory_gru", "memory_rnn"]
+    names = ["unique_nodes", *updaters, "aggregate_messages-mean", "patch_rows"]
     options = ["--device", "cpu", "--quick", "--only", ",".join(names), "--commit", "abc", "--seed", "1"]
     run = subprocess.run(
         ["bash", "bench/gpu.sh", str(tmp_path), *options],
@@ -208,19 +220,21 @@ def test_the_gpu_script_runs_on_the_cpu(tmp_path: Path) -> None:
     assert {"cpu", "cores", "threads"} <= report["machine"].keys()
     checked = {(check["operation"], check["check"]) for check in report["correctness"]}
     assert {(name, check) for name in names for check in ("values", "refusals", "deterministic")} <= checked
-    assert {("unique_nodes", "races"), ("memory_gru", "count")} <= checked
+    assert {("unique_nodes", "races"), *((name, "count") for name in updaters)} <= checked
     values = [check for check in report["correctness"] if check["check"] == "values"]
     assert all({"error", "allowed"} <= entry.keys() for check in values for entry in check["results"].values())
-    gradients = {name for check in values if check["operation"] == "memory_gru" for name in check["results"]}
-    assert {f"d_{name}" for name in OPERATIONS["memory_gru"].leaves} <= gradients
+    for updater in updaters:
+        gradients = {name for check in values if check["operation"] == updater for name in check["results"]}
+        assert {f"d_{name}" for name in OPERATIONS[updater].leaves} <= gradients
     timed = {(entry["operation"], entry["direction"]) for entry in report["timings"]}
-    assert timed == {*((name, "forward") for name in names), ("memory_gru", "both")}
+    assert timed == {*((name, "forward") for name in names), *((name, "both") for name in updaters)}
     assert all(entry["share_of_floor"] > 0 for entry in report["timings"])
     assert "checks passed, 0 failed" in run.stdout
     schedules = json.loads((tmp_path / "gpu-pipeline.json").read_text(encoding="utf-8"))
     assert schedules["commit"] == "abc"
-    assert {check["schedule"] for check in schedules["correctness"] if check["passed"]} == set(gpu_pipeline.CHECKED)
-    for name in gpu_pipeline.MEASURED:
-        row = schedules["measured"][name]
+    passed = {(check["model"], check["schedule"]) for check in schedules["correctness"] if check["passed"]}
+    assert passed == set(product(gpu_pipeline.MODELS, gpu_pipeline.CHECKED))
+    for model, name in product(gpu_pipeline.MODELS, gpu_pipeline.MEASURED):
+        row = schedules["measured"][model][name]
         assert row["share_of_allowed"] == pytest.approx(row["speed_ratio"] / row["allowed_ratio"])
         assert {"sample", "features", "memory", "train", "update"} <= row["stage_seconds"].keys()

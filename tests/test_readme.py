@@ -17,7 +17,7 @@ from mspipe_triton.data.writers import write_stream
 ROOT = Path(__file__).resolve().parent.parent
 # What makes each command small enough for a test; a later flag goes over an earlier one.
 SMALLER = {
-    "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--negatives", "3"],
+    "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--negatives", "3"],
     "generate": ["--events", "900"],
 }
 
@@ -32,7 +32,7 @@ def run(arguments: list[str], cwd: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/models.md"])
 def test_commands(page: str, tmp_path: Path) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
     assert commands
@@ -69,8 +69,8 @@ def check_make(words: list[str], tmp_path: Path) -> None:
 
 def test_python_examples(tmp_path: Path) -> None:
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
-    examples = blocks("README.md", "python")
-    assert len(examples) == 2
+    examples = [*blocks("README.md", "python"), *blocks("docs/models.md", "python")]
+    assert len(examples) == 3
     for example in examples:
         run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
 

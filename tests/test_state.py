@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mspipe_triton.state import NodeState, Record, Written
+from mspipe_triton.mailbox import CompactMailbox, LastMail, Rows, Written
+from mspipe_triton.state import NodeState
 
 NODES, DIM, EDGE = 12, 3, 2
 FEATURES = torch.arange(200 * EDGE, dtype=torch.float64).view(200, EDGE)
@@ -19,11 +20,12 @@ def written(number: int, nodes: list[int], dim: int = DIM) -> Written:
     """A write whose every field is `number`, so that a record of two writes shows."""
     ids, size = torch.tensor(nodes, dtype=torch.int64), len(nodes)
     rows, times = torch.full((size, dim), float(number), dtype=torch.float64), torch.full((size,), number)
-    return Written(ids, ids, Record(rows, times, rows.clone(), times.clone(), times.clone(), FEATURES[times]))
+    record = LastMail(rows, times, rows.clone(), times.clone(), times.clone(), FEATURES[times])
+    return [Rows(ids, record._asdict())]
 
 
-def empty(nodes: int = NODES, dim: int = DIM) -> NodeState:
-    return NodeState.create(nodes, dim, torch.tensor(0), torch.float64)
+def empty(nodes: int = NODES, dim: int = DIM) -> NodeState[LastMail]:
+    return NodeState.create(CompactMailbox(dim, EDGE, torch.float64), nodes, torch.tensor(0))
 
 
 def expected(writes: list[list[int]], upto: int, node: int) -> int | None:
@@ -31,7 +33,7 @@ def expected(writes: list[list[int]], upto: int, node: int) -> int | None:
     return max((number for number in range(upto) if node in writes[number]), default=None)
 
 
-def check(record: Record, version: int, writes: list[list[int]]) -> None:
+def check(record: LastMail, version: int, writes: list[list[int]]) -> None:
     for node in range(NODES):
         number = expected(writes, version, node)
         if number is None:
@@ -43,18 +45,18 @@ def check(record: Record, version: int, writes: list[list[int]]) -> None:
         assert torch.equal(record.mail_features[node], FEATURES[number])
 
 
-class Interrupted(NodeState):
+class Interrupted(NodeState[LastMail]):
     """Lets writes happen after some of the tables have been read."""
 
     pending: list[int]
 
-    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> Record:
+    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> LastMail:
         before = super().fetch(nodes, features)
         cut = self.pending.pop(0)
         for _ in range(self.pending.pop(0)):
             self.write(self.ended)
         after = super().fetch(nodes, features)
-        return Record(*before[:cut], *after[cut:5], before.mail_features if cut > 3 else after.mail_features)
+        return LastMail(*before[:cut], *after[cut:5], before.mail_features if cut > 3 else after.mail_features)
 
 
 @settings(deadline=None)
@@ -85,7 +87,7 @@ def test_a_write_that_has_begun_counts_whole() -> None:
         state.publish(number, written(number, nodes))
     state.write(0)
     state.begun = 2
-    state.memory[[2, 3]] = 1.0  # of the second write, nothing else is there yet
+    state.tables["memory"][[2, 3]] = 1.0  # of the second write, nothing else is there yet
     everyone = torch.arange(NODES)
     torn = state.fetch(everyone, FEATURES)
     assert (torn.memory[2] == 1).all()

@@ -1,16 +1,19 @@
-"""Counter-based negative destinations and the purposes that keep a run's random draws apart."""
+"""Counter-based negative destinations, and the keys and purposes that keep a run's random draws apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.kernels.philox import philox_integers
+from mspipe_triton.placement import Placement
 
 _BLOCK = 256
+_LAYER = 16  # above every purpose, so that purpose + _LAYER · layer tells both
 
 
 class Purpose(IntEnum):
@@ -23,11 +26,28 @@ class Purpose(IntEnum):
     ATTENTION_DROPOUT = 5
     OUTPUT_DROPOUT = 6
     RANKING_NEIGHBOURS = 7
+    MAILBOX_DROPOUT = 8
+    UPDATER_DROPOUT = 9
+    RECEIVING_NEIGHBOURS = 10
 
 
-def draw_words(seed: int, purpose: Purpose, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
+def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
     """The four Philox words [4] int64 that key one iteration's draws."""
     return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The keys of one iteration's draws, made where they are used; hops and layers have keys of their own."""
+
+    seed: int
+    epoch: int
+    iteration: int
+    placement: Placement
+
+    def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
+        """Philox words [4] int64 on the placement's device."""
+        return self.placement.load(draw_words(self.seed, purpose + _LAYER * layer, self.epoch, self.iteration))
 
 
 class NegativeSampler:

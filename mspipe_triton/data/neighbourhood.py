@@ -7,18 +7,35 @@ from dataclasses import dataclass
 import torch
 
 from mspipe_triton.data.adjacency import TemporalCSR
+from mspipe_triton.data.events import EventStream
 from mspipe_triton.kernels import sample_recent, sample_uniform, unique_nodes
 from mspipe_triton.placement import Placement
 
 
 @dataclass(frozen=True)
-class Hop:
-    """The sampled neighbours of R roots, F slots each.
+class Roots:
+    """R nodes at a time each, what is asked about; `keys` [R] tell equal (node, time) pairs by equal numbers.
 
-    rows [R, F]: each slot's row among the distinct nodes (0 in empty slots); event_ids [R, F], −1 in empty slots;
-    deltas [R, F], root time − neighbour time; counts [R], filled slots, which come first.
+    The key of an event's source is 2·event, of its destination 2·event + 1; other roots have keys of their own.
     """
 
+    nodes: torch.Tensor
+    times: torch.Tensor
+    keys: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Hop:
+    """The sampled neighbours of P points (nodes at a time), F slots each, for one layer of the embedding.
+
+    The layer reads a table: the first one the distinct nodes, those above it the points of the layer below.
+    root_rows [P]: each point's row in the table, whose first `distinct` rows are the points'; rows [P, F]: each slot's
+    row (0 in empty slots); event_ids [P, F], −1 in empty slots; deltas [P, F], point's time − neighbour's time;
+    counts [P], filled slots, which come first.
+    """
+
+    root_rows: torch.Tensor
+    distinct: int
     rows: torch.Tensor
     event_ids: torch.Tensor
     deltas: torch.Tensor
@@ -27,40 +44,89 @@ class Hop:
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Distinct nodes [U] of roots and neighbours, the first `distinct` of them the roots'; rows [R] of the roots."""
+    """Distinct nodes [U] of roots and neighbours, the roots' first; rows [R] of the roots; a hop for every layer.
+
+    The points of the last hop are the roots.
+    """
 
     nodes: torch.Tensor
-    distinct: int
     root_rows: torch.Tensor
     hops: list[Hop]
 
     def on(self, placement: Placement) -> Neighbourhood:
         """The same on the device of a placement."""
         load = placement.load
-        hops = [Hop(load(hop.rows), hop.event_ids, load(hop.deltas), load(hop.counts)) for hop in self.hops]
-        return Neighbourhood(load(self.nodes), self.distinct, load(self.root_rows), hops)
+        hops = [
+            Hop(load(hop.root_rows), hop.distinct, load(hop.rows), hop.event_ids, load(hop.deltas), load(hop.counts))
+            for hop in self.hops
+        ]
+        return Neighbourhood(load(self.nodes), load(self.root_rows), hops)
 
 
-def sample_neighbourhood(
-    adjacency: TemporalCSR,
-    roots: torch.Tensor,
-    root_times: torch.Tensor,
-    fanout: int,
-    dtype: torch.dtype,
-    draws: torch.Tensor | None = None,
-) -> Neighbourhood:
-    """Sample one hop of neighbours strictly before each root's time: recent ones, or uniform ones given `draws`.
+@dataclass(frozen=True)
+class NeighbourSampler:
+    """Samples a fanout of neighbours strictly before a time: the most recent, or uniform ones.
 
     Args:
-        roots: [R] nodes; root_times: [R]; draws: [4] Philox words.
+        adjacency: of `stream`.
+        dtype: of the time differences.
     """
-    graph = (adjacency.indptr, adjacency.neighbours, adjacency.event_ids, adjacency.times)
-    if draws is None:
-        nodes, event_ids, deltas, counts = sample_recent(*graph, roots, root_times, fanout, dtype)
-    else:
-        nodes, event_ids, deltas, counts = sample_uniform(*graph, roots, root_times, fanout, draws, dtype)
-    touched = torch.cat([roots, nodes.view(-1)])
-    ids, inverse, count = unique_nodes(touched, touched.numel())
-    root_rows, rows = inverse.split([roots.numel(), nodes.numel()])
-    hop = Hop(rows.view_as(nodes), event_ids, deltas, counts)
-    return Neighbourhood(ids[: int(count)], int(root_rows.max()) + 1, root_rows, [hop])
+
+    stream: EventStream
+    adjacency: TemporalCSR
+    fanout: int
+    uniform: bool
+    dtype: torch.dtype
+
+    def around(self, roots: Roots, draws: list[torch.Tensor]) -> Neighbourhood:
+        """The neighbourhood of roots, with as many hops as there are `draws`, the Philox words [4] of each.
+
+        Every hop but the last is around the distinct (node, time) pairs that the hop above it touches.
+        """
+        hops: list[Hop] = []
+        for words in draws[1:]:
+            roots, hop = self._pairs(roots, words)
+            hops.append(hop)
+        if not draws:
+            nodes, rows = _distinct(roots.nodes)
+            return Neighbourhood(nodes, rows, [])
+        neighbours, *sampled = self.neighbours(roots.nodes, roots.times, draws[0])
+        nodes, inverse = _distinct(torch.cat([roots.nodes, neighbours.view(-1)]))
+        root_rows, rows = inverse.split([roots.nodes.numel(), neighbours.numel()])
+        hops.append(Hop(root_rows, _head(root_rows), rows.view_as(neighbours), *sampled))
+        hops.reverse()
+        top = hops[-1].root_rows
+        return Neighbourhood(nodes, top if len(hops) == 1 else root_rows.index_select(0, top), hops)
+
+    def neighbours(self, nodes: torch.Tensor, times: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Neighbours [P, F], their events, time differences and counts of P nodes before a time each."""
+        graph = (self.adjacency.indptr, self.adjacency.neighbours, self.adjacency.event_ids, self.adjacency.times)
+        if self.uniform:
+            return sample_uniform(*graph, nodes, times, self.fanout, words, self.dtype)
+        return sample_recent(*graph, nodes, times, self.fanout, self.dtype)
+
+    def _pairs(self, roots: Roots, words: torch.Tensor) -> tuple[Roots, Hop]:
+        """A hop over (node, time) pairs, and the distinct pairs, the roots' first."""
+        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, words)
+        filled = events >= 0
+        ends = (self.stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
+        keys, inverse = _distinct(torch.cat([roots.keys, torch.where(filled, 2 * events + ends, -1).view(-1)]))
+        root_rows, rows = inverse.split([roots.nodes.numel(), neighbours.numel()])
+        real, known = filled.view(-1).nonzero().squeeze(1), keys.numel()
+        places = torch.cat([rows.index_select(0, real), root_rows])
+        beside = torch.cat([neighbours.view(-1).index_select(0, real), roots.nodes])
+        nodes = beside.new_empty(known).index_copy_(0, places, beside)
+        entries = self.stream.t.index_select(0, events.view(-1).index_select(0, real))
+        times = entries.new_empty(known).index_copy_(0, places, torch.cat([entries, roots.times]))
+        hop = Hop(root_rows, _head(root_rows), rows.view_as(neighbours), events, deltas, counts)
+        return Roots(nodes, times, keys), hop
+
+
+def _distinct(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct non-negative ids in the order of first occurrence, and the place [M] of each of `ids` among them."""
+    found, inverse, count = unique_nodes(ids, ids.numel())
+    return found[: int(count)], inverse
+
+
+def _head(rows: torch.Tensor) -> int:
+    return int(rows.max()) + 1

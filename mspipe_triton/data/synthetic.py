@@ -44,7 +44,8 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
     at the time. What a memoriser knows, which pairs were seen, is therefore only part of what predicts the next event;
     the rest is recency and taste, which a temporal model can learn.
 
-    Edge features, where asked for, are a noisy embedding of the item's group.
+    The label of an event is 1 where the user's taste is another than at the event before. Edge features, where asked
+    for, are a noisy embedding of the item's group.
     """
     config = config or SyntheticConfig()
     random = np.random.default_rng(config.seed)
@@ -83,6 +84,16 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
         torch.from_numpy(item.astype(np.int64) + config.users),
         torch.from_numpy(t.astype(np.int64)),
         features,
+        labels=torch.from_numpy(_changed(src, taste)),
         num_nodes=config.users + config.items,
         name="synthetic",
     )
+
+
+def _changed(src: np.ndarray, taste: np.ndarray) -> np.ndarray:
+    """[E] int64, 1 where the taste differs from that at the same user's event before, 0 at a user's first event."""
+    order = np.argsort(src, kind="stable")
+    same = np.diff(src[order], prepend=-1) == 0
+    changed = np.zeros(src.size, dtype=np.int64)
+    changed[order] = same & (np.diff(taste[order], prepend=-1) != 0)
+    return changed

@@ -13,7 +13,7 @@ from mspipe_triton.errors import DataError
 
 
 def write_stream(stream: EventStream, path: Path) -> None:
-    """Write src, dst, time and feature columns f0, f1, …; the suffix of `path` chooses the format.
+    """Write src, dst, time, labels if there are any, and feature columns f0, f1, …; the suffix chooses the format.
 
     Raises:
         DataError: the suffix is neither .csv nor .parquet, or the file cannot be written.
@@ -21,6 +21,8 @@ def write_stream(stream: EventStream, path: Path) -> None:
     if path.suffix not in (".csv", ".parquet"):
         raise DataError(f"{path}: give a name that ends in .csv or .parquet")
     columns = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
+    if stream.labels is not None:
+        columns["label"] = stream.labels.numpy()
     if stream.edge_features is not None:
         columns.update({f"f{k}": stream.edge_features[:, k].numpy() for k in range(stream.dim_edge)})
     table = pa.table(columns)

@@ -1,15 +1,15 @@
-"""The parts that models are made of: time encoder, memory updater, temporal attention, link predictor."""
+"""The layers that models are made of: time encoder, temporal attention, link predictor."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import Hop
-from mspipe_triton.kernels import memory_gru, temporal_attention
+from mspipe_triton.kernels import temporal_attention
 from mspipe_triton.kernels.philox import dropout_scale
 from mspipe_triton.kernels.time_encoding import time_frequencies
-from mspipe_triton.state import Record
 
 
 class TimeEncoder(nn.Module):
@@ -31,23 +31,6 @@ class TimeEncoder(nn.Module):
             self.register_buffer("phase", phase)
 
 
-class GRUUpdater(nn.Module):
-    """h = GRU(mail, memory) from the compact mailbox; parameters are torch.nn.GRUCell's."""
-
-    def __init__(self, dim: int, dim_edge: int, dim_time: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(2 * dim + dim_edge + dim_time, dim, dtype=dtype)
-
-    def forward(self, record: Record, time: TimeEncoder) -> torch.Tensor:
-        """The updated memory h [U, D] of a record's nodes."""
-        deltas = (record.mail_time - record.memory_time).to(time.frequency.dtype)
-        return memory_gru(
-            record.memory, None, record.partner, None, record.mail_features, None, deltas, record.has_mail,
-            time.frequency, time.phase,
-            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh,
-        )  # fmt: skip
-
-
 class TemporalAttention(nn.Module):
     """One layer of TGN's graph attention: LayerNorm(ReLU(dropout(W_o [attention ‖ h_root]))).
 
@@ -56,9 +39,11 @@ class TemporalAttention(nn.Module):
     depends on the node alone and is computed once per distinct root.
     """
 
-    def __init__(self, dim: int, dim_edge: int, dim_time: int, heads: int, dropout: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, dim: int, dim_edge: int, dim_time: int, heads: int, dropout: float, dtype: torch.dtype, layer: int = 0
+    ) -> None:
         super().__init__()
-        self.heads, self.dim, self.dropout = heads, dim, dropout
+        self.heads, self.dim, self.dropout, self.layer = heads, dim, dropout, layer
         self.query = nn.Linear(dim + dim_time, dim, dtype=dtype)
         self.key = nn.Linear(dim + dim_edge + dim_time, dim, dtype=dtype)
         self.value = nn.Linear(dim + dim_edge + dim_time, dim, dtype=dtype)
@@ -66,36 +51,36 @@ class TemporalAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, dtype=dtype)
 
     def forward(
-        self, table: torch.Tensor, distinct: int, root_rows: torch.Tensor, hop: Hop, features: torch.Tensor,
-        time: TimeEncoder, draws: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> torch.Tensor:  # fmt: skip
-        """Embeddings [R, D] of R roots.
+        self, table: torch.Tensor, hop: Hop, features: torch.Tensor, time: TimeEncoder, draws: Draws | None
+    ) -> torch.Tensor:
+        """Embeddings [P, D] of a hop's points.
 
         Args:
-            table: node rows [U, D], of which the first `distinct` are the roots' nodes.
-            root_rows: [R] each root's row in the table.
-            hop: the sampled neighbours; features [R·F, E], their edge rows.
-            draws: Philox words of the attention's and the output's dropout; None switches dropout off.
+            table: [U, D], what the hop's rows are rows of.
+            features: [P·F, E], the edge rows of its slots.
+            draws: keys of the attention's and the output's dropout; None switches dropout off.
         """
         heads, width = self.heads, self.dim // self.heads
-        roots = table[:distinct]
+        roots, rate, attention_draws = table[: hop.distinct], 0.0, None
+        if draws is not None and self.dropout > 0:
+            rate, attention_draws = self.dropout, draws.words(Purpose.ATTENTION_DROPOUT, self.layer)
         at_zero = torch.addmv(self.query.bias, self.query.weight[:, self.dim :], torch.cos(time.phase))  # φ(0) = cos b
         query = torch.addmm(at_zero, roots, self.query.weight[:, : self.dim].t()).view(-1, heads, width)
         absorbed = torch.bmm(query.transpose(0, 1), self.key.weight.view(heads, width, -1)).transpose(0, 1)
         bias = (query * self.key.bias.view(heads, width)).sum(2)
-        rate = self.dropout if draws is not None else 0.0
         context, total = temporal_attention(
             table, hop.rows, features, None, hop.deltas, hop.counts, time.frequency, time.phase,
-            absorbed, root_rows, bias, rate, None if draws is None else draws[0],
+            absorbed, hop.root_rows, bias, rate, attention_draws,
         )  # fmt: skip
         values = torch.bmm(context.transpose(0, 1), self.value.weight.view(heads, width, -1).transpose(1, 2))
         attended = values.transpose(0, 1) + total.unsqueeze(2) * self.value.bias.view(heads, width)
         own = torch.addmm(self.output.bias, roots, self.output.weight[:, self.dim :].t())
         mixed = torch.addmm(
-            own.index_select(0, root_rows), attended.reshape(-1, self.dim), self.output.weight[:, : self.dim].t()
+            own.index_select(0, hop.root_rows), attended.reshape(-1, self.dim), self.output.weight[:, : self.dim].t()
         )
         if draws is not None and self.dropout > 0:
-            mixed = mixed * dropout_scale(draws[1], tuple(mixed.shape), self.dropout, mixed.dtype)
+            words = draws.words(Purpose.OUTPUT_DROPOUT, self.layer)
+            mixed = mixed * dropout_scale(words, tuple(mixed.shape), self.dropout, mixed.dtype)
         normed: torch.Tensor = self.norm(torch.relu(mixed))
         return normed
 

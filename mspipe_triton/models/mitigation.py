@@ -9,7 +9,8 @@ import torch
 
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.state import NodeState, Record
+from mspipe_triton.mailbox import R
+from mspipe_triton.state import NodeState
 
 # Entries looked back on for each distinct neighbour wanted; partners repeat, but a hub's history has no bound.
 _REACH = 8
@@ -62,7 +63,7 @@ class Mitigation:
                 raise ConfigError(f"mitigation: {name} must be at least 1, not {getattr(self, name)}")
 
     @torch.no_grad()
-    def apply(self, record: Record, nodes: torch.Tensor, time: torch.Tensor, state: NodeState) -> tuple[Record, int]:
+    def apply(self, record: R, nodes: torch.Tensor, time: torch.Tensor, state: NodeState[R]) -> tuple[R, int]:
         """Blend the stale rows of `record.memory` in place; the record, and how many rows were blended.
 
         Of `state`, the candidates' memory times are read once, then the chosen nodes' memory once, so it may be written
@@ -79,7 +80,7 @@ class Mitigation:
         if not stale.numel() or not self.adjacency.times.numel():
             return record, 0
         owners, candidates, shared = self._candidates(nodes.index_select(0, stale), time)
-        updated = state.memory_time.index_select(0, candidates)
+        updated = state.tables["memory_time"].index_select(0, candidates)
         later = (updated > record.memory_time.index_select(0, stale).index_select(0, owners)).nonzero().squeeze(1)
         owners, candidates, shared, updated = (
             part.index_select(0, later) for part in (owners, candidates, shared, updated)

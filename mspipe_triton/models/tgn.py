@@ -1,57 +1,61 @@
-"""TGN (Rossi et al., 2020): GRU memory, one layer of temporal attention over recent neighbours, a link predictor."""
+"""TGN (Rossi et al., 2020): GRU memory and temporal attention over neighbours; and TGAT, the same without memory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 
 from mspipe_triton.config import ModelConfig
-from mspipe_triton.data.neighbourhood import Neighbourhood
-from mspipe_triton.models.layers import GRUUpdater, LinkPredictor, TemporalAttention, TimeEncoder
-from mspipe_triton.state import Record
+from mspipe_triton.data.negatives import Draws
+from mspipe_triton.kernels import memory_gru
+from mspipe_triton.mailbox import LastMail, NoMailbox
+from mspipe_triton.models.layers import TemporalAttention, TimeEncoder
+from mspipe_triton.models.messages import Concatenation, message_of
+from mspipe_triton.models.model import EmbeddingInput, Facts, Recipe
 
 
-class TGN(nn.Module):
-    """Memory updater, embedding and predictor; the state of the nodes is the caller's."""
+class GRUUpdater(nn.Module):
+    """h = GRU(message, memory); parameters are torch.nn.GRUCell's. Concatenated messages are built in the operation."""
 
-    def __init__(self, config: ModelConfig, dim_edge: int, dim_node: int) -> None:
+    def __init__(self, config: ModelConfig, facts: Facts, message: Any) -> None:
         super().__init__()
-        dim, dtype = config.dim, getattr(torch, config.dtype)
-        self.time = TimeEncoder(dim, config.time_encoder == "learned", dtype)
-        self.updater = GRUUpdater(dim, dim_edge, dim, dtype)
-        self.node_projection = nn.Linear(dim_node, dim, dtype=dtype) if dim_node else None
-        self.attention = TemporalAttention(dim, dim_edge, dim, config.heads, config.dropout, dtype)
-        self.predictor = LinkPredictor(dim, dtype)
+        self.message = message
+        self.cell = nn.GRUCell(message.width, config.dim, dtype=getattr(torch, config.dtype))
 
-    def update_memory(self, record: Record) -> torch.Tensor:
-        """h [U, D]: the memory of U nodes with their mail digested."""
-        hidden: torch.Tensor = self.updater(record, self.time)
-        return hidden
+    def forward(self, record: LastMail, time: TimeEncoder, now: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+        """The updated memory h [U, D] of a record's nodes."""
+        if not isinstance(self.message, Concatenation):
+            hidden: torch.Tensor = self.cell(message_of(self.message, record, time), record.memory)
+            return hidden
+        deltas = (record.mail_time - record.memory_time).to(time.frequency.dtype)
+        return memory_gru(
+            record.memory, None, record.partner, None, record.mail_features, None, deltas, record.has_mail,
+            time.frequency, time.phase,
+            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh,
+        )  # fmt: skip
 
-    def embed(
-        self,
-        hidden: torch.Tensor,
-        around: Neighbourhood,
-        edge_features: torch.Tensor,
-        node_features: torch.Tensor | None,
-        draws: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Embeddings [R, D] of the roots.
 
-        Args:
-            hidden: h [U, D] of the distinct nodes.
-            edge_features: [R·F, E] of the slots; node_features: [U, V] of the distinct nodes, or None.
-            draws: Philox words of the two dropouts while training, else None.
-        """
-        table = hidden
-        if self.node_projection is not None and node_features is not None:
-            table = hidden + self.node_projection(node_features)
-        embedded: torch.Tensor = self.attention(
-            table, around.distinct, around.root_rows, around.hops[0], edge_features, self.time, draws
+class AttentionEmbedding(nn.Module):
+    """Layers of temporal attention: the first over the nodes' rows, each other over the embeddings below it."""
+
+    def __init__(self, config: ModelConfig, facts: Facts) -> None:
+        super().__init__()
+        self.layers = config.setting("layers")
+        dim, heads, dtype = config.dim, config.setting("heads"), getattr(torch, config.dtype)
+        self.attention = nn.ModuleList(
+            TemporalAttention(dim, facts.dim_edge, dim, heads, config.dropout, dtype, layer)
+            for layer in range(self.layers)
         )
-        return embedded
 
-    def score(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
-        scores: torch.Tensor = self.predictor(src, dst)
-        return scores
+    def forward(self, given: EmbeddingInput) -> torch.Tensor:
+        """Embeddings [R, D] of the roots."""
+        table = given.table
+        for attention, hop, features in zip(self.attention, given.around.hops, given.edge_features, strict=True):
+            table = attention(table, hop, features, given.time, given.draws)
+        return table
+
+
+TGN = Recipe(AttentionEmbedding, GRUUpdater, Concatenation)
+TGAT = Recipe(AttentionEmbedding, None, None, lambda config, facts: NoMailbox())

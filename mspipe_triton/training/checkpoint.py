@@ -11,7 +11,7 @@ import torch
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.training.session import Session
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(path: Path, session: Session, record: dict[str, Any], data: str) -> None:

@@ -8,10 +8,12 @@ import torch
 
 from mspipe_triton.config import load_config
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.training.batch import batches
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.edgebank import EdgeBank
-from mspipe_triton.training.iteration import batches, in_turn
+from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.metrics import Predictions, reciprocal_ranks, summarise
+from mspipe_triton.training.node_task import evaluate_labels
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.session import Session, fingerprint, load_stream, process_settings
 
@@ -57,7 +59,7 @@ def evaluate_checkpoint(
     """The metrics of a run's best epoch, split by split, as `result.json` holds them.
 
     "val" is ranked too; the top level of a split is over all its events, "inductive" over those with a node that
-    training has not seen. Test goes on from validation's node state.
+    training has not seen, "node" over labels where the run's task is theirs. Test goes on from validation's node state.
 
     Raises:
         RunFolderError: the checkpoint is missing or damaged.
@@ -73,6 +75,9 @@ def evaluate_checkpoint(
             result[split]["edgebank"] = {name: value for name, value in summarise(bank).items() if name in _BANK}
             mask = session.stream.unseen_in_training()[session.split.val_end :]
             result[split]["inductive"] = {**summarise(ours, mask), "events": int(mask.sum())}
+    if session.config.train.task == "node":
+        for split, found in evaluate_labels(session, folder.decoder, splits).items():
+            result[split]["node"] = found
     return result
 
 

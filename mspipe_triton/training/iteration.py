@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,124 +12,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mspipe_triton.config import ModelConfig
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import NegativeSampler, Purpose, draw_words
-from mspipe_triton.data.neighbourhood import Neighbourhood, sample_neighbourhood
+from mspipe_triton.data.negatives import Draws, Purpose, draw_words
+from mspipe_triton.data.neighbourhood import Neighbourhood, NeighbourSampler, Roots
+from mspipe_triton.mailbox import Interactions, Receivers
 from mspipe_triton.models.mitigation import Mitigation
-from mspipe_triton.models.tgn import TGN
+from mspipe_triton.models.model import TemporalModel
 from mspipe_triton.pipeline.engine import run_serial
 from mspipe_triton.pipeline.graph import Stage, StageGraph
-from mspipe_triton.state import NodeState, Record
+from mspipe_triton.placement import Placement
+from mspipe_triton.state import NodeState
+from mspipe_triton.training.batch import Batch, Done, Embedded, Featured, Fetched, Sampled, Scored, Trained
 
 _RANKED_ROOTS = 6000
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B consecutive events [start, stop) with a negative destination each, and candidates [B, N] when ranking."""
-
-    index: int
-    epoch: int
-    start: int
-    stop: int
-    negatives: torch.Tensor
-    candidates: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A batch and the neighbourhood of its 3B roots, on the host; the first `endpoints` nodes are its events' ends."""
-
-    batch: Batch
-    around: Neighbourhood
-    endpoints: int
-
-
-@dataclass(frozen=True)
-class Featured:
-    """What the device needs of a batch but memory: its neighbourhood, edge and node rows, and the events themselves.
-
-    edge_features [R·F, E] of the slots; node_features [U, V] of the distinct nodes, if there are any; event_features
-    [B, E] and times [B] of the batch's own events.
-    """
-
-    sampled: Sampled
-    around: Neighbourhood
-    edge_features: torch.Tensor
-    node_features: torch.Tensor | None
-    event_features: torch.Tensor
-    times: torch.Tensor
-
-    @property
-    def batch(self) -> Batch:
-        """The events that it is about."""
-        return self.sampled.batch
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """With the records of the distinct nodes, which held the writes of `version` iterations when they were fetched.
-
-    `seen` is how many they hold now; it is larger where they were patched since.
-    """
-
-    rows: Featured
-    record: Record
-    version: int
-    seen: int
-
-    @property
-    def batch(self) -> Batch:
-        """The events that it is about."""
-        return self.rows.batch
-
-
-@dataclass(frozen=True)
-class Done:
-    """An iteration that the model has seen.
-
-    `staleness` is how many of the iterations before were missing from the records that it saw. `rows` are kept until
-    the device is through with them, since their memory would go to the next fetch, on a stream that runs ahead.
-    """
-
-    batch: Batch
-    version: int
-    staleness: int
-    rows: Fetched | None
-
-
-@dataclass(frozen=True)
-class Trained(Done):
-    """With its loss []."""
-
-    loss: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Scored(Done):
-    """With the logits of positives [B], negatives [B] and, when ranking, of the candidates [B, N]."""
-
-    positive: torch.Tensor
-    negative: torch.Tensor
-    ranked: torch.Tensor | None
-
-
-def batches(
-    start: int,
-    stop: int,
-    size: int,
-    sampler: NegativeSampler,
-    purpose: Purpose,
-    epoch: int,
-    candidates: int = 0,
-) -> Iterator[Batch]:
-    """Events [start, stop) cut into batches, the partial last one included; `candidates` N ranking negatives each."""
-    count = -(-(stop - start) // size)
-    ranked = sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, size, count, candidates) if candidates else None
-    for index, negatives in enumerate(sampler.iterate(purpose, epoch, size, count)):
-        begin = start + index * size
-        end = min(begin + size, stop)
-        others = None if ranked is None else next(ranked)[: end - begin]
-        yield Batch(index, epoch, begin, end, negatives[: end - begin, 0], others)
 
 
 def in_turn(stages: dict[str, Callable[[Any], Any]], items: Iterable[Batch]) -> Iterator[Any]:
@@ -147,15 +41,16 @@ class Iteration:
     """
 
     def __init__(
-        self, stream: EventStream, adjacency: TemporalCSR, model: TGN, state: NodeState, config: ModelConfig,
-        seed: int, optimizer: torch.optim.Optimizer, mitigation: Mitigation | None = None,
+        self, stream: EventStream, adjacency: TemporalCSR, model: TemporalModel, state: NodeState[Any],
+        config: ModelConfig, seed: int, optimizer: torch.optim.Optimizer, mitigation: Mitigation | None = None,
     ) -> None:  # fmt: skip
-        self.stream, self.adjacency, self.model, self.state = stream, adjacency, model, state
-        self.config, self.seed, self.optimizer, self.mitigation = config, seed, optimizer, mitigation
+        self.stream, self.model, self.state = stream, model, state
+        self.seed, self.optimizer, self.mitigation = seed, optimizer, mitigation
         self.placement = state.placement
-        self.dtype = getattr(torch, config.dtype)
+        dtype, fanout = getattr(torch, config.dtype), config.setting("fanout")
+        self.sampler = NeighbourSampler(stream, adjacency, fanout, config.sampler == "uniform", dtype)
         features = stream.edge_features
-        self.edge_table = torch.zeros((len(stream), 0), dtype=self.dtype) if features is None else features
+        self.edge_table = torch.zeros((len(stream), 0), dtype=dtype) if features is None else features
 
     def training_stages(self) -> dict[str, Callable[[Any], Any]]:
         """Stage name to function; `patch` is for a schedule that fetches early and wants the latest records."""
@@ -165,14 +60,25 @@ class Iteration:
         """The same with scores in the place of training."""
         return {**self._fetching(), "score": self.score, "update": self.update}
 
+    def embedding_stages(self) -> dict[str, Callable[[Any], Any]]:
+        """The same with embeddings of the sources."""
+        return {**self._fetching(), "embed": self.embed, "update": self.update}
+
     def sample(self, batch: Batch) -> Sampled:
         """Roots src ‖ dst ‖ negative, each at its event's time, and their neighbours strictly before it."""
-        events = slice(batch.start, batch.stop)
-        roots = torch.cat([self.stream.src[events], self.stream.dst[events], batch.negatives])
-        draws = draw_words(self.seed, Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index)
-        around = self._around(roots, self.stream.t[events].repeat(3), draws)
-        ends = around.root_rows[: 2 * (batch.stop - batch.start)]
-        return Sampled(batch, around, int(ends.max()) + 1)
+        events, ends = slice(batch.start, batch.stop), 2 * (batch.stop - batch.start)
+        times, keys = self.stream.t[events].repeat(3), torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
+        roots = Roots(
+            torch.cat([self.stream.src[events], self.stream.dst[events], batch.negatives]), times,
+            torch.cat([keys.reshape(-1), self._new_keys(batch.negatives.numel())]),
+        )  # fmt: skip
+        around = self.sampler.around(roots, self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index))
+        receivers = None
+        if self.model.mailbox.hears:
+            words = draw_words(self.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
+            neighbours, *_ = self.sampler.neighbours(roots.nodes[:ends], times[:ends], words)
+            receivers = Receivers.of(roots.nodes[:ends], neighbours)
+        return Sampled(batch, around, int(around.root_rows[:ends].max()) + 1, receivers)
 
     def features(self, work: Sampled) -> Featured:
         """Edge rows of the sampled slots and of the batch's events, node rows of the distinct nodes."""
@@ -180,7 +86,8 @@ class Iteration:
         edges, nodes = self._rows(work.around)
         own = placement.load(self.edge_table[batch.start : batch.stop])
         times = placement.load(self.stream.t[batch.start : batch.stop])
-        return Featured(work, work.around.on(placement), edges, nodes, own, times)
+        receivers = None if work.receivers is None else work.receivers.on(placement)
+        return Featured(work, work.around.on(placement), receivers, edges, nodes, own, times)
 
     @torch.no_grad()
     def memory(self, work: Featured) -> Fetched:
@@ -201,33 +108,36 @@ class Iteration:
 
     def train(self, work: Fetched) -> Trained:
         """Forward, BCE(positive) + BCE(negative), backward, optimiser step; then what the iteration writes."""
-        batch, rows = work.batch, work.rows
-        words = (
-            self.placement.load(draw_words(self.seed, Purpose.ATTENTION_DROPOUT, batch.epoch, batch.index)),
-            self.placement.load(draw_words(self.seed, Purpose.OUTPUT_DROPOUT, batch.epoch, batch.index)),
-        )
-        hidden = self.model.update_memory(work.record)
-        embedded = self.model.embed(hidden, rows.around, rows.edge_features, rows.node_features, words)
+        batch = work.batch
+        hidden, embedded = self._embedded(work, Draws(self.seed, batch.epoch, batch.index, self.placement))
         positive, negative = self._scores(embedded)
         loss = binary_cross_entropy_with_logits(positive, torch.ones_like(positive))
         loss = loss + binary_cross_entropy_with_logits(negative, torch.zeros_like(negative))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self._publish(work, hidden.detach())
+        self._publish(work, hidden)
         return Trained(batch, work.version, batch.index - work.seen, work, loss.detach())
 
     @torch.no_grad()
     def score(self, work: Fetched) -> Scored:
         """The logits of an evaluation's batch."""
-        batch, rows = work.batch, work.rows
-        hidden = self.model.update_memory(work.record)
-        embedded = self.model.embed(hidden, rows.around, rows.edge_features, rows.node_features)
+        batch = work.batch
+        hidden, embedded = self._embedded(work, None)
         positive, negative = self._scores(embedded)
         src, candidates = embedded[: positive.numel()], batch.candidates
-        ranked = None if candidates is None else self._rank(batch, src, candidates)
+        ranked = None if candidates is None else self._rank(work, src, candidates)
         self._publish(work, hidden)
         return Scored(batch, work.version, batch.index - work.seen, work, positive, negative, ranked)
+
+    @torch.no_grad()
+    def embed(self, work: Fetched) -> Embedded:
+        """The embeddings of the sources alone, for another task than the prediction of links."""
+        batch = work.batch
+        hidden, embedded = self._embedded(work, None)
+        self._publish(work, hidden)
+        sources = embedded[: batch.stop - batch.start]
+        return Embedded(batch, work.version, batch.index - work.seen, work, sources)
 
     @torch.no_grad()
     def update(self, work: Done) -> Done:
@@ -242,50 +152,72 @@ class Iteration:
             ranked = None if work.ranked is None else store(work.ranked)
             positive, negative = store(work.positive), store(work.negative)
             return replace(work, rows=None, positive=positive, negative=negative, ranked=ranked)
+        if isinstance(work, Embedded):
+            return replace(work, rows=None, sources=store(work.sources))
         return work
 
     def _fetching(self) -> dict[str, Callable[[Any], Any]]:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
-    def _around(self, roots: torch.Tensor, times: torch.Tensor, draws: torch.Tensor) -> Neighbourhood:
-        uniform = draws if self.config.sampler == "uniform" else None
-        return sample_neighbourhood(self.adjacency, roots, times, self.config.fanout, self.dtype, uniform)
+    def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
+        """Philox words for every hop that the model reads."""
+        draws = Draws(self.seed, epoch, iteration, Placement())
+        return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
-    def _rows(self, around: Neighbourhood) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Edge rows of a neighbourhood's slots and node rows of its distinct nodes, on the device."""
-        slots, table = around.hops[0].event_ids.view(-1), self.stream.node_features
+    def _new_keys(self, count: int) -> torch.Tensor:
+        """Keys [count] of roots that are no ends of events."""
+        return torch.arange(2 * len(self.stream), 2 * len(self.stream) + count)
+
+    def _rows(self, around: Neighbourhood) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Edge rows of every hop's slots and node rows of the distinct nodes, on the device."""
+        slots, table = [hop.event_ids.view(-1) for hop in around.hops], self.stream.node_features
         if self.edge_table.shape[1]:
-            edges = self.placement.gather(self.edge_table, slots.clamp(min=0))
+            edges = [self.placement.gather(self.edge_table, events.clamp(min=0)) for events in slots]
         else:
-            edges = self.placement.load(self.edge_table.new_zeros((slots.numel(), 0)))
+            edges = [self.placement.load(self.edge_table.new_zeros((events.numel(), 0))) for events in slots]
         return edges, None if table is None else self.placement.gather(table, around.nodes)
 
-    @torch.no_grad()
-    def _publish(self, work: Fetched, hidden: torch.Tensor) -> None:
-        """Compose what the iteration writes, so that later ones may be patched before it is written."""
-        batch, around, ends = work.batch, work.rows.around, work.rows.sampled.endpoints
-        src_rows, dst_rows, _ = around.root_rows.chunk(3)
-        written = self.state.compose(
-            work.record, hidden, around.nodes[:ends], work.rows.sampled.around.nodes[:ends], src_rows, dst_rows,
-            batch.start, work.rows.times, work.rows.event_features, self.config.aggregator,
+    def _embedded(self, work: Fetched, draws: Draws | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """h [U, D] of the distinct nodes, if there is memory, and embeddings [3B, D] of the roots."""
+        rows, record = work.rows, work.record
+        hidden = self.model.update_memory(record, rows.times[0], draws)
+        embedded = self.model.embed(
+            hidden, record.digested_time, rows.around, rows.times.repeat(3), rows.edge_features, rows.node_features,
+            draws,
         )  # fmt: skip
-        self.state.publish(batch.index, written)
+        return hidden, embedded
+
+    @torch.no_grad()
+    def _publish(self, work: Fetched, hidden: torch.Tensor | None) -> None:
+        """Compose what the iteration writes, so that later ones may be patched before it is written."""
+        batch, rows = work.batch, work.rows
+        src_rows, dst_rows, _ = rows.around.root_rows.chunk(3)
+        events = Interactions(
+            batch.start, rows.times, rows.event_features, rows.around.nodes[: rows.sampled.endpoints], src_rows,
+            dst_rows, rows.receivers,
+        )  # fmt: skip
+        hidden = None if hidden is None else hidden.detach()
+        self.state.publish(batch.index, self.state.compose(work.record, hidden, events))
 
     def _scores(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         src, dst, negative = embedded.chunk(3)
         scores = self.model.score(src, torch.stack([dst, negative], 1))
         return scores[:, 0], scores[:, 1]
 
-    def _rank(self, batch: Batch, src: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    def _rank(self, work: Fetched, src: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits [B, N] of the candidates, a few columns at a time so that memory stays bounded."""
-        times, placement = self.stream.t[batch.start : batch.stop], self.placement
+        batch, times, placement = work.batch, self.stream.t[work.batch.start : work.batch.stop], self.placement
         scores = []
         for number, columns in enumerate(candidates.split(max(1, _RANKED_ROOTS // src.shape[0]), 1)):
             # Two splits' worth of groups of columns are told apart by the word that holds the epoch elsewhere.
-            draws = draw_words(self.seed, Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
-            around = self._around(columns.reshape(-1), times.repeat_interleave(columns.shape[1]), draws)
+            draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
+            at = times.repeat_interleave(columns.shape[1])
+            around = self.sampler.around(Roots(columns.reshape(-1), at, self._new_keys(columns.numel())), draws)
             edges, nodes = self._rows(around)
-            hidden = self.model.update_memory(self.state.fetch(around.nodes, self.edge_table))
-            embedded = self.model.embed(hidden, around.on(placement), edges, nodes)
+            record = self.state.fetch(around.nodes, self.edge_table)
+            hidden = self.model.update_memory(record, work.rows.times[0])
+            embedded = self.model.embed(
+                hidden, record.digested_time, around.on(placement), placement.load(at), edges, nodes
+            )
             scores.append(self.model.score(src, embedded.view(*columns.shape, -1)))
         return torch.cat(scores, 1)

@@ -24,6 +24,11 @@ def reciprocal_ranks(positive: torch.Tensor, candidates: torch.Tensor) -> torch.
     return 1.0 / (1.0 + (candidates > own).sum(1).double() + 0.5 * (candidates == own).sum(1).double())
 
 
+def area_under_curve(positive: torch.Tensor, negative: torch.Tensor) -> float:
+    """Area under the receiver operating characteristic, all scores together."""
+    return float(binary_auroc(*_scores_and_labels(positive, negative)))
+
+
 def average_precision(positive: torch.Tensor, negative: torch.Tensor) -> float:
     """Area under precision over recall, all scores together."""
     return float(binary_average_precision(*_scores_and_labels(positive, negative)))

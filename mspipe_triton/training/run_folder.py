@@ -16,7 +16,8 @@ from mspipe_triton.training.checkpoint import atomic_file
 class RunFolder:
     """Paths and records of a run.
 
-    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` goes on.
+    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` goes on, and
+    `decoder.pt` the decoder of labels.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,6 +27,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.best = path / "checkpoint.pt"
         self.last = path / "last.pt"
+        self.decoder = path / "decoder.pt"
         self.trace = path / "trace.json"
 
     @staticmethod

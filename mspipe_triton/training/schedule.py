@@ -14,7 +14,7 @@ from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
 from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.pipeline.schedules import RESOURCES
 from mspipe_triton.pipeline.trace import Trace
-from mspipe_triton.training.iteration import Batch, Trained
+from mspipe_triton.training.batch import Batch, Trained
 from mspipe_triton.training.lanes import lanes, serial_lane
 from mspipe_triton.training.session import Session
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,9 +20,8 @@ from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels.fusion import enable_fusion
-from mspipe_triton.models import build_model
+from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
-from mspipe_triton.models.tgn import TGN
 from mspipe_triton.placement import Placement
 from mspipe_triton.state import NodeState
 from mspipe_triton.training.iteration import Iteration
@@ -35,8 +35,8 @@ class Session:
     stream: EventStream
     split: Split
     adjacency: TemporalCSR
-    model: TGN
-    state: NodeState
+    model: TemporalModel
+    state: NodeState[Any]
     negatives: NegativeSampler
     optimizer: torch.optim.Optimizer
     iteration: Iteration
@@ -57,15 +57,18 @@ class Session:
                 f"batch-size {config.train.batch_size} is above the {split.train_end} training events of {stream.name}"
             )
         dtype = getattr(torch, config.model.dtype)
-        stream = stream.to_dtype(dtype)
+        stream, adjacency = stream.to_dtype(dtype), TemporalCSR.build(stream)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            model = build_model(config.model, stream.dim_edge, stream.dim_node).to(placement.device)
+            model = build_model(config.model, Facts.of(stream, adjacency)).to(placement.device)
         stream = stream.pinned(placement)
-        kept = stream.dim_edge if config.model.aggregator == "mean" else 0
-        state = NodeState.create(stream.num_nodes, config.model.dim, stream.t[0], dtype, kept, placement)
+        if config.train.mitigation != "none" and "memory" not in model.mailbox.tables():
+            raise ConfigError(
+                f"mitigation {config.train.mitigation} is for stale memory, which model {config.model.model} has none "
+                "of; leave --mitigation out"
+            )
+        state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
-        adjacency = TemporalCSR.build(stream)
         seed = config.train.seed
         mitigation = Mitigation(adjacency) if config.train.mitigation == "similarity" else None
         iteration = Iteration(stream, adjacency, model, state, config.model, seed, optimizer, mitigation)

@@ -25,11 +25,12 @@ from mspipe_triton.kernels.fusion import compile_seconds, fusion_enabled, fusion
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.trace import Trace
+from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
 from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
 from mspipe_triton.training.interrupt import Interrupts
-from mspipe_triton.training.iteration import Batch, batches
 from mspipe_triton.training.metrics import summarise
+from mspipe_triton.training.node_task import check_labels
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session, compiler, fingerprint, load_stream, process_settings
@@ -78,6 +79,8 @@ def train(
     """
     config, observer = config or RunConfig(), observer or Observer()
     stream = stream if stream is not None else load_stream(config.data)
+    if config.train.task == "node":
+        check_labels(stream)
     with process_settings(config):
         session = Session.create(config, stream)
         folder = RunFolder.prepare(out, config, stream.name, resume)
@@ -109,6 +112,7 @@ class _Run:
             save_checkpoint(self.folder.last, self.session, record, self.data)
             self._validate(record)
         started = time.perf_counter()
+        self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
         metrics = evaluate_checkpoint(self.session, self.folder, self.session.config.train.negatives)
         result = self._result(metrics, time.perf_counter() - started)
         self.folder.write_result(result)
@@ -189,6 +193,7 @@ class _Run:
         missed = sum((Counter(record["staleness_measured"]) for record in records), Counter[str]())
         return {
             "model": config.model.model,
+            "task": config.train.task,
             "dataset": session.stream.name,
             "events": len(session.stream),
             "nodes": session.stream.num_nodes,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.mailbox import CompactMailbox, LastMail
 from mspipe_triton.models.mitigation import Mitigation
-from mspipe_triton.state import NodeState, Record
+from mspipe_triton.state import NodeState
 from tests.models.plain_mitigation import Event, Number, Row, mitigate
 
 UNIX = 1_600_000_000
@@ -28,11 +29,11 @@ def adjacency_of(events: list[Event], num_nodes: int, kind: torch.dtype) -> Temp
     return TemporalCSR.build(EventStream(*ends, torch.tensor(t, dtype=kind), num_nodes=num_nodes))
 
 
-def state_of(rows: list[Row], start: Number, kind: torch.dtype) -> NodeState:
+def state_of(rows: list[Row], start: Number, kind: torch.dtype) -> NodeState[LastMail]:
     """A state with these (memory time, memory) rows; nothing else of it matters here."""
-    state = NodeState.create(len(rows), DIM, torch.tensor(start, dtype=kind), torch.float64)
-    state.memory_time.copy_(torch.tensor([then for then, _ in rows], dtype=kind))
-    state.memory.copy_(torch.tensor([row for _, row in rows], dtype=torch.float64).view(-1, DIM))
+    state = NodeState.create(CompactMailbox(DIM, 0, torch.float64), len(rows), torch.tensor(start, dtype=kind))
+    state.tables["memory_time"].copy_(torch.tensor([then for then, _ in rows], dtype=kind))
+    state.tables["memory"].copy_(torch.tensor([row for _, row in rows], dtype=torch.float64).view(-1, DIM))
     return state
 
 
@@ -48,7 +49,7 @@ class Case:
     time: Number
     kind: torch.dtype
 
-    def record(self) -> Record:
+    def record(self) -> LastMail:
         """Fetched from a state that had these rows."""
         rows = list(self.current)
         for node, row in zip(self.nodes, self.fetched, strict=True):
@@ -56,7 +57,7 @@ class Case:
         state = state_of(rows, self.start, self.kind)
         return state.fetch(torch.tensor(self.nodes, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.float64))
 
-    def apply(self, events: list[Event] | None = None, **settings: Any) -> tuple[Record, Record, int]:
+    def apply(self, events: list[Event] | None = None, **settings: Any) -> tuple[LastMail, LastMail, int]:
         adjacency = adjacency_of(self.events if events is None else events, len(self.current), self.kind)
         nodes = torch.tensor(self.nodes, dtype=torch.int64)
         state = state_of(self.current, self.start, self.kind)
@@ -108,7 +109,7 @@ def check(case: Case, chosen: dict[str, Any]) -> int:
     assert float((result.memory - expected).abs().sum()) <= 1e-12
     for i in set(range(len(case.nodes))) - blended:
         assert torch.equal(result.memory[i], record.memory[i])
-    for name in set(Record._fields) - {"memory"}:
+    for name in set(LastMail._fields) - {"memory"}:
         assert torch.equal(getattr(result, name), getattr(record, name))
     return count
 
@@ -174,15 +175,17 @@ def test_worked_out_by_hand(peers: int, mean: list[float]) -> None:
     assert torch.equal(result.memory[[0, 2, 3]], record.memory[[0, 2, 3]])
 
 
-def crowd(size: int, dtype: torch.dtype = torch.float64) -> tuple[Mitigation, Record, torch.Tensor, NodeState]:
+def crowd(
+    size: int, dtype: torch.dtype = torch.float64
+) -> tuple[Mitigation, LastMail, torch.Tensor, NodeState[LastMail]]:
     """A bipartite stream of `size` users among 20 items, each user's memory of another time, all users fetched."""
     generator = torch.Generator().manual_seed(3)
     users = torch.arange(size).repeat(3)
     items = size + torch.randint(0, 20, (3 * size,), generator=generator)
     stream = EventStream(users, items, UNIX + torch.arange(3 * size), num_nodes=size + 20)
-    state = NodeState.create(size + 20, DIM, stream.t.new_tensor(UNIX), dtype)
-    state.memory.normal_(generator=generator)
-    state.memory_time[:size] = UNIX + 1 + torch.randperm(size, generator=generator)
+    state = NodeState.create(CompactMailbox(DIM, 0, dtype), size + 20, stream.t.new_tensor(UNIX))
+    state.tables["memory"].normal_(generator=generator)
+    state.tables["memory_time"][:size] = UNIX + 1 + torch.randperm(size, generator=generator)
     nodes = torch.arange(size)
     record = state.fetch(nodes, torch.zeros(1, 0))
     return Mitigation(TemporalCSR.build(stream)), record, nodes, state
@@ -192,7 +195,7 @@ def crowd(size: int, dtype: torch.dtype = torch.float64) -> tuple[Mitigation, Re
 def test_one_row_in_a_hundred_is_stale(size: int, stale: int) -> None:
     mitigation, record, nodes, state = crowd(size)
     result, count = mitigation.apply(record, nodes, torch.tensor(UNIX + 9999), state)
-    changed = (result.memory != state.memory[nodes]).any(1).nonzero().squeeze(1)
+    changed = (result.memory != state.tables["memory"][nodes]).any(1).nonzero().squeeze(1)
     assert count == changed.numel() == stale
     assert set(changed.tolist()) == set(record.memory_time.argsort()[:stale].tolist())
 
@@ -200,22 +203,22 @@ def test_one_row_in_a_hundred_is_stale(size: int, stale: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, 123])
 def test_quantile_one_blends_nothing(size: int) -> None:
     mitigation, record, nodes, state = crowd(123)
-    record, nodes = Record(*(column[:size] for column in record)), nodes[:size]
+    record, nodes = LastMail(*(column[:size] for column in record)), nodes[:size]
     highest = Mitigation(mitigation.adjacency, quantile=1.0)
     result, count = highest.apply(record, nodes, torch.tensor(UNIX + 9999), state)
     assert count == 0
-    assert torch.equal(result.memory, state.memory[nodes])
+    assert torch.equal(result.memory, state.tables["memory"][nodes])
 
 
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("quantile", [0.0, 0.99])
 def test_none_or_one_row(size: int, quantile: float) -> None:
     mitigation, record, nodes, state = crowd(123)
-    record, nodes = Record(*(column[:size] for column in record)), nodes[:size]
+    record, nodes = LastMail(*(column[:size] for column in record)), nodes[:size]
     result, count = Mitigation(mitigation.adjacency, quantile).apply(record, nodes, torch.tensor(UNIX + 9999), state)
     assert count == 0  # a single row is its own quantile
     assert result.memory.shape == (size, DIM)
-    assert torch.equal(result.memory, state.memory[nodes])
+    assert torch.equal(result.memory, state.tables["memory"][nodes])
 
 
 def test_batch_without_memory_and_graph_without_events() -> None:
@@ -245,7 +248,7 @@ def test_reads_the_state_once_a_table() -> None:
     mitigation, record, nodes, state = crowd(1700)
     reads: list[str] = []
 
-    class Watched(NodeState):
+    class Watched(NodeState[LastMail]):
         def __getattribute__(self, name: str) -> Any:
             reads.append(name)
             return super().__getattribute__(name)
@@ -253,7 +256,7 @@ def test_reads_the_state_once_a_table() -> None:
     state.__class__ = Watched
     assert mitigation.apply(record, nodes, torch.tensor(UNIX + 9999), state)[1] == 17
     # Times to choose by, then the chosen rows, whole: between the two counts of a write that may be under way.
-    assert [name for name in reads if name != "start"] == ["memory_time", "read_memory", "ended", "memory", "begun"]
+    assert [name for name in reads if name != "start"] == ["tables", "read_memory", "ended", "tables", "begun"]
 
 
 @pytest.mark.parametrize(

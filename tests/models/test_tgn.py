@@ -11,7 +11,8 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.training.iteration import batches, in_turn
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.session import Session
 from tests.models.plain_tgn import PlainTGN
 
@@ -89,8 +90,8 @@ def test_equals_full_mailbox_and_projected_attention(small_stream: EventStream, 
         # Adam divides by the gradient's root mean square, which turns 1e-9 into more where a gradient is tiny.
         torch.testing.assert_close(parameter, plain.p[name], rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
     for node, (row, time) in plain.memory.items():
-        torch.testing.assert_close(run.state.memory[node], row, rtol=0, atol=1e-7)
-        assert run.state.memory_time[node] == time
+        torch.testing.assert_close(run.state.tables["memory"][node], row, rtol=0, atol=1e-7)
+        assert run.state.tables["memory_time"][node] == time
 
 
 def test_predictions_do_not_see_later_events_of_their_batch(small_stream: EventStream) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,16 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.training import trainer
-from mspipe_triton.training.iteration import Iteration, batches
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
+from mspipe_triton.training.iteration import Iteration
 from mspipe_triton.training.schedule import Scheduler, choose_schedule
 from mspipe_triton.training.session import Session, load_stream
 from mspipe_triton.training.trainer import train
+from tests.models.beside_oracle import events_of
+from tests.models.plain_apan import PlainAPAN
+from tests.models.plain_jodie import PlainJODIE
+from tests.models.plain_model import PlainModel
 from tests.models.plain_tgn import PlainTGN
 
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
@@ -41,15 +49,18 @@ def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Run:
-    """One epoch of a schedule: its losses, staleness, spans and plans."""
+    """Batches of a schedule, from event `first` on: their losses, staleness, spans and plans."""
 
-    def __init__(self, run: Session, count: int = BATCHES, delays: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, run: Session, count: int = BATCHES, delays: dict[str, float] | None = None, first: int = 0
+    ) -> None:
         self.spans: dict[tuple[str, int], Span] = {}
         self.plans: list[Any] = []
         _slow_down(run.iteration, delays or {})
         scheduler = Scheduler(run, lambda change, *_: self.plans.append(change.new), patience=60.0)
         size = run.config.train.batch_size
-        items = batches(0, min(size * count, run.split.train_end), size, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        stop = min(first + size * count, run.split.train_end)
+        items = batches(first, stop, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
         run.model.train()
         times = _Spans(self.spans)
         results = list(scheduler.run(items, 1, times))
@@ -85,8 +96,8 @@ def _slow_down(iteration: Iteration, delays: dict[str, float]) -> None:
     iteration.training_stages = lambda: {name: slow(name, stage) for name, stage in plain().items()}
 
 
-@pytest.fixture(scope="module")
-def busy() -> EventStream:
+@functools.cache
+def few_nodes() -> EventStream:
     """Few nodes, so that batches in flight meet at most of their rows; repeats, ties and self-loops."""
     stream = synthetic_stream(SyntheticConfig(events=1000, users=20, items=10, edge_features=2, seed=3))
     dst, t = stream.dst.clone(), stream.t // 3600
@@ -94,28 +105,57 @@ def busy() -> EventStream:
     return replace(stream, dst=dst, t=t)
 
 
+@pytest.fixture
+def busy() -> EventStream:
+    return few_nodes()
+
+
 MODEL = {"dim": 8, "fanout": 4, "dtype": "float64"}
+MODELS = {
+    "tgn": MODEL,
+    "tgn mean": {**MODEL, "aggregator": "mean"},
+    "tgn of two layers": {**MODEL, "layers": 2, "fanout": 3},
+    "tgat": {**MODEL, "model": "tgat", "fanout": 3},
+    "jodie": {"model": "jodie", "dim": 8, "dtype": "float64"},
+    "apan": {**MODEL, "model": "apan", "slots": 3},
+    "apan mean": {**MODEL, "model": "apan", "slots": 3, "aggregator": "mean", "dropout": 0.2},
+}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@contextmanager
+def deterministic(threads: int = 1) -> Iterator[None]:
+    """As under `--deterministic --threads N`."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(1)
+
+
+@functools.cache
+def serially(model: str, threads: int) -> Run:
+    with deterministic(threads):
+        return Run(session(few_nodes(), 40, MODELS[model], schedule="serial"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    delays=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.003, 0.008]), min_size=6, max_size=6),
-    aggregator=st.sampled_from(["last", "mean"]),
+    delays=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.003, 0.006]), min_size=6, max_size=6),
     threads=st.sampled_from([1, 2]),
 )
-def test_exact_is_serial_whatever_each_stage_takes(
-    busy: EventStream, delays: list[float], aggregator: str, threads: int
-) -> None:
-    model = {**MODEL, "aggregator": aggregator}
-    torch.set_num_threads(1)
-    expected = Run(session(busy, 50, model, schedule="serial"))
-    torch.set_num_threads(threads)
+def test_exact_is_serial_to_the_bit_whatever_each_stage_takes(model: str, delays: list[float], threads: int) -> None:
+    expected = serially(model, threads)
     for schedule in ("prefetch", "exact"):
-        run = Run(session(busy, 50, model, schedule=schedule), delays=dict(zip(STAGES, delays, strict=True)))
-        assert run.losses == pytest.approx(expected.losses, rel=1e-9)
+        with deterministic(threads):
+            slow = dict(zip(STAGES, delays, strict=True))
+            run = Run(session(few_nodes(), 40, MODELS[model], schedule=schedule), delays=slow)
+        assert run.losses == expected.losses
         assert set(run.staleness) == {0}
-        for name, table in run.state.items():
-            torch.testing.assert_close(table, expected.state[name], rtol=0, atol=1e-9)
+        assert run.state.keys() == expected.state.keys()
+        assert all(torch.equal(table, expected.state[name]) for name, table in run.state.items())
 
 
 @pytest.mark.parametrize("schedule", ["prefetch", "exact"])
@@ -130,17 +170,62 @@ def test_the_same_bits_as_serial(small_stream: EventStream, schedule: str, model
     assert all(torch.equal(table, serial.state[name]) for name, table in other.state.items())
 
 
-@pytest.mark.parametrize("staleness", [0, 1, 2, 5, 20])
-def test_fixed_misses_exactly_its_staleness(busy: EventStream, staleness: int) -> None:
-    run = session(busy, 50, MODEL, schedule="fixed", staleness=staleness)
-    plain = PlainTGN(dict(run.model.named_parameters()), 8, 2, 4, int(busy.t[0]), staleness)
-    features = busy.edge_features.double()
-    events = list(zip(busy.src.tolist(), busy.dst.tolist(), busy.t.tolist(), features, strict=True))
-    items = list(batches(0, 50 * BATCHES, 50, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
+def oracle(run: Session, **settings: Any) -> PlainModel:
+    """The oracle of a session's model, of the same parameters."""
+    config, start = run.config.model, run.stream.t[0].item()
+    parameters, settings = dict(run.model.named_parameters()), {"aggregator": config.aggregator, **settings}
+    if config.model == "jodie":
+        return PlainJODIE(parameters, config.dim, start, events_of(run.stream)[: run.split.train_end], **settings)
+    heads, fanout = config.setting("heads"), config.setting("fanout")
+    if config.model == "apan":
+        return PlainAPAN(parameters, config.dim, heads, fanout, start, config.setting("slots"), **settings)
+    return PlainTGN(parameters, config.dim, heads, fanout, start, **settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "staleness"),
+    [
+        ("tgn", 0),
+        ("tgn", 1),
+        ("tgn", 5),
+        ("tgn", 20),
+        *((name, s) for name in ("jodie", "apan", "apan mean") for s in (1, 3)),
+    ],
+)
+def test_fixed_misses_exactly_its_staleness(busy: EventStream, model: str, staleness: int) -> None:
+    run = session(busy, 15, {**MODELS[model], "dropout": 0.0}, schedule="fixed", staleness=staleness)
+    plain, events = oracle(run, staleness=staleness), events_of(busy)
+    items = list(batches(0, 15 * BATCHES, 15, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
     ours = Run(run, delays={"train": 0.002})
     theirs = [plain.train_batch(events[b.start : b.stop], b.negatives.tolist(), events) for b in items]
     assert ours.losses == pytest.approx(theirs, rel=1e-8)
     assert ours.staleness == [min(i, staleness) for i in range(BATCHES)]
+
+
+@pytest.mark.parametrize("model", ["apan", "apan mean", "tgn mean"])
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
+    busy: EventStream, model: str, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, where the node state matters."""
+
+    def second_half(run: Session) -> Run:
+        run.state.settle()
+        with deterministic():
+            return Run(run, count=BATCHES // 2, first=20 * BATCHES // 2)
+
+    def fresh() -> Session:
+        return session(busy, 20, MODELS[model], schedule="exact")
+
+    whole = fresh()
+    with deterministic():
+        Run(whole, count=BATCHES // 2)
+    save_checkpoint(tmp_path / "half.pt", whole, {"epoch": 1}, "")
+    again = fresh()
+    assert load_checkpoint(tmp_path / "half.pt", again, "") == {"epoch": 1}
+    expected, resumed = second_half(whole), second_half(again)
+    assert resumed.losses == expected.losses
+    assert all(torch.equal(table, expected.state[name]) for name, table in resumed.state.items())
+    assert torch.equal(whole.state.sent, again.state.sent)
 
 
 @pytest.mark.parametrize("delays", [{}, {"train": 0.004}, {"memory": 0.002, "train": 0.003, "update": 0.004}])

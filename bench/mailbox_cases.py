@@ -1,0 +1,63 @@
+"""APAN's mailbox attention for its benchmark: its inputs, and the least work that it must do on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bench.operation import Operation, Work
+from bench.scene import Numbers, Scene
+from mspipe_triton.kernels.time_encoding import time_frequencies
+
+HEADS = 2
+
+
+def _mailboxes(at: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every node that the batch touches, a mail from each of its last events, up to the slots: events [U, S], −1 in
+    empty slots, and counts [U]."""
+    slots = torch.arange(at.shape.fanout)
+    counts = at.degree[at.distinct].clamp(max=at.shape.fanout)
+    last = at.csr["indptr"][1:][at.distinct, None] - 1 - slots
+    return torch.where(slots < counts[:, None], at.csr["event_ids"][last.clamp(min=0)].long(), -1), counts
+
+
+def _attention(at: Scene, numbers: Numbers) -> dict[str, Any]:
+    """A mail is two memory rows."""
+    shape, dim = at.shape, 2 * at.shape.dim
+    events, counts = _mailboxes(at)
+    nodes, slots = events.shape
+    width = dim + shape.features + shape.times
+    return {
+        "mails": numbers.table(shape.nodes, slots * dim).view(shape.nodes, slots, dim), "rows": at.distinct,
+        "features": numbers.table(shape.events, shape.features), "feature_rows": events,
+        "deltas": numbers.seconds(nodes * slots).view(nodes, slots).to(numbers.dtype), "counts": counts,
+        "frequency": time_frequencies(shape.times, numbers.dtype), "phase": numbers.normal(shape.times),
+        "query": numbers.normal(nodes, HEADS, width, scale=width**-0.5), "bias": numbers.normal(nodes, HEADS),
+    }  # fmt: skip
+
+
+def _attention_work(at: Scene, table: int, compute: int) -> Work:
+    """A filled slot's x = [mail ‖ e ‖ φ] meets each head's query and is added to each head's context; its mail is read
+    once, e once an event. Training's backward pass reads the same and the context's gradient, and writes those of query
+    and bias: d weight and d query over x (cosines and the softmax are not counted)."""
+    shape, dim = at.shape, 2 * at.shape.dim
+    events, counts = _mailboxes(at)
+    width, filled = dim + shape.features + shape.times, int(counts.sum())
+    rows = filled * dim + events[events >= 0].unique().numel() * shape.features
+    read = rows * table + events.numel() * (8 + compute) + counts.numel() * 2 * 8
+    asked = counts.numel() * HEADS * (width + 1) * compute  # query and bias; context and total are as large
+    return Work(read + 2 * asked, 4 * filled * HEADS * width, read + 2 * asked, 4 * filled * HEADS * width)
+
+
+MAILBOX_ATTENTION = Operation(
+    "mailbox_attention",
+    _attention,
+    _attention_work,
+    ("context", "total"),
+    leaves=("frequency", "phase", "query", "bias"),
+    trained=("query", "bias"),
+    indices=("rows", "feature_rows", "counts"),
+    tables=("mails", "features"),
+    reference={"dropout": 0.0, "draws": None, "save": False},
+)

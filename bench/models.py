@@ -1,0 +1,121 @@
+"""Every model under every schedule on real streams: events/s, AP, AUC and MRR, and the table of them in docs/models.md.
+
+`python -m bench.models --data wiki.csv --data uci.csv` writes bench/results/models.json, and the page from it; runs
+that the JSON has already, at the same settings, are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from bench.machine import machine
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.training.session import load_stream
+from mspipe_triton.training.trainer import train, versions
+
+console = Console(stderr=True, highlight=False)
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "models.md"
+RESULT = ROOT / "bench" / "results" / "models.json"
+BEGIN, END = (
+    "<!-- table of bench/results/models.json, written by python -m bench.models -->",
+    "<!-- end of the table -->",
+)
+# What is run, with its epochs: two layers sample a hundred neighbours a root.
+MODELS = {"tgn": 3, "jodie": 3, "apan": 3, "tgat": 1}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "serial": {"schedule": "serial"},
+    "prefetch": {"schedule": "prefetch"},
+    "mspipe": {"schedule": "mspipe"},
+    "fixed 2": {"schedule": "fixed", "staleness": 2},
+    "exact": {"schedule": "exact"},
+}
+
+
+def main(
+    data: Annotated[list[str], typer.Option(help="CSV or Parquet file; may be given again.")],
+    model: Annotated[list[str] | None, typer.Option(help="Models to run; may be given again.")] = None,
+    negatives: Annotated[int, typer.Option(help="N random negatives of the MRR.")] = 9,
+    batch_size: int = 600,
+    threads: int = 2,
+) -> None:
+    """Run what is missing, write the JSON after every run, and the page at the end."""
+    torch.set_num_threads(threads)
+    settings = {"batch_size": batch_size, "negatives": negatives, "seed": 0}
+    report: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    if report.get("settings") != settings:
+        report = {"streams": {}}
+    command = " ".join(["python -m bench.models", *(word.rpartition("data/")[2] for word in sys.argv[1:])])
+    report |= {"command": command, "settings": settings, "date": time.strftime("%Y-%m-%d")}
+    report |= {"machine": {**machine(), "threads": threads}, "versions": versions()}
+    for path in data:
+        stream = load_stream(DataConfig(path=path))
+        found = report["streams"].setdefault(stream.name, {})
+        for name in model or MODELS:
+            _warm(stream, name, threads, batch_size)
+            for schedule in SCHEDULES:
+                if schedule in found.setdefault(name, {}):
+                    continue
+                config = TrainConfig(epochs=MODELS[name], threads=threads, **settings, **SCHEDULES[schedule])
+                found[name][schedule] = _run(stream, name, config)
+                console.print(stream.name, name, schedule, found[name][schedule])
+                RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    console.print(table(report))
+
+
+def _warm(stream: EventStream, model: str, threads: int, batch_size: int) -> None:
+    """Compile the loops before anything is timed, since schedules would pay for it in turn."""
+    head = EventStream(stream.src[:6000], stream.dst[:6000], stream.t[:6000], num_nodes=stream.num_nodes)
+    config = TrainConfig(epochs=1, threads=threads, batch_size=batch_size, negatives=1, schedule="serial")
+    _run(head, model, config)
+
+
+def _run(stream: EventStream, model: str, config: TrainConfig) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(RunConfig(model=ModelConfig(model=model), train=config), stream, out=f"{folder}/run")
+    missed = {int(staleness): n for staleness, n in result["staleness_measured"].items()}
+    return {
+        "epochs": config.epochs,
+        "events_per_s": result["train_events_per_s"],
+        **{name: result["test"][name] for name in ("ap", "auc", "mrr")},
+        "losses": result["losses"],
+        "mean_staleness": sum(s * n for s, n in missed.items()) / sum(missed.values()),
+        "stage_ms": {stage: 1e3 * seconds for stage, seconds in result["stage_seconds"].items()},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown, a row a stream, model and schedule."""
+    ranked = report["settings"]["negatives"] + 1
+    lines = [
+        f"| stream | model | schedule | events/s | AP | AUC | MRR of {ranked} | updates missed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for stream, models in report["streams"].items():
+        for model, schedules in models.items():
+            for schedule, run in schedules.items():
+                scores = " | ".join(f"{run[name]:.4f}" for name in ("ap", "auc", "mrr"))
+                speed, missed = f"{run['events_per_s']:,.0f}", f"{run['mean_staleness']:.2f}"
+                lines.append(f"| {stream} | {model} | {schedule} | {speed} | {scores} | {missed} |")
+    return "\n".join(lines)
+
+
+def written(page: str, report: dict[str, Any]) -> str:
+    """The page with its table replaced."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table(report)}\n\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,256 @@
+"""JODIE's memory update in one operation: row fetch, message build from a compact mailbox, time encoding, RNN cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
+from mspipe_triton.kernels.fusion import fused
+from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, on_triton, tl
+from mspipe_triton.kernels.memory_rnn_backward import (
+    memory_rnn_backward,
+    memory_rnn_backward_reference,
+    merged,
+    rows_without,
+)
+from mspipe_triton.kernels.time_encoding import encode_time
+from mspipe_triton.kernels.updater_inputs import check_updater, read_rows, table_gradients
+from mspipe_triton.kernels.updater_product import message_product, packed_weights, table_rows, tanh
+
+Updated = tuple[torch.Tensor, torch.Tensor]
+
+
+def memory_rnn_reference(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
+) -> Updated:  # fmt: skip
+    """`memory_rnn` in torch: h, and for the backward pass the message rows."""
+    edges = read_rows(features, feature_rows) if features.shape[1] else None
+    message = _message(
+        read_rows(memory, memory_rows), read_rows(partner, partner_rows), edges, deltas, frequency, phase
+    )
+    if count is not None:
+        valid = (torch.arange(has_mail.numel(), device=has_mail.device) < count).unsqueeze(1)
+        message = torch.where(valid, message, 0.0)
+    bias = bias_ih + bias_hh
+    h = torch.addmm(bias, message, merged(weight_ih, weight_hh).t())
+    without = rows_without(has_mail)
+    if without is not None:
+        own = message[:, : memory.shape[1]].index_select(0, without)
+        h.index_copy_(0, without, torch.addmm(bias, own, weight_hh.t()))
+    h.tanh_()
+    if without is not None and keep:
+        h.index_copy_(0, without, own)
+    if count is not None:
+        h = torch.where(valid, h, 0.0)
+    return h, message if save else h.new_empty(0)
+
+
+@fused("frequency", "phase")
+def _message(
+    memory: torch.Tensor, partner: torch.Tensor, edges: torch.Tensor | None, deltas: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """[m ‖ p ‖ e ‖ φ(Δt)] of every node, with mail or without."""
+    parts = [memory, partner, *([] if edges is None else [edges]), encode_time(deltas, frequency, phase)]
+    return torch.cat([part.to(frequency.dtype) for part in parts], 1)
+
+
+@kernel(
+    Config({"BLOCK_U": 32, "BLOCK_D": 32, "BLOCK_K": 32}, num_warps=4, num_stages=3),
+    Config({"BLOCK_U": 64, "BLOCK_D": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
+    Config({"BLOCK_U": 32, "BLOCK_D": 128, "BLOCK_K": 32}, num_warps=8, num_stages=3),
+    ieee=[Config({"BLOCK_U": 32, "BLOCK_D": 64, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
+    float64=[Config({"BLOCK_U": 16, "BLOCK_D": 32, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
+)
+def fused_rnn_kernel(
+    p_memory, p_memory_rows, p_partner, p_partner_rows, p_features, p_feature_rows, p_deltas, p_has_mail,
+    p_frequency, p_phase, p_packed, p_bias_ih, p_bias_hh, p_count, p_h, p_message, num_rows,
+    DIM: tl.constexpr, PARTNER: tl.constexpr, FEATURES: tl.constexpr, TIME: tl.constexpr,
+    MEMORY_STRIDE: tl.constexpr, PARTNER_STRIDE: tl.constexpr, FEATURE_STRIDE: tl.constexpr, SELF: tl.constexpr,
+    MATE: tl.constexpr, EVENT: tl.constexpr, TIMES: tl.constexpr, DEPTH: tl.constexpr, KEEP: tl.constexpr,
+    SAVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """h = tanh([x ‖ m'] W + b_i + b_h) of BLOCK_U nodes and BLOCK_D outputs; 0 from the count on."""
+    COMPUTE: tl.constexpr = p_h.dtype.element_ty
+    stop = num_rows
+    if p_count is not None:
+        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
+    i_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    m_u, m_d = i_u < stop, i_d < DIM
+    p_out = p_h + i_u.to(tl.int64)[:, None] * DIM + i_d[None, :]
+    m_out = (i_u < num_rows)[:, None] & m_d[None, :]
+    if tl.program_id(0) * BLOCK_U >= stop:
+        tl.store(p_out, tl.zeros([BLOCK_U, BLOCK_D], COMPUTE), mask=m_out)
+        return
+    m_mail = m_u & (tl.load(p_has_mail + i_u, mask=m_u, other=0) != 0)
+    p_own = p_memory + table_rows(p_memory_rows, i_u, m_u)[:, None] * MEMORY_STRIDE
+    b_sum = message_product(
+        tl.zeros([BLOCK_U, BLOCK_D], COMPUTE), p_own, p_partner, p_partner_rows, p_features, p_feature_rows,
+        p_deltas, p_frequency, p_phase, p_packed + i_d[None, :] * DEPTH, p_message, i_u, stop, m_u, m_mail,
+        DIM, PARTNER, FEATURES, TIME, PARTNER_STRIDE, FEATURE_STRIDE, SELF, MATE, EVENT, TIMES, SAVE, PRECISION,
+        BLOCK_K,
+    )  # fmt: skip
+    b_bias = tl.load(p_bias_ih + i_d, mask=m_d, other=0.0) + tl.load(p_bias_hh + i_d, mask=m_d, other=0.0)
+    b_h = tanh(b_sum + b_bias[None, :])
+    if KEEP:
+        m_kept = (m_u & (m_mail == 0))[:, None] & m_d[None, :]
+        b_m = tl.load(p_own + i_d[None, :], mask=m_kept, other=0.0).to(COMPUTE)
+        b_h = tl.where(m_mail[:, None], b_h, b_m)
+    tl.store(p_out, tl.where(m_u[:, None], b_h, 0.0), mask=m_out)
+
+
+def launch_memory_rnn(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
+) -> Updated:  # fmt: skip
+    """`memory_rnn` by two kernels: the weights are packed, then everything else is one launch."""
+    config = fused_rnn_kernel.config(arithmetic(weight_ih.dtype))
+    widths, rows = (memory.shape[1], partner.shape[1], features.shape[1], frequency.numel()), has_mail.numel()
+    packed, constants = packed_weights(weight_ih, weight_hh, widths, 1, config)
+    h, message = _empty_updated(rows, weight_ih, save)
+    fused_rnn_kernel.launch(
+        (cdiv(rows, config["BLOCK_U"]), cdiv(widths[0], config["BLOCK_D"])), config,
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        packed, bias_ih, bias_hh, count, h, message, rows, MEMORY_STRIDE=memory.stride(0),
+        PARTNER_STRIDE=partner.stride(0), FEATURE_STRIDE=features.stride(0), KEEP=keep, SAVE=save,
+        PRECISION=input_precision(weight_ih.dtype), **constants,
+    )  # fmt: skip
+    return h, message
+
+
+def _empty_updated(rows: int, weight_ih: torch.Tensor, save: bool) -> Updated:
+    """Unwritten: h [U, D] and, if a backward pass will follow, message [U, X]."""
+    out, width = weight_ih.shape
+    return weight_ih.new_empty(rows, out), weight_ih.new_empty((rows, width) if save else 0)
+
+
+@torch.library.custom_op("mspipe_triton::memory_rnn", mutates_args=())
+def _operation(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    run = launch_memory_rnn if on_triton(weight_ih) else memory_rnn_reference
+    return run(
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, bias_ih, bias_hh, count, keep, save,
+    )  # fmt: skip
+
+
+@_operation.register_fake
+def _(
+    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
+    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
+    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
+) -> Updated:  # fmt: skip
+    return _empty_updated(has_mail.numel(), weight_ih, save)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Updated) -> None:
+    (
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, _, _, count, keep, _,
+    ) = inputs  # fmt: skip
+    h, message = output
+    ctx.save_for_backward(
+        h, message, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
+        memory_rows, partner_rows, feature_rows,
+    )  # fmt: skip
+    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
+    ctx.mark_non_differentiable(message)
+    ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
+
+
+def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
+    *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
+    run: Callable[..., Any] = memory_rnn_backward_reference if eager_backward(grad) else memory_rnn_backward
+    *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
+    d_memory, d_partner, d_features = table_gradients(
+        d_rows, ctx.tables, tables, (memory_rows, partner_rows, feature_rows)
+    )
+    times = (d_frequency, d_phase) if needs_time else (None, None)
+    return (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights, None, None, None)
+
+
+_operation.register_autograd(_backward, setup_context=_setup)
+_direct = differentiable(memory_rnn_reference, _setup, _backward)
+
+
+def memory_rnn(
+    memory: torch.Tensor,
+    memory_rows: torch.Tensor | None,
+    partner: torch.Tensor,
+    partner_rows: torch.Tensor | None,
+    features: torch.Tensor,
+    feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor,
+    has_mail: torch.Tensor,
+    frequency: torch.Tensor,
+    phase: torch.Tensor,
+    weight_ih: torch.Tensor,
+    weight_hh: torch.Tensor,
+    bias_ih: torch.Tensor,
+    bias_hh: torch.Tensor,
+    empty: str = "update",
+    count: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """h(u) = RNN(mail(u), memory(u)) for U nodes, the memory update of JODIE (Kumar et al., 2019) as TGN writes it.
+
+    With m, p, e the rows of memory, partner and feature tables, and x = [m ‖ p ‖ e ‖ φ(Δt)] where the node has mail
+    and 0 where it has none:
+
+        h = tanh(W_i x + b_i + W_h m + b_h)
+
+    The mail's self part is the node's own memory row (the compact mailbox), so the self block of W_i and W_h act on
+    one row: their sum is taken once a call and one product does for both.
+
+    Args:
+        memory: table [·, D]; partner: table [·, D]; features: table [·, E], E may be 0. Any row stride; float32,
+            float64 or bfloat16 each; on the device of the weights or in pinned host memory.
+        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None where the table is already one
+            row a node. A row below 0 is read as row 0; `has_mail` must then be false, or the node beyond `count`.
+        deltas: [U] floating, mail time − memory time, subtracted by the caller before it was rounded.
+        has_mail: [U] bool.
+        frequency, phase: [T], of the time encoder.
+        weight_ih [D, 2D + E + T], weight_hh [D, D], bias_ih [D], bias_hh [D]: torch.nn.RNNCell's; float32 or float64,
+            which is also what is computed in.
+        empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
+        count: [1] integer on the device, how many of the U nodes are real; None for all. h is 0 from there on.
+
+    Returns:
+        h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables;
+        the backward pass reads h and rows that the forward pass saved, so the tables may be written in between.
+
+    Raises:
+        ValueError: `empty` is neither of the two, widths do not add up, a wrong dtype, layout or device; with
+            debugging on, a row outside its table.
+    """
+    if empty not in ("update", "keep"):
+        raise ValueError(f"memory_rnn: empty must be 'update' or 'keep', not {empty!r}")
+    check_updater(
+        "memory_rnn", 1, memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail,
+        frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh, count,
+    )  # fmt: skip
+    inputs = (memory, partner, features, frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    run = _direct if eager(weight_ih) else _operation
+    h: torch.Tensor = run(
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, bias_ih, bias_hh, count, empty == "keep", save,
+    )[0]  # fmt: skip
+    return h

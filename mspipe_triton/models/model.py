@@ -1,0 +1,145 @@
+"""The frame that every model fills: time encoder, memory updater, embedding and link predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mspipe_triton.config import ModelConfig
+from mspipe_triton.data.adjacency import TemporalCSR
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Draws
+from mspipe_triton.data.neighbourhood import Neighbourhood
+from mspipe_triton.mailbox import CompactMailbox, Mailbox, Record
+from mspipe_triton.models.layers import LinkPredictor, TimeEncoder
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model is built for: widths of edge and node features, and the usual gap between a node's events.
+
+    `gap` is the mean time between successive training events of a node, the first of them since the stream's start;
+    1 where that is 0.
+    """
+
+    dim_edge: int = 0
+    dim_node: int = 0
+    gap: float = 1.0
+
+    @staticmethod
+    def of(stream: EventStream, adjacency: TemporalCSR) -> Facts:
+        """The facts of a stream, the gaps of its training events."""
+        degree = adjacency.indptr.diff()
+        before = torch.cat([stream.t[:1], adjacency.times[:-1]])
+        before[adjacency.indptr[:-1].masked_select(degree > 0)] = stream.t[0]
+        gaps = (adjacency.times - before).masked_select(adjacency.event_ids < stream.split().train_end)
+        return Facts(stream.dim_edge, stream.dim_node, float(gaps.double().mean()) or 1.0)
+
+
+@dataclass(frozen=True)
+class EmbeddingInput:
+    """What an embedding is computed from.
+
+    Args:
+        table: [U, D], h of the distinct nodes (0 in a model without memory) with their projected features added.
+        updated: [U], the times that their memory is of; [0] in a model without memory.
+        around: where roots and neighbours stand among them.
+        times: [R] of the roots.
+        edge_features: [P·F, E] of the slots, one for each hop.
+        time: the model's time encoder.
+        draws: keys of dropout while training, else None.
+    """
+
+    table: torch.Tensor
+    updated: torch.Tensor
+    around: Neighbourhood
+    times: torch.Tensor
+    edge_features: list[torch.Tensor]
+    time: TimeEncoder
+    draws: Draws | None
+
+
+def compact_mailbox(config: ModelConfig, facts: Facts) -> CompactMailbox:
+    """The mailbox of one mail a node."""
+    return CompactMailbox(config.dim, facts.dim_edge, getattr(torch, config.dtype), config.aggregator)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a model: each part is built from the model's settings and the facts of the stream.
+
+    Args:
+        embedding: a module whose `layers` says how many hops of neighbours it reads, and which maps an
+            `EmbeddingInput` to [R, D].
+        updater: a module which maps (record, time encoder, the batch's first time [], draws) to h [U, D]; it is built
+            with the message function as the third argument. None for a model without memory.
+        message: a module with a `width` W which maps (record, time encoder) to messages [U, W].
+        mailbox: what is kept of a node.
+    """
+
+    embedding: Callable[[ModelConfig, Facts], nn.Module]
+    updater: Callable[[ModelConfig, Facts, Any], nn.Module] | None
+    message: Callable[[ModelConfig, Facts], nn.Module] | None
+    mailbox: Callable[[ModelConfig, Facts], Mailbox[Any]] = compact_mailbox
+
+
+class TemporalModel(nn.Module):
+    """A recipe carried out."""
+
+    def __init__(self, recipe: Recipe, config: ModelConfig, facts: Facts) -> None:
+        super().__init__()
+        dtype = getattr(torch, config.dtype)
+        self.dim, self.mailbox = config.dim, recipe.mailbox(config, facts)
+        self.time = TimeEncoder(config.dim, config.time_encoder == "learned", dtype)
+        message = None if recipe.message is None else recipe.message(config, facts)
+        self.updater = None if recipe.updater is None else recipe.updater(config, facts, message)
+        self.node_projection = nn.Linear(facts.dim_node, config.dim, dtype=dtype) if facts.dim_node else None
+        self.embedding = recipe.embedding(config, facts)
+        self.predictor = LinkPredictor(config.dim, dtype)
+
+    @property
+    def layers(self) -> int:
+        """Hops of neighbours that the embedding reads."""
+        layers: int = self.embedding.layers  # type: ignore[assignment]
+        return layers
+
+    def update_memory(self, record: Record, now: torch.Tensor, draws: Draws | None = None) -> torch.Tensor | None:
+        """h [U, D]: the memory of U nodes with their mail digested; None in a model without memory.
+
+        Args:
+            now: [], the time of the batch's first event. draws: keys of dropout while training, else None.
+        """
+        if self.updater is None:
+            return None
+        hidden: torch.Tensor = self.updater(record, self.time, now, draws)
+        return hidden
+
+    def embed(
+        self,
+        hidden: torch.Tensor | None,
+        updated: torch.Tensor,
+        around: Neighbourhood,
+        times: torch.Tensor,
+        edge_features: list[torch.Tensor],
+        node_features: torch.Tensor | None,
+        draws: Draws | None = None,
+    ) -> torch.Tensor:
+        """Embeddings [R, D] of the roots, from h [U, D] and node features [U, V] (see `EmbeddingInput`)."""
+        table = hidden
+        if self.node_projection is not None and node_features is not None:
+            table = self.node_projection(node_features)
+            table = table if hidden is None else hidden + table
+        elif table is None:
+            table = self.time.frequency.new_zeros((around.nodes.numel(), self.dim))
+        scene = EmbeddingInput(table, updated, around, times, edge_features, self.time, draws)
+        embedded: torch.Tensor = self.embedding(scene)
+        return embedded
+
+    def score(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
+        scores: torch.Tensor = self.predictor(src, dst)
+        return scores

@@ -1,0 +1,91 @@
+"""What the models' tests share: sessions, streams that are awkward, and a run beside its oracle, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.iteration import in_turn
+from mspipe_triton.training.session import Session
+from tests.models.plain_model import Event, PlainModel
+from tests.models.six_events import SIX
+
+SIX_STREAM = EventStream(*(torch.tensor(column) for column in zip(*SIX, strict=True)))
+
+
+def session(stream: EventStream, batch_size: int, **model: object) -> Session:
+    config = ModelConfig(**{"dtype": "float64", **model})
+    return Session.create(RunConfig(model=config, train=TrainConfig(batch_size=batch_size)), stream)
+
+
+def first(stream: EventStream, events: int, unit: int = 1) -> EventStream:
+    """The first events, times in a unit: rounding of w·Δt is 2⁻⁵² of Δt, and training magnifies it."""
+    features = stream.edge_features
+    return replace(
+        stream, src=stream.src[:events], dst=stream.dst[:events], t=stream.t[:events] // unit,
+        edge_features=None if features is None else features[:events], labels=None,
+    )  # fmt: skip
+
+
+def irregular(stream: EventStream, events: int = 300) -> EventStream:
+    """The first events in quarters of an hour, which ties many, with self-loops put in."""
+    stream = first(stream, events, 900)
+    dst = stream.dst.clone()
+    dst[::17] = stream.src[::17]
+    return replace(stream, dst=dst)
+
+
+def with_node_features(stream: EventStream, width: int = 2) -> EventStream:
+    generator = torch.Generator().manual_seed(0)
+    return replace(stream, node_features=torch.randn(stream.num_nodes, width, generator=generator))
+
+
+def events_of(stream: EventStream) -> list[Event]:
+    """The events as an oracle takes them."""
+    features = torch.zeros(len(stream), 0) if stream.edge_features is None else stream.edge_features
+    columns = stream.src.tolist(), stream.dst.tolist(), stream.t.tolist(), features.double()
+    return list(zip(*columns, strict=True))
+
+
+def node_features(stream: EventStream) -> torch.Tensor | None:
+    return None if stream.node_features is None else stream.node_features.double()
+
+
+def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], None] | None = None) -> None:
+    """Train `count` batches of a session and of its oracle: the same losses, gradients, parameters and memory.
+
+    Args:
+        check: called after the last batch.
+    """
+    events, size = events_of(run.stream), run.config.train.batch_size
+    items = list(batches(0, size * count, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
+    run.model.train()
+    done_items = 0
+    for item, done in zip(items, in_turn(run.iteration.training_stages(), items), strict=True):
+        expected = plain.train_batch(events[item.start : item.stop], item.negatives.tolist(), events)
+        assert done.loss.item() == pytest.approx(expected, rel=1e-9), item.index
+        for name, parameter in run.model.named_parameters():
+            close(parameter.grad, plain.p[name].grad, 1e-9, f"gradient of {name} in batch {item.index}")
+        done_items += 1
+    assert done_items == count
+    for name, parameter in run.model.named_parameters():
+        # Adam divides by the gradient's root mean square, which turns 1e-9 into more where a gradient is tiny.
+        close(parameter, plain.p[name], 1e-6, name)
+    tables = run.state.state_dict()
+    for node, (row, time) in plain.memory.items():
+        if tables:
+            close(tables["memory"][node], row, 1e-7, f"memory of {node}")
+            assert tables["memory_time"][node] == time
+    if check is not None:
+        check()
+
+
+def close(actual: torch.Tensor | None, expected: torch.Tensor | None, tolerance: float, what: str) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance, msg=lambda message: f"{what}: {message}")

@@ -1,0 +1,76 @@
+"""JODIE: states and logits worked out by hand, and whole runs beside the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.readers import read_stream
+from mspipe_triton.errors import ConfigError
+from mspipe_triton.models import Facts
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.iteration import in_turn
+from mspipe_triton.training.session import Session
+from tests.models import six_events
+from tests.models.beside_oracle import (
+    SIX_STREAM,
+    compare,
+    events_of,
+    first,
+    irregular,
+    node_features,
+    session,
+    with_node_features,
+)
+from tests.models.plain_jodie import PlainJODIE
+
+
+def oracle(run: Session, **shared: Any) -> PlainJODIE:
+    parameters, training = dict(run.model.named_parameters()), events_of(run.stream)[: run.split.train_end]
+    return PlainJODIE(parameters, run.config.model.dim, run.stream.t[0].item(), training, **shared)
+
+
+def test_states_and_logits_worked_out_by_hand() -> None:
+    run = session(SIX_STREAM, 2, model="jodie", **six_events.JODIE)
+    weights = {name: torch.tensor(values, dtype=torch.float64) for name, values in six_events.JODIE_WEIGHTS.items()}
+    missing, unknown = run.model.load_state_dict(weights, strict=False)
+    assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
+    items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
+    scored = in_turn(run.iteration.evaluation_stages(), items)
+    for after, logits, done in zip(six_events.JODIE_AFTER, six_events.JODIE_LOGITS, scored, strict=True):
+        assert done.positive.tolist() == pytest.approx(logits, abs=1e-12)
+        tables = run.state.state_dict()
+        for node, expected in after.items():
+            actual = [tables[name][node].item() for name in six_events.LAST_MAIL]
+            assert actual == pytest.approx(expected, abs=1e-12), node
+
+
+@pytest.mark.parametrize("aggregator", ["last", "mean"])
+@pytest.mark.parametrize("features", [False, True], ids=["", "node features"])
+def test_equals_the_oracle(small_stream: EventStream, aggregator: str, features: bool) -> None:
+    stream = irregular(small_stream, 900)
+    stream = with_node_features(stream) if features else stream
+    run = session(stream, 12, model="jodie", dim=6, aggregator=aggregator)
+    compare(run, oracle(run, aggregator=aggregator, node_features=node_features(stream)), 50)
+
+
+@pytest.mark.data
+def test_equals_the_oracle_on_a_real_stream(real_data: Path) -> None:
+    run = session(first(read_stream(real_data / "wiki.csv"), 900), 12, model="jodie", dim=6)
+    compare(run, oracle(run), 50)
+
+
+def test_the_mean_gap_is_that_of_training(small_stream: EventStream) -> None:
+    for stream in (SIX_STREAM, irregular(small_stream), first(small_stream, 300)):
+        run = session(stream, 2, model="jodie", dim=2)
+        assert Facts.of(stream, run.adjacency).gap == pytest.approx(oracle(run).gap, rel=1e-12)
+
+
+def test_it_has_no_dropout() -> None:
+    with pytest.raises(ConfigError, match=r"dropout 0.5: model jodie has none"):
+        session(SIX_STREAM, 2, model="jodie", dropout=0.5)
