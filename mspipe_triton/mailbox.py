@@ -34,12 +34,12 @@ class Table(NamedTuple):
 class Rows(NamedTuple):
     """Whole rows to be written: `nodes` [M], distinct, beside the parts [M, …], which are by name of the table.
 
-    With `each` S > 1 the tables are seen as [N·S, …] and `nodes` are numbers node·S + slot.
+    With `each` S > 0 the tables are [N, S, …], seen as [N·S, …], and `nodes` are numbers node·S + slot.
     """
 
     nodes: torch.Tensor
     parts: dict[str, torch.Tensor]
-    each: int = 1
+    each: int = 0
 
 
 Written = list[Rows]

@@ -110,7 +110,7 @@ class NodeState(Generic[R]):
         for write in range(version, upto):
             for rows in self.published[write]:
                 ids = nodes
-                if rows.each > 1:
+                if rows.each:
                     ids = (nodes.unsqueeze(1) * rows.each + torch.arange(rows.each, device=nodes.device)).view(-1)
                 stale = [_by_row(getattr(record, name), rows) for name in rows.parts]
                 patch_rows(stale, ids, list(rows.parts.values()), rows.nodes)
@@ -156,4 +156,4 @@ class NodeState(Generic[R]):
 
 def _by_row(table: torch.Tensor, rows: Rows) -> torch.Tensor:
     """A table with the rows that a write names: nodes, or slots of nodes."""
-    return table if rows.each == 1 else table.flatten(0, 1)
+    return table.flatten(0, 1) if rows.each else table

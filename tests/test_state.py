@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mspipe_triton.mailbox import CompactMailbox, LastMail, Rows, Written
+from mspipe_triton.mail_ring import MailRing, RingMailbox
+from mspipe_triton.mailbox import CompactMailbox, LastMail, R, Rows, Written
 from mspipe_triton.state import NodeState
 
 NODES, DIM, EDGE = 12, 3, 2
@@ -45,18 +47,19 @@ def check(record: LastMail, version: int, writes: list[list[int]]) -> None:
         assert torch.equal(record.mail_features[node], FEATURES[number])
 
 
-class Interrupted(NodeState[LastMail]):
+class Interrupted(NodeState[R]):
     """Lets writes happen after some of the tables have been read."""
 
     pending: list[int]
 
-    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> LastMail:
+    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> R:
         before = super().fetch(nodes, features)
-        cut = self.pending.pop(0)
+        early = list(self.tables)[: self.pending.pop(0)]
+        if "mail_features" not in self.tables and "event_id" in early:
+            early.append("mail_features")
         for _ in range(self.pending.pop(0)):
             self.write(self.ended)
-        after = super().fetch(nodes, features)
-        return LastMail(*before[:cut], *after[cut:5], before.mail_features if cut > 3 else after.mail_features)
+        return super().fetch(nodes, features)._replace(**{name: getattr(before, name) for name in early})
 
 
 @settings(deadline=None)
@@ -131,3 +134,128 @@ def test_what_is_forgotten_cannot_be_patched_from() -> None:
     state.patch(record, everyone, 2, 3)
     with pytest.raises(KeyError):
         state.patch(record, everyone, 1, 3)
+
+
+SLOTS = 3
+Told = tuple[list[int], list[int]]  # the ends of a batch's events, and who hears of them
+
+
+class Version(NamedTuple):
+    """What a ring mailbox holds after a number of writes: of memory [N] and slots [N, S] by which write, 0 being none.
+
+    Writes count from 1 here.
+    """
+
+    memory: torch.Tensor
+    received: torch.Tensor
+    slots: torch.Tensor
+
+
+def ring(nodes: int = NODES, dim: int = DIM, aggregator: str = "last") -> NodeState[MailRing]:
+    return NodeState.create(RingMailbox(dim, EDGE, torch.float64, SLOTS, aggregator), nodes, torch.tensor(0))
+
+
+def told(state: NodeState[MailRing], writes: list[Told], nodes: int = NODES, dim: int = DIM) -> list[Version]:
+    """Publish the writes, every field of which is the write's number; what is there before the first and after each."""
+    versions = [Version(*(torch.zeros(shape, dtype=torch.int64) for shape in (nodes, nodes, (nodes, SLOTS))))]
+    for number, (ends, heard) in enumerate(writes):
+        memory, received, slots = (part.clone() for part in versions[-1])
+        ids, own, mails = torch.tensor(heard), *(torch.full((len(who),), number + 1) for who in (ends, heard))
+        places = ids * SLOTS + received[ids] % SLOTS
+        parts = {
+            "mails": mails.double().unsqueeze(1).repeat(1, 2 * dim), "event_id": mails - 1, "mail_time": mails,
+            "mail_features": FEATURES[mails - 1],
+        }  # fmt: skip
+        memory[ends] = number + 1
+        received[ids] += 1
+        slots.view(-1)[places] = number + 1
+        versions.append(Version(memory, received, slots))
+        rows = own.double().unsqueeze(1).repeat(1, dim)
+        state.publish(
+            number,
+            [
+                Rows(torch.tensor(ends), {"memory": rows, "memory_time": own}),
+                Rows(ids, {"received": received[ids]}),
+                Rows(places, parts, SLOTS),
+            ],
+        )
+    return versions
+
+
+def check_ring(record: MailRing, version: Version) -> None:
+    """Every record is whole and of that version: memory, its time, the count, and all of every slot."""
+    assert torch.equal(record.memory, version.memory.double().unsqueeze(1).expand_as(record.memory))
+    assert torch.equal(record.memory_time, version.memory)
+    assert torch.equal(record.received, version.received)
+    assert torch.equal(record.mails, version.slots.double().unsqueeze(2).expand_as(record.mails))
+    assert torch.equal(record.event_id, version.slots - 1)
+    assert torch.equal(record.mail_time, version.slots)
+    filled = version.slots > 0
+    assert torch.equal(record.mail_features[filled], FEATURES[version.slots[filled] - 1])
+    assert torch.equal(record.filled, version.received.clamp(max=SLOTS))
+
+
+@pytest.mark.parametrize("aggregator", ["last", "mean"])
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_read_of_rings_that_writes_fall_into_is_of_the_later_version(aggregator: str, data: st.DataObject) -> None:
+    some = st.lists(st.integers(0, NODES - 1), min_size=1, max_size=8, unique=True)
+    writes = data.draw(st.lists(st.tuples(some, some), min_size=1, max_size=8))
+    state = ring(aggregator=aggregator)
+    state.__class__ = Interrupted
+    versions = told(state, writes)
+    first = data.draw(st.integers(0, len(writes)))
+    for number in range(first):
+        state.write(number)
+    during = data.draw(st.integers(0, len(writes) - first))
+    state.pending = [data.draw(st.integers(0, len(state.tables))), during]
+    asked = torch.tensor(data.draw(st.permutations(range(NODES)))[: data.draw(st.integers(1, NODES))])
+    record, version = state.read(asked, asked, FEATURES)
+    assert version == first + during
+    check_ring(record, Version(*(part[asked] for part in versions[version])))
+    state.patch(record, asked, version, len(writes))
+    check_ring(record, Version(*(part[asked] for part in versions[-1])))
+
+
+def test_a_ring_s_write_that_has_begun_counts_whole() -> None:
+    state = ring()
+    versions = told(state, [([0, 1], [0, 1, 2]), ([1, 2], [1, 2, 3])])
+    state.write(0)
+    state.begun = 2
+    state.tables["received"][[1, 2, 3]] = versions[2].received[[1, 2, 3]]  # of the second write, nothing else is there
+    everyone = torch.arange(NODES)
+    record, version = state.read(everyone, everyone, FEATURES)
+    assert version == 2
+    check_ring(record, versions[2])
+
+
+@pytest.mark.parametrize("aggregator", ["last", "mean"])
+def test_reads_of_rings_beside_a_writing_thread_are_whole(aggregator: str) -> None:
+    count, nodes, dim = 100, 300, 64
+    generator = torch.Generator().manual_seed(0)
+    state = ring(nodes, dim, aggregator)
+    chosen = [torch.randperm(nodes, generator=generator).tolist() for _ in range(count)]
+    versions = told(state, [(order[:120], order[50:250]) for order in chosen], nodes, dim)
+    thread = threading.Thread(target=lambda: [state.write(number) for number in range(count)])
+    everyone, seen = torch.arange(nodes), []
+    thread.start()
+    while not seen or seen[-1] < count:
+        record, version = state.read(everyone, everyone, FEATURES)
+        seen.append(version)
+        check_ring(record, versions[version])
+    thread.join()
+    assert seen == sorted(seen)
+
+
+def test_a_saved_ring_goes_on_where_it_was() -> None:
+    state, other = ring(), ring()
+    versions = told(state, [([0, 1], [0, 1, 2])] * 4)
+    for number in range(4):
+        state.write(number)
+    other.load_state_dict(state.state_dict())
+    everyone = torch.arange(NODES)
+    check_ring(other.fetch(everyone, FEATURES), versions[4])
+    assert torch.equal(other.sent, versions[4].received)
+    other.reset()
+    check_ring(other.fetch(everyone, FEATURES), versions[0])
+    assert not other.sent.any()

@@ -33,5 +33,12 @@ def register(name: str, recipe: Recipe, **settings: int) -> None:
 
 
 def build_model(config: ModelConfig, facts: Facts) -> TemporalModel:
-    """The model that `config.model` names, for a stream of these facts."""
-    return TemporalModel(REGISTRY[config.model], config, facts)
+    """The model that `config.model` names, for a stream of these facts.
+
+    Raises:
+        ConfigError: it samples neighbours, but was registered without a fanout.
+    """
+    model = TemporalModel(REGISTRY[config.model], config, facts)
+    if (model.layers or model.mailbox.hears) and not config.setting("fanout"):
+        raise ConfigError(f"model {config.model} samples neighbours, of no number; give register a fanout")
+    return model

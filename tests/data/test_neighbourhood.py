@@ -1,0 +1,125 @@
+"""The neighbourhood of a batch against a search event by event, with two hops, one and none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mspipe_triton.data.adjacency import TemporalCSR
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.neighbourhood import Hop, Neighbourhood, NeighbourSampler, Roots
+
+EVENTS, NODES, FANOUT = 60, 7, 3
+Point = tuple[int, int, int]  # what tells it apart, node, time
+
+
+def scene(uniform: bool = False) -> tuple[NeighbourSampler, Roots]:
+    """Few nodes with ties and self-loops, and roots as a batch of events 40 to 50 has them: src ‖ dst ‖ negative."""
+    generator = torch.Generator().manual_seed(0)
+    src, dst = torch.randint(NODES, (2, EVENTS), generator=generator)
+    dst[::9] = src[::9]
+    t = torch.arange(EVENTS) // 3
+    stream = EventStream(src, dst, t)
+    sampler = NeighbourSampler(stream, TemporalCSR.build(stream), FANOUT, uniform, torch.float64)
+    batch = torch.arange(40, 50)
+    negatives, keys = torch.randint(NODES, (10,), generator=generator), torch.arange(2 * EVENTS, 2 * EVENTS + 10)
+    nodes = torch.cat([src[batch], dst[batch], negatives])
+    return sampler, Roots(nodes, t[batch].repeat(3), torch.cat([2 * batch, 2 * batch + 1, keys]))
+
+
+def words(hops: int) -> list[torch.Tensor]:
+    return [torch.tensor([0, 4 + 16 * hop, 1, 2]) for hop in range(hops)]
+
+
+def earlier(stream: EventStream, node: int, time: int) -> list[tuple[int, int]]:
+    """The events of a node strictly before a time with their other ends, the latest first; a self-loop stands twice."""
+    found = []
+    for event in range(EVENTS):
+        src, dst, t = (column[event].item() for column in (stream.src, stream.dst, stream.t))
+        if t < time:
+            found += [(event, dst)] * (src == node) + [(event, src)] * (dst == node)
+    return found[::-1]
+
+
+def points_of(roots: Roots) -> list[Point]:
+    return list(zip(roots.keys.tolist(), roots.nodes.tolist(), roots.times.tolist(), strict=True))
+
+
+def check_slots(sampler: NeighbourSampler, hop: Hop, points: list[Point]) -> list[list[tuple[int, int]]]:
+    """Events and time differences of a hop's slots; returns each point's (event, neighbour) pairs."""
+    slots = []
+    for place, (_, node, time) in enumerate(points):
+        before = earlier(sampler.stream, node, time)
+        count, events = int(hop.counts[place]), hop.event_ids[place].tolist()
+        assert count == min(FANOUT, len(before))
+        assert events[count:] == [-1] * (FANOUT - count)
+        assert not hop.rows[place, count:].any()
+        others: dict[int, int] = dict(before)
+        assert set(events[:count]) <= others.keys()
+        if not sampler.uniform:
+            assert events[:count] == [event for event, _ in before[:FANOUT]]
+        times = [sampler.stream.t[event].item() for event in events[:count]]
+        assert hop.deltas[place, :count].tolist() == [time - then for then in times]
+        slots.append([(event, others[event]) for event in events[:count]])
+    return slots
+
+
+def check_nodes(around: Neighbourhood, roots: Roots, points: list[Point], slots: list[list[tuple[int, int]]]) -> None:
+    """The distinct nodes and, of the first hop, where its points and their neighbours stand among them."""
+    hop, nodes = around.hops[0], around.nodes.tolist()
+    assert len(set(nodes)) == len(nodes)
+    assert [nodes[row] for row in around.root_rows] == roots.nodes.tolist()
+    assert set(around.root_rows.tolist()) == set(range(len(set(roots.nodes.tolist())))), "the roots' nodes are first"
+    assert [nodes[row] for row in hop.root_rows] == [node for _, node, _ in points]
+    assert hop.distinct == len({node for _, node, _ in points})
+    assert int(hop.root_rows.max()) == hop.distinct - 1
+    for place, found in enumerate(slots):
+        assert [nodes[row] for row in hop.rows[place, : len(found)]] == [other for _, other in found]
+
+
+@pytest.mark.parametrize("uniform", [False, True], ids=["recent", "uniform"])
+def test_two_hops(uniform: bool) -> None:
+    sampler, roots = scene(uniform)
+    around = sampler.around(roots, words(2))
+    below, above = around.hops
+    slots = check_slots(sampler, above, points_of(roots))
+    table: dict[int, Point] = {}
+    for row, point in zip(above.root_rows.tolist(), points_of(roots), strict=True):
+        assert table.setdefault(row, point) == point
+    assert table.keys() == set(range(above.distinct)), "the roots' points are first"
+    for place, found in enumerate(slots):
+        for row, (event, other) in zip(above.rows[place].tolist(), found, strict=False):
+            key = 2 * event + int(sampler.stream.dst[event] == other)
+            point = (key, other, sampler.stream.t[event].item())
+            assert table.setdefault(row, point) == point
+    points = [table[row] for row in range(len(table))]
+    assert len(set(points)) == len(points), "every end of an event is one point"
+    assert below.root_rows.numel() == len(points) < 30 + 30 * FANOUT
+    check_nodes(around, roots, points, check_slots(sampler, below, points))
+
+
+def test_hops_draw_for_themselves() -> None:
+    sampler, roots = scene(uniform=True)
+    two, other = (sampler.around(roots, [words(2)[first], words(2)[1]]).hops for first in (0, 1))
+    assert torch.equal(two[1].event_ids, other[1].event_ids)
+    assert not torch.equal(two[0].event_ids, other[0].event_ids)
+
+
+def test_one_hop_and_none() -> None:
+    sampler, roots = scene()
+    around = sampler.around(roots, words(1))
+    check_nodes(around, roots, points_of(roots), check_slots(sampler, around.hops[0], points_of(roots)))
+    alone = sampler.around(roots, [])
+    assert alone.hops == []
+    assert alone.nodes[alone.root_rows].tolist() == roots.nodes.tolist()
+    assert alone.nodes.numel() == len(set(roots.nodes.tolist()))
+
+
+def test_roots_that_nothing_was_before() -> None:
+    sampler, _ = scene()
+    nodes = torch.tensor([2, 0, 2])
+    around = sampler.around(Roots(nodes, torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2])), words(2))
+    assert around.nodes.tolist() == [2, 0]
+    assert [hop.counts.tolist() for hop in around.hops] == [[0, 0, 0], [0, 0, 0]]
+    assert around.hops[1].root_rows.tolist() == [0, 1, 2]
+    assert around.root_rows.tolist() == [0, 1, 0]

@@ -1,0 +1,135 @@
+"""A model from outside the package: registered, found, refused, and trained under every schedule."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import ConfigError
+from mspipe_triton.models import REGISTRY, register
+from mspipe_triton.models.tgn import TGN
+from mspipe_triton.training.session import Session
+from mspipe_triton.training.trainer import train
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OWN = {"model": "averaging", "dim": 8, "fanout": 4}
+
+
+@pytest.fixture(autouse=True)
+def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture
+def registry() -> Iterator[dict[str, Any]]:
+    """The registry, which is afterwards what it was."""
+    before = dict(REGISTRY), dict(MODELS)
+    yield REGISTRY
+    for now, then in zip((REGISTRY, MODELS), before, strict=True):
+        now.clear()
+        now.update(then)
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    """examples/own_model.py."""
+    spec = importlib.util.spec_from_file_location("own_model", ROOT / "examples" / "own_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def own(registry: dict[str, Any], example: ModuleType) -> ModuleType:
+    register("averaging", example.AVERAGING, fanout=10)
+    return example
+
+
+@pytest.mark.usefixtures("own")
+def test_it_trains_under_every_schedule(small_stream: EventStream, tmp_path: Path) -> None:
+    losses = {}
+    for schedule in ("serial", "prefetch", "exact", "fixed", "mspipe"):
+        settings = TrainConfig(
+            epochs=2, batch_size=100, negatives=1, threads=1, schedule=schedule,
+            deterministic=schedule != "mspipe", staleness=1 if schedule == "fixed" else -1,
+        )  # fmt: skip
+        config = RunConfig(model=ModelConfig(**OWN, dtype="float64"), train=settings)
+        losses[schedule] = train(config, small_stream, out=str(tmp_path / schedule))["losses"]
+        assert losses[schedule][-1] < losses[schedule][0]
+    assert losses["prefetch"] == losses["serial"]
+    assert losses["exact"] == losses["serial"]
+    assert losses["fixed"] != losses["serial"]
+
+
+@pytest.mark.usefixtures("own")
+def test_every_part_of_it_is_used(small_stream: EventStream) -> None:
+    features = torch.ones(small_stream.num_nodes, 2)
+    config = RunConfig(model=ModelConfig(**OWN), train=TrainConfig(batch_size=100))
+    run = Session.create(config, replace(small_stream, node_features=features))
+    names = {name.rsplit(".", 1)[0] for name, _ in run.model.named_parameters()}
+    assert {"updater", "updater.message.mixed", "embedding.joined", "node_projection", "predictor.out"} <= names
+    assert run.model.layers == 1
+    assert run.iteration.sampler.fanout == 4
+
+
+def test_the_example_runs(registry: dict[str, Any], example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    example.main(["--events", "600", "--epochs", "1", "--schedule", "exact"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["averaging", "tgn"]
+    assert all("test AP 0." in line for line in lines)
+    assert "averaging" in registry
+
+
+@pytest.mark.usefixtures("own")
+def test_its_settings_are_its_own() -> None:
+    assert ModelConfig(model="averaging").setting("fanout") == 10
+    with pytest.raises(ConfigError, match="heads 2: model averaging has none"):
+        ModelConfig(model="averaging", heads=2)
+    with pytest.raises(ConfigError, match=r"dropout 0\.1: model averaging has none"):
+        ModelConfig(model="averaging", dropout=0.1)
+
+
+def test_a_taken_name_and_an_unknown_setting_are_refused(registry: dict[str, Any]) -> None:
+    before = dict(registry), dict(MODELS)
+    with pytest.raises(ConfigError, match="there is a model 'tgn' already; choose another name"):
+        register("tgn", TGN)
+    with pytest.raises(ConfigError, match="'hops' is none of fanout, heads, layers, slots; leave it out"):
+        register("other", TGN, fanout=5, hops=2)
+    assert (dict(registry), dict(MODELS)) == before
+
+
+def test_sampling_without_a_number_is_refused(registry: dict[str, Any], small_stream: EventStream) -> None:
+    register("other", TGN, heads=2, layers=1)
+    config = RunConfig(model=ModelConfig(model="other", dim=8), train=TrainConfig(batch_size=100))
+    with pytest.raises(ConfigError, match="model other samples neighbours, of no number; give register a fanout"):
+        Session.create(config, small_stream)
+    assert "other" in registry
+
+
+def test_an_installed_package_s_model_is_found_by_its_name(
+    registry: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "plugged-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[mspipe_triton.models]\nplugged = plugged_model\n")
+    (tmp_path / "plugged_model.py").write_text(
+        "from mspipe_triton.models import register\n"
+        "from mspipe_triton.models.tgn import TGN\n"
+        "register('plugged', TGN, fanout=3, heads=1, layers=1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "plugged" not in registry
+    assert ModelConfig(model="plugged").setting("fanout") == 3
+    assert "plugged" in registry

@@ -1,0 +1,62 @@
+"""Model settings: what each model takes, its own defaults, and one line for what it does not take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig, load_config
+from mspipe_triton.errors import ConfigError, InputError
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"heads": 3}, "dim must be a multiple of heads: 100 is none of 3"),
+        ({"model": "apan", "dim": 15}, "dim must be a multiple of heads: 15 is none of 2"),
+        ({"model": "apan", "slots": 0}, "slots must be at least 1, not 0"),
+        ({"slots": 5}, "slots 5: model tgn has none; leave --slots out, or take one of apan"),
+        ({"model": "jodie", "fanout": 5}, "fanout 5: model jodie has none; leave --fanout out, or take one of"),
+        ({"model": "jodie", "heads": 2}, "heads 2: model jodie has none; leave --heads out"),
+        ({"model": "jodie", "sampler": "uniform"}, "sampler uniform: model jodie has none; leave --sampler out"),
+        ({"model": "jodie", "dropout": 0.1}, "dropout 0.1: model jodie has none; leave --dropout out"),
+        ({"model": "apan", "layers": 1}, "layers 1: model apan has none; leave --layers out, or take one of tgn, tgat"),
+        ({"layers": 0}, "layers must be at least 1, not 0"),
+        ({"model": "tgat", "layers": -3}, "layers must be at least 1, not -3"),
+        ({"fanout": 0}, "fanout must be at least 1, not 0"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
+        ({"model": "dyrep"}, "model 'dyrep' is unknown; there is tgn, jodie, apan, tgat"),
+        ({"aggregator": "sum"}, "aggregator 'sum' is unknown or not built yet; there is last, mean"),
+    ],
+)
+def test_what_a_model_does_not_take_gets_one_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig(**given)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        ("tgn", {"fanout": 10, "heads": 2, "layers": 1, "slots": 0}),
+        ("jodie", {"fanout": 0, "heads": 0, "layers": 0, "slots": 0}),
+        ("apan", {"fanout": 10, "heads": 2, "layers": 0, "slots": 10}),
+        ("tgat", {"fanout": 10, "heads": 2, "layers": 2, "slots": 0}),
+    ],
+)
+def test_what_is_not_given_is_the_model_s_own(model: str, own: dict[str, int]) -> None:
+    config = ModelConfig(model=model)
+    assert {name: config.setting(name) for name in own} == own
+    for name in MODELS[model]:
+        assert ModelConfig(model=model, **{name: 4}).setting(name) == 4
+
+
+@pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])
+def test_a_saved_config_is_the_same_when_it_is_read(model: str, tmp_path: Path) -> None:
+    config = RunConfig(model=ModelConfig(model=model, dim=8), train=TrainConfig(task="node", epochs=2))
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "config.toml") == config
