@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
+from mspipe_triton.kernels.eager import differentiable, eager
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import on_triton
 from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward, memory_gru_backward_reference
 from mspipe_triton.kernels.memory_gru_fused import launch_memory_gru_fused
 from mspipe_triton.kernels.memory_gru_split import empty_updated, launch_memory_gru_split
 from mspipe_triton.kernels.time_encoding import fused_encode_time
-from mspipe_triton.kernels.updater_inputs import check_updater, read_rows, table_gradients
+from mspipe_triton.kernels.updater_backward import setup_updater, updater_backward
+from mspipe_triton.kernels.updater_inputs import check_updater, read_rows
 
 VARIANTS = {"fused": launch_memory_gru_fused, "split": launch_memory_gru_split}
 
@@ -89,32 +89,12 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Updated) -> None:
-    (
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
-        weight_ih, weight_hh, _, _, count, keep, *_,
-    ) = inputs  # fmt: skip
-    ctx.save_for_backward(
-        *output[1:], deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
-        memory_rows, partner_rows, feature_rows,
-    )  # fmt: skip
-    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
+    setup_updater(ctx, inputs, output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
 
 
 def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
-    if grad is None:
-        return (None,) * len(ctx.needs_input_grad)
-    *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
-    run: Callable[..., Any] = memory_gru_backward_reference if eager_backward(grad) else memory_gru_backward
-    *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
-    d_memory, d_partner, d_features = table_gradients(
-        d_rows, ctx.tables, tables, (memory_rows, partner_rows, feature_rows)
-    )
-    times = (d_frequency, d_phase) if needs_time else (None, None)
-    return (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights, None, None, None, None)
+    return updater_backward(ctx, grad, memory_gru_backward_reference, memory_gru_backward)
 
 
 _operation.register_autograd(_backward, setup_context=_setup)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
+from mspipe_triton.kernels.eager import differentiable, eager
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, on_triton, tl
 from mspipe_triton.kernels.memory_rnn_backward import (
@@ -17,7 +16,8 @@ from mspipe_triton.kernels.memory_rnn_backward import (
     rows_without,
 )
 from mspipe_triton.kernels.time_encoding import encode_time
-from mspipe_triton.kernels.updater_inputs import check_updater, read_rows, table_gradients
+from mspipe_triton.kernels.updater_backward import setup_updater, updater_backward
+from mspipe_triton.kernels.updater_inputs import check_updater, read_rows
 from mspipe_triton.kernels.updater_product import message_product, packed_weights, table_rows, tanh
 
 Updated = tuple[torch.Tensor, torch.Tensor]
@@ -158,33 +158,12 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Updated) -> None:
-    (
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
-        weight_ih, weight_hh, _, _, count, keep, _,
-    ) = inputs  # fmt: skip
-    h, message = output
-    ctx.save_for_backward(
-        h, message, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
-        memory_rows, partner_rows, feature_rows,
-    )  # fmt: skip
-    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
-    ctx.mark_non_differentiable(message)
-    ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
+    setup_updater(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
-    if grad is None:
-        return (None,) * len(ctx.needs_input_grad)
-    *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
-    run: Callable[..., Any] = memory_rnn_backward_reference if eager_backward(grad) else memory_rnn_backward
-    *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
-    d_memory, d_partner, d_features = table_gradients(
-        d_rows, ctx.tables, tables, (memory_rows, partner_rows, feature_rows)
-    )
-    times = (d_frequency, d_phase) if needs_time else (None, None)
-    return (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights, None, None, None)
+    return updater_backward(ctx, grad, memory_rnn_backward_reference, memory_rnn_backward)
 
 
 _operation.register_autograd(_backward, setup_context=_setup)

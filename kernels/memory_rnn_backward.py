@@ -7,7 +7,7 @@ import torch
 from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
 from mspipe_triton.kernels.time_encoding import encode_time_backward
-from mspipe_triton.kernels.updater_backward import launch_updater_backward
+from mspipe_triton.kernels.updater_backward import empty_updater_gradients, launch_updater_backward
 
 
 def memory_rnn_backward_reference(
@@ -133,11 +133,7 @@ def _(
     frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
     count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
 ) -> list[torch.Tensor]:  # fmt: skip
-    time = frequency.numel() if needs_time else 0
-    biases = [grad.new_empty(weight_ih.shape[0]) for _ in range(2)]
-    rows = torch.empty_like(message) if needs_rows else grad.new_empty(0)
-    gradients = [torch.empty_like(weight_ih), torch.empty_like(weight_hh), *biases]
-    return [*gradients, rows, grad.new_empty(time), grad.new_empty(time)]
+    return empty_updater_gradients(message, frequency, weight_ih, weight_hh, needs_rows, needs_time)
 
 
 refuse_second_derivative(memory_rnn_backward)

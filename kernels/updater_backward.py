@@ -1,11 +1,16 @@
-"""What the memory updaters' backward passes share: from the gates' gradients those of weights, biases and rows."""
+"""What the memory updaters' backward passes share: from the gates' gradients those of all that an update reads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
+from mspipe_triton.kernels.eager import eager_backward
 from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, tl
 from mspipe_triton.kernels.time_encoding import launch_encode_time_backward
+from mspipe_triton.kernels.updater_inputs import table_gradients
 
 
 @kernel(
@@ -170,3 +175,48 @@ def launch_updater_backward(
         if needs_rows:
             d_rows = d_message
     return [*d_weights, *d_biases, d_rows, d_frequency, d_phase]
+
+
+def empty_updater_gradients(
+    message: torch.Tensor, frequency: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+    needs_rows: bool, needs_time: bool,
+) -> list[torch.Tensor]:  # fmt: skip
+    """Unwritten: what `launch_updater_backward` gives."""
+    time = frequency.numel() if needs_time else 0
+    biases = [message.new_empty(weight_ih.shape[0]) for _ in range(2)]
+    rows = torch.empty_like(message) if needs_rows else message.new_empty(0)
+    gradients = [torch.empty_like(weight_ih), torch.empty_like(weight_hh), *biases]
+    return [*gradients, rows, message.new_empty(time), message.new_empty(time)]
+
+
+def setup_updater(ctx: Any, inputs: tuple[Any, ...], saved: tuple[torch.Tensor, ...]) -> None:
+    """Keep for the backward pass what an updater `saved`, and those of its inputs that it reads."""
+    (
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        weight_ih, weight_hh, _, _, count, keep, *_,
+    ) = inputs  # fmt: skip
+    ctx.save_for_backward(
+        *saved, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
+        memory_rows, partner_rows, feature_rows,
+    )  # fmt: skip
+    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
+    ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
+
+
+def updater_backward(
+    ctx: Any, grad: torch.Tensor | None, reference: Callable[..., Any], operation: Callable[..., Any]
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of an updater's inputs, by the reference of its backward pass where that may be called at once."""
+    needs = ctx.needs_input_grad
+    if grad is None:
+        return (None,) * len(needs)
+    *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
+    tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
+    run = reference if eager_backward(grad) else operation
+    *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
+    d_memory, d_partner, d_features = table_gradients(
+        d_rows, ctx.tables, tables, (memory_rows, partner_rows, feature_rows)
+    )
+    times = (d_frequency, d_phase) if needs_time else (None, None)
+    given = (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights)
+    return given + (None,) * (len(needs) - len(given))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import fusion, memory_gru, temporal_attention
+from tests.kernels.updater_case import RNN, Agree, Case, Named
 
-Named = dict[str, torch.Tensor]
 ROOT = Path(__file__).resolve().parents[2]
 
 BROKEN_COMPILER = """
@@ -145,6 +145,14 @@ def test_compiled_is_eager(name: str, fused: None) -> None:
     fusion.enable_fusion(False)
     for size, outcome in compiled.items():
         assert_twice_as_good(outcome, results(name, size, torch.float32), results(name, size, torch.float64))
+
+
+def test_memory_rnn_without_features_compiles_to_the_same(fused: None, agree: Agree) -> None:
+    case = Case(RNN, 123, width=0, padding=2)
+    compiled = case.with_gradients(case.actual())
+    assert fusion.fusion_failure() is None
+    fusion.enable_fusion(False)
+    agree(compiled, case.with_gradients(case.actual()))
 
 
 def test_callers_errors_pass_through_a_fused_function(fused: None) -> None:

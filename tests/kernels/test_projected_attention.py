@@ -1,4 +1,4 @@
-"""temporal_attention's absorbed form against projected attention written from the equations."""
+"""The absorbed form of both attentions against projected attention written from the equations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.kernels.attention_case import Agree, Case, Named, encode, leaky, softmax
+from tests.kernels.attention_case import ATTENTIONS, Agree, Case, Named, encode, leaky, softmax
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Projections:
         }
         for leaf in self.leaves.values():
             leaf.requires_grad_()
-        self.leaves |= {name: case.leaves[name] for name in ("table", "frequency", "phase")}
+        self.leaves |= {name: case.leaves[name] for name in ("table", "frequency", "phase") if name in case.leaves}
 
     def q(self) -> torch.Tensor:
         """W_q [h_root ‖ φ(0)] + b_q, [R, K, size]."""
@@ -59,7 +59,7 @@ class Projections:
         q = self.q()
         query = torch.einsum("rks,ksx->rkx", q, self.heads("W_k"))
         bias = torch.einsum("rks,ks->rk", q, self.heads("b_k"))
-        context, total = self.case.actual(query, bias)
+        context, total = self.case.actual(query=query, bias=bias)
         return torch.einsum("rkx,ksx->rks", context, self.heads("W_v")) + total[..., None] * self.heads("b_v")
 
     def with_gradients(self, output: torch.Tensor) -> Named:
@@ -68,12 +68,13 @@ class Projections:
         return {"output": output.detach(), **dict(zip(self.leaves, gradients, strict=True))}
 
 
+@ATTENTIONS
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(("roots", "fanout", "width"), [(1, 1, 0), (33, 6, 3), (123, 10, 172)])
 def test_absorbed_form_is_projected_attention(
-    roots: int, fanout: int, width: int, dropout: float, agree: Agree
+    kind: type[Case], roots: int, fanout: int, width: int, dropout: float, agree: Agree
 ) -> None:
-    layer = Projections(Case(roots, fanout, width, counts="all" if roots == 1 else "some", dropout=dropout))
+    layer = Projections(kind(roots, fanout, width, counts="all" if roots == 1 else "some", dropout=dropout))
     expected = layer.with_gradients(layer.projected())
     agree(layer.with_gradients(layer.absorbed()), expected)
     if roots > 1:

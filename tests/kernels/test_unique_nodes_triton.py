@@ -36,11 +36,12 @@ def by_dict(nodes: list[int], capacity: int) -> tuple[torch.Tensor, ...]:
 
 
 def check(nodes: torch.Tensor, capacity: int) -> None:
+    """Against the documented result, and the reference, which takes a table as long as the largest node."""
     before = nodes.clone()
     result = launch_unique_nodes(nodes, capacity)
     same(result, by_dict(nodes.tolist(), capacity))
     assert torch.equal(nodes, before), "the input was mutated"
-    if int(result[2]) <= capacity:
+    if int(result[2]) <= capacity and max(before.tolist(), default=0) <= 10**6:
         same(result, unique_nodes_reference(nodes, capacity))
 
 

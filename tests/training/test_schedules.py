@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,11 @@ from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.training import trainer
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.iteration import Iteration
-from mspipe_triton.training.schedule import Scheduler, choose_schedule
+from mspipe_triton.training.schedule import choose_schedule
 from mspipe_triton.training.session import Session, load_stream
 from mspipe_triton.training.trainer import train
 from tests.models.beside_oracle import events_of
@@ -33,67 +31,14 @@ from tests.models.plain_apan import PlainAPAN
 from tests.models.plain_jodie import PlainJODIE
 from tests.models.plain_model import PlainModel
 from tests.models.plain_tgn import PlainTGN
+from tests.training.schedule_run import BATCHES, Run, session
 
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
-BATCHES = 12
-
-
-def session(stream: EventStream, size: int, model: dict[str, Any], **train_settings: Any) -> Session:
-    config = RunConfig(model=ModelConfig(**model), train=TrainConfig(batch_size=size, **train_settings))
-    return Session.create(config, stream)
 
 
 @pytest.fixture(autouse=True)
 def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-
-
-class Run:
-    """Batches of a schedule, from event `first` on: their losses, staleness, spans and plans."""
-
-    def __init__(
-        self, run: Session, count: int = BATCHES, delays: dict[str, float] | None = None, first: int = 0
-    ) -> None:
-        self.spans: dict[tuple[str, int], Span] = {}
-        self.plans: list[Any] = []
-        _slow_down(run.iteration, delays or {})
-        scheduler = Scheduler(run, lambda change, *_: self.plans.append(change.new), patience=60.0)
-        size = run.config.train.batch_size
-        stop = min(first + size * count, run.split.train_end)
-        items = batches(first, stop, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        run.model.train()
-        times = _Spans(self.spans)
-        results = list(scheduler.run(items, 1, times))
-        self.losses = [done.loss.item() for done in results]
-        self.staleness = [done.staleness for done in results]
-        self.plan = scheduler.planner.plan
-        self.state = run.state.state_dict()
-
-
-class _Spans(StageTimes):
-    """Stage times that keep every span."""
-
-    def __init__(self, spans: dict[tuple[str, int], Span]) -> None:
-        super().__init__()
-        self.spans = spans
-
-    def add(self, spans: Any) -> None:
-        super().add(spans)
-        self.spans |= {(span.stage, span.iteration): span for span in spans}
-
-
-def _slow_down(iteration: Iteration, delays: dict[str, float]) -> None:
-    """Let every stage sleep before its work."""
-    plain = iteration.training_stages
-
-    def slow(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def run(work: Any) -> Any:
-            time.sleep(delays.get(name, 0.0))
-            return function(work)
-
-        return run
-
-    iteration.training_stages = lambda: {name: slow(name, stage) for name, stage in plain().items()}
 
 
 @functools.cache
