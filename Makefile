@@ -25,7 +25,7 @@ train: install
 	$(BIN)/mspipe-triton train $(DATA) --model tgn $(ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all: install-dev
 	$(BIN)/python -m pytest

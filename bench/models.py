@@ -37,7 +37,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "serial": {"schedule": "serial"},
     "prefetch": {"schedule": "prefetch"},
     "mspipe": {"schedule": "mspipe"},
-    "fixed 2": {"schedule": "fixed", "staleness": 2},
+    "fixed-2": {"schedule": "fixed", "staleness": 2},
     "exact": {"schedule": "exact"},
 }
 

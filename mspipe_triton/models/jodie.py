@@ -38,14 +38,14 @@ class RNNUpdater(nn.Module):
 
 
 class TimeProjection(nn.Module):
-    """z(t) = h ⊙ (1 + w·(t − t_h) / μ), t_h the time that h is of, μ the mean gap of training; w starts at 0."""
+    """z(t) = h ⊙ (1 + w·(t − t_h) / σ), t_h the time that h is of and σ the deviation of the training gaps."""
 
     layers = 0
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         self.gap = facts.gap
-        self.weight = nn.Parameter(torch.zeros(config.dim, dtype=getattr(torch, config.dtype)))
+        self.weight = nn.Parameter(torch.randn(config.dim, dtype=getattr(torch, config.dtype)) * config.dim**-0.5)
 
     def forward(self, given: EmbeddingInput) -> torch.Tensor:
         """Embeddings [R, D] of the roots."""

@@ -20,10 +20,10 @@ from mspipe_triton.models.layers import LinkPredictor, TimeEncoder
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model is built for: widths of edge and node features, and the usual gap between a node's events.
+    """What a model is built for: widths of edge and node features, and the scale of the gaps between a node's events.
 
-    `gap` is the mean time between successive training events of a node, the first of them since the stream's start;
-    1 where that is 0.
+    `gap` is the standard deviation of the times between successive training events of a node, the first of them since
+    the stream's start; 1 where that is 0.
     """
 
     dim_edge: int = 0
@@ -37,7 +37,7 @@ class Facts:
         before = torch.cat([stream.t[:1], adjacency.times[:-1]])
         before[adjacency.indptr[:-1].masked_select(degree > 0)] = stream.t[0]
         gaps = (adjacency.times - before).masked_select(adjacency.event_ids < stream.split().train_end)
-        return Facts(stream.dim_edge, stream.dim_node, float(gaps.double().mean()) or 1.0)
+        return Facts(stream.dim_edge, stream.dim_node, float(gaps.double().std(correction=0)) or 1.0)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class PlainJODIE(PlainModel):
         training: the training events, whose nodes' gaps say what δ is measured in.
 
     Attributes:
-        gap: μ, the mean of those gaps; 1 where all are 0.
+        gap: σ, the standard deviation of those gaps; 1 where all are alike.
     """
 
     NAMES: ClassVar[dict[str, str]] = {"updater": "updater.cell"}
@@ -31,7 +31,8 @@ class PlainJODIE(PlainModel):
             for node in (src, dst):
                 gaps.append(t - last.get(node, start))
                 last[node] = t
-        self.gap = sum(gaps) / len(gaps) or 1.0
+        mean = sum(gaps) / len(gaps)
+        self.gap = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5 or 1.0
 
     def digest(self, node: int) -> torch.Tensor:
         """The RNN cell on the node's full mail, or on zeros."""

@@ -68,7 +68,7 @@ JODIE_NEXT = [
 
 # The gaps of the training events' ends are 0 0, 0 0, 2 0, 4 4: the self-loop's second end comes at once, and 10 is the
 # stream's start for the first ones.
-GAP = 10 / 8
+GAP = sqrt(36 / 8 - (10 / 8) ** 2)
 
 
 def drift(elapsed: int) -> float:

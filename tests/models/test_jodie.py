@@ -65,7 +65,7 @@ def test_equals_the_oracle_on_a_real_stream(real_data: Path) -> None:
     compare(run, oracle(run), 50)
 
 
-def test_the_mean_gap_is_that_of_training(small_stream: EventStream) -> None:
+def test_the_spread_of_gaps_is_that_of_training(small_stream: EventStream) -> None:
     for stream in (SIX_STREAM, irregular(small_stream), first(small_stream, 300)):
         run = session(stream, 2, model="jodie", dim=2)
         assert Facts.of(stream, run.adjacency).gap == pytest.approx(oracle(run).gap, rel=1e-12)

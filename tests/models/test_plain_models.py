@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import pytest
 import torch
 
@@ -150,7 +152,8 @@ def test_of_one_event_the_destination_s_mail_is_the_later() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "gap"),
-    [(six_events.TRAINING, six_events.GAP), (6, 18 / 12), (2, 1)],  # event 4 adds 0 0, event 5 6 2: node 3 comes first
+    # Event 4 adds the gaps 0 and 0, event 5 those of nodes 3 and 0: 6, since node 3 comes first, and 2.
+    [(six_events.TRAINING, six_events.GAP), (6, sqrt(76 / 12 - (18 / 12) ** 2)), (2, 1)],
 )
 def test_gaps_of_the_training_events(stop: int, gap: float) -> None:
     assert jodie(EVENTS[:stop]).gap == pytest.approx(gap)
