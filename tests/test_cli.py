@@ -83,7 +83,10 @@ WRONG = {
     ("train", "events.csv", "--model", "jodie", "--fanout", "10"): "fanout 10: model jodie has none",
     ("train", "events.csv", "--model", "apan", "--slots", "0"): "slots must be at least 1, not 0",
     ("train", "events.csv", "--model", "apan", "--dim", "9"): "dim must be a multiple of heads: 9 is none of 2",
-    ("train", "events.csv", "--model", "tgat", "--schedule", "mspipe", "--mitigation", "similarity"): "has none of",
+    (
+        "train", "events.csv", "--model", "tgat", "--batch-size", "100", "--schedule", "mspipe", "--mitigation",
+        "similarity",
+    ): "which model tgat has none of",
     ("train", "events.csv", "--schedule", "fast"): "there is auto, serial, prefetch, mspipe, fixed, exact",
     ("train", "events.csv", "--schedule", "fixed"): "needs a staleness, as in --staleness 1",
     ("train", "events.csv", "--schedule", "exact", "--staleness", "2"): "staleness 2 is for schedule fixed",
