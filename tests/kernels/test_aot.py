@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no wheel for this platform")
-@pytest.mark.parametrize("arithmetic", ["float32", "ieee", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "arithmetic", ["float32", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ieee", "float64"))]
+)
 def test_defaults_compile_without_a_stack(arithmetic: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "bench.aot", "--defaults", arithmetic],
