@@ -81,6 +81,10 @@ class ModelConfig:
         given: int = getattr(self, name)
         return MODELS[self.model].get(name, 0) if given == -1 else given
 
+    def resolved(self) -> ModelConfig:
+        """The same with the model's own values in the place of those that were not given."""
+        return replace(self, **{name: self.setting(name) for name in MODELS[self.model]})
+
     def _refuse(self, name: str) -> None:
         value, partner = getattr(self, name), {"sampler": "fanout", "dropout": "heads"}.get(name, name)
         takers = ", ".join(model for model, own in MODELS.items() if partner in own)
@@ -174,8 +178,10 @@ class RunConfig:
         return RunConfig(**sections)
 
     def to_toml(self) -> str:
-        """The text of `config.toml`."""
-        return tomli_w.dumps(asdict(self))
+        """The text of `config.toml`, with what the model takes and nothing that it has not."""
+        sections = asdict(replace(self, model=self.model.resolved()))
+        sections["model"] = {name: value for name, value in sections["model"].items() if value != -1}
+        return tomli_w.dumps(sections)
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,4 +60,12 @@ def test_what_is_not_given_is_the_model_s_own(model: str, own: dict[str, int]) -
 def test_a_saved_config_is_the_same_when_it_is_read(model: str, tmp_path: Path) -> None:
     config = RunConfig(model=ModelConfig(model=model, dim=8), train=TrainConfig(task="node", epochs=2))
     (tmp_path / "config.toml").write_text(config.to_toml())
-    assert load_config(tmp_path / "config.toml") == config
+    assert load_config(tmp_path / "config.toml") == replace(config, model=config.model.resolved())
+
+
+def test_a_saved_config_says_what_the_model_took(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(RunConfig(model=ModelConfig(model="apan")).to_toml(), encoding="utf-8")
+    saved = load_config(file).model
+    assert (saved.slots, saved.fanout, saved.heads, saved.layers) == (10, 10, 2, -1)
+    assert saved == ModelConfig(model="apan").resolved() == ModelConfig(model="apan", slots=10).resolved()

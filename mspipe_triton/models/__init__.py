@@ -40,5 +40,7 @@ def build_model(config: ModelConfig, facts: Facts) -> TemporalModel:
     """
     model = TemporalModel(REGISTRY[config.model], config, facts)
     if (model.layers or model.mailbox.hears) and not config.setting("fanout"):
-        raise ConfigError(f"model {config.model} samples neighbours, of no number; give register a fanout")
+        raise ConfigError(
+            f"model {config.model} samples neighbours and has no fanout; register it with one, as fanout=10"
+        )
     return model

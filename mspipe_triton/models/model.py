@@ -14,6 +14,7 @@ from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Draws
 from mspipe_triton.data.neighbourhood import Neighbourhood
+from mspipe_triton.errors import ConfigError
 from mspipe_triton.mailbox import CompactMailbox, Mailbox, Record
 from mspipe_triton.models.layers import LinkPredictor, TimeEncoder
 
@@ -99,6 +100,11 @@ class TemporalModel(nn.Module):
         self.updater = None if recipe.updater is None else recipe.updater(config, facts, message)
         self.node_projection = nn.Linear(facts.dim_node, config.dim, dtype=dtype) if facts.dim_node else None
         self.embedding = recipe.embedding(config, facts)
+        if not isinstance(getattr(self.embedding, "layers", None), int):
+            raise ConfigError(
+                f"model {config.model}: its embedding {type(self.embedding).__name__} has no `layers`; say how many "
+                "hops of neighbours it reads, 0 for none"
+            )
         self.predictor = LinkPredictor(config.dim, dtype)
 
     @property

@@ -212,7 +212,8 @@ class Iteration:
             # Two splits' worth of groups of columns are told apart by the word that holds the epoch elsewhere.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             at = times.repeat_interleave(columns.shape[1])
-            around = self.sampler.around(Roots(columns.reshape(-1), at, self._new_keys(columns.numel())), draws)
+            roots = columns.reshape(-1).contiguous()  # a single column stays a strided view
+            around = self.sampler.around(Roots(roots, at, self._new_keys(roots.numel())), draws)
             edges, nodes = self._rows(around)
             record = self.state.fetch(around.nodes, self.edge_table)
             hidden = self.model.update_memory(record, work.rows.times[0])

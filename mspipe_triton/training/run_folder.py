@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class RunFolder:
     def _check_resumable(self, config: RunConfig) -> None:
         if not self.last.exists():
             raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing)")
-        saved = load_config(self.config)
+        saved, config = (replace(each, model=each.model.resolved()) for each in (load_config(self.config), config))
         differences = [
             f"{section}.{name} ({value} there, {getattr(getattr(config, section), name)} here)"
             for section in ("data", "model", "train")

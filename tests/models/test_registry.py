@@ -15,8 +15,8 @@ import torch
 from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.models import REGISTRY, register
-from mspipe_triton.models.tgn import TGN
+from mspipe_triton.models import REGISTRY, Recipe, register
+from mspipe_triton.models.tgn import TGAT, TGN
 from mspipe_triton.training.session import Session
 from mspipe_triton.training.trainer import train
 
@@ -112,7 +112,17 @@ def test_a_taken_name_and_an_unknown_setting_are_refused(registry: dict[str, Any
 def test_sampling_without_a_number_is_refused(registry: dict[str, Any], small_stream: EventStream) -> None:
     register("other", TGN, heads=2, layers=1)
     config = RunConfig(model=ModelConfig(model="other", dim=8), train=TrainConfig(batch_size=100))
-    with pytest.raises(ConfigError, match="model other samples neighbours, of no number; give register a fanout"):
+    with pytest.raises(ConfigError, match="model other samples neighbours and has no fanout; register it with one"):
+        Session.create(config, small_stream)
+    assert "other" in registry
+
+
+def test_an_embedding_that_does_not_say_its_layers_is_refused(
+    registry: dict[str, Any], small_stream: EventStream
+) -> None:
+    register("other", Recipe(lambda config, facts: torch.nn.Identity(), None, None, TGAT.mailbox))
+    config = RunConfig(model=ModelConfig(model="other", dim=8), train=TrainConfig(batch_size=100))
+    with pytest.raises(ConfigError, match="model other: its embedding Identity has no `layers`; say how many hops"):
         Session.create(config, small_stream)
     assert "other" in registry
 
