@@ -83,7 +83,8 @@ class ModelConfig:
 
     def resolved(self) -> ModelConfig:
         """The same with the model's own values in the place of those that were not given."""
-        return replace(self, **{name: self.setting(name) for name in MODELS[self.model]})
+        taken: dict[str, Any] = {name: self.setting(name) for name in MODELS[self.model]}
+        return replace(self, **taken)
 
     def _refuse(self, name: str) -> None:
         value, partner = getattr(self, name), {"sampler": "fanout", "dropout": "heads"}.get(name, name)
