@@ -32,14 +32,9 @@ class MailRing(NamedTuple):
         return self.received.clamp(max=self.mails.shape[1])
 
     @property
-    def newest_time(self) -> torch.Tensor:
-        """[U] the latest mail's time, without mail the stream's first."""
-        return self.mail_time.amax(1)
-
-    @property
     def digested_time(self) -> torch.Tensor:
         """[U] the time that memory has once this record's mails are digested; unchanged without mail."""
-        return torch.where(self.received > 0, self.newest_time, self.memory_time)
+        return torch.where(self.received > 0, self.mail_time.amax(1), self.memory_time)
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,6 @@ class RingMailbox:
     slots: int
     aggregator: str = "last"
     hears = True
-    counts = True
 
     def tables(self) -> Mapping[str, Table]:
         """memory [N, D]; memory_time, received [N]; mails [N, S, 2D]; event_id, mail_time [N, S]; mail_features."""
@@ -101,7 +95,7 @@ class RingMailbox:
 
     def _means(self, hidden: torch.Tensor, events: Interactions, heard: Receivers) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean rows [V, 2D] and mean feature rows [V, E] of every receiver's deliveries."""
-        number = torch.bincount(heard.owners, minlength=heard.nodes.numel()).unsqueeze(1)
+        number = torch.zeros_like(heard.nodes).index_add_(0, heard.owners, torch.ones_like(heard.owners)).unsqueeze(1)
 
         def mean(rows: torch.Tensor) -> torch.Tensor:
             return rows.new_zeros((number.numel(), rows.shape[1])).index_add_(0, heard.owners, rows) / number

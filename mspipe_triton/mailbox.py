@@ -96,13 +96,9 @@ class Interactions:
 
 
 class Mailbox(Protocol[R]):
-    """What is kept of a node.
-
-    `hears` says whether the sampled neighbours of the endpoints get mail too, `counts` whether mails are counted.
-    """
+    """What is kept of a node; `hears` says whether the sampled neighbours of the endpoints get mail too."""
 
     hears: bool
-    counts: bool
 
     def tables(self) -> Mapping[str, Table]:
         """The tables by name."""
@@ -115,7 +111,7 @@ class Mailbox(Protocol[R]):
 
         Args:
             record: of U nodes, the distinct endpoints first; hidden: their h [U, D], if there is memory.
-            sent: [N] how many mails a node was sent before, if they are counted; brought up to date.
+            sent: [N] how many mails a node was sent before, where a table `received` counts them; brought up to date.
         """
 
 
@@ -156,7 +152,6 @@ class CompactMailbox:
     dtype: torch.dtype
     aggregator: str = "last"
     hears = False
-    counts = False
 
     def tables(self) -> Mapping[str, Table]:
         """memory, partner [N, D]; memory_time, mail_time [N]; event_id [N], −1 without mail; mail_features [N, E]."""
@@ -208,7 +203,6 @@ class NoMailbox:
     """Nothing is kept (TGAT)."""
 
     hears = False
-    counts = False
 
     def tables(self) -> Mapping[str, Table]:
         """None."""

@@ -46,7 +46,7 @@ class NodeState(Generic[R]):
             name: placement.pin(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
             for name, table in mailbox.tables().items()
         }
-        sent = torch.zeros(num_nodes if mailbox.counts else 0, dtype=torch.int64, device=placement.device)
+        sent = torch.zeros(num_nodes if "received" in tables else 0, dtype=torch.int64, device=placement.device)
         state = NodeState(mailbox, tables, sent, start, placement)
         state.reset()
         return state
@@ -150,7 +150,7 @@ class NodeState(Generic[R]):
         """Copy saved tables into these, in place."""
         for name, table in self.tables.items():
             table.copy_(tables[name])
-        if self.mailbox.counts:
+        if "received" in self.tables:
             self.sent.copy_(self.tables["received"])
 
 

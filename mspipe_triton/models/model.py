@@ -89,7 +89,7 @@ class Recipe:
 
 
 class TemporalModel(nn.Module):
-    """A recipe carried out."""
+    """A recipe carried out; `layers` is how many hops of neighbours its embedding reads."""
 
     def __init__(self, recipe: Recipe, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
@@ -100,18 +100,14 @@ class TemporalModel(nn.Module):
         self.updater = None if recipe.updater is None else recipe.updater(config, facts, message)
         self.node_projection = nn.Linear(facts.dim_node, config.dim, dtype=dtype) if facts.dim_node else None
         self.embedding = recipe.embedding(config, facts)
-        if not isinstance(getattr(self.embedding, "layers", None), int):
+        layers = getattr(self.embedding, "layers", None)
+        if not isinstance(layers, int):
             raise ConfigError(
                 f"model {config.model}: its embedding {type(self.embedding).__name__} has no `layers`; say how many "
                 "hops of neighbours it reads, 0 for none"
             )
+        self.layers = layers
         self.predictor = LinkPredictor(config.dim, dtype)
-
-    @property
-    def layers(self) -> int:
-        """Hops of neighbours that the embedding reads."""
-        layers: int = self.embedding.layers  # type: ignore[assignment]
-        return layers
 
     def update_memory(self, record: Record, now: torch.Tensor, draws: Draws | None = None) -> torch.Tensor | None:
         """h [U, D]: the memory of U nodes with their mail digested; None in a model without memory.

@@ -109,7 +109,8 @@ def label_metrics(
 def evaluate_labels(session: Session, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The label metrics of "val" and "test", as asked for, with the decoder at `path`, which is trained if missing."""
     ends = {"val": (session.split.train_end, session.split.val_end), "test": (session.split.val_end, None)}
-    embedded = source_embeddings(session, len(session.stream))
+    last = len(session.stream) if "test" in splits else session.split.val_end
+    embedded = source_embeddings(session, last)
     decoder = _load(path, embedded) if path.exists() else train_decoder(session, embedded)
     if not path.exists():
         with atomic_file(path) as temporary:

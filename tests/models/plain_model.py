@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class Mail(NamedTuple):
     event: int
 
 
-class PlainModel:
+class PlainModel(ABC):
     """One node, one neighbour, one event at a time; shares nothing with the package but the parameters' names.
 
     A model adds `digest` and `embed`; `receivers` where a mail goes elsewhere than to an end of its event too.
@@ -149,11 +150,13 @@ class PlainModel:
             return self.updated(node)
         return self.updated(node) + self.linear("node_projection", self.node_features[node])
 
+    @abstractmethod
     def digest(self, node: int) -> torch.Tensor:
-        raise NotImplementedError
+        """h(u) from memory and mails."""
 
+    @abstractmethod
     def embed(self, node: int, t: Time) -> torch.Tensor:
-        raise NotImplementedError
+        """The embedding of a node at a time."""
 
     def message(self, node: int) -> torch.Tensor:
         """A node's latest mail with its age when it came, [2·D + E + D]; zeros without mail."""

@@ -1,0 +1,63 @@
+"""What turns a node's one mail into its memory: the built-in message function, and the cells that digest any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mspipe_triton.config import ModelConfig
+from mspipe_triton.data.negatives import Draws
+from mspipe_triton.kernels import encode_time
+from mspipe_triton.mailbox import LastMail
+from mspipe_triton.models.layers import TimeEncoder
+from mspipe_triton.models.model import Facts
+
+
+class Concatenation(nn.Module):
+    """[memory ‖ partner ‖ mail features ‖ φ(mail time − memory time)]; the memory operations build it themselves."""
+
+    def __init__(self, config: ModelConfig, facts: Facts) -> None:
+        super().__init__()
+        self.width = 3 * config.dim + facts.dim_edge
+
+    def forward(self, record: LastMail, time: TimeEncoder) -> torch.Tensor:
+        """Messages [U, W] of the nodes with mail; of the others the rows mean nothing."""
+        deltas = (record.mail_time - record.memory_time).to(time.frequency.dtype)
+        encoded = encode_time(deltas, time.frequency, time.phase)
+        return torch.cat([record.memory, record.partner, record.mail_features, encoded], 1)
+
+
+class CellUpdater(nn.Module):
+    """h = cell(message, memory), the message 0 without mail; parameters are those of torch's cell.
+
+    Args:
+        cell: GRUCell or RNNCell; operation: the same cell on concatenated messages, which it builds itself.
+        message: the message function.
+    """
+
+    def __init__(
+        self,
+        cell: type[nn.GRUCell | nn.RNNCell],
+        operation: Callable[..., torch.Tensor],
+        config: ModelConfig,
+        message: Any,
+    ) -> None:
+        super().__init__()
+        self.message, self.operation = message, operation
+        self.cell = cell(message.width, config.dim, dtype=getattr(torch, config.dtype))
+
+    def forward(self, record: LastMail, time: TimeEncoder, now: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+        """The updated memory h [U, D] of a record's nodes."""
+        if not isinstance(self.message, Concatenation):
+            message = torch.where(record.has_mail.unsqueeze(1), self.message(record, time), 0.0)
+            hidden: torch.Tensor = self.cell(message, record.memory)
+            return hidden
+        deltas = (record.mail_time - record.memory_time).to(time.frequency.dtype)
+        return self.operation(
+            record.memory, None, record.partner, None, record.mail_features, None, deltas, record.has_mail,
+            time.frequency, time.phase,
+            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh,
+        )  # fmt: skip
