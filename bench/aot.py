@@ -33,14 +33,19 @@ BEGIN, END = "<!-- table of bench/results/aot.json, written by make aot -->", "<
 
 @dataclass(frozen=True)
 class Case:
-    """One specialisation: arithmetic "float32" (TF32), "ieee" or "float64", width of edge rows, dtype of tables."""
+    """One specialisation: arithmetic "float32" (TF32), "ieee" or "float64", width of edge rows, dtype of tables.
+
+    `staged` is as training calls: rows have been fetched before, so that tables have a row for every node or slot.
+    """
 
     arithmetic: str
     features: int
     tables: str = ""
+    staged: bool = False
 
     def __str__(self) -> str:
-        return f"{self.arithmetic}, {self.features} features" + (f", {self.tables} tables" if self.tables else "")
+        tables = f", {self.tables} tables" if self.tables else ""
+        return f"{self.arithmetic}, {self.features} features{tables}{', staged rows' * self.staged}"
 
 
 CASES = [
@@ -51,7 +56,22 @@ CASES = [
     Case("ieee", 172),
     Case("float64", 172),
     Case("float64", 413),
+    *(Case(arithmetic, 172, staged=True) for arithmetic in ("float32", "ieee", "float64")),
 ]
+# Of the operations that take a table with or without the rows to read from it, those that training fetches before.
+STAGED = {
+    **{name: {"memory": "memory_rows", "partner": "partner_rows", "features": "feature_rows"} for name in UPDATERS},
+    "temporal_attention": {"features": "feature_rows"},
+    "mailbox_attention": {"mails": "rows", "features": "feature_rows"},
+}
+
+
+def staged(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """An operation's arguments with the rows of its tables in the tables' place."""
+    for table, rows in STAGED[name].items():
+        places = arguments[rows].clamp(min=0).view(-1)
+        arguments |= {table: arguments[table].index_select(0, places), rows: None}
+    return arguments
 
 
 def launches(case: Case) -> Iterator[Launch]:
@@ -61,15 +81,18 @@ def launches(case: Case) -> Iterator[Launch]:
     shape = Shape("AOT", 200, 2000, case.features, 16)
     torch.set_float32_matmul_precision("highest" if case.arithmetic == "ieee" else "high")
     for name, operation in OPERATIONS.items():
+        if case.staged and name not in STAGED:
+            continue
         variants = ["triton", "triton-split"] if name == "memory_gru" else ["triton"]
         for variant in variants:
             for deterministic in (False, True) if name == "temporal_attention" else (False,):
                 arguments = build(name, shape, dtype=dtype, table_dtype=tables)
+                arguments = staged(name, arguments) if case.staged else arguments
                 leaves = operation.trained if tables is not None else operation.leaves
                 arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
                 if name in ("temporal_attention", "mailbox_attention"):
                     arguments |= {"dropout": 0.1, "draws": torch.zeros(4, dtype=torch.int64)}
-                if name in UPDATERS:
+                if name in UPDATERS and not case.staged:
                     arguments["count"] = torch.zeros(1, dtype=torch.int64)
                 torch.use_deterministic_algorithms(deterministic)
                 with recording() as recorded:
@@ -95,7 +118,8 @@ def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
         variant = case.arithmetic if case.arithmetic in kernel.configs else "float32"
         if defaults and variant != case.arithmetic:
             continue
-        key = (kernel.name, str(sorted(launch.constants.items(), key=str)))
+        absent = [argument is None for argument in launch.arguments]
+        key = (kernel.name, str(sorted(launch.constants.items(), key=str)), str(absent))
         if key in seen:
             continue
         seen.add(key)
@@ -165,8 +189,9 @@ def main() -> int:
     parser.add_argument("--defaults", choices=kinds, help="default configurations of one arithmetic; writes no files")
     options = parser.parse_args()
     if options.defaults:
-        chosen = next(case for case in CASES if case.arithmetic == options.defaults)
-        rows, kinds = compiled((chosen, True)), [options.defaults]
+        alike = [case for case in CASES if case.arithmetic == options.defaults]
+        chosen = (next(case for case in alike if case.staged == staged) for staged in (False, True))
+        rows, kinds = [row for case in chosen for row in compiled((case, True))], [options.defaults]
     else:
         with ProcessPoolExecutor(2) as pool:
             rows = [row for part in pool.map(compiled, [(case, False) for case in CASES]) for row in part]

@@ -15,7 +15,8 @@ from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.kernels.fusion import enable_fusion
 from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session, compiler
+from mspipe_triton.training.session import Session
+from mspipe_triton.training.settings import compiler
 
 WARM_BATCHES = 20
 

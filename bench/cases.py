@@ -104,6 +104,19 @@ def _attention_work(at: Scene, table: int, compute: int) -> Work:
     )
 
 
+def _gather(at: Scene, numbers: Numbers) -> dict[str, Any]:
+    """Edge rows of the slots, of which no other table has as many; an empty slot takes row 0."""
+    return {
+        "table": numbers.table(at.shape.events, at.shape.features), "rows": at.events.clamp(min=0).view(-1),
+    }  # fmt: skip
+
+
+def _gather_work(at: Scene, table: int, compute: int) -> Work:
+    """A row's number is read and the row written; of a row that is asked for several times the table's is read once."""
+    rows = at.events.clamp(min=0)
+    return Work(rows.numel() * 8 + (rows.numel() + rows.unique().numel()) * at.shape.features * table)
+
+
 RECORD = ("memory", "partner", "memory_time", "event_id", "mail_time")
 
 
@@ -163,6 +176,9 @@ OPERATIONS = {
         reference={"dropout": 0.0, "draws": None, "save": False},
     ),
     "mailbox_attention": MAILBOX_ATTENTION,
+    "gather_rows": Operation(
+        "gather_rows", _gather, _gather_work, ("gathered",), indices=("rows",), tables=("table",), fuses=False
+    ),
     "patch_rows": Operation(
         "patch_rows", _patch, _patch_work, mutated=("stale",), indices=("nodes", "fresh_nodes"), fuses=False
     ),

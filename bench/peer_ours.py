@@ -14,7 +14,8 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
 from mspipe_triton.training.batch import Batch
 from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session, compiler
+from mspipe_triton.training.session import Session
+from mspipe_triton.training.settings import compiler
 
 Draws = Callable[[int], torch.Tensor]
 

@@ -13,6 +13,7 @@ import torch
 
 from bench.cases import OPERATIONS
 from bench.variants import Named, callee, step
+from mspipe_triton.tuning.operations import synchronises
 
 Run = Callable[[], Any]
 # A graph of many calls takes far longer than its own launch.
@@ -56,21 +57,6 @@ def _between_events(run: Run, count: int) -> float:
     stop.record()
     stop.synchronize()
     return float(start.elapsed_time(stop)) * 1e-3 / count
-
-
-def synchronises(run: Run) -> str | None:
-    """What waits for the GPU inside a run, or None; such a run cannot be captured. Call it once before, to warm up."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        run()
-    except RuntimeError as error:
-        if "synchronizing" not in str(error):
-            raise
-        return str(error).splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return None
 
 
 def captured(runs: Sequence[Run]) -> tuple[Run, list[Any]]:

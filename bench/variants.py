@@ -14,14 +14,13 @@ import torch
 from bench.cases import moved
 from bench.operation import Operation
 from mspipe_triton.kernels import fusion, launch
+from mspipe_triton.tuning.calls import Named
+from mspipe_triton.tuning.gate import Errors, distance, errors, poisoned
 
-Named = dict[str, torch.Tensor]
-Errors = dict[str, dict[str, Any]]
 Call = Callable[..., Any]
 CPU = torch.device("cpu")
 # The variants that run our kernels, and what `use_triton` is told for them.
 KERNELS = {"triton": None, "triton-split": None, "interpreter": True}
-JUNK = 3  # a small integer: a kernel that reads what nothing wrote goes wrong without leaving its tables
 
 
 @contextmanager
@@ -149,65 +148,10 @@ def step(operation: Operation, call: Call, arguments: Mapping[str, Any], grads: 
     return both
 
 
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Within it, torch's empty tensors are full of NaN, `JUNK` and True, so that what a kernel leaves out shows."""
-
-    def filling(make: Call) -> Call:
-        @functools.wraps(make)
-        def made(*arguments: Any, **keywords: Any) -> torch.Tensor:
-            tensor: torch.Tensor = make(*arguments, **keywords)
-            return tensor.fill_(torch.nan if tensor.is_floating_point() else JUNK)
-
-        return made
-
-    places: list[tuple[Any, str]] = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")]
-    originals = [getattr(owner, name) for owner, name in places]
-    for (owner, name), original in zip(places, originals, strict=True):
-        setattr(owner, name, filling(original))
-    try:
-        yield
-    finally:
-        for (owner, name), original in zip(places, originals, strict=True):
-            setattr(owner, name, original)
-
-
 def result(operation: Operation, how: str, arguments: Mapping[str, Any], grads: Named | None) -> Named:
     """The outcome of a variant, the kernels' outputs poisoned before (a compiler would compile the poison)."""
     with variant(how), poisoned() if how in KERNELS else nullcontext():
         return outcome(operation, callee(operation, how), arguments, grads)
-
-
-def errors(actual: Named, same_dtype: Named, truth: Named, usual: Mapping[str, float] | None = None) -> Errors:
-    """By name: the largest error against the float64 truth, and what is allowed.
-
-    Twice the error of torch in the same dtype, plus one rounding of the largest true value; `usual` is torch's largest
-    error on other inputs by the largest value there, which counts where it is more: on few numbers one draw's error
-    says little. In float64, where torch is
-    itself the truth, 1e-9 of the largest true value or of 1. Integers may not differ (their error is the number of
-    entries that do). NaN never passes.
-    """
-    found: Errors = {}
-    for name, true in truth.items():
-        ours, theirs, true = actual[name].to(CPU), same_dtype[name].to(CPU), true.to(CPU)
-        if ours.shape != true.shape or ours.dtype != theirs.dtype:
-            found[name] = {"passed": False, "shape": [*ours.shape], "dtype": str(ours.dtype)}
-            continue
-        error = allowed = 0.0
-        if not true.is_floating_point():
-            error = float((ours != true).sum())
-        elif true.numel():
-            error, largest = _distance(ours, true), float(true.abs().max())
-            rounding = torch.finfo(ours.dtype).eps * largest
-            double = ours.dtype == torch.float64
-            torch_error = max(_distance(theirs, true), (usual or {}).get(name, 0.0) * largest)
-            allowed = 1e-9 * max(1.0, largest) if double else 2 * torch_error + rounding
-        found[name] = {"passed": error <= allowed, "error": error, "allowed": allowed}
-    return found
-
-
-def _distance(value: torch.Tensor, true: torch.Tensor) -> float:
-    return float((value.double() - true).abs().max())
 
 
 @dataclass(frozen=True)
@@ -230,7 +174,7 @@ class Judge:
         for other in others:
             for name, true in other.truth.items():
                 if true.is_floating_point() and true.numel() and (largest := float(true.abs().max())):
-                    error = _distance(other.same_dtype[name].to(CPU), true.to(CPU)) / largest
+                    error = distance(other.same_dtype[name].to(CPU), true.to(CPU)) / largest
                     usual[name] = max(usual.get(name, 0.0), error)
         return replace(self, usual=usual)
 

@@ -8,6 +8,7 @@ if __name__ != "mspipe_triton.kernels":
 
 from mspipe_triton.kernels.aggregate_messages import aggregate_messages
 from mspipe_triton.kernels.checks import enable_debug
+from mspipe_triton.kernels.gather_rows import gather_rows
 from mspipe_triton.kernels.launch import use_triton
 from mspipe_triton.kernels.mailbox_attention import mailbox_attention
 from mspipe_triton.kernels.memory_gru import memory_gru
@@ -25,6 +26,7 @@ __all__ = [
     "aggregate_messages",
     "enable_debug",
     "encode_time",
+    "gather_rows",
     "mailbox_attention",
     "memory_gru",
     "memory_rnn",

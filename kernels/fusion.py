@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -17,11 +18,12 @@ _RECOMPILATIONS = 64
 
 
 class _State:
-    """Process-wide: whether fused functions compile, why they stopped, and what compiling has cost."""
+    """Process-wide: whether fused functions compile, why they stopped, what that has cost, and when it is to end."""
 
     enabled = False
     failure: str | None = None
     seconds = 0.0
+    until = float("inf")
     lock = threading.Lock()
 
 
@@ -49,6 +51,11 @@ def enable_thread_fusion(enabled: bool) -> None:
     Compiled loops run on as many threads as torch had when they were compiled, whoever calls them.
     """
     _own.enabled = enabled
+
+
+def limit_compiling(until: float = float("inf")) -> None:
+    """Begin no compilation after a time of `time.perf_counter`: what is not compiled by then runs eagerly."""
+    _State.until = until
 
 
 def fusion_enabled() -> bool:
@@ -95,8 +102,10 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
                 if varies and isinstance(argument, torch.Tensor) and argument.dim():
                     torch._dynamo.maybe_mark_dynamic(argument, 0)
             graphs, start = _graphs(), time.perf_counter()
+            late = start > _State.until
+            stance = torch.compiler.set_stance("eager_on_recompile") if late else contextlib.nullcontext()
             try:
-                with torch.no_grad():
+                with torch.no_grad(), stance:
                     result = compiled[0](*arguments)
             except Exception as error:  # whose fault it was, the eager run decides
                 result = function(*arguments)

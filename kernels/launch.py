@@ -78,6 +78,9 @@ class Kernel:
 
 KERNELS: dict[str, Kernel] = {}
 
+# By operation that has several ways to compute the same on a GPU: the one taken where the caller names none.
+VARIANTS_CHOSEN: dict[str, str] = {"memory_gru": "fused"}
+
 
 class _State:
     """Process-wide: whether Triton is used (None: for tensors on a GPU), and launches recorded in place of run."""
@@ -126,6 +129,16 @@ def on_triton(tensor: torch.Tensor) -> bool:
     if _State.triton is None:
         return tensor.is_cuda and triton is not None
     return _State.triton
+
+
+@contextlib.contextmanager
+def references() -> Iterator[None]:
+    """Within it, operations run as their torch references, wherever their tensors are."""
+    before, _State.triton = _State.triton, False
+    try:
+        yield
+    finally:
+        _State.triton = before
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.kernels.eager import differentiable, eager
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import on_triton
+from mspipe_triton.kernels.launch import VARIANTS_CHOSEN, on_triton
 from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward, memory_gru_backward_reference
 from mspipe_triton.kernels.memory_gru_fused import launch_memory_gru_fused
 from mspipe_triton.kernels.memory_gru_split import empty_updated, launch_memory_gru_split
@@ -118,7 +118,7 @@ def memory_gru(
     bias_hh: torch.Tensor,
     empty: str = "update",
     count: torch.Tensor | None = None,
-    variant: str = "fused",
+    variant: str | None = None,
 ) -> torch.Tensor:
     """h(u) = GRU(mail(u), memory(u)) for U nodes, the memory update of TGN (Rossi et al., 2020).
 
@@ -144,7 +144,8 @@ def memory_gru(
         empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
         count: [1] integer on the device, how many of the U nodes are real; None for all. h is 0 from there on.
         variant: of the kernels, "fused" (one kernel fetches, builds, multiplies and gates) or "split" (a gather, the
-            library's products, a gates kernel). The same function; which is faster depends on device and shapes.
+            library's products, a gates kernel). The same function; which is faster depends on device and shapes. None
+            takes what is chosen for the process: "fused", or what tuning found.
 
     Returns:
         h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables;
@@ -156,6 +157,7 @@ def memory_gru(
     """
     if empty not in ("update", "keep"):
         raise ValueError(f"memory_gru: empty must be 'update' or 'keep', not {empty!r}")
+    variant = VARIANTS_CHOSEN["memory_gru"] if variant is None else variant
     if variant not in VARIANTS:
         raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {variant!r}")
     check_updater(

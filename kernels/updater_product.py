@@ -11,9 +11,10 @@ from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
 @device_function
 def table_rows(p_rows, i_u, m_u):
     """The rows of a table that a block of nodes reads, int64: its own numbers without `p_rows`, row 0 for negatives."""
-    if p_rows is None:
-        return i_u.to(tl.int64)
-    return tl.maximum(tl.load(p_rows + i_u, mask=m_u, other=0), 0).to(tl.int64)
+    b_row = i_u.to(tl.int64)
+    if p_rows is not None:  # a return in here would not keep the compiler from what comes after it
+        b_row = tl.maximum(tl.load(p_rows + i_u, mask=m_u, other=0), 0).to(tl.int64)
+    return b_row
 
 
 @device_function

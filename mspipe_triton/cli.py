@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import typer.exceptions
 
-from mspipe_triton.errors import ConfigError, MspipeError, TrainingError
-
-if TYPE_CHECKING:
-    from mspipe_triton.config import RunConfig
+from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
+from mspipe_triton.options import Columns, Data, Json, NodeFeatures, Sort, run_config, takes_run_flags
 
 app = typer.Typer(
     help="Train memory-based temporal graph neural networks on event streams, fast.",
@@ -23,73 +22,38 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at event streams and make them.")
 app.add_typer(data_app, name="data")
 
-Data = Annotated[
-    str | None, typer.Argument(help="CSV or Parquet file, a folder of them, or `synthetic` (the default).")
-]
-Columns = Annotated[
-    str | None, typer.Option(help="Which column plays which role: src=user_id,dst=item_id,t=timestamp,features=f*")
-]
-Sort = Annotated[bool | None, typer.Option("--sort", help="Sort events by time instead of refusing disorder.")]
-NodeFeatures = Annotated[str | None, typer.Option(help="A .npy file with a row of features per node id.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-
 
 @app.command()
+@takes_run_flags
 def train(
-    data: Data = None,
-    model: Annotated[str | None, typer.Option(help="tgn, jodie, apan or tgat", show_default="tgn")] = None,
-    task: Annotated[str | None, typer.Option(help="link, or node: then labels too.", show_default="link")] = None,
-    epochs: Annotated[int | None, typer.Option(show_default="3")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Events an iteration.", show_default="600")] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.", show_default="0.001")] = None,
-    fanout: Annotated[int | None, typer.Option(help="Neighbours a root.", show_default="10")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers of attention.", show_default="tgn 1, tgat 2")] = None,
-    slots: Annotated[int | None, typer.Option(help="Mails a node keeps in apan.", show_default="10")] = None,
-    dim: Annotated[int | None, typer.Option(help="Width of memory and embeddings.", show_default="100")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads.", show_default="2")] = None,
-    dropout: Annotated[float | None, typer.Option(show_default="0.0")] = None,
-    sampler: Annotated[str | None, typer.Option(help="recent or uniform", show_default="recent")] = None,
-    aggregator: Annotated[str | None, typer.Option(help="last or mean", show_default="last")] = None,
-    time_encoder: Annotated[str | None, typer.Option(help="fixed or learned", show_default="fixed")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64", show_default="float32")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="auto, serial, prefetch, mspipe, fixed or exact", show_default="auto")
-    ] = None,
-    staleness: Annotated[int | None, typer.Option(help="Updates that schedule fixed misses.")] = None,
-    mitigation: Annotated[str | None, typer.Option(help="none or similarity", show_default="none")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto or torch", show_default="auto")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda", show_default="auto")] = None,
-    placement: Annotated[str | None, typer.Option(help="auto, device or host", show_default="auto")] = None,
-    negatives: Annotated[int | None, typer.Option(help="N random negatives of the MRR.", show_default="49")] = None,
-    seed: Annotated[int | None, typer.Option(show_default="0")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: torch's choice.", show_default="0")] = None,
-    deterministic: Annotated[
-        bool | None, typer.Option("--deterministic", help="The same bits every run; implies --no-autotune.")
-    ] = None,
-    no_autotune: Annotated[bool, typer.Option("--no-autotune", help="Take the shipped settings as they are.")] = False,
-    columns: Columns = None,
-    sort: Sort = None,
-    node_features: NodeFeatures = None,
-    config: Annotated[str | None, typer.Option(help="A TOML file; flags go over it.", metavar="FILE.toml")] = None,
+    autotune: Annotated[
+        bool,
+        typer.Option("--autotune/--no-autotune", help="Tune first where no profile fits, or take what ships."),
+    ] = True,
+    budget: Annotated[float | None, typer.Option(help="Seconds of that tuning.", show_default="20")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Leave trace.json, which Perfetto opens.")] = False,
     as_json: Json = False,
+    **flags: Any,
 ) -> None:
-    """Train, evaluate, and leave a run folder."""
+    """Train, evaluate, and leave a run folder; where no tuning profile fits yet, tune for a moment before."""
     from mspipe_triton.screens import TrainingScreen, console, result_table
+    from mspipe_triton.training.run_folder import RunFolder
+    from mspipe_triton.training.session import load_stream
     from mspipe_triton.training.trainer import train as run
 
-    settings = _settings(
-        config, columns, data, sort=sort, node_features=node_features, model=model, epochs=epochs, dim=dim, heads=heads,
-        batch_size=batch_size, lr=lr, fanout=fanout, dropout=dropout, sampler=sampler, aggregator=aggregator,
-        time_encoder=time_encoder, dtype=dtype, schedule=schedule, backend=backend, device=device, seed=seed,
-        placement=placement, negatives=negatives, threads=threads, deterministic=deterministic, staleness=staleness,
-        mitigation=mitigation, layers=layers, slots=slots, task=task,
-    )  # fmt: skip
-    screen = TrainingScreen()
+    config, budget = run_config(flags), _seconds(budget)
+    stream = load_stream(config.data)
+    RunFolder.check(out, config, stream.name, resume)
+    screen, tuned = TrainingScreen(), None
     try:
-        result = run(settings, out=out, resume=resume, observer=screen, trace=trace)
+        if autotune and not (resume or config.settings or config.train.deterministic):
+            from mspipe_triton.tuning import settings_for
+
+            with console.status("Tuning ..."):
+                tuned = settings_for(config, stream, budget, note=screen.note)
+        result = run(config, stream, out=out, resume=resume, observer=screen, trace=trace, tuned=tuned)
     except KeyboardInterrupt:
         raise TrainingError(
             "interrupted; the same command with --out RUN and --resume goes on after the last whole epoch"
@@ -99,6 +63,34 @@ def train(
     console.print(result_table(result))
     if as_json:
         print(json.dumps(result))
+
+
+@app.command()
+@takes_run_flags
+def autotune(
+    budget: Annotated[float | None, typer.Option(help="Seconds, compiling included.", show_default="60")] = None,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
+    """Find the fastest settings for a run on this machine; `train` with the same flags takes them from then on."""
+    started, config, budget = time.perf_counter(), run_config(flags), _seconds(budget)
+    from mspipe_triton.screens import console
+    from mspipe_triton.training.session import load_stream
+    from mspipe_triton.tuning import autotune as tune
+    from mspipe_triton.tuning_screen import TuningScreen, profile_table
+
+    if config.train.deterministic:
+        raise ConfigError("--deterministic runs take the shipped settings; leave it out to tune")
+    stream, screen = load_stream(config.data), TuningScreen()
+    try:
+        profile = tune(config, stream, budget, observer=screen, started=started)
+    except KeyboardInterrupt:
+        raise TuningError("interrupted; the same command goes on after the trials that are done") from None
+    finally:
+        screen.close()
+    console.print(profile_table(profile))
+    if as_json:
+        print(json.dumps(profile.to_json()))
 
 
 @app.command()
@@ -165,7 +157,7 @@ def info(
     from mspipe_triton.data.describe import describe
     from mspipe_triton.training.session import load_stream
 
-    settings = _settings(None, columns, data, sort=sort, node_features=node_features)
+    settings = run_config({"data": data, "columns": columns, "sort": sort, "node_features": node_features})
     facts = describe(load_stream(settings.data))
     _show(str(facts.pop("name")), facts, as_json)
 
@@ -210,16 +202,10 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _settings(config: str | None, columns: str | None, data: str | None, **flags: Any) -> RunConfig:
-    """The settings of a TOML file, or the defaults, with the flags that were given over them."""
-    from mspipe_triton.config import RunConfig, load_config
-    from mspipe_triton.data.readers import parse_columns
-
-    base = RunConfig() if config is None else load_config(config)
-    path = data if data in (None, "synthetic") else str(Path(str(data)).absolute())
-    if flags.get("node_features") is not None:
-        flags["node_features"] = str(Path(flags["node_features"]).absolute())
-    return base.with_flags({**flags, "path": path, "columns": None if columns is None else parse_columns(columns)})
+def _seconds(budget: float | None) -> float | None:
+    if budget is not None and not 0 < budget < float("inf"):
+        raise ConfigError(f"--budget must be a number of seconds above 0, not {budget:g}")
+    return budget
 
 
 def _show(title: str, facts: dict[str, Any], as_json: bool) -> None:

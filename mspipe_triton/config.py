@@ -32,6 +32,9 @@ BUILT = {
     "aggregator": ("last", "mean"),
     "time_encoder": ("fixed", "learned"),
     "dtype": ("float32", "float64"),
+    "deduplicate": ("all", "roots"),
+    "features": ("host", "device"),
+    "gather": ("copy", "kernel"),
 }
 
 
@@ -161,32 +164,81 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RunSettings:
+    """One way to carry a run out: what tuning chooses, since all compute the same but for the order of float sums.
+
+    Args:
+        schedule: one of the schedules, not "auto".
+        prefetch: finished iterations that may wait between two stages; `serial` knows none.
+        threads: torch threads of the stages that compute.
+        host_threads: torch threads of the others.
+        deduplicate: "all": a node that a batch touches several times has one row; "roots": neighbours have a row each,
+            which spares looking for the distinct ones.
+        fused: whether loops of the torch references are compiled.
+        features: "host" or "device", where the table of edge features lies; the same on the CPU.
+        gather: how rows of host tables come to a GPU: "copy" (gathered by the host, then copied) or "kernel" (gathered
+            from pinned memory by a kernel on the GPU).
+    """
+
+    schedule: str = "serial"
+    prefetch: int = 3
+    threads: int = 1
+    host_threads: int = 1
+    deduplicate: str = "all"
+    fused: bool = True
+    features: str = "host"
+    gather: str = "copy"
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "schedule", "deduplicate", "features", "gather")
+        if self.schedule == "auto":
+            raise ConfigError("[settings] schedule must name a schedule, not auto")
+        _check_at_least(self, 0, "prefetch")
+        _check_at_least(self, 1, "threads", "host_threads")
+
+
+@dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run, as `config.toml` holds them: [data], [model], [train]."""
+    """All settings of a run, as `config.toml` holds them: [data], [model], [train]; [settings] where it was tuned."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    settings: RunSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.settings is None:
+            return
+        schedule, threads = self.train.schedule, self.train.threads
+        if self.settings.schedule not in (("serial", "prefetch", "exact") if schedule == "auto" else (schedule,)):
+            raise ConfigError(f"[settings] schedule {self.settings.schedule} is not the run's, which is {schedule}")
+        if threads not in (0, self.settings.threads):
+            raise ConfigError(f"[settings] threads {self.settings.threads} is not the run's, which is {threads}")
 
     def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
         """The settings with every flag that is not None put over them; a flag goes where its name is a field."""
         given = {name: value for name, value in flags.items() if value is not None}
-        sections = {}
-        for section in fields(self):
-            current = getattr(self, section.name)
+        sections: dict[str, Any] = {}
+        for section in ("data", "model", "train"):
+            current = getattr(self, section)
             names = {f.name for f in fields(current)}
-            sections[section.name] = replace(current, **{k: v for k, v in given.items() if k in names})
-        return RunConfig(**sections)
+            sections[section] = replace(current, **{k: v for k, v in given.items() if k in names})
+        if self.settings is not None:
+            own = {name: given[name] for name in ("schedule", "threads") if given.get(name) not in (None, "auto", 0)}
+            sections["settings"] = replace(self.settings, **own)
+        return replace(self, **sections)
 
     def to_toml(self) -> str:
         """The text of `config.toml`, with what the model takes and nothing that it has not."""
         sections = asdict(replace(self, model=self.model.resolved()))
         sections["model"] = {name: value for name, value in sections["model"].items() if value != -1}
+        if self.settings is None:
+            del sections["settings"]
         return tomli_w.dumps(sections)
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """Read a TOML file with the sections [data], [model] and [train]; what it leaves out takes the default.
+    """Read a TOML file with the sections [data], [model], [train] and [settings]; what it leaves out takes the default.
 
     Raises:
         ConfigError: the file is missing or not TOML, or a section, name or value is not one of ours.
@@ -199,11 +251,11 @@ def load_config(path: str | Path) -> RunConfig:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "settings": RunSettings}
     sections: dict[str, Any] = {}
     for section, values in content.items():
         if section not in kinds or not isinstance(values, dict):
-            raise ConfigError(f"{path}: [{section}] is none of [data], [model], [train]")
+            raise ConfigError(f"{path}: [{section}] is none of {', '.join(f'[{kind}]' for kind in kinds)}")
         known = {f.name: f.default for f in fields(kinds[section])}
         for name, value in values.items():
             if name not in known:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.training.session import compiler
+from mspipe_triton.training.settings import compiler
 
 
 def diagnose() -> dict[str, Any]:

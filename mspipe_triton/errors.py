@@ -35,5 +35,9 @@ class TrainingError(MspipeError):
     """A run that failed while training, for instance on a loss that is not finite."""
 
 
+class TuningError(MspipeError):
+    """A tuner that cannot measure what it is to tune."""
+
+
 class StuckError(MspipeError):
     """A pipeline in which nothing moves any more."""

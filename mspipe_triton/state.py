@@ -68,13 +68,14 @@ class NodeState(Generic[R]):
 
         Beside writes of another thread, `read` is what gives whole records.
         """
-        rows = {name: self.placement.gather(table, nodes) for name, table in self.tables.items() if name != "event_id"}
+        at, gather = self.placement.numbers(nodes), self.placement.gather
+        rows = {name: gather(table, at) for name, table in self.tables.items() if name != "event_id"}
         if "event_id" not in self.tables:
             return self.mailbox.record(rows)
         events = self.tables["event_id"].index_select(0, nodes)
         rows["event_id"] = self.placement.load(events)
         if "mail_features" not in rows and features.shape[1]:
-            mail_features = self.placement.gather(features, events.view(-1).clamp(min=0))
+            mail_features = gather(features, events.view(-1).clamp(min=0))
             rows["mail_features"] = mail_features.view(*events.shape, -1)
         elif "mail_features" not in rows:
             rows["mail_features"] = self.placement.load(features.new_zeros((*events.shape, 0)))
@@ -89,6 +90,7 @@ class NodeState(Generic[R]):
         """
         whole = self.ended
         record = self.fetch(nodes, features)
+        self.placement.settle()  # so that no write that begins after this was met on the way
         version = self.begun
         self.patch(record, on_device, whole, version)
         return record, version

@@ -37,9 +37,15 @@ def small_stream() -> EventStream:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `mspipe-triton` as a user does, in an empty folder and without fused loops unless the test asks for them."""
+    """Run `mspipe-triton` as a user does, in an empty folder with a cache of its own.
+
+    Unless the test asks for it, loops are not fused and training is not tuned.
+    """
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        if arguments[:1] == ("train",) and not {"--autotune", "--no-autotune"} & set(arguments):
+            arguments = (*arguments, "--no-autotune")
+        environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
         return subprocess.run(
             [sys.executable, "-m", "mspipe_triton", *arguments],
             cwd=tmp_path,

@@ -17,7 +17,8 @@ from mspipe_triton.data.writers import write_stream
 ROOT = Path(__file__).resolve().parent.parent
 # What makes each command small enough for a test; a later flag goes over an earlier one.
 SMALLER = {
-    "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--negatives", "3"],
+    "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--negatives", "3", "--budget", "1"],
+    "autotune": ["--batch-size", "100", "--dim", "8", "--budget", "1"],
     "generate": ["--events", "900"],
 }
 
@@ -28,14 +29,16 @@ def blocks(page: str, language: str) -> list[str]:
 
 def run(arguments: list[str], cwd: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "MAKEFLAGS": ""}
+    environment["XDG_CACHE_HOME"] = str(cwd / "cache" if cwd != ROOT else ROOT / ".pytest_cache")
     done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/models.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/models.md", "docs/tuning.md"])
 def test_commands(page: str, tmp_path: Path) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
     assert commands
+    write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
     for line in commands:
         words = shlex.split(line)
         if words[0] == "make":
@@ -69,8 +72,12 @@ def check_make(words: list[str], tmp_path: Path) -> None:
 
 def test_python_examples(tmp_path: Path) -> None:
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
-    examples = [*blocks("README.md", "python"), *blocks("docs/models.md", "python")]
-    assert len(examples) == 3
+    examples = [
+        *blocks("README.md", "python"),
+        *blocks("docs/models.md", "python"),
+        *blocks("docs/tuning.md", "python"),
+    ]
+    assert len(examples) == 4
     for example in examples:
         run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
 

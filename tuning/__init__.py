@@ -1,6 +1,41 @@
-"""Search spaces, measurement and profiles that tune a run; the room is kept, nothing is tuned yet."""
+"""Search spaces, measurement, Optuna studies and profiles that tune a run and the kernels; loaded when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if __name__ != "mspipe_triton.tuning":
     raise ImportError(
         f"this package installs as mspipe_triton.tuning, not as {__name__!r}: write `import mspipe_triton.tuning`"
     )
+
+if TYPE_CHECKING:
+    from mspipe_triton.tuning.key import Key
+    from mspipe_triton.tuning.profile import Profile, apply, restore
+    from mspipe_triton.tuning.store import ProfileStore
+    from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for
+
+_PUBLIC = {
+    "Key": "key",
+    "Profile": "profile",
+    "ProfileStore": "store",
+    "TuningObserver": "tuner",
+    "apply": "profile",
+    "autotune": "tuner",
+    "restore": "profile",
+    "settings_for": "tuner",
+}
+
+__all__ = ["Key", "Profile", "ProfileStore", "TuningObserver", "apply", "autotune", "restore", "settings_for"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: the kernels' users need `apply` and nothing of the trainer."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mspipe_triton.tuning.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

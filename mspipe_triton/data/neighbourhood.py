@@ -1,4 +1,4 @@
-"""The neighbourhood of a batch: sampled temporal neighbours, the distinct nodes among them, and where each stands."""
+"""The neighbourhood of a batch: sampled temporal neighbours, the nodes to fetch, and where each stands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import torch
 
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels import sample_recent, sample_uniform, unique_nodes
 from mspipe_triton.placement import Placement
+
+DEDUPLICATED = ("all", "roots")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Roots:
 class Hop:
     """The sampled neighbours of P points (nodes at a time), F slots each, for one layer of the embedding.
 
-    The layer reads a table: the first one the distinct nodes, those above it the points of the layer below.
+    The layer reads a table: the first one the neighbourhood's nodes, those above it the points of the layer below.
     root_rows [P]: each point's row in the table, whose first `distinct` rows are the points'; rows [P, F]: each slot's
     row (0 in empty slots); event_ids [P, F], −1 in empty slots; deltas [P, F], point's time − neighbour's time;
     counts [P], filled slots, which come first.
@@ -44,9 +47,10 @@ class Hop:
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Distinct nodes [U] of roots and neighbours, the roots' first; rows [R] of the roots; a hop for every layer.
+    """Nodes [U] of roots and neighbours; rows [R] of the roots; a hop for every layer, the roots the last one's points.
 
-    The points of the last hop are the roots.
+    The roots' nodes come first, each once, in order of first occurrence. Those of the neighbours come once too, or once
+    a slot (see `NeighbourSampler`).
     """
 
     nodes: torch.Tensor
@@ -70,6 +74,12 @@ class NeighbourSampler:
     Args:
         adjacency: of `stream`.
         dtype: of the time differences.
+        deduplicate: "all": a neighbourhood has every node once; "roots": it has the nodes of the first hop's points
+            once and behind them a row for every filled slot, which spares looking for the distinct ones and costs as
+            many rows more as neighbours repeat.
+
+    Raises:
+        ConfigError: another `deduplicate`.
     """
 
     stream: EventStream
@@ -77,6 +87,11 @@ class NeighbourSampler:
     fanout: int
     uniform: bool
     dtype: torch.dtype
+    deduplicate: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.deduplicate not in DEDUPLICATED:
+            raise ConfigError(f"deduplicate {self.deduplicate!r}: give {' or '.join(DEDUPLICATED)}")
 
     def around(self, roots: Roots, draws: list[torch.Tensor]) -> Neighbourhood:
         """The neighbourhood of roots, with as many hops as there are `draws`, the Philox words [4] of each.
@@ -90,10 +105,10 @@ class NeighbourSampler:
         if not draws:
             nodes, rows = _distinct(roots.nodes)
             return Neighbourhood(nodes, rows, [])
-        neighbours, *sampled = self.neighbours(roots.nodes, roots.times, draws[0])
-        nodes, inverse = _distinct(torch.cat([roots.nodes, neighbours.view(-1)]))
-        root_rows, rows = inverse.split([roots.nodes.numel(), neighbours.numel()])
-        hops.append(Hop(root_rows, _head(root_rows), rows.view_as(neighbours), *sampled))
+        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, draws[0])
+        join = _joined if self.deduplicate == "all" else _appended
+        nodes, root_rows, rows, distinct = join(roots.nodes, neighbours, counts)
+        hops.append(Hop(root_rows, distinct, rows, events, deltas, counts))
         hops.reverse()
         top = hops[-1].root_rows
         return Neighbourhood(nodes, top if len(hops) == 1 else root_rows.index_select(0, top), hops)
@@ -120,6 +135,26 @@ class NeighbourSampler:
         times = entries.new_empty(known).index_copy_(0, places, torch.cat([entries, roots.times]))
         hop = Hop(root_rows, _head(root_rows), rows.view_as(neighbours), events, deltas, counts)
         return Roots(nodes, times, keys), hop
+
+
+Joined = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
+
+
+def _joined(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> Joined:
+    """Distinct nodes of roots [P] and neighbours [P, F], the rows of both among them, and how many are the roots'."""
+    nodes, inverse = _distinct(torch.cat([roots, neighbours.view(-1)]))
+    root_rows, rows = inverse.split([roots.numel(), neighbours.numel()])
+    return nodes, root_rows, rows.view_as(neighbours), _head(root_rows)
+
+
+def _appended(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> Joined:
+    """The same with distinct nodes of the roots alone, and behind them the node of every filled slot, slot by slot."""
+    nodes, root_rows = _distinct(roots)
+    before = (counts.cumsum(0) - counts + nodes.numel()).unsqueeze(1)  # the filled slots come first
+    place = torch.arange(neighbours.shape[1])
+    rows = torch.where(place < counts.unsqueeze(1), before + place, 0)
+    filled = neighbours.masked_select(neighbours >= 0)
+    return torch.cat([nodes, filled]), root_rows, rows, nodes.numel()
 
 
 def _distinct(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

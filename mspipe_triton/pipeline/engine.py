@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
@@ -28,25 +29,26 @@ def run_serial(
     items: Iterable[Any],
     observe: Observe | None = None,
     unpaid: Callable[[], float] = no_time,
-    lane: Lane | None = None,
+    lanes: Mapping[str, Lane] | None = None,
 ) -> Iterator[Any]:
     """Take every item through all stages before the next one starts; yields it when its last stage is done.
 
-    Every stage sees everything that earlier iterations wrote: staleness 0. Arguments as in `Engine`; one `lane` serves
-    all stages, and of the graph only their names and order count.
+    Every stage sees everything that earlier iterations wrote: staleness 0. Arguments as in `Engine`; all lanes are used
+    on this one thread, and of the graph only the stages, their order and their resources count.
     """
-    lane = lane or Lane()
-    lane.open()
-    try:
+    alone = Lane()
+    lane_of = {name: (lanes or {}).get(name, alone) for name in graph.by_resource}
+    with ExitStack() as opened:
+        for lane in dict.fromkeys(lane_of.values()):
+            lane.open()
+            opened.callback(lane.close)
         for iteration, item in enumerate(items):
             flight = Flight(item)
             for stage in graph.stages:
-                flight.run(stage, functions[stage.name], iteration, lane, (), unpaid)
+                flight.run(stage, functions[stage.name], iteration, lane_of[stage.resource], (), unpaid)
             if observe is not None:
                 observe(flight.spans())
             yield flight.value
-    finally:
-        lane.close()
 
 
 class Engine:

@@ -72,13 +72,14 @@ class OnlinePlanner:
         self.depth, self.drift = depth, drift
         self.average: dict[str, float] = {}
         self.measured = 0  # iterations since the plan in force was made
-        self.guessed = times is None
+        self.guessed, self.starting = times is None, True
         self.plan = self.plan_for(times or dict.fromkeys(stage_names(schedule), 1e-3))
 
     def observe(self, spans: list[Span]) -> Replanned | None:
         """Take an iteration's stage times in; the new plan, where they call for one."""
         self.measured += 1
-        if self.guessed and self.measured == 1:  # the first iteration of a process is none like the others
+        if self.starting:  # the first iteration of a process is none like the others
+            self.starting = False
             return None
         for span in spans:
             seconds = max(span.seconds, 1e-9)

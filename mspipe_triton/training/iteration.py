@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mspipe_triton.config import ModelConfig
+from mspipe_triton.config import ModelConfig, RunSettings
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Draws, Purpose, draw_words
@@ -42,15 +42,20 @@ class Iteration:
 
     def __init__(
         self, stream: EventStream, adjacency: TemporalCSR, model: TemporalModel, state: NodeState[Any],
-        config: ModelConfig, seed: int, optimizer: torch.optim.Optimizer, mitigation: Mitigation | None = None,
+        config: ModelConfig, settings: RunSettings, seed: int, optimizer: torch.optim.Optimizer,
+        mitigation: Mitigation | None = None,
     ) -> None:  # fmt: skip
         self.stream, self.model, self.state = stream, model, state
         self.seed, self.optimizer, self.mitigation = seed, optimizer, mitigation
         self.placement = state.placement
         dtype, fanout = getattr(torch, config.dtype), config.setting("fanout")
-        self.sampler = NeighbourSampler(stream, adjacency, fanout, config.sampler == "uniform", dtype)
+        # Mitigation looks at a quantile over distinct nodes.
+        deduplicate = settings.deduplicate if mitigation is None else "all"
+        uniform = config.sampler == "uniform"
+        self.sampler = NeighbourSampler(stream, adjacency, fanout, uniform, dtype, deduplicate)
         features = stream.edge_features
-        self.edge_table = torch.zeros((len(stream), 0), dtype=dtype) if features is None else features
+        table = torch.zeros((len(stream), 0), dtype=dtype) if features is None else features
+        self.edge_table = self.placement.placed(table, settings.features)
 
     def training_stages(self) -> dict[str, Callable[[Any], Any]]:
         """Stage name to function; `patch` is for a schedule that fetches early and wants the latest records."""

@@ -30,6 +30,23 @@ class HostLane(Lane):
         enable_thread_fusion(self.compiled)
 
 
+class TurnLane(HostLane):
+    """A host lane that has its thread in turns with others, so every stage sets its own number of torch threads."""
+
+    def open(self) -> None:
+        """Remember the number that the thread had."""
+        self.outer = torch.get_num_threads()
+        super().open()
+
+    def close(self) -> None:
+        """Give the thread that number back."""
+        torch.set_num_threads(self.outer)
+
+    def before(self, marks: Sequence[object]) -> None:
+        """Take the thread over."""
+        torch.set_num_threads(self.threads)
+
+
 @dataclass(frozen=True)
 class Mark:
     """The events at the start and the end of a stage's work on its stream."""
@@ -101,16 +118,22 @@ class StreamLane(HostLane):
         return event
 
 
-def lanes(device: torch.device, compute: str, others: Sequence[str], threads: int) -> dict[str, Lane]:
-    """A lane a resource: `threads` torch threads for the one that computes, one for each of the others."""
+def lanes(
+    device: torch.device, compute: str, others: Sequence[str], threads: int, host_threads: int
+) -> dict[str, Lane]:
+    """A lane a resource: `threads` torch threads for the one that computes, `host_threads` for each of the others."""
     if device.type == "cpu":
-        return {compute: HostLane(threads, True), **{name: HostLane(1, False) for name in others}}
+        return {compute: HostLane(threads, True), **{name: HostLane(host_threads, False) for name in others}}
     return {
         compute: StreamLane(device, False, threads, True),
-        **{name: StreamLane(device, True, 1, False) for name in others},
+        **{name: StreamLane(device, True, host_threads, False) for name in others},
     }
 
 
-def serial_lane(device: torch.device, threads: int) -> Lane:
-    """The one lane of a serial run; on a GPU it waits for every stage, so that each has its own time."""
-    return HostLane(threads, True) if device.type == "cpu" else StreamLane(device, True, threads, True)
+def serial_lanes(
+    device: torch.device, compute: str, others: Sequence[str], threads: int, host_threads: int
+) -> dict[str, Lane]:
+    """The lanes of a serial run, all on one thread; on a GPU it waits for every stage, so each has its own time."""
+    if device.type == "cpu":
+        return {compute: TurnLane(threads, True), **{name: TurnLane(host_threads, True) for name in others}}
+    return dict.fromkeys([compute, *others], StreamLane(device, True, threads, True))

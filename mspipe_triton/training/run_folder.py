@@ -32,11 +32,13 @@ class RunFolder:
         self.trace = path / "trace.json"
 
     @staticmethod
-    def prepare(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
+    def check(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
         """The folder for a new run, or an old one to resume: `out`, or the first free runs/DATASET-MODEL-N.
 
+        Nothing is written yet.
+
         Raises:
-            RunFolderError: the folder holds another run, holds none to resume, or cannot be written.
+            RunFolderError: the folder holds another run, or holds none to resume.
         """
         if out is None and resume:
             raise RunFolderError("--resume needs --out RUN, the folder of the run to go on with")
@@ -51,15 +53,24 @@ class RunFolder:
         leftovers = {folder.config.name, folder.metrics.name} if folder.config.exists() else set()
         if path.exists() and {inside.name for inside in path.iterdir()} - leftovers:
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if not os.access(path, os.W_OK):
-                raise PermissionError(13, "no permission to write")
-            folder.metrics.unlink(missing_ok=True)
-            folder.config.write_text(config.to_toml(), encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error
         return folder
+
+    def prepare(self, config: RunConfig, resume: bool) -> None:
+        """Write the run's config into the folder, which is made where it is not there.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(13, "no permission to write")
+            if not resume:
+                self.metrics.unlink(missing_ok=True)
+            with atomic_file(self.config) as temporary:
+                temporary.write_text(config.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     @staticmethod
     def open(path: str | Path) -> RunFolder:
@@ -107,8 +118,6 @@ class RunFolder:
         ]
         if differences:
             raise RunFolderError(f"{self.path}: the run to resume has another {', '.join(differences)}")
-        with atomic_file(self.config) as temporary:
-            temporary.write_text(config.to_toml(), encoding="utf-8")
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Mapping
-
-import torch
 
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.engine import PATIENCE, Engine, run_serial
@@ -15,7 +12,7 @@ from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.pipeline.schedules import RESOURCES
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.batch import Batch, Trained
-from mspipe_triton.training.lanes import lanes, serial_lane
+from mspipe_triton.training.lanes import lanes, serial_lanes
 from mspipe_triton.training.session import Session
 
 COMPUTE = RESOURCES["train"]
@@ -26,17 +23,6 @@ def own_compile_seconds() -> float:
     return compile_seconds(own=True)
 
 
-def choose_schedule(schedule: str, device: torch.device, threads: int) -> str:
-    """What `auto` stands for: `exact`, unless training takes every core of the CPU, which leaves nothing to overlap on.
-
-    Then the threads that sample and fetch hold training up by more than they spare it (docs/pipeline.md).
-    """
-    if schedule != "auto":
-        return schedule
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return "exact" if device.type != "cpu" or threads < cores else "serial"
-
-
 class Scheduler:
     """Takes epochs of batches through training under the run's schedule.
 
@@ -45,6 +31,7 @@ class Scheduler:
         replanned: told of every plan that comes into force, with the epoch and the iteration.
         trace: collects every stage's start and end, if given.
         patience: seconds without any stage ending after which the run is given up.
+        stage_seconds: of every stage, as far as they are known beforehand, to plan with at first.
     """
 
     def __init__(
@@ -53,15 +40,19 @@ class Scheduler:
         replanned: Callable[[Replanned, int, int], None],
         trace: Trace | None = None,
         patience: float = PATIENCE,
+        stage_seconds: Mapping[str, float] | None = None,
     ) -> None:
-        train, device, threads = session.config.train, session.state.placement.device, torch.get_num_threads()
+        settings, staleness = session.settings, session.config.train.staleness
         self.session, self.replanned, self.trace, self.patience = session, replanned, trace, patience
-        self.schedule = choose_schedule(train.schedule, device, threads)
-        self.planner = OnlinePlanner(self.schedule, train.staleness if train.staleness >= 0 else None)
+        self.schedule = settings.schedule
+        self.planner = OnlinePlanner(
+            self.schedule, staleness if staleness >= 0 else None, stage_seconds or None, depth=settings.prefetch
+        )
         self.started = False
         others = [name for name in self.planner.plan.graph.by_resource if name != COMPUTE]
-        self.lanes = {} if self.schedule == "serial" else lanes(device, COMPUTE, others, threads)
-        self.alone = serial_lane(device, threads) if self.schedule == "serial" else None
+        made = serial_lanes if self.schedule == "serial" else lanes
+        device = session.state.placement.device
+        self.lanes = made(device, COMPUTE, others, settings.threads, settings.host_threads)
 
     def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Trained]:
         """Train on batches; yields each iteration that is done, in order, and leaves its stage times in `times`."""
@@ -85,7 +76,7 @@ class Scheduler:
                 self._announce(change, epoch, spans[0].iteration)
 
         if self.schedule == "serial":
-            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, self.alone)
+            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, self.lanes)
         else:
             engine = Engine(
                 plan.graph, functions, guarded(plan), COMPUTE, self.lanes, observe, own_compile_seconds, self.patience

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from mspipe_triton.config import DataConfig, RunConfig
+from mspipe_triton.config import DataConfig, RunConfig, RunSettings
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import NegativeSampler
@@ -25,6 +24,7 @@ from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.placement import Placement
 from mspipe_triton.state import NodeState
 from mspipe_triton.training.iteration import Iteration
+from mspipe_triton.training.settings import compiler, default_settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Session:
     """What training and evaluation share; the state and the model's parameters are all that changes."""
 
     config: RunConfig
+    settings: RunSettings
     stream: EventStream
     split: Split
     adjacency: TemporalCSR
@@ -50,7 +51,8 @@ class Session:
         """
         if config.train.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
-        placement = Placement(torch.device("cuda" if config.train.device == "cuda" else "cpu"))
+        settings = config.settings or default_settings(config.train)
+        placement = Placement(torch.device("cuda" if config.train.device == "cuda" else "cpu"), settings.gather)
         split = stream.split()
         if config.train.batch_size > split.train_end:
             raise ConfigError(
@@ -71,9 +73,19 @@ class Session:
         optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
         seed = config.train.seed
         mitigation = Mitigation(adjacency) if config.train.mitigation == "similarity" else None
-        iteration = Iteration(stream, adjacency, model, state, config.model, seed, optimizer, mitigation)
+        iteration = Iteration(stream, adjacency, model, state, config.model, settings, seed, optimizer, mitigation)
         negatives = NegativeSampler(stream, seed)
-        return Session(config, stream, split, adjacency, model, state, negatives, optimizer, iteration)
+        return Session(config, settings, stream, split, adjacency, model, state, negatives, optimizer, iteration)
+
+    def under(self, settings: RunSettings) -> Session:
+        """The same data, model and node state, carried out in another way; nothing may be under way."""
+        state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
+        mine = self.iteration
+        iteration = Iteration(
+            self.stream, self.adjacency, self.model, state, self.config.model, settings, mine.seed, self.optimizer,
+            mine.mitigation,
+        )  # fmt: skip
+        return replace(self, settings=settings, state=state, iteration=iteration)
 
 
 def load_stream(data: DataConfig) -> EventStream:
@@ -92,21 +104,16 @@ def fingerprint(stream: EventStream) -> str:
     return digest.hexdigest()
 
 
-def compiler() -> str | None:
-    """The C++ compiler that fusion would use, or None."""
-    return shutil.which(os.environ.get("CXX") or "g++")
-
-
 @contextmanager
 def process_settings(config: RunConfig) -> Iterator[None]:
     """Threads, determinism and fusion for the length of a run, put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
+    settings = config.settings or default_settings(config.train)
+    torch.set_num_threads(settings.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, a GPU's products are refused
     torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
-    enable_fusion(compiler() is not None)
+    enable_fusion(settings.fused and compiler() is not None)
     try:
         yield
     finally:

@@ -11,13 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 import mspipe_triton
-from mspipe_triton.config import RunConfig
+from mspipe_triton.config import RunConfig, load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
@@ -33,7 +34,8 @@ from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.node_task import check_labels
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, compiler, fingerprint, load_stream, process_settings
+from mspipe_triton.training.session import Session, fingerprint, load_stream, process_settings
+from mspipe_triton.training.settings import Tuned, compiler
 
 
 class Observer:
@@ -59,6 +61,7 @@ def train(
     resume: bool = False,
     observer: Observer | None = None,
     trace: bool = False,
+    tuned: Tuned | None = None,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and leave a run folder.
 
@@ -69,6 +72,7 @@ def train(
         resume: go on with the run in `out`, to `config.train.epochs` epochs in all.
         observer: told of progress.
         trace: leave `trace.json` in the run folder, every stage's start and end beside the plan.
+        tuned: how to carry the run out, in the place of `config.settings`, and stage times to plan with at first.
 
     Returns:
         What `result.json` holds.
@@ -78,16 +82,21 @@ def train(
         TrainingError: a loss was not finite; the checkpoints of the epochs before stay.
     """
     config, observer = config or RunConfig(), observer or Observer()
+    if tuned is not None:
+        config = replace(config, settings=tuned.settings)
     stream = stream if stream is not None else load_stream(config.data)
     if config.train.task == "node":
         check_labels(stream)
+    folder = RunFolder.check(out, config, stream.name, resume)
+    if resume and tuned is None:
+        config = replace(config, settings=load_config(folder.config).settings)
     with process_settings(config):
         session = Session.create(config, stream)
-        folder = RunFolder.prepare(out, config, stream.name, resume)
-        run = _Run(session, folder, observer, Trace() if trace else None)
+        folder.prepare(config, resume)
+        run = _Run(session, folder, observer, Trace() if trace else None, tuned)
         done = run.resume() if resume else 0
         observer.start(session, folder)
-        if not fusion_enabled():
+        if not fusion_enabled() and (session.settings.fused or compiler() is None):
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
@@ -98,9 +107,12 @@ def train(
 class _Run:
     """One run over a prepared session and folder."""
 
-    def __init__(self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None) -> None:
-        self.session, self.folder, self.observer, self.trace = session, folder, observer, trace
-        self.scheduler = Scheduler(session, self._replanned, trace)
+    def __init__(
+        self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None, tuned: Tuned | None
+    ) -> None:
+        self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
+        known = None if tuned is None else tuned.stage_seconds
+        self.scheduler = Scheduler(session, self._replanned, trace, stage_seconds=known)
         self.data = fingerprint(session.stream)
         self.records: list[dict[str, Any]] = []
         self.warned = False
@@ -213,6 +225,8 @@ class _Run:
             **metrics,
             "losses": [record["loss"] for record in records],
             "stage_seconds": fastest["stage_seconds"],
+            "settings": asdict(session.settings),
+            "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
             "plan": plan.to_json(),
             "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),

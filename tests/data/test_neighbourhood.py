@@ -8,19 +8,20 @@ import torch
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.neighbourhood import Hop, Neighbourhood, NeighbourSampler, Roots
+from mspipe_triton.errors import ConfigError
 
 EVENTS, NODES, FANOUT = 60, 7, 3
 Point = tuple[int, int, int]  # what tells it apart, node, time
 
 
-def scene(uniform: bool = False) -> tuple[NeighbourSampler, Roots]:
+def scene(uniform: bool = False, deduplicate: str = "all") -> tuple[NeighbourSampler, Roots]:
     """Few nodes with ties and self-loops, and roots as a batch of events 40 to 50 has them: src ‖ dst ‖ negative."""
     generator = torch.Generator().manual_seed(0)
     src, dst = torch.randint(NODES, (2, EVENTS), generator=generator)
     dst[::9] = src[::9]
     t = torch.arange(EVENTS) // 3
     stream = EventStream(src, dst, t)
-    sampler = NeighbourSampler(stream, TemporalCSR.build(stream), FANOUT, uniform, torch.float64)
+    sampler = NeighbourSampler(stream, TemporalCSR.build(stream), FANOUT, uniform, torch.float64, deduplicate)
     batch = torch.arange(40, 50)
     negatives, keys = torch.randint(NODES, (10,), generator=generator), torch.arange(2 * EVENTS, 2 * EVENTS + 10)
     nodes = torch.cat([src[batch], dst[batch], negatives])
@@ -64,10 +65,19 @@ def check_slots(sampler: NeighbourSampler, hop: Hop, points: list[Point]) -> lis
     return slots
 
 
-def check_nodes(around: Neighbourhood, roots: Roots, points: list[Point], slots: list[list[tuple[int, int]]]) -> None:
-    """The distinct nodes and, of the first hop, where its points and their neighbours stand among them."""
+def check_nodes(
+    around: Neighbourhood, roots: Roots, points: list[Point], slots: list[list[tuple[int, int]]], deduplicate: str
+) -> None:
+    """The nodes and, of the first hop, where its points and their neighbours stand among them."""
     hop, nodes = around.hops[0], around.nodes.tolist()
-    assert len(set(nodes)) == len(nodes)
+    if deduplicate == "all":
+        assert len(set(nodes)) == len(nodes)
+    else:
+        own = [row for place, found in enumerate(slots) for row in hop.rows[place, : len(found)].tolist()]
+        assert own == list(range(hop.distinct, len(nodes))), "every filled slot has a row, the others none"
+        assert len(own) > len(set(nodes)), "neighbours repeat"
+    firsts = list(dict.fromkeys(roots.nodes.tolist()))
+    assert nodes[: len(firsts)] == firsts, "the roots' nodes come first, in the order of first occurrence"
     assert [nodes[row] for row in around.root_rows] == roots.nodes.tolist()
     assert set(around.root_rows.tolist()) == set(range(len(set(roots.nodes.tolist())))), "the roots' nodes are first"
     assert [nodes[row] for row in hop.root_rows] == [node for _, node, _ in points]
@@ -77,9 +87,13 @@ def check_nodes(around: Neighbourhood, roots: Roots, points: list[Point], slots:
         assert [nodes[row] for row in hop.rows[place, : len(found)]] == [other for _, other in found]
 
 
+DEDUPLICATE = pytest.mark.parametrize("deduplicate", ["all", "roots"])
+
+
 @pytest.mark.parametrize("uniform", [False, True], ids=["recent", "uniform"])
-def test_two_hops(uniform: bool) -> None:
-    sampler, roots = scene(uniform)
+@DEDUPLICATE
+def test_two_hops(uniform: bool, deduplicate: str) -> None:
+    sampler, roots = scene(uniform, deduplicate)
     around = sampler.around(roots, words(2))
     below, above = around.hops
     slots = check_slots(sampler, above, points_of(roots))
@@ -95,7 +109,7 @@ def test_two_hops(uniform: bool) -> None:
     points = [table[row] for row in range(len(table))]
     assert len(set(points)) == len(points), "every end of an event is one point"
     assert below.root_rows.numel() == len(points) < 30 + 30 * FANOUT
-    check_nodes(around, roots, points, check_slots(sampler, below, points))
+    check_nodes(around, roots, points, check_slots(sampler, below, points), deduplicate)
 
 
 def test_hops_draw_for_themselves() -> None:
@@ -105,21 +119,28 @@ def test_hops_draw_for_themselves() -> None:
     assert not torch.equal(two[0].event_ids, other[0].event_ids)
 
 
-def test_one_hop_and_none() -> None:
-    sampler, roots = scene()
+@DEDUPLICATE
+def test_one_hop_and_none(deduplicate: str) -> None:
+    sampler, roots = scene(deduplicate=deduplicate)
     around = sampler.around(roots, words(1))
-    check_nodes(around, roots, points_of(roots), check_slots(sampler, around.hops[0], points_of(roots)))
+    check_nodes(around, roots, points_of(roots), check_slots(sampler, around.hops[0], points_of(roots)), deduplicate)
     alone = sampler.around(roots, [])
     assert alone.hops == []
     assert alone.nodes[alone.root_rows].tolist() == roots.nodes.tolist()
     assert alone.nodes.numel() == len(set(roots.nodes.tolist()))
 
 
-def test_roots_that_nothing_was_before() -> None:
-    sampler, _ = scene()
+@DEDUPLICATE
+def test_roots_that_nothing_was_before(deduplicate: str) -> None:
+    sampler, _ = scene(deduplicate=deduplicate)
     nodes = torch.tensor([2, 0, 2])
     around = sampler.around(Roots(nodes, torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2])), words(2))
     assert around.nodes.tolist() == [2, 0]
     assert [hop.counts.tolist() for hop in around.hops] == [[0, 0, 0], [0, 0, 0]]
     assert around.hops[1].root_rows.tolist() == [0, 1, 2]
     assert around.root_rows.tolist() == [0, 1, 0]
+
+
+def test_only_known_ways_to_deduplicate() -> None:
+    with pytest.raises(ConfigError, match="deduplicate 'some': give all or roots"):
+        scene(deduplicate="some")

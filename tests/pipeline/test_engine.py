@@ -250,7 +250,7 @@ def test_serial_stage_times_are_the_stages_own() -> None:
         passed.append(-5.0)
         return item
 
-    runner = run_serial(serial_graph("a"), {"a": stage}, range(3), seen.append, lambda: sum(passed), lane)
+    runner = run_serial(serial_graph("a"), {"a": stage}, range(3), seen.append, lambda: sum(passed), {"cpu": lane})
     for _ in runner:
         passed.append(100.0)  # what the caller does between iterations is nobody's stage
     for iteration, (span,) in enumerate(seen):
@@ -267,9 +267,19 @@ def test_serially_an_error_ends_the_run_where_it_happened() -> None:
     done: list[int] = []
     lane = Noting()
     with pytest.raises(ZeroDivisionError, match="7"):
-        done.extend(run_serial(serial_graph("fail"), {"fail": fail}, [7, 8], lane=lane))
+        done.extend(run_serial(serial_graph("fail"), {"fail": fail}, [7, 8], lanes={"cpu": lane}))
     assert done == []
     assert lane.log[-1][0] == "close"
+
+
+def test_serially_every_resource_has_its_lane_and_a_lane_of_several_is_opened_once() -> None:
+    graph = StageGraph((Stage("a", "host"), Stage("b", "gpu"), Stage("c", "host"), Stage("d", "disk")))
+    host, shared = Noting(), Noting()
+    functions = {name: lambda item, name=name: item + name for name in "abcd"}
+    lanes = {"host": host, "gpu": shared, "disk": shared}
+    assert list(run_serial(graph, functions, ["1", "2"], lanes=lanes)) == ["1abcd", "2abcd"]
+    assert [what for what, _, _ in host.log] == ["open", *["before"] * 4, "close"]
+    assert [what for what, _, _ in shared.log] == ["open", *["before"] * 4, "close"]
 
 
 def test_a_serial_run_can_be_left() -> None:

@@ -76,8 +76,23 @@ def test_every_host_thread_has_its_own_number_of_torch_threads() -> None:
     thread.join()
     assert seen == [1, 1], "one torch thread, and no thread but this one"
     assert torch.get_num_threads() == 2
-    made = lanes.lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 3)
-    assert {name: lane.threads for name, lane in made.items()} == {"compute": 3, "sampler": 1, "copy_in": 1}
+    made = lanes.lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 3, 2)
+    assert {name: lane.threads for name, lane in made.items()} == {"compute": 3, "sampler": 2, "copy_in": 2}
+
+
+def test_serial_lanes_hand_one_thread_over_and_leave_it_as_they_found_it() -> None:
+    torch.set_num_threads(1)
+    made = lanes.serial_lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 2, 3)
+    for lane in made.values():
+        lane.open()
+    seen = []
+    for name in ("sampler", "compute", "copy_in", "compute"):
+        made[name].before(())
+        seen.append(torch.get_num_threads())
+    assert seen == [3, 2, 3, 2]
+    for lane in reversed(made.values()):
+        lane.close()
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -111,8 +126,9 @@ def test_a_stage_is_queued_behind_the_marks_and_only_copies_wait(monkeypatch: py
 
 def test_on_a_gpu_training_alone_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     Device(monkeypatch)
-    made = lanes.lanes(torch.device("cuda"), "compute", ["sampler", "copy_in", "copy_out"], 2)
+    made = lanes.lanes(torch.device("cuda"), "compute", ["sampler", "copy_in", "copy_out"], 2, 1)
     assert {name: lane.waits for name, lane in made.items()} == {
         "compute": False, "sampler": True, "copy_in": True, "copy_out": True,
     }  # fmt: skip
-    assert lanes.serial_lane(torch.device("cuda"), 2).waits
+    (alone,) = set(lanes.serial_lanes(torch.device("cuda"), "compute", ["sampler", "copy_in"], 2, 1).values())
+    assert alone.waits

@@ -23,8 +23,8 @@ from mspipe_triton.training import trainer
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.iteration import Iteration
-from mspipe_triton.training.schedule import choose_schedule
 from mspipe_triton.training.session import Session, load_stream
+from mspipe_triton.training.settings import choose_schedule
 from mspipe_triton.training.trainer import train
 from tests.models.beside_oracle import events_of
 from tests.models.plain_apan import PlainAPAN
@@ -214,11 +214,10 @@ def test_mitigation_changes_what_stale_training_sees() -> None:
 
 def test_auto_overlaps_where_a_core_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert choose_schedule("auto", cpu, 3) == "exact"
-    assert choose_schedule("auto", cpu, 4) == "serial"
-    assert choose_schedule("auto", gpu, 4) == "exact"
-    assert choose_schedule("mspipe", cpu, 4) == "mspipe"
+    assert choose_schedule("auto", "cpu", 3) == "exact"
+    assert choose_schedule("auto", "cpu", 4) == "serial"
+    assert choose_schedule("auto", "cuda", 4) == "exact"
+    assert choose_schedule("mspipe", "cpu", 4) == "mspipe"
 
 
 def test_a_stage_that_raises_ends_the_run(small_stream: EventStream, tmp_path: Path, monkeypatch: Any) -> None:

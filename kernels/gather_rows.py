@@ -1,0 +1,113 @@
+"""Rows of a table by number: what a batch touches, brought to the device from there or from pinned host memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mspipe_triton.kernels.checks import (
+    FLOATS,
+    INTEGERS,
+    check_device,
+    check_dims,
+    check_dtype,
+    check_layout,
+    check_range,
+)
+from mspipe_triton.kernels.eager import eager
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
+
+BYTES = (torch.bool, torch.uint8)
+
+
+def gather_rows_reference(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`gather_rows` in torch."""
+    return table.index_select(0, rows)
+
+
+@kernel(
+    Config({"BLOCK": 16, "COLUMNS": 128}, num_warps=4),
+    Config({"BLOCK": 32, "COLUMNS": 256}, num_warps=8),
+    Config({"BLOCK": 4, "COLUMNS": 512}, num_warps=4),
+)
+def gather_kernel(
+    p_table, p_rows, p_out, num_rows,
+    STRIDE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """out[i] := table[rows[i]], rows of WIDTH elements, STRIDE apart in the table."""
+    SPAN: tl.constexpr = PADDED if PADDED < COLUMNS else COLUMNS
+    o_row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i_column = tl.program_id(1) * SPAN + tl.arange(0, SPAN)[None, :]
+    b_row = tl.load(p_rows + o_row, mask=o_row < num_rows, other=0).to(tl.int64)[:, None]
+    m_cell = (o_row < num_rows)[:, None] & (i_column < WIDTH)
+    b_cell = tl.load(p_table + b_row * STRIDE + i_column, mask=m_cell)
+    tl.store(p_out + o_row.to(tl.int64)[:, None] * WIDTH + i_column, b_cell, mask=m_cell)
+
+
+def launch_gather_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`gather_rows` by its kernel: a program copies a block of columns of BLOCK rows."""
+    out = empty_rows(table, rows)
+    width, config = table.shape[1:].numel(), gather_kernel.config()
+    padded = pow2(width, 1)
+    source, target = (part.view(torch.uint8) if part.dtype == torch.bool else part for part in (table, out))
+    gather_kernel.launch(
+        (cdiv(rows.numel(), config["BLOCK"]), cdiv(width, min(padded, config["COLUMNS"]))), config,
+        source, rows, target, rows.numel(), STRIDE=table.stride(0), WIDTH=width, PADDED=padded,
+    )  # fmt: skip
+    return out
+
+
+def empty_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The output, unwritten."""
+    return rows.new_empty((rows.numel(), *table.shape[1:]), dtype=table.dtype)
+
+
+@torch.library.custom_op("mspipe_triton::gather_rows", mutates_args=())
+def _operation(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return launch_gather_rows(table, rows) if on_triton(rows) else gather_rows_reference(table, rows)
+
+
+@_operation.register_fake
+def _(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return empty_rows(table, rows)
+
+
+def _refuse_backward(ctx: Any, grad: torch.Tensor) -> None:
+    raise RuntimeError("gather_rows: it has no gradient of its table; give table.detach(), or take table[rows]")
+
+
+_operation.register_autograd(_refuse_backward)
+
+
+def gather_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of a table, bit for bit, in memory of their own on the device of `rows`.
+
+    result[i] := table[rows[i]]. A table in pinned host memory is read where it lies, only the rows asked for; nothing
+    waits for the device, so the host must leave such a table alone until the device has read it.
+
+    Args:
+        table: [N, ...], any distance between rows that are dense themselves; float32, float64, bfloat16, int32, int64,
+            uint8 or bool; on the device of `rows` or in pinned host memory.
+        rows: [M] integer, 0 to N − 1 each, in any order and as often as wanted.
+
+    Returns:
+        [M, ...], contiguous. Nothing is mutated, nothing is differentiable: a backward pass through it raises.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout or device; with debugging on, a row outside the table.
+    """
+    operation = "gather_rows"
+    check_dtype(operation, FLOATS + INTEGERS + BYTES, table=table)
+    check_dtype(operation, INTEGERS, rows=rows)
+    check_dims(operation, 1, rows=rows)
+    if table.dim() == 0:
+        raise ValueError("gather_rows: table has shape (); give at least one dimension, that of its rows")
+    if table.dim() > 1:
+        check_layout(operation, table=table)
+    check_layout(operation, rows=rows)
+    check_device(operation, rows.device, ("table",), table=table if table.numel() else None)  # nothing is never pinned
+    check_range(operation, "rows", rows, table.shape[0])
+    direct = eager(rows) and not table.requires_grad
+    gathered: torch.Tensor = (gather_rows_reference if direct else _operation)(table, rows)
+    return gathered

@@ -1,0 +1,64 @@
+"""The shipped settings of a run on this machine, and what a tuning profile puts in their place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from mspipe_triton.config import RunSettings, TrainConfig
+from mspipe_triton.pipeline.schedules import DEPTH
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning profile gives a run.
+
+    Args:
+        settings: found the fastest.
+        stage_seconds: of every stage under them, to plan with until the run has measured its own; empty: unknown.
+        profile: which one it was, for the run's records.
+        seconds: what tuning has cost right before the run.
+    """
+
+    settings: RunSettings
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    profile: str = ""
+    seconds: float = 0.0
+
+    def to_json(self, measured: Mapping[str, float]) -> dict[str, object]:
+        """As `result.json` holds it: the profile's stage times, and by what share of them the measured ones are off."""
+        known = dict(self.stage_seconds)
+        off = {name: measured[name] / seconds - 1 for name, seconds in known.items() if name in measured}
+        return {"profile": self.profile, "seconds": self.seconds, "stage_seconds": known, "stage_seconds_off": off}
+
+
+def default_settings(train: TrainConfig) -> RunSettings:
+    """The shipped settings, as this machine and the run's own flags have them."""
+    threads = train.threads or torch.get_num_threads()
+    schedule = choose_schedule(train.schedule, train.device, threads)
+    host = threads if schedule == "serial" else 1
+    return RunSettings(schedule, DEPTH, threads, host, fused=compiler() is not None)
+
+
+def choose_schedule(schedule: str, device: str, threads: int) -> str:
+    """What `auto` stands for: `exact`, unless training takes every core of the CPU, which leaves nothing to overlap on.
+
+    Then the threads that sample and fetch hold training up by more than they spare it (docs/pipeline.md).
+    """
+    if schedule != "auto":
+        return schedule
+    return "exact" if device == "cuda" or threads < cores() else "serial"
+
+
+def cores() -> int:
+    """Logical CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compiler() -> str | None:
+    """The C++ compiler that fusion would use, or None."""
+    return shutil.which(os.environ.get("CXX") or "g++")

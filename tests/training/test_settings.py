@@ -1,0 +1,131 @@
+"""A run's settings: the shipped ones, those of a profile, and what the run folder keeps of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, train
+from mspipe_triton.config import RunSettings, load_config
+from mspipe_triton.errors import ConfigError
+from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.training.evaluate import evaluate_run
+from mspipe_triton.training.session import Session, process_settings
+from mspipe_triton.training.settings import Tuned, default_settings
+
+CONFIG = RunConfig(
+    model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=100, epochs=1, negatives=3, schedule="auto")
+)
+OTHER = RunSettings("exact", prefetch=2, threads=1, host_threads=1, deduplicate="roots", fused=False)
+
+
+@pytest.fixture(autouse=True)
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about fused loops, and compiling them takes a while."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+def test_the_shipped_settings_follow_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    torch.set_num_threads(2)
+    shipped = default_settings(TrainConfig())
+    assert (shipped.schedule, shipped.threads, shipped.host_threads) == ("serial", 2, 2)
+    fewer = default_settings(TrainConfig(threads=1))
+    assert (fewer.schedule, fewer.threads, fewer.host_threads) == ("exact", 1, 1)
+    assert default_settings(TrainConfig(schedule="prefetch")).schedule == "prefetch"
+    assert not shipped.fused
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert default_settings(TrainConfig()).fused
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"schedule": "auto"}, "must name a schedule"),
+        ({"schedule": "resident"}, "there is auto, serial"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"prefetch": -1}, "prefetch must be at least 0"),
+        ({"deduplicate": "none"}, "there is all, roots"),
+        ({"gather": "magic"}, "there is copy, kernel"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RunSettings(**wrong)
+
+
+def test_a_config_file_holds_settings_only_where_there_are_some(tmp_path: Path) -> None:
+    for config in (CONFIG, replace(CONFIG, settings=OTHER)):
+        (tmp_path / "run.toml").write_text(config.to_toml())
+        loaded = load_config(tmp_path / "run.toml")
+        assert loaded.settings == config.settings
+        assert loaded.train == config.train
+        assert ("[settings]" in config.to_toml()) == (config.settings is not None)
+    assert CONFIG.with_flags({"threads": 3}).settings is None
+    flagged = replace(CONFIG, settings=OTHER).with_flags({"threads": 3, "schedule": "serial", "lr": 0.1})
+    assert flagged.settings == replace(OTHER, threads=3, schedule="serial")
+
+
+def test_settings_and_run_must_agree() -> None:
+    with pytest.raises(ConfigError, match=r"\[settings\] schedule exact is not the run's, which is fixed"):
+        replace(CONFIG, settings=OTHER, train=replace(CONFIG.train, schedule="fixed", staleness=1))
+    with pytest.raises(ConfigError, match=r"\[settings\] threads 1 is not the run's, which is 2"):
+        replace(CONFIG, settings=OTHER, train=replace(CONFIG.train, threads=2))
+    with pytest.raises(ConfigError, match="mspipe is not the run's, which is auto"):
+        replace(CONFIG, settings=replace(OTHER, schedule="mspipe"))
+
+
+def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
+    small_stream: EventStream, tmp_path: Path
+) -> None:
+    from mspipe_triton.data.writers import write_stream
+
+    write_stream(small_stream, tmp_path / "events.csv")
+    config = replace(CONFIG, data=replace(CONFIG.data, path=str(tmp_path / "events.csv")))
+    known = dict.fromkeys(stage_names("exact"), 2e-3)
+    plain = train(config, out=str(tmp_path / "plain"))
+    result = train(config, out=str(tmp_path / "tuned"), tuned=Tuned(OTHER, known, "tgn-events.json", 4.0))
+    assert result["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert (plain["tuning"], plain["settings"]["deduplicate"]) == (None, "all")
+    assert result["settings"] == asdict(OTHER)
+    assert (result["schedule"], result["fused"]) == ("exact", False)
+    assert (result["tuning"]["profile"], result["tuning"]["seconds"]) == ("tgn-events.json", 4.0)
+    for stage, seconds in result["stage_seconds"].items():
+        assert result["tuning"]["stage_seconds_off"][stage] == pytest.approx(seconds / 2e-3 - 1)
+    assert load_config(tmp_path / "tuned" / "config.toml").settings == OTHER
+    metrics, _ = evaluate_run(str(tmp_path / "tuned"), "test")
+    assert metrics["ap"] == result["test"]["ap"]
+    first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["event"] == "plan"
+    assert set(first["new"]["times"].values()) == {2e-3}, "the first plan is made of the profile's times"
+
+
+def test_a_resumed_run_keeps_its_settings(small_stream: EventStream, tmp_path: Path) -> None:
+    train(CONFIG, small_stream, out=str(tmp_path / "run"), tuned=Tuned(OTHER))
+    longer = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
+    result = train(longer, small_stream, out=str(tmp_path / "run"), resume=True)
+    assert result["settings"] == asdict(OTHER)
+    assert load_config(tmp_path / "run" / "config.toml").settings == OTHER
+
+
+def test_a_session_goes_on_under_other_settings(small_stream: EventStream) -> None:
+    with process_settings(CONFIG):
+        session = Session.create(CONFIG, small_stream)
+        other = session.under(OTHER)
+    assert other.model is session.model
+    assert other.state.tables is session.state.tables
+    assert (other.settings, other.iteration.sampler.deduplicate) == (OTHER, "roots")
+    assert (session.settings.deduplicate, session.iteration.sampler.deduplicate) == ("all", "all")
+
+
+def test_process_settings_are_put_back() -> None:
+    torch.set_num_threads(1)
+    with process_settings(replace(CONFIG, settings=replace(OTHER, threads=2))):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,218 @@
+"""Measuring a run: events per second of one way to carry it out beside another, and the stage times under each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+from mspipe_triton.config import RunSettings
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.kernels.fusion import compile_seconds
+from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.training.batch import Batch, batches
+from mspipe_triton.training.schedule import Scheduler
+from mspipe_triton.training.session import Session, process_settings
+
+WARM = 2  # iterations that fill the pipeline before the clock starts, and as many follow after it has stopped
+LEAST, MOST = 4, 64  # timed iterations of a block
+ROUNDS = 5
+_SLOW = 2.5
+_GOLDEN = 0.6180339887498949
+
+
+class OutOfTime(RuntimeError):
+    """The time to measure in is over."""
+
+
+@dataclass
+class SpanLog(StageTimes):
+    """Seconds of every stage, iteration by iteration."""
+
+    kept: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, spans: Sequence[Span]) -> None:
+        """Count an iteration."""
+        super().add(spans)
+        for span in spans:
+            self.kept.setdefault(span.stage, []).append(span.seconds)
+
+
+Rounds = Sequence[tuple[tuple[float, float], tuple[float, float]]]
+
+
+def compare(rounds: Rounds) -> tuple[float, float]:
+    """Gain and noise from rounds of two rates of a candidate and two of what is shipped each.
+
+    The gain is the median over rounds of how much faster the candidate is, as a share. The noise is what it has to
+    exceed: two standard errors of it, or how far what is shipped stands from itself, if that is further. The two rates
+    of what is shipped differ within a round by noise alone. A round's ratio averages two runs of each kind, so it
+    scatters by 1/√2 of how that difference does, and a median of n by 1.25/√n of what it is taken of.
+    """
+    apart = [shipped[0] / shipped[1] - 1 for _, shipped in rounds]
+    spread = 1.4826 * statistics.median(abs(each) for each in apart)
+    noise = max(2 * 1.25 * spread / (2 * len(rounds)) ** 0.5, abs(statistics.median(apart)))
+    return statistics.median(sum(mine) / sum(shipped) for mine, shipped in rounds) - 1, noise
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One way beside the shipped one, over rounds that ran both twice on the same stretch of the stream (`compare`).
+
+    Args:
+        rounds: of two rates (events a second) of the way and two of the shipped one each.
+    """
+
+    rounds: Rounds
+
+    @property
+    def better(self) -> bool:
+        """Whether the gain exceeds the noise, which takes `ROUNDS` rounds to tell."""
+        if len(self.rounds) < ROUNDS:
+            return False
+        gain, noise = compare(self.rounds)
+        return gain > noise
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Median events a second of both, gain and noise; None before the first round."""
+        if not self.rounds:
+            return dict.fromkeys(("events_per_s", "shipped_events_per_s", "gain", "noise"), None) | {"rounds": 0}
+        mine, shipped = (statistics.median(rate for each in self.rounds for rate in each[side]) for side in (0, 1))
+        gain, noise = compare(self.rounds)
+        facts = {"events_per_s": mine, "shipped_events_per_s": shipped, "gain": gain, "noise": noise}
+        return {**facts, "rounds": len(self.rounds)}
+
+
+class RunMeasurer:
+    """Times blocks of training iterations of one session under different settings.
+
+    Blocks stand at different places of the training events, which the golden ratio spreads evenly however many there
+    are; what is compared runs on the same place. Every block starts from an empty node state, and the weights go on
+    changing: neither changes what an iteration costs.
+
+    Args:
+        session: what is trained; its node state and weights are used up.
+        shipped: the settings that others are compared with.
+        seconds: how long the timed part of a block is about to take.
+        until: time of `time.perf_counter` at which `OutOfTime` ends whatever is being measured.
+    """
+
+    def __init__(
+        self, session: Session, shipped: RunSettings, seconds: float = 0.2, until: float = float("inf")
+    ) -> None:
+        self.session, self.shipped, self.seconds, self.until = session, shipped, seconds, until
+        self.size = session.config.train.batch_size
+        self.whole = session.split.train_end // self.size
+        self.timed = min(LEAST, self.whole)
+        self.schedulers: dict[RunSettings, Scheduler] = {}
+        self.stages: dict[RunSettings, dict[str, list[float]]] = {}
+        self.places, self.taken = 0, float("inf")
+
+    def warm_up(self) -> None:
+        """Compile what the shipped settings need, and settle how long blocks are."""
+        place = self.place()
+        self.block(self.shipped, place)
+        iteration = self.size / self.block(self.shipped, place)
+        self.timed = max(self.timed, min(MOST, self.whole - 2 * WARM, round(self.seconds / iteration)))
+        self.taken = self.timed * iteration
+        self.stages.clear()
+
+    @property
+    def round_seconds(self) -> float:
+        """About how long a round of a comparison takes: four blocks, with the iterations that fill the pipeline."""
+        return 4 * self.taken * (self.timed + WARM) / self.timed
+
+    def place(self) -> int:
+        """The first batch of the next stretch."""
+        self.places += 1
+        room = max(0, self.whole - self.timed - 2 * WARM)
+        return int(room * (self.places * _GOLDEN % 1))
+
+    def pair(self, settings: RunSettings, place: int, first: bool) -> tuple[float, float]:
+        """Rates of the settings and of the shipped ones on a stretch, the settings' block first or second."""
+        if first:
+            return self.block(settings, place), self.block(self.shipped, place)
+        shipped = self.block(self.shipped, place)
+        return self.block(settings, place), shipped
+
+    def head_to_head(
+        self, settings: RunSettings, seconds: float, least: int = ROUNDS, most: int = 4 * ROUNDS
+    ) -> Comparison:
+        """Rounds of both settings' blocks in turn, for about `seconds`; fewer than `least` only where time is over."""
+        rounds: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        start = time.perf_counter()
+        try:
+            while (done := len(rounds)) < most:
+                spent = time.perf_counter() - start
+                if done >= least and spent * (done + 1) / max(done, 1) >= seconds:
+                    break
+                place, first = self.place(), len(rounds) % 2 == 1
+                one, two = (self.pair(settings, place, first) for _ in range(2))
+                rounds.append(((one[0], two[0]), (one[1], two[1])))
+        except OutOfTime:
+            pass
+        return Comparison(tuple(rounds))
+
+    def block(self, settings: RunSettings, place: int) -> float:
+        """Training events a second on a stretch; measured again where loops were compiled meanwhile.
+
+        What is far slower than the shipped settings is broken off, and its speed up to there told.
+
+        Raises:
+            OutOfTime: see `until`.
+        """
+        for _ in range(3):
+            compiled = compile_seconds()
+            rate = self._train(settings, place)
+            if compile_seconds() == compiled:
+                break
+        return rate
+
+    def _train(self, settings: RunSettings, place: int) -> float:
+        config = replace(self.session.config, settings=settings)
+        log, warm = SpanLog(), min(WARM, self.whole - self.timed)
+        with process_settings(config):
+            scheduler = self._scheduler(settings)
+            scheduler.session.state.reset()
+            scheduler.session.model.train()
+            start = stop = time.perf_counter()
+            with closing(scheduler.run(self._items(place), 1, log)) as results:
+                for count, _ in enumerate(results, 1):
+                    stop = time.perf_counter()
+                    if stop > self.until:
+                        raise OutOfTime("the time to measure in is over")
+                    if count == warm:
+                        start = stop
+                    if count == warm + self.timed or (count > warm and stop - start > _SLOW * self.taken):
+                        break
+        if settings == self.shipped:
+            self.taken = stop - start
+        kept = self.stages.setdefault(settings, {})
+        for stage, seconds in log.kept.items():
+            kept.setdefault(stage, []).extend(seconds[warm:])
+        return (count - warm) * self.size / (stop - start)
+
+    def _items(self, place: int) -> Iterator[Batch]:
+        begin = place * self.size
+        stop = min(begin + (self.timed + 2 * WARM) * self.size, self.whole * self.size)
+        return batches(begin, stop, self.size, self.session.negatives, Purpose.TRAIN_NEGATIVES, 1)
+
+    def _scheduler(self, settings: RunSettings) -> Scheduler:
+        """One for each way, so that its plan gets to know the stages' times."""
+        if settings not in self.schedulers:
+            self.schedulers[settings] = Scheduler(self.session.under(settings), lambda *_: None)
+        return self.schedulers[settings]
+
+
+def stage_summary(stages: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Median, 90th percentile and mean seconds of every stage."""
+    return {
+        stage: {
+            "median": statistics.median(seconds),
+            "p90": sorted(seconds)[min(len(seconds) - 1, len(seconds) * 9 // 10)],
+            "mean": statistics.fmean(seconds),
+        }
+        for stage, seconds in stages.items()
+    }
