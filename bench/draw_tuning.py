@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mspipe_triton.config import RunSettings
+
+_NAMES = [field.name for field in fields(RunSettings)]
 RESULT = Path(__file__).resolve().parent / "results" / "tuning.json"
 
 
@@ -31,18 +35,23 @@ def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("
 
 
 def importances(trials: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of each setting in what tells the better half of the trials from the others (PED-ANOVA, by Optuna)."""
+    """Share of each setting in what tells the better quarter of the trials from the others (PED-ANOVA, by Optuna).
+
+    A trial that was cut short counts with what it had reached.
+    """
     import optuna
     from optuna.distributions import CategoricalDistribution
 
-    whole = [trial for trial in trials if trial["state"] == "measured"]
-    names = [name for name in whole[0]["point"] if all(name in trial["point"] for trial in whole)]
-    choices = {name: CategoricalDistribution(tuple({trial["point"][name]: None for trial in whole})) for name in names}
+    scored = [trial for trial in trials if trial["score"] is not None]
+    tried = {name: {trial["point"][name]: None for trial in scored if name in trial["point"]} for name in _NAMES}
+    choices = {name: CategoricalDistribution(tuple(values)) for name, values in tried.items() if values}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    for trial in whole:
-        point = {name: trial["point"][name] for name in names}
-        study.add_trial(optuna.trial.create_trial(value=trial["score"], params=point, distributions=choices))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(baseline_quantile=0.5)
+    for trial in scored:
+        taken = {name: choices[name] for name in trial["point"]}
+        made = optuna.trial.create_trial(value=trial["score"], params=trial["point"], distributions=taken)
+        study.add_trial(made)
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 

@@ -54,6 +54,8 @@ def main(
     model: Annotated[list[str], typer.Option(help="Models to tune.")] = ["tgn"],  # noqa: B006
     budget: Annotated[float, typer.Option(help="Seconds of tuning.")] = 60.0,
     pairs: Annotated[int, typer.Option(help="Epochs of each settings, in turn, after one that is not counted.")] = 5,
+    start: Annotated[str, typer.Option(help="What is to be beaten: shipped or bad.")] = "shipped",
+    repeats: Annotated[int, typer.Option(help="Runs after a short tuning whose stage times are compared.")] = 3,
     commands: Annotated[list[float], typer.Option(help="Budgets of commands that are timed.")] = [20.0, 60.0],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Write the JSON here.")] = RESULT,
 ) -> None:
@@ -62,25 +64,27 @@ def main(
     report: dict[str, Any] = {
         "command": " ".join(["python -m bench.tuning", *(word.rpartition("data/")[2] for word in sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "stream": stream.name,
-        "pairs": pairs, "models": {},
+        "pairs": pairs, "start": start, "models": {},
     }  # fmt: skip
     for name in model:
         config = RunConfig(model=ModelConfig(name), data=DataConfig(path=str(data)))
-        report["models"][name] = tuned_beside(config, stream, budget, pairs)
-        report["models"][name]["stage_times"] = [stage_times(config, stream) for _ in range(3)]
+        report["models"][name] = tuned_beside(config, stream, budget, pairs, start)
+        report["models"][name]["stage_times"] = [stage_times(config, stream) for _ in range(repeats)]
     report["commands"] = [timed_command(data, seconds, cold) for seconds in commands for cold in (True, False)]
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: int) -> dict[str, Any]:
+def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: int, start: str) -> dict[str, Any]:
     """A profile, its trials, and epochs of tuned, shipped and bad settings (one thread, nothing prefetched) in turn."""
     observer = _Trials()
-    with tempfile.TemporaryDirectory() as folder:
-        profile = autotune(config, stream, budget, ProfileStore(Path(folder)), observer, compiling_counts=False)
     with process_settings(config):
         shipped = default_settings(config.train)
-    bad = replace(shipped, schedule="serial", threads=1, host_threads=1)
-    ways = {"shipped": shipped, "tuned": RunSettings(**profile.settings), "bad": bad}
+    ways = {"shipped": shipped, "bad": replace(shipped, schedule="serial", threads=1, host_threads=1)}
+    with tempfile.TemporaryDirectory() as folder:
+        profile = autotune(
+            config, stream, budget, ProfileStore(Path(folder)), observer, compiling_counts=False, shipped=ways[start]
+        )
+    ways["tuned"] = RunSettings(**profile.settings)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     session = Session.create(replace(config, settings=shipped), stream)
     schedulers = {name: Scheduler(session.under(settings), lambda *_: None) for name, settings in ways.items()}

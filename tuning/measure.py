@@ -16,7 +16,7 @@ from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session, process_settings
 
-WARM = 2  # iterations that fill the pipeline before the clock starts, and as many follow after it has stopped
+WARM = 2  # iterations before the clock starts, in which the first stages fill their queues
 LEAST, MOST = 4, 64  # timed iterations of a block
 ROUNDS = 5
 _SLOW = 2.5
@@ -115,7 +115,7 @@ class RunMeasurer:
         place = self.place()
         self.block(self.shipped, place)
         iteration = self.size / self.block(self.shipped, place)
-        self.timed = max(self.timed, min(MOST, self.whole - 2 * WARM, round(self.seconds / iteration)))
+        self.timed = max(self.timed, min(MOST, self.whole, round(self.seconds / iteration)))
         self.taken = self.timed * iteration
         self.stages.clear()
 
@@ -127,8 +127,7 @@ class RunMeasurer:
     def place(self) -> int:
         """The first batch of the next stretch."""
         self.places += 1
-        room = max(0, self.whole - self.timed - 2 * WARM)
-        return int(room * (self.places * _GOLDEN % 1))
+        return int(self.whole * (self.places * _GOLDEN % 1))
 
     def pair(self, settings: RunSettings, place: int, first: bool) -> tuple[float, float]:
         """Rates of the settings and of the shipped ones on a stretch, the settings' block first or second."""
@@ -172,37 +171,46 @@ class RunMeasurer:
 
     def _train(self, settings: RunSettings, place: int) -> float:
         config = replace(self.session.config, settings=settings)
-        log, warm = SpanLog(), min(WARM, self.whole - self.timed)
+        log = SpanLog()
         with process_settings(config):
             scheduler = self._scheduler(settings)
             scheduler.session.state.reset()
             scheduler.session.model.train()
             start = stop = time.perf_counter()
-            with closing(scheduler.run(self._items(place), 1, log)) as results:
+            with closing(scheduler.run(self._items(settings, place), 1, log)) as results:
                 for count, _ in enumerate(results, 1):
                     stop = time.perf_counter()
                     if stop > self.until:
                         raise OutOfTime("the time to measure in is over")
-                    if count == warm:
+                    if count == WARM:
                         start = stop
-                    if count == warm + self.timed or (count > warm and stop - start > _SLOW * self.taken):
+                    if count == WARM + self.timed or (count > WARM and stop - start > _SLOW * self.taken):
                         break
         if settings == self.shipped:
             self.taken = stop - start
         kept = self.stages.setdefault(settings, {})
         for stage, seconds in log.kept.items():
-            kept.setdefault(stage, []).extend(seconds[warm:])
-        return (count - warm) * self.size / (stop - start)
+            kept.setdefault(stage, []).extend(seconds[WARM:])
+        return (count - WARM) * self.size / (stop - start)
 
-    def _items(self, place: int) -> Iterator[Batch]:
-        begin = place * self.size
-        stop = min(begin + (self.timed + 2 * WARM) * self.size, self.whole * self.size)
-        return batches(begin, stop, self.size, self.session.negatives, Purpose.TRAIN_NEGATIVES, 1)
+    def _items(self, settings: RunSettings, place: int) -> Iterator[Batch]:
+        """Batches from a place on, from the first one again behind the last.
+
+        There are more than are timed, so that the stages that run ahead do not run out of work while the clock runs:
+        two queues lie between the first stage and training.
+        """
+        ahead = 0 if settings.schedule == "serial" else 2 * settings.prefetch + 4
+        stop = (WARM + self.timed + ahead) * self.size
+        for batch in batches(0, stop, self.size, self.session.negatives, Purpose.TRAIN_NEGATIVES, 1):
+            begin = (place + batch.index) % self.whole * self.size
+            yield replace(batch, start=begin, stop=begin + self.size)
 
     def _scheduler(self, settings: RunSettings) -> Scheduler:
         """One for each way, so that its plan gets to know the stages' times."""
         if settings not in self.schedulers:
-            self.schedulers[settings] = Scheduler(self.session.under(settings), lambda *_: None)
+            alike = (each for known, each in self.schedulers.items() if known.features == settings.features)
+            base = next((each.session for each in alike), self.session)  # whose features lie where they should
+            self.schedulers[settings] = Scheduler(base.under(settings), lambda *_: None)
         return self.schedulers[settings]
 
 

@@ -59,9 +59,9 @@ class Search:
     """A search by Optuna's TPE (`Proposals`), recorded in a file that `optuna-dashboard` opens.
 
     A measurement tells its score again and again, and is cut short where it lags behind what the best trial had told by
-    then by more than `MARGIN` of it, or twice that the first time. The same step of both is compared, since scores drift
-    while caches fill; and the best rather than the median, as of speeds that differ by noise half are below the median:
-    what lags by a fifth will not win, whatever the noise.
+    then by more than `MARGIN` of it, or twice that the first time. The same step of both is compared, since scores
+    drift while caches fill; and the best rather than the median, as of speeds that differ by noise half are below the
+    median: what lags by a fifth will not win, whatever the noise.
 
     Args:
         space: the points; its default is tried first.

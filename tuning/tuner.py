@@ -29,7 +29,7 @@ from mspipe_triton.tuning.store import ProfileStore
 BUDGET = 60.0
 SHORT_BUDGET = 20.0
 _PAIRS = 3
-_KERNELS = 0.5
+_KERNELS, _CONFIRMING = 0.5, 0.35  # shares of the time that is left
 _STARTING = 5.0
 _GRACE = 6.0
 
@@ -60,6 +60,7 @@ class Tuner:
         store: where profiles and studies lie.
         observer: told of progress.
         until: when it has to be over, as `time.perf_counter` counts.
+        shipped: what is to be beaten.
     """
 
     config: RunConfig
@@ -67,11 +68,11 @@ class Tuner:
     store: ProfileStore
     observer: TuningObserver
     until: float
+    shipped: RunSettings
 
     def prepare(self, compiling_counts: bool) -> None:
         """Build the session, run the shipped settings for the first time, and make the gate."""
         self.key = Key.of(self.config, self.stream)
-        self.shipped = default_settings(self.config.train)
         self.session = Session.create(replace(self.config, settings=self.shipped), self.stream)
         self.measurer = RunMeasurer(self.session, self.shipped)
         self.observer.phase("compiling and warming up")
@@ -103,8 +104,9 @@ class Tuner:
         self.observer.start(space, self.shipped)
         name = f"run settings {digest(self.key.circumstances)}"  # a trial made with other software tells nothing
         search = Search(space, name, self.store.studies(self.key), train.seed)
-        confirming = 1.2 * ROUNDS * self.measurer.round_seconds
-        found = search.run(self._measure, self._left() - confirming, trials, self.observer.trial)
+        left = self._left()
+        confirming = min(1.2 * ROUNDS * self.measurer.round_seconds, _CONFIRMING * left)
+        found = search.run(self._measure, left - confirming, trials, self.observer.trial)
         if search.notice:
             self.observer.note(search.notice)
         return found
@@ -164,6 +166,7 @@ def autotune(
     started: float | None = None,
     compiling_counts: bool = True,
     trials: int | None = None,
+    shipped: RunSettings | None = None,
 ) -> Profile:
     """Find the fastest way to carry a run out here, and keep it as a profile.
 
@@ -181,6 +184,7 @@ def autotune(
         observer: told of progress.
         compiling_counts: whether the budget pays for compiling what the shipped settings need.
         trials: the most that the search over a run's settings makes, if it is not ended by the budget.
+        shipped: what is to be beaten, in the place of the settings that ship.
 
     Raises:
         ConfigError: the batch is above the number of training events, or there is no GPU to tune on.
@@ -189,7 +193,7 @@ def autotune(
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
     counted = begun if started is None else min(begun, started + _STARTING)
-    tuner = Tuner(config, stream, store, observer, counted + budget)
+    tuner = Tuner(config, stream, store, observer, counted + budget, shipped or default_settings(config.train))
     with process_settings(replace(config, settings=None)):
         try:
             tuner.prepare(compiling_counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -46,16 +47,22 @@ class Iteration:
         mitigation: Mitigation | None = None,
     ) -> None:  # fmt: skip
         self.stream, self.model, self.state = stream, model, state
-        self.seed, self.optimizer, self.mitigation = seed, optimizer, mitigation
+        self.settings, self.seed, self.optimizer, self.mitigation = settings, seed, optimizer, mitigation
         self.placement = state.placement
         dtype, fanout = getattr(torch, config.dtype), config.setting("fanout")
-        # Mitigation looks at a quantile over distinct nodes.
-        deduplicate = settings.deduplicate if mitigation is None else "all"
-        uniform = config.sampler == "uniform"
-        self.sampler = NeighbourSampler(stream, adjacency, fanout, uniform, dtype, deduplicate)
-        features = stream.edge_features
-        table = torch.zeros((len(stream), 0), dtype=dtype) if features is None else features
-        self.edge_table = self.placement.placed(table, settings.features)
+        uniform, features = config.sampler == "uniform", stream.edge_features
+        self.sampler = NeighbourSampler(stream, adjacency, fanout, uniform, dtype, self._deduplicated(settings))
+        self.host_table = torch.zeros((len(stream), 0), dtype=dtype) if features is None else features
+        self.edge_table = self.placement.placed(self.host_table, settings.features)
+
+    def under(self, settings: RunSettings, state: NodeState[Any]) -> Iteration:
+        """The same under other settings, on a state with their placement."""
+        other = copy(self)
+        other.settings, other.state, other.placement = settings, state, state.placement
+        other.sampler = replace(self.sampler, deduplicate=self._deduplicated(settings))
+        if settings.features != self.settings.features:
+            other.edge_table = self.placement.placed(self.host_table, settings.features)
+        return other
 
     def training_stages(self) -> dict[str, Callable[[Any], Any]]:
         """Stage name to function; `patch` is for a schedule that fetches early and wants the latest records."""
@@ -160,6 +167,9 @@ class Iteration:
         if isinstance(work, Embedded):
             return replace(work, rows=None, sources=store(work.sources))
         return work
+
+    def _deduplicated(self, settings: RunSettings) -> str:
+        return settings.deduplicate if self.mitigation is None else "all"  # it takes a quantile over distinct nodes
 
     def _fetching(self) -> dict[str, Callable[[Any], Any]]:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}

@@ -80,12 +80,7 @@ class Session:
     def under(self, settings: RunSettings) -> Session:
         """The same data, model and node state, carried out in another way; nothing may be under way."""
         state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
-        mine = self.iteration
-        iteration = Iteration(
-            self.stream, self.adjacency, self.model, state, self.config.model, settings, mine.seed, self.optimizer,
-            mine.mitigation,
-        )  # fmt: skip
-        return replace(self, settings=settings, state=state, iteration=iteration)
+        return replace(self, settings=settings, state=state, iteration=self.iteration.under(settings, state))
 
 
 def load_stream(data: DataConfig) -> EventStream:
