@@ -25,7 +25,7 @@ def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("
 
     report = json.loads(RESULT.read_text(encoding="utf-8"))
     found = report["models"]["tgn"]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.2, 3.6), width_ratios=(3, 2))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.2, 3.9), width_ratios=(3, 2))
     _history(left, found["trials"])
     _importance(right, importances(found["trials"]))
     left.set_title(f"tgn on {report['stream']}: trials beside the shipped settings", loc="left", fontsize=10)
@@ -78,7 +78,7 @@ def _history(axes: Any, trials: list[dict[str, Any]]) -> None:
     axes.set_xlabel("trial")
     axes.set_ylabel("events/s, share of the shipped settings'")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eef2f7")
 

@@ -44,19 +44,26 @@ def train(
     from mspipe_triton.training.trainer import train as run
 
     config, budget = run_config(flags), _seconds(budget)
+    autotune = autotune and not (resume or config.settings or config.train.deterministic)
+    if budget is not None and not autotune:
+        raise ConfigError(
+            "--budget is for tuning, and this run is not tuned: --no-autotune, --deterministic, --resume or [settings]"
+        )
     stream = load_stream(config.data)
-    RunFolder.check(out, config, stream.name, resume)
+    folder = RunFolder.check(out, config, stream.name, resume)
     screen, tuned = TrainingScreen(), None
     try:
-        if autotune and not (resume or config.settings or config.train.deterministic):
+        if autotune:
             from mspipe_triton.tuning import settings_for
 
             with console.status("Tuning ..."):
                 tuned = settings_for(config, stream, budget, note=screen.note)
         result = run(config, stream, out=out, resume=resume, observer=screen, trace=trace, tuned=tuned)
     except KeyboardInterrupt:
+        if not folder.last.exists():
+            raise TrainingError("interrupted before an epoch was done; start again") from None
         raise TrainingError(
-            "interrupted; the same command with --out RUN and --resume goes on after the last whole epoch"
+            f"interrupted; the same command with --out {folder.path} and --resume goes on after the last whole epoch"
         ) from None
     finally:
         screen.close()

@@ -252,7 +252,6 @@ def load_config(path: str | Path) -> RunConfig:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "settings": RunSettings}
-    sections: dict[str, Any] = {}
     for section, values in content.items():
         if section not in kinds or not isinstance(values, dict):
             raise ConfigError(f"{path}: [{section}] is none of {', '.join(f'[{kind}]' for kind in kinds)}")
@@ -264,9 +263,11 @@ def load_config(path: str | Path) -> RunConfig:
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 values[name] = float(value)
             elif isinstance(default, (bool, int, float, str)) and type(value) is not type(default):
-                raise ConfigError(f"{path}: {name} must be {type(default).__name__}, not {value!r}")
-        sections[section] = kinds[section](**values)
-    return RunConfig(**sections)
+                raise ConfigError(f"{path}: [{section}] {name} must be {type(default).__name__}, not {value!r}")
+    try:
+        return RunConfig(**{section: kinds[section](**values) for section, values in content.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _load_plugin(model: str) -> None:

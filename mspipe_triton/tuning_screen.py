@@ -13,7 +13,7 @@ from mspipe_triton.screens import console
 from mspipe_triton.tuning.profile import Profile
 from mspipe_triton.tuning.search import Told
 from mspipe_triton.tuning.space import Space, run_settings
-from mspipe_triton.tuning.tuner import TuningObserver, worded
+from mspipe_triton.tuning.tuner import TuningObserver, counted, worded
 
 _ROWS = 15
 _MARKS = {"cut short": "cut short", "refused": "refused", "failed": "failed"}
@@ -95,7 +95,7 @@ def profile_table(profile: Profile) -> Table:
 
 
 def _gain(facts: Mapping[str, Any]) -> str:
-    trials = f"{facts['trials']} trials in {facts['seconds']:.0f} s"
+    trials = f"{counted(facts['trials'])} in {facts['seconds']:.0f} s"
     if facts["gain"] is None:
         return f"{trials}; no time was left to confirm any of them, so the shipped settings stay"
     shipped = f"{facts['shipped_events_per_s']:,.0f} events/s"

@@ -53,7 +53,9 @@ def test_autotune_leaves_a_profile_that_train_takes(command: Command, tmp_path: 
 def test_train_tunes_where_no_profile_fits_and_sets_a_damaged_one_aside(command: Command, tmp_path: Path) -> None:
     first = command("train", "events.csv", *SMALL, *RUN, "--out", "first", "--json")
     assert first.returncode == 0, first.stderr
-    assert "No tuning profile fits yet: tuning for 2 s; --no-autotune skips it." in " ".join(first.stderr.split())
+    assert "No tuning profile fits yet: compiling, and tuning for 2 s; --no-autotune skips it." in " ".join(
+        first.stderr.split()
+    )
     assert "Tuned: " in first.stderr
     assert json.loads(first.stdout)["tuning"]["seconds"] > 1
     (kept,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
@@ -84,6 +86,10 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
         (("autotune", "none.csv"), "no such file"),
         (("autotune", "events.csv", "--batch-size", "5000"), "above the 630 training events"),
         (("train", "events.csv", "--budget", "-1", "--autotune"), "--budget must be a number of seconds above 0"),
+        (
+            ("train", "events.csv", "--no-autotune", "--budget", "9"),
+            "--budget is for tuning, and this run is not tuned",
+        ),
         (("train", "events.csv", "--autotune", "--out", "events.csv"), "is a file"),
     ],
 )
@@ -95,7 +101,7 @@ def test_wrong_input_is_one_line(command: Command, arguments: tuple[str, ...], s
 
 
 def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
-    done = command("train", "events.csv", *SMALL, *RUN, "--deterministic", "--out", "run")
+    done = command("train", "events.csv", *SMALL, *RUN[:4], "--autotune", "--deterministic", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "uning" not in done.stderr
 

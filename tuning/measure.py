@@ -13,6 +13,7 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.training.batch import Batch, batches
+from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session, process_settings
 
@@ -177,8 +178,10 @@ class RunMeasurer:
             scheduler.session.state.reset()
             scheduler.session.model.train()
             start = stop = time.perf_counter()
-            with closing(scheduler.run(self._items(settings, place), 1, log)) as results:
+            items = self._items(settings, place)
+            with Interrupts() as interrupts, closing(scheduler.run(items, 1, log)) as results:
                 for count, _ in enumerate(results, 1):
+                    interrupts.check()
                     stop = time.perf_counter()
                     if stop > self.until:
                         raise OutOfTime("the time to measure in is over")

@@ -192,8 +192,8 @@ def autotune(
     """
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
-    counted = begun if started is None else min(begun, started + _STARTING)
-    tuner = Tuner(config, stream, store, observer, counted + budget, shipped or default_settings(config.train))
+    start = begun if started is None else min(begun, started + _STARTING)
+    tuner = Tuner(config, stream, store, observer, start + budget, shipped or default_settings(config.train))
     with process_settings(replace(config, settings=None)):
         try:
             tuner.prepare(compiling_counts)
@@ -204,8 +204,8 @@ def autotune(
                 raise OutOfTime
         except OutOfTime:
             raise TuningError(
-                f"the budget of {budget:g} s was over before the shipped settings had run (compiling took "
-                f"{compile_seconds():.0f} s, which is kept for the next time); tune again, or with a larger budget"
+                f"the budget of {budget:g} s was over before the shipped settings had run, of which compiling took "
+                f"{compile_seconds():.0f} s; give it more, as in --budget {max(BUDGET, 2 * budget):g}"
             ) from None
         finally:
             limit_compiling()
@@ -245,7 +245,7 @@ def settings_for(
         note(f"Settings from {path.name}: {described(profile)}.")
         apply(profile)
         return tuned(profile, path.name)
-    lines = _Lines(note, f"No tuning profile fits yet: tuning for {budget:g} s; --no-autotune skips it.")
+    lines = _Lines(note, f"No tuning profile fits yet: compiling, and tuning for {budget:g} s; --no-autotune skips it.")
     try:
         profile = autotune(config, stream, budget, store, lines, compiling_counts=False)
     except TuningError as error:
@@ -283,9 +283,14 @@ def described(profile: Profile) -> str:
     """What a profile chose, and what that gains, as a clause."""
     facts = profile.search
     if facts["shipped_kept"]:
-        return f"nothing is faster than the shipped settings by more than the noise ({facts['trials']} trials)"
+        return f"nothing is faster than the shipped settings by more than the noise ({counted(facts['trials'])})"
     chosen = RunSettings(**profile.settings)
-    return f"{worded(chosen)}, {facts['gain']:.0%} faster than the shipped settings ({facts['trials']} trials)"
+    return f"{worded(chosen)}, {facts['gain']:.0%} faster than the shipped settings ({counted(facts['trials'])})"
+
+
+def counted(trials: int) -> str:
+    """So many trials, in words."""
+    return f"{trials} trial{'s' * (trials != 1)}"
 
 
 def worded(settings: RunSettings) -> str:

@@ -38,12 +38,17 @@ class RunFolder:
         Nothing is written yet.
 
         Raises:
-            RunFolderError: the folder holds another run, or holds none to resume.
+            RunFolderError: the folder holds another run, holds none to resume, or cannot be written.
         """
         if out is None and resume:
             raise RunFolderError("--resume needs --out RUN, the folder of the run to go on with")
         path = Path(out) if out is not None else _first_free(f"{_safe(name)}-{config.model.model}")
         folder = RunFolder(path)
+        nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if nearest.is_dir() and not os.access(nearest, os.W_OK):
+            raise RunFolderError(f"{path}: cannot be written: no permission to write")
+        if nearest != path and not nearest.is_dir():
+            raise RunFolderError(f"{path}: cannot be written: Not a directory")
         if resume:
             folder._check_resumable(config)
             return folder
@@ -63,8 +68,6 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(13, "no permission to write")
             if not resume:
                 self.metrics.unlink(missing_ok=True)
             with atomic_file(self.config) as temporary:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -163,6 +164,30 @@ def test_callers_errors_pass_through_a_fused_function(fused: None) -> None:
     with pytest.raises(RuntimeError, match="must match"):
         joined(torch.zeros(3, 2), torch.zeros(3, 5))
     assert fusion.fusion_failure() is None
+
+
+def test_no_compilation_begins_after_its_limit_and_what_is_compiled_goes_on(fused: None) -> None:
+    @fusion.fused()
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        runs.append(torch.compiler.is_compiling())
+        return x + x
+
+    runs: list[bool] = []
+    narrow, wide = torch.rand(9, 3), torch.rand(9, 5)
+    assert torch.equal(doubled(narrow), 2 * narrow)
+    spent = fusion.compile_seconds()
+    fusion.limit_compiling(time.perf_counter())
+    try:
+        del runs[:]
+        assert torch.equal(doubled(narrow[:4]), 2 * narrow[:4])
+        assert torch.equal(doubled(wide), 2 * wide)
+        assert runs == [True, False], "the narrow one as it was traced, the wide one as it is"
+        assert fusion.compile_seconds() == spent
+    finally:
+        fusion.limit_compiling()
+    assert torch.equal(doubled(wide), 2 * wide)
+    assert fusion.compile_seconds() > spent
+    assert fusion.fusion_enabled()
 
 
 def test_fusion_stays_off_where_dynamo_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:

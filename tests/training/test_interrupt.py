@@ -1,4 +1,4 @@
-"""Ctrl-C: the run ends on it even if what it fell into has lost it, and the command says how to go on."""
+"""Ctrl-C: the run ends on it between two iterations, and the command says how to go on."""
 
 from __future__ import annotations
 
@@ -23,14 +23,32 @@ def _pythons_own_handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_lost_interrupt_is_raised_again() -> None:
+def test_an_interrupt_waits_for_the_next_check_and_a_second_one_does_not() -> None:
     with Interrupts() as interrupts:
         interrupts.check()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_nothing_checks_for_is_raised_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mspipe_triton.training.interrupt.GRACE", 0.1)
+    with Interrupts():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+
+
+def test_an_interrupt_that_was_checked_for_does_not_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mspipe_triton.training.interrupt.GRACE", 0.1)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    time.sleep(0.3)
 
 
 def test_somebody_elses_handler_stays() -> None:
@@ -46,7 +64,8 @@ def test_somebody_elses_handler_stays() -> None:
 
 @pytest.mark.parametrize("schedule", ["serial", "exact"])
 def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, schedule: str) -> None:
-    arguments = ["train", "--schedule", schedule, "--dim", "8", "--fanout", "2", "--epochs", "50", "--out", "run"]
+    arguments = ["train", "--no-autotune", "--schedule", schedule, "--dim", "8", "--fanout", "2", "--epochs", "50"]
+    arguments += ["--out", "run"]
     environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "mspipe_triton", *arguments],
@@ -59,5 +78,5 @@ def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, schedule: st
         run.send_signal(signal.SIGINT)
         _, printed = run.communicate(timeout=120)
     assert run.returncode == 1
-    assert printed.splitlines()[-1].startswith("mspipe-triton: interrupted; ")
+    assert printed.splitlines()[-1].startswith("mspipe-triton: interrupted")
     assert "Traceback" not in printed

@@ -174,7 +174,7 @@ def test_a_budget_that_is_over_at_once_is_an_error_and_training_goes_on_without(
         tune(small_stream, tmp_path, budget=0.001)
     lines: list[str] = []
     assert settings_for(CONFIG, small_stream, 1e-4, ProfileStore(tmp_path), lines.append) is None
-    assert lines[0].startswith("No tuning profile fits yet: tuning for 0.0001 s")
+    assert lines[0].startswith("No tuning profile fits yet: compiling, and tuning for 0.0001 s")
     assert lines[1].startswith("Not tuned: the budget of 0.0001 s")
 
 
