@@ -107,9 +107,11 @@ def launches(case: Case) -> Iterator[Launch]:
 def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
     """Rows of the table for one case: all configurations of the kernels that it launches.
 
-    With `defaults` only the first of each, and of another arithmetic than float32 only kernels that treat it apart.
+    With `defaults` only the first of each, of another arithmetic than float32 only kernels that treat it apart, and
+    staged calls for the newest GPU alone.
     """
     case, defaults = work
+    capabilities = CAPABILITIES[-1:] if defaults and case.staged else CAPABILITIES
     torch.set_num_threads(1)
     rows = []
     seen = set()
@@ -125,7 +127,7 @@ def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
         seen.add(key)
         choices = kernel.configs[variant]
         for number, config in enumerate(choices[:1] if defaults else choices):
-            for capability in CAPABILITIES:
+            for capability in capabilities:
                 taken = asdict(compile_launch(launch, config, capability))
                 rows.append(
                     {"kernel": kernel.name, "arithmetic": variant, "config": number, "blocks": _text(config),

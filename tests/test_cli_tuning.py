@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mspipe_triton import cli
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.tuning.profile import Profile
@@ -93,11 +93,38 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
         (("train", "events.csv", "--autotune", "--out", "events.csv"), "is a file"),
     ],
 )
-def test_wrong_input_is_one_line(command: Command, arguments: tuple[str, ...], said: str) -> None:
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1, "nothing is tuned before the input is known to be right"
+def test_wrong_input_is_one_line(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    code, printed = _main(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 2
+    assert said in printed
+    assert printed.count("\n") == 1, "nothing is tuned before the input is known to be right"
+
+
+def test_an_interrupted_autotune_says_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mspipe_triton.tuning.tuner.Tuner.prepare", interrupted)
+    code, printed = _main(("autotune", "events.csv", *SMALL), tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert printed == "mspipe-triton: interrupted; the same command goes on after the trials that are done\n"
+
+
+def _main(
+    arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str]:
+    """Exit code and stderr of a command in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr("sys.argv", ["mspipe-triton", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr().err
 
 
 def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
@@ -106,26 +133,19 @@ def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
     assert "uning" not in done.stderr
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_autotune_goes_on(command: Command, tmp_path: Path, kill: signal.Signals) -> None:
+def test_a_killed_autotune_goes_on(command: Command, tmp_path: Path) -> None:
     environment = {
         **os.environ, "TORCHDYNAMO_DISABLE": "1", "TRITON_INTERPRET": "0", "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }  # fmt: skip
     arguments = [sys.executable, "-m", "mspipe_triton", "autotune", "events.csv", *SMALL, "--budget", "100"]
     folder = tmp_path / "cache" / "mspipe-triton" / "profiles"
-    with subprocess.Popen(
-        arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as tuner:  # fmt: skip
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as tuner:
         deadline = time.monotonic() + 90
         while not _trials(folder) > 2:
             assert tuner.poll() is None, tuner.stderr and tuner.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        tuner.send_signal(kill)
-        _, said = tuner.communicate(timeout=60)
-    assert tuner.returncode == (1 if kill == signal.SIGINT else -signal.SIGKILL)
-    assert kill == signal.SIGKILL or "interrupted; the same command goes on" in said
+        tuner.kill()
     before = _trials(folder)
     done = command("autotune", "events.csv", *SMALL, "--budget", "4", "--json")
     assert done.returncode == 0, done.stderr
