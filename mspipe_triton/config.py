@@ -38,6 +38,9 @@ BUILT = {
 }
 
 
+WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The model; `dim` is the width of memory, time encoding and embeddings alike.
@@ -196,6 +199,17 @@ class RunSettings:
         _check_at_least(self, 0, "prefetch")
         _check_at_least(self, 1, "threads", "host_threads")
 
+    def check_fits(self, schedule: str, threads: int) -> None:
+        """Refuse to stand beside a run's own `schedule` and `threads`, where these say otherwise.
+
+        Raises:
+            ConfigError: one of them does; "auto" allows what misses no update, 0 threads allow any number.
+        """
+        if self.schedule not in (WITHOUT_STALENESS if schedule == "auto" else (schedule,)):
+            raise ConfigError(f"[settings] schedule {self.schedule} is not the run's, which is {schedule}")
+        if threads not in (0, self.threads):
+            raise ConfigError(f"[settings] threads {self.threads} is not the run's, which is {threads}")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -207,13 +221,8 @@ class RunConfig:
     settings: RunSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.settings is None:
-            return
-        schedule, threads = self.train.schedule, self.train.threads
-        if self.settings.schedule not in (("serial", "prefetch", "exact") if schedule == "auto" else (schedule,)):
-            raise ConfigError(f"[settings] schedule {self.settings.schedule} is not the run's, which is {schedule}")
-        if threads not in (0, self.settings.threads):
-            raise ConfigError(f"[settings] threads {self.settings.threads} is not the run's, which is {threads}")
+        if self.settings is not None:
+            self.settings.check_fits(self.train.schedule, self.train.threads)
 
     def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
         """The settings with every flag that is not None put over them; a flag goes where its name is a field."""

@@ -13,7 +13,8 @@ from mspipe_triton.screens import console
 from mspipe_triton.tuning.profile import Profile
 from mspipe_triton.tuning.search import Told
 from mspipe_triton.tuning.space import Space, run_settings
-from mspipe_triton.tuning.tuner import TuningObserver, counted, worded
+from mspipe_triton.tuning.tuner import TuningObserver
+from mspipe_triton.tuning.words import counted, worded
 
 _ROWS = 15
 _MARKS = {"cut short": "cut short", "refused": "refused", "failed": "failed"}

@@ -21,7 +21,6 @@ from mspipe_triton.tuning.key import Key, kernel_sources
 SCHEMA = 1
 OPERATIONS = {"memory_gru": tuple(MEMORY_GRU)}
 STATISTICS = ("median", "p90", "mean")
-WITHOUT_STALENESS = ("serial", "prefetch", "exact")
 LARGEST = {"prefetch": 64, "threads": 1024, "host_threads": 1024}
 _SHIPPED_VARIANTS = dict(VARIANTS_CHOSEN)
 
@@ -202,14 +201,9 @@ def _check_settings(values: Any, subject: Mapping[str, Any]) -> None:
     for name, largest in LARGEST.items():
         _check_whole(f"settings.{name}", values[name], largest)
     try:
-        RunSettings(**values)
+        RunSettings(**values).check_fits(subject.get("schedule", ""), subject.get("threads", 0))
     except ConfigError as error:
         raise ProfileError(f"settings: {error}") from None
-    flag = subject.get("schedule")
-    allowed = WITHOUT_STALENESS if flag == "auto" else (flag,)
-    _check("settings.schedule", values["schedule"], f"what {flag!r} allows", values["schedule"] in allowed)
-    threads = subject.get("threads") or values["threads"]
-    _check("settings.threads", values["threads"], f"the subject's {threads}", values["threads"] == threads)
 
 
 def _check_stages(stages: Any, schedule: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from mspipe_triton.config import RunSettings, TrainConfig
+from mspipe_triton.config import WITHOUT_STALENESS, RunSettings, TrainConfig
 from mspipe_triton.kernels.launch import Config, Kernel
 
 Value = bool | int | str
@@ -99,7 +99,7 @@ def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int,
     choices: dict[str, tuple[Value, ...]] = {
         "threads": (default.threads,) if train.threads else _thread_counts(cores, default.threads),
         "host_threads": _thread_counts(train.threads or cores, default.host_threads),
-        "schedule": ("serial", "prefetch", "exact") if free else (default.schedule,),
+        "schedule": WITHOUT_STALENESS if free else (default.schedule,),
         "prefetch": tuple(sorted({1, 2, 3, 4, 6, default.prefetch})) if free or default.schedule != "serial" else (),
         "deduplicate": ("all", "roots") if layers and train.mitigation == "none" else (),
         "fused": (True, False) if default.fused else (),

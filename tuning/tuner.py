@@ -25,6 +25,7 @@ from mspipe_triton.tuning.run_gate import RunGate
 from mspipe_triton.tuning.search import Cut, Found, Search, Told
 from mspipe_triton.tuning.space import Point, Space, run_settings, run_space
 from mspipe_triton.tuning.store import ProfileStore
+from mspipe_triton.tuning.words import described
 
 BUDGET = 60.0
 SHORT_BUDGET = 20.0
@@ -61,6 +62,7 @@ class Tuner:
         observer: told of progress.
         until: when it has to be over, as `time.perf_counter` counts.
         shipped: what is to be beaten.
+        key: of the run, for which the data were read through once.
     """
 
     config: RunConfig
@@ -69,10 +71,10 @@ class Tuner:
     observer: TuningObserver
     until: float
     shipped: RunSettings
+    key: Key
 
     def prepare(self, compiling_counts: bool) -> None:
         """Build the session, run the shipped settings for the first time, and make the gate."""
-        self.key = Key.of(self.config, self.stream)
         self.session = Session.create(replace(self.config, settings=self.shipped), self.stream)
         self.measurer = RunMeasurer(self.session, self.shipped)
         self.observer.phase("compiling and warming up")
@@ -167,6 +169,7 @@ def autotune(
     compiling_counts: bool = True,
     trials: int | None = None,
     shipped: RunSettings | None = None,
+    key: Key | None = None,
 ) -> Profile:
     """Find the fastest way to carry a run out here, and keep it as a profile.
 
@@ -185,6 +188,7 @@ def autotune(
         compiling_counts: whether the budget pays for compiling what the shipped settings need.
         trials: the most that the search over a run's settings makes, if it is not ended by the budget.
         shipped: what is to be beaten, in the place of the settings that ship.
+        key: of the run, where it is known already.
 
     Raises:
         ConfigError: the batch is above the number of training events, or there is no GPU to tune on.
@@ -193,7 +197,8 @@ def autotune(
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
     start = begun if started is None else min(begun, started + _STARTING)
-    tuner = Tuner(config, stream, store, observer, start + budget, shipped or default_settings(config.train))
+    shipped, key = shipped or default_settings(config.train), key or Key.of(config, stream)
+    tuner = Tuner(config, stream, store, observer, start + budget, shipped, key)
     with process_settings(replace(config, settings=None)):
         try:
             tuner.prepare(compiling_counts)
@@ -247,7 +252,7 @@ def settings_for(
         return tuned(profile, path.name)
     lines = _Lines(note, f"No tuning profile fits yet: compiling, and tuning for {budget:g} s; --no-autotune skips it.")
     try:
-        profile = autotune(config, stream, budget, store, lines, compiling_counts=False)
+        profile = autotune(config, stream, budget, store, lines, compiling_counts=False, key=key)
     except TuningError as error:
         note(f"Not tuned: {error}.")
         return None
@@ -277,32 +282,6 @@ def tuned(profile: Profile, name: str, seconds: float = 0.0) -> Tuned:
     """What a profile of this file name gives a run; `seconds` is what making it has cost just now."""
     times = {stage: found["median"] for stage, found in profile.stage_seconds.items()}
     return Tuned(RunSettings(**profile.settings), times, name, seconds)
-
-
-def described(profile: Profile) -> str:
-    """What a profile chose, and what that gains, as a clause."""
-    facts = profile.search
-    if facts["shipped_kept"]:
-        return f"nothing is faster than the shipped settings by more than the noise ({counted(facts['trials'])})"
-    chosen = RunSettings(**profile.settings)
-    return f"{worded(chosen)}, {facts['gain']:.0%} faster than the shipped settings ({counted(facts['trials'])})"
-
-
-def counted(trials: int) -> str:
-    """So many trials, in words."""
-    return f"{trials} trial{'s' * (trials != 1)}"
-
-
-def worded(settings: RunSettings) -> str:
-    """Settings in a few words."""
-    ahead = "" if settings.schedule == "serial" else f" {settings.prefetch} ahead"
-    others = "" if settings.host_threads == settings.threads else f" ({settings.host_threads} beside)"
-    words = [f"{settings.schedule}{ahead}", f"{settings.threads} thread{'s' * (settings.threads > 1)}{others}"]
-    words += ["neighbours not deduplicated"] * (settings.deduplicate == "roots")
-    words += ["unfused"] * (not settings.fused)
-    words += ["features on the device"] * (settings.features == "device")
-    words += ["rows gathered by kernel"] * (settings.gather == "kernel")
-    return ", ".join(words)
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:

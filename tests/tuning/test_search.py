@@ -104,7 +104,7 @@ def test_its_regret_is_at_most_a_quarter_of_random_searchs() -> None:
     points = list(SPACE.points())
     assert len(points) == SPACE.size == 2000
     searched, drawn = [], []
-    for number in range(1000, 1005):
+    for number in range(3000, 3005):  # none of those that the search was made with
         speed_of = landscape(number)
         speeds = sorted(map(speed_of, points))
         assert speeds[-1] > speeds[-2]

@@ -20,7 +20,8 @@ from mspipe_triton.tuning.run_gate import RunGate
 from mspipe_triton.tuning.search import Told
 from mspipe_triton.tuning.space import run_settings
 from mspipe_triton.tuning.store import ProfileStore
-from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for, worded
+from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for
+from mspipe_triton.tuning.words import worded
 
 CONFIG = RunConfig(model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=50))
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
