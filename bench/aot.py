@@ -62,7 +62,14 @@ CASES = [
 STAGED = {
     **{name: {"memory": "memory_rows", "partner": "partner_rows", "features": "feature_rows"} for name in UPDATERS},
     "temporal_attention": {"features": "feature_rows"},
+    "attention_layer": {"features": "feature_rows"},
     "mailbox_attention": {"mails": "rows", "features": "feature_rows"},
+}
+# Of the operations with dropout, the draws that they take.
+DRAWS = {
+    "temporal_attention": ("draws",),
+    "attention_layer": ("draws", "output_draws"),
+    "mailbox_attention": ("draws",),
 }
 
 
@@ -85,13 +92,14 @@ def launches(case: Case) -> Iterator[Launch]:
             continue
         variants = ["triton", "triton-split"] if name == "memory_gru" else ["triton"]
         for variant in variants:
-            for deterministic in (False, True) if name == "temporal_attention" else (False,):
+            for deterministic in (False, True) if name in ("temporal_attention", "attention_layer") else (False,):
                 arguments = build(name, shape, dtype=dtype, table_dtype=tables)
                 arguments = staged(name, arguments) if case.staged else arguments
                 leaves = operation.trained if tables is not None else operation.leaves
                 arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
-                if name in ("temporal_attention", "mailbox_attention"):
-                    arguments |= {"dropout": 0.1, "draws": torch.zeros(4, dtype=torch.int64)}
+                if name in DRAWS:
+                    words = {key: torch.zeros(4, dtype=torch.int64) for key in DRAWS[name]}
+                    arguments |= {"dropout": 0.1, **words}
                 if name in UPDATERS and not case.staged:
                     arguments["count"] = torch.zeros(1, dtype=torch.int64)
                 torch.use_deterministic_algorithms(deterministic)

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from bench.batch_cases import BATCH
+from bench.layer_cases import ATTENTION_LAYER
+from bench.link_cases import LINK_LOSS
 from bench.mailbox_cases import MAILBOX_ATTENTION
 from bench.operation import Operation, Work
 from bench.scene import Numbers, Scene, Shape, scene
@@ -159,6 +162,7 @@ OPERATIONS = {
     "unique_nodes": Operation(
         "unique_nodes", _unique, _unique_work, ("ids", "inverse", "count"), indices=("nodes",), fuses=False
     ),
+    **BATCH,
     **UPDATERS,
     "aggregate_messages": Operation("aggregate_messages", mutated=STATE, **_aggregating("last")),
     "aggregate_messages-mean": Operation(
@@ -175,7 +179,9 @@ OPERATIONS = {
         tables=("features",),
         reference={"dropout": 0.0, "draws": None, "save": False},
     ),
+    "attention_layer": ATTENTION_LAYER,
     "mailbox_attention": MAILBOX_ATTENTION,
+    "link_loss": LINK_LOSS,
     "gather_rows": Operation(
         "gather_rows", _gather, _gather_work, ("gathered",), indices=("rows",), tables=("table",), fuses=False
     ),

@@ -14,11 +14,12 @@ import torch
 from bench.cases import moved
 from bench.operation import Operation
 from mspipe_triton.kernels import fusion, launch
-from mspipe_triton.tuning.calls import Named
+from mspipe_triton.tuning.calls import Named, nearby
 from mspipe_triton.tuning.gate import Errors, distance, errors, poisoned
 
 Call = Callable[..., Any]
 CPU = torch.device("cpu")
+_DRAWS = 8
 # The variants that run our kernels, and what `use_triton` is told for them.
 KERNELS = {"triton": None, "triton-split": None, "interpreter": True}
 
@@ -103,14 +104,13 @@ def returned(operation: Operation, result: Any) -> Named:
 
 
 def probes(operation: Operation, call: Call, arguments: Mapping[str, Any], seed: int = 0) -> Named:
-    """A random gradient for every floating-point output."""
+    """A random gradient for every output that is differentiable."""
     random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        outputs = returned(operation, call(**arguments))
+    outputs = returned(operation, call(**with_leaves(arguments, operation.leaves)))
     return {
-        name: torch.randn(value.shape, generator=random, dtype=torch.float64).to(value)
+        name: torch.randn(value.shape, generator=random, dtype=torch.float64).to(value.detach())
         for name, value in outputs.items()
-        if value.is_floating_point()
+        if value.requires_grad
     }
 
 
@@ -169,8 +169,8 @@ class Judge:
         return errors(actual, self.same_dtype, self.truth, self.usual)
 
     def with_usual(self, others: Iterable[Judge]) -> Judge:
-        """The same, allowing for torch's errors on other draws of the inputs."""
-        usual: dict[str, float] = {}
+        """The same, allowing for torch's errors on other draws of the inputs too."""
+        usual = dict(self.usual)
         for other in others:
             for name, true in other.truth.items():
                 if true.is_floating_point() and true.numel() and (largest := float(true.abs().max())):
@@ -182,9 +182,20 @@ class Judge:
 def judge(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, where: torch.device = CPU) -> Judge:
     """Compute what a variant's `outcome` on these arguments is judged by.
 
+    Where a result is a single number, which torch may hit by luck, its errors on numbers close by count too.
+
     Args:
         seed: of the outputs' gradients. where: the device that computes the truth.
     """
+    judged = _judged(operation, arguments, seed, where)
+    if not any(true.is_floating_point() and true.numel() == 1 for true in judged.truth.values()):
+        return judged
+    changed = ({key: floats(value, nearby(draw)) for key, value in arguments.items()} for draw in range(1, _DRAWS + 1))
+    return judged.with_usual(_judged(operation, other, seed, where) for other in changed)
+
+
+def _judged(operation: Operation, arguments: Mapping[str, Any], seed: int, where: torch.device) -> Judge:
+    """The same by torch's errors on these arguments alone."""
     call, grads, precise_grads = callee(operation, "eager"), None, None
     with variant("eager"):
         if operation.leaves:

@@ -7,9 +7,14 @@ if __name__ != "mspipe_triton.kernels":
     )
 
 from mspipe_triton.kernels.aggregate_messages import aggregate_messages
+from mspipe_triton.kernels.attention_layer import attention_layer
 from mspipe_triton.kernels.checks import enable_debug
+from mspipe_triton.kernels.draw_batch import draw_batch
+from mspipe_triton.kernels.dropout_scale import dropout_scale
+from mspipe_triton.kernels.fetch_mail import fetch_mail
 from mspipe_triton.kernels.gather_rows import gather_rows
 from mspipe_triton.kernels.launch import use_triton
+from mspipe_triton.kernels.link_loss import link_loss
 from mspipe_triton.kernels.mailbox_attention import mailbox_attention
 from mspipe_triton.kernels.memory_gru import memory_gru
 from mspipe_triton.kernels.memory_rnn import memory_rnn
@@ -24,9 +29,14 @@ from mspipe_triton.kernels.unique_nodes import unique_nodes
 __all__ = [
     "FusedTGNMemory",
     "aggregate_messages",
+    "attention_layer",
+    "draw_batch",
+    "dropout_scale",
     "enable_debug",
     "encode_time",
+    "fetch_mail",
     "gather_rows",
+    "link_loss",
     "mailbox_attention",
     "memory_gru",
     "memory_rnn",

@@ -27,7 +27,7 @@ from mspipe_triton.kernels.neighbour_rows import (
     write_block,
     write_mixed,
 )
-from mspipe_triton.kernels.philox import dropout_scale, philox_block
+from mspipe_triton.kernels.philox import dropout_scale, philox_kept
 from mspipe_triton.kernels.time_encoding import sin_turns, turns_block
 
 NEGATIVE_SLOPE = 0.2
@@ -133,10 +133,7 @@ def attend(
         o_weight = (root * HEADS + head) * FANOUT + i_slot
         b_dropped = b_weight
         if DROPOUT:
-            w0, w1, w2, w3 = philox_block(p_draws, o_weight >> 2)
-            i_word = o_weight & 3
-            b_word = tl.where(i_word < 2, tl.where(i_word == 0, w0, w1), tl.where(i_word == 2, w2, w3))
-            m_kept = b_word.to(tl.int64) >= KEEP_FROM
+            m_kept = philox_kept(p_draws, o_weight, KEEP_FROM)
             b_dropped = tl.where(m_kept, b_weight * SCALE, 0)
             b_slope = tl.where(m_kept, b_slope, -b_slope)
         if SAVE:

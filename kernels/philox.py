@@ -72,3 +72,13 @@ def philox_block(p_draws, position):
 def philox_below(words, bound):
     """Integers in [0, bound), int64, from a block of words, as `philox_integers` takes them; for kernels."""
     return ((words.to(tl.uint64) * bound.to(tl.uint64)) >> 32).to(tl.int64)
+
+
+@device_function
+def philox_kept(p_draws, element, FROM: tl.constexpr):
+    """Which of a block of elements (int64) dropout keeps, as `dropout_scale` has it with probability FROM / 2³²; for
+    kernels."""
+    w0, w1, w2, w3 = philox_block(p_draws, element >> 2)
+    i_word = element & 3
+    b_word = tl.where(i_word < 2, tl.where(i_word == 0, w0, w1), tl.where(i_word == 2, w2, w3))
+    return b_word.to(tl.int64) >= FROM

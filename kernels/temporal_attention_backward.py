@@ -130,6 +130,42 @@ def neighbour_shapes(
     }  # fmt: skip
 
 
+def launch_attention_gradients(
+    d_context: torch.Tensor, d_total: torch.Tensor,
+    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
+    query: torch.Tensor, query_rows: torch.Tensor | None, weights: torch.Tensor, slope: torch.Tensor,
+    dropout: float, d_table: torch.Tensor | None, needs_time: bool, add_table: bool, add_query: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The kernel of `temporal_attention_backward`: a program takes a root.
+
+    Args:
+        d_table: where the slots' gradients go, or None where they are not needed: a table [U, D] to which they are
+            added with `add_table`, else a row for every slot [R·F, D].
+        add_query: whether the roots' gradients are added to their rows of the query, else each has a row of its own.
+
+    Returns:
+        Gradients of frequency and phase by root [R, T], which are empty unless `needs_time`, of query and of bias.
+    """
+    (roots, _), (_, heads, width) = rows.shape, query.shape
+    d_context, query = inner_contiguous(d_context), inner_contiguous(query)
+    d_frequency = query.new_empty((roots if needs_time else 0, frequency.numel()))
+    d_phase = torch.empty_like(d_frequency)
+    d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
+    d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
+    attention_backward_kernel.launch(
+        (roots,), attention_backward_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
+        d_context, d_total.contiguous(), table, rows.contiguous(), features,
+        None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts.contiguous(),
+        frequency, phase, query, query_rows, weights, slope, d_table, d_frequency, d_phase, d_query, d_bias,
+        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
+        HEADS=heads, **neighbour_shapes(table, rows, features, frequency),
+        DROPOUT=dropout > 0, SCALE=keep_scale(dropout, query.dtype), TABLE=d_table is not None, TIMES=needs_time,
+        ADD_QUERY=add_query, ADD_TABLE=add_table,
+    )  # fmt: skip
+    return d_frequency, d_phase, d_query, d_bias
+
+
 def launch_temporal_attention_backward(
     d_context: torch.Tensor, d_total: torch.Tensor,
     table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
@@ -138,38 +174,25 @@ def launch_temporal_attention_backward(
     weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
     dropout: float, needs_table: bool, needs_time: bool,
 ) -> Gradients:  # fmt: skip
-    """`temporal_attention_backward` by its kernel: a program takes a root.
+    """`temporal_attention_backward` by its kernel.
 
     Sums over roots and slots are atomic, in no fixed order; where torch is asked for deterministic algorithms, their
     terms are written out and `index_add_`, which then orders them, sums them.
     """
     add = not torch.are_deterministic_algorithms_enabled()
-    (roots, fanout), (_, heads, width), dim = rows.shape, query.shape, table.shape[1]
-    add_query = add and query_rows is not None
-    d_context, query, rows = inner_contiguous(d_context), inner_contiguous(query), rows.contiguous()
-    d_table = query.new_empty((roots * fanout if needs_table and not add else 0, dim))
-    if needs_table and add:
-        d_table = query.new_zeros(table.shape)
-    d_frequency = query.new_empty((roots if needs_time else 0, frequency.numel()))
-    d_phase = torch.empty_like(d_frequency)
-    d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
-    d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
-    attention_backward_kernel.launch(
-        (roots,), attention_backward_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
-        d_context, d_total.contiguous(), table, rows, features,
-        None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts.contiguous(),
-        frequency, phase, query, query_rows, weights, slope, d_table, d_frequency, d_phase, d_query, d_bias,
-        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
-        HEADS=heads, **neighbour_shapes(table, rows, features, frequency),
-        DROPOUT=dropout > 0, SCALE=keep_scale(dropout, query.dtype), TABLE=needs_table, TIMES=needs_time,
-        ADD_QUERY=add_query, ADD_TABLE=add,
+    d_table = None
+    if needs_table:
+        d_table = query.new_zeros(table.shape) if add else query.new_empty(rows.numel(), table.shape[1])
+    d_frequency, d_phase, d_query, d_bias = launch_attention_gradients(
+        d_context, d_total, table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows,
+        weights, slope, dropout, d_table, needs_time, add, add and query_rows is not None,
     )  # fmt: skip
     if query_rows is not None and not add:
         d_query = query.new_zeros(query.shape).index_add_(0, query_rows, d_query)
         d_bias = query.new_zeros(query.shape[:2]).index_add_(0, query_rows, d_bias)
-    if needs_table and not add:
+    if d_table is not None and not add:
         d_table = query.new_zeros(table.shape).index_add_(0, filled_rows(rows, counts).view(-1), d_table)
-    d_table = d_table.to(table.dtype) if needs_table else table.new_empty(0)
+    d_table = table.new_empty(0) if d_table is None else d_table.to(table.dtype)
     if not needs_time:
         return d_table, frequency.new_empty(0), phase.new_empty(0), d_query, d_bias
     return d_table, d_frequency.sum(0), d_phase.sum(0), d_query, d_bias

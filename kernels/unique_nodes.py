@@ -26,9 +26,9 @@ def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
     numbers the nodes; no sort, and no work in the number of nodes that exist.
     """
     length = nodes.numel()
-    ids = torch.full((capacity,), -1, dtype=torch.int64, device=nodes.device)
+    ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=nodes.device)  # the last takes what has no row
     if length == 0:
-        return ids, nodes.new_zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=nodes.device)
+        return ids[:-1], nodes.new_zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=nodes.device)
     nodes = nodes.long()
     position = torch.arange(length, device=nodes.device)
     slot = nodes + 1  # all padding shares slot 0
@@ -40,11 +40,10 @@ def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
     new = (first == position) & (nodes >= 0)
     rank = torch.cumsum(new, 0)
     count = rank[-1:].clone()
-    distinct = int(count)
-    if distinct > capacity:
-        raise ValueError(f"unique_nodes: {distinct} distinct nodes do not fit capacity {capacity}; give that many")
-    ids[:distinct] = nodes.masked_select(new)
-    return ids, (rank.index_select(0, first) - 1).clamp_(min=0).masked_fill_(nodes < 0, 0), count
+    new &= rank <= capacity
+    rank -= 1
+    ids.scatter_(0, torch.where(new, rank, capacity), nodes)
+    return ids[:-1], torch.where(new, rank, 0).index_select(0, first), count
 
 
 def stamps(size: int, device: torch.device) -> torch.Tensor:
@@ -193,12 +192,11 @@ def unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
         ids [C] int64, in order of first occurrence, −1 behind the last; inverse [M] int64 with
         ids[inverse[i]] == nodes[i], 0 for padding; count [1] int64 of distinct nodes. Order of first occurrence
         makes the rows of a list's head (a batch's roots) the head of the table. Nothing is mutated, nothing is
-        differentiable. Where the kernels meet more distinct nodes than C, they keep the first C of them, inverse
-        is 0 for every entry of the others, and count still is the true number: a count above C tells of it.
+        differentiable. Of more distinct nodes than C the first C are kept, inverse is 0 for every entry of the
+        others, and count still is the true number: a count above C tells of it.
 
     Raises:
-        ValueError: a wrong dtype, shape or layout; a negative capacity; without kernels, more distinct nodes than
-            `capacity`; with debugging on, a node of 2³¹ or more.
+        ValueError: a wrong dtype, shape or layout; a negative capacity; with debugging on, a node of 2³¹ or more.
     """
     check_dtype("unique_nodes", INTEGERS, nodes=nodes)
     if nodes.dim() != 1:

@@ -160,13 +160,17 @@ def info(
     data: Data = None, columns: Columns = None, sort: Sort = None, node_features: NodeFeatures = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Describe a stream: counts, span, repetition, new nodes in test, ties."""
+    """Describe a stream: counts, span, repetition, new nodes in test, ties, device memory to train on it with."""
     from mspipe_triton.data.describe import describe
+    from mspipe_triton.training.footprint import Footprint
     from mspipe_triton.training.session import load_stream
 
     settings = run_config({"data": data, "columns": columns, "sort": sort, "node_features": node_features})
-    facts = describe(load_stream(settings.data))
-    _show(str(facts.pop("name")), facts, as_json)
+    stream = load_stream(settings.data)
+    facts, resident = describe(stream), Footprint.of(settings, stream)
+    parts = resident.to_json()
+    title, facts["resident_mib"] = str(facts.pop("name")), parts.pop("total")
+    _show(title, facts | {"resident_parts_mib": parts}, as_json, facts | {"resident_parts": str(resident)})
 
 
 @data_app.command()
@@ -215,9 +219,10 @@ def _seconds(budget: float | None) -> float | None:
     return budget
 
 
-def _show(title: str, facts: dict[str, Any], as_json: bool) -> None:
+def _show(title: str, facts: dict[str, Any], as_json: bool, shown: dict[str, Any] | None = None) -> None:
+    """Print facts as a table, those that are `shown` if they differ, and as JSON where it is asked for."""
     from mspipe_triton.screens import console, facts_table
 
-    console.print(facts_table(title, facts))
+    console.print(facts_table(title, shown or facts))
     if as_json:
         print(json.dumps(facts))

@@ -32,13 +32,15 @@ BUILT = {
     "aggregator": ("last", "mean"),
     "time_encoder": ("fixed", "learned"),
     "dtype": ("float32", "float64"),
+    "precision": ("full", "bf16"),
     "deduplicate": ("all", "roots"),
     "features": ("host", "device"),
     "gather": ("copy", "kernel"),
 }
 
 
-WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for
+WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for where memory lies on the host
+RESIDENT = "resident"  # and what it stands for where everything lies on the device; no value of --schedule
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ModelConfig:
     """The model; `dim` is the width of memory, time encoding and embeddings alike.
 
     `fanout`, `heads`, `layers` and `slots` are −1 where they are not given: `setting` then says the model's own.
+    `dtype` is what is computed in; `precision` "bf16" keeps node memory and features in bfloat16, "full" in `dtype`.
     """
 
     model: str = "tgn"
@@ -59,16 +62,21 @@ class ModelConfig:
     time_encoder: str = "fixed"
     dropout: float = 0.0
     dtype: str = "float32"
+    precision: str = "full"
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             _load_plugin(self.model)
         if self.model not in MODELS:
             raise ConfigError(f"model {self.model!r} is unknown; there is {', '.join(MODELS)}")
-        _check_choices(self, "sampler", "aggregator", "time_encoder", "dtype")
+        _check_choices(self, "sampler", "aggregator", "time_encoder", "dtype", "precision")
         _check_at_least(self, 1, "dim")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.precision == "bf16" and self.dtype != "float32":
+            raise ConfigError(
+                f"precision bf16 is for dtype float32, not {self.dtype}; take --precision full, or --dtype float32"
+            )
         own = MODELS[self.model]
         for name in ("heads", "fanout", "layers", "slots"):
             if name in own and getattr(self, name) != -1:
@@ -81,6 +89,11 @@ class ModelConfig:
             self._refuse("sampler")
         if self.dropout and "heads" not in own:
             self._refuse("dropout")
+
+    @property
+    def table_dtype(self) -> str:
+        """The dtype of the tables: node memory, mails, and the features of nodes and edges."""
+        return "bfloat16" if self.precision == "bf16" else self.dtype
 
     def setting(self, name: str) -> int:
         """`fanout`, `heads`, `layers` or `slots` as given, or else the model's own; 0 where it has none."""
@@ -150,8 +163,11 @@ class TrainConfig:
                 f"mitigation {self.mitigation} is for stale memory, which schedule {schedule} has none of; "
                 "take mspipe, or fixed with a --staleness"
             )
-        if self.device == "cuda" and self.placement == "device":
-            raise ConfigError("placement device is not built yet on a GPU; take --placement host")
+        if self.placement == "device" and schedule != "auto":
+            raise ConfigError(
+                f"placement device runs an iteration whole, and schedule {schedule} is for stages; leave --schedule "
+                "out, or take --placement host"
+            )
         if self.device == "cuda" and self.mitigation != "none":
             raise ConfigError(f"mitigation {self.mitigation} is built for the CPU only; take --mitigation none")
 
@@ -171,7 +187,7 @@ class RunSettings:
     """One way to carry a run out: what tuning chooses, since all compute the same but for the order of float sums.
 
     Args:
-        schedule: one of the schedules, not "auto".
+        schedule: one of the schedules, not "auto", or "resident": everything on the device, iterations run whole.
         prefetch: finished iterations that may wait between two stages; `serial` knows none.
         threads: torch threads of the stages that compute.
         host_threads: torch threads of the others.
@@ -181,6 +197,9 @@ class RunSettings:
         features: "host" or "device", where the table of edge features lies; the same on the CPU.
         gather: how rows of host tables come to a GPU: "copy" (gathered by the host, then copied) or "kernel" (gathered
             from pinned memory by a kernel on the GPU).
+        captured: whether a resident iteration is one CUDA graph, replayed, or launched kernel by kernel; the latter on
+            the CPU in any case.
+        branch: whether the next batch is sampled beside a resident iteration, on a branch of the graph, or before it.
     """
 
     schedule: str = "serial"
@@ -191,21 +210,27 @@ class RunSettings:
     fused: bool = True
     features: str = "host"
     gather: str = "copy"
+    captured: bool = True
+    branch: bool = True
 
     def __post_init__(self) -> None:
-        _check_choices(self, "schedule", "deduplicate", "features", "gather")
+        _check_choices(self, "deduplicate", "features", "gather")
+        if self.schedule != RESIDENT:
+            _check_choices(self, "schedule")
         if self.schedule == "auto":
             raise ConfigError("[settings] schedule must name a schedule, not auto")
         _check_at_least(self, 0, "prefetch")
         _check_at_least(self, 1, "threads", "host_threads")
 
-    def check_fits(self, schedule: str, threads: int) -> None:
-        """Refuse to stand beside a run's own `schedule` and `threads`, where these say otherwise.
+    def check_fits(self, schedule: str, threads: int, placement: str = "auto") -> None:
+        """Refuse to stand beside a run's own `schedule`, `threads` and `placement`, where these say otherwise.
 
         Raises:
             ConfigError: one of them does; "auto" allows what misses no update, 0 threads allow any number.
         """
-        if self.schedule not in (WITHOUT_STALENESS if schedule == "auto" else (schedule,)):
+        if placement not in ("auto", "device" if self.schedule == RESIDENT else "host"):
+            raise ConfigError(f"[settings] schedule {self.schedule} is not for placement {placement}")
+        if self.schedule not in ((*WITHOUT_STALENESS, RESIDENT) if schedule == "auto" else (schedule,)):
             raise ConfigError(f"[settings] schedule {self.schedule} is not the run's, which is {schedule}")
         if threads not in (0, self.threads):
             raise ConfigError(f"[settings] threads {self.threads} is not the run's, which is {threads}")
@@ -222,7 +247,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.settings is not None:
-            self.settings.check_fits(self.train.schedule, self.train.threads)
+            self.settings.check_fits(self.train.schedule, self.train.threads, self.train.placement)
 
     def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
         """The settings with every flag that is not None put over them; a flag goes where its name is a field."""

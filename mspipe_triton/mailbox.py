@@ -10,6 +10,7 @@ import torch
 
 from mspipe_triton.kernels import aggregate_messages, unique_nodes
 from mspipe_triton.placement import Placement
+from mspipe_triton.table_rows import MailRows, Sources
 
 
 class Record(Protocol):
@@ -70,6 +71,16 @@ class Receivers:
         last = torch.zeros_like(nodes).scatter_reduce_(0, owners, mails, "amax")
         return Receivers(nodes, last, owners, mails)
 
+    @staticmethod
+    def padded(ends: torch.Tensor, neighbours: torch.Tensor) -> Receivers:
+        """The same at a static shape: V and M are 2B·(1 + F), −1 fills `nodes`, and mail −1 reaches nobody."""
+        reached = torch.cat([ends.unsqueeze(1), neighbours], 1)
+        number = torch.arange(ends.numel(), device=ends.device).view(-1, 2).t().reshape(-1, 1)
+        mails = torch.where(reached >= 0, number, -1).view(-1)
+        nodes, owners, _ = unique_nodes(reached.view(-1), reached.numel())
+        last = torch.zeros_like(nodes).scatter_reduce_(0, owners, mails, "amax")
+        return Receivers(nodes, last, owners, mails)
+
     def on(self, placement: Placement) -> Receivers:
         """The same on the device of a placement."""
         return Receivers(*(placement.load(part) for part in (self.nodes, self.last, self.owners, self.mails)))
@@ -95,6 +106,26 @@ class Interactions:
     receivers: Receivers | None = None
 
 
+@dataclass(frozen=True)
+class Deliveries:
+    """A batch of B events at a static shape, for a mailbox to write where its tables lie; padding has event −1.
+
+    Args:
+        events: [B] ids; times: [B]; src, dst: [B] nodes, −1 in padding; src_rows, dst_rows: [B], their rows in h.
+        features: [·, E], the stream's edge table.
+        receivers: who hears of the events, padded, where that is more than their ends.
+    """
+
+    events: torch.Tensor
+    times: torch.Tensor
+    src: torch.Tensor
+    dst: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    features: torch.Tensor
+    receivers: Receivers | None = None
+
+
 class Mailbox(Protocol[R]):
     """What is kept of a node; `hears` says whether the sampled neighbours of the endpoints get mail too."""
 
@@ -113,6 +144,21 @@ class Mailbox(Protocol[R]):
             record: of U nodes, the distinct endpoints first; hidden: their h [U, D], if there is memory.
             sent: [N] how many mails a node was sent before, where a table `received` counts them; brought up to date.
         """
+
+    def view(
+        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> Record:  # fmt: skip
+        """The records of nodes [C] of which `count` [1] are real and the others −1, as rows of tables on the device.
+
+        Args:
+            features: [·, E], the stream's edge table. dtype: of time differences.
+        """
+
+    def deliver(
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+    ) -> None:
+        """What `compose` gives, written into the tables; nothing waits for the device."""
 
 
 class LastMail(NamedTuple):
@@ -137,6 +183,11 @@ class LastMail(NamedTuple):
     def digested_time(self) -> torch.Tensor:
         """[U] the time that memory has once this record's mail is digested; unchanged without mail."""
         return torch.where(self.has_mail, self.mail_time, self.memory_time)
+
+    def sources(self, dtype: torch.dtype) -> Sources:
+        """The rows, one a node."""
+        deltas = (self.mail_time - self.memory_time).to(dtype)
+        return Sources(self.memory, self.partner, None, self.mail_features, None, deltas, self.has_mail, None)
 
 
 @dataclass(frozen=True)
@@ -170,7 +221,7 @@ class CompactMailbox:
         """memory := h of the endpoints, and mail from their events (see `aggregate_messages`)."""
         assert hidden is not None
         endpoints, times, features = events.nodes.numel(), events.times, events.features
-        memory, partner = (hidden.new_empty((endpoints, self.dim)) for _ in range(2))
+        memory, partner = (hidden.new_empty((endpoints, self.dim), dtype=self.dtype) for _ in range(2))
         memory_time, mail_time = (times.new_empty(endpoints) for _ in range(2))
         event_id = record.event_id.new_empty(endpoints)
         ids = torch.arange(events.first, events.first + times.numel(), device=times.device)
@@ -183,6 +234,25 @@ class CompactMailbox:
         kept = features.index_select(0, event_id - events.first) if mean is None else mean
         written = LastMail(memory, memory_time, partner, event_id, mail_time, kept)
         return [Rows(events.nodes, written._asdict())]
+
+    def view(
+        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> MailRows:  # fmt: skip
+        """The nodes' rows where they lie."""
+        return MailRows(tables, nodes, count, features, dtype)
+
+    def deliver(
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+    ) -> None:
+        """Write memory := h of the endpoints and their mail, in one operation."""
+        assert hidden is not None
+        features = sent.features.index_select(0, sent.events.clamp(min=0)) if self._mean else None
+        aggregate_messages(
+            tables["memory"], tables["memory_time"], tables["partner"], tables["event_id"], tables["mail_time"],
+            tables.get("mail_features"), sent.src, sent.dst, sent.events, sent.times, features, hidden,
+            record.digested_time, sent.src_rows, sent.dst_rows, self.aggregator,
+        )  # fmt: skip
 
     @property
     def _mean(self) -> bool:
@@ -217,3 +287,15 @@ class NoMailbox:
     ) -> Written:
         """Nothing is written."""
         return []
+
+    def view(
+        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> Nothing:  # fmt: skip
+        """The empty record."""
+        return Nothing()
+
+    def deliver(
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+    ) -> None:
+        """Nothing is written."""

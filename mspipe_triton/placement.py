@@ -23,6 +23,7 @@ class Placement:
         device: works on the rows.
         how: rows of host tables come to a GPU: "copy", gathered by the host and then copied, or "kernel", gathered from
             pinned memory by a kernel; the same on the CPU.
+        resident: the tables lie on the device too, so that nothing has to come to it.
 
     Raises:
         ConfigError: another `how`.
@@ -30,6 +31,7 @@ class Placement:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     how: str = "copy"
+    resident: bool = False
 
     def __post_init__(self) -> None:
         if self.how not in GATHERS:
@@ -46,8 +48,12 @@ class Placement:
         return self.apart and self.how == "kernel"
 
     def pin(self, table: torch.Tensor) -> torch.Tensor:
-        """A host table that the device can copy from; the same tensor on the CPU."""
-        return table.pin_memory() if self.apart else table
+        """A host table that the device can copy from; the same tensor on the CPU, and where nothing is copied."""
+        return table.pin_memory() if self.apart and not self.resident else table
+
+    def home(self, table: torch.Tensor) -> torch.Tensor:
+        """A table where node state lies: pinned on the host, or on the device."""
+        return table.to(self.device) if self.resident else self.pin(table)
 
     def placed(self, table: torch.Tensor, where: str) -> torch.Tensor:
         """A host table pinned ("host") or on the device ("device"), for `gather`; the same tensor on the CPU.
@@ -57,7 +63,7 @@ class Placement:
         """
         if where not in PLACES:
             raise ConfigError(f"features {where!r}: a table lies on {' or '.join(PLACES)}; give one of them")
-        return table.to(self.device) if where == "device" else self.pin(table)
+        return table.to(self.device) if self.resident or where == "device" else self.pin(table)
 
     def numbers(self, rows: torch.Tensor) -> torch.Tensor:
         """Row numbers on the host as `gather` wants them, so that several tables take one copy of them."""

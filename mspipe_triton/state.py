@@ -43,7 +43,7 @@ class NodeState(Generic[R]):
         """An empty state of N nodes; `start` [] is the stream's first time."""
         placement = placement or Placement()
         tables = {
-            name: placement.pin(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
+            name: placement.home(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
             for name, table in mailbox.tables().items()
         }
         sent = torch.zeros(num_nodes if "received" in tables else 0, dtype=torch.int64, device=placement.device)

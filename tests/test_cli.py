@@ -49,10 +49,14 @@ def test_config_file_and_flags(events: Path, tmp_path: Path, command: Command) -
 
 
 def test_info_and_doctor(events: Path, command: Command) -> None:
-    facts = json.loads(command("data", "info", "events.csv", "--json").stdout)
+    info = command("data", "info", "events.csv", "--json")
+    facts = json.loads(info.stdout)
     assert facts["events"] == 600
+    assert sum(facts["resident_parts_mib"].values()) == pytest.approx(facts["resident_mib"])
+    assert "resident parts" in info.stderr
     doctor = json.loads(command("doctor", "--json").stdout)
     assert doctor["fused"] is False
+    assert {doctor[name] for name in ("device_free_mib", "device_total_mib")} == {"none"}
     assert "TORCHDYNAMO_DISABLE" in doctor["why"]
     shown = command("doctor").stderr
     assert "cxx compiler" in shown

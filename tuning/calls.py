@@ -113,7 +113,7 @@ class Call:
         usual: dict[str, float] = {}
         if self.leaves:  # the others copy and subtract, which leaves no room for chance
             for draw in range(1, _DRAWS + 1):
-                other = replace(self, arguments=self._changed(_nearby(draw)))
+                other = replace(self, arguments=self._changed(nearby(draw)))
                 theirs, truth = other.reference(), other.truth()
                 for name, true in truth.items():
                     largest = float(true.abs().max()) if true.numel() else 0.0
@@ -177,7 +177,7 @@ def _exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _nearby(seed: int) -> Change:
+def nearby(seed: int) -> Change:
     """Numbers that differ by up to 3 % each, so that every rounding is another one."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Key:
         """
         from mspipe_triton.training.session import fingerprint  # it reads files, for which pyarrow is loaded
 
-        train, stream = config.train, stream.to_dtype(getattr(torch, config.model.dtype))
+        train, stream = config.train, stream.to_dtype(getattr(torch, config.model.table_dtype))
         if train.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
         device = "cuda" if train.device == "cuda" else "cpu"

@@ -27,7 +27,7 @@ class RunGate:
     The parameters stay as they are (a learning rate of 0), so that losses, gradients and node state are smooth
     functions of what is compared. Errors are relative to the float64 result's norm. Those of the settings may be twice
     those of the shipped ones, or of a float32 rounding where that is more (the rule of flash-attention's tests). It
-    stands in for every precision: what is computed in float64 is checked in float32.
+    stands in for every precision: what is computed in float64 is checked in float32, on tables as the run keeps them.
 
     Args:
         config: of the run to tune. `mspipe` reads what has been written by then, so it is checked as `exact`.
@@ -58,7 +58,7 @@ class RunGate:
         """The float64 outcome, and the error allowed for each of its parts."""
         if self.known is None:
             plain = replace(self.default, fused=False)
-            exact = replace(self.config, model=replace(self.config.model, dtype="float64"))
+            exact = replace(self.config, model=replace(self.config.model, dtype="float64", precision="full"))
             truth = self._outcome(exact, plain, self._session(self.config, plain))
             shipped = _errors(self._outcome(self.config, self.default), truth)
             self.known = truth, {name: 2 * max(error, _EPSILON) for name, error in shipped.items()}

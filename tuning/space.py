@@ -149,6 +149,9 @@ _BACKWARD = {
     "num_warps": (2, 4, 8),
     "num_stages": (1, 2, 3, 4),
 }
+# Of the attention layer's kernels those that go into a head and those that come out of all heads.
+_HEAD = {"BLOCK_R": (16, 32, 64), "BLOCK_K": (16, 32, 64), "num_warps": (2, 4, 8), "num_stages": (1, 2, 3, 4)}
+_HEADS = {"BLOCK_W": (16, 32, 64), **_HEAD}
 _ROWS = {"BLOCK_U": (1, 2, 4, 8, 16, 32), "num_warps": _WARPS, **_NO_STAGES}
 _FLAT = {"BLOCK": (32, 64, 128, 256, 512, 1024), "num_warps": _WARPS, **_NO_STAGES}
 _SAMPLE = {"BLOCK": (8, 16, 32, 64, 128), "num_warps": _WARPS, **_NO_STAGES}
@@ -174,6 +177,29 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "attention_kernel": _SLOTS,
     "attention_backward_kernel": _SLOTS,
+    "attention_query_kernel": _HEAD,
+    "attention_query_backward_kernel": _HEADS,
+    "attention_output_kernel": _HEADS,
+    "attention_output_backward_kernel": _HEAD,
+    "attention_weights_kernel": {
+        "BLOCK_N": (16, 32, 64),
+        "BLOCK_K": (16, 32, 64, 128),
+        "BLOCK_R": (16, 32, 64),
+        "PART": (128, 256, 512, 1024, 2048),
+        "num_warps": (2, 4, 8),
+        "num_stages": (1, 2, 3, 4),
+    },
+    "attention_sums_kernel": _FLAT,
+    "attention_times_kernel": {
+        "BLOCK_T": (8, 16, 32),
+        "BLOCK_R": (32, 64, 128, 256),
+        "num_warps": _WARPS,
+        **_NO_STAGES,
+    },
+    "link_scores_kernel": _UPDATER,
+    "link_loss_kernel": _FLAT,
+    "link_backward_kernel": {**_BACKWARD, "PART": (64, 128, 256, 512, 1024)},
+    "link_sum_kernel": _FLAT,
     "mailbox_kernel": _SLOTS,
     "mailbox_backward_kernel": _SLOTS,
     "fused_gru_kernel": {**_UPDATER, "BLOCK_D": (16, 32, 64)},  # larger ones take half a minute to be refused
@@ -197,6 +223,9 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     "unique_inverse_kernel": _FLAT,
     "recent_kernel": _SAMPLE,
     "uniform_kernel": _SAMPLE,
+    "batch_kernel": _FLAT,
+    "mail_kernel": _FLAT,
+    "dropout_kernel": _FLAT,
 }
 
 # Operations that several kernels compute, in one way or another.

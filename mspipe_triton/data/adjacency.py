@@ -59,3 +59,7 @@ class TemporalCSR:
             event_ids[places] = events
             times[places] = t[events]
         return TemporalCSR(*(torch.from_numpy(a) for a in (indptr, neighbours, event_ids, times)))
+
+    def on(self, device: torch.device) -> TemporalCSR:
+        """The same on a device."""
+        return TemporalCSR(*(part.to(device) for part in (self.indptr, self.neighbours, self.event_ids, self.times)))

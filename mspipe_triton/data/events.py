@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -128,6 +129,14 @@ class EventStream:
         edge = None if self.edge_features is None else placement.pin(self.edge_features)
         node = None if self.node_features is None else placement.pin(self.node_features)
         return replace(self, edge_features=edge, node_features=node)
+
+    def on(self, device: torch.device) -> EventStream:
+        """The same stream with what training reads of it on a device; it has been checked."""
+        moved = copy(self)
+        for column in ("src", "dst", "t", "edge_features", "node_features"):
+            values = getattr(self, column)
+            object.__setattr__(moved, column, None if values is None else values.to(device))
+        return moved
 
 
 def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import torch
 
@@ -13,7 +14,7 @@ from mspipe_triton.kernels.philox import philox_integers
 from mspipe_triton.placement import Placement
 
 _BLOCK = 256
-_LAYER = 16  # above every purpose, so that purpose + _LAYER · layer tells both
+LAYER = 16  # above every purpose, so that purpose + LAYER · layer tells both
 
 
 class Purpose(IntEnum):
@@ -36,9 +37,16 @@ def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> t
     return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
 
 
+class Draws(Protocol):
+    """The keys of one iteration's draws; hops and layers have keys of their own."""
+
+    def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
+        """Philox words [4] int64, on the device that draws."""
+
+
 @dataclass(frozen=True)
-class Draws:
-    """The keys of one iteration's draws, made where they are used; hops and layers have keys of their own."""
+class IterationDraws:
+    """The draws of an iteration that the host knows, made where they are used."""
 
     seed: int
     epoch: int
@@ -47,7 +55,7 @@ class Draws:
 
     def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
         """Philox words [4] int64 on the placement's device."""
-        return self.placement.load(draw_words(self.seed, purpose + _LAYER * layer, self.epoch, self.iteration))
+        return self.placement.load(draw_words(self.seed, purpose + LAYER * layer, self.epoch, self.iteration))
 
 
 class NegativeSampler:

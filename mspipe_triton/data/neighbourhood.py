@@ -19,7 +19,8 @@ DEDUPLICATED = ("all", "roots")
 class Roots:
     """R nodes at a time each, what is asked about; `keys` [R] tell equal (node, time) pairs by equal numbers.
 
-    The key of an event's source is 2·event, of its destination 2·event + 1; other roots have keys of their own.
+    A root that is padding has node −1 and key −1. The key of an event's source is 2·event, of its destination
+    2·event + 1; other roots have keys of their own.
     """
 
     nodes: torch.Tensor
@@ -46,16 +47,30 @@ class Hop:
 
 
 @dataclass(frozen=True)
+class EdgeRows:
+    """The edge rows of a hop's slots: rows [P, F] of a table [·, E], −1 in empty slots, or without rows [P·F, E]."""
+
+    table: torch.Tensor
+    rows: torch.Tensor | None = None
+
+    def gathered(self) -> torch.Tensor:
+        """[P·F, E]; empty slots have any row."""
+        return self.table if self.rows is None else self.table.index_select(0, self.rows.clamp(min=0).view(-1))
+
+
+@dataclass(frozen=True)
 class Neighbourhood:
     """Nodes [U] of roots and neighbours; rows [R] of the roots; a hop for every layer, the roots the last one's points.
 
     The roots' nodes come first, each once, in order of first occurrence. Those of the neighbours come once too, or once
-    a slot (see `NeighbourSampler`).
+    a slot (see `NeighbourSampler`). Where shapes are static, `count` [1] says how many nodes there are, −1 fills the
+    rest, and padding among the roots has row 0.
     """
 
     nodes: torch.Tensor
     root_rows: torch.Tensor
     hops: list[Hop]
+    count: torch.Tensor | None = None
 
     def on(self, placement: Placement) -> Neighbourhood:
         """The same on the device of a placement."""
@@ -127,12 +142,13 @@ class NeighbourSampler:
         ends = (self.stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
         keys, inverse = _distinct(torch.cat([roots.keys, torch.where(filled, 2 * events + ends, -1).view(-1)]))
         root_rows, rows = inverse.split([roots.nodes.numel(), neighbours.numel()])
-        real, known = filled.view(-1).nonzero().squeeze(1), keys.numel()
-        places = torch.cat([rows.index_select(0, real), root_rows])
-        beside = torch.cat([neighbours.view(-1).index_select(0, real), roots.nodes])
-        nodes = beside.new_empty(known).index_copy_(0, places, beside)
+        real, own = (part.view(-1).nonzero().squeeze(1) for part in (filled, roots.nodes >= 0))
+        places = torch.cat([rows.index_select(0, real), root_rows.index_select(0, own)])
+        beside = torch.cat([neighbours.view(-1).index_select(0, real), roots.nodes.index_select(0, own)])
+        nodes = beside.new_empty(keys.numel()).index_copy_(0, places, beside)
         entries = self.stream.t.index_select(0, events.view(-1).index_select(0, real))
-        times = entries.new_empty(known).index_copy_(0, places, torch.cat([entries, roots.times]))
+        beside = torch.cat([entries, roots.times.index_select(0, own)])
+        times = beside.new_empty(keys.numel()).index_copy_(0, places, beside)
         hop = Hop(root_rows, _head(root_rows), rows.view_as(neighbours), events, deltas, counts)
         return Roots(nodes, times, keys), hop
 

@@ -9,11 +9,12 @@ from torch import nn
 
 from mspipe_triton.config import ModelConfig
 from mspipe_triton.data.negatives import Draws, Purpose
-from mspipe_triton.kernels import mailbox_attention
-from mspipe_triton.kernels.philox import dropout_scale
+from mspipe_triton.kernels import dropout_scale, mailbox_attention
 from mspipe_triton.mail_ring import MailRing, RingMailbox
 from mspipe_triton.models.layers import TimeEncoder
 from mspipe_triton.models.model import EmbeddingInput, Facts, Recipe
+from mspipe_triton.precision import widened
+from mspipe_triton.table_rows import RingRows
 
 
 class MailboxUpdater(nn.Module):
@@ -24,6 +25,8 @@ class MailboxUpdater(nn.Module):
     width. The key and value projections are absorbed into the query and the output (see
     `mspipe_triton.kernels.mailbox_attention`).
     """
+
+    reads_tables = True
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
@@ -38,23 +41,24 @@ class MailboxUpdater(nn.Module):
         self.output = nn.Linear(dim, dim, dtype=dtype)
         self.output_norm = nn.LayerNorm(dim, dtype=dtype)
 
-    def forward(self, record: MailRing, time: TimeEncoder, now: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+    def forward(
+        self, record: MailRing | RingRows, time: TimeEncoder, now: torch.Tensor, draws: Draws | None
+    ) -> torch.Tensor:
         """The updated memory h [U, D] of a record's nodes."""
         heads, width, rate, words = self.heads, self.dim // self.heads, 0.0, None
         if draws is not None and self.dropout > 0:
             rate, words = self.dropout, draws.words(Purpose.MAILBOX_DROPOUT)
-        query = self.query(record.memory).view(-1, heads, width) * width**-0.5
+        memory = widened(record.memory, self.query.weight.dtype)
+        query = self.query(memory).view(-1, heads, width) * width**-0.5
         absorbed = torch.bmm(query.transpose(0, 1), self.key.weight.view(heads, width, -1)).transpose(0, 1)
         bias = (query * self.key.bias.view(heads, width)).sum(2)
         ages = (now - record.mail_time).to(time.frequency.dtype)
-        features = record.mail_features.flatten(0, 1)
         context, total = mailbox_attention(
-            record.mails, None, features, None, ages, record.filled, time.frequency, time.phase, absorbed, bias, rate,
-            words,
-        )  # fmt: skip
+            *record.sources(), ages, record.filled, time.frequency, time.phase, absorbed, bias, rate, words
+        )
         values = torch.bmm(context.transpose(0, 1), self.value.weight.view(heads, width, -1).transpose(1, 2))
         attended = values.transpose(0, 1) + total.unsqueeze(2) * self.value.bias.view(heads, width)
-        mixed = self.norm(record.memory + attended.reshape(-1, self.dim))
+        mixed = self.norm(memory + attended.reshape(-1, self.dim))
         inner = torch.relu(self.hidden(mixed))
         if draws is not None and self.dropout > 0:
             scale = dropout_scale(draws.words(Purpose.UPDATER_DROPOUT), tuple(inner.shape), self.dropout, inner.dtype)
@@ -81,7 +85,7 @@ def _updater(config: ModelConfig, facts: Facts, message: Any) -> MailboxUpdater:
 
 
 def _mailbox(config: ModelConfig, facts: Facts) -> RingMailbox:
-    dtype = getattr(torch, config.dtype)
+    dtype = getattr(torch, config.table_dtype)
     return RingMailbox(config.dim, facts.dim_edge, dtype, config.setting("slots"), config.aggregator)
 
 

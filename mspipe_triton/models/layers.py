@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from mspipe_triton.data.negatives import Draws, Purpose
-from mspipe_triton.data.neighbourhood import Hop
-from mspipe_triton.kernels import temporal_attention
-from mspipe_triton.kernels.philox import dropout_scale
+from mspipe_triton.data.neighbourhood import EdgeRows, Hop
+from mspipe_triton.kernels import attention_layer
 from mspipe_triton.kernels.time_encoding import time_frequencies
 
 
@@ -35,8 +34,7 @@ class TemporalAttention(nn.Module):
     """One layer of TGN's graph attention: LayerNorm(ReLU(dropout(W_o [attention ‖ h_root]))).
 
     Query from [h_root ‖ φ(0)], keys and values from [h_j ‖ e_j ‖ φ(Δt_j)]; the key and value projections are absorbed
-    into the query and the output, so they run once a root (see `mspipe_triton.kernels.temporal_attention`). The query
-    depends on the node alone and is computed once per distinct root.
+    into the query and the output, so they run once a root (see `mspipe_triton.kernels.attention_layer`).
     """
 
     def __init__(
@@ -51,38 +49,25 @@ class TemporalAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, dtype=dtype)
 
     def forward(
-        self, table: torch.Tensor, hop: Hop, features: torch.Tensor, time: TimeEncoder, draws: Draws | None
+        self, table: torch.Tensor, hop: Hop, edges: EdgeRows, time: TimeEncoder, draws: Draws | None
     ) -> torch.Tensor:
         """Embeddings [P, D] of a hop's points.
 
         Args:
             table: [U, D], what the hop's rows are rows of.
-            features: [P·F, E], the edge rows of its slots.
+            edges: the edge rows of its slots.
             draws: keys of the attention's and the output's dropout; None switches dropout off.
         """
-        heads, width = self.heads, self.dim // self.heads
-        roots, rate, attention_draws = table[: hop.distinct], 0.0, None
+        rate, words, output_words = 0.0, None, None
         if draws is not None and self.dropout > 0:
-            rate, attention_draws = self.dropout, draws.words(Purpose.ATTENTION_DROPOUT, self.layer)
-        at_zero = torch.addmv(self.query.bias, self.query.weight[:, self.dim :], torch.cos(time.phase))  # φ(0) = cos b
-        query = torch.addmm(at_zero, roots, self.query.weight[:, : self.dim].t()).view(-1, heads, width)
-        absorbed = torch.bmm(query.transpose(0, 1), self.key.weight.view(heads, width, -1)).transpose(0, 1)
-        bias = (query * self.key.bias.view(heads, width)).sum(2)
-        context, total = temporal_attention(
-            table, hop.rows, features, None, hop.deltas, hop.counts, time.frequency, time.phase,
-            absorbed, hop.root_rows, bias, rate, attention_draws,
+            rate, words = self.dropout, draws.words(Purpose.ATTENTION_DROPOUT, self.layer)
+            output_words = draws.words(Purpose.OUTPUT_DROPOUT, self.layer)
+        return attention_layer(
+            table, hop.root_rows, hop.distinct, hop.rows, edges.table, edges.rows, hop.deltas, hop.counts,
+            time.frequency, time.phase, self.query.weight, self.query.bias, self.key.weight, self.key.bias,
+            self.value.weight, self.value.bias, self.output.weight, self.output.bias, self.norm.weight, self.norm.bias,
+            self.heads, self.norm.eps, rate, words, output_words,
         )  # fmt: skip
-        values = torch.bmm(context.transpose(0, 1), self.value.weight.view(heads, width, -1).transpose(1, 2))
-        attended = values.transpose(0, 1) + total.unsqueeze(2) * self.value.bias.view(heads, width)
-        own = torch.addmm(self.output.bias, roots, self.output.weight[:, self.dim :].t())
-        mixed = torch.addmm(
-            own.index_select(0, hop.root_rows), attended.reshape(-1, self.dim), self.output.weight[:, : self.dim].t()
-        )
-        if draws is not None and self.dropout > 0:
-            words = draws.words(Purpose.OUTPUT_DROPOUT, self.layer)
-            mixed = mixed * dropout_scale(words, tuple(mixed.shape), self.dropout, mixed.dtype)
-        normed: torch.Tensor = self.norm(torch.relu(mixed))
-        return normed
 
 
 class LinkPredictor(nn.Module):

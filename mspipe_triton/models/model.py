@@ -13,10 +13,12 @@ from mspipe_triton.config import ModelConfig
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Draws
-from mspipe_triton.data.neighbourhood import Neighbourhood
+from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.kernels import link_loss
 from mspipe_triton.mailbox import CompactMailbox, Mailbox, Record
 from mspipe_triton.models.layers import LinkPredictor, TimeEncoder
+from mspipe_triton.precision import WideRecord, widened
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class EmbeddingInput:
         updated: [U], the times that their memory is of; [0] in a model without memory.
         around: where roots and neighbours stand among them.
         times: [R] of the roots.
-        edge_features: [P·F, E] of the slots, one for each hop.
+        edges: the edge rows of the slots, one for each hop.
         time: the model's time encoder.
         draws: keys of dropout while training, else None.
     """
@@ -59,19 +61,26 @@ class EmbeddingInput:
     updated: torch.Tensor
     around: Neighbourhood
     times: torch.Tensor
-    edge_features: list[torch.Tensor]
+    edges: list[EdgeRows]
     time: TimeEncoder
     draws: Draws | None
+
+    @property
+    def edge_features(self) -> list[torch.Tensor]:
+        """[P·F, E] of the slots, one for each hop, in the dtype of computation."""
+        return [widened(each.gathered(), self.time.frequency.dtype) for each in self.edges]
 
 
 def compact_mailbox(config: ModelConfig, facts: Facts) -> CompactMailbox:
     """The mailbox of one mail a node."""
-    return CompactMailbox(config.dim, facts.dim_edge, getattr(torch, config.dtype), config.aggregator)
+    return CompactMailbox(config.dim, facts.dim_edge, getattr(torch, config.table_dtype), config.aggregator)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What makes a model: each part is built from the model's settings and the facts of the stream.
+
+    Rows that are kept in bfloat16 come in the dtype of computation, except to an updater whose `reads_tables` is True.
 
     Args:
         embedding: a module whose `layers` says how many hops of neighbours it reads, and which maps an
@@ -95,6 +104,7 @@ class TemporalModel(nn.Module):
         super().__init__()
         dtype = getattr(torch, config.dtype)
         self.dim, self.mailbox = config.dim, recipe.mailbox(config, facts)
+        self.narrow = config.precision == "bf16"
         self.time = TimeEncoder(config.dim, config.time_encoder == "learned", dtype)
         message = None if recipe.message is None else recipe.message(config, facts)
         self.updater = None if recipe.updater is None else recipe.updater(config, facts, message)
@@ -117,7 +127,10 @@ class TemporalModel(nn.Module):
         """
         if self.updater is None:
             return None
-        hidden: torch.Tensor = self.updater(record, self.time, now, draws)
+        given: Any = record
+        if self.narrow and not getattr(self.updater, "reads_tables", False):
+            given = WideRecord(record, self.time.frequency.dtype)
+        hidden: torch.Tensor = self.updater(given, self.time, now, draws)
         return hidden
 
     def embed(
@@ -126,18 +139,18 @@ class TemporalModel(nn.Module):
         updated: torch.Tensor,
         around: Neighbourhood,
         times: torch.Tensor,
-        edge_features: list[torch.Tensor],
+        edges: list[EdgeRows],
         node_features: torch.Tensor | None,
         draws: Draws | None = None,
     ) -> torch.Tensor:
         """Embeddings [R, D] of the roots, from h [U, D] and node features [U, V] (see `EmbeddingInput`)."""
         table = hidden
         if self.node_projection is not None and node_features is not None:
-            table = self.node_projection(node_features)
+            table = self.node_projection(widened(node_features, self.time.frequency.dtype))
             table = table if hidden is None else hidden + table
         elif table is None:
             table = self.time.frequency.new_zeros((around.nodes.numel(), self.dim))
-        scene = EmbeddingInput(table, updated, around, times, edge_features, self.time, draws)
+        scene = EmbeddingInput(table, updated, around, times, edges, self.time, draws)
         embedded: torch.Tensor = self.embedding(scene)
         return embedded
 
@@ -145,3 +158,15 @@ class TemporalModel(nn.Module):
         """Logits [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
         scores: torch.Tensor = self.predictor(src, dst)
         return scores
+
+    def loss(self, embedded: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss [] of embeddings [3B, D], src ‖ dst ‖ negative, and both logits [2, B] of every event.
+
+        Args:
+            count: [1], how many of the B events are real, the first ones; None for all.
+        """
+        predictor = self.predictor
+        return link_loss(
+            embedded, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight, predictor.dst.bias,
+            predictor.out.weight, predictor.out.bias,
+        )  # fmt: skip

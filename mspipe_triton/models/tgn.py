@@ -37,8 +37,8 @@ class AttentionEmbedding(nn.Module):
     def forward(self, given: EmbeddingInput) -> torch.Tensor:
         """Embeddings [R, D] of the roots."""
         table = given.table
-        for attention, hop, features in zip(self.attention, given.around.hops, given.edge_features, strict=True):
-            table = attention(table, hop, features, given.time, given.draws)
+        for attention, hop, edges in zip(self.attention, given.around.hops, given.edges, strict=True):
+            table = attention(table, hop, edges, given.time, given.draws)
         return table
 
 

@@ -14,6 +14,8 @@ from mspipe_triton.kernels import encode_time
 from mspipe_triton.mailbox import LastMail
 from mspipe_triton.models.layers import TimeEncoder
 from mspipe_triton.models.model import Facts
+from mspipe_triton.precision import WideRecord
+from mspipe_triton.table_rows import MailRows
 
 
 class Concatenation(nn.Module):
@@ -38,6 +40,8 @@ class CellUpdater(nn.Module):
         message: the message function.
     """
 
+    reads_tables = True
+
     def __init__(
         self,
         cell: type[nn.GRUCell | nn.RNNCell],
@@ -49,15 +53,18 @@ class CellUpdater(nn.Module):
         self.message, self.operation = message, operation
         self.cell = cell(message.width, config.dim, dtype=getattr(torch, config.dtype))
 
-    def forward(self, record: LastMail, time: TimeEncoder, now: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+    def forward(
+        self, record: LastMail | MailRows, time: TimeEncoder, now: torch.Tensor, draws: Draws | None
+    ) -> torch.Tensor:
         """The updated memory h [U, D] of a record's nodes."""
         if not isinstance(self.message, Concatenation):
-            message = torch.where(record.has_mail.unsqueeze(1), self.message(record, time), 0.0)
-            hidden: torch.Tensor = self.cell(message, record.memory)
+            wide = WideRecord(record, time.frequency.dtype)
+            message = torch.where(record.has_mail.unsqueeze(1), self.message(wide, time), 0.0)
+            hidden: torch.Tensor = self.cell(message, wide.memory)
             return hidden
-        deltas = (record.mail_time - record.memory_time).to(time.frequency.dtype)
+        given = record.sources(time.frequency.dtype)
         return self.operation(
-            record.memory, None, record.partner, None, record.mail_features, None, deltas, record.has_mail,
-            time.frequency, time.phase,
-            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh,
+            given.memory, given.rows, given.partner, given.rows, given.features, given.feature_rows, given.deltas,
+            given.has_mail, time.frequency, time.phase,
+            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh, count=given.real,
         )  # fmt: skip

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
-from mspipe_triton.data.neighbourhood import Neighbourhood
+from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood
 from mspipe_triton.mailbox import Receivers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B consecutive events [start, stop) with a negative destination each, and candidates [B, N] when ranking."""
+    """B consecutive events [start, stop) with a negative destination each, and candidates [B, N] when ranking.
+
+    `size` is that of a whole batch: the last one is padded to it, so that draws have the same place in all of them.
+    """
 
     index: int
     epoch: int
     start: int
     stop: int
+    size: int
     negatives: torch.Tensor
     candidates: torch.Tensor | None = None
 
@@ -42,14 +46,14 @@ class Sampled:
 class Featured:
     """What the device needs of a batch but memory: its neighbourhood, edge and node rows, and the events themselves.
 
-    edge_features [P·F, E] of the slots, one for each hop; node_features [U, V] of the distinct nodes, if there are any;
+    edges: rows of the slots, one for each hop; node_features [U, V] of the distinct nodes, if there are any;
     event_features [B, E] and times [B] of the batch's own events.
     """
 
     sampled: Sampled
     around: Neighbourhood
     receivers: Receivers | None
-    edge_features: list[torch.Tensor]
+    edges: list[EdgeRows]
     node_features: torch.Tensor | None
     event_features: torch.Tensor
     times: torch.Tensor
@@ -58,6 +62,11 @@ class Featured:
     def batch(self) -> Batch:
         """The events that it is about."""
         return self.sampled.batch
+
+    @property
+    def root_times(self) -> torch.Tensor:
+        """[3 · size], the times of the roots; padding has the last event's."""
+        return padded_times(self.times, self.batch.size).repeat(3)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,11 @@ class Embedded(Done):
     sources: torch.Tensor
 
 
+def padded_times(times: torch.Tensor, size: int) -> torch.Tensor:
+    """Times [B] with the last one repeated up to `size`."""
+    return times if times.numel() == size else torch.cat([times, times[-1:].expand(size - times.numel())])
+
+
 def batches(
     start: int,
     stop: int,
@@ -131,4 +145,4 @@ def batches(
         begin = start + index * size
         end = min(begin + size, stop)
         others = None if ranked is None else next(ranked)[: end - begin]
-        yield Batch(index, epoch, begin, end, negatives[: end - begin, 0], others)
+        yield Batch(index, epoch, begin, end, size, negatives[: end - begin, 0], others)

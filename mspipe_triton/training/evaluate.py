@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from mspipe_triton.config import load_config
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.training.batch import batches
+from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.edgebank import EdgeBank
+from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.metrics import Predictions, reciprocal_ranks, summarise
 from mspipe_triton.training.node_task import evaluate_labels
@@ -41,16 +43,27 @@ def predict_split(session: Session, split: str, negatives: int = 0) -> tuple[Pre
         start, stop, session.config.train.batch_size, session.negatives, Purpose.EVAL_NEGATIVES, SPLITS.index(split),
         negatives,
     )  # fmt: skip
-    session.state.settle()
-    for done in in_turn(session.iteration.evaluation_stages(), items):
-        ours.append((done.positive, done.negative, _ranks(done.positive, done.ranked)))
+    for batch, scored in _scored(session, split, negatives, items):
+        ours.append(scored)
         if bank is not None:
-            batch = done.batch
+            assert batch.candidates is not None
             src = session.stream.src[batch.start : batch.stop]
             known = bank.score(src, session.stream.dst[batch.start : batch.stop], batch.start)
             others = bank.score(src.unsqueeze(1), batch.candidates, batch.start)
             theirs.append((known, bank.score(src, batch.negatives, batch.start), _ranks(known, others)))
     return _joined(ours), _joined(theirs) if theirs else None
+
+
+def _scored(
+    session: Session, split: str, negatives: int, items: Iterator[Batch]
+) -> Iterator[tuple[Batch, tuple[torch.Tensor, ...]]]:
+    """Batches with the model's logits of positives and negatives, and reciprocal ranks, [0] where none is ranked."""
+    if session.resident is not None:
+        yield from zip(items, session.resident.predict(split, negatives), strict=True)
+        return
+    session.state.settle()
+    for done in in_turn(session.iteration.evaluation_stages(), items):
+        yield done.batch, (done.positive, done.negative, _ranks(done.positive, done.ranked))
 
 
 def evaluate_checkpoint(
@@ -89,9 +102,10 @@ def evaluate_run(run: str, split: str, negatives: int | None = None) -> tuple[di
     """
     folder = RunFolder.open(run)
     config = load_config(folder.config)
-    ranked = config.train.negatives if negatives is None else negatives
+    ranked, stream = config.train.negatives if negatives is None else negatives, load_stream(config.data)
+    config, _ = resolve_placement(config, stream)
     with process_settings(config):
-        session = Session.create(config, load_stream(config.data))
+        session = Session.create(config, stream)
         return evaluate_checkpoint(session, folder, ranked, (split,))[split], ranked
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import pad
 
 from mspipe_triton.config import ModelConfig, RunSettings
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Draws, Purpose, draw_words
-from mspipe_triton.data.neighbourhood import Neighbourhood, NeighbourSampler, Roots
+from mspipe_triton.data.negatives import Draws, IterationDraws, Purpose, draw_words
+from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood, NeighbourSampler, Roots
 from mspipe_triton.mailbox import Interactions, Receivers
 from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.models.model import TemporalModel
@@ -22,9 +22,24 @@ from mspipe_triton.pipeline.engine import run_serial
 from mspipe_triton.pipeline.graph import Stage, StageGraph
 from mspipe_triton.placement import Placement
 from mspipe_triton.state import NodeState
-from mspipe_triton.training.batch import Batch, Done, Embedded, Featured, Fetched, Sampled, Scored, Trained
+from mspipe_triton.training.batch import (
+    Batch,
+    Done,
+    Embedded,
+    Featured,
+    Fetched,
+    Sampled,
+    Scored,
+    Trained,
+    padded_times,
+)
 
 _RANKED_ROOTS = 6000
+
+
+def ranked_columns(size: int) -> int:
+    """Columns of candidates that are ranked at a time, in batches of this size."""
+    return max(1, _RANKED_ROOTS // size)
 
 
 def in_turn(stages: dict[str, Callable[[Any], Any]], items: Iterable[Batch]) -> Iterator[Any]:
@@ -52,7 +67,8 @@ class Iteration:
         dtype, fanout = getattr(torch, config.dtype), config.setting("fanout")
         uniform, features = config.sampler == "uniform", stream.edge_features
         self.sampler = NeighbourSampler(stream, adjacency, fanout, uniform, dtype, self._deduplicated(settings))
-        self.host_table = torch.zeros((len(stream), 0), dtype=dtype) if features is None else features
+        tables = getattr(torch, config.table_dtype)
+        self.host_table = torch.zeros((len(stream), 0), dtype=tables) if features is None else features
         self.edge_table = self.placement.placed(self.host_table, settings.features)
 
     def under(self, settings: RunSettings, state: NodeState[Any]) -> Iteration:
@@ -78,12 +94,12 @@ class Iteration:
 
     def sample(self, batch: Batch) -> Sampled:
         """Roots src ‖ dst ‖ negative, each at its event's time, and their neighbours strictly before it."""
-        events, ends = slice(batch.start, batch.stop), 2 * (batch.stop - batch.start)
-        times, keys = self.stream.t[events].repeat(3), torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
-        roots = Roots(
-            torch.cat([self.stream.src[events], self.stream.dst[events], batch.negatives]), times,
-            torch.cat([keys.reshape(-1), self._new_keys(batch.negatives.numel())]),
-        )  # fmt: skip
+        events, ends, missing = slice(batch.start, batch.stop), 2 * batch.size, batch.size - batch.stop + batch.start
+        times = padded_times(self.stream.t[events], batch.size).repeat(3)
+        nodes = [self.stream.src[events], self.stream.dst[events], batch.negatives]
+        of_ends = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
+        keys = [*of_ends, self._new_keys(batch.negatives.numel())]
+        roots = Roots(_padded(nodes, missing), times, _padded(keys, missing))
         around = self.sampler.around(roots, self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index))
         receivers = None
         if self.model.mailbox.hears:
@@ -121,10 +137,8 @@ class Iteration:
     def train(self, work: Fetched) -> Trained:
         """Forward, BCE(positive) + BCE(negative), backward, optimiser step; then what the iteration writes."""
         batch = work.batch
-        hidden, embedded = self._embedded(work, Draws(self.seed, batch.epoch, batch.index, self.placement))
-        positive, negative = self._scores(embedded)
-        loss = binary_cross_entropy_with_logits(positive, torch.ones_like(positive))
-        loss = loss + binary_cross_entropy_with_logits(negative, torch.zeros_like(negative))
+        hidden, embedded = self._embedded(work, IterationDraws(self.seed, batch.epoch, batch.index, self.placement))
+        loss, _ = self.model.loss(embedded, self._count(batch))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -133,12 +147,16 @@ class Iteration:
 
     @torch.no_grad()
     def score(self, work: Fetched) -> Scored:
-        """The logits of an evaluation's batch."""
+        """The logits of an evaluation's batch; a candidate that is the true destination has its very logit."""
         batch = work.batch
         hidden, embedded = self._embedded(work, None)
-        positive, negative = self._scores(embedded)
-        src, candidates = embedded[: positive.numel()], batch.candidates
+        _, scores = self.model.loss(embedded, self._count(batch))
+        events, candidates = batch.stop - batch.start, batch.candidates
+        (positive, negative), src = scores[:, :events], embedded[:events]
         ranked = None if candidates is None else self._rank(work, src, candidates)
+        if ranked is not None:
+            dst = self.stream.dst[batch.start : batch.stop].unsqueeze(1)
+            ranked = torch.where(self.placement.load(candidates == dst), positive.unsqueeze(1), ranked)
         self._publish(work, hidden)
         return Scored(batch, work.version, batch.index - work.seen, work, positive, negative, ranked)
 
@@ -176,28 +194,28 @@ class Iteration:
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
         """Philox words for every hop that the model reads."""
-        draws = Draws(self.seed, epoch, iteration, Placement())
+        draws = IterationDraws(self.seed, epoch, iteration, Placement())
         return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
     def _new_keys(self, count: int) -> torch.Tensor:
         """Keys [count] of roots that are no ends of events."""
         return torch.arange(2 * len(self.stream), 2 * len(self.stream) + count)
 
-    def _rows(self, around: Neighbourhood) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    def _rows(self, around: Neighbourhood) -> tuple[list[EdgeRows], torch.Tensor | None]:
         """Edge rows of every hop's slots and node rows of the distinct nodes, on the device."""
         slots, table = [hop.event_ids.view(-1) for hop in around.hops], self.stream.node_features
         if self.edge_table.shape[1]:
             edges = [self.placement.gather(self.edge_table, events.clamp(min=0)) for events in slots]
         else:
             edges = [self.placement.load(self.edge_table.new_zeros((events.numel(), 0))) for events in slots]
-        return edges, None if table is None else self.placement.gather(table, around.nodes)
+        return [EdgeRows(each) for each in edges], None if table is None else self.placement.gather(table, around.nodes)
 
     def _embedded(self, work: Fetched, draws: Draws | None) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """h [U, D] of the distinct nodes, if there is memory, and embeddings [3B, D] of the roots."""
+        """h [U, D] of the distinct nodes, if there is memory, and embeddings [3 · size, D] of the roots."""
         rows, record = work.rows, work.record
         hidden = self.model.update_memory(record, rows.times[0], draws)
         embedded = self.model.embed(
-            hidden, record.digested_time, rows.around, rows.times.repeat(3), rows.edge_features, rows.node_features,
+            hidden, record.digested_time, rows.around, rows.root_times, rows.edges, rows.node_features,
             draws,
         )  # fmt: skip
         return hidden, embedded
@@ -206,7 +224,7 @@ class Iteration:
     def _publish(self, work: Fetched, hidden: torch.Tensor | None) -> None:
         """Compose what the iteration writes, so that later ones may be patched before it is written."""
         batch, rows = work.batch, work.rows
-        src_rows, dst_rows, _ = rows.around.root_rows.chunk(3)
+        src_rows, dst_rows, _ = (part[: rows.times.numel()] for part in rows.around.root_rows.chunk(3))
         events = Interactions(
             batch.start, rows.times, rows.event_features, rows.around.nodes[: rows.sampled.endpoints], src_rows,
             dst_rows, rows.receivers,
@@ -214,16 +232,16 @@ class Iteration:
         hidden = None if hidden is None else hidden.detach()
         self.state.publish(batch.index, self.state.compose(work.record, hidden, events))
 
-    def _scores(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        src, dst, negative = embedded.chunk(3)
-        scores = self.model.score(src, torch.stack([dst, negative], 1))
-        return scores[:, 0], scores[:, 1]
+    def _count(self, batch: Batch) -> torch.Tensor | None:
+        """[1], how many events of a batch are real, where it is not whole."""
+        events = batch.stop - batch.start
+        return None if events == batch.size else self.placement.load(torch.tensor([events]))
 
     def _rank(self, work: Fetched, src: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits [B, N] of the candidates, a few columns at a time so that memory stays bounded."""
         batch, times, placement = work.batch, self.stream.t[work.batch.start : work.batch.stop], self.placement
         scores = []
-        for number, columns in enumerate(candidates.split(max(1, _RANKED_ROOTS // src.shape[0]), 1)):
+        for number, columns in enumerate(candidates.split(ranked_columns(batch.size), 1)):
             # Two splits' worth of groups of columns are told apart by the word that holds the epoch elsewhere.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             at = times.repeat_interleave(columns.shape[1])
@@ -237,3 +255,8 @@ class Iteration:
             )
             scores.append(self.model.score(src, embedded.view(*columns.shape, -1)))
         return torch.cat(scores, 1)
+
+
+def _padded(parts: Sequence[torch.Tensor], missing: int) -> torch.Tensor:
+    """The parts one behind the other, each with as many −1 at its end as are missing."""
+    return torch.cat([pad(part, (0, missing), value=-1) for part in parts] if missing else list(parts))

@@ -58,6 +58,8 @@ def source_embeddings(session: Session, stop: int) -> torch.Tensor:
 
     The parameters stay as they are; the node state is reset and carried on, in time order.
     """
+    if session.resident is not None:
+        return session.resident.source_embeddings(stop)
     session.model.eval()
     session.state.reset()
     items = batches(0, stop, session.config.train.batch_size, session.negatives, Purpose.EVAL_NEGATIVES, 0)

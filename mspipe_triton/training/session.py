@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.config import DataConfig, RunConfig, RunSettings
+from mspipe_triton.config import RESIDENT, DataConfig, RunConfig, RunSettings
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import NegativeSampler
@@ -24,6 +24,8 @@ from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.placement import Placement
 from mspipe_triton.state import NodeState
 from mspipe_triton.training.iteration import Iteration
+from mspipe_triton.training.resident import Resident
+from mspipe_triton.training.resident_pass import OnDevice
 from mspipe_triton.training.settings import compiler, default_settings
 
 
@@ -41,6 +43,7 @@ class Session:
     negatives: NegativeSampler
     optimizer: torch.optim.Optimizer
     iteration: Iteration
+    resident: Resident | None
 
     @staticmethod
     def create(config: RunConfig, stream: EventStream) -> Session:
@@ -52,14 +55,18 @@ class Session:
         if config.train.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
         settings = config.settings or default_settings(config.train)
-        placement = Placement(torch.device("cuda" if config.train.device == "cuda" else "cpu"), settings.gather)
+        device, resident = (
+            torch.device("cuda" if config.train.device == "cuda" else "cpu"),
+            settings.schedule == RESIDENT,
+        )
+        placement = Placement(device, settings.gather, resident)
         split = stream.split()
         if config.train.batch_size > split.train_end:
             raise ConfigError(
                 f"batch-size {config.train.batch_size} is above the {split.train_end} training events of {stream.name}"
             )
-        dtype = getattr(torch, config.model.dtype)
-        stream, adjacency = stream.to_dtype(dtype), TemporalCSR.build(stream)
+        tables = getattr(torch, config.model.table_dtype)
+        stream, adjacency = stream.to_dtype(tables), TemporalCSR.build(stream)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             model = build_model(config.model, Facts.of(stream, adjacency)).to(placement.device)
@@ -70,17 +77,30 @@ class Session:
                 "of; leave --mitigation out"
             )
         state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
+        capturable = resident and placement.apart
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True, capturable=capturable)
         seed = config.train.seed
         mitigation = Mitigation(adjacency) if config.train.mitigation == "similarity" else None
         iteration = Iteration(stream, adjacency, model, state, config.model, settings, seed, optimizer, mitigation)
         negatives = NegativeSampler(stream, seed)
-        return Session(config, settings, stream, split, adjacency, model, state, negatives, optimizer, iteration)
+        made = Session(config, settings, stream, split, adjacency, model, state, negatives, optimizer, iteration, None)
+        return replace(made, resident=made._on_device()) if resident else made
 
     def under(self, settings: RunSettings) -> Session:
         """The same data, model and node state, carried out in another way; nothing may be under way."""
         state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
         return replace(self, settings=settings, state=state, iteration=self.iteration.under(settings, state))
+
+    def _on_device(self) -> Resident:
+        """What runs it with everything on the device."""
+        settings, iteration, device = self.settings, self.iteration, self.state.placement.device
+        stream = self.stream.on(device)
+        sampler = replace(iteration.sampler, stream=stream, adjacency=self.adjacency.on(device))
+        given = OnDevice(
+            stream, iteration.edge_table, self.negatives.destinations.to(device), sampler, self.model, self.state,
+            self.config.train.batch_size, self.config.train.seed, settings.captured, settings.branch,
+        )  # fmt: skip
+        return Resident(given, self.split, self.optimizer, self.config)
 
 
 def load_stream(data: DataConfig) -> EventStream:
@@ -95,7 +115,7 @@ def fingerprint(stream: EventStream) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for column in (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features):
         if column is not None:
-            digest.update(column.contiguous().numpy().data)
+            digest.update(column.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mspipe_triton.config import RunSettings, TrainConfig
+from mspipe_triton.config import RESIDENT, RunSettings, TrainConfig
 from mspipe_triton.pipeline.schedules import DEPTH
 
 
@@ -39,18 +39,21 @@ class Tuned:
 def default_settings(train: TrainConfig) -> RunSettings:
     """The shipped settings, as this machine and the run's own flags have them."""
     threads = train.threads or torch.get_num_threads()
-    schedule = choose_schedule(train.schedule, train.device, threads)
-    host = threads if schedule == "serial" else 1
+    schedule = choose_schedule(train.schedule, train.device, threads, train.placement)
+    host = threads if schedule in ("serial", RESIDENT) else 1
     return RunSettings(schedule, DEPTH, threads, host, fused=compiler() is not None)
 
 
-def choose_schedule(schedule: str, device: str, threads: int) -> str:
-    """What `auto` stands for: `exact`, unless training takes every core of the CPU, which leaves nothing to overlap on.
+def choose_schedule(schedule: str, device: str, threads: int, placement: str = "host") -> str:
+    """What `auto` stands for: `resident` where everything lies on the device, else `exact`, unless training takes every
+    core of the CPU, which leaves nothing to overlap on.
 
     Then the threads that sample and fetch hold training up by more than they spare it (docs/pipeline.md).
     """
     if schedule != "auto":
         return schedule
+    if placement == "device":
+        return RESIDENT
     return "exact" if device == "cuda" or threads < cores() else "serial"
 
 

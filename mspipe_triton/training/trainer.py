@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import resource
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,16 +18,14 @@ import torch
 import mspipe_triton
 from mspipe_triton.config import RunConfig, load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.errors import TrainingError
-from mspipe_triton.kernels.fusion import compile_seconds, fusion_enabled, fusion_failure
-from mspipe_triton.pipeline.flight import StageTimes
+from mspipe_triton.errors import ConfigError, TrainingError
+from mspipe_triton.kernels.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.trace import Trace
-from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
+from mspipe_triton.training.epochs import Epochs, ResidentEpochs, StagedEpochs
 from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
-from mspipe_triton.training.interrupt import Interrupts
+from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.node_task import check_labels
 from mspipe_triton.training.run_folder import RunFolder
@@ -90,10 +86,13 @@ def train(
     folder = RunFolder.check(out, config, stream.name, resume)
     if resume and tuned is None:
         config = replace(config, settings=load_config(folder.config).settings)
-    with process_settings(config):
-        session = Session.create(config, stream)
-        folder.prepare(config, resume)
+    resolved, line = resolve_placement(config, stream)
+    with process_settings(resolved):
+        session = Session.create(resolved, stream)
         run = _Run(session, folder, observer, Trace() if trace else None, tuned)
+        folder.prepare(config, resume)
+        if line is not None:
+            observer.note(line)
         done = run.resume() if resume else 0
         observer.start(session, folder)
         if not fusion_enabled() and (session.settings.fused or compiler() is None):
@@ -111,11 +110,19 @@ class _Run:
         self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None, tuned: Tuned | None
     ) -> None:
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
-        known = None if tuned is None else tuned.stage_seconds
-        self.scheduler = Scheduler(session, self._replanned, trace, stage_seconds=known)
+        self.epochs = self._epochs(None if tuned is None else tuned.stage_seconds)
         self.data = fingerprint(session.stream)
         self.records: list[dict[str, Any]] = []
         self.warned = False
+
+    def _epochs(self, known: Mapping[str, float] | None) -> Epochs:
+        if self.session.resident is None:
+            scheduler = Scheduler(self.session, self._replanned, self.trace, stage_seconds=known)
+            return StagedEpochs(self.session, scheduler)
+        if self.trace is not None:
+            raise ConfigError("--trace is of stages, and --placement device has none; take --placement host")
+        self.session.resident.note = self.observer.note
+        return ResidentEpochs(self.session, self.session.resident)
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
@@ -141,44 +148,20 @@ class _Run:
         return len(self.records)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        session, times = self.session, StageTimes()
-        session.state.reset()
-        session.model.train()
-        compiling, start, loss, events = compile_seconds(), _training_clock(), 0.0, session.split.train_end
-        staleness: Counter[str] = Counter()
-        with Interrupts() as interrupts, closing(self.scheduler.run(self._items(epoch), epoch, times)) as results:
-            for done in results:
-                interrupts.check()
-                value, count = float(done.loss), done.batch.stop - done.batch.start
-                if not math.isfinite(value):
-                    raise TrainingError(self._not_finite(value, epoch, done.batch.index))
-                loss += value * count
-                staleness[str(done.staleness)] += 1
-                self.observer.batch(epoch, count, value)
-        seconds, compiling = _training_clock() - start, compile_seconds() - compiling
+        try:
+            record = self.epochs.train(epoch, self.observer.batch)
+        except TrainingError as error:
+            kept = (
+                f"{self.folder.best} keeps the best epoch before" if self.folder.best.exists() else "no epoch was done"
+            )
+            raise TrainingError(f"{error} ({kept})") from None
         if fusion_failure() and not self.warned:
             self.warned = True
             self.observer.note(f"Running without fused loops: {fusion_failure()}.")
-        return {
-            "epoch": epoch,
-            "loss": loss / events,
-            "seconds": seconds,
-            "compile_seconds": compiling,
-            "events_per_s": events / seconds,
-            "iterations": times.iterations,
-            "stage_seconds": times.per_iteration(),
-            "staleness_measured": dict(sorted(staleness.items())),
-        }
+        return record
 
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
-
-    def _items(self, epoch: int) -> Iterator[Batch]:
-        session = self.session
-        return batches(
-            0, session.split.train_end, session.config.train.batch_size, session.negatives, Purpose.TRAIN_NEGATIVES,
-            epoch,
-        )  # fmt: skip
 
     def _validate(self, record: dict[str, Any]) -> None:
         """Score validation, keep the epoch as the best where it is, and write its line."""
@@ -193,15 +176,10 @@ class _Run:
         self.folder.append_metrics(record)
         self.observer.epoch(record)
 
-    def _not_finite(self, loss: float, epoch: int, iteration: int) -> str:
-        kept = f"{self.folder.best} keeps the best epoch before" if self.folder.best.exists() else "no epoch was done"
-        return f"the loss is {loss} in epoch {epoch}, iteration {iteration}; try a smaller --lr ({kept})"
-
     def _result(self, metrics: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, records = self.session, self.session.config, self.records
         fastest = min(records, key=lambda record: record["seconds"])
         best = max(records, key=lambda record: (record["val"]["ap"], -record["epoch"]))
-        plan = self.scheduler.final_plan(fastest["stage_seconds"])
         missed = sum((Counter(record["staleness_measured"]) for record in records), Counter[str]())
         return {
             "model": config.model.model,
@@ -209,7 +187,7 @@ class _Run:
             "dataset": session.stream.name,
             "events": len(session.stream),
             "nodes": session.stream.num_nodes,
-            "schedule": self.scheduler.schedule,
+            "schedule": self.epochs.schedule,
             "backend": "torch",
             "fused": fusion_enabled(),
             "device": session.state.placement.device.type,
@@ -227,17 +205,12 @@ class _Run:
             "stage_seconds": fastest["stage_seconds"],
             "settings": asdict(session.settings),
             "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
-            "plan": plan.to_json(),
+            "plan": self.epochs.plan(fastest["stage_seconds"]),
             "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),
             "peak_device_mb": peak_device_mb(session.state.placement.device),
             "versions": versions(),
         }
-
-
-def _training_clock() -> float:
-    """Seconds that go on while training but stand still while loops are compiled."""
-    return time.perf_counter() - compile_seconds()
 
 
 def peak_rss_mb() -> float:

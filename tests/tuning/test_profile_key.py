@@ -38,8 +38,8 @@ def test_a_key_does_not_depend_on_the_dtype_that_features_came_in(small_stream: 
 def test_a_key_changes_with_every_flag_that_tuning_depends_on(key: Key, small_stream: EventStream) -> None:
     changes: list[dict[str, Any]] = [
         {"model": "tgat"}, {"dim": 16}, {"fanout": 5}, {"sampler": "uniform"}, {"dropout": 0.1}, {"dtype": "float64"},
-        {"batch_size": 50}, {"task": "node"}, {"schedule": "serial"}, {"schedule": "fixed", "staleness": 1},
-        {"schedule": "fixed", "staleness": 2}, {"schedule": "mspipe"},
+        {"precision": "bf16"}, {"batch_size": 50}, {"task": "node"}, {"schedule": "serial"},
+        {"schedule": "fixed", "staleness": 1}, {"schedule": "fixed", "staleness": 2}, {"schedule": "mspipe"},
         {"schedule": "mspipe", "mitigation": "similarity"}, {"backend": "torch"}, {"placement": "host"}, {"threads": 1},
     ]  # fmt: skip
     digests = {Key.of(CONFIG.with_flags(flags), small_stream).digest for flags in changes}

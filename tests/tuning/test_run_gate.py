@@ -10,7 +10,7 @@ import torch
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config import RunSettings
-from mspipe_triton.data.neighbourhood import NeighbourSampler
+from mspipe_triton.data.neighbourhood import EdgeRows, NeighbourSampler
 from mspipe_triton.training.iteration import Iteration
 from mspipe_triton.tuning.run_gate import RunGate, _head
 
@@ -29,6 +29,14 @@ def test_every_way_of_every_model_passes(small_stream: EventStream, model: str) 
         for deduplicate in ("all", "roots"):
             settings = replace(BASE, schedule=schedule, prefetch=2, deduplicate=deduplicate)
             assert found.refusal(settings) is None, settings
+
+
+def test_tables_in_bfloat16_are_checked_as_such(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    config = RunConfig(model=ModelConfig(dim=8, precision="bf16"), train=TrainConfig(batch_size=60))
+    found = RunGate(config, small_stream)
+    assert found.refusal(replace(BASE, schedule="exact")) is None
+    assert found._session(found.config, BASE).state.tables["memory"].dtype == torch.bfloat16
 
 
 def test_stale_schedules_are_compared_with_their_own_kind(small_stream: EventStream) -> None:
@@ -63,8 +71,8 @@ def test_what_is_left_unwritten_is_caught(small_stream: EventStream, monkeypatch
 
     def features(self: Iteration, work: Any) -> Any:
         result = real(self, work)
-        empty = torch.empty(result.edge_features[0].shape)
-        return replace(result, edge_features=[empty, *result.edge_features[1:]])
+        empty = torch.empty(result.edges[0].table.shape)
+        return replace(result, edges=[EdgeRows(empty), *result.edges[1:]])
 
     monkeypatch.setattr(Iteration, "features", features)
     assert "nan" in (found.refusal(BASE) or "")

@@ -1,0 +1,164 @@
+"""The next batch of a stream on the device: its events, their negatives, and the roots and times to sample around."""
+
+from __future__ import annotations
+
+import torch
+
+from mspipe_triton.kernels.checks import (
+    INTEGERS,
+    TIMES,
+    check_device,
+    check_dims,
+    check_dtype,
+    check_layout,
+    check_shape,
+)  # fmt: skip
+from mspipe_triton.kernels.eager import eager
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.philox import philox_below, philox_block, philox_integers
+
+_NAME = "draw_batch"
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def draw_batch_reference(
+    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
+    span: torch.Tensor, draws: torch.Tensor, size: int, each: int = 1,
+) -> Batch:  # fmt: skip
+    """`draw_batch` in torch."""
+    first, end = span.clamp(0, times.numel())
+    row, candidate = (torch.arange(count, device=span.device) for count in (size, size * each))
+    event = first + row
+    place = torch.minimum(event, end - 1).clamp_(min=0)
+    drawn = destinations.index_select(0, philox_integers(draws, candidate, destinations.numel()))
+    nodes = torch.cat([src.index_select(0, place).long(), dst.index_select(0, place).long(), drawn.long()])
+    owner = torch.cat([row, row, candidate // each])
+    real, moments = event < end, times.index_select(0, place)
+    roots = torch.where(real.index_select(0, owner), nodes, -1)
+    return roots, moments.index_select(0, owner), torch.where(real, event, -1), real.sum(0, keepdim=True)
+
+
+@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 256}, num_warps=4))
+def batch_kernel(
+    p_src, p_dst, p_times, p_destinations, p_span, p_draws, p_roots, p_root_times, p_events, p_count,
+    size, num_events, num_destinations, EACH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of roots r < (2 + EACH)·B, with [first, end) the span cut to the stream of E events:
+
+        i = r, r − B or ⌊(r − 2B) / EACH⌋          e = first + i          time_r = times[max(min(e, end − 1), 0)]
+        root_r = src_e, dst_e or destinations[⌊philox(r − 2B)₀ · K / 2³²⌋] where e < end, else −1
+
+    and events_i = e where e < end, else −1; count = min(end − first, B), at least 0.
+    """
+    o_root = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    m_root = o_root < (2 + EACH) * size
+    i_drawn = o_root - 2 * size
+    m_drawn = i_drawn >= 0
+    m_src = o_root < size
+    i_event = tl.where(m_drawn, i_drawn // EACH, tl.where(m_src, o_root, o_root - size))
+    first = tl.minimum(tl.maximum(tl.load(p_span), 0), num_events)
+    end = tl.minimum(tl.maximum(tl.load(p_span + 1), 0), num_events)
+    b_event = first + i_event
+    m_real = m_root & (b_event < end)
+    b_word, _, _, _ = philox_block(p_draws, i_drawn)
+    b_choice = philox_below(b_word, tl.full([BLOCK], num_destinations, tl.int64))
+    b_src = tl.load(p_src + b_event, mask=m_real & m_src, other=-1).to(tl.int64)
+    b_dst = tl.load(p_dst + b_event, mask=m_real & ~m_src & ~m_drawn, other=-1).to(tl.int64)
+    b_drawn = tl.load(p_destinations + b_choice, mask=m_real & m_drawn, other=-1).to(tl.int64)
+    tl.store(p_roots + o_root, tl.where(m_drawn, b_drawn, tl.where(m_src, b_src, b_dst)), mask=m_root)
+    b_time = tl.load(p_times + tl.maximum(tl.minimum(b_event, end - 1), 0), mask=m_root)
+    tl.store(p_root_times + o_root, b_time, mask=m_root)
+    tl.store(p_events + o_root, tl.where(m_real, b_event, -1), mask=m_src)
+    tl.store(p_count, tl.minimum(tl.maximum(end - first, 0), size), mask=tl.program_id(0) == 0)
+
+
+def launch_draw_batch(
+    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
+    span: torch.Tensor, draws: torch.Tensor, size: int, each: int = 1,
+) -> Batch:  # fmt: skip
+    """`draw_batch` by its kernel: a program makes BLOCK roots; one at least, for the count of a batch without any."""
+    out = empty_batch(times, span, size, each)
+    config = batch_kernel.config()
+    batch_kernel.launch(
+        (max(cdiv(out[0].numel(), config["BLOCK"]), 1),), config,
+        src, dst, times, destinations, span, draws, *out, size, times.numel(), destinations.numel(), EACH=each,
+    )  # fmt: skip
+    return out
+
+
+def empty_batch(times: torch.Tensor, span: torch.Tensor, size: int, each: int) -> Batch:
+    """The outputs, unwritten."""
+    roots = span.new_empty((2 + each) * size)
+    return roots, torch.empty_like(roots, dtype=times.dtype), span.new_empty(size), span.new_empty(1)
+
+
+@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=())
+def _operation(
+    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
+    span: torch.Tensor, draws: torch.Tensor, size: int, each: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    run = launch_draw_batch if on_triton(span) else draw_batch_reference
+    return run(src, dst, times, destinations, span, draws, size, each)
+
+
+@_operation.register_fake
+def _(
+    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
+    span: torch.Tensor, draws: torch.Tensor, size: int, each: int,
+) -> Batch:  # fmt: skip
+    return empty_batch(times, span, size, each)
+
+
+def draw_batch(
+    src: torch.Tensor,
+    dst: torch.Tensor,
+    times: torch.Tensor,
+    destinations: torch.Tensor,
+    span: torch.Tensor,
+    draws: torch.Tensor,
+    size: int,
+    each: int = 1,
+) -> Batch:
+    """A batch of B consecutive events and their drawn candidates, as roots: src ‖ dst ‖ candidates.
+
+    Event i of the batch is e = span[0] + i, real where e < span[1]; the real ones are a prefix of the batch, so that
+    the last batch of a stream has the shape of the others. Candidate n of event i is the root 2B + i·each + n, the
+    destination number ⌊w · K / 2³²⌋ with w the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
+    depends on `draws` and on that position alone, and may be a true destination.
+
+    Args:
+        src, dst: [E] integer nodes, E ≥ 1, the ends of all events.
+        times: [E] int64 or float64.
+        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, those to draw from.
+        span: [2] int64, the batch's first event and where the events end; what lies outside [0, E] is cut off.
+        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
+        size: B ≥ 0.
+        each: candidates an event, at least 1.
+
+    Returns:
+        roots [(2 + each)·B] int64, −1 where the event is not real; root_times [(2 + each)·B], the event's time for
+        each of its roots, and where it is not real the time of the last event before the span's end (of event 0 where
+        there is none); events [B] int64, e or −1; count [1] int64 of real events. Nothing is mutated, nothing is
+        differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no event, no destination.
+    """
+    ends, given = {"src": src, "dst": dst}, {"span": span, "draws": draws}
+    check_dtype(_NAME, INTEGERS, **ends, destinations=destinations)
+    check_dtype(_NAME, TIMES, times=times)
+    check_dtype(_NAME, (torch.int64,), **given)
+    check_dims(_NAME, 1, times=times, destinations=destinations)
+    check_shape(_NAME, **{name: (part, tuple(times.shape)) for name, part in ends.items()})
+    check_shape(_NAME, span=(span, (2,)), draws=(draws, (4,)))
+    if times.numel() == 0 or destinations.numel() == 0:
+        name = "times" if times.numel() == 0 else "destinations"
+        raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
+    for name, number, least in (("size", size, 0), ("each", each, 1)):
+        if not isinstance(number, int | torch.SymInt) or number < least:
+            raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
+    check_layout(_NAME, **ends, times=times, destinations=destinations, **given)
+    check_device(_NAME, span.device, **ends, times=times, destinations=destinations, draws=draws)
+    run = draw_batch_reference if eager(span) else _operation
+    batch: Batch = run(src, dst, times, destinations, span, draws, size, each)
+    return batch

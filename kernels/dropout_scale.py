@@ -1,0 +1,83 @@
+"""Counter-based dropout multipliers, drawn in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mspipe_triton.kernels.attention import keep_scale
+from mspipe_triton.kernels.checks import FLOATS, check_dtype, check_layout, check_shape
+from mspipe_triton.kernels.eager import eager
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.philox import dropout_scale as dropout_scale_reference
+from mspipe_triton.kernels.philox import philox_block
+
+_NAME = "dropout_scale"
+
+
+@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 256}, num_warps=4))
+def dropout_kernel(p_draws, p_out, num_elements, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr):
+    """out_e = SCALE where philox(⌊e / 4⌋)_(e mod 4) ≥ KEEP_FROM, else 0; a program draws BLOCK times four words."""
+    i_program = tl.program_id(0).to(tl.int64)
+    w0, w1, w2, w3 = philox_block(p_draws, i_program * BLOCK + tl.arange(0, BLOCK))
+    b_word = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    o_element = i_program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
+    # The block has the output's type from the start: a bare constant is a float32.
+    b_scale = tl.full([4 * BLOCK], SCALE, p_out.dtype.element_ty)
+    tl.store(p_out + o_element, tl.where(b_word.to(tl.int64) >= KEEP_FROM, b_scale, 0), mask=o_element < num_elements)
+
+
+def launch_dropout_scale(
+    draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """`dropout_scale` by its kernel."""
+    out, config = draws.new_empty(shape, dtype=dtype), dropout_kernel.config()
+    dropout_kernel.launch(
+        (cdiv(out.numel(), 4 * config["BLOCK"]),), config,
+        draws, out, out.numel(), KEEP_FROM=int(probability * 2**32), SCALE=keep_scale(probability, dtype),
+    )  # fmt: skip
+    return out
+
+
+@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=())
+def _operation(draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype) -> torch.Tensor:
+    run = launch_dropout_scale if on_triton(draws) else dropout_scale_reference
+    return run(draws, tuple(shape), probability, dtype)
+
+
+@_operation.register_fake
+def _(draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype) -> torch.Tensor:
+    return draws.new_empty(shape, dtype=dtype)
+
+
+def dropout_scale(draws: torch.Tensor, shape: tuple[int, ...], probability: float, dtype: torch.dtype) -> torch.Tensor:
+    """Dropout multipliers: 0 with the given probability, 1 / (1 − probability) otherwise.
+
+    Element e, in row-major order, is kept where word e mod 4 of Philox's position ⌊e / 4⌋ (Salmon et al., SC 2011) is
+    at least ⌊probability · 2³²⌋. It depends on `draws` and on e alone, so that every device drops the same.
+
+    Args:
+        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
+        shape: of the multipliers.
+        probability: at least 0 and below 1.
+        dtype: float32, float64 or bfloat16, of the multipliers.
+
+    Returns:
+        The multipliers, on the device of `draws`. Nothing is mutated, nothing is differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape or layout, a probability outside [0, 1).
+    """
+    check_dtype(_NAME, (torch.int64,), draws=draws)
+    check_shape(_NAME, draws=(draws, (4,)))
+    check_layout(_NAME, draws=draws)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{_NAME}: shape is {tuple(shape)}; give sizes of at least 0")
+    if not 0 <= probability < 1:
+        raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {probability}")
+    if dtype not in FLOATS:
+        raise ValueError(f"{_NAME}: dtype must be a floating type, not {dtype}; that of what is multiplied")
+    run = dropout_scale_reference if eager(draws) else _operation
+    scale: torch.Tensor = run(draws, shape, probability, dtype)
+    return scale

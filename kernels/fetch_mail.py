@@ -1,0 +1,139 @@
+"""What a memory updater needs to know of each node's mail, read from tables of one mail a node."""
+
+from __future__ import annotations
+
+import torch
+
+from mspipe_triton.kernels.checks import (
+    COMPUTED,
+    INTEGERS,
+    TIMES,
+    check_device,
+    check_dims,
+    check_dtype,
+    check_layout,
+    check_range,
+    check_same_dtype,
+    check_shape,
+)  # fmt: skip
+from mspipe_triton.kernels.eager import eager
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+
+_NAME = "fetch_mail"
+Fetched = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def fetch_mail_reference(
+    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
+) -> Fetched:
+    """`fetch_mail` in torch."""
+    place = nodes.clamp(min=0)
+    memory, mail = memory_time.index_select(0, place), mail_time.index_select(0, place)
+    events = torch.where(nodes >= 0, event_id.index_select(0, place), -1)
+    has_mail = events >= 0
+    return events, torch.where(has_mail, mail - memory, 0).to(dtype), has_mail, torch.where(has_mail, mail, memory)
+
+
+@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 256}, num_warps=4))
+def mail_kernel(
+    p_nodes, p_memory_time, p_event_id, p_mail_time, p_events, p_deltas, p_has_mail, p_digested, num_nodes,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """With v = nodes[i]: e_i = event_id[v] where v ≥ 0, else −1; where e_i ≥ 0, Δt_i = mail time_v − memory time_v and
+    digested time_i = mail time_v, elsewhere 0 and memory time_max(v, 0)."""
+    o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_node = o_node < num_nodes
+    b_node = tl.load(p_nodes + o_node, mask=m_node, other=-1).to(tl.int64)
+    b_event = tl.load(p_event_id + b_node, mask=b_node >= 0, other=-1)
+    m_mail = b_event >= 0
+    b_memory = tl.load(p_memory_time + tl.maximum(b_node, 0), mask=m_node, other=0)
+    b_mail = tl.load(p_mail_time + b_node, mask=m_mail, other=0)
+    b_delta = tl.where(m_mail, b_mail - b_memory, 0).to(p_deltas.dtype.element_ty)
+    tl.store(p_events + o_node, b_event, mask=m_node)
+    tl.store(p_deltas + o_node, b_delta, mask=m_node)
+    tl.store(p_has_mail + o_node, m_mail, mask=m_node)
+    tl.store(p_digested + o_node, tl.where(m_mail, b_mail, b_memory), mask=m_node)
+
+
+def launch_fetch_mail(
+    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
+) -> Fetched:
+    """`fetch_mail` by its kernel: a program reads the mail of BLOCK nodes."""
+    out = empty_fetched(nodes, mail_time, dtype)
+    config = mail_kernel.config()
+    mail_kernel.launch(
+        (cdiv(nodes.numel(), config["BLOCK"]),), config,
+        nodes, memory_time, event_id, mail_time, *out, nodes.numel(),
+    )  # fmt: skip
+    return out
+
+
+def empty_fetched(nodes: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype) -> Fetched:
+    """The outputs, unwritten."""
+    size = nodes.numel()
+    return (
+        nodes.new_empty(size, dtype=torch.int64),
+        nodes.new_empty(size, dtype=dtype),
+        nodes.new_empty(size, dtype=torch.bool),
+        mail_time.new_empty(size),
+    )
+
+
+@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=())
+def _operation(
+    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    run = launch_fetch_mail if on_triton(nodes) else fetch_mail_reference
+    return run(nodes, memory_time, event_id, mail_time, dtype)
+
+
+@_operation.register_fake
+def _(
+    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
+) -> Fetched:
+    return empty_fetched(nodes, mail_time, dtype)
+
+
+def fetch_mail(
+    nodes: torch.Tensor,
+    memory_time: torch.Tensor,
+    event_id: torch.Tensor,
+    mail_time: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Fetched:
+    """The event of every node's one mail, its Δt, and the time that memory has once the mail is digested.
+
+    With v = nodes[i]: events[i] = event_id[v], has_mail[i] = (events[i] ≥ 0), Δt[i] = mail_time[v] − memory_time[v]
+    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail Δt is 0 and the time is memory_time[v].
+
+    Args:
+        nodes: [C] integer, rows of the tables; a negative one is padding, which has no mail and node 0's memory time.
+        memory_time: [N] int64 or float64, N ≥ 1, when memory was last updated.
+        event_id: [N] int64, the event that the mail is from; negative where there is no mail.
+        mail_time: [N], in the dtype of `memory_time`.
+        dtype: float32 or float64, of the differences.
+
+    Returns:
+        events [C] int64, −1 in padding; Δt [C] in `dtype`, subtracted before it is rounded; has_mail [C]
+        bool; digested_time [C] in the dtype of the times. Nothing is mutated, nothing is differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout or device, empty tables; with debugging on, a node outside the tables.
+    """
+    tables = {"memory_time": memory_time, "event_id": event_id, "mail_time": mail_time}
+    check_dtype(_NAME, INTEGERS, nodes=nodes)
+    check_dtype(_NAME, TIMES, memory_time=memory_time)
+    check_same_dtype(_NAME, memory_time=memory_time, mail_time=mail_time)
+    check_dtype(_NAME, (torch.int64,), event_id=event_id)
+    if dtype not in COMPUTED:
+        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {dtype}")
+    check_dims(_NAME, 1, nodes=nodes, memory_time=memory_time)
+    check_shape(_NAME, **{name: (table, tuple(memory_time.shape)) for name, table in tables.items()})
+    if memory_time.numel() == 0:
+        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
+    check_layout(_NAME, nodes=nodes, **tables)
+    check_device(_NAME, nodes.device, **tables)
+    check_range(_NAME, "nodes", nodes, memory_time.numel(), None)
+    run = fetch_mail_reference if eager(nodes) else _operation
+    fetched: Fetched = run(nodes, memory_time, event_id, mail_time, dtype)
+    return fetched

@@ -1,0 +1,94 @@
+"""A step that is carried out again and again: a CUDA graph that is replayed, or the step itself where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+_WARM = 3  # the first compiles and lets the optimizer make its state, the next lets the allocator settle
+
+
+class Snapshot:
+    """What tensors hold now, to be put back into the very same memory.
+
+    Args:
+        on_host: keep the copies in host memory, which spares the device's.
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor], on_host: bool = False) -> None:
+        self.pairs = [
+            (each, each.detach().to("cpu", copy=True) if on_host else each.detach().clone()) for each in tensors
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put it back."""
+        for tensor, kept in self.pairs:
+            tensor.copy_(kept)
+
+
+class Replay:
+    """Runs `step`, which takes no arguments, always works on the same memory and never waits for the device.
+
+    Args:
+        device: of the step; on the CPU the step itself is called.
+        captured: whether to capture it on a GPU.
+    """
+
+    def __init__(self, step: Callable[[], None], device: torch.device, captured: bool) -> None:
+        self.step, self.device, self.captured = step, device, captured and device.type == "cuda"
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def prepare(self) -> str | None:
+        """Run the step a few times, so that all kernels are compiled, and capture it once more without running it.
+
+        What the step changes, the caller puts back. A step that cannot be captured is launched kernel by kernel from
+        then on.
+
+        Returns:
+            Why it was not captured, in one line, or None.
+        """
+        if self.device.type != "cuda":
+            return None
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM):
+                self.step()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        if not self.captured:
+            return None
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.step()
+        except RuntimeError as error:
+            torch.cuda.synchronize(self.device)
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.graph = graph
+        return None
+
+    def __call__(self) -> None:
+        """Run the step once; nothing is waited for."""
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.step()
+
+
+@contextmanager
+def aside(device: torch.device, wanted: bool = True) -> Iterator[Callable[[], None]]:
+    """Within it, work goes to a stream beside the present one, of which it needs nothing that is queued later.
+
+    In a capture that is a parallel branch of the graph. The function that it gives joins both again and must be called.
+    Without a GPU, or if not wanted, all is queued in turn.
+    """
+    if device.type != "cuda" or not wanted:
+        yield lambda: None
+        return
+    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        yield lambda: main.wait_stream(side)

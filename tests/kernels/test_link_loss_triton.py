@@ -1,0 +1,169 @@
+"""The kernels of link_loss in Triton's interpreter: results and gradients, counts, widths, types, and their launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mspipe_triton.kernels import launch
+from mspipe_triton.kernels.link_loss import launch_link_loss
+from mspipe_triton.kernels.link_loss_backward import launch_link_loss_backward
+from tests.kernels.link_case import Case, Named, close
+
+Derived = Callable[[Named, Named, Named], None]
+F32, F64 = torch.float32, torch.float64
+
+
+def judge(case: Case, dtype: torch.dtype, derived: Derived) -> Named:
+    """Kernels against torch in the same dtype, both against float64; float64 kernels against torch's float64."""
+    launch.use_triton(False)
+    truth, same = (form.with_gradients(form.actual()) for form in (case.to(F64), case.to(dtype)))
+    launch.use_triton(True)
+    case = case.to(dtype)
+    ours = case.with_gradients(case.actual())
+    if dtype == F64:
+        close(ours, truth)
+    else:
+        derived(ours, same, truth)
+    return ours
+
+
+@pytest.fixture
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs, by which the interpreter's time goes; the shipped blocks run in `test_results_and_gradients`."""
+    for name, blocks in (
+        ("link_scores_kernel", {"BLOCK_U": 32, "BLOCK_D": 128, "BLOCK_K": 64}),
+        ("link_backward_kernel", {"BLOCK_U": 32, "BLOCK_N": 128, "BLOCK_K": 128, "PART": 512}),
+        ("link_sum_kernel", {"BLOCK": 8192}),
+    ):
+        for variant in launch.KERNELS[name].chosen:
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config(blocks))
+
+
+@pytest.mark.parametrize(
+    ("events", "dim", "dtype"),
+    [(1, 3, F32), (5, 3, F32), (33, 20, F32), (33, 33, F64), (123, 3, F32), (129, 3, F64), (1025, 1, F64)],
+    ids=str,
+)
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_results_and_gradients(events: int, dim: int, dtype: torch.dtype, derived: Derived) -> None:
+    """One event over a block of products, a part, a block of the loss; one number over a block of them."""
+    judge(Case(events, dim), dtype, derived)
+
+
+@pytest.mark.parametrize(("events", "dim"), [(5, 100), (3, 172), (17, 129)])
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_widths(events: int, dim: int, derived: Derived) -> None:
+    judge(Case(events, dim), F32, derived)
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_all_sizes_one(derived: Derived) -> None:
+    """In float64, for in float32 a gradient of one number is now and then exact in torch by luck."""
+    judge(Case(1, 1), F64, derived)
+
+
+@pytest.mark.parametrize(
+    ("events", "count", "dtype"),
+    [(0, None, F32), (0, 0, F64), (5, 0, F32), (5, 1, F64), (70, 33, F32), (70, 64, F64), (70, 70, F32)],
+    ids=str,
+)
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_events_from_the_count_on_do_not_count(
+    events: int, count: int | None, dtype: torch.dtype, derived: Derived
+) -> None:
+    """Their embeddings are NaN, as is what no program has written; 64 of 70 fill two blocks and leave none to a third."""
+    case = Case(events, 3, count)
+    ours = judge(case, dtype, derived)
+    assert ours["scores"][:, case.real :].eq(0).all()
+    assert ours["embedded"].view(3, events, 3)[:, case.real :].eq(0).all()
+    if not case.real:
+        assert all(value.eq(0).all() for value in ours.values())
+
+
+@pytest.mark.parametrize("count", [None, 40])
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_sums_over_events_in_several_parts(
+    count: int | None, derived: Derived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five parts the last one is short, or the last two hold no real event."""
+    kernels = {"link_backward_kernel": {"BLOCK_U": 16, "BLOCK_N": 16, "BLOCK_K": 16, "PART": 16}}
+    kernels["link_loss_kernel"] = {"BLOCK": 16}
+    for name, blocks in kernels.items():
+        for variant in launch.KERNELS[name].chosen:
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config(blocks))
+    judge(Case(70, 3, count), F32, derived)
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_rows_that_lie_apart_and_an_int32_count(derived: Derived) -> None:
+    case = Case(5, 3, 4)
+    expected = case.with_gradients(case.expected())
+    wide = torch.cat([case.leaves["embedded"], case.leaves["embedded"]], 1).detach()
+    case.leaves["embedded"] = wide[:, :3].requires_grad_()
+    named = case.named()
+    close(case.with_gradients(case.actual()), expected)
+    result = torch.ops.mspipe_triton.link_loss(*{**named, "count": named["count"].int()}.values(), True)
+    close(case.with_gradients(result[:2]), expected)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_extreme_scores(dtype: torch.dtype) -> None:
+    """Where e^|s| overflows or is nothing beside 1, loss and gradients are torch's."""
+    for bias in (-1e4, -60.0, -20.0, 20.0, 60.0, 1e4):
+        case = Case(5).to(dtype)
+        case.leaves["bias_out"].data.fill_(bias)
+        ours = case.with_gradients(case.actual())
+        launch.use_triton(False)
+        theirs = case.with_gradients(case.actual())
+        launch.use_triton(True)
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=64 * torch.finfo(dtype).eps, atol=0.0)
+
+
+@pytest.mark.usefixtures("interpreter", "large_blocks")
+def test_a_real_embedding_that_is_nan_shows_in_the_loss() -> None:
+    case = Case(5)
+    case.leaves["embedded"].data[7, 1] = torch.nan
+    loss, scores = case.actual()
+    assert loss.isnan()
+    assert scores.isnan().sum() == 1
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_without_gradients_loss_and_scores_are_the_same() -> None:
+    case = Case(20, count=17)
+    with_gradient = [value.detach() for value in case.actual()]
+    for leaf in case.leaves.values():
+        leaf.requires_grad_(False)
+    assert all(torch.equal(*pair) for pair in zip(case.actual(), with_gradient, strict=True))
+
+
+class _Seen(TorchDispatchMode):
+    """The names of torch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_four_launches_and_no_other_operation() -> None:
+    case = Case(5, count=4)
+    for leaf in case.leaves.values():
+        leaf.requires_grad_(False)
+    embedded, count, weight_src, _, weight_dst, _, weight_out, _ = given = tuple(case.named().values())
+    with launch.recording() as recorded, _Seen() as seen:
+        loss, scores, hidden = launch_link_loss(*given, True)
+        launch_link_loss_backward(loss, embedded, count, weight_src, weight_dst, weight_out, scores, hidden)
+    names = [launched.kernel.name for launched in recorded]
+    assert names == ["link_scores_kernel", "link_loss_kernel", "link_backward_kernel", "link_sum_kernel"]
+    assert set(seen.names) == {"new_empty"}, "nothing else may be launched"

@@ -1,0 +1,186 @@
+"""Device memory planned for resident training: the real bytes of its tables, and the placement chosen by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import accumulate
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.errors import ConfigError
+from mspipe_triton.models import Facts
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.footprint import Footprint, choose_placement, resolve_placement
+from mspipe_triton.training.iteration import in_turn
+from mspipe_triton.training.session import Session
+
+BATCH, GIB = 100, 2**30
+MODELS = {
+    "tgn": ModelConfig(dim=8, fanout=3),
+    "jodie": ModelConfig(model="jodie", dim=8, dtype="float64", aggregator="mean", time_encoder="learned"),
+    "apan": ModelConfig(model="apan", dim=8, fanout=3, slots=4, aggregator="mean"),
+    "tgat": ModelConfig(model="tgat", dim=8, fanout=3),
+    "tgn in bf16": ModelConfig(dim=8, fanout=3, precision="bf16"),
+}
+
+
+def run_of(model: ModelConfig) -> RunConfig:
+    """A run whose neighbours have a row a slot, as many as its capacity."""
+    settings = RunSettings("serial", deduplicate="roots", fused=False)
+    train = TrainConfig(batch_size=BATCH, schedule="serial", negatives=1)
+    return RunConfig(model=model, train=train, settings=settings)
+
+
+def held(*tensors: torch.Tensor | None) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def take_a_batch(run: Session, stages: dict[str, Callable[[Any], Any]], candidates: int = 0) -> None:
+    """The last training batch, by when the slots of most nodes are filled."""
+    stop = run.split.train_end
+    run.state.settle()
+    for _ in in_turn(stages, batches(stop - BATCH, stop, BATCH, run.negatives, Purpose.EVAL_NEGATIVES, 0, candidates)):
+        pass
+
+
+def peak(run: Session, stages: dict[str, Callable[[Any], Any]], candidates: int = 0) -> int:
+    """The most bytes that torch held at a time for a batch."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        take_a_batch(run, stages, candidates)
+    assert recorded.profiler is not None
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((each.start_ns(), each.nbytes()) for each in events if each.name() == "[memory]")
+    return max(accumulate(size for _, size in changes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parts_are_the_bytes_of_what_a_session_holds(small_stream: EventStream, name: str) -> None:
+    config = run_of(MODELS[name])
+    stream = replace(small_stream, node_features=torch.ones(small_stream.num_nodes, 5 if name == "tgat" else 0))
+    planned, run = Footprint.of(config, stream), Session.create(config, stream)
+    graph, model = run.adjacency, run.model
+    assert planned.graph == held(graph.indptr, graph.neighbours, graph.event_ids, graph.times)
+    room = 8 * min(len(stream), stream.num_nodes)
+    assert planned.events == held(run.stream.src, run.stream.dst, run.stream.t) + room
+    assert held(run.negatives.destinations) <= room
+    assert planned.features == held(run.stream.edge_features, run.stream.node_features)
+    assert planned.state == held(*run.state.tables.values(), run.state.sent)
+    take_a_batch(run, run.iteration.training_stages())
+    moments = [part for each in run.optimizer.state.values() for part in each.values()]
+    values = [*model.parameters(), *model.buffers()]
+    assert planned.parameters == held(*values, *(each.grad for each in model.parameters()), *moments)
+
+
+@pytest.mark.parametrize("name", ["tgn", "jodie", "apan", "tgat"])
+def test_the_workspace_is_half_as_much_again_as_the_passes_hold(name: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    src, dst = torch.randint(0, 1000, (2, 12_000), generator=random)  # so that roots differ, and slots are filled
+    stream = EventStream(src, dst, torch.arange(12_000), torch.randn(12_000, 16, generator=random))
+    config = run_of(replace(MODELS[name], dim=32))
+    run = Session.create(config, stream)
+    training, scoring = run.iteration.training_stages(), run.iteration.evaluation_stages()
+    passes = peak(run, training) + peak(run, scoring) + peak(run, scoring, config.train.negatives)
+    assert 1.5 * passes < Footprint.of(config, stream).workspace
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"batch_size": 700}, {"negatives": 9}, {"dim": 102}, {"fanout": 11}, {"layers": 2}, {"dtype": "float64"}],
+    ids=str,
+)
+def test_the_workspace_grows_with_the_settings_and_not_with_the_stream(more: dict[str, int | str]) -> None:
+    base, facts = RunConfig(train=TrainConfig(negatives=8)), Facts(16)
+    small = Footprint.planned(base, 1000, 100, facts).workspace
+    assert Footprint.planned(base, 10**6, 10**5, facts).workspace == small
+    assert Footprint.planned(base.with_flags(more), 1000, 100, facts).workspace > small
+
+
+def test_a_stream_of_a_thousand_million_events_is_planned_without_being_built() -> None:
+    events, nodes = 10**9, 10**8
+    planned = Footprint.planned(RunConfig(), events, nodes, Facts(172, 64))
+    assert planned.graph == 8 * (nodes + 1) + 32 * events
+    assert planned.events == 24 * events + 8 * nodes
+    assert planned.features == 4 * (172 * events + 64 * nodes)
+    assert planned.state == nodes * (2 * 100 * 4 + 3 * 8)
+    assert planned.total == sum(asdict(planned).values())
+    assert planned.to_json() == {
+        name: size / 2**20 for name, size in {**asdict(planned), "total": planned.total}.items()
+    }
+
+
+def test_shown_are_the_parts_that_take_anything_the_largest_first() -> None:
+    shown = str(Footprint(graph=3 * 2**20, events=10**5, features=0, state=12 * GIB, parameters=0, workspace=GIB // 2))
+    assert shown.splitlines() == ["state 12.0 GiB", "workspace 512.0 MiB", "graph 3.0 MiB", "events 0.1 MiB"]
+
+
+NEEDS = Footprint(graph=GIB, events=GIB, features=5 * GIB, state=GIB, parameters=GIB, workspace=GIB)  # 11 with a tenth
+
+
+def on_gpu(placement: str = "auto", schedule: str = "auto", settings: RunSettings | None = None) -> RunConfig:
+    staleness = 1 if schedule == "fixed" else -1
+    train = TrainConfig(device="cuda", placement=placement, schedule=schedule, staleness=staleness)
+    return RunConfig(train=train, settings=settings)
+
+
+@pytest.mark.parametrize("settings", [None, RunSettings("resident")])
+def test_auto_is_the_device_where_everything_and_a_tenth_more_fits(settings: RunSettings | None) -> None:
+    assert NEEDS.needed == 11 * GIB
+    assert choose_placement(on_gpu(settings=settings), NEEDS, 11 * GIB) == ("device", None)
+    placement, line = choose_placement(on_gpu(settings=settings), NEEDS, 11 * GIB - 1)
+    assert placement == "host"
+    assert line == (
+        "Memory for training on the device: 11.0 GiB are needed and 10.9 GiB are free, so memory and features stay on "
+        "the host (--placement host)."
+    )
+
+
+def test_what_is_asked_for_and_does_not_fit_is_refused() -> None:
+    assert choose_placement(on_gpu("device"), NEEDS, 11 * GIB) == ("device", None)
+    with pytest.raises(ConfigError) as refused:
+        choose_placement(on_gpu("device"), NEEDS, 800 * 2**20)
+    assert str(refused.value) == (
+        "placement device: 11.0 GiB are needed and 800.0 MiB are free for training on the device; take --placement host"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "placement"),
+    [
+        (RunConfig(), "host"),
+        (RunConfig(train=TrainConfig(device="cpu", placement="device")), "device"),
+        (on_gpu("host"), "host"),
+        *((on_gpu(schedule=name), "host") for name in ("serial", "prefetch", "mspipe", "exact", "fixed")),
+        (on_gpu(settings=RunSettings("exact")), "host"),
+    ],
+)
+def test_memory_has_no_say_on_the_cpu_or_in_a_schedule_of_stages(config: RunConfig, placement: str) -> None:
+    for free in (0, 100 * GIB):
+        assert choose_placement(config, NEEDS, free) == (placement, None)
+
+
+def test_the_placement_takes_the_place_of_auto(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = Footprint.of(RunConfig(), small_stream).needed
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2 * free))
+    assert resolve_placement(on_gpu(), small_stream) == (on_gpu("device"), None)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free - 1, 2 * free))
+    config, line = resolve_placement(on_gpu(), small_stream)
+    assert config == on_gpu("host")
+    assert line is not None
+    with pytest.raises(ConfigError, match="take --placement host"):
+        resolve_placement(on_gpu("device"), small_stream)
+
+
+def test_without_a_gpu_nothing_is_measured(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delattr("torch.cuda.mem_get_info")
+    for config in (RunConfig(), on_gpu(), on_gpu("device")):
+        resolved, line = resolve_placement(config, small_stream)
+        assert (resolved.train.placement, line) == ("host", None)
