@@ -19,7 +19,7 @@ from mspipe_triton.tuning.gate import Errors, distance, errors, poisoned
 
 Call = Callable[..., Any]
 CPU = torch.device("cpu")
-_DRAWS = 8
+_DRAWS = 8  # of numbers close by, for what torch is usually off by
 # The variants that run our kernels, and what `use_triton` is told for them.
 KERNELS = {"triton": None, "triton-split": None, "interpreter": True}
 

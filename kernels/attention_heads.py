@@ -26,7 +26,7 @@ def write_head(
     b_head, p_weight, p_bias, m_head, p_rows, p_total, m_rows,
     WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Write x W [BLOCK_R, WIDTH] and x · b [BLOCK_R] of a head's x [BLOCK_R, N], its weight rows [N, WIDTH] and bias [N].
+    """Write x W [BLOCK_R, WIDTH] and x · b [BLOCK_R] of a head's x [BLOCK_R, N], its weight rows [N, WIDTH] and bias.
 
     This takes a query through the keys' projection, and a gradient back through the values'.
     """

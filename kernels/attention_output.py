@@ -98,7 +98,7 @@ def empty_output(roots: int, output_bias: torch.Tensor, save: bool) -> tuple[tor
 def _norm_block(
     p_grad, p_activated, p_norm_weight, b_mean, b_rstd, i_r, m_r, i_d, STRIDE: tl.constexpr, DIM: tl.constexpr
 ):
-    """Of columns i_d: g dz, (a − mean(a)) / deviation, and a, each [BLOCK_R, BLOCK], 0 outside the roots and columns."""
+    """Of columns i_d: g dz, (a − mean(a)) / deviation, and a, each [BLOCK_R, BLOCK], 0 outside roots and columns."""
     m_d = i_d < DIM
     m = m_r[:, None] & m_d[None, :]
     o_r = i_r.to(tl.int64)[:, None]
@@ -171,7 +171,7 @@ def launch_attention_output_backward(
     attention_output_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
         grad, activated, mean, rstd, norm_weight, output_weight, value_weight, value_bias, d_mixed, d_attended,
-        d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE=grad.stride(0), SCALE=keep_scale(dropout, grad.dtype),
-        PRECISION=input_precision(grad.dtype), HEAD=pow2(dim // heads),
+        d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE=grad.stride(0),
+        SCALE=keep_scale(dropout, grad.dtype), PRECISION=input_precision(grad.dtype), HEAD=pow2(dim // heads),
     )  # fmt: skip
     return d_mixed, d_attended, d_context, d_total

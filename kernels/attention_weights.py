@@ -48,8 +48,7 @@ def _write_sum(
             b_bias += tl.sum(b_left, 1)
     tl.store(p_part[:, None] + i_k[None, :], b_sum, mask=m_n[:, None] & m_k[None, :])
     if p_bias_part is not None:
-        if tile == 0:
-            tl.store(p_bias_part, b_bias, mask=m_n)
+        tl.store(p_bias_part, b_bias, mask=m_n & (i_n < tl.where(tile == 0, DIM, 0)))
 
 
 @kernel(
@@ -175,7 +174,7 @@ def attention_times_kernel(
     p_d_frequencies, p_d_phases, p_query_weight, p_d_query_bias, p_frequency, p_phase, p_d_frequency, p_d_phase,
     num_roots, DIM: tl.constexpr, TIME: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """The roots' gradients of frequency and phase summed, and through φ(0) − sin(b) (W_q,φᵀ db_q) added to the phase's."""
+    """The roots' gradients of frequency and phase summed; φ(0)'s −sin(b) W_q,φᵀ db_q is added to the phase's."""
     COMPUTE: tl.constexpr = p_d_phase.dtype.element_ty
     i_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     m_t = i_t < TIME

@@ -158,7 +158,7 @@ def draw_batch(
         if not isinstance(number, int | torch.SymInt) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
     check_layout(_NAME, **ends, times=times, destinations=destinations, **given)
-    check_device(_NAME, span.device, **ends, times=times, destinations=destinations, draws=draws)
+    check_device(_NAME, span.device, (), **ends, times=times, destinations=destinations, draws=draws)
     run = draw_batch_reference if eager(span) else _operation
     batch: Batch = run(src, dst, times, destinations, span, draws, size, each)
     return batch

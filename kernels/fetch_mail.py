@@ -132,7 +132,7 @@ def fetch_mail(
     if memory_time.numel() == 0:
         raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
     check_layout(_NAME, nodes=nodes, **tables)
-    check_device(_NAME, nodes.device, **tables)
+    check_device(_NAME, nodes.device, (), **tables)
     check_range(_NAME, "nodes", nodes, memory_time.numel(), None)
     run = fetch_mail_reference if eager(nodes) else _operation
     fetched: Fetched = run(nodes, memory_time, event_id, mail_time, dtype)

@@ -220,8 +220,8 @@ def _check(
     rows, dim = embedded.shape
     if rows % 3 or not dim:
         raise ValueError(
-            f"{_NAME}: embedded has shape {(rows, dim)}; give three rows an event, of the sources, the destinations and "
-            "the negatives, of one number or more"
+            f"{_NAME}: embedded has shape {(rows, dim)}; give three rows an event, of the sources, the destinations "
+            "and the negatives, of one number or more"
         )
     shapes = zip(weights.values(), [(dim, dim), (dim,), (dim, dim), (dim,), (1, dim), (1,)], strict=True)
     check_shape(_NAME, count=(count, (1,)), **dict(zip(weights, shapes, strict=True)))
@@ -229,7 +229,7 @@ def _check(
     check_same_dtype(_NAME, **weights, embedded=embedded)
     check_dtype(_NAME, INTEGERS, count=count)
     check_layout(_NAME, embedded=embedded, **weights)
-    check_device(_NAME, embedded.device, count=count, **weights)
+    check_device(_NAME, embedded.device, (), count=count, **weights)
     check_range(_NAME, "count", count, rows // 3 + 1)
 
 

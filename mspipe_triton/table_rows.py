@@ -29,7 +29,7 @@ class Sources(NamedTuple):
 
 
 class MailSources(NamedTuple):
-    """What attention reads U mailboxes from: mails [·, S, M] by `rows` [U], features [·, E] by `feature_rows` [U, S]."""
+    """Where attention reads U mailboxes: mails [·, S, M] by `rows` [U], features [·, E] by `feature_rows` [U, S]."""
 
     mails: torch.Tensor
     rows: torch.Tensor | None

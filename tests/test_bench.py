@@ -115,6 +115,15 @@ def test_least_work_of_attention_is_two_products_a_filled_slot() -> None:
     assert work("temporal_attention", TINY).flops == counter.get_total_flops()
 
 
+def test_least_work_of_the_link_loss_is_a_product_a_row_and_two_back() -> None:
+    rows, dim = 3 * TINY.batch, TINY.dim
+    with FlopCounterMode(display=False) as counter:
+        torch.empty(rows, dim) @ torch.empty(dim, dim)
+    least = work("link_loss", TINY)
+    assert least.flops == counter.get_total_flops()
+    assert least.backward_flops == 2 * least.flops  # of the row and of the weight
+
+
 def test_least_work_counts_what_is_read_and_written() -> None:
     found = measured(TINY)
     assert work("unique_nodes", TINY).bytes == 8 * (3 * found["slots"] + 2 * found["distinct"])
@@ -181,6 +190,15 @@ def test_the_gate_lets_no_wrong_number_pass() -> None:
     }
     assert not errors({"value": torch.ones(3)}, same, truth)["value"]["passed"]
     assert not errors({"value": torch.ones(2, dtype=torch.float64)}, same, truth)["value"]["passed"]
+
+
+def test_a_single_number_is_judged_by_what_torch_is_usually_off_by() -> None:
+    """And gradients start from the outputs that have one; the others are judged as they are."""
+    judged = judge(OPERATIONS["link_loss"], build("link_loss", TINY))
+    assert judged.grads is not None
+    assert set(judged.grads) == {"loss"}
+    assert {"loss", "scores", "d_bias_out"} <= judged.usual.keys() == judged.truth.keys()
+    assert judge(OPERATIONS["memory_rnn"], build("memory_rnn", TINY)).usual == {}
 
 
 def test_poison_fills_what_torch_leaves_empty() -> None:

@@ -26,6 +26,7 @@ class StaticSampler:
     def __init__(self, sampler: NeighbourSampler, layers: int) -> None:
         self.sampler, self.layers = sampler, layers
         self.capacities: list[int] | None = None
+        self.rooms = [0] * max(layers, 1)
         self.most = torch.zeros(max(layers, 1), dtype=torch.int64, device=sampler.adjacency.indptr.device)
 
     def around(self, roots: Roots, ends: int, words: Sequence[torch.Tensor]) -> Neighbourhood:
@@ -60,13 +61,12 @@ class StaticSampler:
 
     def overflowed(self) -> bool:
         """Whether more was found than fitted since the capacities were set; this waits for the device."""
-        if self.capacities is None:
-            return False
-        return any(most > room for most, room in zip(self.most.tolist(), self.capacities, strict=True))
+        return any(most > room for most, room in zip(self.most.tolist(), self.rooms, strict=True))
 
     def _distinct(self, ids: torch.Tensor, level: int, least: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The distinct ids, the place of each of `ids` among them, and their number [1], which is remembered."""
         room = ids.numel() if self.capacities is None else min(ids.numel(), max(self.capacities[level], least))
+        self.rooms[level] = room
         found, inverse, count = unique_nodes(ids, room)
         if self.capacities is None or room < ids.numel():
             most = self.most[level : level + 1]

@@ -52,10 +52,27 @@ def load_checkpoint(path: Path, session: Session, data: str) -> dict[str, Any]:
     if content["data"] != data:
         raise RunFolderError(f"{path}: was trained on other data than {session.stream.name} now holds")
     session.model.load_state_dict(content["model"])
-    session.optimizer.load_state_dict(content["optimizer"])
+    restore_optimizer(session.optimizer, content["optimizer"])
     session.state.load_state_dict(content["state"])
     record: dict[str, Any] = content["record"]
     return record
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Let an optimiser hold a saved state, in the tensors that it has, which a CUDA graph may have been captured with.
+
+    How it computes (fused, able to be captured) stays its own affair.
+    """
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    if all(each in optimizer.state for each in parameters):
+        for number, each in enumerate(parameters):
+            for name, value in optimizer.state[each].items():
+                value.copy_(saved["state"][number][name])
+        return
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept)
 
 
 class atomic_file:

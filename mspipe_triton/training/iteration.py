@@ -147,16 +147,13 @@ class Iteration:
 
     @torch.no_grad()
     def score(self, work: Fetched) -> Scored:
-        """The logits of an evaluation's batch; a candidate that is the true destination has its very logit."""
+        """The logits of an evaluation's batch."""
         batch = work.batch
         hidden, embedded = self._embedded(work, None)
         _, scores = self.model.loss(embedded, self._count(batch))
         events, candidates = batch.stop - batch.start, batch.candidates
         (positive, negative), src = scores[:, :events], embedded[:events]
-        ranked = None if candidates is None else self._rank(work, src, candidates)
-        if ranked is not None:
-            dst = self.stream.dst[batch.start : batch.stop].unsqueeze(1)
-            ranked = torch.where(self.placement.load(candidates == dst), positive.unsqueeze(1), ranked)
+        ranked = None if candidates is None else self._rank(work, src, positive, candidates)
         self._publish(work, hidden)
         return Scored(batch, work.version, batch.index - work.seen, work, positive, negative, ranked)
 
@@ -237,15 +234,20 @@ class Iteration:
         events = batch.stop - batch.start
         return None if events == batch.size else self.placement.load(torch.tensor([events]))
 
-    def _rank(self, work: Fetched, src: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-        """Logits [B, N] of the candidates, a few columns at a time so that memory stays bounded."""
+    def _rank(self, work: Fetched, src: torch.Tensor, positive: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Logits [B, N] of the candidates, a few columns at a time so that memory stays bounded.
+
+        Beside the candidates of a group stands the true destination, and they get the positive's logit [B] plus what
+        they differ from it: equal embeddings then tie, however differently other products may round.
+        """
         batch, times, placement = work.batch, self.stream.t[work.batch.start : work.batch.stop], self.placement
-        scores = []
+        dst, scores = self.stream.dst[batch.start : batch.stop].unsqueeze(1), []
         for number, columns in enumerate(candidates.split(ranked_columns(batch.size), 1)):
+            columns = torch.cat([dst, columns], 1)
             # Two splits' worth of groups of columns are told apart by the word that holds the epoch elsewhere.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             at = times.repeat_interleave(columns.shape[1])
-            roots = columns.reshape(-1).contiguous()  # a single column stays a strided view
+            roots = columns.view(-1)
             around = self.sampler.around(Roots(roots, at, self._new_keys(roots.numel())), draws)
             edges, nodes = self._rows(around)
             record = self.state.fetch(around.nodes, self.edge_table)
@@ -253,7 +255,8 @@ class Iteration:
             embedded = self.model.embed(
                 hidden, record.digested_time, around.on(placement), placement.load(at), edges, nodes
             )
-            scores.append(self.model.score(src, embedded.view(*columns.shape, -1)))
+            logits = self.model.score(src, embedded.view(*columns.shape, -1))
+            scores.append(positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1]))
         return torch.cat(scores, 1)
 
 

@@ -41,11 +41,14 @@ class Replay:
         self.step, self.device, self.captured = step, device, captured and device.type == "cuda"
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def prepare(self) -> str | None:
+    def prepare(self, begin: Callable[[], object]) -> str | None:
         """Run the step a few times, so that all kernels are compiled, and capture it once more without running it.
 
         What the step changes, the caller puts back. A step that cannot be captured is launched kernel by kernel from
         then on.
+
+        Args:
+            begin: called before every step; lets it find what it works on.
 
         Returns:
             Why it was not captured, in one line, or None.
@@ -56,10 +59,12 @@ class Replay:
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(_WARM):
+                begin()
                 self.step()
         torch.cuda.current_stream(self.device).wait_stream(side)
         if not self.captured:
             return None
+        begin()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):

@@ -80,13 +80,12 @@ class Resident:
             split: "val" or "test". negatives: N random destinations to rank each event's among; 0 ranks none.
         """
         self.given.model.eval()
-        first, stop, epoch = span = self._spans()[split]
-        steps, size = self._scoring(negatives), self.given.size
+        span, steps, size = self._spans()[split], self._scoring(negatives), self.given.size
         count = steps.run(*span)
         scores, ranks = steps.scores[:count].cpu(), steps.ranks[:count].cpu()
-        found = []
+        found: list[tuple[torch.Tensor, ...]] = []
         for number, (positive, negative) in enumerate(scores):
-            events = min(size, stop - first - number * size)
+            events = min(size, span[1] - span[0] - number * size)
             found.append((positive[:events], negative[:events], ranks[number, : events if negatives else 0]))
         return found
 

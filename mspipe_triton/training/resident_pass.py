@@ -178,9 +178,8 @@ class Pass(ABC):
             Why it could not be captured, in one line, or None.
         """
         before = Snapshot(self.changed(), on_host=True)
-        self.start(first, stop, epoch)
         try:
-            return self.replay.prepare()
+            return self.replay.prepare(lambda: self.start(first, stop, epoch))
         finally:
             before.restore()
 
@@ -201,7 +200,7 @@ class Pass(ABC):
 def embedded(
     given: OnDevice, around: Neighbourhood, times: torch.Tensor, now: torch.Tensor, draws: Draws | None
 ) -> tuple[Any, torch.Tensor | None, torch.Tensor]:
-    """Records, h [C, D] and embeddings [R, D] of a padded neighbourhood; `now` [] is the time of the batch's first event."""
+    """Records, h [C, D] and embeddings [R, D] of a padded neighbourhood; `now` [] is the batch's first time."""
     model, state, stream = given.model, given.state, given.stream
     assert around.count is not None
     record = state.mailbox.view(state.tables, around.nodes, around.count, given.edges, model.time.frequency.dtype)

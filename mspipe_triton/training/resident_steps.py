@@ -83,10 +83,8 @@ class ScorePass(Pass):
         _, scores = given.model.loss(embeddings, scene.count)
         self.scores.index_copy_(0, self.clock.iteration, scores.unsqueeze(0))
         if self.ranked:
-            src, dst = embeddings[: given.size], scene.roots[given.size : 2 * given.size, None]
-            drawn, positive = list(self._drawn()), scores[0].unsqueeze(1)
-            others = [torch.where(group[1] == dst, positive, self._rank(scene, src, *group)) for group in drawn]
-            self.ranks.index_copy_(0, self.clock.iteration, reciprocal_ranks(scores[0], torch.cat(others, 1))[None])
+            ranked = [self._rank(scene, embeddings[: given.size], scores[0], *group) for group in self._drawn()]
+            self.ranks.index_copy_(0, self.clock.iteration, reciprocal_ranks(scores[0], torch.cat(ranked, 1))[None])
         self.deliver(scene, record, hidden)
 
     def look(self) -> None:
@@ -103,15 +101,17 @@ class ScorePass(Pass):
         yield self.candidates
 
     def _drawn(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """The candidates of the clock's batch in groups of columns: number, nodes [B, C] and times [B, C]."""
+        """The candidates of the clock's batch in groups of columns, the true destination in front of each group:
+        the group's number, nodes [B, 1 + C] and times [B, 1 + C]."""
         given, clock, size = self.given, self.clock, self.given.size
         stream, words = given.stream, clock.words(Purpose.RANKING_NEGATIVES)
         nodes, times, *_ = draw_batch(
             stream.src, stream.dst, stream.t, given.destinations, clock.span, words, size, self.ranked
         )
+        own = [part[size : 2 * size, None] for part in (nodes, times)]
         both = (part[2 * size :].view(size, -1).split(self.columns, 1) for part in (nodes, times))
-        for number, (columns, at) in enumerate(zip(*both, strict=True)):
-            yield number, columns, at
+        for number, group in enumerate(zip(*both, strict=True)):
+            yield number, *(torch.cat(pair, 1) for pair in zip(own, group, strict=True))
 
     def _around(self, number: int, columns: torch.Tensor, times: torch.Tensor) -> tuple[Roots, Neighbourhood]:
         """A group's roots and their neighbourhood."""
@@ -122,12 +122,14 @@ class ScorePass(Pass):
         return points, self.candidates.around(points, 0, words)
 
     def _rank(
-        self, scene: Scene, src: torch.Tensor, number: int, columns: torch.Tensor, times: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits [B, C] of a group of candidates."""
+        self, scene: Scene, src: torch.Tensor, positive: torch.Tensor, number: int, columns: torch.Tensor,
+        times: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits [B, C] of a group of candidates, by what they differ from the true destination's."""
         points, around = self._around(number, columns, times)
         *_, embeddings = embedded(self.given, around, points.times, scene.times[0], None)
-        return self.given.model.score(src, embeddings.view(*columns.shape, -1))
+        logits = self.given.model.score(src, embeddings.view(*columns.shape, -1))
+        return positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1])
 
 
 class EmbedPass(Pass):

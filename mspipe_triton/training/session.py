@@ -55,10 +55,8 @@ class Session:
         if config.train.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
         settings = config.settings or default_settings(config.train)
-        device, resident = (
-            torch.device("cuda" if config.train.device == "cuda" else "cpu"),
-            settings.schedule == RESIDENT,
-        )
+        device = torch.device("cuda" if config.train.device == "cuda" else "cpu")
+        resident = settings.schedule == RESIDENT
         placement = Placement(device, settings.gather, resident)
         split = stream.split()
         if config.train.batch_size > split.train_end:

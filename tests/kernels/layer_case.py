@@ -79,15 +79,15 @@ class LayerCase:
         made.probe = self.probe.to(dtype)
         return made
 
-    def spoil(self) -> None:
-        """Put NaN or a row that no table has wherever a slot is empty."""
+    def spoil(self, value: float) -> None:
+        """Put `value` or a row that no table has wherever a slot is empty."""
         empty = torch.arange(self.fanout) >= self.filled[:, None]
-        self.deltas = torch.where(empty, torch.nan, self.deltas)
-        self.rows = torch.where(empty, 2**40, self.rows)
+        self.deltas = torch.where(empty, value, self.deltas)
+        self.rows = torch.where(empty, 2**31 - 1, self.rows)
         if self.feature_rows is None:
-            self.features = torch.where(empty.view(-1, 1), torch.nan, self.features)
+            self.features = torch.where(empty.view(-1, 1), value, self.features)
         else:
-            self.feature_rows = torch.where(empty, 2**40, self.feature_rows)
+            self.feature_rows = torch.where(empty, 2**31 - 1, self.feature_rows)
 
     def narrow(self) -> None:
         """Indices become int32, and the rows of tables come to lie apart."""

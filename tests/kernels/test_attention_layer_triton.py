@@ -20,17 +20,26 @@ FORMS: dict[str, dict[str, Any]] = {
     "one of each": {
         "roots": 1, "fanout": 1, "width": 1, "heads": 1, "dim": 1, "times": 1, "distinct": 1, "counts": "all",
     },
-    "some roots": {"roots": 7},
+    "some roots": {"roots": 8},
     "dropout": {"roots": 5, "dropout": 0.3, "indexed_features": True},
     "one neighbour, no edge features": {"roots": 5, "fanout": 1, "width": 0},
     "no neighbours": {"roots": 4, "counts": "none"},
-    "wiki": {"roots": 17, "fanout": 3, "width": 172, "dim": 100, "times": 100},
-    "four heads": {"roots": 3, "heads": 4, "dim": 68, "times": 5, "eps": 0.1},
+    "wiki": {"roots": 4, "fanout": 3, "width": 172, "dim": 100, "times": 100},
+    "three heads": {"roots": 5, "heads": 3, "dim": 51, "times": 5, "eps": 0.1},
 }  # fmt: skip
 BACKWARD = [
     "attention_output_backward_kernel", "attention_backward_kernel", "attention_query_backward_kernel",
     "attention_weights_kernel", "attention_sums_kernel",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sum the parts in large blocks: the interpreter's time is that of its programs."""
+    for kind in ("float32", "float64"):
+        monkeypatch.setitem(
+            launch.KERNELS["attention_sums_kernel"].chosen, kind, launch.Config({"BLOCK": 4096})
+        )  # fmt: skip
 
 
 @pytest.fixture(params=[False, True], ids=["atomic", "deterministic"])
@@ -56,7 +65,7 @@ def test_float32(form: str, derived: Derived) -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
-@pytest.mark.parametrize("form", ["one of each", "dropout", "four heads"])
+@pytest.mark.parametrize("form", ["one of each", "dropout"])
 def test_float64(form: str, agree: Agree) -> None:
     case = LayerCase(**FORMS[form])
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
@@ -67,9 +76,9 @@ def test_roots_and_columns_in_several_blocks(monkeypatch: pytest.MonkeyPatch, ag
     """Also parts of which the last is not full, and a head whose last block is not."""
     for name, kernel in launch.KERNELS.items():
         if name.startswith("attention_") and name not in ("attention_kernel", "attention_backward_kernel"):
-            smallest = {block: 4 if "sums" in name else 16 for block in kernel.chosen["float32"].blocks}
+            smallest = {block: 128 if "sums" in name else 16 for block in kernel.chosen["float32"].blocks}
             monkeypatch.setitem(kernel.chosen, "float64", launch.Config(smallest))
-    case = LayerCase(37, 2, 19, dim=40, times=18, dropout=0.3, distinct=20)
+    case = LayerCase(17, 1, 5, 1, dim=20, times=3, dropout=0.3, distinct=20)
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
@@ -77,20 +86,17 @@ def test_roots_and_columns_in_several_blocks(monkeypatch: pytest.MonkeyPatch, ag
 def test_padding_int32_indices_and_rows_apart(agree: Agree) -> None:
     case = LayerCase(6, indexed_features=True)
     expected = case.with_gradients(case.expected())
-    case.spoil()
-    case.rows = case.rows.clamp(max=2**31 - 1)
-    case.feature_rows = None if case.feature_rows is None else case.feature_rows.clamp(max=2**31 - 1)
+    case.spoil(torch.nan)
     case.narrow()
     case.probe = case.probe.t().contiguous().t()
     agree(case.with_gradients(case.actual()), expected)
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize("indexed_features", [True, False])
-def test_empty_slots_are_not_read(indexed_features: bool, agree: Agree) -> None:
-    case = LayerCase(6, indexed_features=indexed_features)
+def test_empty_slots_are_not_read(agree: Agree) -> None:
+    case = LayerCase(4)
     expected = case.with_gradients(case.expected())
-    case.spoil()
+    case.spoil(torch.nan)
     agree(case.with_gradients(case.actual()), expected)
 
 
@@ -108,7 +114,7 @@ def test_no_roots() -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize("name", ["table", "phase", "value_bias"])
+@pytest.mark.parametrize("name", ["table", "phase"])
 def test_the_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
     case = LayerCase(3)
     expected = case.with_gradients(case.expected())
@@ -118,10 +124,9 @@ def test_the_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize("dropout", [0.3, 0.6])
-def test_dropout_of_the_output_is_that_of_torch(dropout: float) -> None:
+def test_dropout_of_the_output_is_that_of_torch() -> None:
     """Every y is positive, so that ReLU's result is 0 where it was dropped."""
-    case = LayerCase(9, dropout=dropout, counts="none").to(torch.float32)
+    case = LayerCase(9, dropout=0.6, counts="none").to(torch.float32)
     case.leaves["output_bias"] = torch.full((6,), 100.0)
     with torch.no_grad():
         activated = case.activated()

@@ -48,7 +48,7 @@ def test_the_shipped_settings_follow_the_flags(monkeypatch: pytest.MonkeyPatch) 
     ("wrong", "said"),
     [
         ({"schedule": "auto"}, "must name a schedule"),
-        ({"schedule": "resident"}, "there is auto, serial"),
+        ({"schedule": "residential"}, "there is auto, serial"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"prefetch": -1}, "prefetch must be at least 0"),
         ({"deduplicate": "none"}, "there is all, roots"),
