@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.pipeline.schedules import RESIDENT
 
 # The settings that each model takes beside those that all do, with its defaults.
 MODELS: dict[str, Mapping[str, int]] = {
@@ -39,8 +40,7 @@ BUILT = {
 }
 
 
-WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for where memory lies on the host
-RESIDENT = "resident"  # and what it stands for where everything lies on the device; no value of --schedule
+WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for, beside RESIDENT
 
 
 @dataclass(frozen=True)

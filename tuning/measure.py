@@ -12,6 +12,7 @@ from mspipe_triton.config import RunSettings
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.schedule import Scheduler
@@ -108,6 +109,7 @@ class RunMeasurer:
         self.whole = session.split.train_end // self.size
         self.timed = min(LEAST, self.whole)
         self.schedulers: dict[RunSettings, Scheduler] = {}
+        self.residents: dict[RunSettings, Session] = {}
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
         self.places, self.taken = 0, float("inf")
 
@@ -172,6 +174,9 @@ class RunMeasurer:
 
     def _train(self, settings: RunSettings, place: int) -> float:
         config = replace(self.session.config, settings=settings)
+        if settings.schedule == RESIDENT:
+            with process_settings(config):
+                return self._train_resident(settings, place)
         log = SpanLog()
         with process_settings(config):
             scheduler = self._scheduler(settings)
@@ -195,6 +200,34 @@ class RunMeasurer:
         for stage, seconds in log.kept.items():
             kept.setdefault(stage, []).extend(seconds[WARM:])
         return (count - WARM) * self.size / (stop - start)
+
+    def _train_resident(self, settings: RunSettings, place: int) -> float:
+        """The same for iterations that run whole on the device, which is waited for at both ends of the timed part."""
+        if settings not in self.residents:
+            self.residents[settings] = self.session.under(settings)
+        session = self.residents[settings]
+        assert session.resident is not None
+        steps, count = session.resident.training(), min(WARM + self.timed, self.whole)
+        session.state.reset()
+        session.model.train()
+        first = min(place, self.whole - count) * self.size
+        steps.start(first, first + count * self.size, 1)
+        warm = min(WARM, count - 1)
+        with Interrupts() as interrupts:
+            for number in range(count):
+                interrupts.check()
+                if number == warm:
+                    session.resident.settle()
+                    start = time.perf_counter()
+                steps.replay()
+            session.resident.settle()
+        taken = time.perf_counter() - start
+        if start + taken > self.until:
+            raise OutOfTime("the time to measure in is over")
+        if settings == self.shipped:
+            self.taken = taken
+        self.stages.setdefault(settings, {}).setdefault("iteration", []).append(taken / (count - warm))
+        return (count - warm) * self.size / taken
 
     def _items(self, settings: RunSettings, place: int) -> Iterator[Batch]:
         """Batches from a place on, from the first one again behind the last.

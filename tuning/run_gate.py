@@ -11,6 +11,7 @@ from mspipe_triton.config import RunConfig, RunSettings
 from mspipe_triton.data.events import EventStream, compact_ids
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.pipeline.flight import StageTimes
+from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session, process_settings
@@ -42,6 +43,7 @@ class RunGate:
         self.config = replace(config, train=train, model=replace(config.model, dtype="float32"))
         self.stream = _head(stream, -(-(ITERATIONS + 1) * train.batch_size * 100 // 70))
         self.default = default_settings(train)
+        self.resident = self.default.schedule == RESIDENT
         self.known: tuple[Outcome, dict[str, float]] | None = None
 
     def refusal(self, settings: RunSettings) -> str | None:
@@ -57,9 +59,13 @@ class RunGate:
     def _reference(self) -> tuple[Outcome, dict[str, float]]:
         """The float64 outcome, and the error allowed for each of its parts."""
         if self.known is None:
-            plain = replace(self.default, fused=False)
-            exact = replace(self.config, model=replace(self.config.model, dtype="float64", precision="full"))
-            truth = self._outcome(exact, plain, self._session(self.config, plain))
+            plain = replace(self.default, fused=False, schedule="serial" if self.resident else self.default.schedule)
+            exact = replace(
+                self.config,
+                model=replace(self.config.model, dtype="float64", precision="full"),
+                train=replace(self.config.train, placement="auto"),
+            )
+            truth = self._outcome(exact, plain, self._session(replace(self.config, train=exact.train), plain))
             shipped = _errors(self._outcome(self.config, self.default), truth)
             self.known = truth, {name: 2 * max(error, _EPSILON) for name, error in shipped.items()}
         return self.known
@@ -76,13 +82,8 @@ class RunGate:
                 session.model.load_state_dict(like.model.state_dict())
             for group in session.optimizer.param_groups:
                 group["lr"] = 0.0
-            size = config.train.batch_size
-            stop = min(ITERATIONS * size, session.split.train_end)
-            items = batches(0, stop, size, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
-            session.model.train()
-            scheduler = Scheduler(session, lambda *_: None)
-            with poisoned(), closing(scheduler.run(items, 1, StageTimes())) as results:
-                losses = torch.stack([done.loss.double().cpu() for done in results])
+            with poisoned():
+                losses = self._losses(session)
         gradients = [
             weight.grad.double().cpu().flatten() for weight in session.model.parameters() if weight.grad is not None
         ]
@@ -92,6 +93,18 @@ class RunGate:
             "the gradient": torch.cat(gradients),
             **{f"node table {k}": v for k, v in tables.items()},
         }
+
+    def _losses(self, session: Session) -> torch.Tensor:
+        """Of the first iterations; of the whole head, its last, partial batch too, where they may run whole."""
+        if session.resident is not None:
+            return session.resident.train_epoch(1).losses.double()
+        size, stop = session.config.train.batch_size, session.split.train_end
+        stop = stop if self.resident else min(ITERATIONS * size, stop)
+        items = batches(0, stop, size, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        session.model.train()
+        scheduler = Scheduler(session, lambda *_: None)
+        with closing(scheduler.run(items, 1, StageTimes())) as results:
+            return torch.stack([done.loss.double().cpu() for done in results])
 
 
 _EPSILON = torch.finfo(torch.float32).eps

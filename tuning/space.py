@@ -10,6 +10,7 @@ from functools import cached_property
 
 from mspipe_triton.config import WITHOUT_STALENESS, RunSettings, TrainConfig
 from mspipe_triton.kernels.launch import Config, Kernel
+from mspipe_triton.pipeline.schedules import RESIDENT
 
 Value = bool | int | str
 Point = dict[str, Value]
@@ -86,6 +87,8 @@ def _among(value: Value, choices: tuple[Value, ...]) -> bool:
 def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int, layers: int = 1) -> Space:
     """What may be chosen of a run: fields of `RunSettings` with two choices or more that compute the same function.
 
+    Of a resident run nothing is left but how its iteration is launched, and on the CPU threads and fusion.
+
     What the run's own flags have fixed is left out: the schedule, and with `threads` those of the stages that compute,
     which are then the most that the others get.
 
@@ -106,6 +109,10 @@ def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int,
         "features": ("host", "device") if device == "cuda" else (),
         "gather": ("copy", "kernel") if device == "cuda" else (),
     }
+    if default.schedule == RESIDENT:
+        graph = dict.fromkeys(("captured", "branch"), (True, False))
+        choices = graph if device == "cuda" else {name: choices[name] for name in ("threads", "fused")}
+        free = False
     choices = {name: values for name, values in choices.items() if len(values) > 1}
     applies = {"prefetch": ("schedule", ("prefetch", "exact"))} if free else {}
     taken: Point = {name: getattr(default, name) for name in choices}

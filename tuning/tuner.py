@@ -14,6 +14,8 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import TuningError
 from mspipe_triton.kernels.fusion import compile_seconds, limit_compiling
 from mspipe_triton.pipeline.plan import make_plan
+from mspipe_triton.pipeline.schedules import RESIDENT
+from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.training.session import Session, process_settings
 from mspipe_triton.training.settings import Tuned, cores, default_settings
 from mspipe_triton.tuning.kernels_tuned import KernelChoice, tune_kernels
@@ -94,6 +96,8 @@ class Tuner:
         self.observer.phase("tuning kernels")
         place, free = self.measurer.place(), self.config.train.schedule == "auto"
         alone = replace(self.shipped, schedule="serial") if free else self.shipped  # then all is on this thread
+        if self.shipped.schedule == RESIDENT:
+            alone = replace(self.shipped, captured=False, branch=False)  # a replay calls nothing
         calls = recorded(lambda: self.measurer.block(alone, place))
         choice = tune_kernels(calls, self._left() * _KERNELS, self.store.studies(self.key), self.config.train.seed)
         choice.apply()
@@ -197,7 +201,9 @@ def autotune(
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
     start = begun if started is None else min(begun, started + _STARTING)
-    shipped, key = shipped or default_settings(config.train), key or Key.of(config, stream)
+    key = key or Key.of(config, stream)
+    config, _ = resolve_placement(config, stream)
+    shipped = shipped or default_settings(config.train)
     tuner = Tuner(config, stream, store, observer, start + budget, shipped, key)
     with process_settings(replace(config, settings=None)):
         try:

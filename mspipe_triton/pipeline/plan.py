@@ -10,7 +10,7 @@ from typing import Any
 
 from mspipe_triton.errors import ConfigError, GraphError
 from mspipe_triton.pipeline.graph import Dependency, StageGraph, Time
-from mspipe_triton.pipeline.schedules import DEPTH, RESOURCES, schedule_graph, stage_names
+from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT, RESOURCES, schedule_graph, stage_names
 from mspipe_triton.pipeline.simulate import whole_times
 
 LARGEST = 1e15
@@ -80,7 +80,7 @@ def make_plan(
     resources that period is T*; a resource that serves stages before and after others' work may miss it at any bound.
 
     Args:
-        schedule: one of `SCHEDULES`.
+        schedule: one of `SCHEDULES`, or `RESIDENT`.
         times: time of every stage of the schedule, in one unit. Integers and fractions are kept exactly; floats count
             to 12 significant digits, so that 0.1 and 0.2 make 0.3.
         staleness: the bound s. fixed needs it; serial and prefetch know only 0.
@@ -96,7 +96,7 @@ def make_plan(
     def at(bound: int) -> StageGraph:
         return schedule_graph(schedule, exact, bound, resources, depth, held)
 
-    if schedule in ("serial", "prefetch") and staleness:
+    if schedule in ("serial", "prefetch", RESIDENT) and staleness:
         raise GraphError(f"schedule {schedule} misses no update: staleness {staleness} takes mspipe, fixed or exact")
     if schedule == "fixed" and staleness is None:
         raise GraphError("schedule fixed needs a staleness, as in --staleness 1")
@@ -105,6 +105,9 @@ def make_plan(
     graph = at(staleness or 0)
     period = steady_period(graph)
     starts = _paths(graph, period, graph.stages[0].name)
+    slack = Fraction(0)
+    if schedule != RESIDENT:
+        slack = starts["memory"] - starts["update"] - _paths(graph, period, "update")["memory"]
     return Plan(
         schedule,
         staleness or 0,
@@ -114,7 +117,7 @@ def make_plan(
         {name: load / period for name, load in graph.loads().items()},
         graph,
         _delay(starts, period) if schedule in ("mspipe", "exact") else None,
-        starts["memory"] - starts["update"] - _paths(graph, period, "update")["memory"],
+        slack,
     )
 
 

@@ -9,6 +9,7 @@ from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graph import Dependency, Stage, StageGraph, Time
 
 SCHEDULES = ("serial", "prefetch", "mspipe", "fixed", "exact")
+RESIDENT = "resident"  # an iteration that runs whole, for which there is nothing to schedule
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
 RESOURCES = {
     "sample": "sampler",
@@ -17,12 +18,15 @@ RESOURCES = {
     "patch": "compute",
     "train": "compute",
     "update": "copy_out",
+    "iteration": "compute",
 }
 DEPTH = 3
 
 
 def stage_names(schedule: str) -> tuple[str, ...]:
     """The stages that an iteration takes under a schedule; `patch` belongs to `exact` alone."""
+    if schedule == RESIDENT:
+        return ("iteration",)
     return tuple(name for name in STAGES if name != "patch" or schedule == "exact")
 
 
@@ -40,6 +44,7 @@ def schedule_graph(
     * `prefetch`: the memory fetch waits for the update before; everything else overlaps.
     * `mspipe`, `exact`: the memory fetch waits for the update of 1 + `staleness` iterations before.
     * `fixed`: likewise, and that next update waits for the fetch, which so misses exactly `staleness` updates.
+    * `resident`: one stage, the iteration.
 
     Args:
         times: time of every stage of the schedule.
@@ -52,7 +57,7 @@ def schedule_graph(
         GraphError: an unknown schedule, a stage without time or resource, a negative number, or what `StageGraph`
             refuses.
     """
-    if schedule not in SCHEDULES:
+    if schedule not in (*SCHEDULES, RESIDENT):
         raise GraphError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
     names = stage_names(schedule)
     missing = [name for name in names if name not in times]
@@ -71,6 +76,8 @@ def schedule_graph(
     stages = tuple(Stage(name, resources[name], times[name], (held or {}).get(name, 0)) for name in names)
     chain = list(pairwise(stages))
     dependencies = [Dependency(before.name, after.name) for before, after in chain]
+    if schedule == RESIDENT:
+        return StageGraph(stages, ())
     if schedule == "serial":
         return StageGraph(stages, (*dependencies, Dependency("update", "sample", 1)))
     bound = 0 if schedule == "prefetch" else staleness

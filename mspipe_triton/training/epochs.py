@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Protocol
 
-from mspipe_triton.config import RESIDENT
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import StageTimes
+from mspipe_triton.pipeline.plan import make_plan
+from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.resident import Resident
@@ -108,11 +109,7 @@ class ResidentEpochs:
 
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """One stage: there is nothing to plan."""
-        period = stage_seconds["iteration"]
-        return {
-            "schedule": RESIDENT, "period": period, "lower_bound": period, "staleness": 0,
-            "starts": {"iteration": 0}, "utilisation": {"compute": 1}, "slack": 0,
-        }  # fmt: skip
+        return make_plan(RESIDENT, stage_seconds).to_json()
 
 
 def training_clock() -> float:

@@ -8,11 +8,12 @@ from math import ceil, floor, prod
 
 import torch
 
-from mspipe_triton.config import RESIDENT, ModelConfig, RunConfig
+from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.mailbox import Table
 from mspipe_triton.models import Facts, TemporalModel, build_model
+from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.training.iteration import _RANKED_ROOTS
 
 _NUMBER = 8  # bytes of an id or a time

@@ -54,17 +54,17 @@ class Resident:
         """
         self.given.model.train()
         span = (0, self.split.train_end, epoch)
-        steps = self._training()
+        steps = self.training()
         learned = Snapshot(steps.learned())
         while True:
             self.given.state.reset()
-            self._settle()
+            self.settle()
             start = time.perf_counter()
             count = steps.run(*span, check)
-            self._settle()
+            self.settle()
             seconds = time.perf_counter() - start
             if not steps.sampler.overflowed():
-                return TrainedEpoch(steps.losses[:count].cpu(), seconds)
+                return TrainedEpoch(steps.losses[:count].to("cpu", copy=True), seconds)
             self.note(f"Epoch {epoch} starts over: its batches have more neighbours than were measured before.")
             learned.restore()
             steps.sampler.fit()
@@ -82,7 +82,7 @@ class Resident:
         self.given.model.eval()
         span, steps, size = self._spans()[split], self._scoring(negatives), self.given.size
         count = steps.run(*span)
-        scores, ranks = steps.scores[:count].cpu(), steps.ranks[:count].cpu()
+        scores, ranks = (part[:count].to("cpu", copy=True) for part in (steps.scores, steps.ranks))
         found: list[tuple[torch.Tensor, ...]] = []
         for number, (positive, negative) in enumerate(scores):
             events = min(size, span[1] - span[0] - number * size)
@@ -97,9 +97,10 @@ class Resident:
             self._prepared(self._embed, [(0, stop, 0)], True)
         self.given.state.reset()
         count = self._embed.run(0, stop, 0)
-        return self._embed.sources[:count].flatten(0, 1)[:stop].cpu()
+        return self._embed.sources[:count].flatten(0, 1)[:stop].to("cpu", copy=True)
 
-    def _training(self) -> TrainPass:
+    def training(self) -> TrainPass:
+        """The pass that trains, compiled and captured."""
         if self._train is None:
             count = -(-self.split.train_end // self.given.size)
             self._train = TrainPass(self.given, count, self.optimizer)
@@ -127,10 +128,10 @@ class Resident:
         failure = steps.prepare(*spans[0])
         if failure is not None:
             self.note(f"Running without CUDA graphs: {failure}.")
-        self._settle()
+        self.settle()
         self.seconds_preparing += time.perf_counter() - start
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Wait for the device."""
         if self.given.device.type == "cuda":
             torch.cuda.synchronize(self.given.device)

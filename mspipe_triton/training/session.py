@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.config import RESIDENT, DataConfig, RunConfig, RunSettings
+from mspipe_triton.config import DataConfig, RunConfig, RunSettings
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import NegativeSampler
@@ -21,6 +21,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels.fusion import enable_fusion
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
+from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.placement import Placement
 from mspipe_triton.state import NodeState
 from mspipe_triton.training.iteration import Iteration
@@ -87,7 +88,11 @@ class Session:
     def under(self, settings: RunSettings) -> Session:
         """The same data, model and node state, carried out in another way; nothing may be under way."""
         state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
-        return replace(self, settings=settings, state=state, iteration=self.iteration.under(settings, state))
+        other = replace(self, settings=settings, state=state, iteration=self.iteration.under(settings, state))
+        if self.resident is None:
+            return other
+        given = replace(self.resident.given, captured=settings.captured, branch=settings.branch)
+        return replace(other, resident=Resident(given, self.split, self.optimizer, self.config))
 
     def _on_device(self) -> Resident:
         """What runs it with everything on the device."""

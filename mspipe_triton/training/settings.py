@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mspipe_triton.config import RESIDENT, RunSettings, TrainConfig
-from mspipe_triton.pipeline.schedules import DEPTH
+from mspipe_triton.config import RunSettings, TrainConfig
+from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 
 
 @dataclass(frozen=True)

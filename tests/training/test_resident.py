@@ -127,7 +127,7 @@ def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream)
     resident.note = notes.append
     losses = [resident.train_epoch(1).losses]
     assert not notes
-    steps = resident._training()
+    steps = resident.training()
     # As where an epoch finds more than was measured: the roots alone are sure to fit.
     steps.sampler.capacities, steps.scene = [1], None
     losses.append(resident.train_epoch(2).losses)
@@ -162,7 +162,7 @@ def test_a_checkpoint_is_restored_into_the_same_memory(stream: EventStream, tmp_
     session, resident = made(stream)
     resident.train_epoch(1)
     save_checkpoint(tmp_path / "kept.pt", session, {"epoch": 1}, "data")
-    steps = resident._training()
+    steps = resident.training()
     tensors = [*steps.changed(), *session.state.tables.values()]
     before = [(each.data_ptr(), each.detach().clone()) for each in tensors]
     later = resident.train_epoch(2).losses
@@ -225,7 +225,7 @@ def test_a_step_waits_for_nothing_and_its_kernels_compute_the_same(stream: Event
     if model == "jodie":
         del options["heads"]
     _, resident = made(few, **options)
-    losses = _watched(resident, lambda: resident.train_epoch(1).losses, lambda: resident._training())
+    losses = _watched(resident, lambda: resident.train_epoch(1).losses, lambda: resident.training())
     scores = _watched(resident, lambda: resident.predict("val", 2), lambda: resident._scoring(2))
     launch.use_triton(None)
     _, plain = made(few, **options)
