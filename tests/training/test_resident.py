@@ -24,6 +24,7 @@ from mspipe_triton.training.evaluate import predict_split
 from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.node_task import source_embeddings
 from mspipe_triton.training.resident import Resident
+from mspipe_triton.training.resident_steps import EmbedPass, ScorePass, TrainPass
 from mspipe_triton.training.session import Session
 from tests.models.beside_oracle import irregular, with_node_features
 
@@ -249,3 +250,24 @@ def _watched(resident: Resident, run: Callable[[], Any], prepared: Callable[[], 
     result = run()
     assert ran
     return result
+
+
+@pytest.mark.parametrize("model", TINY)
+@pytest.mark.usefixtures("kernels")
+def test_a_step_takes_nothing_from_another_device(stream: EventStream, model: str) -> None:
+    """On the device `meta`, which has shapes alone, torch refuses operations that meet a tensor of the host."""
+    session, resident = made(stream, **{"dim": 4, **TINY[model]})
+    nowhere = torch.device("meta")
+    session.model.to(nowhere)
+    tables = {name: table.to(nowhere) for name, table in session.state.tables.items()}
+    given = resident.given
+    sampler = replace(given.sampler, stream=given.stream.on(nowhere), adjacency=session.adjacency.on(nowhere))
+    given = replace(
+        given, stream=sampler.stream, edges=given.edges.to(nowhere), destinations=given.destinations.to(nowhere),
+        sampler=sampler, state=replace(session.state, tables=tables),
+    )  # fmt: skip
+    sgd = torch.optim.SGD(session.model.parameters(), lr=0.1)
+    for steps in (TrainPass(given, 3, sgd), ScorePass(given, 3, 2), EmbedPass(given, 3)):
+        steps.start(0, 3 * SIZE, 1)
+        steps.step()
+    assert all(each.grad is not None and each.grad.device == nowhere for each in session.model.parameters())
