@@ -80,13 +80,13 @@ def after(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Kernel, 
 
 def test_a_training_iteration_is_recorded() -> None:
     stream = synthetic_stream(SyntheticConfig(events=60, users=8, items=10, edge_features=2, seed=1))
-    model = ModelConfig(model="tgn", dim=2, heads=1, fanout=1)
+    model = ModelConfig(model="tgn", dim=6, heads=2, fanout=2)
     session = Session.create(RunConfig(model=model, train=TrainConfig(batch_size=2)), stream)
     items = batches(0, 4, 2, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
     calls = recorded(lambda: list(in_turn(session.iteration.training_stages(), items)))
     assert {call.name for call in calls} == {
-        "sample_recent", "unique_nodes", "memory_gru", "memory_gru_backward", "temporal_attention",
-        "temporal_attention_backward", "aggregate_messages",
+        "sample_recent", "unique_nodes", "memory_gru", "memory_gru_backward", "attention_layer",
+        "attention_layer_backward", "link_loss", "link_loss_backward", "aggregate_messages",
     }  # fmt: skip
     assert {call.name: call.backward for call in calls}["memory_gru_backward"]
     for name in ("sample_recent", "memory_gru", "aggregate_messages"):
@@ -94,13 +94,14 @@ def test_a_training_iteration_is_recorded() -> None:
     last = {call.name: call for call in calls}
     assert last["sample_recent"].arguments["root_times"][0] == stream.t[2]
     assert last["memory_gru"].leaves == ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    assert set(last["temporal_attention"].leaves) == {"table", "query", "bias"}
+    assert {"table", "query_weight", "norm_bias"} <= set(last["attention_layer"].leaves)
+    assert "frequency" not in last["attention_layer"].leaves
     assert last["aggregate_messages"].mutated[:2] == ("memory", "memory_time")
     assert not last["aggregate_messages"].leaves
     launched = {entry.kernel.name for entry in last["memory_gru"].launches(whole=True)}
     assert {"fused_gru_kernel", "weights_backward_kernel"} <= launched
     assert "weights_backward_kernel" not in {entry.kernel.name for entry in last["memory_gru"].launches()}
-    assert gate(last["memory_gru"]) is None
+    assert all(gate(last[name]) is None for name in ("memory_gru", "attention_layer", "link_loss"))
     assert gate(last["aggregate_messages"]) is None
 
 
