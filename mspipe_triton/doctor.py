@@ -39,7 +39,8 @@ def diagnose() -> dict[str, Any]:
         "device": "cpu",
         "backend": "torch",
         "fused": works,
-        "why": f"This version trains on the CPU with torch; its loops are {'' if works else 'not '}fused, {why}.",
+        "why": f"Training is on the CPU unless --device cuda is given; there its loops are {'' if works else 'not '}"
+        f"fused, {why}.",
     }
 
 

@@ -50,7 +50,7 @@ RUN_FLAGS = {
     "mitigation": _flag(str, "none", "none or similarity"),
     "backend": _flag(str, "auto", "auto or torch"),
     "device": _flag(str, "auto", "auto, cpu or cuda"),
-    "placement": _flag(str, "auto", "auto, device or host"),
+    "placement": _flag(str, "auto", "Of memory and features: auto, device or host."),
     "negatives": _flag(int, "49", "N random negatives of the MRR."),
     "seed": _flag(int, "0"),
     "threads": _flag(int, "0", "CPU threads; 0: torch's choice, or the tuner's."),

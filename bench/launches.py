@@ -1,0 +1,143 @@
+"""How many kernels a resident training step launches, counted on the CPU in Triton's interpreter.
+
+A count of launches estimates the nodes of the step's CUDA graph: torch operations count once each, where on a GPU cuBLAS
+may split a product in two kernels, or a reduction may take a second pass. `python -m bench.launches` prints the counts by
+name and writes bench/results/launches.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
+
+from bench.machine import machine
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.kernels.launch import Config, Kernel, triton, use_triton
+from mspipe_triton.training.session import Session
+from mspipe_triton.training.trainer import versions
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "launches.json"
+MODELS = ("tgn", "jodie", "apan")
+OURS, TORCH = "mspipe_triton", "aten"
+# What makes a tensor without writing it: views that their schema does not show, and allocations.
+WRITES_NOTHING = frozenset({
+    "_unsafe_view", "_reshape_alias", "detach", "alias", "lift_fresh", "empty", "empty_like", "empty_strided",
+    "new_empty", "new_empty_strided",
+})  # fmt: skip
+
+
+def launches(step: Callable[[], Any]) -> dict[str, int]:
+    """Launches of a step on the CPU, by name: Triton kernels, and "aten::…" for torch operations that write memory.
+
+    Our operations must run as kernels (`use_triton(True)`, in the interpreter). They do not count themselves; what they
+    launch and what torch does inside them counts. Views, allocations and whatever writes no number do not.
+    """
+    counter = _Counter()
+    with _counted_kernels(counter), counter:
+        step()
+    return dict(counter.found.most_common())
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operation below autograd, those inside our own too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == OURS:
+            with self:  # a mode is off while it handles a call
+                return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+        result = func(*args, **kwargs)
+        name = func._schema.name.removeprefix(f"{TORCH}::")
+        if func.namespace == TORCH and name not in WRITES_NOTHING and not func.is_view and _any_numbers(result):
+            self.found[func._schema.name] += 1
+        return result
+
+
+@contextmanager
+def _counted_kernels(counter: _Counter) -> Iterator[None]:
+    """Within it, launches of kernels count, and what the interpreter does with torch to carry them out does not."""
+    launch = Kernel.launch
+
+    def counted(self: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
+        if all(grid):
+            counter.found[self.name] += 1
+        with _disable_current_modes():
+            launch(self, grid, config, *arguments, **constants)
+
+    Kernel.launch = counted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Kernel.launch = launch  # type: ignore[method-assign]
+
+
+def _any_numbers(result: Any) -> bool:
+    """Whether an operation that gave this had anything to write; one that returns nothing wrote into its arguments."""
+    parts = result if isinstance(result, (list, tuple)) else [result]
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    return not tensors or any(tensor.numel() for tensor in tensors)
+
+
+def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[str, int]:
+    """Launches of one training step of a model, on a small stream with edge features and at small sizes.
+
+    Args:
+        size: B, events a batch; dim: of memory, time encoding and embeddings; fanout: of the models that have one.
+    """
+    stream = synthetic_stream(SyntheticConfig(events=10 * size, users=3 * size, items=10, edge_features=3))
+    config = ModelConfig(model, dim=dim, **({} if model == "jodie" else {"fanout": fanout}))
+    train = TrainConfig(batch_size=size, device="cpu", placement="device")
+    use_triton(True)
+    try:
+        resident = Session.create(RunConfig(model=config, train=train), stream).resident
+        assert resident is not None
+        steps = resident.training()
+        steps.start(0, 3 * size, 1)
+        steps.step()  # makes what is made once
+        return launches(steps.step)
+    finally:
+        use_triton(None)
+
+
+def summary(found: dict[str, int]) -> dict[str, Any]:
+    """The counts with their sums: of Triton's kernels, of torch's operations, and of all."""
+    torch_own = sum(count for name, count in found.items() if "::" in name)
+    total = sum(found.values())
+    return {"total": total, "triton": total - torch_own, "torch": torch_own, "by_operation": found}
+
+
+def main() -> None:
+    """Count, print, write."""
+    models = {}
+    for model in MODELS:
+        models[model] = summary(of_model(model))
+        print(f"{model}: {models[model]['total']} launches, {models[model]['torch']} of them torch's")
+        for name, count in models[model]["by_operation"].items():
+            print(f"  {count:4d}  {name}")
+    report = {
+        "command": " ".join(["python -m bench.launches", *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(), "versions": {**versions(), "triton": triton.__version__}, "models": models,
+    }  # fmt: skip
+    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
