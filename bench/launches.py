@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "launches.json"
 MODELS = ("tgn", "jodie", "apan")
 OURS, TORCH = "mspipe_triton", "aten"
+CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 # What makes a tensor without writing it: views that their schema does not show, and allocations.
 WRITES_NOTHING = frozenset({
     "_unsafe_view", "_reshape_alias", "detach", "alias", "lift_fresh", "empty", "empty_like", "empty_strided",
@@ -63,7 +64,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == OURS:
             with self:  # a mode is off while it handles a call
-                return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+                return func.redispatch(CPU, *args, **kwargs)
         result = func(*args, **kwargs)
         name = func._schema.name.removeprefix(f"{TORCH}::")
         if func.namespace == TORCH and name not in WRITES_NOTHING and not func.is_view and _any_numbers(result):

@@ -16,14 +16,14 @@ import typer
 from rich.console import Console
 
 from bench.machine import machine
-from mspipe_triton.config import BUILT, DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.training.session import Session, load_stream
 from mspipe_triton.training.trainer import train, versions
 
 console = Console(stderr=True, highlight=False)
-PRECISIONS = BUILT["precision"]
+PRECISIONS = ("full", "bf16")
 
 
 def main(

@@ -33,7 +33,7 @@ BUILT = {
     "aggregator": ("last", "mean"),
     "time_encoder": ("fixed", "learned"),
     "dtype": ("float32", "float64"),
-    "precision": ("full", "bf16"),
+    "precision": ("full", "tf32", "bf16"),
     "deduplicate": ("all", "roots"),
     "features": ("host", "device"),
     "gather": ("copy", "kernel"),
@@ -48,7 +48,8 @@ class ModelConfig:
     """The model; `dim` is the width of memory, time encoding and embeddings alike.
 
     `fanout`, `heads`, `layers` and `slots` are −1 where they are not given: `setting` then says the model's own.
-    `dtype` is what is computed in; `precision` "bf16" keeps node memory and features in bfloat16, "full" in `dtype`.
+    `dtype` is what is computed in. `precision` "tf32" lets a GPU round the factors of float32 products to TF32, and
+    "bf16" does so too and keeps node memory and features in bfloat16.
     """
 
     model: str = "tgn"
@@ -73,9 +74,10 @@ class ModelConfig:
         _check_at_least(self, 1, "dim")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if self.precision == "bf16" and self.dtype != "float32":
+        if self.precision != "full" and self.dtype != "float32":
             raise ConfigError(
-                f"precision bf16 is for dtype float32, not {self.dtype}; take --precision full, or --dtype float32"
+                f"precision {self.precision} is for dtype float32, not {self.dtype}; take --precision full, or --dtype "
+                "float32"
             )
         own = MODELS[self.model]
         for name in ("heads", "fanout", "layers", "slots"):

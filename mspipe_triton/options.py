@@ -44,7 +44,7 @@ RUN_FLAGS = {
     "aggregator": _flag(str, "last", "last or mean"),
     "time_encoder": _flag(str, "fixed", "fixed or learned"),
     "dtype": _flag(str, "float32", "float32 or float64"),
-    "precision": _flag(str, "full", "full, or bf16: memory and features in bfloat16."),
+    "precision": _flag(str, "full", "full, tf32 (a GPU's products) or bf16 (memory and features too)."),
     "schedule": _flag(str, "auto", "auto, serial, prefetch, mspipe, fixed or exact"),
     "staleness": _flag(int, None, "Updates that schedule fixed misses."),
     "mitigation": _flag(str, "none", "none or similarity"),

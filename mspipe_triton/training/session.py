@@ -124,17 +124,21 @@ def fingerprint(stream: EventStream) -> str:
 
 @contextmanager
 def process_settings(config: RunConfig) -> Iterator[None]:
-    """Threads, determinism and fusion for the length of a run, put back afterwards."""
+    """Threads, determinism, fusion and a GPU's products for the length of a run, put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    products = torch.get_float32_matmul_precision()
     settings = config.settings or default_settings(config.train)
     torch.set_num_threads(settings.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, a GPU's products are refused
     torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
     enable_fusion(settings.fused and compiler() is not None)
+    if config.train.device == "cuda" and config.model.precision != "full":
+        torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+        torch.set_float32_matmul_precision(products)
         enable_fusion(False)

@@ -23,7 +23,7 @@ from mspipe_triton.mailbox import LastMail
 from mspipe_triton.models import REGISTRY, EmbeddingInput, Facts, Recipe, register
 from mspipe_triton.training.batch import Done
 from mspipe_triton.training.evaluate import evaluate_run
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.session import Session, process_settings
 from mspipe_triton.training.trainer import train
 from tests.training.schedule_run import Run, session
 
@@ -224,6 +224,17 @@ def test_what_it_does_not_go_with_gets_one_line() -> None:
     assert str(caught.value) == (
         "precision bf16 is for dtype float32, not float64; take --precision full, or --dtype float32"
     )
-    with pytest.raises(ConfigError, match="precision 'fp8' is unknown or not built yet; there is full, bf16"):
+    with pytest.raises(ConfigError, match="precision 'fp8' is unknown or not built yet; there is full, tf32, bf16"):
         ModelConfig(precision="fp8")
     assert ModelConfig(dtype="float64").table_dtype == "float64"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "products"),
+    [("cuda", "tf32", "high"), ("cuda", "bf16", "high"), ("cuda", "full", "highest"), ("cpu", "tf32", "highest")],
+)
+def test_products_are_rounded_on_a_gpu_alone_and_for_the_run_alone(device: str, precision: str, products: str) -> None:
+    config = RunConfig(model=ModelConfig(precision=precision), train=TrainConfig(device=device))
+    with process_settings(config):
+        assert torch.get_float32_matmul_precision() == products
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -107,6 +107,21 @@ def test_without_the_branch_it_is_the_same_to_the_bit(stream: EventStream) -> No
     assert torch.equal(*losses)
 
 
+def test_tables_in_bfloat16_are_written_and_read_as_the_stages_do(stream: EventStream) -> None:
+    """One batch: what differs by a rounding of float32 may round to another bfloat16, and training goes on from there."""
+    narrow = {"dtype": "float32", "precision": "bf16"}
+    plain = Session.create(config("host", 210, **narrow), stream)
+    session, resident = made(stream, size=210, **narrow)
+    losses, expected = resident.train_epoch(1).losses, staged_losses(plain, 1)
+    torch.testing.assert_close(losses, expected, rtol=4 * torch.finfo(torch.float32).eps, atol=0)
+    for name, table in plain.state.tables.items():
+        ours = session.state.tables[name]
+        assert ours.dtype == table.dtype
+        step = torch.finfo(torch.bfloat16).eps if table.is_floating_point() else 0
+        torch.testing.assert_close(ours, table, rtol=step, atol=0)
+    assert session.state.tables["memory"].dtype == torch.bfloat16
+
+
 def test_learned_frequencies_get_their_gradients(stream: EventStream) -> None:
     """A batch only: with learned frequencies training magnifies every rounding."""
     gradients = []
