@@ -1,8 +1,8 @@
 """How many kernels a resident training step launches, counted on the CPU in Triton's interpreter.
 
-A count of launches estimates the nodes of the step's CUDA graph: torch operations count once each, where on a GPU cuBLAS
-may split a product in two kernels, or a reduction may take a second pass. `python -m bench.launches` prints the counts by
-name and writes bench/results/launches.json.
+A count of launches estimates the nodes of the step's CUDA graph: a torch operation counts once, where on a GPU cuBLAS may
+split a product in two kernels and a large reduction may take two. `python -m bench.launches` prints the counts by name and
+writes bench/results/launches.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULT = ROOT / "bench" / "results" / "launches.json"
 MODELS = ("tgn", "jodie", "apan")
 OURS, TORCH = "mspipe_triton", "aten"
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-# What makes a tensor without writing it: views that their schema does not show, and allocations.
+# What makes a tensor and writes no number: views that their schemas do not show, and allocations.
 WRITES_NOTHING = frozenset({
     "_unsafe_view", "_reshape_alias", "detach", "alias", "lift_fresh", "empty", "empty_like", "empty_strided",
     "new_empty", "new_empty_strided",
@@ -45,10 +45,10 @@ def launches(step: Callable[[], Any]) -> dict[str, int]:
     """Launches of a step on the CPU, by name: Triton kernels, and "aten::…" for torch operations that write memory.
 
     Our operations must run as kernels (`use_triton(True)`, in the interpreter). They do not count themselves; what they
-    launch and what torch does inside them counts. Views, allocations and whatever writes no number do not.
+    launch and what torch does inside them counts. Views, allocations and whatever has no number to write do not.
     """
     counter = _Counter()
-    with _counted_kernels(counter), counter:
+    with _counting_kernels(counter.found), counter:
         step()
     return dict(counter.found.most_common())
 
@@ -72,36 +72,36 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-@contextmanager
-def _counted_kernels(counter: _Counter) -> Iterator[None]:
-    """Within it, launches of kernels count, and what the interpreter does with torch to carry them out does not."""
-    launch = Kernel.launch
-
-    def counted(self: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
-        if all(grid):
-            counter.found[self.name] += 1
-        with _disable_current_modes():
-            launch(self, grid, config, *arguments, **constants)
-
-    Kernel.launch = counted  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Kernel.launch = launch  # type: ignore[method-assign]
-
-
 def _any_numbers(result: Any) -> bool:
-    """Whether an operation that gave this had anything to write; one that returns nothing wrote into its arguments."""
+    """Whether an operation that gave this had anything to write; one that gives nothing wrote into its arguments."""
     parts = result if isinstance(result, (list, tuple)) else [result]
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     return not tensors or any(tensor.numel() for tensor in tensors)
 
 
+@contextmanager
+def _counting_kernels(found: Counter[str]) -> Iterator[None]:
+    """Within it, launches of kernels count, and what the interpreter does with torch to carry them out does not."""
+    launch = Kernel.launch
+
+    def counted(self: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
+        if all(grid):
+            found[self.name] += 1
+        with _disable_current_modes():
+            launch(self, grid, config, *arguments, **constants)
+
+    Kernel.launch = counted
+    try:
+        yield
+    finally:
+        Kernel.launch = launch
+
+
 def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[str, int]:
-    """Launches of one training step of a model, on a small stream with edge features and at small sizes.
+    """Launches of one training step of a model, on a small stream with edge features.
 
     Args:
-        size: B, events a batch; dim: of memory, time encoding and embeddings; fanout: of the models that have one.
+        size: B, events a batch. dim: of memory, time encoding and embeddings. fanout: of the models that have one.
     """
     stream = synthetic_stream(SyntheticConfig(events=10 * size, users=3 * size, items=10, edge_features=3))
     config = ModelConfig(model, dim=dim, **({} if model == "jodie" else {"fanout": fanout}))
@@ -112,27 +112,25 @@ def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[s
         assert resident is not None
         steps = resident.training()
         steps.start(0, 3 * size, 1)
-        steps.step()  # makes what is made once
+        steps.step()  # what is made once is made here
         return launches(steps.step)
     finally:
         use_triton(None)
 
 
 def summary(found: dict[str, int]) -> dict[str, Any]:
-    """The counts with their sums: of Triton's kernels, of torch's operations, and of all."""
-    torch_own = sum(count for name, count in found.items() if "::" in name)
-    total = sum(found.values())
-    return {"total": total, "triton": total - torch_own, "torch": torch_own, "by_operation": found}
+    """The counts with their sums: of all, of Triton's kernels and of torch's operations."""
+    total, by_torch = sum(found.values()), sum(count for name, count in found.items() if "::" in name)
+    return {"total": total, "triton": total - by_torch, "torch": by_torch, "by_operation": found}
 
 
 def main() -> None:
     """Count, print, write."""
-    models = {}
-    for model in MODELS:
-        models[model] = summary(of_model(model))
-        print(f"{model}: {models[model]['total']} launches, {models[model]['torch']} of them torch's")
-        for name, count in models[model]["by_operation"].items():
-            print(f"  {count:4d}  {name}")
+    models = {model: summary(of_model(model)) for model in MODELS}
+    for model, counts in models.items():
+        print(f"{model}: {counts['total']} launches, {counts['torch']} of them torch's")
+        for name, count in counts["by_operation"].items():
+            print(f"{count:6d}  {name}")
     report = {
         "command": " ".join(["python -m bench.launches", *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d"),
         "machine": machine(), "versions": {**versions(), "triton": triton.__version__}, "models": models,

@@ -20,7 +20,7 @@ from mspipe_triton.kernels.philox import philox_kept
 
 
 @kernel(
-    Config({"BLOCK_R": 16, "BLOCK_W": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
+    Config({"BLOCK_R": 16, "BLOCK_W": 64, "BLOCK_K": 64}, num_warps=8, num_stages=2),
     Config({"BLOCK_R": 32, "BLOCK_W": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     ieee=[Config({"BLOCK_R": 16, "BLOCK_W": 32, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
     float64=[Config({"BLOCK_R": 16, "BLOCK_W": 16, "BLOCK_K": 16}, num_warps=8, num_stages=2)],

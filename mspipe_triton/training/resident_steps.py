@@ -22,13 +22,14 @@ class TrainPass(Pass):
         super().__init__(given, Purpose.TRAIN_NEGATIVES, iterations)
         self.optimizer = optimizer
         self.losses = given.model.time.frequency.new_empty(iterations)
+        self.unit = self.losses.new_ones(())  # the loss's own gradient, which backward would make every time
 
     def work(self, scene: Scene) -> None:
         """Train on a batch, then write what it leaves."""
         record, hidden, embeddings = self.embedded(scene, self.clock)
         loss, _ = self.given.model.loss(embeddings, scene.count)
         self.optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
-        loss.backward()
+        loss.backward(self.unit)
         self.optimizer.step()
         self.deliver(scene, record, hidden)
         self.losses.index_copy_(0, self.clock.iteration, loss.detach().view(1))

@@ -108,7 +108,7 @@ def test_without_the_branch_it_is_the_same_to_the_bit(stream: EventStream) -> No
 
 
 def test_tables_in_bfloat16_are_written_and_read_as_the_stages_do(stream: EventStream) -> None:
-    """One batch: what differs by a rounding of float32 may round to another bfloat16, and training goes on from there."""
+    """One batch: what differs by a rounding of float32 may round to another bfloat16, and that goes on in the next."""
     narrow = {"dtype": "float32", "precision": "bf16"}
     plain = Session.create(config("host", 210, **narrow), stream)
     session, resident = made(stream, size=210, **narrow)
