@@ -48,15 +48,13 @@ def counted(events: Iterable[Mapping[str, Any]], times: int) -> dict[str, Any]:
     on_device = [event for event in whole if event.get("cat") in ON_DEVICE]
     by_name: dict[str, list[float]] = defaultdict(list)
     for event in on_device:
-        by_name[event["name"]].append(float(event["dur"]))
+        by_name[event["name"][:120]].append(float(event["dur"]))
     inside = [event for event in whole if event.get("cat") in ON_HOST and _within(event, mark)]
     ordered = sorted(by_name.items(), key=lambda item: -sum(item[1]))
     return {
         "nodes": None if not on_device or len(on_device) % times else len(on_device) // times,
         "device_seconds": sum(sum(each) for each in by_name.values()) * 1e-6 / times,
-        "kernels": {
-            name[:120]: {"count": len(each) / times, "microseconds": sum(each) / times} for name, each in ordered
-        },
+        "kernels": {name: {"count": len(each) / times, "microseconds": sum(each) / times} for name, each in ordered},
         "waits": sorted(event["name"] for event in inside if "Synchronize" in event["name"]),
         "to_host": sum("DtoH" in event["name"] for event in on_device),
     }

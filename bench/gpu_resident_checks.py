@@ -1,0 +1,225 @@
+"""What the resident report checks: losses and scores in float64, an iteration in float32, waiting for nothing, and AP."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from bench.gpu_resident_setup import MODELS, Rows, Setup, resident, session, ways
+from bench.gpu_resident_trace import profiled
+from bench.precision import difference
+from bench.roofline import matmul_precision
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.evaluate import predict_split
+from mspipe_triton.training.iteration import in_turn
+from mspipe_triton.training.metrics import Predictions, summarise
+from mspipe_triton.training.session import Session
+from mspipe_triton.tuning.gate import Errors, distance, errors
+
+TOLERANCE = 1e-9  # relative, in float64
+POINTS = 0.3  # of AP that a precision may cost
+RANKED = 3
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{kind: {"model": kind} for kind in (*MODELS, "tgat")},
+    "tgn, aggregator mean": {"aggregator": "mean"},
+    "tgn, sampler uniform": {"sampler": "uniform"},
+    "tgn, layers 2": {"layers": 2},
+    "tgn, dropout 0.1": {"dropout": 0.1},
+}
+
+
+def losses(setup: Setup, name: str) -> Rows:
+    """An epoch's losses of each way to run, and scores and ranks after it, beside the CPU's serial run, in float64.
+
+    The epoch has twelve batches, the last one partial.
+    """
+    stream, size, widths = _epoch(setup)
+    model = {"dtype": "float64", **widths, **VARIANTS[name]}
+    if model.get("model") == "jodie":
+        model.pop("fanout", None)
+    train = TrainConfig(batch_size=size, device="cpu", placement="host", schedule="serial")
+    alone = Session.create(RunConfig(model=ModelConfig(**model), train=train), stream)
+    expected = _staged_losses(alone)
+    scored, _ = predict_split(alone, "val", RANKED)
+    for way, settings in ways().items():
+        made, notes = session(stream, setup.device, size, model, settings), list[str]()
+        run = resident(made)
+        run.note = notes.append
+        found = run.train_epoch(1).losses
+        wrong = float(((found - expected).abs() / expected.abs()).max())
+        as_asked = not setup.gpu or (run.training().replay.graph is not None) == settings.captured
+        row = {"check": "losses", "model": name, "way": way, "iterations": found.numel(), "relative_error": wrong}
+        yield "correctness", {**row, "notes": notes, "passed": wrong <= TOLERANCE and as_asked}
+        if settings == ways()["captured, branch"]:
+            ours, _ = predict_split(made, "val", RANKED)
+            wrong = _apart(ours, scored)
+            row = {"check": "scores and ranks", "model": name, "way": way, "relative_error": wrong}
+            yield "correctness", {**row, "passed": wrong <= TOLERANCE}
+
+
+def _epoch(setup: Setup) -> tuple[EventStream, int, dict[str, int]]:
+    """A stream, a batch size that makes twelve batches of its training events, and widths of a model."""
+    if setup.quick:
+        config = SyntheticConfig(events=130, users=20, items=10, edge_features=3)
+        return synthetic_stream(config), 8, {"dim": 8, "fanout": 3}
+    return synthetic_stream(SyntheticConfig(events=10_000, edge_features=172)), 600, {"dim": 32, "fanout": 10}
+
+
+def _staged_losses(made: Session) -> torch.Tensor:
+    made.model.train()
+    made.state.reset()
+    size = made.config.train.batch_size
+    items = batches(0, made.split.train_end, size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
+    return torch.stack([done.loss for done in in_turn(made.iteration.training_stages(), items)])
+
+
+def _apart(ours: Predictions, expected: Predictions) -> float:
+    """The largest difference of scores and reciprocal ranks, by the largest value (of 1 at least)."""
+    assert ours.reciprocal_ranks is not None
+    assert expected.reciprocal_ranks is not None
+    pairs = (
+        (ours.positive, expected.positive),
+        (ours.negative, expected.negative),
+        (ours.reciprocal_ranks, expected.reciprocal_ranks),
+    )
+    return max(distance(own, true.double()) / max(1.0, float(true.abs().max())) for own, true in pairs)
+
+
+def iteration(setup: Setup, kind: str) -> Rows:
+    """Loss, gradients and node tables of one iteration in float32 on the device: at most twice as far from float64 as
+    the CPU's float32 is, and one rounding of the largest value more.
+
+    All three begin with the parameters and tables that the CPU's float32 has after some batches. Where eight batches
+    show the CPU to be further off than on the one that is judged, that counts. Time differences are short, since the
+    angle of a long one is off in float32 by more than all else; and the batch is small, so that hardly ever a ReLU's
+    input is so near 0 that rounding decides on which side it is.
+    """
+    size, widths = (8, {"dim": 8}) if setup.quick else (48, {"dim": 100})
+    stream, model = _brief(20 * size, 3 if setup.quick else 172), {"model": kind, **widths}
+    with matmul_precision("highest"):
+        plain = session(stream, "cpu", size, model)
+        exact = session(stream, "cpu", size, {**model, "dtype": "float64"})
+        ours = session(stream, setup.device, size, model)
+        steps = resident(plain).training()
+        steps.start(0, 6 * size, 1)
+        for _ in range(6):
+            steps.step()
+        held = [value.detach().clone() for value in _held(plain)]
+        usual: dict[str, float] = {}
+        for batch in range(5, 13):
+            same, truth = (_iterated(made, held, batch) for made in (plain, exact))
+            for name, true in truth.items():
+                if true.is_floating_point() and true.numel() and (largest := float(true.abs().max())):
+                    usual[name] = max(usual.get(name, 0.0), distance(same[name], true) / largest)
+        found: Errors = errors(_iterated(ours, held, batch), same, truth, usual)
+    passed = all(entry["passed"] for entry in found.values())
+    yield "correctness", {"check": "one iteration, float32", "model": kind, "results": found, "passed": passed}
+
+
+def _brief(events: int, features: int) -> EventStream:
+    """A stream that is over in a minute."""
+    made = synthetic_stream(SyntheticConfig(events=events, users=60, items=30, edge_features=features))
+    t = torch.arange(events) * 60 // events
+    return EventStream(made.src, made.dst, t, made.edge_features, num_nodes=made.num_nodes, name="brief")
+
+
+def _held(made: Session) -> list[torch.Tensor]:
+    """What an iteration begins with."""
+    return [*made.model.parameters(), *made.state.tables.values()]
+
+
+def _iterated(made: Session, held: list[torch.Tensor], batch: int) -> dict[str, torch.Tensor]:
+    """One iteration's loss and gradients, and the tables that it leaves, on the CPU; it begins with what is `held`."""
+    steps, size = resident(made).training(), made.config.train.batch_size
+    made.model.train()
+    with torch.no_grad():
+        for tensor, value in zip(_held(made), held, strict=True):
+            tensor.copy_(value)
+    steps.start(batch * size, (batch + 1) * size, 1)
+    steps.replay()
+    gradients = {f"d_{name}": each.grad for name, each in made.model.named_parameters()}
+    found = {"loss": steps.losses[:1], **gradients, **made.state.tables}
+    return {name: value.detach().to("cpu", copy=True) for name, value in found.items() if value is not None}
+
+
+def waits(setup: Setup, kind: str) -> Rows:
+    """That an epoch of replays waits for nothing, nor a step that is launched, and that epochs take no more memory."""
+    if not setup.gpu:
+        yield "skipped", {"part": f"waits {kind}", "why": "a CPU has no device to wait for"}
+        return
+    stream, size, widths = _epoch(setup)
+    model = {"model": kind, "dim": widths["dim"]}
+    for way in ("captured, branch", "launched, branch"):
+        made = session(stream, setup.device, size, model, ways()[way])
+        run, allocated = resident(made), list[int]()
+        for epoch in range(1, 5):
+            run.train_epoch(epoch)
+            allocated.append(torch.cuda.memory_allocated())
+        steps = run.training()
+        count = steps.start(0, made.split.train_end, 1)
+        why = _refusing_to_wait(lambda steps=steps, count=count: [steps.replay() for _ in range(count)])
+        row = {"check": "waits for nothing", "model": kind, "way": way, "replays": count, "why": why}
+        yield "correctness", {**row, "passed": why is None}
+        more = max(after - before for before, after in pairwise(allocated[1:]))
+        row = {"check": "memory stays", "model": kind, "way": way, "bytes_by_epoch": allocated, "bytes_more": more}
+        yield "correctness", {**row, "passed": allocated[1] == allocated[3]}
+        if steps.replay.graph is not None:
+            steps.start(0, made.split.train_end, 1)
+            seen = profiled(steps.replay, 4)
+            row = {"check": "replays seen by the profiler", "model": kind, "way": way}
+            row |= {key: seen[key] for key in ("nodes", "waits", "to_host")}
+            yield "correctness", {**row, "passed": bool(seen["kernels"]) and not seen["waits"] and not seen["to_host"]}
+
+
+def _refusing_to_wait(run: Callable[[], Any]) -> str | None:
+    """Run it while torch raises where it would wait for the GPU; why it was refused, or None."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    return None
+
+
+def precision(setup: Setup, name: str) -> Rows:
+    """What TF32, or tables in bfloat16, cost in AP: pairs of runs that differ in nothing else, seed by seed.
+
+    Passed where the mean difference is within 0.3 points, or its interval of two standard errors reaches there.
+    """
+    stream = setup.given_stream()
+    seeds, epochs = (2, 1) if setup.quick else (5, 3)
+    full, other = ([_ap(setup, stream, each, seed, epochs) for seed in range(seeds)] for each in ("float32", name))
+    found = difference(full, other)
+    low, high = (found["mean"] + sign * 2 * found["standard_error"] for sign in (-1, 1))
+    row = {
+        "check": "AP", "model": "tgn", "precision": name, "stream": stream.name, "seeds": seeds, "epochs": epochs,
+        "ap": statistics.mean(other), "ap_float32": statistics.mean(full), **found, "interval": [low, high],
+    }  # fmt: skip
+    yield "correctness", {**row, "passed": abs(found["mean"]) <= POINTS or (low <= POINTS and high >= -POINTS)}
+
+
+def _ap(setup: Setup, stream: EventStream, name: str, seed: int, epochs: int) -> float:
+    """Test AP after so many epochs; "float32", "tf32" or "bf16"."""
+    size, model = (20, {"dim": 8, "fanout": 3}) if setup.quick else (600, {})
+    tables = "bf16" if name == "bf16" else "full"
+    with matmul_precision("high" if name == "tf32" else "highest"):
+        made = session(stream, setup.device, size, {**model, "precision": tables}, seed=seed)
+        for epoch in range(1, epochs + 1):
+            resident(made).train_epoch(epoch)
+        predict_split(made, "val")
+        scored, _ = predict_split(made, "test")
+    ap = summarise(scored)["ap"]
+    assert ap is not None
+    return ap

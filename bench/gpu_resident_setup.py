@@ -1,0 +1,108 @@
+"""What the resident report works on: how it was called, its streams by their sizes, and sessions on the device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bench.scene import GDELT, REDDIT, WIKI, Shape, scene
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.training.resident import Resident
+from mspipe_triton.training.session import Session, load_stream
+
+MODELS = ("tgn", "jodie", "apan")
+STREAMS = {"WIKI": WIKI[1], "REDDIT": REDDIT[1], "GDELT": GDELT[1]}
+SIZES = (200, 600, 2000, 4000)
+TINY, TINY_SIZE = Shape("TINY", 60, 300, 7, 8, dim=8, times=8, fanout=3), 8
+
+Row = tuple[str, dict[str, Any]]  # a section of the report, and a row for it
+Rows = Iterator[Row]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the report was asked for.
+
+    Args:
+        device: "cuda" or "cpu". quick: tiny streams and models. data: a file, or "synthetic".
+    """
+
+    device: str
+    quick: bool
+    data: str = "synthetic"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it is about a GPU."""
+        return self.device == "cuda"
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """torch's setting of products in float32, by the precision's name; there is one on a CPU."""
+        return {"tf32": "high", "float32": "highest"} if self.gpu else {"float32": "highest"}
+
+    def synthetic(self) -> EventStream:
+        """The built-in stream, as the report of the schedules has it."""
+        return synthetic_stream(
+            SyntheticConfig(events=400, users=40, items=20, edge_features=4)
+            if self.quick
+            else SyntheticConfig(events=40_000, edge_features=172)
+        )
+
+    def given_stream(self) -> EventStream:
+        """What `--data` names."""
+        return self.synthetic() if self.data == "synthetic" else load_stream(DataConfig(path=self.data))
+
+    def shape(self, name: str, size: int) -> Shape:
+        """A stream by its name, in batches of this size."""
+        return TINY if self.quick else replace(STREAMS[name], batch=size)
+
+
+@functools.lru_cache(maxsize=1)
+def drawn(name: str, quick: bool) -> EventStream:
+    """The events of `bench.scene`'s stream of this name, either end first, with edge features; on the CPU."""
+    shape = TINY if quick else STREAMS[name]
+    csr = scene(shape).csr
+    order = csr["event_ids"].argsort(stable=True)
+    ends = csr["neighbours"][order].long().view(-1, 2)
+    features = torch.randn(shape.events, shape.features, generator=torch.Generator().manual_seed(1))
+    return EventStream(
+        ends[:, 0].contiguous(), ends[:, 1].contiguous(), csr["times"][order[::2]], features, num_nodes=shape.nodes,
+        name=name,
+    )  # fmt: skip
+
+
+def of_shape(kind: str, shape: Shape) -> dict[str, Any]:
+    """`ModelConfig`'s arguments of a model at a shape's widths."""
+    own = {"jodie": {}, "apan": {"fanout": shape.fanout, "slots": shape.fanout}}
+    return {"model": kind, "dim": shape.dim, **own.get(kind, {"fanout": shape.fanout})}
+
+
+def session(
+    stream: EventStream, device: str, size: int, model: dict[str, Any], settings: RunSettings | None = None, seed: int = 0
+) -> Session:
+    """A session whose everything lies on a device."""
+    train = TrainConfig(batch_size=size, device=device, placement="device", seed=seed)
+    return Session.create(RunConfig(model=ModelConfig(**model), train=train, settings=settings), stream)
+
+
+def resident(made: Session) -> Resident:
+    """What runs a session that lies on a device."""
+    assert made.resident is not None
+    return made.resident
+
+
+def ways() -> dict[str, RunSettings]:
+    """The ways to carry a resident iteration out, the shipped one first."""
+    return {
+        "captured, branch": RunSettings("resident"),
+        "captured": RunSettings("resident", branch=False),
+        "launched, branch": RunSettings("resident", captured=False),
+        "launched": RunSettings("resident", captured=False, branch=False),
+    }
