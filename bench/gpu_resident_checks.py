@@ -1,15 +1,15 @@
-"""What the resident report checks: losses and scores in float64, an iteration in float32, waiting for nothing, and AP."""
+"""What the resident report checks: losses and scores in float64, an iteration in float32, waits, and AP."""
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from bench.gpu_resident_setup import MODELS, Rows, Setup, resident, session, ways
+from bench.gpu_resident_setup import MODELS, WAYS, Rows, Setup, resident, session
 from bench.gpu_resident_trace import profiled
 from bench.precision import difference
 from bench.roofline import matmul_precision
@@ -36,33 +36,46 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def losses(setup: Setup, name: str) -> Rows:
-    """An epoch's losses of each way to run, and scores and ranks after it, beside the CPU's serial run, in float64.
+def losses(setup: Setup, name: str, way: str) -> Rows:
+    """An epoch's losses in one way to run, and scores and ranks after it, beside the CPU's serial run, in float64.
 
     The epoch has twelve batches, the last one partial.
     """
-    stream, size, widths = _epoch(setup)
-    model = {"dtype": "float64", **widths, **VARIANTS[name]}
-    if model.get("model") == "jodie":
-        model.pop("fanout", None)
+    stream, size, _ = _epoch(setup)
+    expected, scored = _expected(setup, name)
+    settings = WAYS[way]
+    made, notes = session(stream, setup.device, size, _double(setup, name), settings), list[str]()
+    run = resident(made)
+    run.note = notes.append
+    found = run.train_epoch(1).losses
+    wrong = float(((found - expected).abs() / expected.abs()).max())
+    as_asked = not setup.gpu or (run.training().replay.graph is not None) == settings.captured
+    row = {"check": "losses", "model": name, "way": way, "iterations": found.numel(), "relative_error": wrong}
+    yield "correctness", {**row, "notes": notes, "passed": wrong <= TOLERANCE and as_asked}
+    ours, _ = predict_split(made, "val", RANKED)
+    wrong = _apart(ours, scored)
+    row = {"check": "scores and ranks", "model": name, "way": way, "relative_error": wrong}
+    yield "correctness", {**row, "passed": wrong <= TOLERANCE}
+
+
+@functools.lru_cache(maxsize=1)
+def _expected(setup: Setup, name: str) -> tuple[torch.Tensor, Predictions]:
+    """The serial run's losses [12] on the CPU, and its scores of validation afterwards."""
+    stream, size, _ = _epoch(setup)
     train = TrainConfig(batch_size=size, device="cpu", placement="host", schedule="serial")
-    alone = Session.create(RunConfig(model=ModelConfig(**model), train=train), stream)
-    expected = _staged_losses(alone)
-    scored, _ = predict_split(alone, "val", RANKED)
-    for way, settings in ways().items():
-        made, notes = session(stream, setup.device, size, model, settings), list[str]()
-        run = resident(made)
-        run.note = notes.append
-        found = run.train_epoch(1).losses
-        wrong = float(((found - expected).abs() / expected.abs()).max())
-        as_asked = not setup.gpu or (run.training().replay.graph is not None) == settings.captured
-        row = {"check": "losses", "model": name, "way": way, "iterations": found.numel(), "relative_error": wrong}
-        yield "correctness", {**row, "notes": notes, "passed": wrong <= TOLERANCE and as_asked}
-        if settings == ways()["captured, branch"]:
-            ours, _ = predict_split(made, "val", RANKED)
-            wrong = _apart(ours, scored)
-            row = {"check": "scores and ranks", "model": name, "way": way, "relative_error": wrong}
-            yield "correctness", {**row, "passed": wrong <= TOLERANCE}
+    made = Session.create(RunConfig(model=ModelConfig(**_double(setup, name)), train=train), stream)
+    made.model.train()
+    items = batches(0, made.split.train_end, size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
+    found = torch.stack([done.loss for done in in_turn(made.iteration.training_stages(), items)])
+    return found, predict_split(made, "val", RANKED)[0]
+
+
+def _double(setup: Setup, name: str) -> dict[str, Any]:
+    """The settings of a variant in float64."""
+    model = {"dtype": "float64", **_epoch(setup)[2], **VARIANTS[name]}
+    if model.get("model") == "jodie":
+        del model["fanout"]
+    return model
 
 
 def _epoch(setup: Setup) -> tuple[EventStream, int, dict[str, int]]:
@@ -71,14 +84,6 @@ def _epoch(setup: Setup) -> tuple[EventStream, int, dict[str, int]]:
         config = SyntheticConfig(events=130, users=20, items=10, edge_features=3)
         return synthetic_stream(config), 8, {"dim": 8, "fanout": 3}
     return synthetic_stream(SyntheticConfig(events=10_000, edge_features=172)), 600, {"dim": 32, "fanout": 10}
-
-
-def _staged_losses(made: Session) -> torch.Tensor:
-    made.model.train()
-    made.state.reset()
-    size = made.config.train.batch_size
-    items = batches(0, made.split.train_end, size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
-    return torch.stack([done.loss for done in in_turn(made.iteration.training_stages(), items)])
 
 
 def _apart(ours: Predictions, expected: Predictions) -> float:
@@ -150,33 +155,30 @@ def _iterated(made: Session, held: list[torch.Tensor], batch: int) -> dict[str, 
     return {name: value.detach().to("cpu", copy=True) for name, value in found.items() if value is not None}
 
 
-def waits(setup: Setup, kind: str) -> Rows:
-    """That an epoch of replays waits for nothing, nor a step that is launched, and that epochs take no more memory."""
+def waits(setup: Setup, kind: str, way: str) -> Rows:
+    """That an epoch of steps waits for nothing, and that epochs take no more memory as they go on."""
     if not setup.gpu:
-        yield "skipped", {"part": f"waits {kind}", "why": "a CPU has no device to wait for"}
+        yield "skipped", {"part": "waits", "case": f"{kind}, {way}", "why": "a CPU has no device to wait for"}
         return
     stream, size, widths = _epoch(setup)
-    model = {"model": kind, "dim": widths["dim"]}
-    for way in ("captured, branch", "launched, branch"):
-        made = session(stream, setup.device, size, model, ways()[way])
-        run, allocated = resident(made), list[int]()
-        for epoch in range(1, 5):
-            run.train_epoch(epoch)
-            allocated.append(torch.cuda.memory_allocated())
-        steps = run.training()
-        count = steps.start(0, made.split.train_end, 1)
-        why = _refusing_to_wait(lambda steps=steps, count=count: [steps.replay() for _ in range(count)])
-        row = {"check": "waits for nothing", "model": kind, "way": way, "replays": count, "why": why}
-        yield "correctness", {**row, "passed": why is None}
-        more = max(after - before for before, after in pairwise(allocated[1:]))
-        row = {"check": "memory stays", "model": kind, "way": way, "bytes_by_epoch": allocated, "bytes_more": more}
-        yield "correctness", {**row, "passed": allocated[1] == allocated[3]}
-        if steps.replay.graph is not None:
-            steps.start(0, made.split.train_end, 1)
-            seen = profiled(steps.replay, 4)
-            row = {"check": "replays seen by the profiler", "model": kind, "way": way}
-            row |= {key: seen[key] for key in ("nodes", "waits", "to_host")}
-            yield "correctness", {**row, "passed": bool(seen["kernels"]) and not seen["waits"] and not seen["to_host"]}
+    made = session(stream, setup.device, size, {"model": kind, "dim": widths["dim"]}, WAYS[way])
+    run, allocated = resident(made), list[int]()
+    for epoch in range(1, 5):
+        run.train_epoch(epoch)
+        allocated.append(torch.cuda.memory_allocated())
+    row = {"check": "memory stays", "model": kind, "way": way, "bytes_by_epoch": allocated}
+    yield "correctness", {**row, "passed": allocated[1] == allocated[3]}
+    steps = run.training()
+    count = steps.start(0, made.split.train_end, 1)
+    why = _refusing_to_wait(lambda: [steps.replay() for _ in range(count)])
+    row = {"check": "waits for nothing", "model": kind, "way": way, "steps": count, "why": why}
+    yield "correctness", {**row, "passed": why is None}
+    if steps.replay.graph is not None:
+        steps.start(0, made.split.train_end, 1)
+        seen = profiled(steps.replay, 4)
+        row = {"check": "waits in the profile", "model": kind, "way": way}
+        row |= {key: seen[key] for key in ("nodes", "waits", "to_host")}
+        yield "correctness", {**row, "passed": bool(seen["kernels"]) and not seen["waits"] and not seen["to_host"]}
 
 
 def _refusing_to_wait(run: Callable[[], Any]) -> str | None:
@@ -198,24 +200,24 @@ def precision(setup: Setup, name: str) -> Rows:
 
     Passed where the mean difference is within 0.3 points, or its interval of two standard errors reaches there.
     """
-    stream = setup.given_stream()
     seeds, epochs = (2, 1) if setup.quick else (5, 3)
-    full, other = ([_ap(setup, stream, each, seed, epochs) for seed in range(seeds)] for each in ("float32", name))
+    full, other = ([_ap(setup, each, seed, epochs) for seed in range(seeds)] for each in ("full", name))
     found = difference(full, other)
     low, high = (found["mean"] + sign * 2 * found["standard_error"] for sign in (-1, 1))
     row = {
-        "check": "AP", "model": "tgn", "precision": name, "stream": stream.name, "seeds": seeds, "epochs": epochs,
-        "ap": statistics.mean(other), "ap_float32": statistics.mean(full), **found, "interval": [low, high],
+        "check": "AP", "model": "tgn", "precision": name, "stream": setup.given_stream().name, "seeds": seeds,
+        "epochs": epochs, "ap": statistics.mean(other), "ap_full": statistics.mean(full), **found,
+        "interval": [low, high],
     }  # fmt: skip
     yield "correctness", {**row, "passed": abs(found["mean"]) <= POINTS or (low <= POINTS and high >= -POINTS)}
 
 
-def _ap(setup: Setup, stream: EventStream, name: str, seed: int, epochs: int) -> float:
-    """Test AP after so many epochs; "float32", "tf32" or "bf16"."""
+@functools.lru_cache(maxsize=16)
+def _ap(setup: Setup, name: str, seed: int, epochs: int) -> float:
+    """Test AP after so many epochs in a precision, products rounded as a run's settings have it."""
     size, model = (20, {"dim": 8, "fanout": 3}) if setup.quick else (600, {})
-    tables = "bf16" if name == "bf16" else "full"
-    with matmul_precision("high" if name == "tf32" else "highest"):
-        made = session(stream, setup.device, size, {**model, "precision": tables}, seed=seed)
+    with matmul_precision("highest" if name == "full" else "high"):
+        made = session(setup.given_stream(), setup.device, size, {**model, "precision": name}, seed=seed)
         for epoch in range(1, epochs + 1):
             resident(made).train_epoch(epoch)
         predict_split(made, "val")

@@ -19,7 +19,14 @@ from mspipe_triton.training.session import Session, load_stream
 MODELS = ("tgn", "jodie", "apan")
 STREAMS = {"WIKI": WIKI[1], "REDDIT": REDDIT[1], "GDELT": GDELT[1]}
 SIZES = (200, 600, 2000, 4000)
-TINY, TINY_SIZE = Shape("TINY", 60, 300, 7, 8, dim=8, times=8, fanout=3), 8
+# The ways to carry a resident iteration out, the shipped one first.
+WAYS = {
+    "captured, branch": RunSettings("resident"),
+    "captured": RunSettings("resident", branch=False),
+    "launched, branch": RunSettings("resident", captured=False),
+    "launched": RunSettings("resident", captured=False, branch=False),
+}
+TINY = Shape("TINY", 60, 300, 7, 8, dim=8, times=8, fanout=3)
 
 Row = tuple[str, dict[str, Any]]  # a section of the report, and a row for it
 Rows = Iterator[Row]
@@ -55,6 +62,7 @@ class Setup:
             else SyntheticConfig(events=40_000, edge_features=172)
         )
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 there is one set-up a process
     def given_stream(self) -> EventStream:
         """What `--data` names."""
         return self.synthetic() if self.data == "synthetic" else load_stream(DataConfig(path=self.data))
@@ -85,8 +93,9 @@ def of_shape(kind: str, shape: Shape) -> dict[str, Any]:
 
 
 def session(
-    stream: EventStream, device: str, size: int, model: dict[str, Any], settings: RunSettings | None = None, seed: int = 0
-) -> Session:
+    stream: EventStream, device: str, size: int, model: dict[str, Any], settings: RunSettings | None = None,
+    seed: int = 0,
+) -> Session:  # fmt: skip
     """A session whose everything lies on a device."""
     train = TrainConfig(batch_size=size, device=device, placement="device", seed=seed)
     return Session.create(RunConfig(model=ModelConfig(**model), train=train, settings=settings), stream)
@@ -96,13 +105,3 @@ def resident(made: Session) -> Resident:
     """What runs a session that lies on a device."""
     assert made.resident is not None
     return made.resident
-
-
-def ways() -> dict[str, RunSettings]:
-    """The ways to carry a resident iteration out, the shipped one first."""
-    return {
-        "captured, branch": RunSettings("resident"),
-        "captured": RunSettings("resident", branch=False),
-        "launched, branch": RunSettings("resident", captured=False),
-        "launched": RunSettings("resident", captured=False, branch=False),
-    }

@@ -45,7 +45,7 @@ class Stages:
         """Scores, loss and gradients."""
         loss, _ = self.steps.given.model.loss(self.embeddings, self.scene.count)
         self.steps.optimizer.zero_grad()
-        loss.backward()
+        loss.backward(self.steps.unit)
         self.steps.losses.index_copy_(0, self.steps.clock.iteration, loss.detach().view(1))
 
     def adam(self) -> None:

@@ -1,8 +1,8 @@
 """How many kernels a resident training step launches, counted on the CPU in Triton's interpreter.
 
-A count of launches estimates the nodes of the step's CUDA graph: a torch operation counts once, where on a GPU cuBLAS may
-split a product in two kernels and a large reduction may take two. `python -m bench.launches` prints the counts by name and
-writes bench/results/launches.json.
+A count of launches estimates the nodes of the step's CUDA graph: a torch operation counts once, where on a GPU cuBLAS
+may split a product in two kernels and a large reduction may take two. `python -m bench.launches` prints the counts by
+name and writes bench/results/launches.json.
 """
 
 from __future__ import annotations

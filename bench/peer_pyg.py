@@ -63,24 +63,29 @@ class _Predictor(nn.Module):
 class PygTGN:
     """TGNMemory, LastNeighborLoader and TransformerConv in the order of the documented training loop.
 
-    Without edge features the raw message is one zero, since TGNMemory needs a message; its times are int64.
+    Without edge features the raw message is one zero, since TGNMemory needs a message; its times are int64. Everything
+    lies on one device, the negatives that the methods are given too.
     """
 
-    def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int) -> None:
+    def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int, device: str = "cpu") -> None:
         torch.manual_seed(seed)
-        self.src, self.dst, self.t = stream.src, stream.dst, stream.t.long()
-        self.message = torch.zeros(len(stream), 1) if stream.edge_features is None else stream.edge_features
+        self.device = torch.device(device)
+        message = torch.zeros(len(stream), 1) if stream.edge_features is None else stream.edge_features
+        self.src, self.dst, self.t, self.message = (
+            column.to(self.device) for column in (stream.src, stream.dst, stream.t.long(), message)
+        )
         width, nodes = self.message.shape[1], stream.num_nodes
         self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), MendedAggregator())
         self.embedding = _Embedding(dim, width, self.memory.time_enc)
         self.predictor = _Predictor(dim)
-        self.modules = nn.ModuleList([self.memory, self.embedding, self.predictor])
+        self.modules = nn.ModuleList([self.memory, self.embedding, self.predictor]).to(self.device)
         self.optimizer = torch.optim.Adam(self.modules.parameters(), lr=lr)
-        self.neighbours = LastNeighborLoader(nodes, size=fanout)
-        self.position = torch.empty(nodes, dtype=torch.long)
+        self.neighbours = LastNeighborLoader(nodes, size=fanout, device=self.device)
+        self.position = torch.empty(nodes, dtype=torch.long, device=self.device)
 
     def train_epoch(self, stop: int, batch_size: int, negatives: Draws) -> float:
         """Train on events [0, stop) from an empty memory; returns wall seconds."""
+        self._settle()
         started = time.perf_counter()
         self.modules.train()
         self.memory.reset_state()
@@ -95,6 +100,7 @@ class PygTGN:
             loss.backward()
             self.optimizer.step()
             self.memory.detach()
+        self._settle()
         return time.perf_counter() - started
 
     @torch.no_grad()
@@ -138,7 +144,7 @@ class PygTGN:
         src = self.src[events]
         touched = torch.cat([src, *(each.reshape(-1) for each in destinations)]).unique()
         nodes, edges, event_ids = self.neighbours(touched)
-        self.position[nodes] = torch.arange(nodes.numel())
+        self.position[nodes] = torch.arange(nodes.numel(), device=self.device)
         rows, updated = self.memory(nodes)
         z = self.embedding(rows, updated, edges, self.t[event_ids], self.message[event_ids])
         scores = []
@@ -152,3 +158,8 @@ class PygTGN:
         src, dst = self.src[events], self.dst[events]
         self.memory.update_state(src, dst, self.t[events], self.message[events])
         self.neighbours.insert(src, dst)
+
+    def _settle(self) -> None:
+        """Wait for a GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

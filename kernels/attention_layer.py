@@ -195,7 +195,7 @@ def _check(layer: Layer, distinct: int, heads: int, dropout: float, **draws: tor
     for name, parameter in parameters.items():
         if not parameter.is_contiguous():
             raise ValueError(f"{_NAME}: {name} has strides {parameter.stride()}; give {name}.contiguous()")
-    check_device(_NAME, device, rows=layer.rows, root_rows=layer.root_rows, **parameters, **draws)
+    check_device(_NAME, device, (), rows=layer.rows, root_rows=layer.root_rows, **parameters, **draws)
     # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
     check_device(_NAME, device, () if layer.table.requires_grad else ("table",), table=layer.table)
     check_range(_NAME, "root_rows", layer.root_rows, distinct)

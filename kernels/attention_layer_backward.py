@@ -135,7 +135,7 @@ def launch_attention_layer_backward(
         grad, saved.activated, saved.mean, saved.rstd, d_mixed, saved.attended, d_attended, saved.context, saved.total,
         saved.query, d_absorbed, d_bias, d_query, layer.table, layer.root_rows, layer.frequency, layer.phase,
     )  # fmt: skip
-    times = [layer.frequency.new_empty(0), layer.phase.new_empty(0)]
+    times = layer.frequency.new_empty(0), layer.phase.new_empty(0)
     if needs_time:
         times = launch_attention_times(
             d_frequencies, d_phases, layer.query_weight, parameters[1], layer.frequency, layer.phase

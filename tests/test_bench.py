@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import gpu_checks, gpu_pipeline
+from bench import gpu_checks, gpu_pipeline, gpu_resident_checks
 from bench.cases import OPERATIONS, build, measured, work
 from bench.gpu_checks import QUICK, Checker
+from bench.gpu_resident_setup import MODELS, WAYS
 from bench.gpu_timings import with_rates
 from bench.roofline import Roofline, matmul_precision, measure, precision_of
 from bench.scene import GDELT, REDDIT, SHAPES, TINY, WIKI, first_occurrence, scene
@@ -258,6 +259,21 @@ def test_the_gpu_script_runs_on_the_cpu(tmp_path: Path) -> None:
         row = schedules["measured"][model][name]
         assert row["share_of_allowed"] == pytest.approx(row["speed_ratio"] / row["allowed_ratio"])
         assert {"sample", "features", "memory", "train", "update"} <= row["stage_seconds"].keys()
+    resident = json.loads((tmp_path / "gpu-resident.json").read_text(encoding="utf-8"))
+    assert resident["commit"] == "abc"
+    assert all(check["passed"] for check in resident["correctness"])
+    made = {(check["check"], check["model"], check.get("way")) for check in resident["correctness"]}
+    ways = [way for way, settings in WAYS.items() if settings.captured]
+    assert set(product(("losses", "scores and ranks"), gpu_resident_checks.VARIANTS, ways)) <= made
+    assert {("one iteration, float32", model, None) for model in MODELS} <= made
+    assert {check["precision"] for check in resident["correctness"] if check["check"] == "AP"} == {"tf32", "bf16"}
+    assert "failed" not in resident["measured"]
+    timed = resident["measured"]["steps"]
+    assert [row["model"] for row in timed] == list(MODELS)
+    assert all(row["events_per_s"] > 0 and row["share_of_floor"] > 0 and not row["overflowed"] for row in timed)
+    assert [row["model"] for row in resident["measured"]["stages"]] == list(MODELS)
+    assert resident["measured"]["pyg"][0]["ratio"] > 0
+    assert {"serial", "exact", "resident"} <= resident["measured"]["schedules"][0]["ms"].keys()
     tuning = json.loads((tmp_path / "gpu-tuning.json").read_text(encoding="utf-8"))
     assert tuning["commit"] == "abc"
     ways = {(check["schedule"], check["features"], check["gather"]) for check in tuning["correctness"]}

@@ -110,7 +110,7 @@ def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int,
         "gather": ("copy", "kernel") if device == "cuda" else (),
     }
     if default.schedule == RESIDENT:
-        graph = dict.fromkeys(("captured", "branch"), (True, False))
+        graph: dict[str, tuple[Value, ...]] = {"captured": (True, False), "branch": (True, False)}
         choices = graph if device == "cuda" else {name: choices[name] for name in ("threads", "fused")}
         free = False
     choices = {name: values for name, values in choices.items() if len(values) > 1}

@@ -109,10 +109,10 @@ class ScorePass(Pass):
         nodes, times, *_ = draw_batch(
             stream.src, stream.dst, stream.t, given.destinations, clock.span, words, size, self.ranked
         )
-        own = [part[size : 2 * size, None] for part in (nodes, times)]
         both = (part[2 * size :].view(size, -1).split(self.columns, 1) for part in (nodes, times))
-        for number, group in enumerate(zip(*both, strict=True)):
-            yield number, *(torch.cat(pair, 1) for pair in zip(own, group, strict=True))
+        dst, at = (part[size : 2 * size, None] for part in (nodes, times))
+        for number, (group, group_at) in enumerate(zip(*both, strict=True)):
+            yield number, torch.cat([dst, group], 1), torch.cat([at, group_at], 1)
 
     def _around(self, number: int, columns: torch.Tensor, times: torch.Tensor) -> tuple[Roots, Neighbourhood]:
         """A group's roots and their neighbourhood."""

@@ -1,0 +1,72 @@
+"""The least work of a whole resident iteration, from that of the operations it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.cases import OPERATIONS
+from bench.operation import Work
+from bench.scene import Scene, Shape, scene
+
+_UPDATED = 7  # numbers of a parameter that Adam moves: itself and two moments read and written, its gradient read
+
+# By model: the operations on the neighbourhood of the batch, and those on its roots, whose neighbours it does not read.
+PARTS = {
+    "tgn": (
+        ("draw_batch", "sample_recent", "unique_nodes", "fetch_mail", "memory_gru", "attention_layer", "link_loss",
+         "aggregate_messages"),
+        (),
+    ),
+    "jodie": ((), ("draw_batch", "unique_nodes", "fetch_mail", "memory_rnn", "link_loss", "aggregate_messages")),
+    "apan": ((), ("draw_batch", "unique_nodes", "mailbox_attention", "link_loss")),
+}  # fmt: skip
+
+
+def iteration_work(kind: str, shape: Shape, parameters: int, table: int = 4, compute: int = 4) -> tuple[float, float]:
+    """Bytes that a training iteration moves and floating-point operations that it does at least: (bytes, flops).
+
+    Counted are the operations of `PARTS` as `bench.cases` says of each, forward and training's backward pass, on the
+    last batch of the shape's stream, and Adam's tables. What passes from one operation to the next counts as written
+    and as read. Of APAN also the sampling of who hears of the events, the mails that they get, and the products of its
+    updater, backward twice. Not counted: cosines, softmax, norms, JODIE's projection, and what is copied at the end.
+
+    Args:
+        parameters: of the model. table, compute: bytes of a number of the tables, and of the computation.
+    """
+    at = scene(shape)
+    around, alone = PARTS[kind]
+    works = [OPERATIONS[name].work(at, table, compute) for name in around]
+    works += [OPERATIONS[name].work(_roots(at), table, compute) for name in alone]
+    if kind == "apan":
+        works += [_hearing(at, table, compute), _updater(_roots(at))]
+    moved = sum(work.bytes + work.backward_bytes for work in works) + _UPDATED * parameters * compute
+    return float(moved), float(sum(work.flops + work.backward_flops for work in works))
+
+
+def _roots(at: Scene) -> Scene:
+    """The same batch without neighbours; the distinct roots are the head of the distinct nodes."""
+    distinct = at.distinct[: int(at.root_rows.max()) + 1]
+    return replace(at, nodes=at.roots, distinct=distinct, inverse=at.root_rows)
+
+
+def _hearing(at: Scene, table: int, compute: int) -> Work:
+    """Of APAN: the ends' neighbours sampled, and a mail for each who hears: two rows of h read and written, an event, a
+    time, and the count of mails twice; and the ends' own memory and its time."""
+    ends, dim = 2 * at.shape.batch, at.shape.dim
+    sampled = replace(
+        at, roots=at.roots[:ends], events=at.events[:ends], deltas=at.deltas[:ends], counts=at.counts[:ends]
+    )
+    slots = at.nodes[at.roots.numel() :].view(-1, at.shape.fanout)[:ends]
+    own = at.roots[:ends].unique().numel()
+    heard = [node for node in slots.unique().tolist() if node >= 0]
+    mails = len(set(heard) | set(at.roots[:ends].tolist()))
+    written = mails * (2 * dim * (compute + table) + 4 * 8) + own * (dim * (compute + table) + 2 * 8)
+    return Work(OPERATIONS["sample_recent"].work(sampled, table, compute).bytes + written)
+
+
+def _updater(at: Scene) -> Work:
+    """Of APAN, a node: memory meets W_q, its query W_k, its context W_v, and what comes of that two weights more."""
+    dim = at.shape.dim
+    width = 2 * dim + at.shape.features + at.shape.times
+    products = 2 * at.distinct.numel() * dim * (3 * dim + 2 * width)
+    return Work(0, products, 0, 2 * products)

@@ -1,0 +1,139 @@
+"""What resident training is compared with in the same run: PyG's TGN, our references under torch.compile, schedules."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from bench import gpu_pipeline
+from bench.gpu_resident_setup import Rows, Setup, drawn, of_shape, resident, session
+from bench.gpu_resident_times import REPEATS
+from bench.roofline import matmul_precision
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.negatives import NegativeSampler, Purpose
+from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion, fusion_enabled, fusion_failure
+from mspipe_triton.kernels.launch import references
+from mspipe_triton.pipeline.flight import StageTimes
+from mspipe_triton.training.batch import batches
+from mspipe_triton.training.schedule import Scheduler
+from mspipe_triton.training.session import Session
+
+BATCHES = 120  # of an epoch of a comparison
+
+
+def pyg(setup: Setup, size: int) -> Rows:
+    """PyG's TGN and ours, resident, on the same events of WIKI, device, batches, widths and negatives, in turn.
+
+    Both run in TF32 where there is a GPU. An epoch is the first 120 batches; one of each does not count.
+    """
+    from bench.peer_pyg import PygTGN
+
+    shape, stream = setup.shape("WIKI", size), drawn("WIKI", setup.quick)
+    stop, batch_size = min(stream.split().train_end, BATCHES * shape.batch), shape.batch
+    drawn_negatives = NegativeSampler(stream, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, batch_size, -(-stop // batch_size))
+    negatives = [each[:, 0].to(setup.device) for each in drawn_negatives]
+    with matmul_precision("high" if setup.gpu else "highest"):
+        theirs = PygTGN(stream, shape.dim, shape.fanout, 1e-3, 0, setup.device)
+        ours = session(stream, setup.device, batch_size, of_shape("tgn", shape))
+        seconds: dict[str, list[float]] = {"pyg": [], "resident": []}
+        for _ in range(2 if setup.quick else 1 + REPEATS):
+            seconds["pyg"].append(
+                theirs.train_epoch(stop, batch_size, lambda i: negatives[i][: min(batch_size, stop - i * batch_size)])
+            )
+            seconds["resident"].append(_epoch(ours, stop))
+    rates = {name: stop / statistics.median(taken[1:]) for name, taken in seconds.items()}
+    ratios = [a / b for a, b in zip(seconds["pyg"][1:], seconds["resident"][1:], strict=True)]
+    yield "pyg", {
+        "stream": "WIKI", "batch_size": batch_size, "events": stop, "precision": next(iter(setup.precisions)),
+        "seconds": seconds, "events_per_s": rates, "ratio": statistics.median(ratios),
+    }  # fmt: skip
+
+
+def _epoch(made: Session, stop: int) -> float:
+    """Seconds of training on events [0, stop) from an empty node state."""
+    run = resident(made)
+    steps = run.training()
+    made.model.train()
+    made.state.reset()
+    run.settle()
+    start = time.perf_counter()
+    steps.run(0, stop, 1)
+    run.settle()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _fused() -> Iterator[None]:
+    """Within it, torch references with what `fused` says compiled by torch.compile.
+
+    Raises:
+        RuntimeError: compilation is off, or has failed.
+    """
+    with references():
+        enable_fusion()
+        try:
+            yield
+            if not fusion_enabled():
+                raise RuntimeError(fusion_failure() or "torch.compile is switched off (TORCHDYNAMO_DISABLE)")
+        finally:
+            enable_fusion(False)
+
+
+def compiled(setup: Setup) -> Rows:
+    """A serial iteration of TGN with its rows in host memory: our kernels, the torch references, and these compiled."""
+    shape, stream, size = setup.shape("WIKI", 600), drawn("WIKI", setup.quick), setup.shape("WIKI", 600).batch
+    hows: dict[str, Callable[[], object]] = {"kernels": nullcontext, "references": references, "compiled": _fused}
+    config = RunConfig(
+        model=ModelConfig(**of_shape("tgn", shape)),
+        train=TrainConfig(batch_size=size, device=setup.device, placement="host", schedule="serial"),
+    )
+    runs = {how: Session.create(config, stream) for how in hows}
+    stop, seconds, failed = min(stream.split().train_end, 40 * size), defaultdict(list), dict[str, str]()
+    before = compile_seconds()
+    for _ in range(2 if setup.quick else 1 + REPEATS):
+        for how, within in hows.items():
+            if how in failed:
+                continue
+            try:
+                with within(), matmul_precision("high" if setup.gpu else "highest"):
+                    seconds[how].append(_serial(runs[how], stop, setup.gpu))
+            except Exception as error:  # what torch.compile cannot do is a result too
+                failed[how] = f"{type(error).__name__}: {error}"[:400]
+    yield "compiled", {
+        "stream": "WIKI", "model": "tgn", "batch_size": size, "precision": next(iter(setup.precisions)),
+        "ms": {how: 1e3 * statistics.median(taken[1:]) for how, taken in seconds.items() if how not in failed},
+        "failed": failed, "compile_seconds": compile_seconds() - before,
+    }  # fmt: skip
+
+
+def _serial(made: Session, stop: int, gpu: bool) -> float:
+    """Seconds an iteration of the serial schedule on events [0, stop) from an empty node state."""
+    made.state.reset()
+    made.model.train()
+    items = batches(0, stop, made.config.train.batch_size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
+    scheduler = Scheduler(made, lambda *_: None)
+    start = time.perf_counter()
+    count = sum(1 for _ in scheduler.run(items, 1, StageTimes()))
+    if gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / count
+
+
+def schedules(setup: Setup, kind: str) -> Rows:
+    """The schedules with memory and features in host memory, and resident training, on the same stream."""
+    stream, size = setup.synthetic(), 20 if setup.quick else 600
+    with matmul_precision("high" if setup.gpu else "highest"):
+        found = gpu_pipeline.measure(stream, kind, setup.device, size, 1 if setup.quick else 3)
+        ours = session(stream, setup.device, size, {"model": kind})
+        taken = [_epoch(ours, ours.split.train_end) for _ in range(2 if setup.quick else 1 + REPEATS)][1:]
+    ms = {name: 1e3 * found[name]["seconds_per_iteration"] for name in gpu_pipeline.MEASURED}
+    ms["resident"] = 1e3 * statistics.median(taken) / -(-ours.split.train_end // size)
+    yield "schedules", {
+        "stream": stream.name, "model": kind, "batch_size": size, "precision": next(iter(setup.precisions)), "ms": ms,
+        "ratio": {name: each / ms["resident"] for name, each in ms.items()}, "host": found,
+    }  # fmt: skip
