@@ -14,7 +14,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.mailbox import Table
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.pipeline.schedules import RESIDENT
-from mspipe_triton.training.iteration import _RANKED_ROOTS
+from mspipe_triton.training.iteration import ranked_columns
 
 _NUMBER = 8  # bytes of an id or a time
 # Bytes of a root or a slot while a batch is sampled: node, event, row, key, time and its difference, and what finds the
@@ -149,7 +149,7 @@ def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
     """Bytes of `Footprint.workspace`."""
     size, negatives, settings = config.train.batch_size, config.train.negatives, config.model
     number = _itemsize(settings.dtype)
-    ranked = size * min(negatives, max(1, _RANKED_ROOTS // size))
+    ranked = size * min(negatives, ranked_columns(size))
     candidates = size * negatives * (_NUMBER + number)
     heard = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
     written = 2 * heard * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))

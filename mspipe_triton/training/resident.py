@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import Split
 from mspipe_triton.training.replay import Snapshot
 from mspipe_triton.training.resident_pass import OnDevice, Pass
@@ -35,11 +34,10 @@ class Resident:
     Args:
         given: what lies on the device.
         split: of the stream. optimizer: of the model's parameters, able to be captured.
-        config: of the run.
     """
 
-    def __init__(self, given: OnDevice, split: Split, optimizer: torch.optim.Optimizer, config: RunConfig) -> None:
-        self.given, self.split, self.optimizer, self.config = given, split, optimizer, config
+    def __init__(self, given: OnDevice, split: Split, optimizer: torch.optim.Optimizer) -> None:
+        self.given, self.split, self.optimizer = given, split, optimizer
         self.note: Callable[[str], None] = lambda line: None
         self.seconds_preparing = 0.0
         self._train: TrainPass | None = None

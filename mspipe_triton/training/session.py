@@ -92,7 +92,7 @@ class Session:
         if self.resident is None:
             return other
         given = replace(self.resident.given, captured=settings.captured, branch=settings.branch)
-        return replace(other, resident=Resident(given, self.split, self.optimizer, self.config))
+        return replace(other, resident=Resident(given, self.split, self.optimizer))
 
     def _on_device(self) -> Resident:
         """What runs it with everything on the device."""
@@ -103,7 +103,7 @@ class Session:
             stream, iteration.edge_table, self.negatives.destinations.to(device), sampler, self.model, self.state,
             self.config.train.batch_size, self.config.train.seed, settings.captured, settings.branch,
         )  # fmt: skip
-        return Resident(given, self.split, self.optimizer, self.config)
+        return Resident(given, self.split, self.optimizer)
 
 
 def load_stream(data: DataConfig) -> EventStream:
