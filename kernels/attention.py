@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -241,12 +240,6 @@ def whole_gradients(
     if d_total is None:
         d_total = query.new_zeros((roots, query.shape[1]))
     return d_context, d_total
-
-
-@functools.cache
-def keep_scale(dropout: float, dtype: torch.dtype) -> float:
-    """The multiplier 1 / (1 − dropout) of a kept weight, rounded as `dropout_scale` rounds it in that dtype."""
-    return (torch.ones((), dtype=dtype, device="cpu") / (1.0 - dropout)).item()
 
 
 def check_attention(

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.attention import keep_scale
 from mspipe_triton.kernels.attention_output import launch_attention_output_backward
 from mspipe_triton.kernels.attention_query import launch_attention_query_backward
 from mspipe_triton.kernels.attention_weights import launch_attention_times, launch_attention_weights
 from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.launch import on_triton
 from mspipe_triton.kernels.neighbour_rows import filled_rows, inner_contiguous
+from mspipe_triton.kernels.philox import keep_scale
 from mspipe_triton.kernels.temporal_attention_backward import (
     launch_attention_gradients,
     temporal_attention_backward_reference,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from mspipe_triton.kernels.attention import keep_scale
 from mspipe_triton.kernels.attention_heads import fitting, heads_product, rows_product, write_head
 from mspipe_triton.kernels.launch import (
     Config,
@@ -16,7 +15,7 @@ from mspipe_triton.kernels.launch import (
     pow2,
     tl,
 )
-from mspipe_triton.kernels.philox import philox_kept
+from mspipe_triton.kernels.philox import keep_scale, philox_kept
 
 
 @kernel(

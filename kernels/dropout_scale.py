@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from mspipe_triton.kernels.attention import keep_scale
 from mspipe_triton.kernels.checks import FLOATS, check_dtype, check_layout, check_shape
 from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
 from mspipe_triton.kernels.philox import dropout_scale as dropout_scale_reference
-from mspipe_triton.kernels.philox import philox_block
+from mspipe_triton.kernels.philox import keep_scale, philox_block
 
 _NAME = "dropout_scale"
 

@@ -14,7 +14,6 @@ from mspipe_triton.kernels.attention import (
     attended,
     check_attention,
     empty_attended,
-    keep_scale,
     setup_attended,
     whole_gradients,
 )
@@ -39,6 +38,7 @@ from mspipe_triton.kernels.mailbox_attention_backward import (
     mailbox_attention_backward_reference,
 )
 from mspipe_triton.kernels.neighbour_rows import check_slots, filled_slots, held_blocks, inner_contiguous, slots_of
+from mspipe_triton.kernels.philox import keep_scale
 from mspipe_triton.kernels.time_encoding import fused_encode_time
 
 _NAME = "mailbox_attention"

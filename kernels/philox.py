@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -49,6 +50,12 @@ def dropout_scale(draws: torch.Tensor, shape: tuple[int, ...], probability: floa
     positions = torch.arange((count + 3) // 4, device=draws.device)
     words = torch.stack(philox_words(draws, positions), 1).view(-1)[:count]
     return ((words >= int(probability * 2**32)).to(dtype) / (1.0 - probability)).view(shape)
+
+
+@functools.cache
+def keep_scale(dropout: float, dtype: torch.dtype) -> float:
+    """The multiplier 1 / (1 − dropout) of a kept weight, rounded as `dropout_scale` rounds it in that dtype."""
+    return (torch.ones((), dtype=dtype, device="cpu") / (1.0 - dropout)).item()
 
 
 @device_function

@@ -14,7 +14,6 @@ from mspipe_triton.kernels.attention import (
     attended,
     check_attention,
     empty_attended,
-    keep_scale,
     setup_attended,
     whole_gradients,
 )
@@ -41,6 +40,7 @@ from mspipe_triton.kernels.neighbour_rows import (
     inner_contiguous,
     slots_of,
 )
+from mspipe_triton.kernels.philox import keep_scale
 from mspipe_triton.kernels.temporal_attention_backward import (
     neighbour_shapes,
     temporal_attention_backward,

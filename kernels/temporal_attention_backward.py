@@ -7,7 +7,6 @@ import torch
 from mspipe_triton.kernels.attention import (
     attend_backward,
     attended_backward,
-    keep_scale,
     scattered,
     scattered_block,
     write_time_gradients,
@@ -23,6 +22,7 @@ from mspipe_triton.kernels.neighbour_rows import (
     slots_of,
     write_block,
 )
+from mspipe_triton.kernels.philox import keep_scale
 from mspipe_triton.kernels.time_encoding import encode_time_backward
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

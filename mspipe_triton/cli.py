@@ -39,8 +39,10 @@ def train(
 ) -> None:
     """Train, evaluate, and leave a run folder; where no tuning profile fits yet, tune for a moment before."""
     from mspipe_triton.screens import TrainingScreen, console, result_table
+    from mspipe_triton.training.footprint import resolve_placement
     from mspipe_triton.training.run_folder import RunFolder
     from mspipe_triton.training.session import load_stream
+    from mspipe_triton.training.trainer import check_traceable
     from mspipe_triton.training.trainer import train as run
 
     config, budget = run_config(flags), _seconds(budget)
@@ -51,6 +53,8 @@ def train(
         )
     stream = load_stream(config.data)
     folder = RunFolder.check(out, config, stream.name, resume)
+    if trace:
+        check_traceable(resolve_placement(config, stream)[0])  # before time goes into tuning
     screen, tuned = TrainingScreen(), None
     try:
         if autotune:

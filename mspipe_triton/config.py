@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from mspipe_triton.choices import check_at_least, check_choices
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.schedules import RESIDENT
 
@@ -22,24 +23,6 @@ MODELS: dict[str, Mapping[str, int]] = {
     "apan": {"fanout": 10, "heads": 2, "slots": 10},
     "tgat": {"fanout": 10, "heads": 2, "layers": 2},
 }
-BUILT = {
-    "task": ("link", "node"),
-    "schedule": ("auto", "serial", "prefetch", "mspipe", "fixed", "exact"),
-    "mitigation": ("none", "similarity"),
-    "backend": ("auto", "torch"),
-    "device": ("auto", "cpu", "cuda"),
-    "placement": ("auto", "device", "host"),
-    "sampler": ("recent", "uniform"),
-    "aggregator": ("last", "mean"),
-    "time_encoder": ("fixed", "learned"),
-    "dtype": ("float32", "float64"),
-    "precision": ("full", "tf32", "bf16"),
-    "deduplicate": ("all", "roots"),
-    "features": ("host", "device"),
-    "gather": ("copy", "kernel"),
-}
-
-
 WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for, beside RESIDENT
 
 
@@ -70,8 +53,8 @@ class ModelConfig:
             _load_plugin(self.model)
         if self.model not in MODELS:
             raise ConfigError(f"model {self.model!r} is unknown; there is {', '.join(MODELS)}")
-        _check_choices(self, "sampler", "aggregator", "time_encoder", "dtype", "precision")
-        _check_at_least(self, 1, "dim")
+        check_choices(self, "sampler", "aggregator", "time_encoder", "dtype", "precision")
+        check_at_least(self, 1, "dim")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if self.precision != "full" and self.dtype != "float32":
@@ -82,7 +65,7 @@ class ModelConfig:
         own = MODELS[self.model]
         for name in ("heads", "fanout", "layers", "slots"):
             if name in own and getattr(self, name) != -1:
-                _check_at_least(self, 1, name)
+                check_at_least(self, 1, name)
             elif getattr(self, name) != -1:
                 self._refuse(name)
         if "heads" in own and self.dim % self.setting("heads"):
@@ -138,9 +121,9 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _check_choices(self, "task", "schedule", "mitigation", "backend", "device", "placement")
-        _check_at_least(self, 1, "epochs", "batch_size", "negatives")
-        _check_at_least(self, 0, "seed", "threads")
+        check_choices(self, "task", "schedule", "mitigation", "backend", "device", "placement")
+        check_at_least(self, 1, "epochs", "batch_size", "negatives")
+        check_at_least(self, 0, "seed", "threads")
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -216,13 +199,13 @@ class RunSettings:
     branch: bool = True
 
     def __post_init__(self) -> None:
-        _check_choices(self, "deduplicate", "features", "gather")
+        check_choices(self, "deduplicate", "features", "gather")
         if self.schedule != RESIDENT:
-            _check_choices(self, "schedule")
+            check_choices(self, "schedule")
         if self.schedule == "auto":
             raise ConfigError("[settings] schedule must name a schedule, not auto")
-        _check_at_least(self, 0, "prefetch")
-        _check_at_least(self, 1, "threads", "host_threads")
+        check_at_least(self, 0, "prefetch")
+        check_at_least(self, 1, "threads", "host_threads")
 
     def check_fits(self, schedule: str, threads: int, placement: str = "auto") -> None:
         """Refuse to stand beside a run's own `schedule`, `threads` and `placement`, where these say otherwise.
@@ -310,17 +293,3 @@ def _load_plugin(model: str) -> None:
     """Import what an installed package offers under this name in the entry points "mspipe_triton.models"."""
     for entry in entry_points(group="mspipe_triton.models", name=model):
         entry.load()
-
-
-def _check_choices(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value not in BUILT[name]:
-            built = ", ".join(BUILT[name])
-            raise ConfigError(f"{name.replace('_', '-')} {value!r} is unknown or not built yet; there is {built}")
-
-
-def _check_at_least(config: Any, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(config, name)}")

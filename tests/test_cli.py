@@ -102,6 +102,7 @@ WRONG = {
     ("train", "events.csv", "--device", "tpu"): "there is auto, cpu, cuda",
     ("train", "events.csv", "--device", "cuda", "--batch-size", "100"): "torch sees no GPU here",
     ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or take --placement host",
+    ("train", "events.csv", "--placement", "device", "--trace"): "--trace is of stages, and --placement device has",
     ("train", "events.csv", "--schedule", "resident"): "there is auto, serial",
     ("train", "events.csv", "--placement", "moon"): "there is auto, device, host",
     ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",

@@ -83,17 +83,24 @@ class Replay:
             self.step()
 
 
-@contextmanager
-def aside(device: torch.device, wanted: bool = True) -> Iterator[Callable[[], None]]:
-    """Within it, work goes to a stream beside the present one, of which it needs nothing that is queued later.
+class Aside:
+    """A stream beside the present one on a device; without a GPU all is queued in turn."""
 
-    In a capture that is a parallel branch of the graph. The function that it gives joins both again and must be called.
-    Without a GPU, or if not wanted, all is queued in turn.
-    """
-    if device.type != "cuda" or not wanted:
-        yield lambda: None
-        return
-    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    side.wait_stream(main)
-    with torch.cuda.stream(side):
-        yield lambda: main.wait_stream(side)
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def __call__(self) -> Iterator[Callable[[], None]]:
+        """Within it, work goes to the stream beside and needs nothing that is queued later on the present one.
+
+        In a capture that is a parallel branch of the graph. The function that it gives joins both again and must be
+        called.
+        """
+        if self.stream is None:
+            yield lambda: None
+            return
+        main, beside = torch.cuda.current_stream(self.device), self.stream
+        beside.wait_stream(main)
+        with torch.cuda.stream(beside):
+            yield lambda: main.wait_stream(beside)

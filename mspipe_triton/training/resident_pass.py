@@ -18,7 +18,7 @@ from mspipe_triton.kernels import draw_batch
 from mspipe_triton.mailbox import Deliveries, Receivers
 from mspipe_triton.models.model import TemporalModel
 from mspipe_triton.state import NodeState
-from mspipe_triton.training.replay import Replay, Snapshot, aside
+from mspipe_triton.training.replay import Aside, Replay, Snapshot
 
 _MEASURED = 64  # batches that a capacity is measured on
 
@@ -82,7 +82,7 @@ class Pass(ABC):
         self.ahead, self.clock = (Clock(given.seed, given.size, given.device, layers, groups) for _ in range(2))
         self.sampler = StaticSampler(given.sampler, layers)
         self.scene: Scene | None = None
-        self.replay = Replay(self.step, given.device, given.captured)
+        self.replay, self.aside = Replay(self.step, given.device, given.captured), Aside(given.device)
 
     @abstractmethod
     def work(self, scene: Scene) -> None:
@@ -97,7 +97,7 @@ class Pass(ABC):
         if not self.given.branch:
             self.work(self.sample())
         else:
-            with aside(self.given.device) as join:
+            with self.aside() as join:
                 following = self.sample()
             assert self.scene is not None
             self.work(self.scene)

@@ -87,6 +87,8 @@ def train(
     if resume and tuned is None:
         config = replace(config, settings=load_config(folder.config).settings)
     resolved, line = resolve_placement(config, stream)
+    if trace:
+        check_traceable(resolved)
     with process_settings(resolved):
         session = Session.create(resolved, stream)
         run = _Run(session, folder, observer, Trace() if trace else None, tuned)
@@ -101,6 +103,19 @@ def train(
         if done >= config.train.epochs:
             observer.note(f"All {done} epochs are trained already; evaluating the best one again.")
         return run.finish(done)
+
+
+def check_traceable(config: RunConfig) -> None:
+    """Refuse to trace a run that has no stages.
+
+    Args:
+        config: with "device" or "host" as placement (see `resolve_placement`).
+
+    Raises:
+        ConfigError: everything lies on the device.
+    """
+    if config.train.placement == "device":
+        raise ConfigError("--trace is of stages, and --placement device has none; take --placement host")
 
 
 class _Run:
@@ -119,8 +134,6 @@ class _Run:
         if self.session.resident is None:
             scheduler = Scheduler(self.session, self._replanned, self.trace, stage_seconds=known)
             return StagedEpochs(self.session, scheduler)
-        if self.trace is not None:
-            raise ConfigError("--trace is of stages, and --placement device has none; take --placement host")
         self.session.resident.note = self.observer.note
         return ResidentEpochs(self.session, self.session.resident)
 
