@@ -18,7 +18,7 @@ PARTS = {
         (),
     ),
     "jodie": ((), ("draw_batch", "unique_nodes", "fetch_mail", "memory_rnn", "link_loss", "aggregate_messages")),
-    "apan": ((), ("draw_batch", "unique_nodes", "mailbox_attention", "link_loss")),
+    "apan": (("deliver_mails",), ("draw_batch", "unique_nodes", "mailbox_attention", "link_loss")),
 }  # fmt: skip
 
 
@@ -27,8 +27,8 @@ def iteration_work(kind: str, shape: Shape, parameters: int, table: int = 4, com
 
     Counted are the operations of `PARTS` as `bench.cases` says of each, forward and training's backward pass, on the
     last batch of the shape's stream, and Adam's tables. What passes from one operation to the next counts as written
-    and as read. Of APAN also the sampling of who hears of the events, the mails that they get, and the products of its
-    updater, backward twice. Not counted: cosines, softmax, norms, JODIE's projection, and what is copied at the end.
+    and as read. Of APAN also the sampling of who hears of the events, and the products of its updater, backward twice.
+    Not counted: cosines, softmax, norms, JODIE's projection, and what is copied at the end.
 
     Args:
         parameters: of the model. table, compute: bytes of a number of the tables, and of the computation.
@@ -50,18 +50,12 @@ def _roots(at: Scene) -> Scene:
 
 
 def _hearing(at: Scene, table: int, compute: int) -> Work:
-    """Of APAN: the ends' neighbours sampled, and a mail for each who hears: two rows of h read and written, an event, a
-    time, and the count of mails twice; and the ends' own memory and its time."""
-    ends, dim = 2 * at.shape.batch, at.shape.dim
+    """Of APAN: the ends' neighbours sampled."""
+    ends = 2 * at.shape.batch
     sampled = replace(
         at, roots=at.roots[:ends], events=at.events[:ends], deltas=at.deltas[:ends], counts=at.counts[:ends]
     )
-    slots = at.nodes[at.roots.numel() :].view(-1, at.shape.fanout)[:ends]
-    own = at.roots[:ends].unique().numel()
-    heard = [node for node in slots.unique().tolist() if node >= 0]
-    mails = len(set(heard) | set(at.roots[:ends].tolist()))
-    written = mails * (2 * dim * (compute + table) + 4 * 8) + own * (dim * (compute + table) + 2 * 8)
-    return Work(OPERATIONS["sample_recent"].work(sampled, table, compute).bytes + written)
+    return OPERATIONS["sample_recent"].work(sampled, table, compute)
 
 
 def _updater(at: Scene) -> Work:

@@ -1,4 +1,4 @@
-"""APAN's mailbox attention for its benchmark: its inputs, and the least work that it must do on them."""
+"""Attention over APAN's mails, and their delivery, for the benchmarks: inputs, and the least work on them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from bench.operation import Operation, Work
 from bench.scene import Numbers, Scene
 from mspipe_triton.kernels.time_encoding import time_frequencies
+from mspipe_triton.mailbox import Receivers
 
 HEADS = 2
 
@@ -60,4 +61,44 @@ MAILBOX_ATTENTION = Operation(
     indices=("rows", "feature_rows", "counts"),
     tables=("mails", "features"),
     reference={"dropout": 0.0, "draws": None, "save": False},
+)
+
+
+def _receivers(at: Scene) -> Receivers:
+    """The batch's ends and their neighbours, padded."""
+    ends, roots = 2 * at.shape.batch, at.roots.numel()
+    return Receivers.padded(at.roots[:ends], at.nodes[roots:].view(-1, at.shape.fanout)[:ends])
+
+
+def _deliver(at: Scene, numbers: Numbers) -> dict[str, Any]:
+    shape, batch, rows, heard = at.shape, at.shape.batch, at.root_rows, _receivers(at)
+    slots, dim = shape.fanout, 2 * shape.dim
+    return {
+        "memory": numbers.table(shape.nodes, shape.dim), "memory_time": numbers.seconds(shape.nodes),
+        "received": at.degree.clone(), "mails": numbers.table(shape.nodes, slots * dim).view(shape.nodes, slots, dim),
+        "event_id": numbers.seconds(shape.nodes * slots).view(shape.nodes, slots),
+        "mail_time": numbers.seconds(shape.nodes * slots).view(shape.nodes, slots), "mail_features": None,
+        "src": at.src, "dst": at.dst, "batch_event_ids": torch.arange(shape.events - batch, shape.events),
+        "times": at.root_times[:batch], "features": None,
+        "hidden": numbers.normal(at.distinct.numel(), shape.dim), "hidden_time": numbers.seconds(at.distinct.numel()),
+        "src_rows": rows[:batch], "dst_rows": rows[batch : 2 * batch], "heard": heard.nodes, "last": heard.last,
+    }  # fmt: skip
+
+
+def _deliver_work(at: Scene, table: int, compute: int) -> Work:
+    """Six numbers an event and two a receiver are read; an end's h is read once, and its memory and time are written;
+    of a receiver a mail of two rows, its event and time are written, and its count is read and written."""
+    shape, ends = at.shape, torch.cat([at.src, at.dst]).unique().numel()
+    heard = int((_receivers(at).nodes >= 0).sum())
+    own = ends * (shape.dim * (compute + table) + 2 * 8)
+    return Work(6 * 8 * shape.batch + own + heard * (2 * shape.dim * table + 6 * 8))
+
+
+DELIVER_MAILS = Operation(
+    "deliver_mails",
+    _deliver,
+    _deliver_work,
+    mutated=("memory", "memory_time", "received", "mails", "event_id", "mail_time"),
+    indices=("src", "dst", "src_rows", "dst_rows", "heard", "last"),
+    fuses=False,
 )

@@ -84,7 +84,8 @@ def copied(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]
             return [copy(item) for item in value]
         if not isinstance(value, torch.Tensor) or value.is_contiguous():
             return value.clone() if isinstance(value, torch.Tensor) else value
-        return value.new_zeros(value.shape[0], value.stride(0))[:, : value.shape[1]].copy_(value)
+        apart = value.new_zeros(value.shape[0] * value.stride(0))
+        return apart.as_strided(value.shape, value.stride()).copy_(value)
 
     return {key: copy(value) if key in operation.mutated else value for key, value in arguments.items()}
 

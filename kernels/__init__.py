@@ -9,6 +9,7 @@ if __name__ != "mspipe_triton.kernels":
 from mspipe_triton.kernels.aggregate_messages import aggregate_messages
 from mspipe_triton.kernels.attention_layer import attention_layer
 from mspipe_triton.kernels.checks import enable_debug
+from mspipe_triton.kernels.deliver_mails import deliver_mails
 from mspipe_triton.kernels.draw_batch import draw_batch
 from mspipe_triton.kernels.dropout_scale import dropout_scale
 from mspipe_triton.kernels.fetch_mail import fetch_mail
@@ -30,6 +31,7 @@ __all__ = [
     "FusedTGNMemory",
     "aggregate_messages",
     "attention_layer",
+    "deliver_mails",
     "draw_batch",
     "dropout_scale",
     "enable_debug",

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mspipe_triton.mailbox import Deliveries, Interactions, Receivers, Rows, Table, Written
+from mspipe_triton.kernels import deliver_mails
+from mspipe_triton.kernels.deliver_mails import mail_rows, mean_mails
+from mspipe_triton.mailbox import Deliveries, Interactions, Rows, Table, Written
 from mspipe_triton.precision import widened
 from mspipe_triton.table_rows import MailSources, RingRows
 
@@ -85,11 +87,12 @@ class RingMailbox:
         own = Rows(events.nodes, {"memory": hidden[:ends].to(self.dtype), "memory_time": record.digested_time[:ends]})
         before = sent.index_select(0, heard.nodes)
         sent.index_copy_(0, heard.nodes, before + 1)
-        latest = heard.last // 2
-        if self.aggregator == "mean":
-            mails, features = _means(hidden, events, events.features, heard)
-        else:
-            mails, features = _rows_of(hidden, events, heard.last), events.features.index_select(0, latest)
+        latest, mean = heard.last // 2, self.aggregator == "mean"
+        told = heard.mails if mean else heard.last
+        mails = mail_rows(hidden, events.src_rows, events.dst_rows, told)
+        features = widened(events.features.index_select(0, told // 2), hidden.dtype)
+        if mean:
+            mails, features = (mean_mails(rows, heard.owners, told, heard.nodes.numel()) for rows in (mails, features))
         parts = {
             "mails": mails.to(self.dtype),
             "event_id": latest + events.first,
@@ -109,65 +112,18 @@ class RingMailbox:
     def deliver(
         self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
     ) -> None:
-        """Write memory := h of the endpoints, and a mail in the next slot of everyone who hears of the events.
-
-        Padding writes once more what the first endpoint, or receiver, has: whoever comes last, the bits are the same.
-        """
+        """Write memory := h of the endpoints, and a mail in the next slot of everyone who hears, in one operation."""
         assert hidden is not None
         assert sent.receivers is not None
-        heard = sent.receivers
-        ends, rows = torch.cat([sent.src, sent.dst]), torch.cat([sent.src_rows, sent.dst_rows])
-        rows, ends = _repeated(rows, ends), _repeated(ends, ends)
-        tables["memory"].index_copy_(0, ends, hidden.index_select(0, rows).to(tables["memory"].dtype))
-        tables["memory_time"].index_copy_(0, ends, record.digested_time.index_select(0, rows))
-        to, last = _repeated(heard.nodes, heard.nodes), _repeated(heard.last, heard.nodes)
-        before = tables["received"].index_select(0, to)
-        tables["received"].index_copy_(0, to, before + 1)
-        latest = last // 2
-        events = sent.events.index_select(0, latest)
-        parts = {"event_id": events, "mail_time": sent.times.index_select(0, latest)}
-        if self.aggregator == "mean":
-            features = sent.features.index_select(0, sent.events.clamp(min=0))
-            mails, mean = _means(hidden, sent, features, heard, heard.mails >= 0)
-            parts["mails"] = _repeated(mails, heard.nodes)
-            if self._mean:
-                parts["mail_features"] = _repeated(mean, heard.nodes)
-        else:
-            parts["mails"] = _rows_of(hidden, sent, last)
-        slots = to * self.slots + before % self.slots
-        for name, part in parts.items():
-            table = tables[name].flatten(0, 1)
-            table.index_copy_(0, slots, part.to(table.dtype))
+        heard, mean = sent.receivers, self.aggregator == "mean"
+        features = sent.features.index_select(0, sent.events.clamp(min=0)) if self._mean else None
+        deliver_mails(
+            tables["memory"], tables["memory_time"], tables["received"], tables["mails"], tables["event_id"],
+            tables["mail_time"], tables.get("mail_features"), sent.src, sent.dst, sent.events, sent.times, features,
+            hidden, record.digested_time, sent.src_rows, sent.dst_rows, heard.nodes, heard.last,
+            heard.owners if mean else None, heard.mails if mean else None, self.aggregator,
+        )  # fmt: skip
 
     @property
     def _mean(self) -> bool:
         return self.aggregator == "mean" and self.dim_edge > 0
-
-
-def _means(
-    hidden: torch.Tensor, ends: Interactions | Deliveries, features: torch.Tensor, heard: Receivers,
-    real: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Mean rows [V, 2D] and mean feature rows [V, E] of a receiver's deliveries, of the `real` ones [M] if given."""
-    mails = heard.mails if real is None else heard.mails.clamp(min=0)
-    ones = torch.ones_like(heard.owners) if real is None else real.long()
-    number = torch.zeros_like(heard.nodes).index_add_(0, heard.owners, ones).clamp_(min=1).unsqueeze(1)
-
-    def mean(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows if real is None else torch.where(real.unsqueeze(1), rows, 0)
-        return rows.new_zeros((number.numel(), rows.shape[1])).index_add_(0, heard.owners, rows) / number
-
-    return mean(_rows_of(hidden, ends, mails)), mean(widened(features.index_select(0, mails // 2), hidden.dtype))
-
-
-def _rows_of(hidden: torch.Tensor, ends: Interactions | Deliveries, mails: torch.Tensor) -> torch.Tensor:
-    """The rows [M, 2D] of mails [M]: h of the end that it comes from, then of the other."""
-    rows = torch.stack([ends.src_rows, ends.dst_rows], 1).view(-1)
-    pair = torch.stack([rows.index_select(0, mails), rows.index_select(0, mails ^ 1)], 1)
-    return hidden.index_select(0, pair.view(-1)).view(mails.numel(), -1)
-
-
-def _repeated(values: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-    """Values [V, …] with the first one in the place of those of padding, where `nodes` [V] is −1."""
-    real = (nodes >= 0).view(-1, *[1] * (values.dim() - 1))
-    return torch.where(real, values, values[:1])

@@ -51,9 +51,14 @@ class TableRows:
     ) -> None:
         self.tables, self.nodes, self.count, self.features = tables, nodes, count, features
 
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """[C], the rows in the tables."""
+        return self.nodes.clamp(min=0)
+
     def read(self, name: str) -> torch.Tensor:
         """Rows [C, …] of a table."""
-        return self.tables[name].index_select(0, self.nodes.clamp(min=0))
+        return self.tables[name].index_select(0, self.places)
 
     @property
     def memory(self) -> torch.Tensor:
@@ -140,7 +145,7 @@ class RingRows(TableRows):
 
     def sources(self) -> MailSources:
         """The tables themselves."""
-        rows, mean = self.nodes.clamp(min=0), self.tables.get("mail_features")
-        if mean is None:
-            return MailSources(self.tables["mails"], rows, self.features, self.event_id)
-        return MailSources(self.tables["mails"], rows, self.mail_features.flatten(0, 1), None)
+        mails = self.tables["mails"]
+        if "mail_features" in self.tables:
+            return MailSources(mails, self.places, self.mail_features.flatten(0, 1), None)
+        return MailSources(mails, self.places, self.features, self.event_id)

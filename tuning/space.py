@@ -232,6 +232,12 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     "uniform_kernel": _SAMPLE,
     "batch_kernel": _FLAT,
     "mail_kernel": _FLAT,
+    "ring_kernel": {
+        "BLOCK": (4, 8, 16, 32),
+        "COLUMNS": (32, 64, 128, 256),
+        "num_warps": _WARPS,
+        **_NO_STAGES,
+    },
     "dropout_kernel": _FLAT,
 }
 

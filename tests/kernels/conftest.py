@@ -31,6 +31,16 @@ def interpreter() -> Iterator[None]:
     launch.use_triton(None)
 
 
+@pytest.fixture(params=["torch", "triton"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs by the reference, then by the kernel in the interpreter."""
+    if request.param == "triton" and launch.triton is None:
+        pytest.skip("triton has no wheel for this platform")
+    launch.use_triton(request.param == "triton")
+    yield request.param
+    launch.use_triton(None)
+
+
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is allocated unwritten holds NaN, or a large negative integer, or true."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,16 +15,6 @@ from tests.kernels.graph_case import WAITING, dispatched, launched
 
 EVENTS, SEED, EPOCH, ITERATION = 23, 2**32 - 1, 3, 5
 LARGE = 2**53 - 10  # from here on times meet the first integer that float64 has not
-
-
-@pytest.fixture(params=["torch", "triton"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The test runs by the reference, then by the kernel in the interpreter."""
-    if request.param == "triton" and launch.triton is None:
-        pytest.skip("triton has no wheel for this platform")
-    launch.use_triton(request.param == "triton")
-    yield request.param
-    launch.use_triton(None)
 
 
 def stream(times: torch.dtype = torch.int64) -> EventStream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,6 @@ from mspipe_triton.mailbox import LastMail
 from tests.kernels.graph_case import WAITING, dispatched, launched
 
 LARGE = 2**53  # where float64 no longer has every integer
-
-
-@pytest.fixture(params=["torch", "triton"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The test runs by the reference, then by the kernel in the interpreter."""
-    if request.param == "triton" and launch.triton is None:
-        pytest.skip("triton has no wheel for this platform")
-    launch.use_triton(request.param == "triton")
-    yield request.param
-    launch.use_triton(None)
 
 
 def tables(times: torch.dtype, nodes: int = 9) -> dict[str, torch.Tensor]:

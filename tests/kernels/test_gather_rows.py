@@ -15,16 +15,6 @@ from mspipe_triton.kernels.gather_rows import gather_kernel
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.int64, torch.uint8, torch.bool]
 
 
-@pytest.fixture(params=["torch", "triton"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The test runs by the reference, then by the kernel in the interpreter."""
-    if request.param == "triton" and launch.triton is None:
-        pytest.skip("triton has no wheel for this platform")
-    launch.use_triton(request.param == "triton")
-    yield request.param
-    launch.use_triton(None)
-
-
 @pytest.fixture
 def debug() -> Iterator[None]:
     enable_debug()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mspipe_triton.kernels import launch
 from mspipe_triton.kernels.link_loss import launch_link_loss
 from mspipe_triton.kernels.link_loss_backward import launch_link_loss_backward
+from tests.kernels.graph_case import launched
 from tests.kernels.link_case import Case, Named, close
 
 Derived = Callable[[Named, Named, Named], None]
@@ -162,26 +161,16 @@ def test_without_gradients_loss_and_scores_are_the_same() -> None:
     assert all(torch.equal(*pair) for pair in zip(case.actual(), with_gradient, strict=True))
 
 
-class _Seen(TorchDispatchMode):
-    """The names of torch's operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 def test_four_launches_and_no_other_operation() -> None:
     case = Case(5, count=4)
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
     embedded, count, weight_src, _, weight_dst, _, weight_out, _ = given = tuple(case.named().values())
-    with launch.recording() as recorded, _Seen() as seen:
+
+    def both() -> None:
         loss, scores, hidden = launch_link_loss(*given, True)
         launch_link_loss_backward(loss, embedded, count, weight_src, weight_dst, weight_out, scores, hidden)
-    names = [launched.kernel.name for launched in recorded]
-    assert names == ["link_scores_kernel", "link_loss_kernel", "link_backward_kernel", "link_sum_kernel"]
-    assert set(seen.names) == {"new_empty"}, "nothing else may be launched"
+
+    kernels, operations = launched(both)
+    assert kernels == ["link_scores_kernel", "link_loss_kernel", "link_backward_kernel", "link_sum_kernel"]
+    assert operations == {"new_empty"}, "nothing else may be launched"
