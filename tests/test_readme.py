@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What makes each command small enough for a test; a later flag goes over an earlier one.
 SMALLER = {
     "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--negatives", "3", "--no-autotune"],
-    "autotune": ["--batch-size", "100", "--dim", "8", "--budget", "1"],
+    "autotune": ["--batch-size", "100", "--dim", "8", "--threads", "1", "--budget", "3"],
     "generate": ["--events", "900"],
 }
 
