@@ -53,6 +53,7 @@ class Replay:
         Returns:
             Why it was not captured, in one line, or None.
         """
+        self.graph = None  # one that was captured before holds other memory
         if self.device.type != "cuda":
             return None
         side = torch.cuda.Stream(self.device)
