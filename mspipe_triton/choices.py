@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.pipeline.schedules import RESIDENT
 
 BUILT = {
     "task": ("link", "node"),
@@ -33,8 +34,9 @@ def check_choices(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value not in BUILT[name]:
+            more = "; --placement device runs so" if (name, value) == ("schedule", RESIDENT) else ""
             built = ", ".join(BUILT[name])
-            raise ConfigError(f"{name.replace('_', '-')} {value!r} is unknown or not built yet; there is {built}")
+            raise ConfigError(f"{name.replace('_', '-')} {value!r} is none of {built}{more}")
 
 
 def check_at_least(config: Any, least: int, *names: str) -> None:

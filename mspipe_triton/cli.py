@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 import typer.exceptions
 
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
-from mspipe_triton.options import Columns, Data, Json, NodeFeatures, Sort, run_config, takes_run_flags
+from mspipe_triton.options import PLANNED_FLAGS, Json, run_config, takes_run_flags
 
 app = typer.Typer(
     help="Train memory-based temporal graph neural networks on event streams, fast.",
@@ -160,21 +161,19 @@ def plan(
 
 
 @data_app.command()
-def info(
-    data: Data = None, columns: Columns = None, sort: Sort = None, node_features: NodeFeatures = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Describe a stream: counts, span, repetition, new nodes in test, ties, device memory to train on it with."""
+@partial(takes_run_flags, names=PLANNED_FLAGS)
+def info(as_json: Json = False, **flags: Any) -> None:
+    """Describe a stream: counts, span, repetition, new nodes in test, ties; and device memory to train on it with."""
     from mspipe_triton.data.describe import describe
     from mspipe_triton.training.footprint import Footprint
     from mspipe_triton.training.session import load_stream
 
-    settings = run_config({"data": data, "columns": columns, "sort": sort, "node_features": node_features})
+    settings = run_config(flags)
     stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
+    title, shown = str(facts.pop("name")), {**facts, f"device memory, {settings.model.model}": str(resident)}
     parts = resident.to_json()
-    title, facts["resident_mib"] = str(facts.pop("name")), parts.pop("total")
-    _show(title, facts | {"resident_parts_mib": parts}, as_json, facts | {"resident_parts": str(resident)})
+    _show(title, {**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}, as_json, shown)
 
 
 @data_app.command()

@@ -23,6 +23,7 @@ MODELS: dict[str, Mapping[str, int]] = {
     "apan": {"fanout": 10, "heads": 2, "slots": 10},
     "tgat": {"fanout": 10, "heads": 2, "layers": 2},
 }
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for, beside RESIDENT
 
 
@@ -52,7 +53,7 @@ class ModelConfig:
         if self.model not in MODELS:
             _load_plugin(self.model)
         if self.model not in MODELS:
-            raise ConfigError(f"model {self.model!r} is unknown; there is {', '.join(MODELS)}")
+            raise ConfigError(f"model {self.model!r} is none of {', '.join(MODELS)}")
         check_choices(self, "sampler", "aggregator", "time_encoder", "dtype", "precision")
         check_at_least(self, 1, "dim")
         if not 0 <= self.dropout < 1:
@@ -132,6 +133,11 @@ class TrainConfig:
 
     def _check_schedule(self) -> None:
         schedule, staleness = self.schedule, self.staleness
+        if self.placement == "device" and (schedule, staleness, self.mitigation) != ("auto", -1, "none"):
+            raise ConfigError(
+                "placement device runs an iteration whole, without stages or staleness; leave out --schedule, "
+                "--staleness and --mitigation, or take --placement host"
+            )
         if staleness < -1:
             raise ConfigError(f"staleness must be at least 0, not {staleness}")
         if schedule == "fixed" and staleness == -1:
@@ -147,11 +153,6 @@ class TrainConfig:
             raise ConfigError(
                 f"mitigation {self.mitigation} is for stale memory, which schedule {schedule} has none of; "
                 "take mspipe, or fixed with a --staleness"
-            )
-        if self.placement == "device" and schedule != "auto":
-            raise ConfigError(
-                f"placement device runs an iteration whole, and schedule {schedule} is for stages; leave --schedule "
-                "out, or take --placement host"
             )
         if self.device == "cuda" and self.mitigation != "none":
             raise ConfigError(f"mitigation {self.mitigation} is built for the CPU only; take --mitigation none")
@@ -172,7 +173,8 @@ class RunSettings:
     """One way to carry a run out: what tuning chooses, since all compute the same but for the order of float sums.
 
     Args:
-        schedule: one of the schedules, not "auto", or "resident": everything on the device, iterations run whole.
+        schedule: one of the schedules, or "resident": everything on the device, iterations run whole; "auto": what the
+            run's own schedule and placement say.
         prefetch: finished iterations that may wait between two stages; `serial` knows none.
         threads: torch threads of the stages that compute.
         host_threads: torch threads of the others.
@@ -187,7 +189,7 @@ class RunSettings:
         branch: whether the next batch is sampled beside a resident iteration, on a branch of the graph, or before it.
     """
 
-    schedule: str = "serial"
+    schedule: str = "auto"
     prefetch: int = 3
     threads: int = 1
     host_threads: int = 1
@@ -202,8 +204,6 @@ class RunSettings:
         check_choices(self, "deduplicate", "features", "gather")
         if self.schedule != RESIDENT:
             check_choices(self, "schedule")
-        if self.schedule == "auto":
-            raise ConfigError("[settings] schedule must name a schedule, not auto")
         check_at_least(self, 0, "prefetch")
         check_at_least(self, 1, "threads", "host_threads")
 
@@ -213,12 +213,18 @@ class RunSettings:
         Raises:
             ConfigError: one of them does; "auto" allows what misses no update, 0 threads allow any number.
         """
-        if placement not in ("auto", "device" if self.schedule == RESIDENT else "host"):
-            raise ConfigError(f"[settings] schedule {self.schedule} is not for placement {placement}")
-        if self.schedule not in ((*WITHOUT_STALENESS, RESIDENT) if schedule == "auto" else (schedule,)):
-            raise ConfigError(f"[settings] schedule {self.schedule} is not the run's, which is {schedule}")
         if threads not in (0, self.threads):
             raise ConfigError(f"[settings] threads {self.threads} is not the run's, which is {threads}")
+        if self.schedule == "auto":
+            return
+        if placement not in ("auto", "device" if self.schedule == RESIDENT else "host"):
+            other = "device" if placement == "host" else "host"
+            raise ConfigError(
+                f"[settings] schedule {self.schedule} is not for placement {placement}; leave it out of the file, or "
+                f"take --placement {other}"
+            )
+        if self.schedule not in ((*WITHOUT_STALENESS, RESIDENT) if schedule == "auto" else (schedule,)):
+            raise ConfigError(f"[settings] schedule {self.schedule} is not the run's, which is {schedule}")
 
 
 @dataclass(frozen=True)
@@ -282,7 +288,8 @@ def load_config(path: str | Path) -> RunConfig:
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 values[name] = float(value)
             elif isinstance(default, (bool, int, float, str)) and type(value) is not type(default):
-                raise ConfigError(f"{path}: [{section}] {name} must be {type(default).__name__}, not {value!r}")
+                kind = _KINDS[type(default)]
+                raise ConfigError(f"{path}: [{section}] {name} must be {kind}, not {value!r}")
     try:
         return RunConfig(**{section: kinds[section](**values) for section, values in content.items()})
     except ConfigError as error:

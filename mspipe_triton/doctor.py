@@ -27,11 +27,17 @@ def diagnose() -> dict[str, Any]:
     """
     found = compiler()
     works, why = _try_fusion() if found else (False, f"no C++ compiler ({os.environ.get('CXX') or 'g++'} is not there)")
+    gpu = torch.cuda.is_available()
+    where = (
+        "Training is on the CPU unless --device cuda is given"
+        if gpu
+        else "torch sees no GPU, so training is on the CPU"
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "cpu_threads": torch.get_num_threads(),
-        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "cuda_device": torch.cuda.get_device_name() if gpu else "none",
         **_device_memory(),
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "not installed",
@@ -39,16 +45,15 @@ def diagnose() -> dict[str, Any]:
         "device": "cpu",
         "backend": "torch",
         "fused": works,
-        "why": f"Training is on the CPU unless --device cuda is given; there its loops are {'' if works else 'not '}"
-        f"fused, {why}.",
+        "why": f"{where}; its loops are {'' if works else 'not '}fused there, {why}.",
     }
 
 
 def _device_memory() -> dict[str, Any]:
-    """The GPU's free and whole memory, and the events that fit in what is free; "none" without a GPU."""
+    """The GPU's free and whole memory, and the events that fit in what is free; None without a GPU."""
     free_mib, total_mib, held = "device_free_mib", "device_total_mib", f"resident_events_of_{_FEATURES}_features"
     if not torch.cuda.is_available():
-        return dict.fromkeys((free_mib, total_mib, held), "none")
+        return dict.fromkeys((free_mib, total_mib, held))
     try:
         free, total = torch.cuda.mem_get_info()
     except RuntimeError as error:  # a GPU that is full, or lent to one process alone, does not tell

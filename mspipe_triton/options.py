@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +50,7 @@ RUN_FLAGS = {
     "mitigation": _flag(str, "none", "none or similarity"),
     "backend": _flag(str, "auto", "auto or torch"),
     "device": _flag(str, "auto", "auto, cpu or cuda"),
-    "placement": _flag(str, "auto", "Of memory and features: auto, device or host."),
+    "placement": _flag(str, "auto", "Of memory and features: auto, host, or device: iterations run whole there."),
     "negatives": _flag(int, "49", "N random negatives of the MRR."),
     "seed": _flag(int, "0"),
     "threads": _flag(int, "0", "CPU threads; 0: torch's choice, or the tuner's."),
@@ -64,11 +64,19 @@ RUN_FLAGS = {
 }
 
 
-def takes_run_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of a run before its own; it gets them by keyword."""
+# What device memory depends on, beside the stream.
+PLANNED_FLAGS = (
+    "data", "model", "batch_size", "fanout", "layers", "slots", "dim", "heads", "aggregator", "dtype", "precision",
+    "negatives", "columns", "sort", "node_features",
+)  # fmt: skip
+
+
+def takes_run_flags(command: Callable[..., None], names: Iterable[str] = RUN_FLAGS) -> Callable[..., None]:
+    """Give a command the flags of a run, or those of these names, before its own; it gets them by keyword."""
     keyword, given = inspect.Parameter.KEYWORD_ONLY, inspect.signature(command, eval_str=True).parameters.values()
     own = [each.replace(kind=keyword) for each in given if each.kind != each.VAR_KEYWORD]
-    shared = [inspect.Parameter(name, keyword, default=None, annotation=flag) for name, flag in RUN_FLAGS.items()]
+    flags = [(name, RUN_FLAGS[name]) for name in names]
+    shared = [inspect.Parameter(name, keyword, default=None, annotation=flag) for name, flag in flags]
     command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in (*shared, *own)}
     return command

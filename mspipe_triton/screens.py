@@ -96,10 +96,11 @@ def split_table(split: str, metrics: dict[str, Any], negatives: int, run: str) -
 
 
 def facts_table(title: str, facts: dict[str, Any]) -> Table:
-    """Names and values, one a row."""
+    """Names and values, one a row; None has no row."""
     table = Table(title=title, show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _shown(value))
+        if value is not None:
+            table.add_row(name.replace("_", " "), _shown(value))
     return table
 
 

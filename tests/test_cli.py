@@ -53,10 +53,12 @@ def test_info_and_doctor(events: Path, command: Command) -> None:
     facts = json.loads(info.stdout)
     assert facts["events"] == 600
     assert sum(facts["resident_parts_mib"].values()) == pytest.approx(facts["resident_mib"])
-    assert "resident parts" in info.stderr
+    assert "device memory, tgn" in info.stderr
+    larger = json.loads(command("data", "info", "events.csv", "--batch-size", "900", "--json").stdout)
+    assert larger["resident_mib"] > facts["resident_mib"]
     doctor = json.loads(command("doctor", "--json").stdout)
     assert doctor["fused"] is False
-    assert {doctor[name] for name in ("device_free_mib", "device_total_mib")} == {"none"}
+    assert {doctor[name] for name in ("device_free_mib", "device_total_mib")} == {None}
     assert "TORCHDYNAMO_DISABLE" in doctor["why"]
     shown = command("doctor").stderr
     assert "cxx compiler" in shown
@@ -76,14 +78,14 @@ def test_a_broken_compiler_costs_one_line(events: Path, command: Command) -> Non
 WRONG = {
     ("train", "none.csv"): "no such file",
     ("train", "events.csv", "--batch-size", "0"): "batch-size must be at least 1",
-    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events",
+    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; give at most that",
     ("train", "events.csv", "--epochs", "0"): "epochs must be at least 1",
     ("train", "events.csv", "--fanout", "0"): "fanout must be at least 1",
     ("train", "events.csv", "--lr", "nan"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "inf"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "-1"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "fast"): "Invalid value for '--lr'",
-    ("train", "events.csv", "--model", "gcn"): "model 'gcn' is unknown; there is tgn, jodie, apan, tgat",
+    ("train", "events.csv", "--model", "gcn"): "model 'gcn' is none of tgn, jodie, apan, tgat",
     ("train", "events.csv", "--model", "jodie", "--fanout", "10"): "fanout 10: model jodie has none",
     ("train", "events.csv", "--model", "apan", "--slots", "0"): "slots must be at least 1, not 0",
     ("train", "events.csv", "--model", "apan", "--dim", "9"): "dim must be a multiple of heads: 9 is none of 2",
@@ -91,20 +93,22 @@ WRONG = {
         "train", "events.csv", "--model", "tgat", "--batch-size", "100", "--schedule", "mspipe", "--mitigation",
         "similarity",
     ): "which model tgat has none of",
-    ("train", "events.csv", "--schedule", "fast"): "there is auto, serial, prefetch, mspipe, fixed, exact",
+    ("train", "events.csv", "--schedule", "fast"): "none of auto, serial, prefetch, mspipe, fixed, exact",
     ("train", "events.csv", "--schedule", "fixed"): "needs a staleness, as in --staleness 1",
     ("train", "events.csv", "--schedule", "exact", "--staleness", "2"): "staleness 2 is for schedule fixed",
     ("train", "events.csv", "--schedule", "fixed", "--staleness", "-3"): "staleness must be at least 0, not -3",
     ("train", "events.csv", "--schedule", "mspipe", "--deterministic"): "take exact, or fixed with a --staleness",
     ("train", "events.csv", "--mitigation", "similarity"): "which schedule auto has none of",
-    ("train", "events.csv", "--mitigation", "magic"): "there is none, similarity",
-    ("train", "events.csv", "--backend", "triton"): "there is auto, torch",
-    ("train", "events.csv", "--device", "tpu"): "there is auto, cpu, cuda",
+    ("train", "events.csv", "--mitigation", "magic"): "none of none, similarity",
+    ("train", "events.csv", "--backend", "triton"): "none of auto, torch",
+    ("train", "events.csv", "--device", "tpu"): "none of auto, cpu, cuda",
     ("train", "events.csv", "--device", "cuda", "--batch-size", "100"): "torch sees no GPU here",
     ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or take --placement host",
+    ("train", "events.csv", "--placement", "device", "--mitigation", "similarity"): "or take --placement host",
+    ("train", "events.csv", "--placement", "device", "--staleness", "2"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--trace"): "--trace is of stages, and --placement device has",
-    ("train", "events.csv", "--schedule", "resident"): "there is auto, serial",
-    ("train", "events.csv", "--placement", "moon"): "there is auto, device, host",
+    ("train", "events.csv", "--schedule", "resident"): "fixed, exact; --placement device runs so",
+    ("train", "events.csv", "--placement", "moon"): "none of auto, device, host",
     ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",
     ("train", "events.csv", "--seed", "-1"): "seed must be at least 0",
     ("train", "events.csv", "--columns", "src=who"): "'who' (src) is missing",

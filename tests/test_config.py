@@ -28,8 +28,8 @@ from mspipe_triton.errors import ConfigError, InputError
         ({"model": "tgat", "layers": -3}, "layers must be at least 1, not -3"),
         ({"fanout": 0}, "fanout must be at least 1, not 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
-        ({"model": "dyrep"}, "model 'dyrep' is unknown; there is tgn, jodie, apan, tgat"),
-        ({"aggregator": "sum"}, "aggregator 'sum' is unknown or not built yet; there is last, mean"),
+        ({"model": "dyrep"}, "model 'dyrep' is none of tgn, jodie, apan, tgat"),
+        ({"aggregator": "sum"}, "aggregator 'sum' is none of last, mean"),
     ],
 )
 def test_what_a_model_does_not_take_gets_one_line(given: dict[str, Any], message: str) -> None:

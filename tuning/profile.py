@@ -200,6 +200,7 @@ def _check_settings(values: Any, subject: Mapping[str, Any]) -> None:
         _check(f"settings.{name}", values[name], wanted.__name__, type(values[name]) is wanted)
     for name, largest in LARGEST.items():
         _check_whole(f"settings.{name}", values[name], largest)
+    _check("settings.schedule", values["schedule"], "the name of a schedule", values["schedule"] != "auto")
     try:
         RunSettings(**values).check_fits(subject.get("schedule", ""), subject.get("threads", 0))
     except ConfigError as error:

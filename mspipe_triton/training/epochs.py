@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -17,7 +16,7 @@ from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.interrupt import Interrupts
-from mspipe_triton.training.resident import Resident
+from mspipe_triton.training.resident import Resident, training_clock
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session
 
@@ -104,17 +103,13 @@ class ResidentEpochs:
             **_record(epoch, loss / events, trained.seconds, compiling, events),
             "iterations": count,
             "stage_seconds": {"iteration": trained.seconds / count},
+            "captured": self.resident.training().replay.graph is not None,
             "staleness_measured": {"0": count},
         }
 
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """One stage: there is nothing to plan."""
         return make_plan(RESIDENT, stage_seconds).to_json()
-
-
-def training_clock() -> float:
-    """Seconds that go on while training but stand still while loops are compiled."""
-    return time.perf_counter() - compile_seconds()
 
 
 def _record(epoch: int, loss: float, seconds: float, compiling: float, events: int) -> dict[str, Any]:

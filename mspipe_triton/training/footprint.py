@@ -87,9 +87,10 @@ class Footprint:
         return {name: size / 2**20 for name, size in {**asdict(self), "total": self.total}.items()}
 
     def __str__(self) -> str:
-        """The parts that take anything, one a line, the largest first."""
+        """Their sum, and the parts that are a tenth of a MiB or more, one a line, the largest first."""
         parts = sorted(asdict(self).items(), key=lambda part: -part[1])
-        return "\n".join(f"{name} {_shown(size, round)}" for name, size in parts if size)
+        lines = [f"{name} {_shown(size, round)}" for name, size in parts if round(size * 10 / 2**20)]
+        return "\n".join([f"{_shown(self.total, round)} in all", *lines])
 
 
 def choose_placement(config: RunConfig, footprint: Footprint, free_bytes: int) -> tuple[str, str | None]:
@@ -130,7 +131,8 @@ def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig
         torch.cuda.empty_cache()  # what tuning has left in torch's hands is free too
         placement, line = choose_placement(config, Footprint.of(config, stream), torch.cuda.mem_get_info()[0])
     train, settings = replace(config.train, placement=placement), config.settings
-    if settings is not None and (settings.schedule == RESIDENT) != (placement == "device"):
+    own = "auto" if settings is None else settings.schedule
+    if own != "auto" and (own == RESIDENT) != (placement == "device"):
         settings = None  # made on a machine with more room
     return replace(config, train=train, settings=settings), line
 
@@ -138,11 +140,14 @@ def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig
 def _settled(config: RunConfig) -> str | None:
     """The placement where free memory has no say in it, or None."""
     train = config.train
-    schedule = train.schedule if config.settings is None else config.settings.schedule
+    own = "auto" if config.settings is None else config.settings.schedule
+    schedule = train.schedule if own == "auto" else own
     by_memory = train.placement == "device" or (train.placement == "auto" and schedule in ("auto", RESIDENT))
     if train.device == "cuda" and by_memory:
         return None
-    return "host" if train.placement == "auto" else train.placement
+    if train.placement == "auto":
+        return "device" if own == RESIDENT and train.device != "cuda" else "host"
+    return train.placement
 
 
 def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mspipe_triton.data.events import Split
+from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.training.replay import Snapshot
 from mspipe_triton.training.resident_pass import OnDevice, Pass
 from mspipe_triton.training.resident_steps import EmbedPass, ScorePass, TrainPass
@@ -30,6 +31,8 @@ class Resident:
     Each kind of pass is compiled and captured when it is first needed, before its clock starts. Deduplication gets as
     much room as batches were measured to need and some more; an epoch that needs more than that has computed wrong
     numbers, so it starts over from the parameters that it began with, with more room.
+
+    `seconds_preparing` counts measuring, warming up, capturing and epochs that started over, but no loops' compiling.
 
     Args:
         given: what lies on the device.
@@ -57,13 +60,14 @@ class Resident:
         while True:
             self.given.state.reset()
             self.settle()
-            start = time.perf_counter()
+            start = training_clock()
             count = steps.run(*span, check)
             self.settle()
-            seconds = time.perf_counter() - start
+            seconds = training_clock() - start
             if not steps.sampler.overflowed():
                 return TrainedEpoch(steps.losses[:count].to("cpu", copy=True), seconds)
             self.note(f"Epoch {epoch} starts over: its batches have more neighbours than were measured before.")
+            self.seconds_preparing += seconds
             learned.restore()
             steps.sampler.fit()
             steps.scene = None
@@ -120,16 +124,21 @@ class Resident:
 
     def _prepared(self, steps: Pass, spans: Sequence[Span], whole: bool, measured: bool = False) -> None:
         """Measure the capacities on the spans, unless that was done, and capture the step."""
-        start = time.perf_counter()
+        start = training_clock()
         if not measured:
             steps.measure(spans, whole)
         failure = steps.prepare(*spans[0])
         if failure is not None:
             self.note(f"Running without CUDA graphs: {failure}.")
         self.settle()
-        self.seconds_preparing += time.perf_counter() - start
+        self.seconds_preparing += training_clock() - start
 
     def settle(self) -> None:
         """Wait for the device."""
         if self.given.device.type == "cuda":
             torch.cuda.synchronize(self.given.device)
+
+
+def training_clock() -> float:
+    """Seconds that go on while training but stand still while loops are compiled."""
+    return time.perf_counter() - compile_seconds()

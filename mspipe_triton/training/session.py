@@ -27,7 +27,7 @@ from mspipe_triton.state import NodeState
 from mspipe_triton.training.iteration import Iteration
 from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.resident_pass import OnDevice
-from mspipe_triton.training.settings import compiler, default_settings
+from mspipe_triton.training.settings import compiler, run_settings
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,15 @@ class Session:
         """
         if config.train.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
-        settings = config.settings or default_settings(config.train)
+        settings = run_settings(config)
         device = torch.device("cuda" if config.train.device == "cuda" else "cpu")
         resident = settings.schedule == RESIDENT
         placement = Placement(device, settings.gather, resident)
         split = stream.split()
         if config.train.batch_size > split.train_end:
             raise ConfigError(
-                f"batch-size {config.train.batch_size} is above the {split.train_end} training events of {stream.name}"
+                f"batch-size {config.train.batch_size:,} is above the {split.train_end:,} training events of "
+                f"{stream.name}; give at most that"
             )
         tables = getattr(torch, config.model.table_dtype)
         stream, adjacency = stream.to_dtype(tables), TemporalCSR.build(stream)
@@ -109,6 +110,8 @@ class Session:
 def load_stream(data: DataConfig) -> EventStream:
     """The stream that a run's data settings name."""
     if data.path == "synthetic":
+        if data.node_features:
+            raise ConfigError("the built-in stream takes no --node-features; write it to a file with `data generate`")
         return synthetic_stream()
     return read_stream(data.path, data.columns, data.sort, data.node_features or None)
 
@@ -127,7 +130,7 @@ def process_settings(config: RunConfig) -> Iterator[None]:
     """Threads, determinism, fusion and a GPU's products for the length of a run, put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products = torch.get_float32_matmul_precision()
-    settings = config.settings or default_settings(config.train)
+    settings = run_settings(config)
     torch.set_num_threads(settings.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, a GPU's products are refused

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from mspipe_triton.config import RunSettings, TrainConfig
+from mspipe_triton.config import RunConfig, RunSettings, TrainConfig
 from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 
 
@@ -34,6 +34,17 @@ class Tuned:
         known = dict(self.stage_seconds)
         off = {name: measured[name] / seconds - 1 for name, seconds in known.items() if name in measured}
         return {"profile": self.profile, "seconds": self.seconds, "stage_seconds": known, "stage_seconds_off": off}
+
+
+def run_settings(config: RunConfig) -> RunSettings:
+    """How a run is carried out: by its own settings, or the shipped ones."""
+    train, settings = config.train, config.settings
+    if settings is None:
+        return default_settings(train)
+    if settings.schedule != "auto":
+        return settings
+    schedule = choose_schedule(train.schedule, train.device, settings.threads, train.placement)
+    return replace(settings, schedule=schedule)
 
 
 def default_settings(train: TrainConfig) -> RunSettings:

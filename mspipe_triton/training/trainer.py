@@ -217,6 +217,7 @@ class _Run:
             "losses": [record["loss"] for record in records],
             "stage_seconds": fastest["stage_seconds"],
             "settings": asdict(session.settings),
+            "captured": fastest.get("captured", False),
             "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
             "plan": self.epochs.plan(fastest["stage_seconds"]),
             "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),

@@ -115,9 +115,10 @@ def test_a_stream_of_a_thousand_million_events_is_planned_without_being_built() 
     }
 
 
-def test_shown_are_the_parts_that_take_anything_the_largest_first() -> None:
-    shown = str(Footprint(graph=3 * 2**20, events=10**5, features=0, state=12 * GIB, parameters=0, workspace=GIB // 2))
-    assert shown.splitlines() == ["state 12.0 GiB", "workspace 512.0 MiB", "graph 3.0 MiB", "events 0.1 MiB"]
+def test_shown_are_the_sum_and_the_parts_that_take_anything_the_largest_first() -> None:
+    shown = str(Footprint(graph=3 * 2**20, events=10**5, features=10, state=12 * GIB, parameters=0, workspace=GIB // 2))
+    parts = ["state 12.0 GiB", "workspace 512.0 MiB", "graph 3.0 MiB", "events 0.1 MiB"]
+    assert shown.splitlines() == ["12.5 GiB in all", *parts]
 
 
 NEEDS = Footprint(graph=GIB, events=GIB, features=5 * GIB, state=GIB, parameters=GIB, workspace=GIB)  # 11 with a tenth
@@ -129,7 +130,7 @@ def on_gpu(placement: str = "auto", schedule: str = "auto", settings: RunSetting
     return RunConfig(train=train, settings=settings)
 
 
-@pytest.mark.parametrize("settings", [None, RunSettings("resident")])
+@pytest.mark.parametrize("settings", [None, RunSettings("resident"), RunSettings()])
 def test_auto_is_the_device_where_everything_and_a_tenth_more_fits(settings: RunSettings | None) -> None:
     assert NEEDS.needed == 11 * GIB
     assert choose_placement(on_gpu(settings=settings), NEEDS, 11 * GIB) == ("device", None)
@@ -158,6 +159,8 @@ def test_what_is_asked_for_and_does_not_fit_is_refused() -> None:
         (on_gpu("host"), "host"),
         *((on_gpu(schedule=name), "host") for name in ("serial", "prefetch", "mspipe", "exact", "fixed")),
         (on_gpu(settings=RunSettings("exact")), "host"),
+        (on_gpu(schedule="exact", settings=RunSettings()), "host"),
+        (RunConfig(settings=RunSettings("resident")), "device"),
     ],
 )
 def test_memory_has_no_say_on_the_cpu_or_in_a_schedule_of_stages(config: RunConfig, placement: str) -> None:

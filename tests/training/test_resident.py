@@ -146,7 +146,9 @@ def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream)
     steps = resident.training()
     # As where an epoch finds more than was measured: the roots alone are sure to fit.
     steps.sampler.capacities, steps.scene = [1], None
+    preparing = resident.seconds_preparing
     losses.append(resident.train_epoch(2).losses)
+    assert resident.seconds_preparing > preparing, "the epoch that does not count is counted there"
     assert len(notes) == 1
     assert "starts over" in notes[0]
     assert steps.sampler.rooms[0] > 3 * 3

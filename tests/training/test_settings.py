@@ -16,7 +16,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.training.evaluate import evaluate_run
 from mspipe_triton.training.session import Session, process_settings
-from mspipe_triton.training.settings import Tuned, default_settings
+from mspipe_triton.training.settings import Tuned, default_settings, run_settings
 
 CONFIG = RunConfig(
     model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=100, epochs=1, negatives=3, schedule="auto")
@@ -47,12 +47,11 @@ def test_the_shipped_settings_follow_the_flags(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"schedule": "auto"}, "must name a schedule"),
-        ({"schedule": "residential"}, "there is auto, serial"),
+        ({"schedule": "residential"}, "none of auto, serial"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"prefetch": -1}, "prefetch must be at least 0"),
-        ({"deduplicate": "none"}, "there is all, roots"),
-        ({"gather": "magic"}, "there is copy, kernel"),
+        ({"deduplicate": "none"}, "none of all, roots"),
+        ({"gather": "magic"}, "none of copy, kernel"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
@@ -79,6 +78,50 @@ def test_settings_and_run_must_agree() -> None:
         replace(CONFIG, settings=OTHER, train=replace(CONFIG.train, threads=2))
     with pytest.raises(ConfigError, match="mspipe is not the run's, which is auto"):
         replace(CONFIG, settings=replace(OTHER, schedule="mspipe"))
+
+
+@pytest.mark.parametrize(
+    ("train", "schedule"),
+    [
+        ({}, "exact"), ({"schedule": "prefetch"}, "prefetch"), ({"placement": "device"}, "resident"),
+        ({"device": "cuda", "placement": "host"}, "exact"),
+    ],
+)  # fmt: skip
+def test_settings_without_a_schedule_have_the_runs(
+    train: dict[str, Any], schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    given = RunSettings(threads=1, prefetch=5)
+    config = RunConfig(train=TrainConfig(**train), settings=given)
+    assert run_settings(config) == replace(given, schedule=schedule)
+    assert run_settings(replace(config, settings=None)) == default_settings(config.train)
+
+
+def test_resident_settings_and_placement_must_agree() -> None:
+    with pytest.raises(ConfigError, match="leave it out of the file, or take --placement device"):
+        RunConfig(train=TrainConfig(placement="host"), settings=RunSettings("resident"))
+    with pytest.raises(ConfigError, match="leave it out of the file, or take --placement host"):
+        RunConfig(train=TrainConfig(placement="device"), settings=RunSettings("serial"))
+
+
+@pytest.mark.parametrize("by", ["placement", "settings"])
+def test_a_resident_run_is_trained_evaluated_and_resumed(by: str, small_stream: EventStream, tmp_path: Path) -> None:
+    from mspipe_triton.data.writers import write_stream
+
+    write_stream(small_stream, tmp_path / "events.csv")
+    plain = CONFIG.with_flags({"path": str(tmp_path / "events.csv"), "dtype": "float64"})
+    if by == "placement":
+        config = plain.with_flags({"placement": "device"})
+    else:
+        config = replace(plain, settings=RunSettings("resident", fused=False))
+    result = train(config, out=str(tmp_path / "run"))
+    assert (result["schedule"], result["settings"]["schedule"], result["captured"]) == ("resident", "resident", False)
+    assert list(result["stage_seconds"]) == ["iteration"]
+    assert result["losses"] == pytest.approx(train(plain, out=str(tmp_path / "plain"))["losses"], rel=1e-9)
+    metrics, _ = evaluate_run(str(tmp_path / "run"), "test")
+    assert metrics["ap"] == result["test"]["ap"]
+    longer = replace(config, train=replace(config.train, epochs=2))
+    assert train(longer, out=str(tmp_path / "run"), resume=True)["schedule"] == "resident"
 
 
 def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
