@@ -77,6 +77,11 @@ def compile_seconds(own: bool = False) -> float:
     return _own.seconds if own else _State.seconds
 
 
+def running_clock() -> float:
+    """Seconds that go on, but stand still while fused functions are compiled."""
+    return time.perf_counter() - compile_seconds()
+
+
 def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Decorate a pure function of tensors, never differentiated through: compiled while fusion is on, else eager.
 

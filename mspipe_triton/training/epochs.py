@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
-from mspipe_triton.kernels.fusion import compile_seconds
+from mspipe_triton.kernels.fusion import compile_seconds, running_clock
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.interrupt import Interrupts
-from mspipe_triton.training.resident import Resident, training_clock
+from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.schedule import Scheduler
 from mspipe_triton.training.session import Session
 
@@ -55,7 +55,7 @@ class StagedEpochs:
         session.model.train()
         events = session.split.train_end
         items = batches(0, events, session.config.train.batch_size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
-        compiling, start, loss = compile_seconds(), training_clock(), 0.0
+        compiling, start, loss = compile_seconds(), running_clock(), 0.0
         staleness: Counter[str] = Counter()
         with Interrupts() as interrupts, closing(self.scheduler.run(items, epoch, times)) as results:
             for done in results:
@@ -65,7 +65,7 @@ class StagedEpochs:
                 loss += value * count
                 staleness[str(done.staleness)] += 1
                 told(epoch, count, value)
-        seconds, compiling = training_clock() - start, compile_seconds() - compiling
+        seconds, compiling = running_clock() - start, compile_seconds() - compiling
         return {
             **_record(epoch, loss / events, seconds, compiling, events),
             "iterations": times.iterations,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from mspipe_triton.data.events import Split
-from mspipe_triton.kernels.fusion import compile_seconds
+from mspipe_triton.kernels.fusion import running_clock
 from mspipe_triton.training.replay import Snapshot
 from mspipe_triton.training.resident_pass import OnDevice, Pass
 from mspipe_triton.training.resident_steps import EmbedPass, ScorePass, TrainPass
@@ -60,10 +59,10 @@ class Resident:
         while True:
             self.given.state.reset()
             self.settle()
-            start = training_clock()
+            start = running_clock()
             count = steps.run(*span, check)
             self.settle()
-            seconds = training_clock() - start
+            seconds = running_clock() - start
             if not steps.sampler.overflowed():
                 return TrainedEpoch(steps.losses[:count].to("cpu", copy=True), seconds)
             self.note(f"Epoch {epoch} starts over: its batches have more neighbours than were measured before.")
@@ -124,21 +123,16 @@ class Resident:
 
     def _prepared(self, steps: Pass, spans: Sequence[Span], whole: bool, measured: bool = False) -> None:
         """Measure the capacities on the spans, unless that was done, and capture the step."""
-        start = training_clock()
+        start = running_clock()
         if not measured:
             steps.measure(spans, whole)
         failure = steps.prepare(*spans[0])
         if failure is not None:
             self.note(f"Running without CUDA graphs: {failure}.")
         self.settle()
-        self.seconds_preparing += training_clock() - start
+        self.seconds_preparing += running_clock() - start
 
     def settle(self) -> None:
         """Wait for the device."""
         if self.given.device.type == "cuda":
             torch.cuda.synchronize(self.given.device)
-
-
-def training_clock() -> float:
-    """Seconds that go on while training but stand still while loops are compiled."""
-    return time.perf_counter() - compile_seconds()
