@@ -118,7 +118,7 @@ def test_flags_are_left_alone() -> None:
 
 
 def test_without_a_compiler_or_a_second_core_there_is_less_to_choose() -> None:
-    default = RunSettings(fused=False)
+    default = RunSettings("serial", fused=False)
     assert set(run_space(default, TrainConfig(), "cpu", 1).choices) == {"schedule", "prefetch", "deduplicate"}
 
 
