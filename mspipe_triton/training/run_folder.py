@@ -113,14 +113,25 @@ class RunFolder:
         if not self.last.exists():
             raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing)")
         saved, config = (replace(each, model=each.model.resolved()) for each in (load_config(self.config), config))
-        differences = [
-            f"{section}.{name} ({value} there, {getattr(getattr(config, section), name)} here)"
+        both = [
+            (f"{section}.{name}", value, getattr(getattr(config, section), name))
             for section in ("data", "model", "train")
             for name, value in vars(getattr(saved, section)).items()
-            if value != getattr(getattr(config, section), name) and name != "epochs"
+        ]
+        differences = [
+            f"{name} ({_told(there)} there, {_told(here)} here)"
+            for name, there, here in both
+            if there != here and name != "train.epochs"
         ]
         if differences:
-            raise RunFolderError(f"{self.path}: the run to resume has another {', '.join(differences)}")
+            raise RunFolderError(
+                f"{self.path}: the run to resume has another {', '.join(differences)}; give the same, or another --out"
+            )
+
+
+def _told(value: Any) -> Any:
+    """A setting as users know it."""
+    return "none" if value == -1 else value
 
 
 def _record(line: str) -> dict[str, Any] | None:

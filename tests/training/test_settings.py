@@ -12,7 +12,7 @@ import torch
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, train
 from mspipe_triton.config import RunSettings, load_config
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, RunFolderError
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.training.evaluate import evaluate_run
 from mspipe_triton.training.session import Session, process_settings
@@ -122,6 +122,11 @@ def test_a_resident_run_is_trained_evaluated_and_resumed(by: str, small_stream: 
     assert metrics["ap"] == result["test"]["ap"]
     longer = replace(config, train=replace(config.train, epochs=2))
     assert train(longer, out=str(tmp_path / "run"), resume=True)["schedule"] == "resident"
+    other = longer.with_flags({"seed": 7})
+    with pytest.raises(
+        RunFolderError, match=r"another train.seed \(0 there, 7 here\); give the same, or another --out"
+    ):
+        train(other, out=str(tmp_path / "run"), resume=True)
 
 
 def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
