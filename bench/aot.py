@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ DRAWS = {
 }
 
 
+COUNTED = (*UPDATERS, "link_loss")  # those that may be told how many rows are real
+
+
 def staged(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """An operation's arguments with the rows of its tables in the tables' place."""
     for table, rows in STAGED[name].items():
@@ -91,25 +95,28 @@ def launches(case: Case) -> Iterator[Launch]:
         if case.staged and name not in STAGED:
             continue
         variants = ["triton", "triton-split"] if name == "memory_gru" else ["triton"]
-        for variant in variants:
-            for deterministic in (False, True) if name in ("temporal_attention", "attention_layer") else (False,):
-                arguments = build(name, shape, dtype=dtype, table_dtype=tables)
-                arguments = staged(name, arguments) if case.staged else arguments
-                leaves = operation.trained if tables is not None else operation.leaves
-                arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
-                if name in DRAWS:
-                    words = {key: torch.zeros(4, dtype=torch.int64) for key in DRAWS[name]}
-                    arguments |= {"dropout": 0.1, **words}
-                if name in UPDATERS and not case.staged:
-                    arguments["count"] = torch.zeros(1, dtype=torch.int64)
-                torch.use_deterministic_algorithms(deterministic)
-                with recording() as recorded:
-                    outputs = returned(operation, callee(operation, variant)(**arguments))
-                    losses = [output.sum() for output in outputs.values() if output.requires_grad]
-                    if losses:
-                        sum(losses).backward()
-                torch.use_deterministic_algorithms(False)
-                yield from recorded
+        modes = (False, True) if name in ("temporal_attention", "attention_layer") else (False,)
+        for variant, deterministic, optional in product(variants, modes, (True, False)):
+            arguments = build(name, shape, dtype=dtype, table_dtype=tables)
+            arguments = staged(name, arguments) if case.staged else arguments
+            leaves = operation.trained if tables is not None else operation.leaves
+            arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
+            arguments |= _optional(name) if optional and not (name in UPDATERS and case.staged) else {}
+            torch.use_deterministic_algorithms(deterministic)
+            with recording() as recorded:
+                outputs = returned(operation, callee(operation, variant)(**arguments))
+                losses = [output.sum() for output in outputs.values() if output.requires_grad]
+                if losses:
+                    sum(losses).backward()
+            torch.use_deterministic_algorithms(False)
+            yield from recorded
+
+
+def _optional(name: str) -> dict[str, Any]:
+    """What an operation may be given or not: draws of dropout, a count."""
+    if name in DRAWS:
+        return {"dropout": 0.1, **{key: torch.zeros(4, dtype=torch.int64) for key in DRAWS[name]}}
+    return {"count": torch.zeros(1, dtype=torch.int64)} if name in COUNTED else {}
 
 
 def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from bench.batch_cases import BATCH
 from bench.layer_cases import ATTENTION_LAYER
 from bench.link_cases import LINK_LOSS
-from bench.mailbox_cases import DELIVER_MAILS, MAILBOX_ATTENTION
+from bench.mailbox_cases import MAILBOX_ATTENTION, delivering
 from bench.operation import Operation, Work
 from bench.scene import Numbers, Scene, Shape, scene
 from bench.updater_cases import UPDATERS
@@ -181,7 +181,8 @@ OPERATIONS = {
     ),
     "attention_layer": ATTENTION_LAYER,
     "mailbox_attention": MAILBOX_ATTENTION,
-    "deliver_mails": DELIVER_MAILS,
+    "deliver_mails": delivering("last"),
+    "deliver_mails-mean": delivering("mean"),
     "link_loss": LINK_LOSS,
     "gather_rows": Operation(
         "gather_rows", _gather, _gather_work, ("gathered",), indices=("rows",), tables=("table",), fuses=False

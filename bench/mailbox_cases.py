@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -70,35 +71,51 @@ def _receivers(at: Scene) -> Receivers:
     return Receivers.padded(at.roots[:ends], at.nodes[roots:].view(-1, at.shape.fanout)[:ends])
 
 
-def _deliver(at: Scene, numbers: Numbers) -> dict[str, Any]:
+def _deliver(at: Scene, numbers: Numbers, mode: str) -> dict[str, Any]:
     shape, batch, rows, heard = at.shape, at.shape.batch, at.root_rows, _receivers(at)
-    slots, dim = shape.fanout, 2 * shape.dim
+    slots, dim, mean = shape.fanout, 2 * shape.dim, mode == "mean"
+    features = own_features = None
+    if mean and shape.features:
+        features = numbers.table(shape.nodes, slots * shape.features).view(shape.nodes, slots, shape.features)
+        own_features = numbers.table(batch, shape.features)
     return {
         "memory": numbers.table(shape.nodes, shape.dim), "memory_time": numbers.seconds(shape.nodes),
         "received": at.degree.clone(), "mails": numbers.table(shape.nodes, slots * dim).view(shape.nodes, slots, dim),
         "event_id": numbers.seconds(shape.nodes * slots).view(shape.nodes, slots),
-        "mail_time": numbers.seconds(shape.nodes * slots).view(shape.nodes, slots), "mail_features": None,
+        "mail_time": numbers.seconds(shape.nodes * slots).view(shape.nodes, slots), "mail_features": features,
         "src": at.src, "dst": at.dst, "batch_event_ids": torch.arange(shape.events - batch, shape.events),
-        "times": at.root_times[:batch], "features": None,
+        "times": at.root_times[:batch], "features": own_features,
         "hidden": numbers.normal(at.distinct.numel(), shape.dim), "hidden_time": numbers.seconds(at.distinct.numel()),
         "src_rows": rows[:batch], "dst_rows": rows[batch : 2 * batch], "heard": heard.nodes, "last": heard.last,
+        "owners": heard.owners if mean else None, "deliveries": heard.mails if mean else None, "mode": mode,
     }  # fmt: skip
 
 
-def _deliver_work(at: Scene, table: int, compute: int) -> Work:
+def _deliver_work(at: Scene, table: int, compute: int, mode: str) -> Work:
     """Six numbers an event and two a receiver are read; an end's h is read once, and its memory and time are written;
-    of a receiver a mail of two rows, its event and time are written, and its count is read and written."""
-    shape, ends = at.shape, torch.cat([at.src, at.dst]).unique().numel()
-    heard = int((_receivers(at).nodes >= 0).sum())
+    of a receiver a mail of two rows, its event and time are written, and its count is read and written. The mean reads
+    every delivery and the events' feature rows, adds two rows and a feature row a delivery, and writes that of a
+    receiver."""
+    shape, ends, receivers = at.shape, torch.cat([at.src, at.dst]).unique().numel(), _receivers(at)
+    heard, told = int((receivers.nodes >= 0).sum()), int((receivers.mails >= 0).sum())
     own = ends * (shape.dim * (compute + table) + 2 * 8)
-    return Work(6 * 8 * shape.batch + own + heard * (2 * shape.dim * table + 6 * 8))
+    moved = 6 * 8 * shape.batch + own + heard * (2 * shape.dim * table + 6 * 8)
+    if mode == "last":
+        return Work(moved)
+    more = told * 2 * 8 + (shape.batch + heard) * shape.features * table
+    return Work(moved + more, told * (2 * shape.dim + shape.features))
 
 
-DELIVER_MAILS = Operation(
-    "deliver_mails",
-    _deliver,
-    _deliver_work,
-    mutated=("memory", "memory_time", "received", "mails", "event_id", "mail_time"),
-    indices=("src", "dst", "src_rows", "dst_rows", "heard", "last"),
-    fuses=False,
-)
+def delivering(mode: str) -> Operation:
+    """`deliver_mails` in one of its modes."""
+    return Operation(
+        "deliver_mails",
+        functools.partial(_deliver, mode=mode),
+        functools.partial(_deliver_work, mode=mode),
+        mutated=(
+            "memory", "memory_time", "received", "mails", "event_id", "mail_time",
+            *(("mail_features",) if mode == "mean" else ()),
+        ),
+        indices=("src", "dst", "src_rows", "dst_rows", "heard", "last"),
+        fuses=False,
+    )  # fmt: skip
