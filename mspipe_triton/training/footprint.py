@@ -131,7 +131,7 @@ def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig
         torch.cuda.empty_cache()  # what tuning has left in torch's hands is free too
         placement, line = choose_placement(config, Footprint.of(config, stream), torch.cuda.mem_get_info()[0])
     train, settings = replace(config.train, placement=placement), config.settings
-    own = "auto" if settings is None else settings.schedule
+    own = _own_schedule(config)
     if own != "auto" and (own == RESIDENT) != (placement == "device"):
         settings = None  # made on a machine with more room
     return replace(config, train=train, settings=settings), line
@@ -140,14 +140,19 @@ def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig
 def _settled(config: RunConfig) -> str | None:
     """The placement where free memory has no say in it, or None."""
     train = config.train
-    own = "auto" if config.settings is None else config.settings.schedule
+    own = _own_schedule(config)
     schedule = train.schedule if own == "auto" else own
     by_memory = train.placement == "device" or (train.placement == "auto" and schedule in ("auto", RESIDENT))
     if train.device == "cuda" and by_memory:
         return None
     if train.placement == "auto":
-        return "device" if own == RESIDENT and train.device != "cuda" else "host"
+        return "device" if own == RESIDENT else "host"
     return train.placement
+
+
+def _own_schedule(config: RunConfig) -> str:
+    """The schedule that `[settings]` name; "auto" where there are none."""
+    return "auto" if config.settings is None else config.settings.schedule
 
 
 def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:

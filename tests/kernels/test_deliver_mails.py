@@ -114,11 +114,9 @@ def walked(given: dict[str, Any], batch: tuple[list[tuple[int, int]], list[list[
             tables["memory"][node] = hidden[rows[side]]
             tables["memory_time"][node] = given["hidden_time"][rows[side]]
             row = [*hidden[rows[side]].tolist(), *hidden[rows[1 - side]].tolist()]
-            for hearer in {0: [node], 1: neighbours[side * len(pairs) + event]}.values():
-                for each in hearer:
-                    if each >= 0:
-                        told = features[event] if features else []
-                        mails.setdefault(each, []).append((event, row, told))
+            for each in (node, *neighbours[side * len(pairs) + event]):
+                if each >= 0:
+                    mails.setdefault(each, []).append((event, row, features[event] if features else []))
     for node, told in mails.items():
         slot = int(given["received"][node]) % SLOTS
         tables["received"][node] += 1
