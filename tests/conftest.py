@@ -1,11 +1,11 @@
-"""Fixtures that all tests share: the real streams, a small synthetic one, and the installed command."""
+"""Fixtures that all tests share: Triton's interpreter, real streams, a small synthetic one, the installed command."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,19 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.kernels import launch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def interpreter() -> Iterator[None]:
+    """Operations run as Triton kernels in the interpreter, whose memory is the CPU's."""
+    if launch.triton is None:
+        pytest.skip("triton has no wheel for this platform")
+    launch.use_triton(True)
+    yield
+    launch.use_triton(None)
 
 
 @pytest.fixture(scope="session")

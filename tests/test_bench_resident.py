@@ -24,17 +24,7 @@ from bench.gpu_resident_trace import MARK, counted
 from mspipe_triton.kernels import gather_rows, launch
 
 
-@pytest.fixture
-def kernels() -> Iterator[None]:
-    """Operations run as Triton kernels, in the interpreter."""
-    if launch.triton is None:
-        pytest.skip("triton has no wheel for this platform")
-    launch.use_triton(True)
-    yield
-    launch.use_triton(None)
-
-
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("interpreter")
 def test_launches_are_what_writes_memory() -> None:
     numbers = torch.ones(4, 2)
 

@@ -1,4 +1,4 @@
-"""Shared by the kernels' tests: fusion off, Triton's interpreter on request, and comparisons of named tensors."""
+"""Shared by the kernels' tests: fusion off, reference and kernel in turn, and comparisons of named tensors."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ def _eager() -> Iterator[None]:
     fusion.enable_fusion(False)
     yield
     fusion.enable_fusion(before)
-
-
-@pytest.fixture
-def interpreter() -> Iterator[None]:
-    """Operations run as Triton kernels in the interpreter, whose memory is the CPU's."""
-    if launch.triton is None:
-        pytest.skip("triton has no wheel for this platform")
-    launch.use_triton(True)
-    yield
-    launch.use_triton(None)
 
 
 @pytest.fixture(params=["torch", "triton"])

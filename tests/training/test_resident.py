@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,16 +216,6 @@ class _Waiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def kernels() -> Iterator[None]:
-    """Operations run as Triton kernels, in the interpreter."""
-    if launch.triton is None:
-        pytest.skip("triton has no wheel for this platform")
-    launch.use_triton(True)
-    yield
-    launch.use_triton(None)
-
-
 TINY: dict[str, dict[str, Any]] = {
     "tgn": {"dropout": 0.1},
     "tgn of two layers": {"layers": 2, "fanout": 1},
@@ -236,7 +226,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("model", TINY)
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("interpreter")
 def test_a_step_waits_for_nothing_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
     few = EventStream(*(part[:11] for part in (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)))
     options: dict[str, Any] = {"size": 4, "dim": 4, "heads": 2, **TINY[model]}
@@ -270,7 +260,7 @@ def _watched(resident: Resident, run: Callable[[], Any], prepared: Callable[[], 
 
 
 @pytest.mark.parametrize("model", TINY)
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("interpreter")
 def test_a_step_takes_nothing_from_another_device(stream: EventStream, model: str) -> None:
     """On the device `meta`, which has shapes alone, torch refuses operations that meet a tensor of the host."""
     session, resident = made(stream, **{"dim": 4, **TINY[model]})
