@@ -150,7 +150,7 @@ class PoisonAfter(Observer):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(small_stream: EventStream, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="loss is nan in epoch 2, iteration 3"):
-        train(config(), small_stream, out=str(tmp_path / "run"), observer=PoisonAfter(9 + 3))
+        train(config(schedule="serial"), small_stream, out=str(tmp_path / "run"), observer=PoisonAfter(9 + 3))
     assert not (tmp_path / "run" / "result.json").exists()
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert saved["record"]["epoch"] == 1
