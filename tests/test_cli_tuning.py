@@ -141,13 +141,13 @@ def test_a_killed_autotune_goes_on(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "mspipe-triton" / "profiles"
     with subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as tuner:
         deadline = time.monotonic() + 90
-        while not _trials(folder) > 2:
+        while not _trials(folder) > 8:
             assert tuner.poll() is None, tuner.stderr and tuner.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
         tuner.kill()
-    before = _trials(folder)
-    done = command("autotune", "events.csv", *SMALL, "--budget", "4", "--json")
+    before = _trials(folder)  # more than a second has room for
+    done = command("autotune", "events.csv", *SMALL, "--budget", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["search"]["trials"] >= before
 
