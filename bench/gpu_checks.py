@@ -37,8 +37,8 @@ ODD = Shape("ODD", 300, 2000, 172, 41)
 WIDE = Shape("WIDE", 500, 3000, 413, 50, dim=172, times=100)
 QUICK = Shape("QUICK", 12, 40, 2, 2, dim=5, times=3, fanout=3)
 RACING = (
-    "unique_nodes", "aggregate_messages", "aggregate_messages-mean", "deliver_mails", "temporal_attention",
-    "attention_layer",
+    "unique_nodes", "aggregate_messages", "aggregate_messages-mean", "deliver_mails", "deliver_mails-mean",
+    "temporal_attention", "attention_layer",
 )  # fmt: skip
 FLOAT32, FLOAT64, BFLOAT16 = torch.float32, torch.float64, torch.bfloat16
 

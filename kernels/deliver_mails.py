@@ -20,39 +20,10 @@ from mspipe_triton.kernels.checks import (
 )
 from mspipe_triton.kernels.eager import eager
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
+from mspipe_triton.kernels.mean_mails import launch_mean_mails, mail_rows, mean_mails_reference
 
 _NAME = "deliver_mails"
 TABLES = ("memory", "memory_time", "received", "mails", "event_id", "mail_time", "mail_features")
-
-
-def mail_rows(
-    hidden: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, deliveries: torch.Tensor
-) -> torch.Tensor:
-    """The rows [M, 2D] of mails [M], 2·event + side: h of the end that it comes from, then of the other."""
-    rows = torch.stack([src_rows, dst_rows], 1).view(-1)
-    pair = torch.stack([rows.index_select(0, deliveries), rows.index_select(0, deliveries ^ 1)], 1)
-    return hidden.index_select(0, pair.view(-1)).view(deliveries.numel(), 2 * hidden.shape[1])
-
-
-def mean_mails(rows: torch.Tensor, owners: torch.Tensor, deliveries: torch.Tensor, receivers: int) -> torch.Tensor:
-    """Of V receivers the means [V, W] of what is delivered to them, rows [M, W]; delivery −1 reaches nobody."""
-    real = deliveries >= 0
-    number = torch.zeros(receivers, dtype=torch.int64, device=owners.device).index_add_(0, owners, real.long())
-    total = rows.new_zeros(receivers, rows.shape[1])
-    total.index_add_(0, owners, torch.where(real.unsqueeze(1), rows, 0))
-    return total / number.clamp(min=1).unsqueeze(1)
-
-
-def _means(
-    hidden: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, features: torch.Tensor | None,
-    owners: torch.Tensor, deliveries: torch.Tensor, receivers: int,
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """Mean rows [V, 2D] and mean feature rows [V, E] of "mean", the latter in the dtype of h."""
-    mails = deliveries.clamp(min=0)
-    means = mean_mails(mail_rows(hidden, src_rows, dst_rows, mails), owners, deliveries, receivers)
-    if features is None:
-        return means, None
-    return means, mean_mails(features.index_select(0, mails >> 1).to(hidden.dtype), owners, deliveries, receivers)
 
 
 def deliver_mails_reference(
@@ -80,7 +51,7 @@ def deliver_mails_reference(
     if owners is None or deliveries is None or mode == "last":
         found = mail_rows(hidden, src_rows, dst_rows, latest)
     else:
-        means, kept = _means(hidden, src_rows, dst_rows, features, owners.long(), deliveries.long(), heard.numel())
+        means, kept = mean_mails_reference(hidden, src_rows, dst_rows, features, owners, deliveries, heard.numel())
         found = means.index_select(0, places)
         if mail_features is not None and kept is not None:
             mail_features.index_put_(cells, kept.index_select(0, places).to(mail_features.dtype))
@@ -153,10 +124,10 @@ def launch_deliver_mails(
     dst_rows: torch.Tensor, heard: torch.Tensor, last: torch.Tensor, owners: torch.Tensor | None,
     deliveries: torch.Tensor | None, mode: str = "last",
 ) -> None:  # fmt: skip
-    """`deliver_mails` by one kernel; the means of "mean" are summed by torch before."""
+    """`deliver_mails` by one kernel, for "mean" after the one that sums."""
     means = kept = None
     if mode == "mean" and owners is not None and deliveries is not None:
-        means, kept = _means(hidden, src_rows, dst_rows, features, owners.long(), deliveries.long(), heard.numel())
+        means, kept = launch_mean_mails(hidden, src_rows, dst_rows, features, owners, deliveries, heard.numel())
     config, (_, slots, width) = ring_kernel.config(), mails.shape
     dim, features_width = width // 2, 0 if mail_features is None else mail_features.shape[2]
     stride_features = 0 if mail_features is None else mail_features.stride(0)
@@ -234,8 +205,7 @@ def deliver_mails(
             delivery is padding.
 
     Returns:
-        None; nothing is differentiable. Under "mean" on a GPU the sums have no fixed order unless
-        torch.use_deterministic_algorithms(True) asks for one; all else is the same in every run.
+        None; nothing is differentiable. What is written is the same in every run, on a GPU too.
 
     Raises:
         ValueError: `mode` is neither of the two or lacks its arguments; a wrong dtype, shape, layout or device; with

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from mspipe_triton.kernels import deliver_mails
-from mspipe_triton.kernels.deliver_mails import mail_rows, mean_mails
+from mspipe_triton.kernels.mean_mails import mail_rows, mean_mails
 from mspipe_triton.mailbox import Deliveries, Interactions, Rows, Table, Written
-from mspipe_triton.precision import widened
 from mspipe_triton.table_rows import MailSources, RingRows
 
 
@@ -87,12 +86,16 @@ class RingMailbox:
         own = Rows(events.nodes, {"memory": hidden[:ends].to(self.dtype), "memory_time": record.digested_time[:ends]})
         before = sent.index_select(0, heard.nodes)
         sent.index_copy_(0, heard.nodes, before + 1)
-        latest, mean = heard.last // 2, self.aggregator == "mean"
-        told = heard.mails if mean else heard.last
-        mails = mail_rows(hidden, events.src_rows, events.dst_rows, told)
-        features = widened(events.features.index_select(0, told // 2), hidden.dtype)
-        if mean:
-            mails, features = (mean_mails(rows, heard.owners, told, heard.nodes.numel()) for rows in (mails, features))
+        latest = heard.last // 2
+        if self.aggregator == "mean":
+            mails, features = mean_mails(
+                hidden, events.src_rows, events.dst_rows, events.features, heard.owners, heard.mails,
+                heard.nodes.numel(),
+            )  # fmt: skip
+            assert features is not None
+        else:
+            mails = mail_rows(hidden, events.src_rows, events.dst_rows, heard.last)
+            features = events.features.index_select(0, latest)
         parts = {
             "mails": mails.to(self.dtype),
             "event_id": latest + events.first,

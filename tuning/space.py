@@ -238,6 +238,12 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
         "num_warps": _WARPS,
         **_NO_STAGES,
     },
+    "mean_mails_kernel": {
+        "CHUNK": (4, 8, 16, 32),
+        "COLUMNS": (32, 64, 128, 256),
+        "num_warps": _WARPS,
+        **_NO_STAGES,
+    },
     "dropout_kernel": _FLAT,
 }
 

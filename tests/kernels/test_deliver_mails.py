@@ -9,6 +9,7 @@ import torch
 
 from mspipe_triton.kernels import deliver_mails, enable_debug, launch
 from mspipe_triton.kernels.deliver_mails import launch_deliver_mails, ring_kernel
+from mspipe_triton.kernels.mean_mails import mean_mails, mean_mails_kernel
 from mspipe_triton.mailbox import Receivers
 from tests.kernels.graph_case import WAITING, launched
 
@@ -185,12 +186,33 @@ def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPa
     check(arguments(batch), batch)
 
 
+@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.parametrize("config", mean_mails_kernel.configs["float32"], ids=str)
+def test_every_configuration_of_the_mean(config: launch.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nodes that get more mails than any configuration takes at a time."""
+    monkeypatch.setitem(mean_mails_kernel.chosen, "float32", config)
+    batch = drawn(150, 9)
+    given = arguments(batch, "mean")
+    assert int(torch.bincount(given["owners"][given["deliveries"] >= 0]).max()) > 32
+    check(given, batch)
+
+
+@pytest.mark.usefixtures("way", "poisoned")
+def test_nothing_delivered_has_the_mean_zero() -> None:
+    deliveries = torch.tensor([-1, 1, -1])
+    ends = torch.zeros(1, dtype=torch.int64)
+    means, kept = mean_mails(torch.ones(1, 3), ends, ends, torch.ones(1, 2), torch.tensor([0, 1, 1]), deliveries, 3)
+    assert kept is not None
+    assert means.tolist() == [[0] * 6, [1] * 6, [0] * 6]
+    assert kept.tolist() == [[0] * 2, [1] * 2, [0] * 2]
+
+
 @MODES
-def test_one_kernel_and_nothing_that_waits(mode: str) -> None:
+def test_a_kernel_or_two_and_nothing_that_waits(mode: str) -> None:
     given = arguments(drawn(5, 2), mode)
     kernels, operations = launched(lambda: launch_deliver_mails(**given))
-    assert kernels == ["ring_kernel"]
-    assert not operations & WAITING
+    assert kernels == ["mean_mails_kernel", "ring_kernel"][mode == "last" :]
+    assert not operations & {*WAITING, "index_add_"}, "what waits, and sums in no fixed order"
     assert mode == "mean" or not operations
 
 
