@@ -67,6 +67,8 @@ def bench_kernel(benchmark: Any, name: str, shape: Shape, how: str, direction: s
             benchmark.pedantic(_replays(ready.run), rounds=20, warmup_rounds=2)
         else:
             benchmark(ready.run)
+    if benchmark.stats is None:  # checks alone were asked for
+        return
     seconds, ceilings = benchmark.stats["median"] / calls, _roofline(torch.get_num_threads())
     floor = ceilings.floor(moved, flops, precision_of(torch.float32))
     benchmark.extra_info.update(
