@@ -89,7 +89,7 @@ def autotune(
     from mspipe_triton.screens import console
     from mspipe_triton.training.session import load_stream
     from mspipe_triton.tuning import autotune as tune
-    from mspipe_triton.tuning_screen import TuningScreen, profile_table
+    from mspipe_triton.tuning_screen import TuningScreen, profile_summary
 
     if config.train.deterministic:
         raise ConfigError("--deterministic runs take the shipped settings; leave it out to tune")
@@ -100,7 +100,7 @@ def autotune(
         raise TuningError("interrupted; the same command goes on after the trials that are done") from None
     finally:
         screen.close()
-    console.print(profile_table(profile))
+    console.print(profile_summary(profile))
     if as_json:
         print(json.dumps(profile.to_json()))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from mspipe_triton.config import RunSettings
 from mspipe_triton.screens import console
@@ -80,19 +82,21 @@ def trials_table(told: list[Told], best: Told | None, shipped: RunSettings) -> T
     return table
 
 
-def profile_table(profile: Profile) -> Table:
-    """What a profile holds: the choice in the title, stages in rows, its gain and its plan in the caption."""
-    chosen, plan = RunSettings(**profile.settings), profile.plan
-    table = Table(
-        title=f"{profile.key.subject['model']['model']} on {profile.dataset}: {worded(chosen)}",
-        caption=f"{_gain(profile.search)}\nplan: an iteration every {plan['period'] * 1e3:.1f} ms, "
-        f"staleness {plan['staleness']}",
-    )
+def profile_summary(profile: Profile) -> Group:
+    """What a profile holds: the choice, a table with the stages in rows, its gain and its plan, whose lines are wider
+    than the table and so no caption of it."""
+    table = Table()
     for name in ("stage", "median ms", "90% below"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage, seconds in profile.stage_seconds.items():
         table.add_row(stage, *(f"{seconds[name] * 1e3:.2f}" for name in ("median", "p90")))
-    return table
+    chosen, plan = RunSettings(**profile.settings), profile.plan
+    return Group(
+        Text(f"{profile.key.subject['model']['model']} on {profile.dataset}: {worded(chosen)}", style="bold"),
+        table,
+        _gain(profile.search),
+        f"plan: an iteration every {plan['period'] * 1e3:.1f} ms, staleness {plan['staleness']}",
+    )
 
 
 def _gain(facts: Mapping[str, Any]) -> str:
