@@ -41,7 +41,16 @@ class Resources:
 
 
 def compile_launch(launch: Launch, config: Config, capability: int) -> Resources:
-    """Compile what a launch would run, for a GPU of a compute capability (80, 90), and read its resources.
+    """Compile what a launch would run (see `compiled`), and read its resources."""
+    made = compiled(launch, config, capability)
+    registers, stack = _usage(made.asm["cubin"])
+    text = made.asm["ptx"]
+    matrix = "wgmma" if "wgmma.mma_async" in text else "mma" if "mma.sync" in text else ""
+    return Resources(registers, stack, made.metadata.shared, matrix)
+
+
+def compiled(launch: Launch, config: Config, capability: int) -> Any:
+    """What triton makes of a launch, for a GPU of a compute capability (80, 90): `asm` has its "ptx" and "cubin".
 
     No GPU is needed. Arguments are specialised as a launch does it: aligned pointers, integers divisible by 16, the
     integer 1.
@@ -69,11 +78,7 @@ def compile_launch(launch: Launch, config: Config, capability: int) -> Resources
         elif _divisible(value):
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel.function, {name: signature[name] for name in names}, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=config.options)
-    registers, stack = _usage(compiled.asm["cubin"])
-    text = compiled.asm["ptx"]
-    matrix = "wgmma" if "wgmma.mma_async" in text else "mma" if "mma.sync" in text else ""
-    return Resources(registers, stack, compiled.metadata.shared, matrix)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=config.options)
 
 
 def _type(value: Any) -> Any:

@@ -84,6 +84,7 @@ def ring_kernel(
         b_node = tl.load(p_heard + o_heard, mask=o_heard < num_heard, other=-1).to(tl.int64)
         m_node = b_node >= 0
         b_before = tl.load(p_received + b_node, mask=m_node, other=0)
+        tl.debug_barrier()  # the compiler loads once a layout, each by other warps: all of them before one stores
         tl.store(p_received + b_node, b_before + 1, mask=m_node)
         b_slot = b_before % SLOTS
         o_cell = b_node * SLOTS + b_slot

@@ -131,9 +131,12 @@ class EventStream:
         return replace(self, edge_features=edge, node_features=node)
 
     def on(self, device: torch.device) -> EventStream:
-        """The same stream with what training reads of it on a device; it has been checked."""
+        """The same stream with what training reads of it on a device; it has been checked.
+
+        Edge features stay where they are: training reads them from a table of their own, which may be large.
+        """
         moved = copy(self)
-        for column in ("src", "dst", "t", "edge_features", "node_features"):
+        for column in ("src", "dst", "t", "node_features"):
             values = getattr(self, column)
             object.__setattr__(moved, column, None if values is None else values.to(device))
         return moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil, floor, prod
@@ -128,7 +129,8 @@ def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig
     if placement is None and not torch.cuda.is_available():
         placement = "host"  # the session refuses a GPU that is not there
     if placement is None:
-        torch.cuda.empty_cache()  # what tuning has left in torch's hands is free too
+        gc.collect()  # what tuning has left, its graphs too, is free
+        torch.cuda.empty_cache()
         placement, line = choose_placement(config, Footprint.of(config, stream), torch.cuda.mem_get_info()[0])
     train, settings = replace(config.train, placement=placement), config.settings
     own = _own_schedule(config)

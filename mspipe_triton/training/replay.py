@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
+
+from mspipe_triton.kernels.checks import debugging
 
 _WARM = 3  # the first compiles and lets the optimizer make its state, the next lets the allocator settle
 
@@ -65,14 +68,19 @@ class Replay:
         torch.cuda.current_stream(self.device).wait_stream(side)
         if not self.captured:
             return None
+        if debugging():
+            return "debugging is on, whose checks read values on the host"
         begin()
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        main = torch.cuda.current_stream(self.device)
         try:
-            with torch.cuda.graph(graph):
+            with _alone(), torch.cuda.graph(graph, pool=pool, stream=side):
                 self.step()
         except RuntimeError as error:
-            torch.cuda.synchronize(self.device)
-            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+            _abandon(main, pool)
+            within = error.__context__  # a capture that ends after an error raises one more
+            cause = within if isinstance(within, RuntimeError) else error
+            return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         self.graph = graph
         return None
 
@@ -82,6 +90,35 @@ class Replay:
             self.graph.replay()
         else:
             self.step()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nothing that a capture needs belongs to other graphs, and none of them is destroyed within it.
+
+    Destroying a graph ends a capture that is under way, and the collector would destroy those that only cycles hold.
+    cuBLAS keeps a workspace a stream, in the memory of the graph that used it first; given up before and after, each
+    graph has its own.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+        if enabled:
+            gc.enable()
+
+
+def _abandon(main: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    """Let torch forget a capture that failed: up to 2.13 its stream may stay the present one, and the allocator may
+    go on as if it were under way, which later refuses to give memory back."""
+    torch.cuda.set_stream(main)
+    with suppress(RuntimeError):  # where torch has ended it already
+        torch._C._cuda_endAllocateToPool(main.device_index, pool)
+    torch.cuda.synchronize(main.device)
 
 
 class Aside:

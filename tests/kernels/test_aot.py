@@ -36,6 +36,30 @@ def test_defaults_compile_without_a_stack(arithmetic: str) -> None:
             assert f"`{name}` (default) | {arithmetic} |" in run.stdout, name
 
 
+BARRIER = """
+import re
+from bench import aot
+from mspipe_triton.kernels.compiling import compiled
+
+launch = next(each for each in aot.launches(aot.CASES[0]) if each.kernel.name == "ring_kernel")
+for config in launch.kernel.configs["float32"]:
+    text = compiled(launch, config, 90).asm["ptx"]
+    patterns = (r"ld\\.global\\S*b64", r"bar\\.sync", r"st\\.global\\S*b64")
+    loads, barrier, store = (re.search(pattern, text) for pattern in patterns)
+    assert loads.start() < barrier.start() < store.start(), config
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no wheel for this platform")
+def test_a_ring_is_read_by_all_warps_before_one_moves_it_on() -> None:
+    """The first store of 64 bits is the count; the compiler reads it once for every layout that needs it."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", BARRIER], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
 def test_faults_are_found() -> None:
     row = {
         "kernel": "recent_kernel", "arithmetic": "float32", "config": 0, "blocks": "", "capability": 80, "case": "c",

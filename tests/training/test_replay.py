@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from mspipe_triton.kernels import enable_debug
 from mspipe_triton.training.replay import Aside, Replay
 
 GPU = torch.device("cuda")
@@ -19,10 +21,17 @@ class Cuda:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
         self.current, self.streams, self.refusal = "main", 0, ""
-        for name in ("Stream", "CUDAGraph", "stream", "graph", "current_stream", "synchronize"):
+        self.pools, self.workspaces, self.under_way = 0, set[str](), set[int]()
+        for name in (
+            "Stream", "stream", "set_stream", "current_stream", "CUDAGraph", "graph", "graph_pool_handle",
+            "synchronize",
+        ):  # fmt: skip
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool"):
+            monkeypatch.setattr(torch._C, name, getattr(self, name), raising=False)
 
     def work(self, name: str) -> None:
+        self.workspaces.add(self.current)
         self.log.append(f"{name} on {self.current}")
 
     def Stream(self, device: torch.device) -> Stream:
@@ -42,22 +51,47 @@ class Cuda:
     def CUDAGraph(self) -> Graph:
         return Graph(self)
 
+    def set_stream(self, stream: Stream) -> None:
+        self.current = stream.name
+
+    def graph_pool_handle(self) -> int:
+        self.pools += 1
+        return self.pools
+
     @contextmanager
-    def graph(self, graph: Graph) -> Iterator[None]:
+    def graph(self, graph: Graph, pool: int, stream: Stream) -> Iterator[None]:
+        """As torch's, up to the versions whose end of a failed capture leaves stream and allocator as they are."""
+        assert not self.workspaces, "another graph would own them"
+        assert not self.under_way
         log, self.log = self.log, []
+        main, self.current = self.current, stream.name
+        self.under_way.add(pool)
         try:
             yield
+        finally:
+            graph.captured, self.log = self.log, log
             if self.refusal:
                 raise RuntimeError(self.refusal)
-            graph.captured = self.log
-        finally:
-            self.log = log
+            self.under_way.remove(pool)
+            self.current = main
+
+    def _cuda_clearCublasWorkspaces(self) -> None:
+        self.workspaces.clear()
+
+    def _cuda_endAllocateToPool(self, device: int, pool: int) -> None:
+        assert device == 0
+        if pool not in self.under_way:
+            raise RuntimeError("not currently recording to mempool_id")
+        self.under_way.remove(pool)
 
     def synchronize(self, device: torch.device) -> None:
+        assert device == GPU
         self.log.append("waited")
 
 
 class Stream:
+    device, device_index = GPU, 0
+
     def __init__(self, cuda: Cuda, name: str) -> None:
         self.cuda, self.name = cuda, name
 
@@ -86,7 +120,8 @@ def test_a_step_is_warmed_up_beside_then_captured_and_replayed(cuda: Cuda) -> No
     cuda.log.clear()
     replay()
     replay()
-    assert cuda.log == 2 * ["replay of ['step on main']"]
+    assert cuda.log == 2 * ["replay of ['step on stream 1']"]
+    assert not cuda.workspaces
 
 
 @pytest.mark.parametrize("device", [GPU, torch.device("cpu")], ids=str)
@@ -104,9 +139,44 @@ def test_a_capture_that_fails_is_told_in_a_line_and_the_step_is_called(cuda: Cud
     cuda.refusal = "operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA\n"
     assert replay.prepare(lambda: None) == "operation not permitted when stream is capturing"
     assert cuda.log[-1] == "waited"
+    assert not cuda.under_way, "the allocator would take the capture for one that goes on"
     cuda.log.clear()
     replay()
     assert cuda.log == ["step on main"]
+    cuda.refusal = ""
+    assert replay.prepare(lambda: None) is None
+
+
+@pytest.mark.parametrize("refusal", ["", "operation failed due to a previous error during capture"])
+def test_a_step_that_fails_in_the_capture_gives_the_reason(cuda: Cuda, refusal: str) -> None:
+    def step() -> None:
+        if cuda.under_way:
+            cuda.refusal = refusal
+            raise RuntimeError("this waits for the device")
+
+    replay = Replay(step, GPU, captured=True)
+    assert replay.prepare(lambda: None) == "this waits for the device"
+    assert (cuda.current, cuda.under_way) == ("main", set())
+
+
+def test_nothing_is_collected_while_capturing(cuda: Cuda) -> None:
+    """The collector may destroy a graph, which breaks the capture."""
+    collecting: list[bool] = []
+    replay = Replay(lambda: collecting.append(gc.isenabled()), GPU, captured=True)
+    for cuda.refusal in ("", "out of memory"):
+        replay.prepare(lambda: None)
+        assert collecting[-2:] == [True, False]
+        assert gc.isenabled()
+
+
+def test_while_debugging_nothing_is_captured(cuda: Cuda) -> None:
+    replay = Replay(lambda: cuda.work("step"), GPU, captured=True)
+    enable_debug()
+    try:
+        assert replay.prepare(lambda: None) == "debugging is on, whose checks read values on the host"
+    finally:
+        enable_debug(False)
+    assert cuda.pools == 0
 
 
 def test_a_graph_of_before_is_forgotten_where_the_next_capture_fails(cuda: Cuda) -> None:
