@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mspipe_triton.kernels.launch import Config, device_function, tl
+from mspipe_triton.kernels.launch import Config, add_product, device_function, tl
 
 
 @device_function
@@ -17,7 +17,7 @@ def rows_product(
         m_k = k + i_k < WIDTH
         b_x = tl.load(p_rows + (k + i_k)[None, :], mask=m_rows[:, None] & m_k[None, :], other=0.0).to(b_sum.dtype)
         b_w = tl.load(p_weight + (k + i_k)[:, None], mask=m_k[:, None] & m_out[None, :], other=0.0)
-        b_sum = tl.dot(b_x, b_w, b_sum, input_precision=PRECISION)
+        b_sum = add_product(b_sum, b_x, b_w, PRECISION)
     return b_sum
 
 
@@ -36,7 +36,7 @@ def write_head(
     for k in range(0, WIDTH, BLOCK_K):
         m_k = k + i_k < WIDTH
         b_w = tl.load(p_weight[:, None] + (k + i_k)[None, :], mask=m_head[:, None] & m_k[None, :], other=0.0)
-        b_row = tl.dot(b_head, b_w, tl.zeros([BLOCK_R, BLOCK_K], b_head.dtype), input_precision=PRECISION)
+        b_row = add_product(tl.zeros([BLOCK_R, BLOCK_K], b_head.dtype), b_head, b_w, PRECISION)
         tl.store(p_rows[:, None] + (k + i_k)[None, :], b_row, mask=m_rows[:, None] & m_k[None, :])
 
 
@@ -65,7 +65,7 @@ def heads_product(
                 p_y = p_heads + o_r[:, None] * (HEADS * HEAD) + i_n[None, :]
                 tl.store(p_y, b_y, mask=m_r[:, None] & m_w[None, :])
             b_mix = tl.load(p_mix[None, :] + i_n[:, None] * STRIDE_MIX, mask=m_w[:, None] & m_sum[None, :], other=0.0)
-            b_sum = tl.dot(b_y, b_mix, b_sum, input_precision=PRECISION)
+            b_sum = add_product(b_sum, b_y, b_mix, PRECISION)
     return b_sum
 
 

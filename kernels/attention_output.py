@@ -7,6 +7,7 @@ import torch
 from mspipe_triton.kernels.attention_heads import fitting, heads_product, rows_product, write_head
 from mspipe_triton.kernels.launch import (
     Config,
+    add_product,
     arithmetic,
     cdiv,
     device_function,
@@ -149,7 +150,7 @@ def attention_output_backward_kernel(
         tl.store(p_d_mixed + o_r[:, None] * DIM + i_d[None, :], b_dy, mask=m_first[:, None] & m_d[None, :])
         p_w = p_output_weight + i_d[:, None] * (2 * DIM) + i_n[None, :]
         b_w = tl.load(p_w, mask=m_d[:, None] & m_w[None, :], other=0.0)
-        b_do = tl.dot(b_dy, b_w, b_do, input_precision=PRECISION)
+        b_do = add_product(b_do, b_dy, b_w, PRECISION)
     tl.store(p_d_attended + o_r[:, None] * DIM + i_n[None, :], b_do, mask=m_r[:, None] & m_w[None, :])
     o_head = o_r * HEADS + head
     write_head(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mspipe_triton.kernels.attention_heads import fitting, heads_product, rows_product, write_head
-from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, pow2, tl
+from mspipe_triton.kernels.launch import Config, add_product, arithmetic, cdiv, input_precision, kernel, pow2, tl
 from mspipe_triton.kernels.neighbour_rows import write_block
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
 
@@ -107,7 +107,7 @@ def attention_query_backward_kernel(
             b_dy = tl.load(p_dy, mask=m_r[:, None] & m_k[None, :], other=0.0)
             p_w = p_output_weight + i_k[:, None] * (2 * DIM) + (DIM + i_d)[None, :]
             b_w = tl.load(p_w, mask=m_k[:, None] & m_d[None, :], other=0.0)
-            b_dh = tl.dot(b_dy, b_w, b_dh, input_precision=PRECISION)
+            b_dh = add_product(b_dh, b_dy, b_w, PRECISION)
         b_row = o_r
         if ADD:
             b_row = tl.load(p_root_rows + i_r, mask=m_r, other=0).to(tl.int64)

@@ -6,6 +6,7 @@ import torch
 
 from mspipe_triton.kernels.launch import (
     Config,
+    add_product,
     arithmetic,
     cdiv,
     device_function,
@@ -41,7 +42,7 @@ def _write_sum(
             b_row = tl.load(p_right_rows + i_r, mask=m_r, other=0).to(tl.int64)
         p_x = p_right + b_row[:, None] * STRIDE + i_k[None, :]
         b_x = tl.load(p_x, mask=m_r[:, None] & m_k[None, :], other=0.0).to(COMPUTE)
-        b_sum = tl.dot(b_left, b_x, b_sum, input_precision=PRECISION)
+        b_sum = add_product(b_sum, b_left, b_x, PRECISION)
         if p_bias_part is not None:
             if p_factor is not None:
                 b_left = b_left * tl.load(p_factor + o_r * HEADS, mask=m_r, other=0.0)[None, :]
@@ -74,9 +75,9 @@ def attention_weights_kernel(
     and a tile of columns of one of the products, or the norm's two.
     """
     HEAD: tl.constexpr = DIM // HEADS
-    TILES: tl.constexpr = tl.cdiv(HEAD, BLOCK_N)
-    NODE: tl.constexpr = tl.cdiv(DIM, BLOCK_K)
-    SLOT: tl.constexpr = tl.cdiv(WIDTH, BLOCK_K)
+    TILES: tl.constexpr = (HEAD + BLOCK_N - 1) // BLOCK_N  # tl.cdiv of constants is no constant in triton 3.5 and 3.6
+    NODE: tl.constexpr = (DIM + BLOCK_K - 1) // BLOCK_K
+    SLOT: tl.constexpr = (WIDTH + BLOCK_K - 1) // BLOCK_K
     BIASES: tl.constexpr = 3 * DIM + 2 * WIDTH
     ACROSS: tl.constexpr = BIASES + 6
     head = tl.program_id(0) // TILES

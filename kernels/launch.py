@@ -108,6 +108,12 @@ def device_function(function: Callable[..., Any]) -> Any:
     return function if triton is None else triton.jit(function)
 
 
+@device_function
+def add_product(b_sum, b_x, b_w, PRECISION: tl.constexpr):
+    """b_sum + x W, in the type of b_sum: triton before 3.8 takes that for float32 unless it is told."""
+    return tl.dot(b_x, b_w, b_sum, input_precision=PRECISION, out_dtype=b_sum.dtype)
+
+
 def use_triton(enabled: bool | None = None) -> None:
     """Choose between kernels and torch references for this process.
 

@@ -21,6 +21,7 @@ from mspipe_triton.kernels.checks import (
 from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.launch import (
     Config,
+    add_product,
     arithmetic,
     cdiv,
     device_function,
@@ -84,16 +85,16 @@ def link_scores_kernel(
         m_row, m_weight = m_u[:, None] & (i_k < DIM)[None, :], (i_k < DIM)[:, None] & m_d[None, :]
         b_w = tl.load(p_weight_src + o_weight + i_k[:, None], mask=m_weight, other=0.0)
         b_z = tl.load(p_row + i_k[None, :], mask=m_row, other=0.0)
-        b_pos = tl.dot(b_z, b_w, b_pos, input_precision=PRECISION)
+        b_pos = add_product(b_pos, b_z, b_w, PRECISION)
     b_neg = b_pos
     for k in range(0, DIM, BLOCK_K):
         i_k = k + tl.arange(0, BLOCK_K)
         m_row, m_weight = m_u[:, None] & (i_k < DIM)[None, :], (i_k < DIM)[:, None] & m_d[None, :]
         b_w = tl.load(p_weight_dst + o_weight + i_k[:, None], mask=m_weight, other=0.0)
         p_z = p_row + ahead * STRIDE + i_k[None, :]
-        b_pos = tl.dot(tl.load(p_z, mask=m_row, other=0.0), b_w, b_pos, input_precision=PRECISION)
+        b_pos = add_product(b_pos, tl.load(p_z, mask=m_row, other=0.0), b_w, PRECISION)
         b_z = tl.load(p_z + ahead * STRIDE, mask=m_row, other=0.0)
-        b_neg = tl.dot(b_z, b_w, b_neg, input_precision=PRECISION)
+        b_neg = add_product(b_neg, b_z, b_w, PRECISION)
     b_bias = tl.load(p_bias_src + i_d, mask=m_d, other=0.0) + tl.load(p_bias_dst + i_d, mask=m_d, other=0.0)
     b_pos, b_neg = b_pos + b_bias[None, :], b_neg + b_bias[None, :]
     b_pos, b_neg = tl.where(b_pos < 0, 0.0, b_pos), tl.where(b_neg < 0, 0.0, b_neg)  # NaN stays what it is

@@ -7,6 +7,7 @@ import torch
 from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.launch import (
     Config,
+    add_product,
     arithmetic,
     cdiv,
     device_function,
@@ -111,7 +112,7 @@ def _write_part(
             b_w, b_g_pos[None, :], b_g_neg[None, :], events, DIM,
         )  # fmt: skip
         b_z = tl.load(p_rows + o_u[:, None] * STRIDE + i_k[None, :], mask=m_u[:, None] & m_k[None, :], other=0.0)
-        b_weight = tl.dot(b_d, b_z, b_weight, input_precision=PRECISION)
+        b_weight = add_product(b_weight, b_d, b_z, PRECISION)
         b_bias += b_d
         b_out += b_share
         b_last += b_g_pos + b_g_neg
@@ -143,7 +144,7 @@ def _write_rows(
         )  # fmt: skip
         p_w = p_weight + i_n[:, None] * DIM + i_k[None, :]
         b_weight = tl.load(p_w, mask=m_n[:, None] & m_k[None, :], other=0.0)
-        b_rows = tl.dot(b_d, b_weight, b_rows, input_precision=PRECISION)
+        b_rows = add_product(b_rows, b_d, b_weight, PRECISION)
     p_row = p_d_embedded + (role * tl.cast(events, tl.int64) + o_u)[:, None] * DIM
     tl.store(p_row + i_k[None, :], b_rows, mask=(i_u < events)[:, None] & m_k[None, :])
 

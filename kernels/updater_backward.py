@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mspipe_triton.kernels.eager import eager_backward
-from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, tl
+from mspipe_triton.kernels.launch import Config, add_product, arithmetic, cdiv, input_precision, kernel, tl
 from mspipe_triton.kernels.time_encoding import launch_encode_time_backward
 from mspipe_triton.kernels.updater_inputs import table_gradients
 
@@ -54,7 +54,7 @@ def weights_backward_kernel(
         b_bias += tl.sum(b_d, 1)
         p_x = p_message + i_u.to(tl.int64)[:, None] * WIDTH + i_k[None, :]
         b_x = tl.load(p_x, mask=m_mail[:, None] & m_k[None, :], other=0.0)
-        b_weight = tl.dot(b_d, b_x, b_weight, input_precision=PRECISION)
+        b_weight = add_product(b_weight, b_d, b_x, PRECISION)
     p_row = p_partial + (tl.program_id(2) * OUT + i_n).to(tl.int64) * ACROSS
     o_k = hidden * WIDTH + i_k
     tl.store(p_row[:, None] + o_k[None, :], b_weight, mask=m_n[:, None] & m_k[None, :])
@@ -111,7 +111,7 @@ def rows_backward_kernel(
         b_d = tl.load(p_gates + o_u * STRIDE + i_n[None, :], mask=m_mail[:, None] & m_n[None, :], other=0.0)
         p_w = p_weight_ih + i_n[:, None] * WIDTH + i_k[None, :]
         b_w = tl.load(p_w, mask=m_n[:, None] & m_k[None, :], other=0.0)
-        b_x = tl.dot(b_d, b_w, b_x, input_precision=PRECISION)
+        b_x = add_product(b_x, b_d, b_w, PRECISION)
     if FIRST + tl.program_id(1) * BLOCK_K < DIM:
         m_own = i_k < DIM
         for n in range(0, OUT, BLOCK_N):
@@ -121,7 +121,7 @@ def rows_backward_kernel(
             b_d = tl.load(p_gates + o_u * STRIDE + o_gate[None, :], mask=m_u[:, None] & m_n[None, :], other=0.0)
             p_w = p_weight_hh + i_n[:, None] * DIM + i_k[None, :]
             b_w = tl.load(p_w, mask=m_n[:, None] & m_own[None, :], other=0.0)
-            b_x = tl.dot(b_d, b_w, b_x, input_precision=PRECISION)
+            b_x = add_product(b_x, b_d, b_w, PRECISION)
         if p_own is not None:
             b_x += tl.load(p_own + o_u * DIM + i_k[None, :], mask=m_u[:, None] & m_own[None, :], other=0.0)
     tl.store(p_rows + o_u * (WIDTH - FIRST) + (i_k - FIRST)[None, :], b_x, mask=m_u[:, None] & m_k[None, :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, tl
+from mspipe_triton.kernels.launch import Config, add_product, cdiv, device_function, kernel, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
 
 
@@ -78,7 +78,7 @@ def _accumulate(
         b_x = tl.load(p_rows + (k + i_k)[None, :], mask=m_rows[:, None] & m_k, other=0.0).to(b_gates.dtype)
         if SAVE:
             tl.store(p_saved + (k + i_k)[None, :], b_x, mask=m_saved[:, None] & m_k)
-        b_gates = tl.dot(b_x, tl.load(p_weight + (k + i_k)[:, None]), b_gates, input_precision=PRECISION)
+        b_gates = add_product(b_gates, b_x, tl.load(p_weight + (k + i_k)[:, None]), PRECISION)
     return b_gates
 
 
@@ -116,7 +116,7 @@ def message_product(
         b_x = tl.where(m_mail[:, None] & m_k[None, :], b_x, 0.0)
         if SAVE:
             tl.store(p_saved + (k + i_k)[None, :], b_x, mask=m_saved[:, None] & m_k[None, :])
-        b_gates = tl.dot(b_x, tl.load(p_weight + EVENT + (k + i_k)[:, None]), b_gates, input_precision=PRECISION)
+        b_gates = add_product(b_gates, b_x, tl.load(p_weight + EVENT + (k + i_k)[:, None]), PRECISION)
     if tl.max(m_bare.to(tl.int32), 0) > 0:
         p_saved = p_message + i_u.to(tl.int64)[:, None] * (DIM + PARTNER + FEATURES + TIME)
         b_gates = _accumulate(
