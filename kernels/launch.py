@@ -69,11 +69,21 @@ class Kernel:
         return self.chosen.get(variant, self.chosen["float32"])
 
     def launch(self, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
-        """Run the kernel on a grid of programs; an empty grid runs nothing."""
+        """Run the kernel on a grid of programs, on the device of its tensors; an empty grid runs nothing."""
         if _State.recorded is not None:
             _State.recorded.append(Launch(self, arguments, constants, config))
         elif all(grid):
-            self.function[grid](*arguments, **constants, **config.blocks, **config.options)
+            with _device_of(arguments):
+                self.function[grid](*arguments, **constants, **config.blocks, **config.options)
+
+
+def _device_of(arguments: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:
+    """Within it, the GPU that a launch's tensors lie on is the present one, which Triton launches on."""
+    for argument in arguments:
+        for part in argument if isinstance(argument, tuple) else (argument,):
+            if isinstance(part, torch.Tensor) and part.is_cuda:  # pinned host memory beside it is not
+                return torch.cuda.device(part.device)
+    return contextlib.nullcontext()
 
 
 KERNELS: dict[str, Kernel] = {}

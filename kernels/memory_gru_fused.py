@@ -6,6 +6,7 @@ import torch
 
 from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, tl
 from mspipe_triton.kernels.memory_gru_split import empty_updated, write_gated
+from mspipe_triton.kernels.updater_inputs import flags
 from mspipe_triton.kernels.updater_product import message_product, packed_weights, table_rows
 
 Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -16,7 +17,7 @@ Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
     Config({"BLOCK_U": 32, "BLOCK_D": 32, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     Config({"BLOCK_U": 32, "BLOCK_D": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     ieee=[Config({"BLOCK_U": 16, "BLOCK_D": 32, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
-    float64=[Config({"BLOCK_U": 16, "BLOCK_D": 16, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
+    float64=[Config({"BLOCK_U": 16, "BLOCK_D": 16, "BLOCK_K": 16}, num_warps=4, num_stages=1)],
 )
 def fused_gru_kernel(
     p_memory, p_memory_rows, p_partner, p_partner_rows, p_features, p_feature_rows, p_deltas, p_has_mail,
@@ -71,10 +72,10 @@ def launch_memory_gru_fused(
     config = fused_gru_kernel.config(arithmetic(weight_ih.dtype))
     widths = memory.shape[1], partner.shape[1], features.shape[1], frequency.numel()
     packed, constants = packed_weights(weight_ih, weight_hh, widths, 4, config)
-    out = empty_updated(has_mail.numel(), widths, weight_ih, save)
+    out, mailed = empty_updated(has_mail.numel(), widths, weight_ih, save), flags(has_mail, weight_ih.dtype)
     fused_gru_kernel.launch(
         (cdiv(has_mail.numel(), config["BLOCK_U"]), cdiv(widths[0], config["BLOCK_D"])), config,
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, mailed, frequency, phase,
         packed, bias_ih, bias_hh, count, *out, has_mail.numel(), MEMORY_STRIDE=memory.stride(0),
         PARTNER_STRIDE=partner.stride(0), FEATURE_STRIDE=features.stride(0), KEEP=keep, SAVE=save,
         PRECISION=precision, **constants,

@@ -17,7 +17,7 @@ from mspipe_triton.kernels.memory_rnn_backward import (
 )
 from mspipe_triton.kernels.time_encoding import encode_time
 from mspipe_triton.kernels.updater_backward import setup_updater, updater_backward
-from mspipe_triton.kernels.updater_inputs import check_updater, read_rows
+from mspipe_triton.kernels.updater_inputs import check_updater, flags, read_rows
 from mspipe_triton.kernels.updater_product import message_product, packed_weights, table_rows, tanh
 
 Updated = tuple[torch.Tensor, torch.Tensor]
@@ -116,10 +116,10 @@ def launch_memory_rnn(
     config = fused_rnn_kernel.config(arithmetic(weight_ih.dtype))
     widths, rows = (memory.shape[1], partner.shape[1], features.shape[1], frequency.numel()), has_mail.numel()
     packed, constants = packed_weights(weight_ih, weight_hh, widths, 1, config)
-    h, message = _empty_updated(rows, weight_ih, save)
+    (h, message), mailed = _empty_updated(rows, weight_ih, save), flags(has_mail, weight_ih.dtype)
     fused_rnn_kernel.launch(
         (cdiv(rows, config["BLOCK_U"]), cdiv(widths[0], config["BLOCK_D"])), config,
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
+        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, mailed, frequency, phase,
         packed, bias_ih, bias_hh, count, h, message, rows, MEMORY_STRIDE=memory.stride(0),
         PARTNER_STRIDE=partner.stride(0), FEATURE_STRIDE=features.stride(0), KEEP=keep, SAVE=save,
         PRECISION=input_precision(weight_ih.dtype), **constants,

@@ -60,7 +60,7 @@ def stamps(size: int, device: torch.device) -> torch.Tensor:
     return table
 
 
-@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 32}, num_warps=1), Config({"BLOCK": 256}, num_warps=8))
+@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 128}, num_warps=1), Config({"BLOCK": 256}, num_warps=4))
 def unique_insert_kernel(p_nodes, p_table, p_slots, num_nodes, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """slot_i = the entry of node_i in a hash table of 2^BITS entries node·2³² + position (−1: free), −1 for padding;
     table[slot_i] becomes the least position of node_i.

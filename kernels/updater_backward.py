@@ -10,7 +10,7 @@ import torch
 from mspipe_triton.kernels.eager import eager_backward
 from mspipe_triton.kernels.launch import Config, add_product, arithmetic, cdiv, input_precision, kernel, tl
 from mspipe_triton.kernels.time_encoding import launch_encode_time_backward
-from mspipe_triton.kernels.updater_inputs import table_gradients
+from mspipe_triton.kernels.updater_inputs import flags, table_gradients
 
 
 @kernel(
@@ -143,14 +143,14 @@ def launch_updater_backward(
     """
     (rows, width), (out, dim), stride = message.shape, weight_hh.shape, gates.shape[1]
     kind, precision = arithmetic(gates.dtype), input_precision(gates.dtype)
-    sizes = {"DIM": dim, "WIDTH": width, "OUT": out}
+    sizes, mailed = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(has_mail, gates.dtype)
     config = weights_backward_kernel.config(kind)
     parts, part = cdiv(rows, config["PART"]), config["PART"]
     partial = gates.new_empty(parts, out, width + dim + 2)
     tiles = cdiv(width, config["BLOCK_K"]) + cdiv(dim, config["BLOCK_K"])
     weights_backward_kernel.launch(
         (cdiv(out, config["BLOCK_N"]), tiles, parts), config,
-        gates, message, has_mail, count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
+        gates, message, mailed, count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
     )  # fmt: skip
     d_weights = [torch.empty_like(weight_ih), torch.empty_like(weight_hh)]
     d_biases = [gates.new_empty(out), gates.new_empty(out)]
@@ -166,7 +166,7 @@ def launch_updater_backward(
         config = rows_backward_kernel.config(kind)
         rows_backward_kernel.launch(
             (cdiv(rows, config["BLOCK_U"]), cdiv(width - first, config["BLOCK_K"])), config,
-            gates, own, has_mail, weight_ih, weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
+            gates, own, mailed, weight_ih, weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
             PRECISION=precision, **sizes,
         )  # fmt: skip
         if needs_time:

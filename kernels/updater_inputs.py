@@ -29,6 +29,15 @@ def read_rows(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     return table.index_select(0, rows.clamp(min=0))
 
 
+def flags(has_mail: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`has_mail` as kernels with products in a dtype read it: beside float64 as integers of 32 bits.
+
+    Triton before 3.9 lays a product out by the narrowest number that its factors, or their masks, are made of, and
+    cannot do so in float64 for bytes.
+    """
+    return has_mail.int() if dtype == torch.float64 else has_mail
+
+
 def table_gradients(
     d_rows: torch.Tensor, tables: Sequence[tuple[torch.Size, torch.dtype]], needed: Sequence[bool],
     rows: Sequence[torch.Tensor | None],
@@ -85,6 +94,9 @@ def check_updater(
     check_dtype(name, FLOATS, **tables, deltas=deltas)
     check_dtype(name, INTEGERS, **rows, count=count)
     check_dtype(name, (torch.bool,), has_mail=has_mail)
+    for key, weight in weights.items():
+        if not weight.is_contiguous():
+            raise ValueError(f"{name}: {key} has strides {weight.stride()}; give {key}.contiguous()")
     check_layout(name, **tables, **rows, **weights, **others, **times)
     check_device(name, weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
     for table, row in zip(tables, rows, strict=True):

@@ -224,7 +224,8 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     "weights_backward_kernel": {**_BACKWARD, "PART": (128, 256, 512, 1024, 2048)},
     "rows_backward_kernel": {**_BACKWARD, "BLOCK_U": (16, 32, 64, 128), "BLOCK_N": (16, 32, 64)},
     "sum_parts_kernel": _FLAT,
-    "unique_insert_kernel": _FLAT,
+    # Not fewer nodes than threads: several would exchange entries for one node.
+    "unique_insert_kernel": {"BLOCK": (128, 256, 512, 1024), "num_warps": (1, 2, 4), **_NO_STAGES},
     "unique_count_kernel": _SPAN,
     "unique_number_kernel": _SPAN,
     "unique_inverse_kernel": _FLAT,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import aot
+from bench import aot, aot_versions
 from mspipe_triton.kernels.compiling import CAPABILITIES, SHARED_LIMIT, compile_launch
 from mspipe_triton.kernels.launch import KERNELS, recording
 
@@ -98,3 +98,22 @@ def test_the_committed_table_covers_every_kernel_and_configuration() -> None:
     for row in document["rows"]:
         config = KERNELS[row["kernel"]].configs[row["arithmetic"]][row["config"]]
         assert row["blocks"] == aot._text(config), "run `make aot`"
+
+
+def test_every_kernel_was_compiled_with_other_versions_of_triton() -> None:
+    document = json.loads(aot_versions.RESULT.read_text())
+    tried = {(row["triton"], row["arithmetic"]) for row in document["rows"]}
+    assert tried == {(version, kind) for version in document["versions"]["triton"] for kind in aot_versions.KINDS}
+    assert not any(row["failed"] for row in document["rows"])
+    oldest = min(tuple(map(int, version.split("."))) for version in document["versions"]["triton"])
+    assert oldest[:2] == (3, 5), "the oldest that pyproject.toml allows"
+    page = aot.PAGE.read_text()
+    assert aot_versions.written(page, document["rows"]) == page, "run `python -m bench.aot_versions`"
+
+
+def test_what_fails_with_a_version_is_told() -> None:
+    row = {
+        "triton": "3.5.1", "arithmetic": "float64", "compilations": 2, "stacks": [{"kernel": "a", "bytes": 8}],
+        "failed": [{"kernel": "b", "capability": 80}, {"kernel": "b", "capability": 90}],
+    }  # fmt: skip
+    assert aot_versions.table([row]).splitlines()[-1] == "| 3.5.1 | float64 | 2 | `b` | `a` 8 |"

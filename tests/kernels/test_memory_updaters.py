@@ -180,6 +180,14 @@ def test_widths_that_do_not_add_up_are_refused(updater: Updater, gates: int, wid
         case.actual()
 
 
+def test_weights_with_room_between_their_rows_are_refused(updater: Updater) -> None:
+    case = Case(updater, 3)
+    weight = case.leaves["weight_ih"]
+    case.leaves["weight_ih"] = torch.cat([weight, weight], 1)[:, : weight.shape[1]]
+    with pytest.raises(ValueError, match=rf"{updater.name}: weight_ih has strides .* give weight_ih.contiguous\(\)"):
+        case.actual()
+
+
 def small(updater: Updater, rows: bool = False, empty: str = "update") -> tuple[Case, Callable[..., torch.Tensor]]:
     """Few numbers, and h as a function of the leaves."""
     case = Case(updater, 5, 2, 2, 2, rows, mail=0.5, empty=empty)
