@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -119,6 +119,17 @@ def _optional(name: str) -> dict[str, Any]:
     return {"count": torch.zeros(1, dtype=torch.int64)} if name in COUNTED else {}
 
 
+def distinct(recorded: Iterable[Launch]) -> Iterator[Launch]:
+    """Of launches the first of each specialisation: kernel, constants, types of the arguments and which are absent."""
+    seen = set()
+    for launch in recorded:
+        kinds = [getattr(argument, "dtype", argument is None) for argument in launch.arguments]
+        key = (launch.kernel.name, str(sorted(launch.constants.items(), key=str)), str(kinds))
+        if key not in seen:
+            seen.add(key)
+            yield launch
+
+
 def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
     """Rows of the table for one case: all configurations of the kernels that it launches.
 
@@ -129,17 +140,11 @@ def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
     capabilities = CAPABILITIES[-1:] if defaults and case.staged else CAPABILITIES
     torch.set_num_threads(1)
     rows = []
-    seen = set()
-    for launch in launches(case):
+    for launch in distinct(launches(case)):
         kernel = launch.kernel
         variant = case.arithmetic if case.arithmetic in kernel.configs else "float32"
         if defaults and variant != case.arithmetic:
             continue
-        absent = [argument is None for argument in launch.arguments]
-        key = (kernel.name, str(sorted(launch.constants.items(), key=str)), str(absent))
-        if key in seen:
-            continue
-        seen.add(key)
         choices = kernel.configs[variant]
         for number, config in enumerate(choices[:1] if defaults else choices):
             for capability in capabilities:
@@ -193,10 +198,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def replaced(page: str, begin: str, text: str, end: str) -> str:
+    """The page with what stands between two marks replaced."""
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+
+
 def written(page: str, rows: list[dict[str, Any]]) -> str:
     """The page with its table replaced."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}"
+    return replaced(page, BEGIN, table(rows), END)
 
 
 def main() -> int:

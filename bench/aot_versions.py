@@ -1,7 +1,8 @@
 """Compile the default configurations with other versions of Triton, of which a machine with a GPU has its own.
 
-`python -m bench.aot_versions 3.5.1 3.6.0` installs each into a folder of its own, compiles every default for sm_80 and
-sm_90 in every arithmetic, and writes bench/results/aot-versions.json and the table in docs/kernels.md.
+`python -m bench.aot_versions` installs each of them, or of those that it is given, into a folder of its own, compiles
+every default for sm_80 and sm_90 in every arithmetic, and writes bench/results/aot-versions.json and the table in
+docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,20 +25,17 @@ from mspipe_triton.kernels.launch import triton
 
 RESULT = aot.ROOT / "bench" / "results" / "aot-versions.json"
 BEGIN, END = "<!-- table of bench/results/aot-versions.json, written by bench.aot_versions -->", "<!-- end of it -->"
+VERSIONS = ("3.5.1", "3.6.0", "3.7.1", "3.8.0")
 KINDS = tuple(dict.fromkeys(case.arithmetic for case in aot.CASES))
 
 
 def compiled_here(arithmetic: str) -> dict[str, Any]:
     """What the Triton of this process makes of the defaults of an arithmetic: what fails, and what takes a stack."""
     cases = [case for case in aot.CASES if case.arithmetic == arithmetic and case.features == 172]
-    seen, failed, stacks = set(), [], []
-    for launch in (launch for case in cases for launch in aot.launches(case)):
+    compilations, failed, stacks = 0, [], []
+    for launch in aot.distinct(launch for case in cases for launch in aot.launches(case)):
         kind = arithmetic if arithmetic in launch.kernel.configs else "float32"
-        kinds = [getattr(argument, "dtype", argument is None) for argument in launch.arguments]
-        key = (launch.kernel.name, str(sorted(launch.constants.items(), key=str)), str(kinds))
-        if key in seen:
-            continue
-        seen.add(key)
+        compilations += len(CAPABILITIES)
         for capability in CAPABILITIES:
             row = {"kernel": launch.kernel.name, "arithmetic": arithmetic, "capability": capability}
             try:
@@ -48,7 +45,7 @@ def compiled_here(arithmetic: str) -> dict[str, Any]:
             else:
                 stacks += [{**row, "bytes": stack}] if stack else []
     return {
-        "triton": triton.__version__, "arithmetic": arithmetic, "compilations": len(seen) * len(CAPABILITIES),
+        "triton": triton.__version__, "arithmetic": arithmetic, "compilations": compilations,
         "failed": failed, "stacks": stacks,
     }  # fmt: skip
 
@@ -93,14 +90,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def written(page: str, rows: list[dict[str, Any]]) -> str:
     """The page with its table replaced."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}"
+    return aot.replaced(page, BEGIN, table(rows), END)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the record; exit code 1 where something failed to compile."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("versions", nargs="*", help="of Triton, as on the package index")
+    parser.add_argument("versions", nargs="*", default=VERSIONS, help="of Triton, as on the package index")
     parser.add_argument("--here", choices=KINDS, help="print what this process's Triton makes of one arithmetic")
     options = parser.parse_args(arguments)
     if options.here:
@@ -111,8 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     versions = {"torch": torch.__version__, "triton": options.versions}
     document = {"command": command, "machine": machine(), "versions": versions, "rows": rows}
     RESULT.write_text(json.dumps(document, indent=1) + "\n")
-    page = Path(aot.PAGE)
-    page.write_text(written(page.read_text(), rows))
+    aot.PAGE.write_text(written(aot.PAGE.read_text(), rows))
     print(table(rows))
     return int(any(row["failed"] for row in rows))
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import aot, aot_versions
 from mspipe_triton.kernels.compiling import CAPABILITIES, SHARED_LIMIT, compile_launch
@@ -109,6 +110,18 @@ def test_every_kernel_was_compiled_with_other_versions_of_triton() -> None:
     assert oldest[:2] == (3, 5), "the oldest that pyproject.toml allows"
     page = aot.PAGE.read_text()
     assert aot_versions.written(page, document["rows"]) == page, "run `python -m bench.aot_versions`"
+
+
+def test_products_in_float64_depend_on_no_narrow_number() -> None:
+    """Triton before 3.9 does not compile them (see `updater_inputs.flags`)."""
+    double = next(case for case in aot.CASES if case.arithmetic == "float64")
+    products = [launch for launch in aot.launches(double) if "PRECISION" in launch.constants]
+    assert {"fused_gru_kernel", "fused_rnn_kernel", "weights_backward_kernel"} <= {
+        each.kernel.name for each in products
+    }
+    for launch in products:
+        sizes = [each.element_size() for each in launch.arguments if isinstance(each, torch.Tensor)]
+        assert min(sizes) >= 4, launch.kernel.name
 
 
 def test_what_fails_with_a_version_is_told() -> None:
