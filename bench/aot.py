@@ -20,6 +20,7 @@ import torch
 
 from bench.cases import OPERATIONS, build
 from bench.machine import machine
+from bench.roofline import matmul_precision
 from bench.scene import Shape
 from bench.updater_cases import UPDATERS
 from bench.variants import callee, returned, with_leaves
@@ -90,7 +91,7 @@ def launches(case: Case) -> Iterator[Launch]:
     dtype = torch.float64 if case.arithmetic == "float64" else torch.float32
     tables = getattr(torch, case.tables) if case.tables else None
     shape = Shape("AOT", 200, 2000, case.features, 16)
-    torch.set_float32_matmul_precision("highest" if case.arithmetic == "ieee" else "high")
+    precision = "highest" if case.arithmetic == "ieee" else "high"
     for name, operation in OPERATIONS.items():
         if case.staged and name not in STAGED:
             continue
@@ -103,7 +104,7 @@ def launches(case: Case) -> Iterator[Launch]:
             arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
             arguments |= _optional(name) if optional and not (name in UPDATERS and case.staged) else {}
             torch.use_deterministic_algorithms(deterministic)
-            with recording() as recorded:
+            with recording() as recorded, matmul_precision(precision):
                 outputs = returned(operation, callee(operation, variant)(**arguments))
                 losses = [output.sum() for output in outputs.values() if output.requires_grad]
                 if losses:
