@@ -1,7 +1,8 @@
 """Compile every kernel and configuration ahead of time for sm_80 and sm_90, without a GPU, and table what it takes.
 
 `python -m bench.aot` compiles everything, writes bench/results/aot.json and the table in docs/kernels.md; with
-`--defaults float32` (or ieee, float64) it compiles the configurations that the package starts with and writes nothing.
+`--defaults float32` (or ieee, float64) it compiles the configurations that the package starts with, for one GPU, and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -131,30 +132,39 @@ def distinct(recorded: Iterable[Launch]) -> Iterator[Launch]:
             yield launch
 
 
-def compiled(work: tuple[Case, bool]) -> list[dict[str, Any]]:
-    """Rows of the table for one case: all configurations of the kernels that it launches.
-
-    With `defaults` only the first of each, of another arithmetic than float32 only kernels that treat it apart, and
-    staged calls for the newest GPU alone.
-    """
-    case, defaults = work
-    capabilities = CAPABILITIES[-1:] if defaults and case.staged else CAPABILITIES
+def compiled(case: Case) -> list[dict[str, Any]]:
+    """Rows of the table for one case: all configurations of the kernels that it launches."""
     torch.set_num_threads(1)
-    rows = []
-    for launch in distinct(launches(case)):
-        kernel = launch.kernel
-        variant = case.arithmetic if case.arithmetic in kernel.configs else "float32"
-        if defaults and variant != case.arithmetic:
-            continue
-        choices = kernel.configs[variant]
-        for number, config in enumerate(choices[:1] if defaults else choices):
-            for capability in capabilities:
-                taken = asdict(compile_launch(launch, config, capability))
-                rows.append(
-                    {"kernel": kernel.name, "arithmetic": variant, "config": number, "blocks": _text(config),
-                     "capability": capability, "case": str(case), **taken}
-                )  # fmt: skip
-    return rows
+    return [
+        _row(launch, case, variant, number, capability)
+        for launch, variant in _variants(case.arithmetic, distinct(launches(case)))
+        for number in range(len(launch.kernel.configs[variant]))
+        for capability in CAPABILITIES
+    ]
+
+
+def defaults(arithmetic: str, capability: int) -> list[dict[str, Any]]:
+    """Rows of the configurations that the package starts with: of another arithmetic than float32 only kernels that
+    treat it apart, called with tables and with fetched rows."""
+    alike = [case for case in CASES if case.arithmetic == arithmetic]
+    plain, fetched = (next(case for case in alike if case.staged == staged) for staged in (False, True))
+    every = distinct([*launches(plain), *launches(fetched)])
+    called = [(launch, variant) for launch, variant in _variants(arithmetic, every) if variant == arithmetic]
+    return [_row(launch, plain, variant, 0, capability) for launch, variant in called]
+
+
+def _variants(arithmetic: str, launched: Iterable[Launch]) -> Iterator[tuple[Launch, str]]:
+    """Launches with the variant of the kernel that serves an arithmetic."""
+    for launch in launched:
+        yield launch, arithmetic if arithmetic in launch.kernel.configs else "float32"
+
+
+def _row(launch: Launch, case: Case, variant: str, number: int, capability: int) -> dict[str, Any]:
+    config = launch.kernel.configs[variant][number]
+    return {
+        "kernel": launch.kernel.name, "arithmetic": variant, "config": number, "blocks": _text(config),
+        "capability": capability, "case": str(case), **asdict(compile_launch(launch, config, capability)),
+    }  # fmt: skip
 
 
 def _text(config: Config) -> str:
@@ -177,14 +187,13 @@ def faults(rows: list[dict[str, Any]], kinds: set[str]) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, one line a kernel and configuration, the most that any case takes."""
-    lines = [
-        "| kernel | arithmetic | configuration | sm_80: registers, stack, shared | sm_90: registers, stack, shared |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    capabilities = sorted({row["capability"] for row in rows})
+    heads = "".join(f" sm_{capability}: registers, stack, shared |" for capability in capabilities)
+    lines = [f"| kernel | arithmetic | configuration |{heads}", "| --- | --- | --- |" + " --- |" * len(capabilities)]
     keys = dict.fromkeys((row["kernel"], row["arithmetic"], row["config"], row["blocks"]) for row in rows)
     for kernel, arithmetic, number, blocks in sorted(keys):
         cells = []
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             same = [
                 row
                 for row in rows
@@ -195,7 +204,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             matrix = " ".join(sorted({row["matrix"] for row in same} - {""}))
             cells.append(f"{most[0]}, {most[1]}, {most[2]:,}" + (f", {matrix}" if matrix else ""))
         name = f"`{kernel}`" + (" (default)" if number == 0 else "")
-        lines.append(f"| {name} | {arithmetic} | {blocks} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {name} | {arithmetic} | {blocks} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -215,14 +224,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = sorted({case.arithmetic for case in CASES})
     parser.add_argument("--defaults", choices=kinds, help="default configurations of one arithmetic; writes no files")
+    parser.add_argument("--capability", type=int, choices=CAPABILITIES, default=CAPABILITIES[-1], help="of --defaults")
     options = parser.parse_args()
     if options.defaults:
-        alike = [case for case in CASES if case.arithmetic == options.defaults]
-        chosen = (next(case for case in alike if case.staged == staged) for staged in (False, True))
-        rows, kinds = [row for case in chosen for row in compiled((case, True))], [options.defaults]
+        rows, kinds = defaults(options.defaults, options.capability), [options.defaults]
     else:
         with ProcessPoolExecutor(2) as pool:
-            rows = [row for part in pool.map(compiled, [(case, False) for case in CASES]) for row in part]
+            rows = [row for part in pool.map(compiled, CASES) for row in part]
     found = faults(rows, set(kinds))
     print(table(rows))
     print(f"{len(rows)} compilations, {len(found)} faults", *found, sep="\n", file=sys.stderr)

@@ -19,12 +19,12 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.kernels.fusion import enable_fusion
-from mspipe_triton.training.batch import Batch, batches
-from mspipe_triton.training.iteration import in_turn
+from mspipe_triton.training.batch import Batch, Fetched, batches
+from mspipe_triton.training.iteration import Iteration, in_turn
 from mspipe_triton.training.resident_steps import TrainPass
 from mspipe_triton.training.session import Session
 from mspipe_triton.training.settings import compiler
-from mspipe_triton.tuning.gate import Errors, errors
+from mspipe_triton.tuning.rounding import Expected, Named, expected
 
 WARM_BATCHES, ROUNDS = 20, 30
 
@@ -80,17 +80,28 @@ def _go_to(steps: TrainPass, batch: Batch) -> None:
 def _check(session: Session, batch: Batch, way: str, step: Callable[[TrainPass], object]) -> None:
     """That in float64 a step leaves the loss and the node tables that the stages leave from the same beginning."""
     exact = _double(session)
-    steps, run = _resident(exact, way), exact.iteration
+    steps = _resident(exact, way)
+
+    def staged() -> Named:
+        _begin_as(exact, session)
+        run = exact.iteration
+        done = run.update(run.train(run.memory(run.features(run.sample(batch)))))
+        return {"loss": done.loss.detach(), **{name: table.clone() for name, table in exact.state.tables.items()}}
+
     _go_to(steps, batch)
     step(steps)
-    done = run.update(run.train(run.memory(run.features(run.sample(batch)))))
     found = {"loss": steps.losses[batch.index], **steps.given.state.tables}
-    expected = {"loss": done.loss, **exact.state.tables}
-    _passed(errors(found, expected, expected))
+    _passed(expected(staged, found), found)
 
 
-def _passed(found: Errors) -> None:
-    assert all(entry["passed"] for entry in found.values()), found
+def _passed(right: Expected, found: Named) -> None:
+    entries = right.errors(found)
+    assert all(entry["passed"] for entry in entries.values()), entries
+
+
+def _scored(run: Iteration, fetched: Fetched) -> Named:
+    done = run.score(fetched)
+    return {"positive": done.positive, "negative": done.negative}
 
 
 def _record(benchmark: Any, batch: Batch) -> None:
@@ -104,14 +115,8 @@ def bench_train_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
     run = session.iteration
     fetched = run.memory(run.features(run.sample(batch)))
-    fused = run.score(fetched)
-    enable_fusion(False)
-    plain = run.score(fetched)
-    enable_fusion(compiler() is not None)
-    exact = _double(session).iteration
-    truth = exact.score(exact.memory(exact.features(exact.sample(batch))))
-    ours, same, true = ({"positive": each.positive, "negative": each.negative} for each in (fused, plain, truth))
-    _passed(errors(ours, same, true))
+    found, exact = _scored(run, fetched), _double(session).iteration
+    _passed(expected(lambda: _scored(exact, exact.memory(exact.features(exact.sample(batch)))), found), found)
     benchmark(lambda: run.train(fetched))
     _record(benchmark, batch)
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from bench.cases import OPERATIONS, build, short
-from bench.operation import Operation
 from bench.roofline import matmul_precision
 from bench.scene import TINY, WIKI, Shape
 from bench.timing import captured, cloned, synchronises
@@ -19,10 +18,9 @@ from bench.updater_cases import UPDATERS
 from bench.variants import (
     CPU,
     Errors,
-    Judge,
     Named,
     callee,
-    errors,
+    expected,
     failures,
     judge,
     outcome,
@@ -133,19 +131,11 @@ class Checker:
         made = build(self.name, shape, seed=seed, device=self.device, **settings)
         return made if shape is WIKI[1] else short(made)
 
-    def _judge(
-        self, operation: Operation, arguments: dict[str, Any], shape: Shape, seed: int, **settings: Any
-    ) -> Judge:
-        """The judge of these arguments; on small shapes torch's error is the largest of nine draws."""
-        draws = range(1, 1 if shape is WIKI[1] else 9)
-        others = (self._arguments(shape, seed + 100_000 * draw, **settings) for draw in draws)
-        return judge(operation, arguments, seed).with_usual(judge(operation, other, seed) for other in others)
-
     def _values(self, shape: Shape, seed: int, how: str, precision: str = "highest", **settings: Any) -> Errors:
         """Outputs, mutated tables and every gradient against float64; outputs are poisoned before."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed, **settings)
         with matmul_precision(precision):
-            judged = self._judge(operation, arguments, shape, seed, **settings)
+            judged = judge(operation, arguments, seed)
             return judged(result(operation, how, arguments, judged.grads))
 
     def _count(self, shape: Shape, seed: int, how: str) -> Errors:
@@ -158,7 +148,7 @@ class Checker:
                 ("memory_rows", -1), ("partner_rows", -1), ("feature_rows", -1), ("deltas", 1e6), ("has_mail", 0),
             )
         }  # fmt: skip
-        judged = self._judge(operation, arguments, shape, seed)
+        judged = judge(operation, arguments, seed)
         grads = {
             key: torch.cat([value, value.new_ones(7, value.shape[1])]) for key, value in (judged.grads or {}).items()
         }
@@ -166,14 +156,13 @@ class Checker:
         actual = result(operation, how, given, grads)
         beyond = {"beyond": actual["h"][nodes:]}
         zeros = {"beyond": torch.zeros_like(beyond["beyond"])}
-        return judged({**actual, "h": actual["h"][:nodes]}) | errors(
-            beyond, zeros, {"beyond": zeros["beyond"].double()}
-        )
+        nothing = expected(lambda: {"beyond": zeros["beyond"].double()}, zeros)
+        return judged({**actual, "h": actual["h"][:nodes]}) | nothing.errors(beyond)
 
     def _races(self, shape: Shape, seed: int, deterministic: bool = False) -> Errors:
         """Twenty runs on the same inputs: right each time, and the same bits wherever no float is added atomically."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = self._judge(operation, arguments, shape, seed)
+        judged = judge(operation, arguments, seed)
         same_bits = deterministic or not operation.leaves
         first: Named = {}
         found: Errors = {}
@@ -192,7 +181,7 @@ class Checker:
     def _graph(self, shape: Shape, seed: int) -> Errors:
         """Nothing waits for the device, and the replay of a captured graph computes what the call does."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = self._judge(operation, arguments, shape, seed)
+        judged = judge(operation, arguments, seed)
         with variant(self.how):
             call = callee(operation, self.how)
 
@@ -214,7 +203,7 @@ class Checker:
         tables = OPERATIONS[self.name].tables
         kept = tuple(name for name in OPERATIONS[self.name].leaves if name not in tables)
         operation, arguments = replace(OPERATIONS[self.name], leaves=kept), self._arguments(shape, seed)
-        judged = self._judge(operation, arguments, shape, seed)
+        judged = judge(operation, arguments, seed)
         pinned = {key: value.to(CPU).pin_memory() if key in tables else value for key, value in arguments.items()}
         return judged(result(operation, self.how, pinned, judged.grads))
 

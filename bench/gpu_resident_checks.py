@@ -22,7 +22,7 @@ from mspipe_triton.training.evaluate import predict_split
 from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.metrics import Predictions, summarise
 from mspipe_triton.training.session import Session
-from mspipe_triton.tuning.gate import Errors, distance, errors
+from mspipe_triton.tuning.rounding import distance, expected
 
 TOLERANCE = 1e-9  # relative, in float64
 POINTS = 0.3  # of AP that a precision may cost
@@ -99,13 +99,12 @@ def _apart(ours: Predictions, expected: Predictions) -> float:
 
 
 def iteration(setup: Setup, kind: str) -> Rows:
-    """Loss, gradients and node tables of one iteration in float32 on the device: at most twice as far from float64 as
-    the CPU's float32 is, and one rounding of the largest value more.
+    """Loss, gradients and node tables of one iteration in float32 on the device, as far from float64 as rounding takes
+    them.
 
-    All three begin with the parameters and tables that the CPU's float32 has after some batches. Where eight batches
-    show the CPU to be further off than on the one that is judged, that counts. Time differences are short, since the
-    angle of a long one is off in float32 by more than all else; and the batch is small, so that hardly ever a ReLU's
-    input is so near 0 that rounding decides on which side it is.
+    It begins with the parameters and tables that the CPU's float32 has after some batches. Time differences are short,
+    since the angle of a long one is off in float32 by more than all else; and the batch is small, so that hardly ever a
+    ReLU's input is so near 0 that rounding decides on which side it is.
     """
     size, widths = (8, {"dim": 8}) if setup.quick else (48, {"dim": 100})
     stream, model = _brief(20 * size, 3 if setup.quick else 172), {"model": kind, **widths}
@@ -118,13 +117,8 @@ def iteration(setup: Setup, kind: str) -> Rows:
         for _ in range(6):
             steps.step()
         held = [value.detach().clone() for value in _held(plain)]
-        usual: dict[str, float] = {}
-        for batch in range(5, 13):
-            same, truth = (_iterated(made, held, batch) for made in (plain, exact))
-            for name, true in truth.items():
-                if true.is_floating_point() and true.numel() and (largest := float(true.abs().max())):
-                    usual[name] = max(usual.get(name, 0.0), distance(same[name], true) / largest)
-        found: Errors = errors(_iterated(ours, held, batch), same, truth, usual)
+        right = expected(lambda: _iterated(exact, held, 12), _iterated(plain, held, 12))
+        found = right.errors(_iterated(ours, held, 12))
     passed = all(entry["passed"] for entry in found.values())
     yield "correctness", {"check": "one iteration, float32", "model": kind, "results": found, "passed": passed}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,11 @@ import torch
 from bench.cases import moved
 from bench.operation import Operation
 from mspipe_triton.kernels import fusion, launch
-from mspipe_triton.tuning.calls import Named, nearby
-from mspipe_triton.tuning.gate import Errors, distance, errors, poisoned
+from mspipe_triton.tuning.gate import poisoned
+from mspipe_triton.tuning.rounding import Errors, Expected, Named, expected
 
 Call = Callable[..., Any]
 CPU = torch.device("cpu")
-_DRAWS = 8  # of numbers close by, for what torch is usually off by
 # The variants that run our kernels, and what `use_triton` is told for them.
 KERNELS = {"triton": None, "triton-split": None, "interpreter": True}
 
@@ -157,53 +156,30 @@ def result(operation: Operation, how: str, arguments: Mapping[str, Any], grads: 
 
 @dataclass(frozen=True)
 class Judge:
-    """What an operation must compute: gradients of its outputs to start from, torch's result, the float64 truth, and
-    torch's usual error (see `errors`)."""
+    """What an operation must compute, and the gradients of its outputs to start from."""
 
     grads: Named | None
-    same_dtype: Named
-    truth: Named
-    usual: dict[str, float] = field(default_factory=dict)
+    expected: Expected
 
     def __call__(self, actual: Named) -> Errors:
         """The errors of a result and what is allowed."""
-        return errors(actual, self.same_dtype, self.truth, self.usual)
-
-    def with_usual(self, others: Iterable[Judge]) -> Judge:
-        """The same, allowing for torch's errors on other draws of the inputs too."""
-        usual = dict(self.usual)
-        for other in others:
-            for name, true in other.truth.items():
-                if true.is_floating_point() and true.numel() and (largest := float(true.abs().max())):
-                    error = distance(other.same_dtype[name].to(CPU), true.to(CPU)) / largest
-                    usual[name] = max(usual.get(name, 0.0), error)
-        return replace(self, usual=usual)
+        return self.expected.errors(actual)
 
 
 def judge(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, where: torch.device = CPU) -> Judge:
     """Compute what a variant's `outcome` on these arguments is judged by.
 
-    Where a result is a single number, which torch may hit by luck, its errors on numbers close by count too.
-
     Args:
         seed: of the outputs' gradients. where: the device that computes the truth.
     """
-    judged = _judged(operation, arguments, seed, where)
-    if not any(true.is_floating_point() and true.numel() == 1 for true in judged.truth.values()):
-        return judged
-    changed = ({key: floats(value, nearby(draw)) for key, value in arguments.items()} for draw in range(1, _DRAWS + 1))
-    return judged.with_usual(_judged(operation, other, seed, where) for other in changed)
-
-
-def _judged(operation: Operation, arguments: Mapping[str, Any], seed: int, where: torch.device) -> Judge:
-    """The same by torch's errors on these arguments alone."""
     call, grads, precise_grads = callee(operation, "eager"), None, None
     with variant("eager"):
         if operation.leaves:
             grads = probes(operation, call, arguments, seed)
             precise_grads = {name: grad.to(where).double() for name, grad in grads.items()}
-        same = outcome(operation, call, arguments, grads)
-        return Judge(grads, same, outcome(operation, call, exact(arguments, where), precise_grads))
+        like = outcome(operation, call, arguments, grads)
+        precise = exact(arguments, where)
+        return Judge(grads, expected(lambda: outcome(operation, call, precise, precise_grads), like))
 
 
 def in_training(operation: Operation) -> Operation:

@@ -14,10 +14,12 @@ import torch
 # Before the kernels are imported: tests run them in Triton's interpreter, on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
 
+from mspipe_triton import cli
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.kernels import launch
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -47,26 +49,53 @@ def small_stream() -> EventStream:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `mspipe-triton` as a user does, in an empty folder with a cache of its own.
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `mspipe-triton` in this process, which spares its imports, in an empty folder with a cache of its own.
 
     Unless the test asks for it, loops are not fused and training is not tuned.
     """
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        if arguments[:1] == ("train",) and not {"--autotune", "--no-autotune"} & set(arguments):
-            arguments = (*arguments, "--no-autotune")
-        environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        with monkeypatch.context() as changes:
+            changes.chdir(tmp_path)
+            for name, value in (_environment(tmp_path) | environment).items():
+                changes.setenv(name, value)
+            changes.setattr("sys.argv", ["mspipe-triton", *_untuned(arguments)])
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        printed = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Command:
+    """The same in a process of its own, as a user does."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "mspipe_triton", *arguments],
+            [sys.executable, "-m", "mspipe_triton", *_untuned(arguments)],
             cwd=tmp_path,
-            env={**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "COLUMNS": "120", **environment},
+            env={**os.environ, "TRITON_INTERPRET": "0", "COLUMNS": "120", **_environment(tmp_path), **environment},
             capture_output=True,
             text=True,
             timeout=300,
         )
 
     return run
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"XDG_CACHE_HOME": str(folder / "cache"), "TORCHDYNAMO_DISABLE": "1"}
+
+
+def _untuned(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    if arguments[:1] == ("train",) and not {"--autotune", "--no-autotune"} & set(arguments):
+        return (*arguments, "--no-autotune")
+    return arguments
 
 
 @pytest.fixture(autouse=True)

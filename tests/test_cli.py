@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mspipe_triton import cli
-
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("--epochs", "1", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--negatives", "3")
 
@@ -23,8 +21,8 @@ def events(tmp_path: Path, command: Command) -> Path:
     return tmp_path / "events.csv"
 
 
-def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command) -> None:
-    done = command("train", "events.csv", "--model", "tgn", *SMALL, "--json", "--no-autotune", "--out", "a/run")
+def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command, process: Command) -> None:
+    done = process("train", "events.csv", "--model", "tgn", *SMALL, "--json", "--no-autotune", "--out", "a/run")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "a" / "run" / "result.json").read_text())
@@ -66,9 +64,9 @@ def test_info_and_doctor(events: Path, command: Command) -> None:
     assert (without["cxx_compiler"], without["fused"]) == ("none", False)
 
 
-def test_a_broken_compiler_costs_one_line(events: Path, command: Command) -> None:
+def test_a_broken_compiler_costs_one_line(events: Path, process: Command) -> None:
     broken = {"CXX": "/bin/false", "TORCHDYNAMO_DISABLE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-    done = command("train", "events.csv", *SMALL, "--out", "run", "--json", **broken)
+    done = process("train", "events.csv", *SMALL, "--out", "run", "--json", **broken)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["fused"] is False
     assert done.stderr.count("Running without fused loops: torch.compile failed") == 1
@@ -129,36 +127,25 @@ WRONG = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_wrong_input_is_one_line_and_exit_2(
-    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_wrong_input_is_one_line_and_exit_2(arguments: tuple[str, ...], tmp_path: Path, command: Command) -> None:
     rows = "".join(f"{k % 7},{10 + k % 5},{k}\n" for k in range(600))
     (tmp_path / "events.csv").write_text("src,dst,time\n" + rows)
     (tmp_path / "three.csv").write_text("src,dst,time\n1,2,3\n1,2,4\n1,2,5\n")
     (tmp_path / "late.csv").write_text("src,dst,time\n1,2,3\n1,2,2\n")
-    monkeypatch.setattr("sys.argv", ["mspipe-triton", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    assert ended.value.code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("mspipe-triton: ")
-    assert printed.err.count("\n") == 1
-    assert WRONG[arguments] in printed.err
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("mspipe-triton: ")
+    assert done.stderr.count("\n") == 1
+    assert WRONG[arguments] in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.csv", "late.csv", "three.csv"]
 
 
-def test_no_permission_to_write(
-    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_no_permission_to_write(events: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere, so the answer is put in
-    monkeypatch.setattr("sys.argv", ["mspipe-triton", "train", "events.csv", *SMALL, "--out", "locked"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "mspipe-triton: locked: cannot be written: no permission to write\n"
+    done = command("train", "events.csv", *SMALL, "--out", "locked")
+    assert done.returncode == 2
+    assert done.stderr == "mspipe-triton: locked: cannot be written: no permission to write\n"
 
 
 def test_a_file_where_the_run_folder_should_be(events: Path, command: Command) -> None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 
 import pytest
-
-from mspipe_triton import cli
 
 TIMES = "sample=2,features=3,memory=2,train=6,update=3"
 Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def plan(command: Callable[..., subprocess.CompletedProcess[str]]) -> Run:
     """Run the command; returns its exit code, stdout and stderr."""
 
     def run(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["mspipe-triton", "plan", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
+        done = command("plan", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from mspipe_triton import cli
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.tuning.profile import Profile
@@ -93,38 +92,21 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
         (("train", "events.csv", "--autotune", "--out", "events.csv"), "is a file"),
     ],
 )
-def test_wrong_input_is_one_line(
-    arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    code, printed = _main(arguments, tmp_path, monkeypatch, capsys)
-    assert code == 2
-    assert said in printed
-    assert printed.count("\n") == 1, "nothing is tuned before the input is known to be right"
+def test_wrong_input_is_one_line(arguments: tuple[str, ...], said: str, command: Command) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, "nothing is tuned before the input is known to be right"
 
 
-def test_an_interrupted_autotune_says_that_it_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_autotune_says_that_it_goes_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mspipe_triton.tuning.tuner.Tuner.prepare", interrupted)
-    code, printed = _main(("autotune", "events.csv", *SMALL), tmp_path, monkeypatch, capsys)
-    assert code == 1
-    assert printed == "mspipe-triton: interrupted; the same command goes on after the trials that are done\n"
-
-
-def _main(
-    arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[object, str]:
-    """Exit code and stderr of a command in this process."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    monkeypatch.setattr("sys.argv", ["mspipe-triton", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code, capsys.readouterr().err
+    done = command("autotune", "events.csv", *SMALL)
+    assert done.returncode == 1
+    assert done.stderr == "mspipe-triton: interrupted; the same command goes on after the trials that are done\n"
 
 
 def test_a_deterministic_run_is_not_tuned(command: Command) -> None:

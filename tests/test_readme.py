@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
 # What makes each command small enough for a test; a later flag goes over an earlier one.
 SMALLER = {
@@ -35,7 +37,7 @@ def run(arguments: list[str], cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/models.md", "docs/tuning.md"])
-def test_commands(page: str, tmp_path: Path) -> None:
+def test_commands(page: str, tmp_path: Path, command: Command) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
     assert commands
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
@@ -48,7 +50,8 @@ def test_commands(page: str, tmp_path: Path) -> None:
         else:
             assert words[0] == "mspipe-triton"
             extra = next((more for name, more in SMALLER.items() if name in words), [])
-            run([sys.executable, "-m", "mspipe_triton", *words[1:], *extra], tmp_path)
+            done = command(*words[1:], *extra)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
 def check_make(words: list[str], tmp_path: Path) -> None:

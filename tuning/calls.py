@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.fusion import enable_fusion, fusion_enabled
-from mspipe_triton.kernels.launch import Launch, recording, references
+from mspipe_triton.kernels.launch import Launch, recording
+from mspipe_triton.tuning.rounding import Expected, Named, expected, plainly
 
-Named = dict[str, torch.Tensor]
 Change = Callable[[torch.Tensor], torch.Tensor]
-_DRAWS = 8
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a call should compute: torch's result in its dtype, the same in float64, and torch's usual error by the
-    largest value, on numbers close to these."""
-
-    same_dtype: Named
-    truth: Named
-    usual: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,28 +86,18 @@ class Call:
 
     def reference(self) -> Named:
         """The same by the torch reference, in the same dtypes."""
-        with _plainly():
+        with plainly():
             return self._outcome(self._changed(lambda tensor: tensor))
 
     def truth(self) -> Named:
         """The same by the torch reference, in float64 throughout; integers stay as they are."""
-        with _plainly():
+        with plainly():
             return self._outcome(_exact(self._changed(lambda tensor: tensor)))
 
     @cached_property
     def expected(self) -> Expected:
         """What `run` is judged by."""
-        usual: dict[str, float] = {}
-        if self.leaves:  # the others copy and subtract, which leaves no room for chance
-            for draw in range(1, _DRAWS + 1):
-                other = replace(self, arguments=self._changed(nearby(draw)))
-                theirs, truth = other.reference(), other.truth()
-                for name, true in truth.items():
-                    largest = float(true.abs().max()) if true.numel() else 0.0
-                    if largest:
-                        error = float((theirs[name].double() - true).abs().max()) / largest
-                        usual[name] = max(usual.get(name, 0.0), error)
-        return Expected(self.reference(), self.truth(), usual)
+        return expected(self.truth, self.reference())
 
     def launches(self, whole: bool = False) -> list[Launch]:
         """The kernels' launches by the operation alone, or with `whole` by `run`; nothing is launched."""
@@ -175,28 +152,6 @@ def _exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
         wide = isinstance(value, torch.dtype) and value.is_floating_point
         made[name] = torch.float64 if wide else value
     return made
-
-
-def nearby(seed: int) -> Change:
-    """Numbers that differ by up to 3 % each, so that every rounding is another one."""
-
-    def change(tensor: torch.Tensor) -> torch.Tensor:
-        random = torch.Generator(tensor.device).manual_seed(seed)
-        return tensor * (1 + (torch.rand(tensor.shape, generator=random, device=tensor.device) - 0.5) / 16).to(tensor)
-
-    return change
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Within it, operations run as references that nothing compiles."""
-    before = fusion_enabled()
-    enable_fusion(False)
-    try:
-        with references():
-            yield
-    finally:
-        enable_fusion(before)
 
 
 def duplicate(tensor: torch.Tensor) -> torch.Tensor:

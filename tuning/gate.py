@@ -13,9 +13,9 @@ import torch
 
 from mspipe_triton.kernels.compiling import SHARED_LIMIT, Resources, compile_launch
 from mspipe_triton.kernels.launch import Config, Kernel, Launch
-from mspipe_triton.tuning.calls import Call, Named
+from mspipe_triton.tuning.calls import Call
+from mspipe_triton.tuning.rounding import Named
 
-Errors = dict[str, dict[str, Any]]
 JUNK = 3  # a small integer: a kernel that reads what nothing wrote goes wrong without leaving its tables
 RUNS = 3  # of a gate, so that a race has chances to show
 
@@ -43,50 +43,17 @@ def poisoned() -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def errors(actual: Named, same_dtype: Named, truth: Named, usual: Mapping[str, float] | None = None) -> Errors:
-    """By name: the largest error against the float64 truth, and what is allowed.
-
-    Twice the error of torch in the same dtype, plus one rounding of the largest true value; `usual` is torch's largest
-    error on other inputs by the largest value there, which counts where it is more: on few numbers one draw's error
-    says little. In float64, where torch is itself the truth, 1e-9 of the largest true value or of 1. Integers may not
-    differ (their error is the number of entries that do). NaN never passes.
-    """
-    found: Errors = {}
-    for name, true in truth.items():
-        ours = actual[name]
-        theirs, true = same_dtype[name].to(ours.device), true.to(ours.device)
-        if ours.shape != true.shape or ours.dtype != theirs.dtype:
-            found[name] = {"passed": False, "shape": [*ours.shape], "dtype": str(ours.dtype)}
-            continue
-        error = allowed = 0.0
-        if not true.is_floating_point():
-            error = float((ours != true).sum())
-        elif true.numel():
-            error, largest = distance(ours, true), float(true.abs().max())
-            rounding = torch.finfo(ours.dtype).eps * largest
-            double = ours.dtype == torch.float64
-            torch_error = max(distance(theirs, true), (usual or {}).get(name, 0.0) * largest)
-            allowed = 1e-9 * max(1.0, largest) if double else 2 * torch_error + rounding
-        found[name] = {"passed": error <= allowed, "error": error, "allowed": allowed}
-    return found
-
-
-def distance(value: torch.Tensor, true: torch.Tensor) -> float:
-    """The largest difference from a float64 truth."""
-    return float((value.double() - true).abs().max())
-
-
 def gate(call: Call) -> str | None:
     """Why the configurations in force must not be used for a call, in one line, or None where the call comes out right.
 
-    It is run a few times on poisoned outputs. Each of them, what it mutates and every gradient is judged by `errors`;
-    what no float addition in random order can touch must also be the same bits each time.
+    It is run a few times on poisoned outputs. Each of them, what it mutates and every gradient is judged by
+    `Call.expected`; what no float addition in random order can touch must also be the same bits each time.
     """
-    expected, first = call.expected, None
+    first: Named = {}
     for _ in range(RUNS):
         with poisoned():
             actual = call.run()
-        for name, entry in errors(actual, expected.same_dtype, expected.truth, expected.usual).items():
+        for name, entry in call.expected.errors(actual).items():
             if not entry["passed"]:
                 return f"{call.name}: {name} {_fault(entry)}"
         first = first or actual

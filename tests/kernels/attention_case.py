@@ -12,9 +12,8 @@ import torch
 
 from mspipe_triton.kernels import mailbox_attention, temporal_attention
 from mspipe_triton.kernels.philox import dropout_scale
+from tests.kernels.comparing import Agree, Named
 
-Named = dict[str, torch.Tensor]
-Agree = Callable[[Named, Named], None]
 DRAWS = torch.tensor([7, 3, 1, 20])
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import fusion, launch
-
-Named = dict[str, torch.Tensor]
+from mspipe_triton.tuning.rounding import expected
+from tests.kernels.comparing import Derived, Named
 
 
 @pytest.fixture(autouse=True)
@@ -50,25 +50,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def derived() -> Callable[[Named, Named, Named], None]:
-    """Compare a kernel's tensors with torch's in the same dtype, both against a float64 truth, by name.
+def derived() -> Derived:
+    """Compare a kernel's tensors by name with a float64 computation, called several times, that gives the truth and how
+    far rounding may take results from it; `like` has the same in the right types."""
 
-    The kernel's largest error may be twice torch's, plus one rounding of the largest true value (torch may be exact).
-    """
-
-    def compare(actual: Named, same_dtype: Named, truth: Named) -> None:
-        assert actual.keys() == same_dtype.keys() == truth.keys()
-        wrong = {}
-        for name, true in truth.items():
-            ours, theirs = actual[name], same_dtype[name]
-            assert ours.shape == theirs.shape == true.shape, (name, ours.shape, theirs.shape, true.shape)
-            assert ours.dtype == theirs.dtype, (name, ours.dtype, theirs.dtype)
-            if true.numel():
-                error = float((ours.double() - true.double()).abs().max())
-                rounding = torch.finfo(ours.dtype).eps * float(true.abs().max())
-                allowed = 2 * float((theirs.double() - true.double()).abs().max()) + rounding
-                if not error <= allowed:
-                    wrong[name] = (error, allowed)
+    def compare(actual: Named, like: Named, run: Callable[[], Named]) -> None:
+        assert actual.keys() == like.keys()
+        found = expected(run, like).errors(actual)
+        assert found.keys() == actual.keys()
+        wrong = {name: entry for name, entry in found.items() if not entry["passed"]}
         assert not wrong, f"largest error and what is allowed: {wrong}"
 
     return compare

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 from mspipe_triton.kernels import attention_layer
 from mspipe_triton.kernels.philox import dropout_scale
 from tests.kernels.attention_case import encode, leaky, softmax
+from tests.kernels.comparing import Agree, Named
 
-Named = dict[str, torch.Tensor]
-Agree = Callable[[Named, Named], None]
 DRAWS, OUTPUT_DRAWS = torch.tensor([7, 3, 1, 20]), torch.tensor([7, 4, 1, 20])
 
 

@@ -10,8 +10,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from mspipe_triton.kernels import link_loss
-
-Named = dict[str, torch.Tensor]
+from tests.kernels.comparing import Named
 
 
 @dataclass

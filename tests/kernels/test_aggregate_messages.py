@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.kernels import aggregate_messages
+from tests.kernels.comparing import Named
 
-Named = dict[str, torch.Tensor]
 Pairs = list[tuple[int, int]]
 NODES, DIM, WIDTH = 30, 4, 3
 

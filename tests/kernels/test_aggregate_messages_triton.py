@@ -13,8 +13,8 @@ import torch
 from mspipe_triton.kernels import aggregate_messages
 from mspipe_triton.kernels.aggregate_messages import aggregate_messages_reference
 from mspipe_triton.kernels.launch import use_triton
+from tests.kernels.comparing import Agree, Derived, Named
 
-Named = dict[str, torch.Tensor]
 Pairs = list[tuple[int, int]]
 MODES = pytest.mark.parametrize("mode", ["last", "mean"])
 TABLES = ("memory", "memory_time", "partner", "event_id", "mail_time", "mail_features")
@@ -127,7 +127,7 @@ def mean(rows: list[list[float]]) -> list[float]:
     return [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
-def check(given: dict[str, Any], mode: str, derived: Callable[[Named, Named, Named], None]) -> None:
+def check(given: dict[str, Any], mode: str, derived: Derived, agree: Agree) -> None:
     before = {name: tensor.clone() for name, tensor in given.items()}
     use_triton(False)
     torch_tables = run(aggregate_messages, given, mode)
@@ -146,36 +146,40 @@ def check(given: dict[str, Any], mode: str, derived: Callable[[Named, Named, Nam
             true = expected[name].to(given[name].dtype)
             assert torch.equal(tables[name], true), name
             assert torch.equal(torch_tables[name], true), name
-    averaged = [{name: part[name] for name in AVERAGED} for part in (tables, torch_tables, expected)]
+    averaged = [{name: part[name] for name in AVERAGED} for part in (tables, torch_tables)]
     if given["hidden"].dtype == torch.float32 and given["partner"].dtype == torch.float64:
-        for part in averaged[:2]:  # averaged in float32, whatever the table could hold
+        for part in averaged:  # averaged in float32, whatever the table could hold
             part["partner"] = part["partner"].float()
-    derived(*averaged)
+
+    def exactly() -> Named:
+        wide = {name: value.double() for name, value in given.items() if value.is_floating_point()}
+        left = run(aggregate_messages, {**given, **wide}, mode)
+        return {name: left[name] for name in AVERAGED}
+
+    if mode == "mean":
+        derived(*averaged, exactly)
+        agree(exactly(), {name: expected[name] for name in AVERAGED})
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.items())
 
 
 @MODES
 @pytest.mark.parametrize("batch", BATCHES)
-def test_batches_made_by_hand(
-    batch: str, mode: str, interpreter: None, derived: Callable[[Named, Named, Named], None]
-) -> None:
-    check(arguments(BATCHES[batch]), mode, derived)
+def test_batches_made_by_hand(batch: str, mode: str, interpreter: None, derived: Derived, agree: Agree) -> None:
+    check(arguments(BATCHES[batch]), mode, derived, agree)
 
 
 @pytest.mark.parametrize(
     ("events", "mode"),
     [*((events, "last") for events in (0, 1, 8, 9, 65, 123)), *((events, "mean") for events in (0, 1, 9, 33))],
 )
-def test_sizes(events: int, mode: str, interpreter: None, derived: Callable[[Named, Named, Named], None]) -> None:
-    check(arguments(random_pairs(events, padding=0.1), stride=events % 2 * 5), mode, derived)
+def test_sizes(events: int, mode: str, interpreter: None, derived: Derived, agree: Agree) -> None:
+    check(arguments(random_pairs(events, padding=0.1), stride=events % 2 * 5), mode, derived, agree)
 
 
 @MODES
 @pytest.mark.parametrize(("dim", "width"), [(1, 100), (3, 1), (100, 172), (172, 413), (413, 0)])
-def test_widths(
-    dim: int, width: int, mode: str, interpreter: None, derived: Callable[[Named, Named, Named], None]
-) -> None:
-    check(arguments([(1, 2), (2, 2), (3, 1), (-1, 3)], dim=dim, width=width, stride=3), mode, derived)
+def test_widths(dim: int, width: int, mode: str, interpreter: None, derived: Derived, agree: Agree) -> None:
+    check(arguments([(1, 2), (2, 2), (3, 1), (-1, 3)], dim=dim, width=width, stride=3), mode, derived, agree)
 
 
 @MODES
@@ -191,12 +195,12 @@ def test_widths(
 )
 def test_dtypes(
     table: torch.dtype, hidden: torch.dtype, times: torch.dtype, ids: torch.dtype, mode: str, interpreter: None,
-    derived: Callable[[Named, Named, Named], None],
+    derived: Derived, agree: Agree,
 ) -> None:  # fmt: skip
     given = arguments(random_pairs(10, padding=0.1), ids=ids, times=times, table=table, hidden=hidden)
     if table == torch.bfloat16:  # the interpreter cuts off where a GPU rounds, so copies must fit
         given["hidden"] = given["hidden"].bfloat16().to(hidden)
-    check(given, mode, derived)
+    check(given, mode, derived, agree)
 
 
 def test_a_mean_of_one_row_is_that_row(interpreter: None) -> None:
@@ -208,11 +212,11 @@ def test_a_mean_of_one_row_is_that_row(interpreter: None) -> None:
 
 @MODES
 def test_what_the_kernels_hand_over_is_all_written(
-    mode: str, interpreter: None, monkeypatch: pytest.MonkeyPatch, derived: Callable[[Named, Named, Named], None]
+    mode: str, interpreter: None, monkeypatch: pytest.MonkeyPatch, derived: Derived, agree: Agree
 ) -> None:
     allocate = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **options: allocate(*a, **options).fill_(123456789))
-    check(arguments(random_pairs(9, padding=0.1)), mode, derived)
+    check(arguments(random_pairs(9, padding=0.1)), mode, derived, agree)
 
 
 def test_mean_without_features(interpreter: None) -> None:

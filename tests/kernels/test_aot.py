@@ -21,11 +21,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no wheel for this platform")
 @pytest.mark.parametrize(
-    "arithmetic", ["float32", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ieee", "float64"))]
+    ("arithmetic", "capability"),
+    [
+        ("float32", 90),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("float32", 80), ("ieee", 90), ("float64", 90))),
+    ],
 )
-def test_defaults_compile_without_a_stack(arithmetic: str) -> None:
+def test_defaults_compile_without_a_stack(arithmetic: str, capability: int) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "bench.aot", "--defaults", arithmetic],
+        [sys.executable, "-m", "bench.aot", "--defaults", arithmetic, "--capability", str(capability)],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import launch
+from tests.kernels.comparing import Derived
 from tests.kernels.layer_case import Agree, LayerCase, Named
-
-Derived = Callable[[Named, Named, Named], None]
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
@@ -50,12 +49,12 @@ def _summing(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def three(case: LayerCase) -> tuple[Named, Named, Named]:
-    """With gradients: by the kernels, by torch in the same dtype, by torch in float64."""
+def three(case: LayerCase) -> tuple[Named, Named, Callable[[], Named]]:
+    """With gradients: by the kernels, by torch in the same dtype, and how torch computes them in float64."""
     actual = case.with_gradients(case.actual())
     launch.use_triton(False)
     wide = case.to(torch.float64)
-    return actual, case.with_gradients(case.actual()), wide.with_gradients(wide.actual())
+    return actual, case.with_gradients(case.actual()), lambda: wide.with_gradients(wide.actual())
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")

@@ -10,8 +10,7 @@ import torch
 
 from mspipe_triton.kernels import launch
 from tests.kernels.attention_case import ATTENTIONS, Agree, Case, MailCase, Named
-
-Derived = Callable[[Named, Named, Named], None]
+from tests.kernels.comparing import Derived
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
@@ -41,12 +40,12 @@ def summing(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
     torch.use_deterministic_algorithms(False)
 
 
-def three(case: Case) -> tuple[Named, Named, Named]:
-    """With gradients: by the kernels, by torch in the same dtype, by torch in float64."""
+def three(case: Case) -> tuple[Named, Named, Callable[[], Named]]:
+    """With gradients: by the kernels, by torch in the same dtype, and how torch computes them in float64."""
     actual = case.with_gradients(case.actual())
     launch.use_triton(False)
     wide = case.to(torch.float64)
-    return actual, case.with_gradients(case.actual()), wide.with_gradients(wide.actual())
+    return actual, case.with_gradients(case.actual()), lambda: wide.with_gradients(wide.actual())
 
 
 @ATTENTIONS

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from mspipe_triton.kernels import fusion, memory_gru, temporal_attention
+from tests.kernels.comparing import Derived
 from tests.kernels.updater_case import RNN, Agree, Case, Named
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,16 +130,8 @@ def results(name: str, size: int, dtype: torch.dtype) -> Named:
     return named | dict(zip(leaves, gradients, strict=True))
 
 
-def assert_twice_as_good(fused: Named, eager: Named, truth: Named) -> None:
-    """flash-attention's rule: at most twice eager float32's error against float64, and one rounding of the largest."""
-    for name, exact in truth.items():
-        allowed = 2 * (eager[name] - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
-        error = (fused[name] - exact).abs().max()
-        assert float(error) <= float(allowed), f"{name}: {float(error)}, allowed {float(allowed)}"
-
-
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_compiled_is_eager(name: str, fused: None) -> None:
+def test_compiled_is_eager(name: str, fused: None, derived: Derived) -> None:
     seconds = fusion.compile_seconds()
     compiled = {size: results(name, size, torch.float32) for size in (123, 257)}
     assert fusion.fusion_failure() is None
@@ -145,7 +139,7 @@ def test_compiled_is_eager(name: str, fused: None) -> None:
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
     fusion.enable_fusion(False)
     for size, outcome in compiled.items():
-        assert_twice_as_good(outcome, results(name, size, torch.float32), results(name, size, torch.float64))
+        derived(outcome, results(name, size, torch.float32), partial(results, name, size, torch.float64))
 
 
 def test_memory_rnn_without_features_compiles_to_the_same(fused: None, agree: Agree) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from mspipe_triton.kernels import memory_gru, memory_rnn
+from tests.kernels.comparing import Agree, Named
 
-Named = dict[str, torch.Tensor]
-Agree = Callable[[Named, Named], None]
 TABLES = ("memory", "partner", "features")
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

@@ -18,7 +18,7 @@ CONFIG = RunConfig(model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_s
 
 @pytest.fixture
 def measurer(small_stream: EventStream) -> RunMeasurer:
-    shipped = default_settings(CONFIG.train)
+    shipped = replace(default_settings(CONFIG.train), fused=False)  # compiling takes longer than all else
     with process_settings(CONFIG):
         return RunMeasurer(Session.create(replace(CONFIG, settings=shipped), small_stream), shipped, seconds=0.01)
 

@@ -213,22 +213,26 @@ def test_what_a_kernel_leaves_unwritten_is_caught(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_result_that_changes_from_run_to_run_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A last bit, which the tolerance would let pass."""
+    """A last bit, which the tolerance lets pass where numbers are rounded."""
     runs: list[int] = []
-    call = gathering(torch.full((3, 2), 1.5))
+    call = sampling()
 
     def drift(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
         runs.append(1)
-        arguments[2].add_(2.0**-23 * (len(runs) == 3))
+        arguments[8].mul_(1 + 2.0**-23 * (len(runs) == 3))
 
-    after(monkeypatch, "gather_kernel", drift)
-    assert gate(call) == "gather_rows: output 0 changes from run to run"
+    after(monkeypatch, "recent_kernel", drift)
+    assert gate(call) == "sample_recent: output 2 changes from run to run"
+
+
+def test_a_last_bit_of_what_is_copied_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    after(monkeypatch, "gather_kernel", lambda kernel, arguments: arguments[2].mul_(1 + 2.0**-23))
+    assert "is off by" in (gate(gathering(torch.full((3, 2), 1.5))) or "")
 
 
 def test_a_result_of_another_type_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     call = sampling()
-    right = call.expected
-    wider = {name: value.double() if value.is_floating_point() else value for name, value in right.same_dtype.items()}
+    wider = {name: value.double() if value.is_floating_point() else value for name, value in call.reference().items()}
     monkeypatch.setattr(Call, "run", lambda self: wider)
     assert gate(call) == "sample_recent: output 2 is torch.float64 [4, 2], which is not what torch gives"
 

@@ -42,7 +42,7 @@ def test_tables_in_bfloat16_are_checked_as_such(small_stream: EventStream, monke
 def test_stale_schedules_are_compared_with_their_own_kind(small_stream: EventStream) -> None:
     fixed = gate(small_stream, schedule="fixed", staleness=2)
     assert fixed.refusal(replace(BASE, schedule="fixed", prefetch=1)) is None
-    losses = [found._reference()[0]["the loss"] for found in (fixed, gate(small_stream))]
+    losses = [found.reference[0].truth["the loss"] for found in (fixed, gate(small_stream))]
     assert not torch.allclose(*losses), "fixed misses what serial sees"
     mspipe = gate(small_stream, schedule="mspipe", mitigation="similarity")
     assert mspipe.refusal(replace(BASE, schedule="mspipe")) is None

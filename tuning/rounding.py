@@ -1,0 +1,241 @@
+"""What a computation must give and how far rounding may take it from there: one tolerance, derived in float64 alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._decomp import get_decompositions
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mspipe_triton.kernels.fusion import enable_fusion, fusion_enabled
+from mspipe_triton.kernels.launch import input_precision, references
+
+Named = dict[str, torch.Tensor]
+Errors = dict[str, dict[str, Any]]
+
+DRAWS = 8  # of random roundings
+FACTOR = 4.0  # between the largest change that they cause and the largest error allowed
+_TF32 = 2.0**-10  # what a factor may lose of itself where its last 13 bits are cut off
+
+_aten = torch.ops.aten
+# The last two tensors are multiplied; one before them is added.
+_PRODUCTS = {"mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"}
+_SUMS = {"sum", "mean", "cumsum"}
+_SCATTERS = {"index_add", "index_put", "scatter_add"}
+# Not rounded correctly everywhere: up to 2 units in the last place, four times half a unit.
+_FUNCTIONS = {"div", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "pow", "tanh", "sigmoid", "sin", "cos"}
+# Elementwise, and one of its arguments or an integer comes out.
+_EXACT = {
+    "abs", "neg", "sign", "round", "floor", "ceil", "relu", "clamp", "clamp_min", "maximum", "minimum", "where",
+    "clone", "fill", "masked_fill", "threshold_backward",
+}  # fmt: skip
+_PARTS: Mapping[Any, Callable[..., Any]] = get_decompositions([
+    _aten.native_layer_norm, _aten.native_layer_norm_backward, _aten._softmax, _aten._softmax_backward_data,
+    _aten._log_softmax, _aten._log_softmax_backward_data, _aten.log_sigmoid_forward, _aten.log_sigmoid_backward,
+    _aten.tanh_backward, _aten.sigmoid_backward, _aten.addcmul, _aten.addcdiv, _aten.lerp,
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a computation must give.
+
+    Args:
+        truth: its results by name, floating ones in float64.
+        change: by name, the largest change that random roundings of the computation's type made of the truth.
+        dtypes: by name, of the results in that type.
+        dtype: in which is computed.
+    """
+
+    truth: Named
+    change: Mapping[str, float]
+    dtypes: Mapping[str, torch.dtype]
+    dtype: torch.dtype
+
+    def errors(self, actual: Named) -> Errors:
+        """By name, the largest error of a result, the error allowed, and whether it passes.
+
+        Allowed is `FACTOR` times the largest change by random roundings (twice that in float64, where the truth itself
+        is rounded), and one rounding of the largest true value to the result's own type. Where nothing is rounded and
+        the type is that of the computation, nothing is allowed; integers may not differ (their error is the number of
+        entries that do). NaN never passes.
+        """
+        return {name: self._entry(actual[name], name) for name in self.truth}
+
+    def _entry(self, value: torch.Tensor, name: str) -> dict[str, Any]:
+        true, dtype = self.truth[name].to(value.device), self.dtypes[name]
+        if value.shape != true.shape or value.dtype != dtype:
+            return {"passed": False, "shape": [*value.shape], "dtype": str(value.dtype)}
+        if not true.is_floating_point():
+            error = float((value != true).sum())
+            return {"passed": error == 0, "error": error, "allowed": 0.0}
+        error, change = distance(value, true), self.change[name]
+        allowed = FACTOR * change * (2 if self.dtype == torch.float64 else 1)
+        if change > 0 or dtype != self.dtype:
+            allowed += torch.finfo(dtype).eps * largest(true)
+        return {"passed": error <= allowed, "error": error, "allowed": allowed}
+
+
+def expected(run: Callable[[], Named], like: Named, draws: int = DRAWS) -> Expected:
+    """What a computation in float32 or float64 must give; float32 with TF32 products where torch allows them.
+
+    Its error depends on the order of its additions, which differs from one processor, library and kernel to the next;
+    so no run in that type is the measure. Instead the float64 computation is repeated with every result moved by a
+    random rounding of the type (Monte Carlo arithmetic: Parker 1997), a sum of n numbers by √n roundings of the sum of
+    magnitudes, which for a random order of additions is exceeded almost never (Higham and Mary 2019).
+
+    Args:
+        run: the computation by the torch references, with all floating tensors in float64; it is called several times.
+        like: its results in the types that are judged, of which the types alone count. It computes in float64 where all
+            of them are, else in float32.
+        draws: of random roundings; where every result is of many numbers, two tell as much as many.
+    """
+    dtypes = {name: value.dtype for name, value in like.items()}
+    floating = {dtype for dtype in dtypes.values() if dtype.is_floating_point}
+    dtype = torch.float64 if floating == {torch.float64} else torch.float32
+    tf32 = input_precision(dtype) == "tf32"
+    with plainly():
+        truth = run()
+        change = dict.fromkeys(truth, 0.0)
+        for seed in range(draws):
+            with Rounded(dtype, seed, tf32):
+                moved = run()
+            for name, true in truth.items():
+                if true.is_floating_point():
+                    change[name] = max(change[name], distance(moved[name], true))
+    return Expected(truth, change, dtypes, dtype)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Within it, operations run as references that nothing compiles."""
+    before = fusion_enabled()
+    enable_fusion(False)
+    try:
+        with references():
+            yield
+    finally:
+        enable_fusion(before)
+
+
+def distance(value: torch.Tensor, true: torch.Tensor) -> float:
+    """The largest difference from a float64 truth; 0 of nothing."""
+    return largest(value.double() - true)
+
+
+def largest(value: torch.Tensor) -> float:
+    """The largest magnitude; 0 of nothing."""
+    return float(value.detach().abs().max()) if value.numel() else 0.0
+
+
+class Rounded(TorchDispatchMode):
+    """Within it, float64 results of torch's operations are moved by random roundings of another type.
+
+    Our own operations and torch's composite ones are taken apart. What moves data, selects or compares is exact.
+
+    Args:
+        dtype: of the roundings. seed: of their draws. tf32: whether factors of products are cut to TF32 before.
+    """
+
+    def __init__(self, dtype: torch.dtype, seed: int, tf32: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.unit, self.seed, self.tf32 = torch.finfo(dtype).eps / 2, seed, tf32
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def __torch_dispatch__(
+        self, func: torch._ops.OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        with self:
+            result = _by_parts(func, args, named)
+        if result is not NotImplemented:
+            return result
+        name = func._schema.name.removeprefix("aten::").removesuffix("_")
+        if self.tf32 and name in _PRODUCTS:
+            args = self._cut(args)
+        bound = _sum_bound(name, args, named)  # before the call, which may write its first argument
+        result = func(*args, **named)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64 and not func.is_view:
+            number = result.detach()
+            if bound is not None:
+                number.addcmul_(bound, self._draw(number, 0.0, self.unit))
+            elif name in ("sin", "cos"):  # near 0 they lose relative digits, since their angle is reduced
+                number.add_(self._draw(number, 0.0, 4 * self.unit))
+            elif _rounds(func, name, args):
+                number.mul_(self._draw(number, 1.0, (4 if name in _FUNCTIONS else 1) * self.unit))
+        return result
+
+    def _cut(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The two factors of a product with random parts of their last digits cut off."""
+        factors = [place for place, value in enumerate(args) if isinstance(value, torch.Tensor)][-2:]
+        return tuple(
+            value * self._draw(value, 1 - _TF32 / 2, _TF32 / 2) if place in factors else value
+            for place, value in enumerate(args)
+        )
+
+    def _draw(self, like: torch.Tensor, middle: float, most: float) -> torch.Tensor:
+        """Numbers uniform from `middle` − `most` to `middle` + `most`."""
+        device = like.device
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return torch.empty_like(like).uniform_(middle - most, middle + most, generator=self.generators[device])
+
+
+def _by_parts(func: torch._ops.OpOverload, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The result of an operation that consists of others, by them; else NotImplemented."""
+    if func.namespace == "mspipe_triton":
+        return torch._library.custom_ops.OPDEFS[func._schema.name]._init_fn(*args, **named)
+    if func is _aten.var_mean.correction:
+        return _var_mean(*args, **named)
+    if func in _PARTS:
+        return _PARTS[func](*args, **named)
+    return func.decompose(*args, **named)  # type: ignore[no-untyped-call]
+
+
+def _var_mean(
+    value: torch.Tensor, dim: list[int], *, correction: float, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = value.mean(dim, keepdim=True)
+    number = value.numel() // max(mean.numel(), 1) - correction
+    var = ((value - mean) ** 2).sum(dim, keepdim=keepdim) / number
+    return var, mean if keepdim else mean.squeeze(dim)
+
+
+def _sum_bound(name: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> torch.Tensor | None:
+    """√n Σ|x| where an operation adds n numbers x up, else None."""
+    floats = [place for place, value in enumerate(args) if _floating(value)]
+    if name not in _PRODUCTS | _SUMS | _SCATTERS or not floats:
+        return None
+    if name == "index_put" and not (len(args) > 3 and args[3]):
+        return None  # written, not added
+
+    def sums(values: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        given = {key: value for key, value in named.items() if key != "out"}
+        summed: torch.Tensor = getattr(_aten, name)(*(values.get(k, value) for k, value in enumerate(args)), **given)
+        return summed
+
+    bound = sums({place: args[place].abs() for place in floats})
+    first, last = floats[0], floats[-1]
+    if name in _PRODUCTS:
+        number = float(args[floats[-2]].shape[-1] + len(floats) - 2)
+    elif name in _SUMS:
+        number = args[first].numel() / max(bound.numel(), 1)
+    else:
+        number = 1 + largest(sums({first: torch.zeros_like(args[first]), last: torch.ones_like(args[last])}))
+    return bound * math.sqrt(number)
+
+
+def _rounds(func: torch._ops.OpOverload, name: str, args: tuple[Any, ...]) -> bool:
+    """Whether each number of a result is rounded: by an elementwise operation, or from an integer."""
+    if name == "_to_copy":
+        return not _floating(args[0])
+    return torch.Tag.pointwise in func.tags and name not in _EXACT
+
+
+def _floating(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
