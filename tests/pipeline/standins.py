@@ -81,7 +81,7 @@ class StandIns:
 
 
 @contextmanager
-def no_thread_left(within: float = 10.0) -> Iterator[None]:
+def no_thread_left(within: float = 60.0) -> Iterator[None]:
     """Threads that the block starts are gone soon after it."""
     before = set(threading.enumerate())
     yield

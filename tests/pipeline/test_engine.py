@@ -108,7 +108,7 @@ def test_queues_hold_as_much_as_the_graph_says_and_no_more(staleness: int) -> No
     first = threading.Thread(target=next, args=(runner,))
     first.start()
     full = 1 + DEPTH + staleness  # the one that features works on, and those behind it
-    deadline = time.perf_counter() + 10
+    deadline = time.perf_counter() + 60
     while len(stand_ins.of("sample")) < full and time.perf_counter() < deadline:
         time.sleep(1e-3)
     time.sleep(0.02)
@@ -123,16 +123,16 @@ def test_queues_hold_as_much_as_the_graph_says_and_no_more(staleness: int) -> No
 
 def test_a_delay_holds_the_fetch_back() -> None:
     graph = graph_of("mspipe", 1)
-    late: dict[bool, float] = {}
+    late: dict[bool, list[float]] = {}
     for delayed in (False, True):
         stand_ins = StandIns(graph, lambda stage, iteration: 0.04 if stage == "train" else 0.0)
         delay = Delay("memory", "train", 1, Fraction(3, 100)) if delayed else None
         list(Engine(graph, stand_ins.functions, delay).run(stand_ins.items(7)))
         fetches, trained = stand_ins.of("memory"), stand_ins.of("train")
-        late[delayed] = statistics.median(fetches[i].start - trained[i - 1].start for i in range(1, 7))
+        late[delayed] = [fetches[i].start - trained[i - 1].start for i in range(1, 7)]
         stand_ins.check(graph, 7)
-    assert late[True] >= 0.029
-    assert late[True] > late[False] + 0.01
+    assert statistics.median(late[True]) >= 0.029
+    assert min(late[False]) < 0.02, "without the delay it need not wait, though a busy machine may make it"
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 0), (0, 2)])

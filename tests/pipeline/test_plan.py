@@ -164,9 +164,9 @@ def test_planning_is_quick_whatever_the_times() -> None:
     draw, seconds = random.Random(3), []
     for _ in range(100):
         times = {name: draw.random() * 10 ** draw.randint(-9, 9) for name in stage_names("exact")}
-        start = time.perf_counter()
+        start = time.thread_time()
         make_plan("exact", times)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     assert statistics.median(seconds) < 0.01
 
 

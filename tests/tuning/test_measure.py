@@ -76,8 +76,16 @@ def test_a_block_counts_what_it_ran(measurer: RunMeasurer) -> None:
     (stages,) = measurer.stages.values()
     assert list(stages) == ["sample", "features", "memory", "train", "update"]
     assert {len(seconds) for seconds in stages.values()} == {measurer.timed}
-    spent = sum(sum(seconds) for seconds in stages.values())
-    assert spent == pytest.approx(measurer.timed * measurer.size / rate, rel=0.3)
+    assert _share(measurer, rate) <= 1
+    shares = (_share(measurer, measurer.block(measurer.shipped, 0)) for _ in range(20))
+    assert any(share > 0.7 for share in shares), "a busy machine may stop it between two stages"
+
+
+def _share(measurer: RunMeasurer, rate: float) -> float:
+    """The part of the last block that its stages took."""
+    (stages,) = measurer.stages.values()
+    spent = sum(sum(seconds[-measurer.timed :]) for seconds in stages.values())
+    return spent * rate / (measurer.timed * measurer.size)
 
 
 def test_batches_go_on_from_a_place_and_around_and_do_not_run_out_while_the_clock_runs(measurer: RunMeasurer) -> None:
