@@ -49,7 +49,8 @@ def test_without_a_product_the_loss_is_known(dtype: torch.dtype) -> None:
         loss, scores = case.actual()
         assert scores.eq(bias).all()
         expected = abs(bias) + 2 * math.log1p(math.exp(-abs(bias)))
-        tolerance = 4 * torch.finfo(dtype).eps
+        # Ten roundings at most: two functions of 2 units in the last place each, their sum, four additions, a division.
+        tolerance = 5 * torch.finfo(dtype).eps
         assert loss.item() == pytest.approx(expected, rel=tolerance)
         (slope,) = torch.autograd.grad(loss, case.leaves["bias_out"])
         assert slope.item() == pytest.approx(math.tanh(bias / 2), abs=tolerance)  # of terms that are at most 1

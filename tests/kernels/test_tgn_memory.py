@@ -26,7 +26,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "pyg_tgn_with_fused_memory.py
 NODES, WIDTH, DIM, TIMES = 5, 2, 3, 4
 
 
-def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIMES), double: bool = True) -> Memory:
+def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIMES)) -> Memory:
     """A memory of widths (nodes, raw message, memory, time) with the parameters of seed 0."""
     torch.manual_seed(0)
     message = IdentityMessage(*widths[1:]) if widths[1] else None
@@ -34,9 +34,8 @@ def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIME
         memory = FusedTGNMemory(*widths, message_module=message, aggregator_module=LastAggregator())
     else:
         memory = TGNMemory(*widths, message, MendedAggregator() if kind == "mended" else LastAggregator())
-    if double:
-        memory.double()
-        memory.reset_state()  # PyG's empty messages keep the dtype they were made in
+    memory.double()
+    memory.reset_state()  # PyG's empty messages keep the dtype they were made in
     return memory
 
 
@@ -173,7 +172,7 @@ def test_six_events_by_hand(kind: str) -> None:
 
 def loop(kind: str, batches: int = 5) -> Run:
     """PyG's training loop, then evaluation; every epoch's first batch meets all nodes."""
-    run = Run(made(kind, (30, 16, 20, 12), double=False))
+    run = Run(made(kind, (30, 16, 20, 12)))
     optimizer = torch.optim.SGD(run.memory.parameters(), lr=0.01)
     random = torch.Generator().manual_seed(1)
     for _ in range(2):
@@ -197,11 +196,11 @@ def loop(kind: str, batches: int = 5) -> Run:
 
 
 def test_the_loop_of_pygs_example_agrees_with_pyg_as_installed() -> None:
-    torch.testing.assert_close(loop("fused").said, loop("pyg").said, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loop("fused").said, loop("pyg").said, rtol=1e-9, atol=1e-9)
 
 
 def test_the_loop_on_triton_kernels(interpreter: None) -> None:
-    torch.testing.assert_close(loop("fused", 2).said, loop("mended", 2).said, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loop("fused", 2).said, loop("mended", 2).said, rtol=1e-9, atol=1e-9)
 
 
 def test_a_node_says_the_same_whoever_is_read_with_it() -> None:
