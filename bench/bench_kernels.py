@@ -12,7 +12,7 @@ from bench.cases import OPERATIONS, build, short, work
 from bench.roofline import Roofline, measure, precision_of
 from bench.scene import SHAPES, WIKI, Shape
 from bench.timing import prepare
-from bench.variants import failures, in_training, judge, result, variant
+from bench.variants import Judge, failures, in_training, judge, result, variant
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REPLAYS = 20
@@ -46,13 +46,19 @@ def _inputs(name: str, shape: Shape) -> dict[str, Any]:
     return build(name, shape, device=DEVICE)
 
 
+@functools.lru_cache(maxsize=1)
+def _judge(name: str, shape: Shape) -> Judge:
+    """Shared by the variants and directions of a case, which run one after the other."""
+    return judge(in_training(OPERATIONS[name]), short(_inputs(name, shape)))
+
+
 @pytest.mark.benchmark(max_time=0.5)
 @pytest.mark.parametrize(("name", "shape", "how", "direction"), _parameters())
 def bench_kernel(benchmark: Any, name: str, shape: Shape, how: str, direction: str) -> None:
     if how == "triton" and DEVICE.type != "cuda":
         pytest.skip(NEEDS_GPU)
     operation, arguments = in_training(OPERATIONS[name]), _inputs(name, shape)
-    judged = judge(operation, short(arguments))
+    judged = _judge(name, shape)
     wrong = failures(judged(result(operation, how, short(arguments), judged.grads)))
     assert not wrong, f"not timed, since the result is wrong: {wrong}"
     least = work(name, shape)

@@ -135,7 +135,7 @@ class Checker:
         """Outputs, mutated tables and every gradient against float64; outputs are poisoned before."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed, **settings)
         with matmul_precision(precision):
-            judged = judge(operation, arguments, seed)
+            judged = judge(operation, arguments, seed, self.device)
             return judged(result(operation, how, arguments, judged.grads))
 
     def _count(self, shape: Shape, seed: int, how: str) -> Errors:
@@ -148,7 +148,7 @@ class Checker:
                 ("memory_rows", -1), ("partner_rows", -1), ("feature_rows", -1), ("deltas", 1e6), ("has_mail", 0),
             )
         }  # fmt: skip
-        judged = judge(operation, arguments, seed)
+        judged = judge(operation, arguments, seed, self.device)
         grads = {
             key: torch.cat([value, value.new_ones(7, value.shape[1])]) for key, value in (judged.grads or {}).items()
         }
@@ -162,7 +162,7 @@ class Checker:
     def _races(self, shape: Shape, seed: int, deterministic: bool = False) -> Errors:
         """Twenty runs on the same inputs: right each time, and the same bits wherever no float is added atomically."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = judge(operation, arguments, seed)
+        judged = judge(operation, arguments, seed, self.device)
         same_bits = deterministic or not operation.leaves
         first: Named = {}
         found: Errors = {}
@@ -181,7 +181,7 @@ class Checker:
     def _graph(self, shape: Shape, seed: int) -> Errors:
         """Nothing waits for the device, and the replay of a captured graph computes what the call does."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = judge(operation, arguments, seed)
+        judged = judge(operation, arguments, seed, self.device)
         with variant(self.how):
             call = callee(operation, self.how)
 
@@ -203,7 +203,7 @@ class Checker:
         tables = OPERATIONS[self.name].tables
         kept = tuple(name for name in OPERATIONS[self.name].leaves if name not in tables)
         operation, arguments = replace(OPERATIONS[self.name], leaves=kept), self._arguments(shape, seed)
-        judged = judge(operation, arguments, seed)
+        judged = judge(operation, arguments, seed, self.device)
         pinned = {key: value.to(CPU).pin_memory() if key in tables else value for key, value in arguments.items()}
         return judged(result(operation, self.how, pinned, judged.grads))
 
