@@ -133,4 +133,6 @@ def _graphs() -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:160]
+    """What an error says first: of one that torch wraps another in, what the other says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
+    return (lines or [""])[0][:160]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
+import torch._inductor.config  # these two read the environment when they are imported, and tests change it
 
 # Before the kernels are imported: tests run them in Triton's interpreter, on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
