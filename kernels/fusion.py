@@ -102,6 +102,7 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
             if not compiled:
                 # A process may see many widths and fanouts; at the limit, eager execution would take over silently.
                 torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
+                _tag_cache()
                 compiled.append(torch.compile(function, fullgraph=True))
             for varies, argument in zip(dynamic, arguments, strict=True):
                 if varies and isinstance(argument, torch.Tensor) and argument.dim():
@@ -126,6 +127,16 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         return call
 
     return decorate
+
+
+def _tag_cache() -> None:
+    """Keep loops that were compiled for other vector instructions apart in torch's cache on the disk.
+
+    torch keeps C++ with the width of its vectors under a key without it, and compiles that for whatever processor finds
+    it there: the results are wrong, or memory is overwritten.
+    """
+    if not torch.compiler.config.cache_key_tag:
+        torch.compiler.config.cache_key_tag = torch.backends.cpu.get_cpu_capability()
 
 
 def _graphs() -> int:

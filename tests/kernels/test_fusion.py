@@ -137,6 +137,7 @@ def test_compiled_is_eager(name: str, fused: None, derived: Derived) -> None:
     assert fusion.fusion_failure() is None
     assert fusion.fusion_enabled()
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
+    assert torch.compiler.config.cache_key_tag == torch.backends.cpu.get_cpu_capability()
     fusion.enable_fusion(False)
     for size, outcome in compiled.items():
         derived(outcome, results(name, size, torch.float32), partial(results, name, size, torch.float64))
@@ -199,6 +200,31 @@ def test_broken_compiler_gives_way_to_eager() -> None:
     assert len(lines) == 1, lines
     assert lines[0].startswith("torch.compile failed (")
     assert not lines[0].endswith("raised:)"), "what was raised is said"
+
+
+OTHER_PROCESSOR = """
+import torch
+from mspipe_triton.kernels import fusion
+
+fusion.enable_fusion(True)
+
+@fusion.fused()
+def scaled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.exp(x) * y.unsqueeze(1) + x[:, :16].sum(1, keepdim=True)
+
+x, y = torch.ones(123, 37), torch.arange(123.0)
+torch.testing.assert_close(scaled(x, y), torch.e * y.unsqueeze(1).expand(123, 37) + 16)
+print(fusion.fusion_failure())
+"""
+
+
+@pytest.mark.slow
+def test_loops_compiled_for_other_vectors_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    """A cache that machines share: torch alone takes the first one's code, which is wrong on the second."""
+    for capability in ("", "default"):
+        environment = {"ATEN_CPU_CAPABILITY": capability} if capability else {}
+        done = python(OTHER_PROCESSOR, TORCHINDUCTOR_CACHE_DIR=str(tmp_path), TORCHDYNAMO_DISABLE="0", **environment)
+        assert done.stdout == "None\n", done.stderr
 
 
 def test_kernels_import_alone_and_with_fusion_off() -> None:
