@@ -135,7 +135,7 @@ def _tag_cache() -> None:
     torch keeps C++ with the width of its vectors under a key without it, and compiles that for whatever processor finds
     it there: the results are wrong, or memory is overwritten.
     """
-    if not torch.compiler.config.cache_key_tag:
+    if getattr(torch.compiler.config, "cache_key_tag", None) == "":  # what a user has set stays
         torch.compiler.config.cache_key_tag = torch.backends.cpu.get_cpu_capability()
 
 
