@@ -194,7 +194,7 @@ def _by_parts(func: torch._ops.OpOverload, args: tuple[Any, ...], named: Mapping
         return _var_mean(*args, **named)
     if func in _PARTS:
         return _PARTS[func](*args, **named)
-    return func.decompose(*args, **named)  # type: ignore[no-untyped-call]
+    return func.decompose(*args, **named)
 
 
 def _var_mean(
