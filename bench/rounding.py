@@ -1,4 +1,4 @@
-"""How far rounding really takes results, beside the change that random roundings make of the float64 truth.
+"""Measure how far rounding takes results, beside the change that random roundings make of the float64 truth.
 
 `python -m bench.rounding` compares torch and our kernels (Triton's interpreter, on the CPU) in float32 on drawn inputs
 of every operation that has a gradient, with the vector instructions of several processors, whose orders of additions

@@ -156,7 +156,7 @@ def result(operation: Operation, how: str, arguments: Mapping[str, Any], grads: 
 
 @dataclass(frozen=True)
 class Judge:
-    """What an operation must compute, and the gradients of its outputs to start from."""
+    """The results that an operation must compute, and the gradients of its outputs to start from."""
 
     grads: Named | None
     expected: Expected

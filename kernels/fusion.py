@@ -144,6 +144,6 @@ def _graphs() -> int:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says first: of one that torch wraps another in, what the other says."""
+    """Return the first line of an error; of one that wraps another, the other's."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
     return (lines or [""])[0][:160]

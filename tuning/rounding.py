@@ -1,4 +1,4 @@
-"""What a computation must give and how far rounding may take it from there: one tolerance, derived in float64 alone."""
+"""The results that a computation must give, and the error that rounding may make: one tolerance, from float64 alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _PARTS: Mapping[Any, Callable[..., Any]] = get_decompositions([
 
 @dataclass(frozen=True)
 class Expected:
-    """What a computation must give.
+    """The results that a computation must give.
 
     Args:
         truth: its results by name, floating ones in float64.
@@ -82,7 +82,7 @@ class Expected:
 
 
 def expected(run: Callable[[], Named], like: Named, draws: int = DRAWS) -> Expected:
-    """What a computation in float32 or float64 must give; float32 with TF32 products where torch allows them.
+    """Return what a computation in float32 or float64 must give; float32 with TF32 products where torch allows them.
 
     Its error depends on the order of its additions, which differs from one processor, library and kernel to the next;
     so no run in that type is the measure. Instead the float64 computation is repeated with every result moved by a
