@@ -188,7 +188,7 @@ class Rounded(TorchDispatchMode):
 
 def _by_parts(func: torch._ops.OpOverload, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The result of an operation that consists of others, by them; else NotImplemented."""
-    if func.namespace == "mspipe_triton":
+    if func.namespace == "mspipe_triton":  # by the function that it was registered with
         return torch._library.custom_ops.OPDEFS[func._schema.name]._init_fn(*args, **named)
     if func is _aten.var_mean.correction:
         return _var_mean(*args, **named)
@@ -231,7 +231,7 @@ def _sum_bound(name: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> to
 
 
 def _rounds(func: torch._ops.OpOverload, name: str, args: tuple[Any, ...]) -> bool:
-    """Whether each number of a result is rounded: by an elementwise operation, or from an integer."""
+    """True where each number of a result is rounded: by an elementwise operation, or from an integer."""
     if name == "_to_copy":
         return not _floating(args[0])
     return torch.Tag.pointwise in func.tags and name not in _EXACT

@@ -59,8 +59,10 @@ class RunGate:
 
     @functools.cached_property
     def reference(self) -> tuple[Expected, Errors]:
-        """What a run must compute, and the errors of the shipped settings. Of the schedules `fixed` alone computes
-        something else than `serial`, whose stages are on one thread, where roundings are drawn."""
+        """The results that a run must compute, and the errors of the shipped settings.
+
+        Every schedule but `fixed` computes what `serial` does, whose stages run on the one thread that draws roundings.
+        """
         plain = replace(self.default, fused=False, schedule="fixed" if self.default.schedule == "fixed" else "serial")
         exact = replace(
             self.config,

@@ -108,7 +108,7 @@ def test_rows_that_lie_apart_and_an_int32_count(derived: Derived) -> None:
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 @pytest.mark.parametrize("bias", [-1e4, -60.0, 20.0, 1e4])
 def test_extreme_scores(bias: float, dtype: torch.dtype, derived: Derived) -> None:
-    """Where e^|s| overflows or is nothing beside 1, loss and gradients are torch's."""
+    """Loss and gradients are torch's even if e^|s| overflows or vanishes beside 1."""
     case = Case(5)
     case.leaves["bias_out"].data.fill_(bias)
     judge(case, dtype, derived)
