@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu_resident_setup import WAYS
-from bench.gpu_resident_stages import Stages
+from bench.gpu.setup import WAYS
+from bench.gpu.stages import Stages
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream

@@ -37,13 +37,6 @@ def variant(name: str) -> Iterator[None]:
         fusion.enable_fusion(before)
 
 
-def variants(operation: Operation, device: torch.device) -> list[str]:
-    """Those that an operation has on a device; torch.compile apart, which takes long."""
-    if device.type == "cpu":
-        return ["eager", "fused"] if operation.fuses else ["eager"]
-    return ["eager", "triton", *(["triton-split"] if operation.name == "memory_gru" else [])]
-
-
 def module(operation: Operation) -> Any:
     """The operation's file."""
     return importlib.import_module(f"mspipe_triton.kernels.{operation.name}")
@@ -126,7 +119,7 @@ def outcome(operation: Operation, call: Call, arguments: Mapping[str, Any], grad
     for name in operation.mutated:
         values = given[name] if isinstance(given[name], list) else [given[name]]
         named |= {f"{name}.{place}" if len(values) > 1 else name: value for place, value in enumerate(values)}
-    return {name: value.detach() for name, value in named.items()}
+    return {name: value.detach() for name, value in named.items() if value is not None}  # no table, no value
 
 
 def step(operation: Operation, call: Call, arguments: Mapping[str, Any], grads: Named | None) -> Callable[[], Any]:
@@ -180,6 +173,13 @@ def judge(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, whe
         like = outcome(operation, call, arguments, grads)
         precise = exact(arguments, where)
         return Judge(grads, expected(lambda: outcome(operation, call, precise, precise_grads), like))
+
+
+def unjudged(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, where: torch.device = CPU) -> Judge:
+    """What `judge` gives, with nothing to compare: for launches that compute nothing."""
+    with variant("eager"):
+        grads = probes(operation, callee(operation, "eager"), arguments, seed) if operation.leaves else None
+    return Judge(grads, Expected({}, {}, {}, torch.float32))
 
 
 def in_training(operation: Operation) -> Operation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import subprocess
@@ -11,20 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mspipe_triton.kernels.launch import Config, Launch, triton
 
 CAPABILITIES = (80, 90)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
-_TYPES = {
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-    torch.bfloat16: "bf16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-    torch.bool: "i1",
-}
 
 
 @dataclass(frozen=True)
@@ -52,8 +41,8 @@ def compile_launch(launch: Launch, config: Config, capability: int) -> Resources
 def compiled(launch: Launch, config: Config, capability: int) -> Any:
     """What triton makes of a launch, for a GPU of a compute capability (80, 90): `asm` has its "ptx" and "cubin".
 
-    No GPU is needed. Arguments are specialised as a launch does it: aligned pointers, integers divisible by 16, the
-    integer 1.
+    No GPU is needed. The arguments are bound and specialised by the code that Triton's JIT itself takes, so that `hash`
+    is the launch's own, under which a cache holds the kernel.
 
     Raises:
         RuntimeError: triton is not installed, or runs as its interpreter (TRITON_INTERPRET=1), which compiles nothing.
@@ -61,44 +50,17 @@ def compiled(launch: Launch, config: Config, capability: int) -> Any:
     if triton is None or os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("compile_launch: it takes triton, and a process without TRITON_INTERPRET=1")
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
 
-    names = list(inspect.signature(launch.kernel.function.fn).parameters)
-    constants = {**launch.constants, **config.blocks}
-    signature: dict[str, Any] = dict.fromkeys(constants, "constexpr")
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for position, value in enumerate(launch.arguments):
-        name = names[position]
-        signature[name] = _type(value)
-        if signature[name] == "constexpr":
-            constants[name] = value
-        elif isinstance(value, tuple):
-            aligned = [(position, index) for index, part in enumerate(value) if _divisible(part)]
-            attributes |= {path: [["tt.divisibility", 16]] for path in aligned}
-        elif _divisible(value):
-            attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel.function, {name: signature[name] for name in names}, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=config.options)
-
-
-def _type(value: Any) -> Any:
-    if isinstance(value, tuple):  # of tensors
-        return tuple(_type(part) for part in value)
-    if isinstance(value, torch.Tensor):
-        return "*" + _TYPES[value.dtype]
-    if value is None or isinstance(value, bool) or (isinstance(value, int) and value == 1):
-        return "constexpr"
-    if isinstance(value, int):
-        return "i32" if -(2**31) <= value < 2**31 else "i64"
-    return "fp32"
-
-
-def _divisible(value: Any) -> bool:
-    return (
-        (value.data_ptr() if isinstance(value, torch.Tensor) else value) % 16 == 0
-        if not isinstance(value, float)
-        else False
-    )
+    function, target = launch.kernel.function, GPUTarget("cuda", capability, 32)
+    backend = make_backend(target)
+    bind = create_function_from_signature(function.signature, function.params, backend)
+    named = {**launch.constants, **config.blocks, **config.options}
+    bound, specialisation, rest = bind(*launch.arguments, **named)
+    options, signature, constants, attributes = function._pack_args(backend, named, bound, specialisation, rest)
+    source = ASTSource(function, signature, constants, attributes)
+    return triton.compile(source, target=target, options=options.__dict__)
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:

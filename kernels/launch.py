@@ -93,10 +93,11 @@ VARIANTS_CHOSEN: dict[str, str] = {"memory_gru": "fused"}
 
 
 class _State:
-    """Process-wide: whether Triton is used (None: for tensors on a GPU), and launches recorded in place of run."""
+    """Process-wide: whether Triton is used (None: for tensors on `kinds`), and launches recorded in place of run."""
 
     triton: bool | None = None
     recorded: list[Launch] | None = None
+    kinds: tuple[str, ...] = ("cuda",)
 
 
 def kernel(*configs: Config, **variants: Sequence[Config]) -> Callable[[Callable[..., None]], Kernel]:
@@ -140,10 +141,15 @@ def use_triton(enabled: bool | None = None) -> None:
     _State.triton = enabled
 
 
+def serve(*kinds: str) -> None:
+    """Name the kinds of device whose tensors Triton takes: "cuda", and "cpu" beside a stand-in for a GPU's driver."""
+    _State.kinds = kinds
+
+
 def on_triton(tensor: torch.Tensor) -> bool:
     """Whether an operation on this tensor runs as a Triton kernel."""
     if _State.triton is None:
-        return tensor.is_cuda and triton is not None
+        return tensor.device.type in _State.kinds and triton is not None
     return _State.triton
 
 

@@ -1,33 +1,23 @@
-"""The benchmarks' inputs, arithmetic of least work and ceilings, and gate, and the GPU script tried on the CPU."""
+"""The benchmarks' inputs, their arithmetic of least work and ceilings, and their gate."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import gpu_checks, gpu_pipeline, gpu_resident_checks
 from bench.cases import OPERATIONS, build, measured, work
-from bench.gpu_checks import QUICK, Checker
-from bench.gpu_resident_setup import MODELS, WAYS
-from bench.gpu_timings import with_rates
+from bench.gpu.kernel_timings import with_rates
 from bench.roofline import Roofline, matmul_precision, measure, precision_of
 from bench.scene import GDELT, REDDIT, SHAPES, TINY, WIKI, first_occurrence, scene
 from bench.timing import replicas, samples, summary
 from bench.variants import callee, failures, judge, outcome, poisoned, step, variant
 from mspipe_triton.tuning.gate import JUNK
-from mspipe_triton.tuning.profile import Profile
 
-ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 
 
@@ -186,73 +176,3 @@ def test_poison_fills_what_torch_leaves_empty() -> None:
     assert bool(made[2].isnan().all())
     assert torch.empty is not None
     assert "filling" not in torch.empty.__qualname__
-
-
-def test_a_check_that_breaks_is_recorded_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
-        raise RuntimeError("no such luck")
-
-    monkeypatch.setattr(gpu_checks, "judge", broken)
-    records = list(Checker("unique_nodes", CPU, 5, quick=True).checks())
-    assert {record["check"] for record in records if not record["passed"]} == {"values", "races"}
-    assert all("no such luck" in record["message"] for record in records if not record["passed"])
-    assert records[-1]["check"] == "refusals"
-    assert records[-1]["passed"]
-    assert {record["shape"] for record in records} == {str(QUICK)}
-
-
-def test_the_gpu_script_runs_on_the_cpu(tmp_path: Path) -> None:
-    updaters = ["memory_gru", "memory_rnn"]
-    names = ["unique_nodes", *updaters, "aggregate_messages-mean", "patch_rows"]
-    options = ["--device", "cpu", "--quick", "--only", ",".join(names), "--commit", "abc", "--seed", "1"]
-    run = subprocess.run(
-        ["bash", "bench/gpu.sh", str(tmp_path), *options],
-        cwd=ROOT, env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
-    report = json.loads((tmp_path / "gpu-kernels.json").read_text(encoding="utf-8"))
-    assert {"command", "date", "machine", "versions", "roofline"} <= report.keys()
-    assert report["commit"] == "abc"
-    assert {"cpu", "cores", "threads"} <= report["machine"].keys()
-    checked = {(check["operation"], check["check"]) for check in report["correctness"]}
-    assert {(name, check) for name in names for check in ("values", "refusals", "deterministic")} <= checked
-    assert {("unique_nodes", "races"), *((name, "count") for name in updaters)} <= checked
-    values = [check for check in report["correctness"] if check["check"] == "values"]
-    assert all({"error", "allowed"} <= entry.keys() for check in values for entry in check["results"].values())
-    for updater in updaters:
-        gradients = {name for check in values if check["operation"] == updater for name in check["results"]}
-        assert {f"d_{name}" for name in OPERATIONS[updater].leaves} <= gradients
-    timed = {(entry["operation"], entry["direction"]) for entry in report["timings"]}
-    assert timed == {*((name, "forward") for name in names), *((name, "both") for name in updaters)}
-    assert all(entry["share_of_floor"] > 0 for entry in report["timings"])
-    assert "checks passed, 0 failed" in run.stdout
-    schedules = json.loads((tmp_path / "gpu-pipeline.json").read_text(encoding="utf-8"))
-    assert schedules["commit"] == "abc"
-    passed = {(check["model"], check["schedule"]) for check in schedules["correctness"] if check["passed"]}
-    assert passed == set(product(gpu_pipeline.MODELS, gpu_pipeline.CHECKED))
-    for model, name in product(gpu_pipeline.MODELS, gpu_pipeline.MEASURED):
-        row = schedules["measured"][model][name]
-        assert row["share_of_allowed"] == pytest.approx(row["speed_ratio"] / row["allowed_ratio"])
-        assert {"sample", "features", "memory", "train", "update"} <= row["stage_seconds"].keys()
-    resident = json.loads((tmp_path / "gpu-resident.json").read_text(encoding="utf-8"))
-    assert resident["commit"] == "abc"
-    assert all(check["passed"] for check in resident["correctness"])
-    made = {(check["check"], check["model"], check.get("way")) for check in resident["correctness"]}
-    ways = [way for way, settings in WAYS.items() if settings.captured]
-    assert set(product(("losses", "scores and ranks"), gpu_resident_checks.VARIANTS, ways)) <= made
-    assert {("one iteration, float32", model, None) for model in MODELS} <= made
-    assert {check["precision"] for check in resident["correctness"] if check["check"] == "AP"} == {"tf32", "bf16"}
-    assert "failed" not in resident["measured"]
-    timed = resident["measured"]["steps"]
-    assert [row["model"] for row in timed] == list(MODELS)
-    assert all(row["events_per_s"] > 0 and row["share_of_floor"] > 0 and not row["overflowed"] for row in timed)
-    assert [row["model"] for row in resident["measured"]["stages"]] == list(MODELS)
-    assert resident["measured"]["pyg"][0]["ratio"] > 0
-    assert {"serial", "exact", "resident"} <= resident["measured"]["schedules"][0]["ms"].keys()
-    tuning = json.loads((tmp_path / "gpu-tuning.json").read_text(encoding="utf-8"))
-    assert tuning["commit"] == "abc"
-    ways = {(check["schedule"], check["features"], check["gather"]) for check in tuning["correctness"]}
-    assert ways == set(product(("serial", "exact"), ("host", "device"), ("copy", "kernel")))
-    assert all(check["passed"] for check in tuning["correctness"])
-    assert Profile.from_json(tuning["profiles"]["tgn"]).search["trials"] >= 1

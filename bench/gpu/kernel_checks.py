@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from bench.cases import OPERATIONS, build, short
+from bench.gpu.setup import Rows, Setup
+from bench.operation import Operation
 from bench.roofline import matmul_precision
 from bench.scene import TINY, WIKI, Shape
 from bench.timing import captured, cloned, synchronises
@@ -18,6 +20,7 @@ from bench.updater_cases import UPDATERS
 from bench.variants import (
     CPU,
     Errors,
+    Judge,
     Named,
     callee,
     expected,
@@ -26,6 +29,7 @@ from bench.variants import (
     outcome,
     poisoned,
     result,
+    unjudged,
     variant,
 )
 
@@ -41,57 +45,89 @@ RACING = (
 FLOAT32, FLOAT64, BFLOAT16 = torch.float32, torch.float64, torch.bfloat16
 
 
+def shapes(setup: Setup) -> list[Shape]:
+    """The shapes at which values are checked, each with a name of its own."""
+    return [QUICK] if setup.quick else [TINY, NARROW, ODD, WIDE, WIKI[1]]
+
+
+def values(setup: Setup, name: str, shape: str) -> Rows:
+    """Outputs, what is mutated and gradients of an operation at the shape of a name."""
+    yield from (("correctness", row) for row in Checker(name, setup).values(shape))
+
+
+def others(setup: Setup, name: str) -> Rows:
+    """An operation's counts, races, captured graph, pinned tables and refusals."""
+    yield from (("correctness", row) for row in Checker(name, setup).others())
+
+
+def deterministic(setup: Setup, name: str) -> Rows:
+    """An operation in deterministic mode."""
+    yield "correctness", Checker(name, setup).deterministic()
+
+
 @dataclass(frozen=True)
 class Checker:
     """Runs one operation's checks.
 
     Args:
-        name: in OPERATIONS. device: where its kernels run; on a CPU, in Triton's interpreter.
-        seed: of the first check; every check draws inputs of its own.
-        quick: one small shape, two runs where races are looked for.
+        name: in OPERATIONS. setup: where its kernels run. Every check draws inputs of its own.
     """
 
     name: str
-    device: torch.device
-    seed: int
-    quick: bool = False
+    setup: Setup
+
+    @property
+    def seed(self) -> int:
+        """The seed of the operation's first check."""
+        return self.setup.seed + 1000 * list(OPERATIONS).index(self.name)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the inputs."""
+        return torch.device(self.setup.device)
 
     @property
     def how(self) -> str:
         """The variant that is checked."""
-        return "triton" if self.device.type == "cuda" else "interpreter"
+        return "interpreter" if self.setup.target == "cpu" else "triton"
 
     @property
-    def gpu(self) -> bool:
-        """Whether this is the real thing."""
-        return self.device.type == "cuda"
+    def hows(self) -> list[str]:
+        """The variants of the operation's kernels."""
+        split = self.name == "memory_gru" and self.setup.target != "cpu"
+        return [self.how, *(["triton-split"] if split else [])]
 
-    def checks(self) -> Iterator[dict[str, Any]]:
-        """All checks but those of deterministic mode, one record each."""
-        shapes = [QUICK] if self.quick else [TINY, NARROW, ODD, WIDE, WIKI[1]]
-        hows = [self.how, *(["triton-split"] if self.gpu and self.name == "memory_gru" else [])]
-        number = 0
-        for shape in shapes:
-            for settings in self._settings(shape):
-                for how in hows:
-                    number += 1
-                    yield self._record("values", shape, self.seed + number, self._values, how=how, **settings)
+    @property
+    def large(self) -> Shape:
+        """The shape of checks that need the real size."""
+        return QUICK if self.setup.quick else WIKI[1]
+
+    def values(self, name: str) -> Iterator[dict[str, Any]]:
+        """Records of outputs and gradients at the shape of this name."""
+        place, shape = next((place, shape) for place, shape in enumerate(shapes(self.setup)) if shape.name == name)
+        number = 100 * place
+        for settings in self._settings(shape):
+            for how in self.hows:
+                number += 1
+                yield self._record("values", shape, self.seed + number, self._values, how=how, **settings)
+
+    def others(self) -> Iterator[dict[str, Any]]:
+        """Records of all else, but for deterministic mode."""
+        small = shapes(self.setup)[0]
         if self.name in UPDATERS:
-            for how in hows:
-                yield self._record("count", shapes[0], self.seed + 900, self._count, how=how)
-        large = QUICK if self.quick else WIKI[1]
+            for how in self.hows:
+                yield self._record("count", small, self.seed + 900, self._count, how=how)
         if self.name in RACING:
-            yield self._record("races", large, self.seed + 901, self._races)
-        if self.gpu:
-            yield self._record("graph", large, self.seed + 902, self._graph)
+            yield self._record("races", self.large, self.seed + 901, self._races)
+        if self.setup.gpu:
+            yield self._record("graph", self.large, self.seed + 902, self._graph)
             if OPERATIONS[self.name].tables:
                 yield self._record("pinned", ODD, self.seed + 903, self._pinned)
-        yield self._record("refusals", shapes[0], self.seed + 904, self._refusals)
+        yield self._record("refusals", small, self.seed + 904, self._refusals)
 
     def deterministic(self) -> dict[str, Any]:
         """The same bits, run after run, under torch.use_deterministic_algorithms."""
-        shape = QUICK if self.quick else WIKI[1]
-        return self._record("deterministic", shape, self.seed + 905, self._races, deterministic=True)
+        return self._record("deterministic", self.large, self.seed + 905, self._races, deterministic=True)
 
     def _settings(self, shape: Shape) -> list[dict[str, Any]]:
         """Dtypes of computation and tables, int32 rows and padded tables, TF32 where it is asked for.
@@ -100,14 +136,14 @@ class Checker:
         """
         narrow = {"indices": torch.int32, "padding": 5}
         made: list[dict[str, Any]] = [
-            {"dtype": FLOAT32, **(narrow if self.quick else {})}, {"dtype": FLOAT64},
+            {"dtype": FLOAT32, **(narrow if self.setup.quick else {})}, {"dtype": FLOAT64},
             {"dtype": FLOAT32, "table_dtype": BFLOAT16},
         ]  # fmt: skip
         if shape in (NARROW, WIDE):
             return made[:: 2 if shape is WIDE else 3]
-        if not self.quick:
+        if not self.setup.quick:
             made.append({"dtype": FLOAT32, **narrow})
-        if self.gpu and OPERATIONS[self.name].leaves:
+        if self.setup.target != "cpu" and OPERATIONS[self.name].leaves:
             made.append({"dtype": FLOAT32, "precision": "high"})
         return made
 
@@ -119,23 +155,27 @@ class Checker:
         record = {"operation": self.name, "check": check, "shape": str(shape), "seed": seed, "settings": shown}
         try:
             found = body(shape, seed, **settings)
-            if self.gpu:
+            if self.setup.gpu:
                 torch.cuda.synchronize()
         except Exception as error:  # a check that fails must not keep the others from running
             where = traceback.format_exc(limit=-3)
             return {**record, "passed": False, "message": f"{type(error).__name__}: {error}"[:600], "where": where}
-        return {**record, "passed": not failures(found), "results": found}
+        return {**record, "passed": self.setup.verdict(not failures(found)), "results": found}
 
     def _arguments(self, shape: Shape, seed: int, **settings: Any) -> dict[str, Any]:
         """Inputs; with long time differences at the real size alone."""
         made = build(self.name, shape, seed=seed, device=self.device, **settings)
         return made if shape is WIKI[1] else short(made)
 
+    def _judge(self, operation: Operation, arguments: dict[str, Any], seed: int) -> Judge:
+        """The results to compare with; a stub computes nothing to compare."""
+        return (unjudged if self.setup.stub else judge)(operation, arguments, seed, self.device)
+
     def _values(self, shape: Shape, seed: int, how: str, precision: str = "highest", **settings: Any) -> Errors:
         """Outputs, mutated tables and every gradient against float64; outputs are poisoned before."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed, **settings)
         with matmul_precision(precision):
-            judged = judge(operation, arguments, seed, self.device)
+            judged = self._judge(operation, arguments, seed)
             return judged(result(operation, how, arguments, judged.grads))
 
     def _count(self, shape: Shape, seed: int, how: str) -> Errors:
@@ -148,7 +188,7 @@ class Checker:
                 ("memory_rows", -1), ("partner_rows", -1), ("feature_rows", -1), ("deltas", 1e6), ("has_mail", 0),
             )
         }  # fmt: skip
-        judged = judge(operation, arguments, seed, self.device)
+        judged = self._judge(operation, arguments, seed)
         grads = {
             key: torch.cat([value, value.new_ones(7, value.shape[1])]) for key, value in (judged.grads or {}).items()
         }
@@ -162,12 +202,12 @@ class Checker:
     def _races(self, shape: Shape, seed: int, deterministic: bool = False) -> Errors:
         """Twenty runs on the same inputs: right each time, and the same bits wherever no float is added atomically."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = judge(operation, arguments, seed, self.device)
+        judged = self._judge(operation, arguments, seed)
         same_bits = deterministic or not operation.leaves
         first: Named = {}
         found: Errors = {}
         with variant(self.how), poisoned(), _deterministic(deterministic):
-            for _ in range(2 if self.quick else 20):
+            for _ in range(20 if self.setup.gpu and not self.setup.quick else 2):
                 actual = outcome(operation, callee(operation, self.how), arguments, judged.grads)
                 first = first or actual
                 for name, entry in judged(actual).items():
@@ -181,7 +221,7 @@ class Checker:
     def _graph(self, shape: Shape, seed: int) -> Errors:
         """Nothing waits for the device, and the replay of a captured graph computes what the call does."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = judge(operation, arguments, seed, self.device)
+        judged = self._judge(operation, arguments, seed)
         with variant(self.how):
             call = callee(operation, self.how)
 
@@ -203,7 +243,7 @@ class Checker:
         tables = OPERATIONS[self.name].tables
         kept = tuple(name for name in OPERATIONS[self.name].leaves if name not in tables)
         operation, arguments = replace(OPERATIONS[self.name], leaves=kept), self._arguments(shape, seed)
-        judged = judge(operation, arguments, seed, self.device)
+        judged = self._judge(operation, arguments, seed)
         pinned = {key: value.to(CPU).pin_memory() if key in tables else value for key, value in arguments.items()}
         return judged(result(operation, self.how, pinned, judged.grads))
 
@@ -216,7 +256,7 @@ class Checker:
             for key in operation.indices:
                 right = arguments[key]
                 wrong = {"dtype": right.float(), "layout": torch.stack([right, right], -1)[..., 0]}
-                if self.gpu and len(arguments) > 2:  # more than unique_nodes' one tensor
+                if self.setup.gpu and len(arguments) > 2:  # more than unique_nodes' one tensor
                     wrong["device"] = right.to(CPU)
                 for kind, value in wrong.items():
                     if kind == "layout" and value.is_contiguous():

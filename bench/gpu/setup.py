@@ -1,10 +1,11 @@
-"""What the resident report works on: how it was called, its streams by their sizes, and sessions on the device."""
+"""The setting of the GPU scripts: where they run, their streams by their sizes, and sessions on the device."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.session import Session, load_stream
 
+TARGETS = ("cuda", "stub", "cpu")
 MODELS = ("tgn", "jodie", "apan")
+EVERY = (*MODELS, "tgat")
 STREAMS = {"WIKI": WIKI[1], "REDDIT": REDDIT[1], "GDELT": GDELT[1]}
 SIZES = (200, 600, 2000, 4000)
-# The ways to carry a resident iteration out, the shipped one first.
+# The ways to run a resident iteration, the shipped one first.
 WAYS = {
     "captured, branch": RunSettings("resident"),
     "captured": RunSettings("resident", branch=False),
@@ -27,6 +30,7 @@ WAYS = {
     "launched": RunSettings("resident", captured=False, branch=False),
 }
 TINY = Shape("TINY", 60, 300, 7, 8, dim=8, times=8, fanout=3)
+STUB_BATCHES = 3  # of an epoch where launches reach a stub
 
 Row = tuple[str, dict[str, Any]]  # a section of the report, and a row for it
 Rows = Iterator[Row]
@@ -34,25 +38,59 @@ Rows = Iterator[Row]
 
 @dataclass(frozen=True)
 class Setup:
-    """How the report was asked for.
+    """The setting of a script.
 
     Args:
-        device: "cuda" or "cpu". quick: tiny streams and models. data: a file, or "synthetic".
+        target: "cuda"; "stub", a stand-in for the driver, which takes launches and computes nothing; or "cpu", where
+            kernels run in Triton's interpreter.
+        quick: tiny streams and models, whose figures mean nothing.
+        data: a file, or "synthetic": the stream on which precisions are compared.
+        references: a folder with results of the CPU, or None: they are computed where they are needed.
+        seed: of the kernel checks' inputs.
     """
 
-    device: str
-    quick: bool
+    target: str = "cuda"
+    quick: bool = False
     data: str = "synthetic"
+    references: Path | None = None
+    seed: int = 0
+
+    @property
+    def device(self) -> str:
+        """The device of the tensors: "cuda" or "cpu"."""
+        return "cuda" if self.gpu else "cpu"
 
     @property
     def gpu(self) -> bool:
-        """Whether it is about a GPU."""
-        return self.device == "cuda"
+        """True on a GPU."""
+        return self.target == "cuda"
+
+    @property
+    def stub(self) -> bool:
+        """True where launches reach a stub, so that nothing is computed and nothing can be judged."""
+        return self.target == "stub"
 
     @property
     def precisions(self) -> dict[str, str]:
         """torch's setting of products in float32, by the precision's name; there is one on a CPU."""
-        return {"tf32": "high", "float32": "highest"} if self.gpu else {"float32": "highest"}
+        return {"float32": "highest"} if self.target == "cpu" else {"tf32": "high", "float32": "highest"}
+
+    @property
+    def fastest(self) -> str:
+        """torch's setting of the fastest products in float32."""
+        return next(iter(self.precisions.values()))
+
+    def stop(self, events: int, size: int) -> int:
+        """The end of an epoch of so many events in batches of a size, which a stub sees a few batches of."""
+        return min(events, STUB_BATCHES * size) if self.stub else events
+
+    def rounds(self, count: int) -> int:
+        """The rounds of a measurement: as many as are asked for on a GPU, one elsewhere."""
+        return count if self.gpu else 1
+
+    def verdict(self, passed: bool) -> bool | None:
+        """A check's result, which there is none of on a stub."""
+        return None if self.stub else passed
 
     def synthetic(self) -> EventStream:
         """The built-in stream, as the report of the schedules has it."""
@@ -62,14 +100,18 @@ class Setup:
             else SyntheticConfig(events=40_000, edge_features=172)
         )
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 there is one set-up a process
     def given_stream(self) -> EventStream:
-        """What `--data` names."""
-        return self.synthetic() if self.data == "synthetic" else load_stream(DataConfig(path=self.data))
+        """The stream that `data` names."""
+        return self.synthetic() if self.data == "synthetic" else _loaded(self.data)
 
     def shape(self, name: str, size: int) -> Shape:
         """A stream by its name, in batches of this size."""
         return TINY if self.quick else replace(STREAMS[name], batch=size)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(path: str) -> EventStream:
+    return load_stream(DataConfig(path=path))
 
 
 @functools.lru_cache(maxsize=1)
@@ -102,6 +144,6 @@ def session(
 
 
 def resident(made: Session) -> Resident:
-    """What runs a session that lies on a device."""
+    """The resident part of a session that lies on a device."""
     assert made.resident is not None
     return made.resident

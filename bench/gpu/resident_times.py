@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.gpu_resident_floor import iteration_work
-from bench.gpu_resident_setup import WAYS, Rows, Setup, drawn, of_shape, resident, session
-from bench.gpu_resident_stages import Stages
-from bench.gpu_resident_trace import profiled
+from bench.gpu.floor import PARTS, iteration_work
+from bench.gpu.setup import WAYS, Rows, Setup, drawn, of_shape, resident, session
+from bench.gpu.stages import Stages
+from bench.gpu.trace import profiled
 from bench.roofline import matmul_precision, measure
 from bench.timing import summary
 from mspipe_triton.training.footprint import Footprint
@@ -29,7 +29,7 @@ _MIB = 2**20
 
 def roofline(setup: Setup) -> Rows:
     """What the machine does at most."""
-    yield "roofline", measure(torch.device(setup.device), setup.quick).as_json()
+    yield "roofline", measure(torch.device(setup.device), setup.quick or setup.stub).as_json()
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,14 @@ class Timed:
     Args:
         setting: torch's, of products in float32. notes: what it told while it was prepared.
         mib: of the device, that it has taken: "peak", while it was prepared and trained, and "reserved".
+        stop: the last event of an epoch.
     """
 
     session: Session
     setting: str
     notes: list[str]
     mib: dict[str, float]
+    stop: int
 
     @staticmethod
     def prepare(setup: Setup, name: str, size: int, kind: str, setting: str) -> Timed:
@@ -53,9 +55,13 @@ class Timed:
         with matmul_precision(setting), _taken(setup.gpu) as mib:
             shape = setup.shape(name, size)
             made = session(drawn(name, setup.quick), setup.device, shape.batch, of_shape(kind, shape))
-            resident(made).note = notes.append
-            resident(made).train_epoch(1)
-        return Timed(made, setting, notes, mib)
+            run, stop = resident(made), setup.stop(made.split.train_end, shape.batch)
+            run.note = notes.append
+            if setup.stub:
+                run.training().run(0, stop, 1)
+            else:
+                run.train_epoch(1)
+        return Timed(made, setting, notes, mib, stop)
 
     def epoch(self) -> float:
         """Seconds an iteration, over all batches of the training events, from an empty node state."""
@@ -63,7 +69,7 @@ class Timed:
         steps = run.training()
         with matmul_precision(self.setting):
             self.session.state.reset()
-            count = steps.start(0, self.session.split.train_end, 2)
+            count = steps.start(0, self.stop, 2)
             run.settle()
             start = time.perf_counter()
             for _ in range(count):
@@ -92,19 +98,18 @@ def steps(setup: Setup, name: str, size: int, kind: str) -> Rows:
     shape, stream = setup.shape(name, size), drawn(name, setup.quick)
     runs = {each: Timed.prepare(setup, name, size, kind, setting) for each, setting in setup.precisions.items()}
     seconds: dict[str, list[float]] = defaultdict(list)
-    for _ in range(1 if setup.quick else REPEATS):
+    for _ in range(setup.rounds(REPEATS)):
         for precision, run in runs.items():
             seconds[precision].append(run.epoch())
     for precision, run in runs.items():
         made = run.session
         held = sum(each.numel() for each in made.model.parameters())
-        moved, flops = iteration_work(kind, shape, held)
-        training, batch_events = resident(made).training(), made.split.train_end
-        count = -(-batch_events // shape.batch)
+        least = dict(zip(("bytes", "flops"), iteration_work(kind, shape, held), strict=True)) if kind in PARTS else {}
+        training, count = resident(made).training(), -(-run.stop // shape.batch)
         losses = training.losses[:count].to("cpu", copy=True)
         yield "steps", {
             "stream": name, "model": kind, "batch_size": shape.batch, "precision": precision, "iterations": count,
-            "seconds": summary(seconds[precision]), "events": batch_events / count, "bytes": moved, "flops": flops,
+            "seconds": summary(seconds[precision]), "events": run.stop / count, **least,
             "captured": training.replay.graph is not None, "notes": run.notes, "mib": run.mib,
             "planned_mib": Footprint.of(made.config, stream).to_json(), "capacities": training.sampler.capacities,
             "overflowed": training.sampler.overflowed(), "mean_loss": float(losses.mean()),
@@ -131,7 +136,7 @@ def profile(setup: Setup, name: str, size: int, kind: str) -> Rows:
     """The nodes of the graph of an iteration, as the profiler sees them in a few replays, and their times."""
     case = {"stream": name, "model": kind, "batch_size": setup.shape(name, size).batch}
     if not setup.gpu:
-        yield "skipped", {"part": "profile", "case": f"{kind} {name}, B {size}", "why": "a CPU has no graphs"}
+        yield "skipped", {"part": "profile", "case": f"{kind} {name}, B {size}", "why": "there is no graph"}
         return
     run = Timed.prepare(setup, name, size, kind, "high")
     run.epoch()
@@ -147,7 +152,7 @@ def stages(setup: Setup, name: str, size: int, kind: str) -> Rows:
     The device is kept busy while the host launches a step, so that no gap between two launches counts as the device's.
     """
     shape = setup.shape(name, size)
-    with matmul_precision("high" if setup.gpu else "highest"):
+    with matmul_precision(setup.fastest):
         made = session(drawn(name, setup.quick), setup.device, shape.batch, of_shape(kind, shape), WAYS["launched"])
         resident(made).train_epoch(1)
         made.state.reset()

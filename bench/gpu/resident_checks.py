@@ -1,4 +1,4 @@
-"""What the resident report checks: losses and scores in float64, an iteration in float32, waits, and AP."""
+"""Checks of resident training: losses and scores in float64, an iteration in float32, waits, and AP."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from bench.gpu_resident_setup import MODELS, WAYS, Rows, Setup, resident, session
-from bench.gpu_resident_trace import profiled
+from bench.gpu.references import Results, as_expected, as_results, reference
+from bench.gpu.setup import EVERY, WAYS, Rows, Setup, resident, session
+from bench.gpu.trace import profiled
 from bench.precision import difference
 from bench.roofline import matmul_precision
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
@@ -20,7 +21,7 @@ from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.training.batch import batches
 from mspipe_triton.training.evaluate import predict_split
 from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.metrics import Predictions, summarise
+from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.session import Session
 from mspipe_triton.tuning.rounding import distance, expected
 
@@ -28,7 +29,7 @@ TOLERANCE = 1e-9  # relative, in float64
 POINTS = 0.3  # of AP that a precision may cost
 RANKED = 3
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{kind: {"model": kind} for kind in (*MODELS, "tgat")},
+    **{kind: {"model": kind} for kind in EVERY},
     "tgn, aggregator mean": {"aggregator": "mean"},
     "tgn, sampler uniform": {"sampler": "uniform"},
     "tgn, layers 2": {"layers": 2},
@@ -42,32 +43,43 @@ def losses(setup: Setup, name: str, way: str) -> Rows:
     The epoch has twelve batches, the last one partial.
     """
     stream, size, _ = _epoch(setup)
-    expected, scored = _expected(setup, name)
+    right = serial(setup, name)
     settings = WAYS[way]
     made, notes = session(stream, setup.device, size, _double(setup, name), settings), list[str]()
     run = resident(made)
     run.note = notes.append
     found = run.train_epoch(1).losses
-    wrong = float(((found - expected).abs() / expected.abs()).max())
+    wrong = float(((found - right["losses"]).abs() / right["losses"].abs()).max())
     as_asked = not setup.gpu or (run.training().replay.graph is not None) == settings.captured
-    row = {"check": "losses", "model": name, "way": way, "iterations": found.numel(), "relative_error": wrong}
-    yield "correctness", {**row, "notes": notes, "passed": wrong <= TOLERANCE and as_asked}
+    row = {"model": name, "way": way, "reference_kept": right["kept"]}
+    passed = setup.verdict(wrong <= TOLERANCE and as_asked)
+    check = {"check": "losses", **row, "iterations": found.numel(), "relative_error": wrong, "notes": notes}
+    yield "correctness", {**check, "passed": passed}
     ours, _ = predict_split(made, "val", RANKED)
-    wrong = _apart(ours, scored)
-    row = {"check": "scores and ranks", "model": name, "way": way, "relative_error": wrong}
-    yield "correctness", {**row, "passed": wrong <= TOLERANCE}
+    assert ours.reciprocal_ranks is not None
+    scored = {"positive": ours.positive, "negative": ours.negative, "ranks": ours.reciprocal_ranks}
+    wrong = max(_apart(value, right[part]) for part, value in scored.items())
+    check = {"check": "scores and ranks", **row, "relative_error": wrong}
+    yield "correctness", {**check, "passed": setup.verdict(wrong <= TOLERANCE)}
 
 
-@functools.lru_cache(maxsize=1)
-def _expected(setup: Setup, name: str) -> tuple[torch.Tensor, Predictions]:
-    """The serial run's losses [12] on the CPU, and its scores of validation afterwards."""
+def serial(setup: Setup, name: str) -> Results:
+    """The serial run's losses [12] on the CPU, and its scores and reciprocal ranks of validation afterwards."""
     stream, size, _ = _epoch(setup)
-    train = TrainConfig(batch_size=size, device="cpu", placement="host", schedule="serial")
-    made = Session.create(RunConfig(model=ModelConfig(**_double(setup, name)), train=train), stream)
-    made.model.train()
-    items = batches(0, made.split.train_end, size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
-    found = torch.stack([done.loss for done in in_turn(made.iteration.training_stages(), items)])
-    return found, predict_split(made, "val", RANKED)[0]
+
+    def compute() -> Results:
+        train = TrainConfig(batch_size=size, device="cpu", placement="host", schedule="serial")
+        made = Session.create(RunConfig(model=ModelConfig(**_double(setup, name)), train=train), stream)
+        made.model.train()
+        items = batches(0, made.split.train_end, size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        found = torch.stack([done.loss for done in in_turn(made.iteration.training_stages(), items)])
+        scored = predict_split(made, "val", RANKED)[0]
+        return {
+            "losses": found.detach(), "positive": scored.positive, "negative": scored.negative,
+            "ranks": scored.reciprocal_ranks,
+        }  # fmt: skip
+
+    return reference(setup, f"losses {name}", stream, compute)
 
 
 def _double(setup: Setup, name: str) -> dict[str, Any]:
@@ -86,16 +98,9 @@ def _epoch(setup: Setup) -> tuple[EventStream, int, dict[str, int]]:
     return synthetic_stream(SyntheticConfig(events=10_000, edge_features=172)), 600, {"dim": 32, "fanout": 10}
 
 
-def _apart(ours: Predictions, expected: Predictions) -> float:
-    """The largest difference of scores and reciprocal ranks, by the largest value (of 1 at least)."""
-    assert ours.reciprocal_ranks is not None
-    assert expected.reciprocal_ranks is not None
-    pairs = (
-        (ours.positive, expected.positive),
-        (ours.negative, expected.negative),
-        (ours.reciprocal_ranks, expected.reciprocal_ranks),
-    )
-    return max(distance(own, true.double()) / max(1.0, float(true.abs().max())) for own, true in pairs)
+def _apart(own: torch.Tensor, true: torch.Tensor) -> float:
+    """The largest difference from a float64 truth, by its largest value (by 1 at least)."""
+    return distance(own, true.double()) / max(1.0, float(true.abs().max()))
 
 
 def iteration(setup: Setup, kind: str) -> Rows:
@@ -106,21 +111,38 @@ def iteration(setup: Setup, kind: str) -> Rows:
     since the angle of a long one is off in float32 by more than all else; and the batch is small, so that hardly ever a
     ReLU's input is so near 0 that rounding decides on which side it is.
     """
-    size, widths = (8, {"dim": 8}) if setup.quick else (48, {"dim": 100})
-    stream, model = _brief(20 * size, 3 if setup.quick else 172), {"model": kind, **widths}
+    stream, model, size = _short_iteration(setup, kind)
     with matmul_precision("highest"):
+        right = one(setup, kind)
+        found = as_expected(right).errors(_iterated(session(stream, setup.device, size, model), right["held"], 12))
+    passed = setup.verdict(all(entry["passed"] for entry in found.values()))
+    row = {"check": "one iteration, float32", "model": kind, "reference_kept": right["kept"], "results": found}
+    yield "correctness", {**row, "passed": passed}
+
+
+def one(setup: Setup, kind: str) -> Results:
+    """What an iteration of a model begins with, and what it must give, by the CPU."""
+    stream, model, size = _short_iteration(setup, kind)
+
+    def compute() -> Results:
         plain = session(stream, "cpu", size, model)
         exact = session(stream, "cpu", size, {**model, "dtype": "float64"})
-        ours = session(stream, setup.device, size, model)
         steps = resident(plain).training()
         steps.start(0, 6 * size, 1)
         for _ in range(6):
             steps.step()
         held = [value.detach().clone() for value in _held(plain)]
         right = expected(lambda: _iterated(exact, held, 12), _iterated(plain, held, 12))
-        found = right.errors(_iterated(ours, held, 12))
-    passed = all(entry["passed"] for entry in found.values())
-    yield "correctness", {"check": "one iteration, float32", "model": kind, "results": found, "passed": passed}
+        return {"held": held, **as_results(right)}
+
+    with matmul_precision("highest"):
+        return reference(setup, f"iteration {kind}", stream, compute)
+
+
+def _short_iteration(setup: Setup, kind: str) -> tuple[EventStream, dict[str, Any], int]:
+    """The stream, the model's settings and the batch size of one iteration."""
+    size, widths = (8, {"dim": 8}) if setup.quick else (48, {"dim": 100})
+    return _brief(20 * size, 3 if setup.quick else 172), {"model": kind, **widths}, size
 
 
 def _brief(events: int, features: int) -> EventStream:
@@ -151,12 +173,13 @@ def _iterated(made: Session, held: list[torch.Tensor], batch: int) -> dict[str, 
 
 def waits(setup: Setup, kind: str, way: str) -> Rows:
     """That an epoch of steps waits for nothing, and that epochs take no more memory as they go on."""
-    if not setup.gpu:
-        yield "skipped", {"part": "waits", "case": f"{kind}, {way}", "why": "a CPU has no device to wait for"}
-        return
     stream, size, widths = _epoch(setup)
     made = session(stream, setup.device, size, {"model": kind, "dim": widths["dim"]}, WAYS[way])
     run, allocated = resident(made), list[int]()
+    if not setup.gpu:
+        run.train_epoch(1)
+        yield "skipped", {"part": "waits", "case": f"{kind}, {way}", "why": "there is no GPU to wait for"}
+        return
     for epoch in range(1, 5):
         run.train_epoch(epoch)
         allocated.append(torch.cuda.memory_allocated())
@@ -194,7 +217,7 @@ def precision(setup: Setup, name: str) -> Rows:
 
     Passed where the mean difference is within 0.3 points, or its interval of two standard errors reaches there.
     """
-    seeds, epochs = (2, 1) if setup.quick else (5, 3)
+    seeds, epochs = (2, 1) if setup.quick else (5, 3) if setup.gpu else (2, 1)
     full, other = ([_ap(setup, each, seed, epochs) for seed in range(seeds)] for each in ("full", name))
     found = difference(full, other)
     low, high = (found["mean"] + sign * 2 * found["standard_error"] for sign in (-1, 1))
@@ -203,7 +226,9 @@ def precision(setup: Setup, name: str) -> Rows:
         "epochs": epochs, "ap": statistics.mean(other), "ap_full": statistics.mean(full), **found,
         "interval": [low, high],
     }  # fmt: skip
-    yield "correctness", {**row, "passed": abs(found["mean"]) <= POINTS or (low <= POINTS and high >= -POINTS)}
+    within = abs(found["mean"]) <= POINTS or (low <= POINTS and high >= -POINTS)
+    yield "precision", row
+    yield "correctness", {**row, "passed": setup.verdict(within)}
 
 
 @functools.lru_cache(maxsize=16)

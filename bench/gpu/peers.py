@@ -1,4 +1,4 @@
-"""What resident training is compared with in the same run: PyG's TGN, our references under torch.compile, schedules."""
+"""Peers of resident training in the same run: PyG's TGN, our references under torch.compile, the schedules."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from bench import gpu_pipeline
-from bench.gpu_resident_setup import Rows, Setup, drawn, of_shape, resident, session
-from bench.gpu_resident_times import REPEATS
+from bench.gpu import schedules as host
+from bench.gpu.resident_times import REPEATS
+from bench.gpu.setup import Rows, Setup, drawn, of_shape, resident, session
 from bench.roofline import matmul_precision
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
@@ -34,14 +34,15 @@ def pyg(setup: Setup, size: int) -> Rows:
     from bench.peer_pyg import PygTGN
 
     shape, stream = setup.shape("WIKI", size), drawn("WIKI", setup.quick)
-    stop, batch_size = min(stream.split().train_end, BATCHES * shape.batch), shape.batch
+    batch_size = shape.batch
+    stop = setup.stop(min(stream.split().train_end, BATCHES * batch_size), batch_size)
     drawn_negatives = NegativeSampler(stream, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, batch_size, -(-stop // batch_size))
     negatives = [each[:, 0].to(setup.device) for each in drawn_negatives]
-    with matmul_precision("high" if setup.gpu else "highest"):
+    with matmul_precision(setup.fastest):
         theirs = PygTGN(stream, shape.dim, shape.fanout, 1e-3, 0, setup.device)
         ours = session(stream, setup.device, batch_size, of_shape("tgn", shape))
         seconds: dict[str, list[float]] = {"pyg": [], "resident": []}
-        for _ in range(2 if setup.quick else 1 + REPEATS):
+        for _ in range(1 + setup.rounds(REPEATS)):
             seconds["pyg"].append(
                 theirs.train_epoch(stop, batch_size, lambda i: negatives[i][: min(batch_size, stop - i * batch_size)])
             )
@@ -95,12 +96,12 @@ def compiled(setup: Setup) -> Rows:
     runs = {how: Session.create(config, stream) for how in hows}
     stop, seconds, failed = min(stream.split().train_end, 40 * size), defaultdict(list), dict[str, str]()
     before = compile_seconds()
-    for _ in range(2 if setup.quick else 1 + REPEATS):
+    for _ in range(1 + setup.rounds(REPEATS)):
         for how, within in hows.items():
             if how in failed:
                 continue
             try:
-                with within(), matmul_precision("high" if setup.gpu else "highest"):
+                with within(), matmul_precision(setup.fastest):
                     seconds[how].append(_serial(runs[how], stop, setup.gpu))
             except Exception as error:  # what torch.compile cannot do is a result too
                 failed[how] = f"{type(error).__name__}: {error}"[:400]
@@ -127,12 +128,13 @@ def _serial(made: Session, stop: int, gpu: bool) -> float:
 def schedules(setup: Setup, kind: str) -> Rows:
     """The schedules with memory and features in host memory, and resident training, on the same stream."""
     stream, size = setup.synthetic(), 20 if setup.quick else 600
-    with matmul_precision("high" if setup.gpu else "highest"):
-        found = gpu_pipeline.measure(stream, kind, setup.device, size, 1 if setup.quick else 3)
+    with matmul_precision(setup.fastest):
+        found = host.measure(setup, stream, kind, size)
         ours = session(stream, setup.device, size, {"model": kind})
-        taken = [_epoch(ours, ours.split.train_end) for _ in range(2 if setup.quick else 1 + REPEATS)][1:]
-    ms = {name: 1e3 * found[name]["seconds_per_iteration"] for name in gpu_pipeline.MEASURED}
-    ms["resident"] = 1e3 * statistics.median(taken) / -(-ours.split.train_end // size)
+        stop = setup.stop(ours.split.train_end, size)
+        taken = [_epoch(ours, stop) for _ in range(1 + setup.rounds(REPEATS))][1:]
+    ms = {name: 1e3 * found[name]["seconds_per_iteration"] for name in host.MEASURED}
+    ms["resident"] = 1e3 * statistics.median(taken) / -(-stop // size)
     yield "schedules", {
         "stream": stream.name, "model": kind, "batch_size": size, "precision": next(iter(setup.precisions)), "ms": ms,
         "ratio": {name: each / ms["resident"] for name, each in ms.items()}, "host": found,

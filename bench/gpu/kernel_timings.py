@@ -3,66 +3,55 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from bench.cases import OPERATIONS, build, measured, short, work
+from bench.gpu.setup import Rows, Setup
 from bench.operation import Operation
 from bench.roofline import Roofline, matmul_precision, precision_of
-from bench.scene import GDELT, REDDIT, WIKI, Shape
+from bench.scene import TINY, Shape
 from bench.timing import prepare, samples, summary
-from bench.variants import Judge, failures, in_training, judge, result, variant, variants
-
-CASES = [*WIKI, *REDDIT[1:], *GDELT[1:]]
-LATE = "no time was left"
-COMPILED = [WIKI[1], WIKI[2]]  # each takes seconds to compile
+from bench.variants import Judge, failures, in_training, judge, result, unjudged, variant
 
 
-def timings(
-    name: str, device: torch.device, shapes: Sequence[Shape], compiled: bool, until: float, quick: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Records of OPERATIONS[name], one a case, direction, precision and variant.
+def timings(setup: Setup, name: str, shape: Shape, compiled: bool = False) -> Rows:
+    """Records of OPERATIONS[name] on a shape, one a direction, precision and variant.
 
     Args:
         compiled: time torch.compile of the reference, and nothing else.
-        until: the time (time.time()) from which on records say that they were skipped.
-        quick: few rounds and plain torch alone, for tests of this code.
     """
-    hows = ["compile"] if compiled else ["eager"] if quick else variants(OPERATIONS[name], device)
-    for shape in shapes:
-        if time.time() > until:
-            yield {"operation": name, "case": str(shape), "skipped": LATE}
-            continue
-        try:
-            yield from _case(name, shape, device, hows, until, quick)
-        except Exception as error:  # out of memory, say; the other cases are timed
-            yield {"operation": name, "case": str(shape), "skipped": f"{type(error).__name__}: {error}"[:400]}
+    device, plain = torch.device(setup.device), setup.target == "cpu"
+    hows = ["compile"] if compiled else ["eager"] if plain else ["eager", "triton", *_split(name)]
+    for entry in _case(setup, name, TINY if setup.quick else shape, device, hows):
+        yield "timings", entry
+
+
+def _split(name: str) -> list[str]:
+    return ["triton-split"] if name == "memory_gru" else []
 
 
 def _case(
-    name: str, shape: Shape, device: torch.device, hows: Sequence[str], until: float, quick: bool
+    setup: Setup, name: str, shape: Shape, device: torch.device, hows: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     operation, arguments = in_training(OPERATIONS[name]), build(name, shape, device=device)
-    for precision in ["highest", "high"] if device.type == "cuda" and operation.leaves else ["highest"]:
+    settings = list(setup.precisions.values()) if operation.leaves else ["highest"]
+    for precision in settings:
         with matmul_precision(precision):
-            judged = judge(operation, short(arguments), where=device)
+            judged = (unjudged if setup.stub else judge)(operation, short(arguments), where=device)
             for how, backward in itertools.product(hows, [False, True] if operation.trained else [False]):
                 start = {
                     "operation": name, "case": str(shape), "variant": how,
                     "direction": "both" if backward else "forward", "precision": precision_of(torch.float32),
                 }  # fmt: skip
-                if time.time() > until:
-                    yield {**start, "skipped": LATE}
-                else:
-                    yield {**start, **_timed(operation, name, shape, arguments, how, judged, backward, quick)}
+                yield {**start, **_timed(operation, name, shape, arguments, how, judged, backward, not setup.gpu)}
 
 
 def _timed(
     operation: Operation, name: str, shape: Shape, arguments: dict[str, Any], how: str, judged: Judge,
-    backward: bool, quick: bool,
+    backward: bool, brief: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Seconds a call and its least work, after a check of the result on this very case."""
     least = work(name, shape)
@@ -75,7 +64,7 @@ def _timed(
         with variant(how):
             ready = prepare(name, arguments, moved, how, grads)
             device = next(value.device for value in arguments.values() if isinstance(value, torch.Tensor))
-            taken = samples(ready.run, device, 0.01 if quick else 0.25)
+            taken = samples(ready.run, device, 0.01 if brief else 0.2)
     except Exception as error:  # recorded, so that the other variants are timed
         return {"skipped": f"{type(error).__name__}: {error}"[:400]}
     return {
@@ -90,7 +79,7 @@ def _timed(
 
 def with_rates(entry: dict[str, Any], ceilings: Roofline) -> dict[str, Any]:
     """A record of `timings` with rates, and its share of what the machine's ceilings allow."""
-    if "seconds" not in entry:
+    if "seconds" not in entry or "bytes" not in entry:
         return entry
     seconds = entry["seconds"]["p50"]
     floor = ceilings.floor(entry["bytes"], entry["flops"], entry["precision"])

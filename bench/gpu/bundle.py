@@ -1,0 +1,96 @@
+"""Makes the folder that a machine with a GPU is given: compiled kernels, references, missing packages, two streams.
+
+`python3 -m bench.gpu.bundle OUT` needs Python 3.12 (`--python`), a C compiler, and some gigabytes for an environment
+of the versions that the machine has. It takes about a quarter of an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.gpu import kit
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSIONS = ("torch==2.11.0", "triton==3.6.0")
+# Imported by the scripts. A machine that has some of the others keeps its own.
+PACKAGES = ("numpy", "pyarrow", "typer", "rich", "torchmetrics", "torch-geometric")
+CARRIED = ("tomli_w", "optuna", "alembic", "mako", "sqlalchemy", "colorlog", "platformdirs")
+MOST_MIB = 60
+
+
+def main() -> int:
+    """Make the bundle; 1 where a part of it failed or it is too large."""
+    parser = argparse.ArgumentParser(prog="bench.gpu.bundle", description=__doc__)
+    parser.add_argument("out", type=Path, help="the bundle's folder, which must not be there or be empty")
+    parser.add_argument("--python", default="python3.12", help="of the version that the machine with the GPU has")
+    parser.add_argument("--venv", type=Path, help="environment to make, or to use where it is there; temporary without")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of wiki.csv, uci.csv")
+    parser.add_argument("--commit", help="the commit, where git cannot say")
+    given = parser.parse_args()
+    if given.out.exists() and any(given.out.iterdir()):
+        parser.error(f"{given.out} is not empty; name another folder")
+    missing = [name for name in ("wiki.csv", "uci.csv") if not (given.data / name).exists()]
+    if missing:
+        parser.error(f"{given.data} has no {' and no '.join(missing)}; name the folder that has, with --data")
+    start = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        work, out = Path(folder), given.out.resolve()
+        python = environment(given.python, given.venv or work / "venv")
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("wiki.csv", "uci.csv"):
+            shutil.copyfile(given.data / name, out / name)
+        command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        subprocess.run([*command, "--dest", str(out / kit.WHEELS), *CARRIED], check=True)
+        scripts(python, out, work)
+        made = described(python, given.commit)
+        made["kernels"] = kit.packed(work / "cache", out / kit.CACHE)
+        (out / kit.MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
+    print(f"{given.out}: {made['kernels']} kernels, {size:.1f} MiB of at most {MOST_MIB}, {time.time() - start:.0f} s")
+    return int(size > MOST_MIB)
+
+
+def environment(python: str, folder: Path) -> str:
+    """The Python of an environment with the versions of the machine with the GPU, made where it is not there."""
+    inside = folder / "bin" / "python"
+    if not inside.exists():
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        install = [str(inside), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+        subprocess.run([*install, *VERSIONS, *PACKAGES, *CARRIED], check=True)
+    return str(inside)
+
+
+def scripts(python: str, out: Path, work: Path) -> None:
+    """Compute the references, and compile every kernel that the first script launches."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(work / "cache")}
+    environment.pop("TRITON_INTERPRET", None)
+    for script, target in (("kept", "cpu"), ("prewarm", "stub")):
+        options = ["--target", target, "--references", str(out / kit.REFERENCES), "--seed", "0"]
+        command = [python, "-m", "bench.gpu", script, str(work), *options]
+        subprocess.run(command, check=True, env=environment, cwd=ROOT)
+        report = json.loads((work / f"gpu-{script}.json").read_text(encoding="utf-8"))
+        if report["failed"]:
+            raise RuntimeError(f"bench.gpu.bundle: {script}: {report['failed'][0]}")
+
+
+def described(python: str, commit: str | None) -> dict[str, object]:
+    """The manifest: the commit and the keys of the kernels."""
+    text = "import json; from bench.gpu import about, kit; print(json.dumps([about.commit(), about.versions(), kit.keys()]))"
+    run = subprocess.run(
+        [python, "-c", text], check=True, capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"},
+    )  # fmt: skip
+    head, versions, keys = json.loads(run.stdout.splitlines()[-1])
+    return {"commit": commit or head, "versions": versions, "keys": keys}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

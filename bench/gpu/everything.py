@@ -1,0 +1,52 @@
+"""All figures, for a machine with time: every stream, model and size, every kernel, torch.compile, the schedules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.cases import OPERATIONS
+from bench.gpu import first, kernel_timings, peers, resident_times, second
+from bench.gpu.setup import EVERY, MODELS, SIZES, STREAMS, TINY, Setup
+from bench.gpu.units import Phase, Unit
+from bench.scene import GDELT, REDDIT, WIKI
+
+CASES = [*WIKI, *REDDIT[1:], *GDELT[1:]]
+COMPILED = [WIKI[1], WIKI[2]]  # each takes seconds to compile
+
+
+def phases(setup: Setup) -> list[Phase]:
+    """The first and second scripts' phases, and behind them what these leave out."""
+    name, sizes, streams = ("WIKI", SIZES, list(STREAMS))
+    if setup.quick:
+        name, sizes, streams = TINY.name, (TINY.batch,), [TINY.name]
+    resident = [
+        *(
+            Unit("steps", resident_times.steps, (stream, size, kind))
+            for stream in streams
+            for kind in EVERY
+            for size in sizes
+            if (stream, size) not in first.HEADLINE or kind != "tgn"
+        ),
+        *(Unit("stages", resident_times.stages, (name, sizes[len(sizes) // 2], kind)) for kind in MODELS),
+        *(Unit("profile", resident_times.profile, (name, size, kind), traced=True) for kind in MODELS for size in sizes),
+        Unit("compiled", peers.compiled, seconds=240),
+        *(Unit("schedules", peers.schedules, (kind,)) for kind in MODELS[: 1 if setup.quick else None]),
+    ]
+    kernels = [
+        Unit("timings", kernel_timings.timings, (operation, shape))
+        for operation in OPERATIONS
+        for shape in (CASES[:1] if setup.quick else CASES)
+    ]
+    compiled = [
+        Unit("compile", kernel_timings.timings, (operation, shape, True), seconds=240)
+        for operation in OPERATIONS
+        for shape in ([] if setup.quick else COMPILED)
+    ]
+    made = [
+        *(replace(phase, name=f"first {phase.name}") for phase in first.phases(setup)),
+        *(replace(phase, name=f"second {phase.name}") for phase in second.phases(setup)),
+        Phase("resident", tuple(resident), 900),
+        Phase("kernels", tuple(kernels), 900),
+        Phase("torch.compile", tuple(compiled), 900),
+    ]
+    return [phase for phase in made if phase.units]

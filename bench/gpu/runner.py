@@ -1,0 +1,239 @@
+"""Runs a GPU script: its phases in turn, their units over processes, every row in the report as soon as it is there."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import about
+from bench.gpu.setup import Setup
+from bench.gpu.table import finished, line
+from bench.gpu.units import Phase, Unit
+from bench.gpu.worker import as_json
+from bench.machine import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+WRITES = 2.0  # seconds between two versions of the file
+REPORTED = ("correctness", "skipped", "failed")  # sections beside what is measured
+
+
+class Report:
+    """A script's JSON, which is whole at any time.
+
+    Args:
+        path: of the file. head: what stands in it from the start.
+    """
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        self.path, self.lock, self.written = path, threading.Lock(), 0.0
+        self.data: dict[str, Any] = {**head, "phases": {}, **{name: [] for name in REPORTED}, "measured": {}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.write()
+
+    def add(self, section: str, row: Any) -> None:
+        """Add a row; a failed check and a figure are told on the screen."""
+        with self.lock:
+            if section == "machine":
+                self.data["machine"] |= row
+            elif section == "roofline":
+                self.data["measured"][section] = row
+            else:
+                place = self.data if section in REPORTED else self.data["measured"]
+                place.setdefault(section, []).append(row)
+            try:
+                text = line(section, row, self.data)
+            except Exception as error:  # a row that is recorded must not be lost for the words about it
+                text = f"{section}: no words for this row: {type(error).__name__}: {error}"
+            if text:
+                print(text, flush=True)
+            if time.time() - self.written > WRITES:
+                self.write()
+
+    def write(self) -> None:
+        """Put the report in the place of what was there, whole."""
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(finished(self.data), indent=1) + "\n", encoding="utf-8")
+        os.replace(part, self.path)
+        self.written = time.time()
+
+    @property
+    def failures(self) -> int:
+        """The number of checks that failed."""
+        return sum(check["passed"] is False for check in self.data["correctness"])
+
+
+def head(setup: Setup, command: str, commit: str | None) -> dict[str, Any]:
+    """What every report begins with."""
+    return {
+        "device": "stub" if setup.stub else about.device(setup.gpu),
+        "command": command, "commit": commit or about.commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "quick": setup.quick,
+        "seed": setup.seed, "machine": {**machine(), **(about.gpu() if setup.gpu else {})}, "versions": about.versions(),
+    }  # fmt: skip
+
+
+def run(
+    script: str, phases: list[Phase], setup: Setup, report: Report, parts: Collection[str] = ()
+) -> int:
+    """Run the phases in turn; 1 where a check failed.
+
+    Args:
+        script: module that the processes take the phases from, by name.
+        parts: of the units, the kinds to run; all where there are none.
+    """
+    for phase in phases:
+        start = time.time()
+        running = Running(script, phase, setup, report, start + phase.seconds)
+        running.run(parts)
+        taken = time.time() - start
+        limit = None if phase.seconds == float("inf") else phase.seconds
+        row = {"seconds": taken, "limit": limit, **running.counts}
+        report.data["phases"][phase.name] = row
+        report.write()
+        print(
+            f"{taken:5.0f} s{'' if limit is None else f' of {limit:.0f}'}  {phase.name}: {running.counts['units']} units, "
+            f"{running.counts['compiled']} kernels compiled, {running.counts['from_cache']} from the cache",
+            flush=True,
+        )
+    return 1 if report.failures else 0
+
+
+class Running:
+    """A phase under way.
+
+    Args:
+        until: nothing begins later.
+    """
+
+    def __init__(self, script: str, phase: Phase, setup: Setup, report: Report, until: float) -> None:
+        self.script, self.phase, self.setup, self.report, self.until = script, phase, setup, report, until
+        self.last = until + phase.seconds / 2  # when what still runs is cut off
+        self.left: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.counts = {"units": 0, "skipped": 0, "cut_off": 0, "compiled": 0, "from_cache": 0}
+        self.lock = threading.Lock()
+
+    def run(self, parts: Collection[str] = ()) -> None:
+        """Take the units, or those of some parts, through the processes."""
+        for number, unit in enumerate(self.phase.units):
+            if not parts or unit.part in parts:
+                self.left.put(number)
+        threads = [threading.Thread(target=self._serve) for _ in range(self.phase.processes())]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        """Keep a process busy, and start another where it ended."""
+        process: Process | None = None
+        broken = 0  # processes in a row that ended before they had done a unit
+        try:
+            while True:
+                try:
+                    number = self.left.get_nowait()
+                except queue.Empty:
+                    return
+                unit = self.phase.units[number]
+                if time.time() > self.until or broken > 1:
+                    why = "no time was left" if broken < 2 else "processes end as they start"
+                    self._count(skipped=1)
+                    self.report.add("skipped", {"part": unit.part, "case": unit.title, "why": why})
+                    continue
+                process = process or Process(self.script, self.phase, self.setup)
+                done, goes_on = self._unit(process, unit, number)
+                broken = 0 if done else broken + 1
+                if not goes_on:
+                    process.close()
+                    process = None
+        finally:
+            if process is not None:
+                process.close()
+
+    def _unit(self, process: Process, unit: Unit, number: int) -> tuple[bool, bool]:
+        """Have a process do a unit: whether it came to its end, and whether the process is good for another."""
+        limit = min(time.time() + unit.seconds, self.last)
+        for section, row in process.do(number, limit):
+            if section == "end":
+                self._count(units=1, compiled=row["compiled"], from_cache=row["from_cache"])
+                return True, not row["renew"]
+            self.report.add(section, row)
+        why = process.reason()
+        self._count(cut_off=1)
+        row = {"check": unit.part, "case": unit.title, "message": why, "passed": False}
+        self.report.add("correctness", row)
+        return False, False
+
+    def _count(self, **more: int) -> None:
+        with self.lock:
+            for name, count in more.items():
+                self.counts[name] += count
+
+
+class Process:
+    """A worker and the pipe that its rows come through."""
+
+    def __init__(self, script: str, phase: Phase, setup: Setup) -> None:
+        read, write = os.pipe()
+        threads = max(1, (os.cpu_count() or 1) // phase.processes())
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {
+            **os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": str(threads),
+            "TRITON_INTERPRET": "1" if setup.target == "cpu" else "0", **phase.environment,
+        }  # fmt: skip
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        options = ["--phase", phase.name, "--threads", str(threads), "--pipe", str(write)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.gpu.worker", script, as_json(setup), *options],
+            stdin=subprocess.PIPE, stdout=self.errors, stderr=subprocess.STDOUT, env=environment, pass_fds=[write],
+            cwd=ROOT, text=True,
+        )  # fmt: skip
+        os.close(write)
+        self.read, self.buffer, self.why = read, b"", ""
+
+    def do(self, number: int, limit: float) -> Iterator[tuple[str, Any]]:
+        """The rows of a unit as they come; they stop where the process ends, or is cut off at a time."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(f"{number}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return
+        while True:
+            wait = min(max(0.0, limit - time.time()), 3600.0)
+            if not select.select([self.read], [], [], wait)[0]:
+                self.why = "cut off at its limit"
+                return
+            found = os.read(self.read, 1 << 16)
+            if not found:
+                return
+            *lines, self.buffer = (self.buffer + found).split(b"\n")
+            yield from (tuple(json.loads(each)) for each in lines)
+
+    def reason(self) -> str:
+        """Why it gave no more rows, and the end of what it said."""
+        if not self.why:
+            code = self.process.wait()
+            self.why = f"exit code {code}"
+        self.errors.flush()
+        self.errors.seek(0)
+        return f"{self.why}\n{self.errors.read()[-2000:]}".strip()
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.read)
+        self.errors.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()

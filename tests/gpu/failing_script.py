@@ -1,0 +1,41 @@
+"""A script for the runner's tests: units that pass, raise, hang, end their process, and leave word of it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from bench.gpu.setup import Rows, Setup
+from bench.gpu.units import Phase, Unit
+
+
+def passes(setup: Setup, name: str) -> Rows:
+    yield "correctness", {"check": "fine", "case": name, "passed": True}
+
+
+def breaks(setup: Setup) -> Rows:
+    yield "steps", {"half": "way"}
+    raise RuntimeError("no such luck")
+
+
+def hangs(setup: Setup) -> Rows:
+    yield "figures", {"before": "it hangs"}
+    time.sleep(600)
+
+
+def ends(setup: Setup) -> Rows:
+    yield "figures", {"before": "it ends"}
+    os.write(2, b"where it was\n")
+    os._exit(3)
+
+
+def phases(setup: Setup) -> list[Phase]:
+    """One phase for each kind of end."""
+    fine = tuple(Unit("fine", passes, (name,)) for name in "abc")
+    return [
+        Phase("raising", (Unit("figure", breaks), Unit("check", breaks, checks=True), *fine), 60),
+        Phase("ending", (Unit("ends", ends), *fine), 60),
+        Phase("hanging", (Unit("hangs", hangs, seconds=1.0), *fine), 60),
+        Phase("late", fine, -1.0),
+        Phase("several", fine, 60, workers=2),
+    ]

@@ -1,0 +1,100 @@
+"""The runner of the GPU scripts: every way in which a unit can end leaves a whole report, and the others go on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.gpu import about
+from bench.gpu.runner import Report, head, run
+from bench.gpu.setup import Setup
+from tests.gpu.failing_script import phases
+
+SCRIPT = "tests.gpu.failing_script"
+FINE = [("fine", name, True) for name in "abc"]
+
+
+def reported(tmp_path: Path, name: str) -> tuple[int, dict[str, Any]]:
+    setup = Setup("cpu", quick=True)
+    report = Report(tmp_path / "out" / "report.json", head(setup, "python -m bench.gpu", "abc"))
+    code = run(SCRIPT, [phase for phase in phases(setup) if phase.name == name], setup, report)
+    return code, json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+
+
+def checks(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [(check["check"], check["case"], check["passed"]) for check in report["correctness"]]
+
+
+def test_a_unit_that_raises_is_recorded_and_the_others_run(tmp_path: Path) -> None:
+    code, report = reported(tmp_path, "raising")
+    assert code == 1
+    assert report["measured"]["steps"] == [{"half": "way"}] * 2  # what there was before
+    assert report["failed"] == [{"case": "figure", "message": "RuntimeError: no such luck"}]
+    assert checks(report) == [("check", "check", False), *FINE]
+    assert report["phases"]["raising"]["units"] == 5
+    assert {"device", "commit", "command", "versions", "machine", "date"} <= report.keys()
+    assert (report["device"], report["commit"]) == ("cpu", "abc")
+
+
+def test_after_a_process_that_ended_another_goes_on(tmp_path: Path) -> None:
+    code, report = reported(tmp_path, "ending")
+    assert code == 1
+    assert report["measured"]["figures"] == [{"before": "it ends"}]
+    assert checks(report) == [("ends", "ends", False), *FINE]
+    assert report["correctness"][0]["message"] == "exit code 3\nwhere it was"
+    assert report["phases"]["ending"]["cut_off"] == 1
+
+
+def test_a_unit_that_hangs_is_cut_off(tmp_path: Path) -> None:
+    code, report = reported(tmp_path, "hanging")
+    assert code == 1
+    assert report["measured"]["figures"] == [{"before": "it hangs"}]
+    assert checks(report) == [("hangs", "hangs", False), *FINE]
+    assert report["correctness"][0]["message"].startswith("cut off at its limit")
+
+
+def test_what_would_begin_late_is_listed_and_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gpu.runner.Process", None)
+    code, report = reported(tmp_path, "late")
+    assert code == 0
+    assert [(row["part"], row["why"]) for row in report["skipped"]] == [("fine", "no time was left")] * 3
+
+
+def test_several_processes_do_every_unit_once(tmp_path: Path) -> None:
+    code, report = reported(tmp_path, "several")
+    assert code == 0
+    assert sorted(checks(report)) == FINE
+
+
+def test_a_report_is_whole_while_it_grows(tmp_path: Path) -> None:
+    report = Report(tmp_path / "report.json", {"machine": {"cpu": "one"}})
+    report.written = 0.0
+    report.add("machine", {"gpu": "two"})
+    report.written = 0.0
+    report.add("figures", {"a": 1})
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert found["machine"] == {"cpu": "one", "gpu": "two"}
+    assert found["measured"]["figures"] == [{"a": 1}]
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("name", ["first", "second", "everything", "prewarm", "kept"])
+def test_units_of_a_script_have_titles_of_their_own(name: str) -> None:
+    script = importlib.import_module(f"bench.gpu.{name}")
+    for target, quick in (("cuda", False), ("stub", False), ("cpu", True)):
+        for phase in script.phases(Setup(target, quick)):
+            titles = [(unit.part, unit.title) for unit in phase.units]
+            assert titles
+            assert len(set(titles)) == len(titles)
+            assert phase.processes() <= len(titles)
+
+
+def test_a_stub_s_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert head(Setup("stub"), "command", "abc")["device"] == "stub"
+    assert Setup("stub").verdict(True) is None
+    monkeypatch.setattr(about.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert about.device(True) == "NVIDIA H200"
