@@ -67,13 +67,15 @@ def main(
     stream = load_stream(DataConfig(path=data))
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
-        warm = RunConfig(train=TrainConfig(epochs=1, batch_size=batch_size, threads=threads, negatives=1))
+        warm = RunConfig(train=TrainConfig(epochs=1, batch_size=batch_size, threads=threads, negatives=1, device="cpu"))
         train(warm, stream, out=f"{folder}/warm")
         for seed in range(max(seeds, others)):
             for name, settings in VARIANTS.items():
                 if seed >= (seeds if name in PAIRED else others):
                     continue
-                config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, threads=threads, **settings)
+                config = TrainConfig(
+                    epochs=epochs, batch_size=batch_size, seed=seed, threads=threads, device="cpu", **settings
+                )
                 curve = Curve()
                 result = train(RunConfig(train=config), stream, out=f"{folder}/{name}-{seed}", observer=curve)
                 runs[name].append(_summary(result, curve.points(epochs)))

@@ -66,7 +66,9 @@ def main(
             for schedule in SCHEDULES:
                 if schedule in found.setdefault(name, {}):
                     continue
-                config = TrainConfig(epochs=MODELS[name], threads=threads, **settings, **SCHEDULES[schedule])
+                config = TrainConfig(
+                    epochs=MODELS[name], threads=threads, device="cpu", **settings, **SCHEDULES[schedule]
+                )
                 found[name][schedule] = _run(stream, name, config)
                 console.print(stream.name, name, schedule, found[name][schedule])
                 RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -77,7 +79,7 @@ def main(
 def _warm(stream: EventStream, model: str, threads: int, batch_size: int) -> None:
     """Compile the loops before anything is timed, since schedules would pay for it in turn."""
     head = EventStream(stream.src[:6000], stream.dst[:6000], stream.t[:6000], num_nodes=stream.num_nodes)
-    config = TrainConfig(epochs=1, threads=threads, batch_size=batch_size, negatives=1, schedule="serial")
+    config = TrainConfig(epochs=1, threads=threads, batch_size=batch_size, negatives=1, schedule="serial", device="cpu")
     _run(head, model, config)
 
 

@@ -67,7 +67,7 @@ def main(
         "pairs": pairs, "start": start, "models": {},
     }  # fmt: skip
     for name in model:
-        config = RunConfig(model=ModelConfig(name), data=DataConfig(path=str(data)))
+        config = RunConfig(model=ModelConfig(name), data=DataConfig(path=str(data)), train=TrainConfig(device="cpu"))
         report["models"][name] = tuned_beside(config, stream, budget, pairs, start)
         report["models"][name]["stage_times"] = [stage_times(config, stream) for _ in range(repeats)]
     report["commands"] = [timed_command(data, seconds, cold) for seconds in commands for cold in (True, False)]
@@ -121,7 +121,7 @@ def _epoch(scheduler: Scheduler, epoch: int) -> float:
 
 def stage_times(config: RunConfig, stream: EventStream) -> dict[str, Any]:
     """Tune the serial schedule for a moment, train an epoch, and see how far the profile's stage times were off."""
-    config = replace(config, train=TrainConfig(schedule="serial", epochs=1, negatives=1))
+    config = replace(config, train=TrainConfig(schedule="serial", epochs=1, negatives=1, device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
         tuned = settings_for(config, stream, store=ProfileStore(Path(folder) / "profiles"), note=console.print)
         result = train(config, stream, out=f"{folder}/run", tuned=tuned)

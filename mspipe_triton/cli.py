@@ -39,6 +39,7 @@ def train(
     **flags: Any,
 ) -> None:
     """Train, evaluate, and leave a run folder; where no tuning profile fits yet, tune for a moment before."""
+    from mspipe_triton.devices import resolve_device
     from mspipe_triton.screens import TrainingScreen, console, result_table
     from mspipe_triton.training.footprint import resolve_placement
     from mspipe_triton.training.run_folder import RunFolder
@@ -52,18 +53,20 @@ def train(
         raise ConfigError(
             "--budget is for tuning, and this run is not tuned: --no-autotune, --deterministic, --resume or [settings]"
         )
+    resolved, _ = resolve_device(config)  # before the data are read
     stream = load_stream(config.data)
     folder = RunFolder.check(out, config, stream.name, resume)
     if trace:
-        check_traceable(resolve_placement(config, stream)[0])  # before time goes into tuning
-    screen, tuned = TrainingScreen(), None
+        check_traceable(resolve_placement(resolved, stream)[0])  # before time goes into tuning
+    screen, tuned, device = TrainingScreen(), None, None
     try:
         if autotune:
             from mspipe_triton.tuning import settings_for
 
             with console.status("Tuning ..."):
                 tuned = settings_for(config, stream, budget, note=screen.note)
-        result = run(config, stream, out=out, resume=resume, observer=screen, trace=trace, tuned=tuned)
+            device = resolved.train.device  # which tuning has told
+        result = run(config, stream, out=out, resume=resume, observer=screen, trace=trace, tuned=tuned, device=device)
     except KeyboardInterrupt:
         if not folder.last.exists():
             raise TrainingError("interrupted before an epoch was done; start again") from None
@@ -86,6 +89,7 @@ def autotune(
 ) -> None:
     """Find the fastest settings for a run on this machine; `train` with the same flags takes them from then on."""
     started, config, budget = time.perf_counter(), run_config(flags), _seconds(budget)
+    from mspipe_triton.devices import resolve_device
     from mspipe_triton.screens import console
     from mspipe_triton.training.session import load_stream
     from mspipe_triton.tuning import autotune as tune
@@ -93,6 +97,7 @@ def autotune(
 
     if config.train.deterministic:
         raise ConfigError("--deterministic runs take the shipped settings; leave it out to tune")
+    resolve_device(config)  # before the data are read
     stream, screen = load_stream(config.data), TuningScreen()
     try:
         profile = tune(config, stream, budget, observer=screen, started=started)

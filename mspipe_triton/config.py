@@ -102,7 +102,6 @@ class TrainConfig:
     """The run: `negatives` is N of the ranking metric, `threads` 0 leaves torch's number of threads as it is.
 
     `task` "node" trains on links too, and then a decoder of the events' labels on the embeddings.
-
     `staleness` is the bound of the schedule `fixed`; −1: not given.
     """
 
@@ -155,7 +154,7 @@ class TrainConfig:
                 "take mspipe, or fixed with a --staleness"
             )
         if self.device == "cuda" and self.mitigation != "none":
-            raise ConfigError(f"mitigation {self.mitigation} is built for the CPU only; take --mitigation none")
+            raise ConfigError(f"mitigation {self.mitigation} is for the CPU; take --device cpu or --mitigation none")
 
 
 @dataclass(frozen=True)
@@ -176,16 +175,14 @@ class RunSettings:
         schedule: one of the schedules, or "resident": everything on the device, iterations run whole; "auto": what the
             run's own schedule and placement say.
         prefetch: finished iterations that may wait between two stages; `serial` knows none.
-        threads: torch threads of the stages that compute.
-        host_threads: torch threads of the others.
+        threads: torch threads of the stages that compute; host_threads: of the others.
         deduplicate: "all": a node that a batch touches several times has one row; "roots": neighbours have a row each,
             which spares looking for the distinct ones.
         fused: whether loops of the torch references are compiled.
         features: "host" or "device", where the table of edge features lies; the same on the CPU.
         gather: how rows of host tables come to a GPU: "copy" (gathered by the host, then copied) or "kernel" (gathered
             from pinned memory by a kernel on the GPU).
-        captured: whether a resident iteration is one CUDA graph, replayed, or launched kernel by kernel; the latter on
-            the CPU in any case.
+        captured: whether a resident iteration is one CUDA graph, replayed, or launched kernel by kernel, as on a CPU.
         branch: whether the next batch is sampled beside a resident iteration, on a branch of the graph, or before it.
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mspipe_triton.config import RunConfig
+from mspipe_triton.devices import find_gpu
 from mspipe_triton.models import Facts
 from mspipe_triton.training.footprint import Footprint
 from mspipe_triton.training.settings import compiler
@@ -19,7 +20,7 @@ _FEATURES, _EVENTS_A_NODE = 172, 10  # of the stream that the doctor measures a 
 
 
 def diagnose() -> dict[str, Any]:
-    """Device, versions and compiler of this machine, and which backend a run will take here and why.
+    """Device, versions and compiler of this machine, and which device and backend a run will take here and why.
 
     The compiler is tried, not only looked for: a small function is compiled and its result compared. Of a GPU the free
     and all its memory, in MiB, are among the facts, and how many events with 172 features each, ten of them a node,
@@ -27,32 +28,31 @@ def diagnose() -> dict[str, Any]:
     """
     found = compiler()
     works, why = _try_fusion() if found else (False, f"no C++ compiler ({os.environ.get('CXX') or 'g++'} is not there)")
-    gpu = torch.cuda.is_available()
-    where = (
-        "Training is on the CPU unless --device cuda is given"
-        if gpu
-        else "torch sees no GPU, so training is on the CPU"
-    )
+    gpu = find_gpu()
+    if gpu.fault is None:
+        where = f"Training is on the GPU {gpu.name} unless --device cpu is given"
+    else:
+        where = f"Training is on the CPU, since {gpu.fault}"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "cpu_threads": torch.get_num_threads(),
-        "cuda_device": torch.cuda.get_device_name() if gpu else "none",
-        **_device_memory(),
+        "cuda_device": gpu.name or "none",
+        **_device_memory(gpu.name is not None),
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "not installed",
         "cxx_compiler": found or "none",
-        "device": "cpu",
+        "device": "cuda" if gpu.fault is None else "cpu",
         "backend": "torch",
         "fused": works,
-        "why": f"{where}; its loops are {'' if works else 'not '}fused there, {why}.",
+        "why": f"{where}; its loops on the CPU are {'' if works else 'not '}fused, {why}.",
     }
 
 
-def _device_memory() -> dict[str, Any]:
+def _device_memory(seen: bool) -> dict[str, Any]:
     """The GPU's free and whole memory, and the events that fit in what is free; None without a GPU."""
     free_mib, total_mib, held = "device_free_mib", "device_total_mib", f"resident_events_of_{_FEATURES}_features"
-    if not torch.cuda.is_available():
+    if not seen:
         return dict.fromkeys((free_mib, total_mib, held))
     try:
         free, total = torch.cuda.mem_get_info()

@@ -49,7 +49,7 @@ RUN_FLAGS = {
     "staleness": _flag(int, None, "Updates that schedule fixed misses."),
     "mitigation": _flag(str, "none", "none or similarity"),
     "backend": _flag(str, "auto", "auto or torch"),
-    "device": _flag(str, "auto", "auto, cpu or cuda"),
+    "device": _flag(str, "auto", "auto (a GPU where one is usable), cpu or cuda"),
     "placement": _flag(str, "auto", "Of memory and features: auto, host, or device: iterations run whole there."),
     "negatives": _flag(int, "49", "N random negatives of the MRR."),
     "seed": _flag(int, "0"),

@@ -13,10 +13,11 @@ import torch
 import torch._dynamo
 import torch._inductor.config  # these two read the environment when they are imported, and tests change it
 
-# Before the kernels are imported: tests run them in Triton's interpreter, on the CPU.
+# Before the kernels are imported: tests run them in Triton's interpreter, on the CPU, whatever the machine has.
 os.environ["TRITON_INTERPRET"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from mspipe_triton import cli
+from mspipe_triton import cli, devices
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.kernels import launch
@@ -98,6 +99,19 @@ def _untuned(arguments: tuple[str, ...]) -> tuple[str, ...]:
     if arguments[:1] == ("train",) and not {"--autotune", "--no-autotune"} & set(arguments):
         return (*arguments, "--no-autotune")
     return arguments
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a usable GPU: what torch is asked about one; no tensor can lie there."""
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(launch, "triton", launch.triton or object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * 2**30, 24 * 2**30))
+    monkeypatch.setattr(devices, "_try_tensor", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,6 @@ WRONG = {
     ("train", "events.csv", "--mitigation", "magic"): "none of none, similarity",
     ("train", "events.csv", "--backend", "triton"): "none of auto, torch",
     ("train", "events.csv", "--device", "tpu"): "none of auto, cpu, cuda",
-    ("train", "events.csv", "--device", "cuda", "--batch-size", "100"): "torch sees no GPU here",
     ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--mitigation", "similarity"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--staleness", "2"): "or take --placement host",

@@ -1,4 +1,4 @@
-"""The doctor's word on a GPU's memory, with stand-ins for the GPU."""
+"""The doctor's word on a GPU and its memory, with stand-ins for the GPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ HELD = "resident_events_of_172_features"
 
 
 @pytest.fixture(autouse=True)
-def with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU by name; and no compiler, which would be tried."""
+def with_a_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU; and no compiler, which would be tried."""
     monkeypatch.setattr(doctor, "compiler", lambda: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
 
 
 def diagnosed(monkeypatch: pytest.MonkeyPatch, free: int) -> dict[str, Any]:
@@ -31,7 +29,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch, free: int) -> dict[str, Any]:
 def test_the_events_that_fit_are_the_most_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 20 * 2**30
     facts = diagnosed(monkeypatch, free)
-    assert (facts["cuda_device"], facts["device_free_mib"], facts["device_total_mib"]) == ("GPU", 20480, 24576)
+    assert (facts["cuda_device"], facts["device_free_mib"], facts["device_total_mib"]) == ("a GPU", 20480, 24576)
 
     def needed(events: int) -> int:
         return Footprint.planned(RunConfig(), events, events // 10, Facts(172)).needed
@@ -51,3 +49,17 @@ def test_a_gpu_that_does_not_tell_is_unknown_and_says_why(monkeypatch: pytest.Mo
     facts = doctor.diagnose()
     assert facts["device_free_mib"] == "unknown: CUDA error: out of memory"
     assert (facts["device_total_mib"], facts[HELD]) == ("unknown", "unknown")
+
+
+def test_the_device_of_auto_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = doctor.diagnose()
+    assert facts["device"] == "cuda"
+    assert facts["why"].startswith("Training is on the GPU a GPU unless --device cpu is given; its loops on the CPU ")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    facts = doctor.diagnose()
+    assert (facts["device"], facts["cuda_device"], facts["device_total_mib"]) == ("cpu", "a GPU", 24576)
+    assert facts["why"].startswith("Training is on the CPU, since the GPU a GPU has compute capability 7.5, and the ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    facts = doctor.diagnose()
+    assert (facts["device"], facts["cuda_device"], facts["device_total_mib"]) == ("cpu", "none", None)
+    assert facts["why"].startswith("Training is on the CPU, since torch sees no GPU here;")

@@ -18,7 +18,7 @@ import mspipe_triton
 from mspipe_triton import kernels
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.devices import resolve_device
 from mspipe_triton.training.settings import compiler, cores
 
 
@@ -41,16 +41,13 @@ class Key:
         """The key of a run.
 
         Raises:
-            ConfigError: the run is for a GPU, and there is none.
+            ConfigError: the run is for a GPU, and none is usable.
         """
         from mspipe_triton.training.session import fingerprint  # it reads files, for which pyarrow is loaded
 
-        train, stream = config.train, stream.to_dtype(getattr(torch, config.model.table_dtype))
-        if train.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
-        device = "cuda" if train.device == "cuda" else "cpu"
+        train, stream = resolve_device(config)[0].train, stream.to_dtype(getattr(torch, config.model.table_dtype))
         subject = {
-            "device_name": torch.cuda.get_device_name() if device == "cuda" else f"cpu: {host_name()}",
+            "device_name": torch.cuda.get_device_name() if train.device == "cuda" else f"cpu: {host_name()}",
             "host": host_name(),
             "model": _model(config.model),
             "data": fingerprint(stream),
@@ -58,12 +55,12 @@ class Key:
             "nodes": stream.num_nodes,
             "edge_width": stream.dim_edge,
             "node_width": stream.dim_node,
-            "device": device,
+            "device": train.device,
         }
         flags = ("task", "batch_size", "schedule", "staleness", "mitigation", "backend", "placement", "threads")
         subject |= {name: getattr(train, name) for name in flags}
         circumstances = {
-            "driver": _driver() if device == "cuda" else "none",
+            "driver": _driver() if train.device == "cuda" else "none",
             "torch": torch.__version__,
             "triton": _version("triton"),
             "python": platform.python_version(),

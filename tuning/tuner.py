@@ -11,6 +11,7 @@ from typing import Any
 
 from mspipe_triton.config import RunConfig, RunSettings
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import TuningError
 from mspipe_triton.kernels.fusion import compile_seconds, limit_compiling
 from mspipe_triton.pipeline.plan import make_plan
@@ -58,13 +59,11 @@ class Tuner:
     """The tuning of one run; `autotune` is how to use it.
 
     Args:
-        config: of the run; what it fixes (threads, schedule) is not searched.
-        stream: its events.
-        store: where profiles and studies lie.
-        observer: told of progress.
-        until: when it has to be over, as `time.perf_counter` counts.
-        shipped: what is to be beaten.
+        config: of the run; what it fixes (threads, schedule) is not searched. stream: its events.
+        store: where profiles and studies lie. observer: told of progress.
+        until: when it has to be over, as `time.perf_counter` counts. shipped: what is to be beaten.
         key: of the run, for which the data were read through once.
+        line: about the device, for the user, once the session is built and the input known to be right.
     """
 
     config: RunConfig
@@ -74,11 +73,14 @@ class Tuner:
     until: float
     shipped: RunSettings
     key: Key
+    line: str | None = None
 
     def prepare(self, compiling_counts: bool) -> None:
         """Build the session, run the shipped settings for the first time, and make the gate."""
         self.session = Session.create(replace(self.config, settings=self.shipped), self.stream)
         self.measurer = RunMeasurer(self.session, self.shipped)
+        if self.line is not None:
+            self.observer.note(self.line)
         self.observer.phase("compiling and warming up")
         if compiling_counts:
             self._limit()
@@ -183,8 +185,7 @@ def autotune(
     exceeds the noise of that very comparison. A search that was broken off goes on where it was.
 
     Args:
-        config: of the run; what it fixes by flags (threads, schedule) is not searched.
-        stream: its events.
+        config: of the run; what it fixes by flags (threads, schedule) is not searched. stream: its events.
         budget: seconds in all, 60 by default; what came after `started` (of `time.perf_counter`) counts, too, but for
             the few seconds that a command takes to start.
         store: where profiles and studies lie; by default the user's cache folder.
@@ -195,16 +196,17 @@ def autotune(
         key: of the run, where it is known already.
 
     Raises:
-        ConfigError: the batch is above the number of training events, or there is no GPU to tune on.
+        ConfigError: the batch is above the number of training events, or no GPU is usable to tune on.
         TuningError: the budget was over before the shipped settings had run.
     """
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
     start = begun if started is None else min(begun, started + _STARTING)
+    config, line = resolve_device(config)
     key = key or Key.of(config, stream)
     config, _ = resolve_placement(config, stream)
     shipped = shipped or default_settings(config.train)
-    tuner = Tuner(config, stream, store, observer, start + budget, shipped, key)
+    tuner = Tuner(config, stream, store, observer, start + budget, shipped, key, line)
     with process_settings(replace(config, settings=None)):
         try:
             tuner.prepare(compiling_counts)
@@ -246,13 +248,16 @@ def settings_for(
         note: told one line at a time what is done.
     """
     store, budget = store or ProfileStore(), SHORT_BUDGET if budget is None else budget
-    key = Key.of(config, stream)
+    resolved, line = resolve_device(config)
+    key = Key.of(resolved, stream)
     profile, start = store.find(key), time.perf_counter()
     for notice in store.notices:
         note(notice)
     store.notices.clear()
     path = store.path(key)
     if profile is not None:
+        if line is not None:
+            note(line)
         note(f"Settings from {path.name}: {described(profile)}.")
         apply(profile)
         return tuned(profile, path.name)

@@ -9,6 +9,8 @@ import torch
 
 from mspipe_triton.config import load_config
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.devices import resolve_device
+from mspipe_triton.errors import ConfigError
 from mspipe_triton.training.batch import Batch, batches
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.edgebank import EdgeBank
@@ -98,10 +100,14 @@ def evaluate_run(run: str, split: str, negatives: int | None = None) -> tuple[di
     """The metrics of one split of a run's best epoch, and the number of negatives ranked (the run's by default).
 
     Raises:
-        InputError: there is no run, its checkpoint is damaged, or its data cannot be read or have changed.
+        InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it asks for
+            a GPU and none is usable.
     """
     folder = RunFolder.open(run)
-    config = load_config(folder.config)
+    try:
+        config, _ = resolve_device(load_config(folder.config))
+    except ConfigError as error:
+        raise ConfigError(f'{folder.config}: {error} (in that file: device = "cpu")') from None
     ranked, stream = config.train.negatives if negatives is None else negatives, load_stream(config.data)
     config, _ = resolve_placement(config, stream)
     with process_settings(config):

@@ -122,12 +122,14 @@ def choose_placement(config: RunConfig, footprint: Footprint, free_bytes: int) -
 def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig, str | None]:
     """The settings with "device" or "host" as placement, and a line for the user where `auto` lacked the room.
 
+    Args:
+        config: with "cpu" or "cuda" as device (see `resolve_device`).
+        stream: the events.
+
     Raises:
         ConfigError: placement "device" does not fit the memory that is free on the GPU.
     """
     placement, line = _settled(config), None
-    if placement is None and not torch.cuda.is_available():
-        placement = "host"  # the session refuses a GPU that is not there
     if placement is None:
         gc.collect()  # what tuning has left, its graphs too, is free
         torch.cuda.empty_cache()

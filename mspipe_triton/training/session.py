@@ -50,11 +50,13 @@ class Session:
     def create(config: RunConfig, stream: EventStream) -> Session:
         """Build everything from the seed; the same config and stream give the same parameters.
 
+        Args:
+            config: with "cpu" or "cuda" as device (see `resolve_device`); "auto" is the CPU here.
+            stream: the events.
+
         Raises:
-            ConfigError: the batch size is above the number of training events, or there is no GPU to train on.
+            ConfigError: the batch size is above the number of training events.
         """
-        if config.train.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`")
         settings = run_settings(config)
         device = torch.device("cuda" if config.train.device == "cuda" else "cpu")
         resident = settings.schedule == RESIDENT

@@ -18,6 +18,7 @@ import torch
 import mspipe_triton
 from mspipe_triton.config import RunConfig, load_config
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError, TrainingError
 from mspipe_triton.kernels.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.pipeline.online import Replanned
@@ -58,6 +59,7 @@ def train(
     observer: Observer | None = None,
     trace: bool = False,
     tuned: Tuned | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and leave a run folder.
 
@@ -69,6 +71,8 @@ def train(
         observer: told of progress.
         trace: leave `trace.json` in the run folder, every stage's start and end beside the plan.
         tuned: how to carry the run out, in the place of `config.settings`, and stage times to plan with at first.
+        device: "cpu" or "cuda" in the place of `config.train.device`, which the run folder keeps: the caller has
+            resolved it and told the user (see `resolve_device`).
 
     Returns:
         What `result.json` holds.
@@ -80,21 +84,23 @@ def train(
     config, observer = config or RunConfig(), observer or Observer()
     if tuned is not None:
         config = replace(config, settings=tuned.settings)
+    resolved, line = resolve_device(config.with_flags({"device": device}))
     stream = stream if stream is not None else load_stream(config.data)
     if config.train.task == "node":
         check_labels(stream)
     folder = RunFolder.check(out, config, stream.name, resume)
     if resume and tuned is None:
         config = replace(config, settings=load_config(folder.config).settings)
-    resolved, line = resolve_placement(config, stream)
+    resolved, room = resolve_placement(replace(resolved, settings=config.settings), stream)
     if trace:
         check_traceable(resolved)
     with process_settings(resolved):
         session = Session.create(resolved, stream)
         run = _Run(session, folder, observer, Trace() if trace else None, tuned)
         folder.prepare(config, resume)
-        if line is not None:
-            observer.note(line)
+        for each in (line, room):
+            if each is not None:
+                observer.note(each)
         done = run.resume() if resume else 0
         observer.start(session, folder)
         if not fusion_enabled() and (session.settings.fused or compiler() is None):

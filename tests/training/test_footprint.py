@@ -170,7 +170,6 @@ def test_memory_has_no_say_on_the_cpu_or_in_a_schedule_of_stages(config: RunConf
 
 def test_the_placement_takes_the_place_of_auto(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     free = Footprint.of(RunConfig(), small_stream).needed
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2 * free))
     assert resolve_placement(on_gpu(), small_stream) == (on_gpu("device"), None)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free - 1, 2 * free))
@@ -181,9 +180,8 @@ def test_the_placement_takes_the_place_of_auto(small_stream: EventStream, monkey
         resolve_placement(on_gpu("device"), small_stream)
 
 
-def test_without_a_gpu_nothing_is_measured(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_on_the_cpu_nothing_is_measured(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("torch.cuda.mem_get_info")
-    for config in (RunConfig(), on_gpu(), on_gpu("device")):
-        resolved, line = resolve_placement(config, small_stream)
-        assert (resolved.train.placement, line) == ("host", None)
+    for placement, resolved in (("auto", "host"), ("host", "host"), ("device", "device")):
+        config, line = resolve_placement(RunConfig(train=TrainConfig(placement=placement)), small_stream)
+        assert (config.train.placement, line) == (resolved, None)

@@ -67,13 +67,13 @@ def test_a_key_changes_with_the_data_and_the_machine(
     assert len({*keys, moved.digest}) == 5
 
 
+@pytest.mark.usefixtures("gpu")
 def test_the_key_of_a_gpu_has_its_name_and_driver(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIG.with_flags({"device": "cuda"})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="torch sees no GPU here"):
-        Key.of(config, small_stream)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    with monkeypatch.context() as without:
+        without.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ConfigError, match="torch sees no GPU here"):
+            Key.of(config, small_stream)
     answer = subprocess.CompletedProcess([], 0, stdout="570.86.15\n570.86.15\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     key = Key.of(config, small_stream)
@@ -85,6 +85,17 @@ def test_the_key_of_a_gpu_has_its_name_and_driver(small_stream: EventStream, mon
 
     monkeypatch.setattr(subprocess, "run", missing)
     assert Key.of(config, small_stream).circumstances["driver"] == "unknown"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_has_the_key_of_the_device_that_it_stands_for(
+    small_stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {device: Key.of(CONFIG.with_flags({"device": device}), small_stream) for device in ("auto", "cuda", "cpu")}
+    assert there["auto"] == there["cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Key.of(CONFIG, small_stream) == there["cpu"]
+    assert there["cpu"].digest != there["cuda"].digest
 
 
 def test_the_digest_of_kernels_is_that_of_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
