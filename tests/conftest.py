@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# Before torch imports triton: tests run kernels in Triton's interpreter, on the CPU, whatever the machine has.
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import torch
 import torch._dynamo
 import torch._inductor.config  # these two read the environment when they are imported, and tests change it
-
-# Before the kernels are imported: tests run them in Triton's interpreter, on the CPU, whatever the machine has.
-os.environ["TRITON_INTERPRET"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from mspipe_triton import cli, devices
 from mspipe_triton.data.events import EventStream

@@ -26,24 +26,30 @@ def main() -> int:
     parser.add_argument("script", choices=SCRIPTS)
     parser.add_argument("out", type=Path, help="folder for the JSON")
     parser.add_argument("--kit", type=Path, help="what `bench.gpu.kit unpack` unpacked")
-    parser.add_argument("--references", type=Path, help="folder of the CPU's results, which `kept` fills; the kit's with one")
-    parser.add_argument("--target", choices=TARGETS, default="cuda", help="stub: launches are faked; cpu: the interpreter")
+    parser.add_argument(
+        "--references", type=Path, help="folder of the CPU's results, which `kept` fills; the kit's with one"
+    )
+    parser.add_argument(
+        "--target", choices=TARGETS, default="cuda", help="stub: launches are faked; cpu: the interpreter"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny streams and no figure that means anything")
     parser.add_argument("--only", default="", help="phases, with commas between; all where left out")
     parser.add_argument("--parts", default="", help="kinds of units, with commas between; all where left out")
-    parser.add_argument("--seed", type=int, help="of the kernel checks' inputs; the time where left out")
+    parser.add_argument(
+        "--seed", type=int, help="of the kernel checks' inputs; the kit's, or else the time, where left out"
+    )
     parser.add_argument("--commit", help="what is measured, where git cannot say")
     given = parser.parse_args()
     if given.out.exists() and not given.out.is_dir():
         parser.error(f"{given.out} is a file; name a folder")
     if given.target == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is visible; `--target stub` fakes its launches, `--target cpu --quick` has none")
-    seed = int(time.time()) if given.seed is None else given.seed
-    setup = Setup(given.target, given.quick, references=given.references, seed=seed)
-    commit = given.commit
+    setup, commit, seed = Setup(given.target, given.quick, references=given.references), given.commit, int(time.time())
     if given.kit is not None:
-        setup = dataclasses.replace(setup, data=str(given.kit / "wiki.csv"), references=given.kit / "references")
-        commit = commit or kit.manifest(given.kit)["commit"]
+        made = kit.manifest(given.kit)
+        commit, seed = commit or made["commit"], made["seed"]  # other inputs would take other kernels now and then
+        setup = dataclasses.replace(setup, data=str(given.kit / "wiki.csv"), references=given.kit / kit.REFERENCES)
+    setup = dataclasses.replace(setup, seed=seed if given.seed is None else given.seed)
     script = f"bench.gpu.{given.script}"
     phases = importlib.import_module(script).phases(setup)
     only, parts = (set(filter(None, text.split(","))) for text in (given.only, given.parts))

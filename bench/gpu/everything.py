@@ -19,16 +19,22 @@ def phases(setup: Setup) -> list[Phase]:
     name, sizes, streams = ("WIKI", SIZES, list(STREAMS))
     if setup.quick:
         name, sizes, streams = TINY.name, (TINY.batch,), [TINY.name]
+    before = [*first.phases(setup), *second.phases(setup)]
+    measured = {unit.case for phase in before for unit in phase.units if unit.part == "steps"}
     resident = [
         *(
             Unit("steps", resident_times.steps, (stream, size, kind))
             for stream in streams
             for kind in EVERY
             for size in sizes
-            if (stream, size) not in first.HEADLINE or kind != "tgn"
+            if (stream, size, kind) not in measured
         ),
         *(Unit("stages", resident_times.stages, (name, sizes[len(sizes) // 2], kind)) for kind in MODELS),
-        *(Unit("profile", resident_times.profile, (name, size, kind), traced=True) for kind in MODELS for size in sizes),
+        *(
+            Unit("profile", resident_times.profile, (name, size, kind), traced=True)
+            for kind in MODELS
+            for size in sizes
+        ),
         Unit("compiled", peers.compiled, seconds=240),
         *(Unit("schedules", peers.schedules, (kind,)) for kind in MODELS[: 1 if setup.quick else None]),
     ]

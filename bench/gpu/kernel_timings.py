@@ -33,9 +33,7 @@ def _split(name: str) -> list[str]:
     return ["triton-split"] if name == "memory_gru" else []
 
 
-def _case(
-    setup: Setup, name: str, shape: Shape, device: torch.device, hows: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+def _case(setup: Setup, name: str, shape: Shape, device: torch.device, hows: Sequence[str]) -> Iterator[dict[str, Any]]:
     operation, arguments = in_training(OPERATIONS[name]), build(name, shape, device=device)
     settings = list(setup.precisions.values()) if operation.leaves else ["highest"]
     for precision in settings:
@@ -64,7 +62,7 @@ def _timed(
         with variant(how):
             ready = prepare(name, arguments, moved, how, grads)
             device = next(value.device for value in arguments.values() if isinstance(value, torch.Tensor))
-            taken = samples(ready.run, device, 0.01 if brief else 0.2)
+            taken = samples(ready.run, device, 0.01 if brief else 0.1)
     except Exception as error:  # recorded, so that the other variants are timed
         return {"skipped": f"{type(error).__name__}: {error}"[:400]}
     return {

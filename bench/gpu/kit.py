@@ -27,16 +27,20 @@ def manifest(folder: Path) -> dict[str, Any]:
 def keys() -> dict[str, str]:
     """The parts of the keys under which Triton looks its cache up: its own files, ptxas, environment, our kernels."""
     import triton
+    from triton._C.libtriton import get_cache_invalidating_env_vars
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
-    from triton._C.libtriton import get_cache_invalidating_env_vars
     from triton.runtime.cache import triton_key
 
     import bench.cases  # imports every kernel
     from mspipe_triton.kernels.launch import KERNELS
 
     backend = make_backend(GPUTarget("cuda", 90, 32)).hash()
-    parts = {"triton": triton_key(), "ptxas": backend, "environment": str(sorted(get_cache_invalidating_env_vars().items()))}
+    parts = {
+        "triton": triton_key(),
+        "ptxas": backend,
+        "environment": str(sorted(get_cache_invalidating_env_vars().items())),
+    }
     parts |= {f"kernel {name}": kernel.function.cache_key for name, kernel in KERNELS.items()}
     assert bench.cases.OPERATIONS
     return {"version": triton.__version__, **{name: _digest(text) for name, text in parts.items()}}

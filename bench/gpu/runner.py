@@ -56,14 +56,18 @@ class Report:
             except Exception as error:  # a row that is recorded must not be lost for the words about it
                 text = f"{section}: no words for this row: {type(error).__name__}: {error}"
             if text:
-                print(text, flush=True)
+                print("stub: " * (self.data.get("device") == "stub") + text, flush=True)
             if time.time() - self.written > WRITES:
                 self.write()
 
     def write(self) -> None:
         """Put the report in the place of what was there, whole."""
+        try:
+            data = finished(self.data)
+        except Exception as error:  # rows must not be lost for what is derived from them
+            data = {**self.data, "unfinished": f"{type(error).__name__}: {error}"}
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(finished(self.data), indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         os.replace(part, self.path)
         self.written = time.time()
 
@@ -79,13 +83,12 @@ def head(setup: Setup, command: str, commit: str | None) -> dict[str, Any]:
         "device": "stub" if setup.stub else about.device(setup.gpu),
         "command": command, "commit": commit or about.commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "quick": setup.quick,
-        "seed": setup.seed, "machine": {**machine(), **(about.gpu() if setup.gpu else {})}, "versions": about.versions(),
+        "seed": setup.seed, "machine": {**machine(), **(about.gpu() if setup.gpu else {})},
+        "versions": about.versions(),
     }  # fmt: skip
 
 
-def run(
-    script: str, phases: list[Phase], setup: Setup, report: Report, parts: Collection[str] = ()
-) -> int:
+def run(script: str, phases: list[Phase], setup: Setup, report: Report, parts: Collection[str] = ()) -> int:
     """Run the phases in turn; 1 where a check failed.
 
     Args:
@@ -101,8 +104,9 @@ def run(
         row = {"seconds": taken, "limit": limit, **running.counts}
         report.data["phases"][phase.name] = row
         report.write()
+        within = "" if limit is None else f" of {limit:.0f}"
         print(
-            f"{taken:5.0f} s{'' if limit is None else f' of {limit:.0f}'}  {phase.name}: {running.counts['units']} units, "
+            f"{taken:5.0f} s{within}  {phase.name}: {running.counts['units']} units, "
             f"{running.counts['compiled']} kernels compiled, {running.counts['from_cache']} from the cache",
             flush=True,
         )
@@ -162,12 +166,14 @@ class Running:
 
     def _unit(self, process: Process, unit: Unit, number: int) -> tuple[bool, bool]:
         """Have a process do a unit: whether it came to its end, and whether the process is good for another."""
-        limit = min(time.time() + unit.seconds, self.last)
-        for section, row in process.do(number, limit):
-            if section == "end":
-                self._count(units=1, compiled=row["compiled"], from_cache=row["from_cache"])
-                return True, not row["renew"]
-            self.report.add(section, row)
+        if process.starts(self.last):
+            for section, row in process.do(number, min(time.time() + unit.seconds, self.last)):
+                if section == "end":
+                    self._count(units=1, compiled=len(row["compiled"]), from_cache=row["from_cache"])
+                    if row["compiled"]:
+                        self.report.add("compiled_kernels", {"case": unit.title, "names": row["compiled"]})
+                    return True, not row["renew"]
+                self.report.add(section, row)
         why = process.reason()
         self._count(cut_off=1)
         row = {"check": unit.part, "case": unit.title, "message": why, "passed": False}
@@ -191,7 +197,7 @@ class Process:
             **os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": str(threads),
             "TRITON_INTERPRET": "1" if setup.target == "cpu" else "0", **phase.environment,
         }  # fmt: skip
-        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 until `close`
         options = ["--phase", phase.name, "--threads", str(threads), "--pipe", str(write)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.gpu.worker", script, as_json(setup), *options],
@@ -199,7 +205,12 @@ class Process:
             cwd=ROOT, text=True,
         )  # fmt: skip
         os.close(write)
-        self.read, self.buffer, self.why = read, b"", ""
+        self.read, self.buffer, self.why, self.started = read, b"", "", False
+
+    def starts(self, limit: float) -> bool:
+        """Wait until it can take units; False where it ends before, or does not get there by a time."""
+        self.started = self.started or any(self._rows(limit))
+        return self.started
 
     def do(self, number: int, limit: float) -> Iterator[tuple[str, Any]]:
         """The rows of a unit as they come; they stop where the process ends, or is cut off at a time."""
@@ -209,6 +220,10 @@ class Process:
             self.process.stdin.flush()
         except BrokenPipeError:
             return
+        yield from self._rows(limit)
+
+    def _rows(self, limit: float) -> Iterator[tuple[str, Any]]:
+        """All that it writes until a time."""
         while True:
             wait = min(max(0.0, limit - time.time()), 3600.0)
             if not select.select([self.read], [], [], wait)[0]:

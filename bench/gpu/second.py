@@ -28,7 +28,9 @@ def phases(setup: Setup) -> list[Phase]:
         *(Unit("host", schedules.speeds, (kind,), seconds=40) for kind in EVERY[: 1 if setup.quick else None]),
         *(Unit("steps", resident_times.steps, (*at, kind), seconds=40) for kind in EVERY[1:]),
     ]
-    precisions = [Unit("precision", resident_checks.precision, (name,), checks=True, seconds=90) for name in ("tf32", "bf16")]
+    precisions = [
+        Unit("precision", resident_checks.precision, (name,), checks=True, seconds=90) for name in ("tf32", "bf16")
+    ]
     tuning = [Unit("tuning", tuned.tuning, ("tgn", TUNING_SECONDS), seconds=2 * TUNING_SECONDS)]
     return [
         Phase("correctness", tuple(checks), 80, workers=0),

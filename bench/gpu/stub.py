@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,16 @@ CAPABILITY = 90
 
 
 def unavailable() -> str | None:
-    """Why there can be no stub here, in a line, or None."""
-    if launch.triton is None:
-        return "triton is not installed"
+    """Why there can be no stub in this process, in a line, or None."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "this process runs Triton's interpreter"
+    return missing()
+
+
+def missing() -> str | None:
+    """What a stub needs and this machine lacks, in a line, or None."""
+    if launch.triton is None:
+        return "triton is not installed"
     if compiler() is None:
         return "there is no C compiler (gcc or clang), and CC names none"
     if not (headers() / "cuda.h").exists():
@@ -75,6 +81,7 @@ def activate() -> None:
     if why is not None:
         raise RuntimeError(f"bench.gpu.stub: {why}")
     library()
+    warnings.filterwarnings("ignore", message="CUDA initialization")  # torch finds the stub too, and takes it for old
     launch.triton.runtime.driver.set_active(_driver())
     launch.serve("cuda", "cpu")
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):

@@ -45,6 +45,7 @@ def main() -> int:
             pipe.write(json.dumps([kind, value]) + "\n")
             pipe.flush()
 
+        write("ready", {})
         for line in sys.stdin:
             unit, start = units[int(line)], time.time()
             message = run(unit, setup, write)
@@ -82,21 +83,25 @@ def unusable() -> bool:
 
 
 class Compilations:
-    """Counts of Triton's lookups in this process: kernels found in its cache, and kernels compiled."""
+    """Triton's lookups in this process: how many kernels were found in its cache, and the names of those compiled."""
 
     def __init__(self) -> None:
-        self.counts = {"from_cache": 0, "compiled": 0}
+        self.from_cache, self.compiled = 0, list[str]()
         if triton is not None:
             triton.knobs.compilation.listener = self
 
-    def __call__(self, *, cache_hit: bool, **_: Any) -> None:
+    def __call__(self, *, cache_hit: bool, metadata: dict[str, Any], **_: Any) -> None:
         """Be told of a lookup by Triton."""
-        self.counts["from_cache" if cache_hit else "compiled"] += 1
+        if cache_hit:
+            self.from_cache += 1
+        else:
+            self.compiled.append(metadata["name"])
 
-    def since(self) -> dict[str, int]:
-        """The counts since the last call."""
-        counts, self.counts = self.counts, dict.fromkeys(self.counts, 0)
-        return counts
+    def since(self) -> dict[str, Any]:
+        """What was looked up since the last call."""
+        found = {"from_cache": self.from_cache, "compiled": self.compiled}
+        self.from_cache, self.compiled = 0, []
+        return found
 
 
 def as_json(setup: Setup) -> str:

@@ -16,58 +16,52 @@ from tests.gpu.failing_script import phases
 
 SCRIPT = "tests.gpu.failing_script"
 FINE = [("fine", name, True) for name in "abc"]
+Ran = tuple[int, dict[str, Any]]
 
 
-def reported(tmp_path: Path, name: str) -> tuple[int, dict[str, Any]]:
+def ran(folder: Path, name: str) -> Ran:
     setup = Setup("cpu", quick=True)
-    report = Report(tmp_path / "out" / "report.json", head(setup, "python -m bench.gpu", "abc"))
+    report = Report(folder / "out" / "report.json", head(setup, "python -m bench.gpu", "abc"))
     code = run(SCRIPT, [phase for phase in phases(setup) if phase.name == name], setup, report)
-    return code, json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    return code, json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
 
 
 def checks(report: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(check["check"], check["case"], check["passed"]) for check in report["correctness"]]
 
 
-def test_a_unit_that_raises_is_recorded_and_the_others_run(tmp_path: Path) -> None:
-    code, report = reported(tmp_path, "raising")
+def test_a_unit_that_raises_ends_its_process_or_hangs_leaves_the_others_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report = ran(tmp_path, "mixed")
     assert code == 1
-    assert report["measured"]["steps"] == [{"half": "way"}] * 2  # what there was before
+    before = ["it raises", "it raises", "it ends", "it hangs"]
+    assert [row["before"] for row in report["measured"]["figures"]] == before  # rows that were there are kept
     assert report["failed"] == [{"case": "figure", "message": "RuntimeError: no such luck"}]
-    assert checks(report) == [("check", "check", False), *FINE]
-    assert report["phases"]["raising"]["units"] == 5
+    failed = [("check", "check", False), ("ends", "ends", False), FINE[0], ("hangs", "hangs", False)]
+    assert checks(report) == [*failed, *FINE[1:]]
+    by_name = {check["check"]: check for check in report["correctness"]}
+    assert by_name["ends"]["message"] == "exit code 3\nwhere it was"
+    assert by_name["hangs"]["message"].startswith("cut off at its limit")
+    assert (report["phases"]["mixed"]["units"], report["phases"]["mixed"]["cut_off"]) == (5, 2)
     assert {"device", "commit", "command", "versions", "machine", "date"} <= report.keys()
     assert (report["device"], report["commit"]) == ("cpu", "abc")
+    said = capsys.readouterr().out
+    assert "not measured: figure: RuntimeError: no such luck" in said
+    assert said.count("FAILED") == 3
 
 
-def test_after_a_process_that_ended_another_goes_on(tmp_path: Path) -> None:
-    code, report = reported(tmp_path, "ending")
-    assert code == 1
-    assert report["measured"]["figures"] == [{"before": "it ends"}]
-    assert checks(report) == [("ends", "ends", False), *FINE]
-    assert report["correctness"][0]["message"] == "exit code 3\nwhere it was"
-    assert report["phases"]["ending"]["cut_off"] == 1
-
-
-def test_a_unit_that_hangs_is_cut_off(tmp_path: Path) -> None:
-    code, report = reported(tmp_path, "hanging")
-    assert code == 1
-    assert report["measured"]["figures"] == [{"before": "it hangs"}]
-    assert checks(report) == [("hangs", "hangs", False), *FINE]
-    assert report["correctness"][0]["message"].startswith("cut off at its limit")
+def test_several_processes_do_every_unit_once(tmp_path: Path) -> None:
+    code, report = ran(tmp_path, "several")
+    assert code == 0
+    assert sorted(checks(report)) == FINE
 
 
 def test_what_would_begin_late_is_listed_and_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.gpu.runner.Process", None)
-    code, report = reported(tmp_path, "late")
+    code, report = ran(tmp_path, "late")
     assert code == 0
     assert [(row["part"], row["why"]) for row in report["skipped"]] == [("fine", "no time was left")] * 3
-
-
-def test_several_processes_do_every_unit_once(tmp_path: Path) -> None:
-    code, report = reported(tmp_path, "several")
-    assert code == 0
-    assert sorted(checks(report)) == FINE
 
 
 def test_a_report_is_whole_while_it_grows(tmp_path: Path) -> None:

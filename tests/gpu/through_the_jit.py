@@ -1,6 +1,6 @@
 """Launches through Triton's real JIT beside a stub of the driver, in a process that has no interpreter; prints JSON.
 
-`python -m tests.kernels.through_the_jit operations|step` needs triton, a C compiler and triton's cuda.h.
+`python -m tests.gpu.through_the_jit operations|step` needs triton, a C compiler and triton's cuda.h.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench import aot
-from bench.gpu import stub
+from bench.gpu import kit, stub
 from bench.gpu.setup import TINY, drawn, of_shape, resident, session
 from bench.roofline import matmul_precision
 from mspipe_triton.kernels import compiling, launch
@@ -23,7 +23,9 @@ def operations() -> dict[str, Any]:
     """Every operation, forward and backward, in TF32; and each kernel's hash beside the one compiled ahead of time."""
     found: dict[str, Any] = {"kernels": [], "differ": []}
     compiled: dict[str, str] = {}
-    launch.triton.knobs.compilation.listener = lambda *, metadata, **_: compiled.update({metadata["name"]: metadata["hash"]})
+    launch.triton.knobs.compilation.listener = lambda *, metadata, **_: compiled.update(
+        {metadata["name"]: metadata["hash"]}
+    )
     with matmul_precision("high"):
         for each in aot.distinct(aot.launches(aot.CASES[0])):
             config = each.kernel.config()
@@ -34,7 +36,7 @@ def operations() -> dict[str, Any]:
             if compiling.compiled(each, config, stub.CAPABILITY).hash != by_jit:
                 found["differ"].append(each.kernel.name)
             found["kernels"].append(each.kernel.name)
-    return found
+    return {**found, "keys": kit.keys()}
 
 
 def step(kind: str) -> dict[str, Any]:
