@@ -1,13 +1,15 @@
 """Triton's real launch path without a GPU: its JIT compiles for sm_90 and calls its launchers, whose driver is a stub.
 
-Tensors lie on the CPU and kernels compute nothing, so that what torch leaves empty is filled with zeros: control flow
-may read it. The cache that this fills has the very keys that a process on a GPU looks up.
+Tensors lie on the CPU and kernels compute nothing: what torch leaves empty is filled with zeros, and operations that
+sample, count and choose give what their references do. The cache that this fills has the very keys that a process on a GPU
+looks up.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import shutil
 import subprocess
@@ -20,10 +22,11 @@ from typing import Any
 import torch
 
 from mspipe_triton.kernels import launch
-from mspipe_triton.training import resident_pass
 
 SOURCE = Path(__file__).with_name("stub_libcuda.c")
 LIBRARY = "libcuda.so.1"
+# Operations whose results are sizes and rows of tables: kernels' arguments and control flow depend on them.
+STEERING = ("draw_batch", "sample_recent", "sample_uniform", "unique_nodes", "aggregate_messages")
 CAPABILITY = 90
 
 
@@ -86,7 +89,8 @@ def activate() -> None:
     launch.serve("cuda", "cpu")
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         setattr(owner, name, _zeroed(getattr(owner, name)))
-    resident_pass.Pass.measure = _measured(resident_pass.Pass.measure)  # type: ignore[method-assign]
+    for name in STEERING:
+        _steering(name)
 
 
 def _driver() -> Any:
@@ -121,15 +125,14 @@ def _zeroed(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return made
 
 
-def _measured(measure: Callable[..., None]) -> Callable[..., None]:
-    """Launch what measuring launches, and take the capacities from the references: they become kernels' arguments."""
+def _steering(name: str) -> None:
+    """Let an operation launch its kernels, and give what its reference does."""
+    module = importlib.import_module(f"mspipe_triton.kernels.{name}")
+    launched, reference = getattr(module, f"launch_{name}"), getattr(module, f"{name}_reference")
 
-    @functools.wraps(measure)
-    def made(self: resident_pass.Pass, *spans: Any, **keywords: Any) -> None:
-        measure(self, *spans, **keywords)
-        with launch.references():
-            for sampler in self.samplers():
-                sampler.capacities = None
-            measure(self, *spans, **keywords)
+    @functools.wraps(launched)
+    def made(*arguments: Any, **named: Any) -> Any:
+        launched(*arguments, **named)
+        return reference(*arguments, **named)
 
-    return made
+    setattr(module, f"launch_{name}", made)
