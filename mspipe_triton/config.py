@@ -183,7 +183,7 @@ class RunSettings:
         gather: how rows of host tables come to a GPU: "copy" (gathered by the host, then copied) or "kernel" (gathered
             from pinned memory by a kernel on the GPU).
         captured: whether a resident iteration is one CUDA graph, replayed, or launched kernel by kernel, as on a CPU.
-        branch: whether the next batch is sampled beside a resident iteration, on a branch of the graph, or before it.
+        branch: whether a resident iteration has branches: the next batch sampled beside it, mail written beside Adam.
     """
 
     schedule: str = "auto"

@@ -122,11 +122,11 @@ def _abandon(main: torch.cuda.Stream, pool: tuple[int, int]) -> None:
 
 
 class Aside:
-    """A stream beside the present one on a device; without a GPU all is queued in turn."""
+    """A stream beside the present one on a device; without a GPU, or where it is not wanted, all is queued in turn."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, wanted: bool = True) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if wanted and device.type == "cuda" else None
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[], None]]:

@@ -82,7 +82,8 @@ class Pass(ABC):
         self.ahead, self.clock = (Clock(given.seed, given.size, given.device, layers, groups) for _ in range(2))
         self.sampler = StaticSampler(given.sampler, layers)
         self.scene: Scene | None = None
-        self.replay, self.aside = Replay(self.step, given.device, given.captured), Aside(given.device)
+        self.replay = Replay(self.step, given.device, given.captured)
+        self.aside = Aside(given.device, given.branch)
 
     @abstractmethod
     def work(self, scene: Scene) -> None:

@@ -30,8 +30,10 @@ class TrainPass(Pass):
         loss, _ = self.given.model.loss(embeddings, scene.count)
         self.optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
         loss.backward(self.unit)
+        with self.aside() as join:  # it reads no parameters, and the optimiser no tables
+            self.deliver(scene, record, hidden)
         self.optimizer.step()
-        self.deliver(scene, record, hidden)
+        join()
         self.losses.index_copy_(0, self.clock.iteration, loss.detach().view(1))
 
     def changed(self) -> list[torch.Tensor]:

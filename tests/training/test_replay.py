@@ -203,8 +203,10 @@ def test_work_aside_begins_after_what_was_queued_and_is_joined(cuda: Cuda) -> No
     assert cuda.streams == 1
 
 
-def test_without_a_gpu_nothing_goes_aside(cuda: Cuda) -> None:
-    with Aside(torch.device("cpu"))() as join:
+@pytest.mark.parametrize("aside", [(torch.device("cpu"), True), (GPU, False)])
+def test_without_a_gpu_or_unwanted_nothing_goes_aside(cuda: Cuda, aside: tuple[torch.device, bool]) -> None:
+    with Aside(*aside)() as join:
         cuda.work("sample")
     join()
     assert cuda.log == ["sample on main"]
+    assert cuda.streams == 0

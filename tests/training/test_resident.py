@@ -101,14 +101,6 @@ def test_static_shapes_compute_what_the_stages_compute(stream: EventStream, mode
     agree(source_embeddings(session, 240), source_embeddings(plain, 240), "embeddings of the sources")
 
 
-def test_without_the_branch_it_is_the_same_to_the_bit(stream: EventStream) -> None:
-    losses = []
-    for branch in (True, False):
-        _, resident = made(stream, settings=RunSettings(schedule="resident", branch=branch))
-        losses.append(torch.cat([resident.train_epoch(epoch).losses for epoch in (1, 2)]))
-    assert torch.equal(*losses)
-
-
 def test_tables_in_bfloat16_are_written_and_read_as_the_stages_do(stream: EventStream) -> None:
     """One batch: what differs by a rounding of float32 may round to another bfloat16, and that goes on in the next."""
     narrow = {"dtype": "float32", "precision": "bf16"}
