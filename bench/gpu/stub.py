@@ -1,8 +1,8 @@
 """Triton's real launch path without a GPU: its JIT compiles for sm_90 and calls its launchers, whose driver is a stub.
 
 Tensors lie on the CPU and kernels compute nothing: what torch leaves empty is filled with zeros, and operations that
-sample, count and choose give what their references do. The cache that this fills has the very keys that a process on a GPU
-looks up.
+sample, count and choose give what their references do. The cache that this fills has the very keys that a process on a
+GPU looks up.
 """
 
 from __future__ import annotations
