@@ -78,8 +78,8 @@ def temporal_attention_reference(
 
 
 @kernel(
-    Config({"BLOCK": 64, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
-    Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    Config({"BLOCK": 64, "HELD": 8192}, num_warps=1), Config({"BLOCK": 64, "HELD": 10240}, num_warps=2),
+    float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_kernel(
     p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
