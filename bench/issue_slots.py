@@ -43,7 +43,8 @@ ROOTS = 3 * BATCHES[0]
 BY_ROOT = ("attention_kernel", "attention_backward_kernel")
 SCANS = "last_kernel"
 KERNELS = (
-    *BY_ROOT, "weights_backward_kernel", "attention_weights_kernel", SCANS, "fused_gru_kernel", "attention_query_kernel",
+    *BY_ROOT, "weights_backward_kernel", "attention_weights_kernel", SCANS, "fused_gru_kernel",
+    "attention_query_kernel",
 )  # fmt: skip
 _LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
 
@@ -171,7 +172,8 @@ def table(kernels: dict[str, dict[str, Any]]) -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     copies = [row[f"copies_{size}"] for size in (4, 8, 16)]
     return [
-        row["configuration"], str(row["registers"]), f"{row['instructions']:,}", f"{row['barriers']}, {row['shuffles']}",
+        row["configuration"], str(row["registers"]), f"{row['instructions']:,}",
+        f"{row['barriers']}, {row['shuffles']}",
         ", ".join(map(str, copies)) if any(copies) else "–", row["matrix"] or "–",
         f"{row['floor_us']:.1f}" if "floor_us" in row else "–",
         ", ".join(map(str, row["rounds"].values())) if "rounds" in row else "–",
