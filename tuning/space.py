@@ -138,7 +138,7 @@ _SCAN = {"BLOCK": (4, 8, 16, 32, 64), "CHUNK": (32, 64, 128, 256, 512), "num_war
 _COLUMNS = {"COLUMNS": (32, 64, 128, 256)}
 _SLOTS = {
     "BLOCK": (32, 64, 128, 256),
-    "HELD": (1280, 8192, 10240, 20480),  # the least of them holds next to nothing in registers
+    "HELD": (1280, 6144, 10240, 20480),  # the least of them holds next to nothing in registers
     "num_warps": _WARPS,
     **_NO_STAGES,
 }
