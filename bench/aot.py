@@ -2,7 +2,7 @@
 
 `python -m bench.aot` compiles everything, writes bench/results/aot.json and the table in docs/kernels.md; with
 `--defaults float32` (or ieee, float64) it compiles the configurations that the package starts with, for one GPU, and
-writes nothing.
+writes nothing; with `--record bench/results/aot-3.6.json` it writes that file alone, for another version of Triton.
 """
 
 from __future__ import annotations
@@ -225,6 +225,7 @@ def main() -> int:
     kinds = sorted({case.arithmetic for case in CASES})
     parser.add_argument("--defaults", choices=kinds, help="default configurations of one arithmetic; writes no files")
     parser.add_argument("--capability", type=int, choices=CAPABILITIES, default=CAPABILITIES[-1], help="of --defaults")
+    parser.add_argument("--record", type=Path, help="write the rows here, and no page")
     options = parser.parse_args()
     if options.defaults:
         rows, kinds = defaults(options.defaults, options.capability), [options.defaults]
@@ -236,9 +237,11 @@ def main() -> int:
     print(f"{len(rows)} compilations, {len(found)} faults", *found, sep="\n", file=sys.stderr)
     if not options.defaults and not found:
         versions = {"torch": torch.__version__, "triton": triton.__version__}
-        document = {"command": "make aot", "machine": machine(), "versions": versions, "rows": rows}
-        RESULT.write_text(json.dumps(document, indent=1) + "\n")
-        PAGE.write_text(written(PAGE.read_text(), rows))
+        command = f"python -m bench.aot --record {options.record}" if options.record else "make aot"
+        document = {"command": command, "machine": machine(), "versions": versions, "rows": rows}
+        (options.record or RESULT).write_text(json.dumps(document, indent=1) + "\n")
+        if not options.record:
+            PAGE.write_text(written(PAGE.read_text(), rows))
     return 1 if found else 0
 
 

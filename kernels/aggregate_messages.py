@@ -92,8 +92,8 @@ def _mean(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 @kernel(
+    Config({"BLOCK": 8, "CHUNK": 512, "COLUMNS": 128}, num_warps=4),
     Config({"BLOCK": 16, "CHUNK": 64, "COLUMNS": 128}, num_warps=4),
-    Config({"BLOCK": 8, "CHUNK": 128, "COLUMNS": 128}, num_warps=4),
     Config({"BLOCK": 32, "CHUNK": 64, "COLUMNS": 64}, num_warps=8),
 )
 def last_kernel(

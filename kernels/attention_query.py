@@ -74,7 +74,7 @@ def launch_attention_query(
     Config({"BLOCK_R": 16, "BLOCK_W": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     Config({"BLOCK_R": 32, "BLOCK_W": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     ieee=[Config({"BLOCK_R": 16, "BLOCK_W": 32, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
-    float64=[Config({"BLOCK_R": 16, "BLOCK_W": 16, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
+    float64=[Config({"BLOCK_R": 16, "BLOCK_W": 16, "BLOCK_K": 16}, num_warps=8, num_stages=2)],
 )
 def attention_query_backward_kernel(
     p_d_absorbed, p_d_bias, p_d_mixed, p_root_rows, p_query_weight, p_key_weight, p_key_bias, p_output_weight,

@@ -53,9 +53,9 @@ def _write_sum(
 
 
 @kernel(
+    Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_R": 32, "PART": 256}, num_warps=4, num_stages=3),
     Config({"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_R": 32, "PART": 512}, num_warps=4, num_stages=3),
-    Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_R": 32, "PART": 512}, num_warps=4, num_stages=3),
-    ieee=[Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_R": 16, "PART": 512}, num_warps=4, num_stages=2)],
+    ieee=[Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_R": 16, "PART": 512}, num_warps=8, num_stages=2)],
     float64=[Config({"BLOCK_N": 32, "BLOCK_K": 32, "BLOCK_R": 16, "PART": 512}, num_warps=4, num_stages=2)],
 )
 def attention_weights_kernel(

@@ -43,6 +43,7 @@ from mspipe_triton.kernels.neighbour_rows import (
 from mspipe_triton.kernels.philox import keep_scale
 from mspipe_triton.kernels.temporal_attention_backward import (
     neighbour_shapes,
+    slots_config,
     temporal_attention_backward,
     temporal_attention_backward_reference,
 )
@@ -78,8 +79,8 @@ def temporal_attention_reference(
 
 
 @kernel(
-    Config({"BLOCK": 64, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
-    Config({"BLOCK": 64, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    Config({"BLOCK": 64, "HELD": 6144}, num_warps=1), Config({"BLOCK": 64, "HELD": 10240}, num_warps=2),
+    float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_kernel(
     p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
@@ -121,7 +122,7 @@ def launch_temporal_attention(
     out = empty_attended(rows.shape, query, save, 0)
     query = inner_contiguous(query)
     attention_kernel.launch(
-        (rows.shape[0],), attention_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
+        (rows.shape[0],), slots_config(attention_kernel, query.dtype, rows.shape[1]),
         table, rows.contiguous(), features, None if feature_rows is None else feature_rows.contiguous(),
         deltas.contiguous(), counts, frequency, phase, query, query_rows, bias.contiguous(),
         draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),

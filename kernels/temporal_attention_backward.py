@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mspipe_triton.kernels.attention import (
@@ -12,7 +14,7 @@ from mspipe_triton.kernels.attention import (
     write_time_gradients,
 )
 from mspipe_triton.kernels.checks import refuse_second_derivative
-from mspipe_triton.kernels.launch import Config, kernel, on_triton, pow2, tl
+from mspipe_triton.kernels.launch import Config, Kernel, kernel, on_triton, pow2, tl
 from mspipe_triton.kernels.neighbour_rows import (
     Slots,
     filled_rows,
@@ -63,8 +65,8 @@ def _by_root(query: torch.Tensor, query_rows: torch.Tensor | None) -> torch.Tens
 
 
 @kernel(
-    Config({"BLOCK": 128, "HELD": 20480}, num_warps=8), Config({"BLOCK": 128, "HELD": 10240}, num_warps=4),
-    Config({"BLOCK": 256, "HELD": 20480}, num_warps=8), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    Config({"BLOCK": 64, "HELD": 6144}, num_warps=1), Config({"BLOCK": 128, "HELD": 10240}, num_warps=2),
+    float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_backward_kernel(
     p_d_context, p_d_total, p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
@@ -130,6 +132,14 @@ def neighbour_shapes(
     }  # fmt: skip
 
 
+def slots_config(kernel: Kernel, dtype: torch.dtype, fanout: int) -> Config:
+    """Either kernel's configuration, which is for 16 slots; a root with more takes as many times the warps, up to 8."""
+    config = kernel.config("float64" if dtype == torch.float64 else "float32")
+    warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
+    held = config["HELD"] * warps // config.num_warps
+    return replace(config, blocks={**config.blocks, "HELD": held}, num_warps=warps)
+
+
 def launch_attention_gradients(
     d_context: torch.Tensor, d_total: torch.Tensor,
     table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
@@ -154,7 +164,7 @@ def launch_attention_gradients(
     d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
     d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
     attention_backward_kernel.launch(
-        (roots,), attention_backward_kernel.config("float64" if query.dtype == torch.float64 else "float32"),
+        (roots,), slots_config(attention_backward_kernel, query.dtype, rows.shape[1]),
         d_context, d_total.contiguous(), table, rows.contiguous(), features,
         None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts.contiguous(),
         frequency, phase, query, query_rows, weights, slope, d_table, d_frequency, d_phase, d_query, d_bias,

@@ -66,8 +66,14 @@ def turns_block(b_delta, p_frequency, p_phase, i_k, m_k):
 
 @device_function
 def _turn_share(b):
-    """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle."""
-    return b / 6.283185307179586 if b.dtype == tl.float64 else tl.div_rn(b, 6.283185307179586)
+    """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle.
+
+    1/2π in two parts, the second's product added before the rounding: a quotient at a product's price (Brisebarre
+    and Muller, 2008; every float32 was tried). float32's 2π is another number than float64's.
+    """
+    if b.dtype == tl.float64:
+        return tl.fma(b, tl.full(b.shape, 0.15915494309189535, b.dtype), b * -3.635205175920738e-18)
+    return tl.fma(b, tl.full(b.shape, 0.15915493667125702, b.dtype), b * 1.991748765917123e-09)
 
 
 @device_function

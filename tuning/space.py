@@ -134,11 +134,11 @@ def _thread_counts(most: int, default: int) -> tuple[int, ...]:
 _WARPS = (1, 2, 4, 8)
 # Triton pipelines the loads of loops with products alone; the other kernels have nothing to stage.
 _NO_STAGES = {"num_stages": (2,)}
-_SCAN = {"BLOCK": (4, 8, 16, 32, 64), "CHUNK": (32, 64, 128, 256), "num_warps": _WARPS, **_NO_STAGES}
+_SCAN = {"BLOCK": (4, 8, 16, 32, 64), "CHUNK": (32, 64, 128, 256, 512), "num_warps": _WARPS, **_NO_STAGES}
 _COLUMNS = {"COLUMNS": (32, 64, 128, 256)}
 _SLOTS = {
     "BLOCK": (32, 64, 128, 256),
-    "HELD": (1280, 10240, 20480),  # the least of them holds next to nothing in registers
+    "HELD": (1280, 6144, 10240, 20480),  # the least of them holds next to nothing in registers
     "num_warps": _WARPS,
     **_NO_STAGES,
 }
