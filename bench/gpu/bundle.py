@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.gpu import kit
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHON = "3.12"
 VERSIONS = ("torch==2.11.0", "triton==3.6.0")
 # Imported by the scripts. A machine that has some of the others keeps its own.
 PACKAGES = ("numpy", "pyarrow", "typer", "rich", "torchmetrics", "torch-geometric")
@@ -40,6 +41,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty; name another folder")
+    if version(given.python) != PYTHON:
+        parser.error(f"{given.python} is no Python {PYTHON}; name one with --python")
     missing = [name for name in ("wiki.csv", "uci.csv") if not (given.data / name).exists()]
     if missing:
         parser.error(f"{given.data} has no {' and no '.join(missing)}; name the folder that has, with --data")
@@ -59,6 +62,15 @@ def main() -> int:
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
     print(f"{given.out}: {made['kernels']} kernels, {size:.1f} MiB of at most {MOST_MIB}, {time.time() - start:.0f} s")
     return int(size > MOST_MIB)
+
+
+def version(python: str) -> str | None:
+    """The version of a Python, as in "3.12", or None where it does not run."""
+    text = "import sys; print(*sys.version_info[:2], sep='.')"
+    try:
+        return subprocess.run([python, "-c", text], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def environment(python: str, folder: Path) -> str:

@@ -97,14 +97,21 @@ def test_what_is_no_bundle_is_refused(
     assert not (tmp_path / "kit").exists()
 
 
+def test_a_python_tells_its_version() -> None:
+    assert bundle.version(sys.executable) == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert bundle.version("no-such-python") is None
+
+
 def test_a_bundle_needs_its_streams_and_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "something").touch()
+    monkeypatch.setattr(bundle, "version", lambda python: {"python3.12": bundle.PYTHON}.get(python))
     for arguments, message in (
         ([str(full)], "is not empty; name another folder"),
+        ([str(tmp_path / "new"), "--python", "python3.11"], "python3.11 is no Python 3.12; name one with --python"),
         ([str(tmp_path / "new"), "--data", str(full)], "has no wiki.csv and no uci.csv"),
     ):
         monkeypatch.setattr(sys, "argv", ["bundle", *arguments])
