@@ -121,8 +121,8 @@ class Checker:
             yield self._record("races", self.large, self.seed + 901, self._races)
         if self.setup.gpu:
             yield self._record("graph", self.large, self.seed + 902, self._graph)
-            if OPERATIONS[self.name].tables:
-                yield self._record("pinned", ODD, self.seed + 903, self._pinned)
+        if self.setup.target != "cpu" and OPERATIONS[self.name].tables:
+            yield self._record("pinned", ODD, self.seed + 903, self._pinned)
         yield self._record("refusals", small, self.seed + 904, self._refusals)
 
     def deterministic(self) -> dict[str, Any]:
@@ -244,8 +244,9 @@ class Checker:
         kept = tuple(name for name in OPERATIONS[self.name].leaves if name not in tables)
         operation, arguments = replace(OPERATIONS[self.name], leaves=kept), self._arguments(shape, seed)
         judged = self._judge(operation, arguments, seed)
-        pinned = {key: value.to(CPU).pin_memory() if key in tables else value for key, value in arguments.items()}
-        return judged(result(operation, self.how, pinned, judged.grads))
+        if self.setup.gpu:
+            arguments |= {name: arguments[name].to(CPU).pin_memory() for name in tables}
+        return judged(result(operation, self.how, arguments, judged.grads))
 
     def _refusals(self, shape: Shape, seed: int) -> Errors:
         """Each wrong argument raises a ValueError that names the operation, and the device works on."""

@@ -176,8 +176,7 @@ class Running:
                 self.report.add(section, row)
         why = process.reason()
         self._count(cut_off=1)
-        row = {"check": unit.part, "case": unit.title, "message": why, "passed": False}
-        self.report.add("correctness", row)
+        self.report.add(*unit.failure(why))
         return False, False
 
     def _count(self, **more: int) -> None:

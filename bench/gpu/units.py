@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.gpu.setup import Rows
+from bench.gpu.setup import Row, Rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Unit:
     def title(self) -> str:
         """The part and the case in words."""
         return f"{self.part} {', '.join(map(str, self.case))}".strip()
+
+    def failure(self, message: str) -> Row:
+        """The row of a unit that did not come to its end: a failed check, or a figure that is missing."""
+        row = {"case": self.title, "message": message}
+        return ("correctness", {"check": self.part, **row, "passed": False}) if self.checks else ("failed", row)
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,7 @@ def run(unit: Unit, setup: Setup, write: Any) -> str | None:
             write(section, row)
     except Exception as error:  # recorded; the other units go on
         message = f"{type(error).__name__}: {error}"[:600]
-        row = {"case": unit.title, "message": message}
-        write(*(("correctness", {"check": unit.part, **row, "passed": False}) if unit.checks else ("failed", row)))
+        write(*unit.failure(message))
     if setup.gpu:
         gc.collect()  # a session's passes refer to themselves, and hold the device's memory
         torch.cuda.empty_cache()

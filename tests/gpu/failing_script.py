@@ -32,7 +32,7 @@ def ends(setup: Setup) -> Rows:
 def phases(setup: Setup) -> list[Phase]:
     """All kinds of ends in turn, units side by side, and units that come too late."""
     fine = tuple(Unit("fine", passes, (name,)) for name in "abc")
-    mixed = (Unit("figure", breaks), Unit("check", breaks, checks=True), Unit("ends", ends), fine[0])
+    mixed = (Unit("figure", breaks), Unit("check", breaks, checks=True), Unit("ends", ends, checks=True), fine[0])
     return [
         Phase("mixed", (*mixed, Unit("hangs", hangs, seconds=1.0), *fine[1:]), 300),
         Phase("several", fine, 300, workers=2),
