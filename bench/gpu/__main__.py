@@ -39,6 +39,7 @@ def main() -> int:
         "--seed", type=int, help="of the kernel checks' inputs; the kit's, or else the time, where left out"
     )
     parser.add_argument("--commit", help="what is measured, where git cannot say")
+    parser.add_argument("--began", type=float, help="when the script was called, in seconds since 1970")
     given = parser.parse_args()
     if given.out.exists() and not given.out.is_dir():
         parser.error(f"{given.out} is a file; name a folder")
@@ -60,15 +61,18 @@ def main() -> int:
         if chosen - every:
             parser.error(f"{kind} names {', '.join(sorted(chosen - every))}; there are {', '.join(sorted(every))}")
     phases = [phase for phase in phases if not only or phase.name in only]
-    report = Report(given.out / f"gpu-{given.script}.json", head(setup, command(), commit))
+    report = Report(given.out / f"gpu-{given.script}.json", head(setup, command(), commit), given.began)
     code = run(script, phases, setup, report, parts)
     show(report.data)
     return code
 
 
 def command() -> str:
-    """The command line without the folders' places."""
+    """The command line as somebody else would write it: without the folders' places, and without the time."""
     words = [word if not Path(word).is_absolute() else Path(word).name for word in sys.argv[1:]]
+    if "--began" in words:
+        place = words.index("--began")
+        words[place : place + 2] = []
     return f"python -m bench.gpu {shlex.join(words)}"
 
 

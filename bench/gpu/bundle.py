@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.gpu import kit
 
@@ -56,12 +57,15 @@ def main() -> int:
         command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         subprocess.run([*command, "--dest", str(out / kit.WHEELS), *CARRIED], check=True)
         scripts(python, out, work)
-        made = {"seed": SEED, **described(python, given.commit)}
+        made = {"command": "python3 -m bench.gpu.bundle BUNDLE", "seed": SEED, **described(python, given.commit)}
         made["kernels"] = kit.packed(work / "cache", out / kit.CACHE)
-        (out / kit.MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
-    print(f"{given.out}: {made['kernels']} kernels, {size:.1f} MiB of at most {MOST_MIB}, {time.time() - start:.0f} s")
-    return int(size > MOST_MIB)
+    made["mib"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
+    made["seconds"] = time.time() - start
+    (out / kit.MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{given.out}: {made['kernels']} kernels, {made['mib']:.1f} MiB of at most {MOST_MIB}, {made['seconds']:.0f} s"
+    )
+    return int(made["mib"] > MOST_MIB)
 
 
 def version(python: str) -> str | None:
@@ -96,16 +100,18 @@ def scripts(python: str, out: Path, work: Path) -> None:
             raise RuntimeError(f"bench.gpu.bundle: {script}: {report['failed'][0]}")
 
 
-def described(python: str, commit: str | None) -> dict[str, object]:
-    """The manifest: the commit and the keys of the kernels."""
-    text = "import json; from bench.gpu.about import *; from bench.gpu.kit import keys"
-    text += "; print(json.dumps([commit(), versions(), keys()]))"
+def described(python: str, commit: str | None) -> dict[str, Any]:
+    """Of the manifest the commit, the machine, the versions and the keys of the kernels."""
+    text = (
+        "import json; from bench.gpu.about import *; from bench.gpu.kit import keys; from bench.machine import machine"
+    )
+    text += "; print(json.dumps([commit(), machine(), versions(), keys()]))"
     run = subprocess.run(
         [python, "-c", text], check=True, capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"},
     )  # fmt: skip
-    head, versions, keys = json.loads(run.stdout.splitlines()[-1])
-    return {"commit": commit or head, "versions": versions, "keys": keys}
+    head, machine, versions, keys = json.loads(run.stdout.splitlines()[-1])
+    return {"commit": commit or head, "machine": machine, "versions": versions, "keys": keys}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ if [ $# -lt 3 ]; then
     echo "usage: [PYTHON=python3] bench/gpu/run.sh first|second OUT BUNDLE [options of bench.gpu]" >&2
     exit 2
 fi
+began=$EPOCHREALTIME
 script=$1 out=$(realpath -m -- "$2") bundle=$(realpath -m -- "$3")
 shift 3
 python=${PYTHON:-python3}
@@ -25,4 +26,4 @@ if [ "$code" = 3 ]; then
 elif [ "$code" != 0 ]; then
     exit "$code"
 fi
-exec "$python" -m bench.gpu "$script" "$out" --kit "$kit" "$@"
+exec "$python" -m bench.gpu "$script" "$out" --kit "$kit" --began "$began" "$@"

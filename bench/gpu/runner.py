@@ -33,17 +33,21 @@ class Report:
 
     Args:
         path: of the file. head: what stands in it from the start.
+        began: the time (time.time()) at which the script was called; now where left out.
     """
 
-    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+    def __init__(self, path: Path, head: dict[str, Any], began: float | None = None) -> None:
         self.path, self.lock, self.written = path, threading.Lock(), 0.0
-        self.data: dict[str, Any] = {**head, "phases": {}, **{name: [] for name in REPORTED}, "measured": {}}
+        self.began = time.time() if began is None else began
+        own = {"phases": {}, "first_row_s": {}, **{name: [] for name in REPORTED}, "measured": {}}
+        self.data: dict[str, Any] = {**head, **own}
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
 
     def add(self, section: str, row: Any) -> None:
         """Add a row; a failed check and a figure are told on the screen."""
         with self.lock:
+            self.data["first_row_s"].setdefault(section, time.time() - self.began)
             if section == "machine":
                 self.data["machine"] |= row
             elif section == "roofline":
@@ -101,7 +105,7 @@ def run(script: str, phases: list[Phase], setup: Setup, report: Report, parts: C
         running.run(parts)
         taken = time.time() - start
         limit = None if phase.seconds == float("inf") else phase.seconds
-        row = {"seconds": taken, "limit": limit, **running.counts}
+        row = {"began_s": start - report.began, "seconds": taken, "limit": limit, **running.counts}
         report.data["phases"][phase.name] = row
         report.write()
         within = "" if limit is None else f" of {limit:.0f}"
