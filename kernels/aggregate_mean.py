@@ -163,7 +163,7 @@ def mean_rows(
 @kernel(
     Config({"BLOCK": 4, "COLUMNS": 128}, num_warps=4),
     Config({"BLOCK": 1, "COLUMNS": 128}, num_warps=1),
-    Config({"BLOCK": 8, "COLUMNS": 128}, num_warps=4),
+    Config({"BLOCK": 8, "COLUMNS": 64}, num_warps=4),
 )
 def mean_kernel(
     p_memory, p_memory_time, p_partner, p_event_id, p_mail_time, p_mail_features,

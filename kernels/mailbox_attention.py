@@ -61,7 +61,7 @@ def mailbox_attention_reference(
 
 @kernel(
     Config({"BLOCK": 64, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
-    Config({"BLOCK": 128, "HELD": 10240}, num_warps=4), float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    Config({"BLOCK": 128, "HELD": 10240}, num_warps=4), float64=[Config({"BLOCK": 64, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def mailbox_kernel(
     p_mails, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,

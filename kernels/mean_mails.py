@@ -66,7 +66,7 @@ def mean_row(
 @kernel(
     Config({"CHUNK": 16, "COLUMNS": 128}, num_warps=4),
     Config({"CHUNK": 8, "COLUMNS": 128}, num_warps=2),
-    Config({"CHUNK": 32, "COLUMNS": 64}, num_warps=4),
+    Config({"CHUNK": 16, "COLUMNS": 64}, num_warps=4),
 )
 def mean_mails_kernel(
     p_means, p_kept, p_hidden, p_features, p_src_rows, p_dst_rows, p_starts, p_deliveries,

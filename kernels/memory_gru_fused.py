@@ -14,7 +14,6 @@ Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 @kernel(
     Config({"BLOCK_U": 64, "BLOCK_D": 32, "BLOCK_K": 32}, num_warps=8, num_stages=3),
-    Config({"BLOCK_U": 32, "BLOCK_D": 32, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     Config({"BLOCK_U": 32, "BLOCK_D": 64, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     ieee=[Config({"BLOCK_U": 16, "BLOCK_D": 32, "BLOCK_K": 16}, num_warps=4, num_stages=2)],
     float64=[Config({"BLOCK_U": 16, "BLOCK_D": 16, "BLOCK_K": 16}, num_warps=4, num_stages=1)],

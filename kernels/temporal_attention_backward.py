@@ -66,7 +66,7 @@ def _by_root(query: torch.Tensor, query_rows: torch.Tensor | None) -> torch.Tens
 
 @kernel(
     Config({"BLOCK": 64, "HELD": 6144}, num_warps=1), Config({"BLOCK": 128, "HELD": 10240}, num_warps=2),
-    float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    float64=[Config({"BLOCK": 64, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_backward_kernel(
     p_d_context, p_d_total, p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,

@@ -14,7 +14,7 @@ from mspipe_triton.kernels.updater_inputs import flags, table_gradients
 
 
 @kernel(
-    Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_U": 32, "PART": 256}, num_warps=4, num_stages=3),
+    Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_U": 32, "PART": 256}, num_warps=4, num_stages=2),
     Config({"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_U": 32, "PART": 512}, num_warps=4, num_stages=3),
     ieee=[Config({"BLOCK_N": 32, "BLOCK_K": 64, "BLOCK_U": 16, "PART": 512}, num_warps=4, num_stages=2)],
     float64=[Config({"BLOCK_N": 32, "BLOCK_K": 32, "BLOCK_U": 16, "PART": 512}, num_warps=8, num_stages=2)],
