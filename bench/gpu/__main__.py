@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu import kit
+from bench.gpu import kit, prewarm
 from bench.gpu.runner import Report, head, run
 from bench.gpu.setup import TARGETS, Setup
 from bench.gpu.table import show
@@ -39,16 +39,21 @@ def main() -> int:
         "--seed", type=int, help="of the kernel checks' inputs; the kit's, or else the time, where left out"
     )
     parser.add_argument("--commit", help="what is measured, where git cannot say")
-    parser.add_argument("--began", type=float, help="when the script was called, in seconds since 1970")
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--prewarm", action="store_true", help="compile the kernels of both scripts first, side by side"
+    )
     given = parser.parse_args()
     if given.out.exists() and not given.out.is_dir():
         parser.error(f"{given.out} is a file; name a folder")
     if given.target == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device is visible; `--target stub` fakes its launches, `--target cpu --quick` has none")
-    setup, commit, seed = Setup(given.target, given.quick, references=given.references), given.commit, int(time.time())
+        parser.error("no CUDA device is visible; `--target stub` fakes its launches, `--target cpu --quick` needs none")
+    if given.kit is not None and not (given.kit / kit.MANIFEST).exists():
+        parser.error(f"{given.kit} holds no unpacked bundle; `python -m bench.gpu.kit BUNDLE FOLDER` unpacks one")
+    setup, facts, seed = Setup(given.target, given.quick, references=given.references), {}, int(time.time())
     if given.kit is not None:
         made = kit.manifest(given.kit)
-        commit, seed = commit or made["commit"], made["seed"]  # other inputs would take other kernels now and then
+        facts, seed = {"bundle_commit": made["commit"]}, made["seed"]  # other inputs take other kernels now and then
         setup = dataclasses.replace(setup, data=str(given.kit / "wiki.csv"), references=given.kit / kit.REFERENCES)
     setup = dataclasses.replace(setup, seed=seed if given.seed is None else given.seed)
     script = f"bench.gpu.{given.script}"
@@ -61,19 +66,35 @@ def main() -> int:
         if chosen - every:
             parser.error(f"{kind} names {', '.join(sorted(chosen - every))}; there are {', '.join(sorted(every))}")
     phases = [phase for phase in phases if not only or phase.name in only]
-    report = Report(given.out / f"gpu-{given.script}.json", head(setup, command(), commit), given.began)
+    if not any(not parts or unit.part in parts for phase in phases for unit in phase.units):
+        parser.error(f"no phase of --only {given.only} has a unit of --parts {given.parts}; see {script}")
+    if given.prewarm:
+        compile_first(setup, given.out)
+    path = given.out / f"gpu-{given.script}.json"
+    report = Report(path, {**head(setup, command(given.kit is not None), given.commit), **facts}, given.began)
     code = run(script, phases, setup, report, parts)
     show(report.data)
+    print(f"wrote {path}")
     return code
 
 
-def command() -> str:
-    """The command line as somebody else would write it: without the folders' places, and without the time."""
-    words = [word if not Path(word).is_absolute() else Path(word).name for word in sys.argv[1:]]
-    if "--began" in words:
-        place = words.index("--began")
-        words[place : place + 2] = []
-    return f"python -m bench.gpu {shlex.join(words)}"
+def compile_first(setup: Setup, out: Path) -> None:
+    """Let a stub take the launches of both scripts, so that their kernels lie in Triton's cache."""
+    launched = dataclasses.replace(setup, target="stub")
+    report = Report(out / "gpu-prewarm.json", head(launched, command(True), None))
+    run("bench.gpu.prewarm", prewarm.phases(launched), launched, report)
+
+
+def command(bundled: bool) -> str:
+    """The command line as somebody else would write it: with a bundle the shell script's, and no folders."""
+    words = sys.argv[1:]
+    for name in ("--began", "--kit"):
+        if name in words:
+            place = words.index(name)
+            words[place : place + 2] = []
+    script, _, *rest = (word for word in words if word != "--prewarm")
+    start = ["bench/gpu/run.sh", script, "OUT", "BUNDLE"] if bundled else ["python", "-m", "bench.gpu", script, "OUT"]
+    return shlex.join([*start, *(Path(word).name if word.startswith("/") else word for word in rest)])
 
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ def main() -> int:
     )
     parser.add_argument("--commit", help="the commit, where git cannot say")
     given = parser.parse_args()
-    if given.out.exists() and any(given.out.iterdir()):
-        parser.error(f"{given.out} is not empty; name another folder")
+    if given.out.exists() and (not given.out.is_dir() or any(given.out.iterdir())):
+        parser.error(f"{given.out} is a file or not empty; name another folder")
     if version(given.python) != PYTHON:
-        parser.error(f"{given.python} is no Python {PYTHON}; name one with --python")
+        parser.error(f"{given.python} is not Python {PYTHON}; name one that is with --python")
     missing = [name for name in ("wiki.csv", "uci.csv") if not (given.data / name).exists()]
     if missing:
-        parser.error(f"{given.data} has no {' and no '.join(missing)}; name the folder that has, with --data")
+        parser.error(f"{given.data} has no {' and no '.join(missing)}; give the folder that has them with --data")
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
         work, out = Path(folder), given.out.resolve()

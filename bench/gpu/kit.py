@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -16,6 +17,8 @@ from typing import Any
 MANIFEST, CACHE, WHEELS, REFERENCES = "manifest.json", "cache.tar.xz", "wheels", "references"
 KEPT = (".cubin", ".json", ".so")  # what a launch reads of Triton's cache
 GROUP = "__grp__"
+CAPABILITY = (9, 0)  # that the stub stands for
+SHOWN = 6
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -61,14 +64,15 @@ def packed(cache: Path, archive: Path) -> int:
     return kernels
 
 
-def unpacked(archive: Path, cache: Path) -> None:
-    """Unpack a Triton cache; groups, which name files by absolute paths, then name those of this folder."""
+def unpacked(archive: Path, cache: Path, final: Path) -> None:
+    """Unpack a Triton cache that will lie in `final`: groups, which name files by absolute paths, name those there."""
     cache.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:
         tar.extractall(cache, filter="data")
     for path in cache.glob(f"*/{GROUP}*.json"):
         names = json.loads(path.read_text(encoding="utf-8"))["child_paths"]
-        there = {name: str(path.parent / name) for name in names if (path.parent / name).exists()}
+        place = final / path.parent.name
+        there = {name: str(place / name) for name in names if (path.parent / name).exists()}
         path.write_text(json.dumps({"child_paths": there}), encoding="utf-8")
 
 
@@ -85,30 +89,67 @@ def install(wheels: Path, site: Path) -> list[str]:
     return installed
 
 
+def unpack(bundle: Path, folder: Path) -> None:
+    """Unpack a bundle; the folder is there whole or not at all."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    print(f"installed {', '.join(install(bundle / WHEELS, part / 'site')) or 'no package'}")
+    unpacked(bundle / CACHE, part / "cache", folder / "cache")
+    for name in (REFERENCES, "wiki.csv", "uci.csv"):
+        os.symlink((bundle / name).resolve(), part / name)
+    shutil.copyfile(bundle / MANIFEST, part / MANIFEST)
+    os.replace(part, folder)
+
+
+def fault(bundle: Path, folder: Path) -> str | None:
+    """Why a bundle cannot be unpacked to a folder, or None."""
+    missing = [
+        name for name in (MANIFEST, CACHE, WHEELS, REFERENCES, "wiki.csv", "uci.csv") if not (bundle / name).exists()
+    ]
+    if missing:
+        return f"{bundle} has no {', no '.join(missing)}; make a bundle with `python3 -m bench.gpu.bundle FOLDER`"
+    if folder.exists() and not (folder / MANIFEST).exists():
+        return f"{folder} is there and holds no bundle; name another folder, or remove it"
+    if folder.exists() and manifest(folder) != manifest(bundle):
+        return f"{folder} holds another bundle; name another folder, or remove it"
+    return None
+
+
+def capability() -> tuple[int, int] | None:
+    """The compute capability of the GPU, where there is one."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
 def main() -> int:
-    """Unpack a bundle and say whether its kernels serve here: 0 where they do, 3 where they must be compiled anew."""
+    """Unpack a bundle and say whether its kernels serve here.
+
+    Returns:
+        0 where they do, 3 where they can be compiled anew before they are needed, 4 where they cannot.
+    """
     parser = argparse.ArgumentParser(prog="bench.gpu.kit", description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("folder", type=Path, help="folder to unpack to; what it holds already is left")
+    parser.add_argument(
+        "folder", type=Path, help="folder to unpack to; one that holds the same bundle is left as it is"
+    )
     given = parser.parse_args()
-    if not (given.bundle / MANIFEST).exists():
-        parser.error(f"{given.bundle} has no {MANIFEST}; make one with `python -m bench.gpu.bundle FOLDER`")
-    made, folder = manifest(given.bundle), given.folder
-    if not (folder / MANIFEST).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        installed = install(given.bundle / WHEELS, folder / "site")
-        print(f"installed {', '.join(installed) or 'nothing'}")
-        sys.path.append(str(folder / "site"))
-        unpacked(given.bundle / CACHE, folder / "cache")
-        for name in (REFERENCES, "wiki.csv", "uci.csv"):
-            os.symlink((given.bundle / name).resolve(), folder / name)
-        (folder / MANIFEST).write_text(json.dumps(made), encoding="utf-8")
-    else:
-        sys.path.append(str(folder / "site"))
-    here = keys()
-    other = sorted(name for name in {*here, *made["keys"]} if here.get(name) != made["keys"].get(name))
+    why = fault(given.bundle, given.folder)
+    if why is not None:
+        parser.error(why)
+    if not given.folder.exists():
+        unpack(given.bundle, given.folder)
+    sys.path.append(str(given.folder / "site"))
+    made, here, gpu = manifest(given.bundle), keys(), capability()
+    if gpu not in (None, CAPABILITY):
+        print(f"MISS: the kernels are for compute capability {CAPABILITY}, and this GPU has {gpu}")
+        return 4
+    names = [*made["keys"], *(name for name in here if name not in made["keys"])]  # Triton's come before the kernels'
+    other = [name for name in names if here.get(name) != made["keys"].get(name)]
     if other:
-        print(f"MISS: {len(other)} of {len(here)} keys differ: {', '.join(other[:6])}")
+        more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
+        print(f"MISS: {len(other)} of {len(names)} keys differ: {', '.join(other[:SHOWN])}{more}")
         return 3
     print(f"HIT: Triton {here['version']}, {made['kernels']} kernels of {made['commit'][:12]}")
     return 0

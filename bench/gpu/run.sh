@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a script on a machine with a GPU: bench/gpu/run.sh first|second OUT BUNDLE [options of bench.gpu]. BUNDLE is what
-# bench.gpu.bundle made; OUT gets gpu-first.json or gpu-second.json, written as it goes. It takes python3 with torch and
-# triton (PYTHON names another); nothing is fetched. KIT names where to unpack, which a second run finds again.
+# bench.gpu.bundle made, and must stay where it is; OUT gets gpu-first.json or gpu-second.json, written as it goes. It
+# takes python3 with torch, triton and what the trainer needs (PYTHON names another); nothing is fetched. KIT names where
+# to unpack, which a second run finds again.
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: [PYTHON=python3] bench/gpu/run.sh first|second OUT BUNDLE [options of bench.gpu]" >&2
@@ -12,18 +13,18 @@ script=$1 out=$(realpath -m -- "$2") bundle=$(realpath -m -- "$3")
 shift 3
 python=${PYTHON:-python3}
 case $python in */*) python=$(realpath -s -- "$python") ;; esac
-kit=$(realpath -m -- "${KIT:-${TMPDIR:-/tmp}/mspipe-kit}")
+kit=$(realpath -m -- "${KIT:-${TMPDIR:-/tmp}/mspipe-kit-$(cksum <"$bundle/manifest.json" 2>/dev/null | tr -dc 0-9)}")
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.."
-if ! "$python" -c "import torch, triton" 2>/dev/null; then
-    echo "bench/gpu/run.sh: $python has no torch and triton; name one that has, as in PYTHON=.venv/bin/python" >&2
+if ! why=$("$python" -c "import torch, triton, numpy, pyarrow, typer, rich, torchmetrics, torch_geometric" 2>&1); then
+    echo "bench/gpu/run.sh: $python lacks a package ($(tail -n 1 <<<"$why")); name another Python, as in PYTHON=.venv/bin/python" >&2
     exit 2
 fi
 export PYTHONPATH="$PWD:$kit/site${PYTHONPATH:+:$PYTHONPATH}" TRITON_CACHE_DIR="$kit/cache" PYTHONUNBUFFERED=1
-code=0
+code=0 options=()
 "$python" -m bench.gpu.kit "$bundle" "$kit" || code=$?
-if [ "$code" = 3 ]; then
-    "$python" -m bench.gpu prewarm "$kit" --target stub --kit "$kit" || echo "kernels are compiled as they come"
-elif [ "$code" != 0 ]; then
-    exit "$code"
-fi
-exec "$python" -m bench.gpu "$script" "$out" --kit "$kit" --began "$began" "$@"
+case $code in
+    0 | 4) ;;
+    3) options+=(--prewarm) ;;
+    *) exit "$code" ;;
+esac
+exec "$python" -m bench.gpu "$script" "$out" --kit "$kit" --began "$began" "${options[@]}" "$@"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib
 import os
 import shutil
@@ -61,10 +62,17 @@ def headers() -> Path:
 @functools.lru_cache
 def library() -> ctypes.CDLL:
     """The stub of the CUDA driver, compiled and loaded: launchers then find it by its name."""
-    folder = Path(tempfile.mkdtemp(prefix="stub-"))
-    command = [str(compiler()), "-shared", "-fPIC", "-O1", f"-I{headers()}", str(SOURCE), "-o", str(folder / LIBRARY)]
-    subprocess.run([*command, f"-Wl,-soname,{LIBRARY}"], check=True)
-    (folder / "libcuda.so").symlink_to(LIBRARY)
+    digest = hashlib.sha256(SOURCE.read_bytes() + str(headers()).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir(), f"mspipe-stub-{os.getuid()}-{digest}")
+    if not folder.exists():
+        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        command = [str(compiler()), "-shared", "-fPIC", "-O1", f"-I{headers()}", str(SOURCE), "-o", str(part / LIBRARY)]
+        subprocess.run([*command, f"-Wl,-soname,{LIBRARY}"], check=True)
+        (part / "libcuda.so").symlink_to(LIBRARY)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(part)
     os.environ["TRITON_LIBCUDA_PATH"] = str(folder)  # where Triton links its launchers against
     return ctypes.CDLL(str(folder / LIBRARY), mode=ctypes.RTLD_GLOBAL)
 

@@ -44,7 +44,7 @@ def targets(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     }  # fmt: skip
     return [
         {
-            "target": name, "bound": bound, "value": value, "measured": was,
+            "target": name, "bound": bound, "aim": value, "measured": was,
             "met": None if was is None else was <= value if bound == "at most" else was >= value,
         }
         for name, (bound, value, was) in found.items()
@@ -148,7 +148,7 @@ def show(report: Report) -> None:
     for row in finished(report)["targets"]:
         if row["met"] is not None:
             was = "met" if row["met"] else "MISSED"
-            print(f"target: {row['target']}, {row['bound']} {row['value']:g}: {was}, {row['measured']:,.4g}")
+            print(f"target: {row['target']}, {row['bound']} {row['aim']:g}: {was}, {row['measured']:,.4g}")
     checks = [check["passed"] for check in report["correctness"]]
     counts = {
         "passed": checks.count(True),

@@ -15,7 +15,7 @@ class Unit:
     """A piece of a report that fails alone.
 
     Args:
-        part: its kind, which `--only` names.
+        part: its kind, which `--parts` names.
         function: called with the set-up and the case, gives the rows.
         checks: whether what it raises is a failed check, and not only a figure that is missing.
         traced: whether it may use the profiler, which can leave launches slower, so that a new process follows.

@@ -25,7 +25,8 @@ def cache(folder: Path) -> None:
 def test_a_cache_is_pruned_and_works_in_another_folder(tmp_path: Path) -> None:
     cache(tmp_path / "here")
     assert kit.packed(tmp_path / "here", tmp_path / "cache.tar.xz") == 1
-    kit.unpacked(tmp_path / "cache.tar.xz", tmp_path / "there")
+    kit.unpacked(tmp_path / "cache.tar.xz", tmp_path / "part", tmp_path / "there")
+    (tmp_path / "part").rename(tmp_path / "there")
     place = tmp_path / "there" / "AAAA"
     assert sorted(path.name for path in place.iterdir()) == ["__grp__a.json", "a.cubin", "a.json", "launcher.so"]
     group = json.loads((place / "__grp__a.json").read_text(encoding="utf-8"))["child_paths"]
@@ -75,6 +76,38 @@ def test_a_bundle_hits_on_a_machine_like_its_own(
     assert (tmp_path / "kit" / "wiki.csv").exists()
     assert kit.manifest(tmp_path / "kit")["commit"] == "abc"
     assert kit.main() == 0  # a second time
+    assert not (tmp_path / "kit.part").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused(
+    tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kit.main() == 0
+    facts = {**kit.manifest(made), "commit": "another"}
+    (made / kit.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
+    for message in ("holds another bundle; name another folder", "holds no bundle; name another folder"):
+        with pytest.raises(SystemExit, match="2"):
+            kit.main()
+        assert message in capsys.readouterr().err
+        (tmp_path / "kit" / kit.MANIFEST).unlink(missing_ok=True)
+    (made / kit.CACHE).unlink()
+    with pytest.raises(SystemExit, match="2"):
+        kit.main()
+    assert "has no cache.tar.xz; make a bundle with" in capsys.readouterr().err
+
+
+def test_what_was_left_half_unpacked_is_unpacked_anew(tmp_path: Path, made: Path) -> None:
+    (tmp_path / "kit.part" / "references").mkdir(parents=True)
+    assert kit.main() == 0
+    assert not (tmp_path / "kit.part").exists()
+
+
+def test_another_kind_of_gpu_misses(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kit, "capability", lambda: (8, 0))
+    assert kit.main() == 4
+    assert "for compute capability (9, 0), and this GPU has (8, 0)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changed", [{"kernel gru": "three"}, {"triton": "other"}, {"kernel new": "four"}])
@@ -93,7 +126,7 @@ def test_what_is_no_bundle_is_refused(
     monkeypatch.setattr(sys, "argv", ["kit", str(tmp_path), str(tmp_path / "kit")])
     with pytest.raises(SystemExit, match="2"):
         kit.main()
-    assert "has no manifest.json; make one with" in capsys.readouterr().err
+    assert "has no manifest.json, no cache.tar.xz" in capsys.readouterr().err
     assert not (tmp_path / "kit").exists()
 
 
@@ -110,8 +143,12 @@ def test_a_bundle_needs_its_streams_and_an_empty_folder(
     (full / "something").touch()
     monkeypatch.setattr(bundle, "version", lambda python: {"python3.12": bundle.PYTHON}.get(python))
     for arguments, message in (
-        ([str(full)], "is not empty; name another folder"),
-        ([str(tmp_path / "new"), "--python", "python3.11"], "python3.11 is no Python 3.12; name one with --python"),
+        ([str(full)], "is a file or not empty; name another folder"),
+        ([str(full / "something")], "is a file or not empty; name another folder"),
+        (
+            [str(tmp_path / "new"), "--python", "python3.11"],
+            "python3.11 is not Python 3.12; name one that is with --python",
+        ),
         ([str(tmp_path / "new"), "--data", str(full)], "has no wiki.csv and no uci.csv"),
     ):
         monkeypatch.setattr(sys, "argv", ["bundle", *arguments])

@@ -188,7 +188,14 @@ def test_the_screen_says_what_failed_and_what_was_measured(tmp_path: Path, capsy
 
 @pytest.mark.parametrize(
     "arguments",
-    [["third", "out"], ["first", "a-file"], ["first", "out"], ["first", "out", "--target", "cpu", "--only", "x"]],
+    [
+        ["third", "out"],
+        ["first", "a-file"],
+        ["first", "out"],
+        ["first", "out", "--target", "cpu", "--only", "x"],
+        ["first", "out", "--target", "cpu", "--only", "timings", "--parts", "roofline"],
+        ["first", "out", "--target", "cpu", "--kit", "."],
+    ],
 )
 def test_wrong_arguments_are_refused_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
@@ -210,7 +217,7 @@ def test_the_shell_script_says_how_it_is_called(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHON": "/bin/false"}
     run = subprocess.run([*script, *options], capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 2
-    assert "has no torch and triton" in run.stderr
+    assert "/bin/false lacks a package" in run.stderr
 
 
 def test_versions_and_commit_are_told() -> None:
