@@ -160,11 +160,7 @@ def mean_rows(
         store_cells(p_to + b_node[:, None] * stride_to + i_column, b_mean, m_cell)
 
 
-@kernel(
-    Config({"BLOCK": 4, "COLUMNS": 128}, num_warps=4),
-    Config({"BLOCK": 1, "COLUMNS": 128}, num_warps=1),
-    Config({"BLOCK": 8, "COLUMNS": 64}, num_warps=4),
-)
+@kernel(Config({"BLOCK": 4, "COLUMNS": 128}, num_warps=4), Config({"BLOCK": 1, "COLUMNS": 128}, num_warps=1))
 def mean_kernel(
     p_memory, p_memory_time, p_partner, p_event_id, p_mail_time, p_mail_features,
     p_src, p_dst, p_batch_event_ids, p_times, p_features, p_hidden, p_hidden_time, p_src_rows, p_dst_rows,

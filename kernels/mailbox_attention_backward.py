@@ -69,7 +69,7 @@ def mailbox_attention_backward_reference(
 
 @kernel(
     Config({"BLOCK": 128, "HELD": 10240}, num_warps=4), Config({"BLOCK": 64, "HELD": 20480}, num_warps=8),
-    float64=[Config({"BLOCK": 64, "HELD": 10240}, num_warps=8)],
+    float64=[Config({"BLOCK": 128, "HELD": 1280}, num_warps=8)],
 )  # fmt: skip
 def mailbox_backward_kernel(
     p_d_context, p_d_total, p_mails, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,

@@ -79,7 +79,7 @@ def temporal_attention_reference(
 
 
 @kernel(
-    Config({"BLOCK": 64, "HELD": 6144}, num_warps=1), Config({"BLOCK": 64, "HELD": 10240}, num_warps=2),
+    Config({"BLOCK": 64, "HELD": 6144}, num_warps=1), Config({"BLOCK": 64, "HELD": 20480}, num_warps=8),
     float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
 )  # fmt: skip
 def attention_kernel(
