@@ -208,6 +208,15 @@ def test_wrong_arguments_are_refused_in_a_line(
     assert "error:" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_command_is_told_without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = importlib.import_module("bench.gpu.__main__")
+    words = ["first", "/tmp/x/out", "--kit", "/tmp/x/kit", "--began", "1.5", "--prewarm", "--target", "stub"]
+    monkeypatch.setattr(sys, "argv", ["bench.gpu", *words])
+    assert main.command(True) == "bench/gpu/run.sh first OUT BUNDLE --target stub"
+    monkeypatch.setattr(sys, "argv", ["bench.gpu", "second", "out", "--only", "tuning"])
+    assert main.command(False) == "python -m bench.gpu second OUT --only tuning"
+
+
 def test_the_shell_script_says_how_it_is_called(tmp_path: Path) -> None:
     script = ["bash", str(ROOT / "bench" / "gpu" / "run.sh")]
     run = subprocess.run(script, capture_output=True, text=True, check=False)
