@@ -176,7 +176,7 @@ def judge(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, whe
 
 
 def unjudged(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, where: torch.device = CPU) -> Judge:
-    """What `judge` gives, with nothing to compare: for launches that compute nothing."""
+    """A judge with nothing to compare, for launches that compute nothing; arguments as in `judge`."""
     with variant("eager"):
         grads = probes(operation, callee(operation, "eager"), arguments, seed) if operation.leaves else None
     return Judge(grads, Expected({}, {}, {}, torch.float32))

@@ -66,7 +66,7 @@ def resolve_device(config: RunConfig) -> tuple[RunConfig, str | None]:
 
 
 def _fault(name: str) -> str | None:
-    """Why no run can take the GPU of this name, as a clause, or None."""
+    """The reason that no run can take the GPU of this name, as a clause, or None."""
     if torch.version.hip:
         return f"the kernels are for NVIDIA's GPUs, and torch is built for AMD's ({name})"
     if launch.triton is None:

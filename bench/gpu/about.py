@@ -1,4 +1,4 @@
-"""What a GPU report says of itself: the device, the versions, the commit."""
+"""Facts that a GPU report begins with: the device, the versions, the commit."""
 
 from __future__ import annotations
 

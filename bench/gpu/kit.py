@@ -103,7 +103,7 @@ def unpack(bundle: Path, folder: Path) -> None:
 
 
 def fault(bundle: Path, folder: Path) -> str | None:
-    """Why a bundle cannot be unpacked to a folder, or None."""
+    """The reason that a bundle cannot be unpacked to a folder, or None."""
     missing = [
         name for name in (MANIFEST, CACHE, WHEELS, REFERENCES, "wiki.csv", "uci.csv") if not (bundle / name).exists()
     ]

@@ -121,7 +121,7 @@ def iteration(setup: Setup, kind: str) -> Rows:
 
 
 def one(setup: Setup, kind: str) -> Results:
-    """What an iteration of a model begins with, and what it must give, by the CPU."""
+    """The start of one iteration of a model, and the results that it must give, by the CPU."""
     stream, model, size = _short_iteration(setup, kind)
 
     def compute() -> Results:

@@ -83,7 +83,7 @@ class Report:
 
 
 def head(setup: Setup, command: str, commit: str | None) -> dict[str, Any]:
-    """What every report begins with."""
+    """The facts that every report begins with."""
     return {
         "device": "stub" if setup.stub else about.device(setup.gpu),
         **({"note": "launches reached a stub: nothing was computed, and no time means anything"} if setup.stub else {}),
@@ -244,7 +244,7 @@ class Process:
             yield from (tuple(json.loads(each)) for each in lines)
 
     def reason(self) -> str:
-        """Why it gave no more rows, and the end of what it said."""
+        """The reason that it gave no more rows, and the end of what it said."""
         if not self.why:
             code = self.process.wait()
             self.why = f"exit code {code}"

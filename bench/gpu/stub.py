@@ -32,14 +32,14 @@ CAPABILITY = 90
 
 
 def unavailable() -> str | None:
-    """Why there can be no stub in this process, in a line, or None."""
+    """The reason that this process can have no stub, in a line, or None."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "this process runs Triton's interpreter"
     return missing()
 
 
 def missing() -> str | None:
-    """What a stub needs and this machine lacks, in a line, or None."""
+    """The thing that a stub needs and this machine lacks, in a line, or None."""
     if launch.triton is None:
         return "triton is not installed"
     if compiler() is None:

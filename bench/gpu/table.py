@@ -57,7 +57,7 @@ def rate(row: Mapping[str, Any]) -> float:
 
 
 def line(section: str, row: Mapping[str, Any], report: Report) -> str | None:
-    """What the screen says of a row, if anything: each figure, the first checks that failed, what is missing."""
+    """The screen's line for a row, if any: for each figure, the first checks that failed, and what is missing."""
     if section == "correctness":
         failed = sum(check["passed"] is False for check in report["correctness"])
         return _failure(row) if row["passed"] is False and failed <= FAILURES_SHOWN else None

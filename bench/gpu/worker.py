@@ -97,7 +97,7 @@ class Compilations:
             self.compiled.append(metadata["name"])
 
     def since(self) -> dict[str, Any]:
-        """What was looked up since the last call."""
+        """The lookups since the last call."""
         found = {"from_cache": self.from_cache, "compiled": self.compiled}
         self.from_cache, self.compiled = 0, []
         return found

@@ -13,7 +13,7 @@ from bench.gpu import bundle, kit
 
 
 def cache(folder: Path) -> None:
-    """What Triton leaves of one kernel."""
+    """Make the files that Triton leaves of one kernel."""
     place = folder / "AAAA"
     place.mkdir(parents=True)
     for name in ("a.cubin", "a.ptx", "a.ttir", "a.json", "launcher.so"):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def through(*arguments: str) -> dict[str, Any]:
-    """What `through_the_jit` prints."""
+    """The JSON that `through_the_jit` prints."""
     why = stub.missing()
     if why is not None:
         pytest.skip(why)
