@@ -56,9 +56,10 @@ def main() -> int:
             shutil.copyfile(given.data / name, out / name)
         command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         subprocess.run([*command, "--dest", str(out / kit.WHEELS), *CARRIED], check=True)
-        scripts(python, out, work)
+        cache = given.cache.resolve() if given.cache else work / "cache"
+        scripts(python, out, work, cache)
         made = {"command": "python3 -m bench.gpu.bundle BUNDLE", "seed": SEED, **described(python, given.commit)}
-        made["kernels"] = kit.packed(work / "cache", out / kit.CACHE)
+        made["kernels"] = kit.packed(cache, out / kit.CACHE)
     made["mib"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
     made["seconds"] = time.time() - start
     (out / kit.MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
@@ -87,9 +88,9 @@ def environment(python: str, folder: Path) -> str:
     return str(inside)
 
 
-def scripts(python: str, out: Path, work: Path) -> None:
+def scripts(python: str, out: Path, work: Path, cache: Path) -> None:
     """Compute the references, and compile every kernel that the first script launches."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(work / "cache")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
     for script, target in (("kept", "cpu"), ("prewarm", "stub")):
         options = ["--target", target, "--references", str(out / kit.REFERENCES), "--seed", str(SEED)]
