@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="the bundle's folder, which must not be there or be empty")
     parser.add_argument("--python", default="python3.12", help="of the version that the machine with the GPU has")
     parser.add_argument("--venv", type=Path, help="environment to make, or to use where it is there; temporary without")
+    parser.add_argument("--cache", type=Path, help="Triton cache to go on with and to keep; temporary without")
     parser.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of wiki.csv, uci.csv"
     )
