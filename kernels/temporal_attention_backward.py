@@ -135,6 +135,8 @@ def neighbour_shapes(
 def slots_config(kernel: Kernel, dtype: torch.dtype, fanout: int) -> Config:
     """Either kernel's configuration, which is for 16 slots; a root with more takes as many times the warps, up to 8."""
     config = kernel.config("float64" if dtype == torch.float64 else "float32")
+    if fanout <= 16:
+        return config
     warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
     held = config["HELD"] * warps // config.num_warps
     return replace(config, blocks={**config.blocks, "HELD": held}, num_warps=warps)

@@ -69,7 +69,7 @@ def _turn_share(b):
     """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle.
 
     1/2π in two parts, the second's product added before the rounding: a quotient at a product's price (Brisebarre
-    and Muller, 2008; every float32 was tried). float32's 2π is another number than float64's.
+    and Muller, 2008; every float32 of two binades was tried). float32's 2π is another number than float64's.
     """
     if b.dtype == tl.float64:
         return tl.fma(b, tl.full(b.shape, 0.15915494309189535, b.dtype), b * -3.635205175920738e-18)

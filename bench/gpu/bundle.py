@@ -104,10 +104,14 @@ def scripts(python: str, out: Path, work: Path, cache: Path) -> None:
 
 def described(python: str, commit: str | None) -> dict[str, Any]:
     """Of the manifest the commit, the machine, the versions and the keys of the kernels."""
-    text = (
-        "import json; from bench.gpu.about import *; from bench.gpu.kit import keys; from bench.machine import machine"
-    )
-    text += "; print(json.dumps([commit(), machine(), versions(), keys()]))"
+    modules = {
+        "json": "dumps",
+        "bench.gpu.about": "commit, versions",
+        "bench.gpu.kit": "keys",
+        "bench.machine": "machine",
+    }
+    text = "\n".join(f"from {module} import {names}" for module, names in modules.items())
+    text += "\nprint(dumps([commit(), machine(), versions(), keys()]))"
     run = subprocess.run(
         [python, "-c", text], check=True, capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"},

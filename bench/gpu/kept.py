@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from bench.gpu import resident_checks, schedules
 from bench.gpu.setup import EVERY, Rows, Setup
-from bench.gpu.units import Phase, Unit
-
-NEVER = float("inf")
+from bench.gpu.units import NEVER, Phase, Unit
 
 
 def phases(setup: Setup) -> list[Phase]:

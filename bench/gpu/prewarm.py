@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from bench.gpu import first, second
 from bench.gpu.setup import Setup
-from bench.gpu.units import Phase
+from bench.gpu.units import NEVER, Phase
 
 WITHOUT = ("roofline", "pyg", "tuning")  # of our kernels they launch one, none, and what tuning comes upon
-NEVER = float("inf")
 
 
 def phases(setup: Setup) -> list[Phase]:

@@ -13,7 +13,7 @@ script=$1 out=$(realpath -m -- "$2") bundle=$(realpath -m -- "$3")
 shift 3
 python=${PYTHON:-python3}
 case $python in */*) python=$(realpath -s -- "$python") ;; esac
-kit=$(realpath -m -- "${KIT:-${TMPDIR:-/tmp}/mspipe-kit-$(cksum <"$bundle/manifest.json" 2>/dev/null | tr -dc 0-9)}")
+kit=$(realpath -m -- "${KIT:-${TMPDIR:-/tmp}/mspipe-kit-$(cksum 2>/dev/null <"$bundle/manifest.json" | tr -dc 0-9)}")
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.."
 if ! why=$("$python" -c "import torch, triton, numpy, pyarrow, typer, rich, torchmetrics, torch_geometric" 2>&1); then
     echo "bench/gpu/run.sh: $python lacks a package ($(tail -n 1 <<<"$why")); name another Python, as in PYTHON=.venv/bin/python" >&2

@@ -19,12 +19,12 @@ from typing import Any
 from bench.gpu import about
 from bench.gpu.setup import Setup
 from bench.gpu.table import finished, line
-from bench.gpu.units import Phase, Unit
+from bench.gpu.units import NEVER, Phase, Unit
 from bench.gpu.worker import as_json
 from bench.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-NEVER = float("inf")
+ENDING = 10.0  # seconds that a process has to end in
 WRITES = 2.0  # seconds between two versions of the file
 REPORTED = ("correctness", "skipped", "failed")  # sections beside what is measured
 
@@ -149,7 +149,7 @@ class Running:
     def _serve(self) -> None:
         """Keep a process busy, and start another where it ended."""
         process: Process | None = None
-        broken = 0  # processes in a row that ended before they had done a unit
+        broken = 0  # processes in a row that ended before they could take a unit
         try:
             while True:
                 try:
@@ -163,8 +163,8 @@ class Running:
                     self.report.add("skipped", {"part": unit.part, "case": unit.title, "why": why})
                     continue
                 process = process or Process(self.script, self.phase, self.setup)
-                done, goes_on = self._unit(process, unit, number)
-                broken = 0 if done else broken + 1
+                goes_on = self._unit(process, unit, number)
+                broken = 0 if process.started else broken + 1
                 if not goes_on:
                     process.close()
                     process = None
@@ -172,8 +172,8 @@ class Running:
             if process is not None:
                 process.close()
 
-    def _unit(self, process: Process, unit: Unit, number: int) -> tuple[bool, bool]:
-        """Have a process do a unit: whether it came to its end, and whether the process is good for another."""
+    def _unit(self, process: Process, unit: Unit, number: int) -> bool:
+        """Have a process do a unit; True where it is good for another."""
         if process.starts(self.last):
             seconds = NEVER if self.setup.stub else unit.seconds
             for section, row in process.do(number, min(time.time() + seconds, self.last)):
@@ -181,12 +181,12 @@ class Running:
                     self._count(units=1, compiled=len(row["compiled"]), from_cache=row["from_cache"])
                     if row["compiled"]:
                         self.report.add("compiled_kernels", {"case": unit.title, "names": row["compiled"]})
-                    return True, not row["renew"]
+                    return not row["renew"]
                 self.report.add(section, row)
         why = process.reason()
         self._count(cut_off=1)
         self.report.add(*unit.failure(why))
-        return False, False
+        return False
 
     def _count(self, **more: int) -> None:
         with self.lock:
@@ -246,8 +246,10 @@ class Process:
     def reason(self) -> str:
         """The reason that it gave no more rows, and the end of what it said."""
         if not self.why:
-            code = self.process.wait()
-            self.why = f"exit code {code}"
+            try:
+                self.why = f"exit code {self.process.wait(ENDING)}"
+            except subprocess.TimeoutExpired:  # a driver that hangs while it is left
+                self.why = "hangs at its end"
         self.errors.flush()
         self.errors.seek(0)
         return f"{self.why}\n{self.errors.read()[-2000:]}".strip()

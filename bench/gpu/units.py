@@ -9,6 +9,8 @@ from typing import Any
 
 from bench.gpu.setup import Row, Rows
 
+NEVER = float("inf")  # the limit of what may take as long as it takes
+
 
 @dataclass(frozen=True)
 class Unit:

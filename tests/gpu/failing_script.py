@@ -29,12 +29,18 @@ def ends(setup: Setup) -> Rows:
     os._exit(3)
 
 
+def lingers(setup: Setup) -> Rows:
+    yield "figures", {"before": "it lingers"}
+    os.closerange(3, 256)
+    time.sleep(600)
+
+
 def phases(setup: Setup) -> list[Phase]:
     """All kinds of ends in turn, units side by side, and units that come too late."""
     fine = tuple(Unit("fine", passes, (name,)) for name in "abc")
     mixed = (Unit("figure", breaks), Unit("check", breaks, checks=True), Unit("ends", ends, checks=True), fine[0])
     return [
-        Phase("mixed", (*mixed, Unit("hangs", hangs, seconds=1.0), *fine[1:]), 300),
+        Phase("mixed", (*mixed, Unit("hangs", hangs, seconds=1.0), Unit("lingers", lingers), *fine[1:]), 300),
         Phase("several", fine, 300, workers=2),
         Phase("late", fine, -1.0),
     ]

@@ -31,23 +31,34 @@ def checks(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def test_a_unit_that_raises_ends_its_process_or_hangs_leaves_the_others_theirs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("bench.gpu.runner.ENDING", 0.2)
     code, report = ran(tmp_path, "mixed")
     assert code == 1
-    before = ["it raises", "it raises", "it ends", "it hangs"]
+    before = ["it raises", "it raises", "it ends", "it hangs", "it lingers"]
     assert [row["before"] for row in report["measured"]["figures"]] == before  # rows that were there are kept
     assert checks(report) == [("check", "check", False), ("ends", "ends", False), *FINE]
     assert report["correctness"][1]["message"] == "exit code 3\nwhere it was"
-    assert [row["case"] for row in report["failed"]] == ["figure", "hangs"]
+    assert [row["case"] for row in report["failed"]] == ["figure", "hangs", "lingers"]
     assert report["failed"][0]["message"] == "RuntimeError: no such luck"
     assert report["failed"][1]["message"].startswith("cut off at its limit")
-    assert (report["phases"]["mixed"]["units"], report["phases"]["mixed"]["cut_off"]) == (5, 2)
+    assert report["failed"][2]["message"].startswith("hangs at its end")
+    assert (report["phases"]["mixed"]["units"], report["phases"]["mixed"]["cut_off"]) == (5, 3)
     assert {"device", "commit", "command", "versions", "machine", "date"} <= report.keys()
     assert (report["device"], report["commit"]) == ("cpu", "abc")
     said = capsys.readouterr().out
     assert "not measured: figure: RuntimeError: no such luck" in said
     assert said.count("FAILED") == 2
+
+
+def test_processes_that_end_as_they_start_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gpu.runner.sys.executable", "/bin/false")
+    code, report = ran(tmp_path, "mixed")
+    assert code == 1
+    assert [(row["case"], row["message"]) for row in report["failed"]] == [("figure", "exit code 1")]
+    assert [(check["case"], check["passed"]) for check in report["correctness"]] == [("check", False)]
+    assert [row["why"] for row in report["skipped"]] == ["processes end as they start"] * 6
 
 
 def test_several_processes_do_every_unit_once(tmp_path: Path) -> None:
