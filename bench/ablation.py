@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bench.machine import machine
 from mspipe_triton.config import DataConfig, RunConfig, TrainConfig
-from mspipe_triton.training.session import load_stream
+from mspipe_triton.data.source import load_stream
 from mspipe_triton.training.trainer import Observer, train, versions
 
 console = Console(stderr=True, highlight=False)

@@ -13,17 +13,18 @@ import pytest
 import torch
 
 from bench.gpu.setup import WAYS
-from bench.gpu.stages import Stages
+from bench.gpu.stages import Parts
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.iteration.passes import TrainPass
+from mspipe_triton.iteration.scene import Batch, batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, Work, in_turn
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.kernels.fusion import enable_fusion
-from mspipe_triton.training.batch import Batch, Fetched, batches
-from mspipe_triton.training.iteration import Iteration, in_turn
-from mspipe_triton.training.resident_steps import TrainPass
-from mspipe_triton.training.session import Session
-from mspipe_triton.training.settings import compiler
+from mspipe_triton.settings import compiler
+from mspipe_triton.training.resident import Resident
 from mspipe_triton.tuning.rounding import Expected, Named, expected
 
 WARM_BATCHES, ROUNDS = 20, 30
@@ -38,7 +39,7 @@ def warm(request: pytest.FixtureRequest) -> Iterator[tuple[Session, Batch]]:
     session = Session.create(RunConfig(model=ModelConfig(), train=TrainConfig(batch_size=size)), stream)
     items = list(batches(0, size * (WARM_BATCHES + 1), size, session.negatives, Purpose.TRAIN_NEGATIVES, 1))
     for batch in items[:-1]:
-        list(in_turn(session.iteration.training_stages(), [batch]))
+        list(in_turn(Stages(session).training(), [batch]))
     yield session, items[-1]
     enable_fusion(False)
 
@@ -47,8 +48,7 @@ def _resident(session: Session, way: str) -> TrainPass:
     """The training pass of a session at static shapes, with the parameters and node state of a staged one."""
     train = replace(session.config.train, placement="device")
     made = Session.create(replace(session.config, train=train, settings=WAYS[way]), session.stream)
-    assert made.resident is not None
-    steps = made.resident.training()
+    steps = Resident(made).training()
     _begin_as(made, session)
     return steps
 
@@ -73,7 +73,7 @@ def _go_to(steps: TrainPass, batch: Batch) -> None:
         clock.start(0, batch.stop, 1)
         for _ in range(batch.index):
             clock.advance()
-    if steps.given.branch:
+    if steps.session.settings.branch:
         steps.scene = steps.sample()
 
 
@@ -84,13 +84,12 @@ def _check(session: Session, batch: Batch, way: str, step: Callable[[TrainPass],
 
     def staged() -> Named:
         _begin_as(exact, session)
-        run = exact.iteration
-        done = run.update(run.train(run.memory(run.features(run.sample(batch)))))
-        return {"loss": done.loss.detach(), **{name: table.clone() for name, table in exact.state.tables.items()}}
+        (done,) = in_turn(Stages(exact).training(), [batch])
+        return {"loss": done.outcome.loss, **{name: table.clone() for name, table in exact.state.tables.items()}}
 
     _go_to(steps, batch)
     step(steps)
-    found = {"loss": steps.losses[batch.index], **steps.given.state.tables}
+    found = {"loss": steps.losses[batch.index], **steps.session.state.tables}
     _passed(expected(staged, found), found)
 
 
@@ -99,9 +98,8 @@ def _passed(right: Expected, found: Named) -> None:
     assert all(entry["passed"] for entry in entries.values()), entries
 
 
-def _scored(run: Iteration, fetched: Fetched) -> Named:
-    done = run.score(fetched)
-    return {"positive": done.positive, "negative": done.negative}
+def _scored(run: Stages, fetched: Work) -> Named:
+    return {"logits": run.score(fetched).outcome.logits}
 
 
 def _record(benchmark: Any, batch: Batch) -> None:
@@ -113,9 +111,9 @@ def _record(benchmark: Any, batch: Batch) -> None:
 
 def bench_train_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
-    run = session.iteration
+    run = Stages(session)
     fetched = run.memory(run.features(run.sample(batch)))
-    found, exact = _scored(run, fetched), _double(session).iteration
+    found, exact = _scored(run, fetched), Stages(_double(session))
     _passed(expected(lambda: _scored(exact, exact.memory(exact.features(exact.sample(batch)))), found), found)
     benchmark(lambda: run.train(fetched))
     _record(benchmark, batch)
@@ -123,8 +121,10 @@ def bench_train_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
 
 def bench_fetch(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
-    run = session.iteration
-    around = run.sample(batch).around
+    run = Stages(session)
+    scene = run.sample(batch).scene
+    assert scene is not None
+    around = scene.around
     assert torch.equal(
         around.nodes[around.root_rows[: batch.stop - batch.start]], session.stream.src[batch.start : batch.stop]
     )
@@ -134,7 +134,7 @@ def bench_fetch(benchmark: Any, warm: tuple[Session, Batch]) -> None:
 
 def bench_update(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
-    run = session.iteration
+    run = Stages(session)
     done = run.score(run.memory(run.features(run.sample(batch))))
     run.update(done)
     last = session.stream.dst[batch.stop - 1]
@@ -154,9 +154,9 @@ def bench_resident_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
 @pytest.mark.parametrize("stage", ["sample", "forward", "backward", "write"])
 def bench_resident_stage(benchmark: Any, warm: tuple[Session, Batch], stage: str) -> None:
     session, batch = warm
-    _check(session, batch, "captured", lambda steps: [run() for run in Stages(steps).by_name().values()])
+    _check(session, batch, "captured", lambda steps: [run() for run in Parts(steps).by_name().values()])
     steps = _resident(session, "captured")
-    stages = Stages(steps).by_name()
+    stages = Parts(steps).by_name()
     before = [*stages.values()][: [*stages].index(stage)]
 
     def setup() -> None:

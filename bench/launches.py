@@ -25,8 +25,9 @@ os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 from bench.machine import machine
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.launch import Config, Kernel, triton, use_triton
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.trainer import versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,9 +109,7 @@ def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[s
     train = TrainConfig(batch_size=size, device="cpu", placement="device")
     use_triton(True)
     try:
-        resident = Session.create(RunConfig(model=config, train=train), stream).resident
-        assert resident is not None
-        steps = resident.training()
+        steps = Resident(Session.create(RunConfig(model=config, train=train), stream)).training()
         steps.start(0, 3 * size, 1)
         steps.step()  # what is made once is made here
         return launches(steps.step)

@@ -20,7 +20,7 @@ from rich.console import Console
 from bench.machine import machine
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.training.session import load_stream
+from mspipe_triton.data.source import load_stream
 from mspipe_triton.training.trainer import train, versions
 
 console = Console(stderr=True, highlight=False)

@@ -11,11 +11,11 @@ import torch
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.iteration.scene import Batch
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion
-from mspipe_triton.training.batch import Batch
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
-from mspipe_triton.training.settings import compiler
+from mspipe_triton.settings import compiler
 
 Draws = Callable[[int], torch.Tensor]
 
@@ -34,7 +34,7 @@ class OursTGN:
         start, compiling = time.perf_counter(), compile_seconds()
         session.state.reset()
         session.model.train()
-        for _ in in_turn(session.iteration.training_stages(), _batches(0, stop, batch_size, negatives)):
+        for _ in in_turn(Stages(session).training(), _batches(0, stop, batch_size, negatives)):
             pass
         return time.perf_counter() - start - (compile_seconds() - compiling)
 
@@ -44,11 +44,11 @@ class OursTGN:
         """Logits of positives, negatives and candidates a batch, going on from the present memory."""
         self.session.model.eval()
         self.session.state.settle()
-        stages = self.session.iteration.evaluation_stages()
+        stages = Stages(self.session).scoring()
         items = _batches(start, stop, batch_size, negatives, candidates)
-        scores = list(in_turn(stages, items))
+        scores = [work.outcome for work in in_turn(stages, items)]
         ranked = [] if candidates is None else [each.ranked for each in scores]
-        return [each.positive for each in scores], [each.negative for each in scores], ranked
+        return [each.logits[0] for each in scores], [each.logits[1] for each in scores], ranked
 
     def snapshot(self) -> Any:
         """Everything that training changes."""

@@ -22,7 +22,8 @@ from bench.machine import machine
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import synthetic_stream
-from mspipe_triton.training.metrics import Predictions, reciprocal_ranks, summarise
+from mspipe_triton.iteration.step import reciprocal_ranks
+from mspipe_triton.training.metrics import Predictions, summarise
 from mspipe_triton.training.trainer import peak_rss_mb, versions
 
 console = Console(stderr=True, highlight=False)

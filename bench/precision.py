@@ -18,8 +18,9 @@ from rich.console import Console
 from bench.machine import machine
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import load_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-from mspipe_triton.training.session import Session, load_stream
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.trainer import train, versions
 
 console = Console(stderr=True, highlight=False)

@@ -16,11 +16,12 @@ from rich.console import Console
 from bench.machine import machine
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import load_stream
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import compile_seconds
-from mspipe_triton.training.epochs import Epochs, ResidentEpochs, StagedEpochs
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, load_stream, process_settings
+from mspipe_triton.settings import process_settings
 from mspipe_triton.training.trainer import versions
+from mspipe_triton.training.way import Way, carry_out
 
 console = Console(stderr=True, highlight=False)
 WAYS: dict[str, dict[str, Any]] = {"serial": {"schedule": "serial"}, "resident": {"placement": "device"}}
@@ -58,11 +59,8 @@ def _config(name: str, way: str, threads: int, dtype: str) -> RunConfig:
     return RunConfig(model=ModelConfig(name, dtype=dtype), train=TrainConfig(threads=threads, **WAYS[way]))
 
 
-def _epochs(config: RunConfig, stream: EventStream) -> Epochs:
-    session = Session.create(config, stream)
-    if session.resident is not None:
-        return ResidentEpochs(session, session.resident)
-    return StagedEpochs(session, Scheduler(session, lambda *_: None))
+def _run(config: RunConfig, stream: EventStream) -> Way:
+    return carry_out(Session.create(config, stream))
 
 
 def _equality(stream: EventStream, name: str, threads: int) -> dict[str, float]:
@@ -71,12 +69,7 @@ def _equality(stream: EventStream, name: str, threads: int) -> dict[str, float]:
     for way in WAYS:
         config = _config(name, way, threads, "float64")
         with process_settings(config):
-            epochs = _epochs(config, stream)
-            if isinstance(epochs, ResidentEpochs):
-                losses[way] = epochs.resident.train_epoch(1).losses.tolist()
-            else:
-                losses[way] = []
-                epochs.train(1, lambda epoch, count, loss: losses["serial"].append(loss))
+            losses[way] = _run(config, stream).train_epoch(1).losses.tolist()
     pairs = list(zip(losses["resident"], losses["serial"], strict=True))
     return {"iterations": len(pairs), "loss_difference_1e15": 1e15 * max(abs(a - b) / abs(b) for a, b in pairs)}
 
@@ -86,11 +79,11 @@ def _speed(stream: EventStream, name: str, threads: int, repeats: int) -> dict[s
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     configs = {way: _config(name, way, threads, "float32") for way in WAYS}
     with process_settings(configs["serial"]):
-        runs = {way: _epochs(config, stream) for way, config in configs.items()}
+        runs = {way: _run(config, stream) for way, config in configs.items()}
         for epoch in range(1, repeats + 2):
             for way, run in runs.items():
                 compiling = compile_seconds()
-                record = run.train(epoch, lambda *_: None)
+                record = run.train(epoch)
                 assert epoch == 1 or compile_seconds() == compiling
                 if epoch > 1:
                     rates[way].append(record["events_per_s"])

@@ -15,12 +15,12 @@ from rich.console import Console
 from bench.machine import machine
 from mspipe_triton.config import DataConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.source import load_stream
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, load_stream, process_settings
+from mspipe_triton.settings import process_settings
+from mspipe_triton.training.staged import Staged
 from mspipe_triton.training.trainer import versions
 
 console = Console(stderr=True, highlight=False)
@@ -58,12 +58,11 @@ def _measure(stream: EventStream, threads: int, repeats: int, events: int) -> di
     rates: dict[str, list[float]] = {name: [] for name in SCHEDULES}
     times = {name: StageTimes() for name in SCHEDULES}
     with process_settings(configs["serial"]):
-        sessions = {name: Session.create(config, stream) for name, config in configs.items()}
-        schedulers = {name: Scheduler(session, lambda *_: None) for name, session in sessions.items()}
+        runs = {name: Staged(Session.create(config, stream)) for name, config in configs.items()}
         for epoch in range(repeats + 1):
-            for name, session in sessions.items():
+            for name, run in runs.items():
                 counted = times[name] if epoch else StageTimes()
-                rate = _epoch(session, schedulers[name], epoch, events, counted)
+                rate = _epoch(run, epoch, events, counted)
                 if epoch:
                     rates[name].append(rate)
                 console.print(f"{stream.name}, {threads} threads, epoch {epoch}, {name}: {rate:,.0f} events/s")
@@ -77,13 +76,13 @@ def _measure(stream: EventStream, threads: int, repeats: int, events: int) -> di
     }
 
 
-def _epoch(session: Session, scheduler: Scheduler, epoch: int, events: int, times: StageTimes) -> float:
-    session.state.reset()
-    session.model.train()
-    stop, size = min(events, session.split.train_end), session.config.train.batch_size
-    items = batches(0, stop, size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
+def _epoch(run: Staged, epoch: int, events: int, times: StageTimes) -> float:
+    run.session.state.reset()
+    run.session.model.train()
+    stop = min(events, run.session.split.train_end)
+    items = run.training_batches(epoch, stop)
     start, compiling = time.perf_counter(), compile_seconds()
-    for _ in scheduler.run(items, epoch, times):
+    for _ in run.run(items, epoch, times):
         pass
     return stop / (time.perf_counter() - start - (compile_seconds() - compiling))
 

@@ -22,14 +22,11 @@ from rich.console import Console
 from bench.machine import machine
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.kernels.fusion import compile_seconds
-from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, load_stream, process_settings
-from mspipe_triton.training.settings import default_settings
+from mspipe_triton.data.source import load_stream
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.trainer import train, versions
+from mspipe_triton.training.way import carry_out
 from mspipe_triton.tuning import ProfileStore, TuningObserver, autotune, settings_for
 from mspipe_triton.tuning.search import Told
 
@@ -87,11 +84,11 @@ def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: i
     ways["tuned"] = RunSettings(**profile.settings)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     session = Session.create(replace(config, settings=shipped), stream)
-    schedulers = {name: Scheduler(session.under(settings), lambda *_: None) for name, settings in ways.items()}
+    runs = {name: carry_out(session.under(settings)) for name, settings in ways.items()}
     for epoch in range(pairs + 1):
         for name in sorted(ways, reverse=bool(epoch % 2)):
             with process_settings(replace(config, settings=ways[name])):
-                rate = _epoch(schedulers[name], epoch)
+                rate = runs[name].train(epoch)["events_per_s"]
             console.print(f"{config.model.model}, epoch {epoch}, {name}: {rate:,.0f} events/s")
             if epoch:
                 rates[name].append(rate)
@@ -105,18 +102,6 @@ def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: i
 
 def _ratio(mine: list[float], others: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(mine, others, strict=True))
-
-
-def _epoch(scheduler: Scheduler, epoch: int) -> float:
-    session = scheduler.session
-    session.state.reset()
-    session.model.train()
-    stop, size = session.split.train_end, session.config.train.batch_size
-    items = batches(0, stop, size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
-    start, compiling = time.perf_counter(), compile_seconds()
-    for _ in scheduler.run(items, epoch, StageTimes()):
-        pass
-    return stop / (time.perf_counter() - start - (compile_seconds() - compiling))
 
 
 def stage_times(config: RunConfig, stream: EventStream) -> dict[str, Any]:

@@ -39,13 +39,9 @@ def train(
     **flags: Any,
 ) -> None:
     """Train, evaluate, and leave a run folder; where no tuning profile fits yet, tune for a moment before."""
-    from mspipe_triton.devices import resolve_device
     from mspipe_triton.screens import TrainingScreen, console, result_table
-    from mspipe_triton.training.footprint import resolve_placement
-    from mspipe_triton.training.run_folder import RunFolder
-    from mspipe_triton.training.session import load_stream
-    from mspipe_triton.training.trainer import check_traceable
-    from mspipe_triton.training.trainer import train as run
+    from mspipe_triton.training.entry import enter
+    from mspipe_triton.training.trainer import run
 
     config, budget = run_config(flags), _seconds(budget)
     autotune = autotune and not (resume or config.settings or config.train.deterministic)
@@ -53,20 +49,17 @@ def train(
         raise ConfigError(
             "--budget is for tuning, and this run is not tuned: --no-autotune, --deterministic, --resume or [settings]"
         )
-    resolved, _ = resolve_device(config)  # before the data are read
-    stream = load_stream(config.data)
-    folder = RunFolder.check(out, config, stream.name, resume)
-    if trace:
-        check_traceable(resolve_placement(resolved, stream)[0])  # before time goes into tuning
-    screen, tuned, device = TrainingScreen(), None, None
+    entry, screen, tuned = enter(config, None, out, resume, trace), TrainingScreen(), None
+    folder = entry.folder
     try:
+        if entry.line is not None:
+            screen.note(entry.line)
         if autotune:
             from mspipe_triton.tuning import settings_for
 
             with console.status("Tuning ..."):
-                tuned = settings_for(config, stream, budget, note=screen.note)
-            device = resolved.train.device  # which tuning has told
-        result = run(config, stream, out=out, resume=resume, observer=screen, trace=trace, tuned=tuned, device=device)
+                tuned = settings_for(entry.placed, entry.stream, budget, note=screen.note)
+        result = run(entry, screen, trace, tuned)
     except KeyboardInterrupt:
         if not folder.last.exists():
             raise TrainingError("interrupted before an epoch was done; start again") from None
@@ -89,9 +82,9 @@ def autotune(
 ) -> None:
     """Find the fastest settings for a run on this machine; `train` with the same flags takes them from then on."""
     started, config, budget = time.perf_counter(), run_config(flags), _seconds(budget)
+    from mspipe_triton.data.source import load_stream
     from mspipe_triton.devices import resolve_device
     from mspipe_triton.screens import console
-    from mspipe_triton.training.session import load_stream
     from mspipe_triton.tuning import autotune as tune
     from mspipe_triton.tuning_screen import TuningScreen, profile_summary
 
@@ -121,7 +114,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run's best epoch again; at the run's own settings the numbers are those of result.json."""
     from mspipe_triton.screens import console, split_table
-    from mspipe_triton.training.evaluate import SPLITS, evaluate_run
+    from mspipe_triton.training.evaluate import evaluate_run
+    from mspipe_triton.training.way import SPLITS
 
     if split not in SPLITS:
         raise ConfigError(f"--split must be val or test, not {split!r}")
@@ -170,8 +164,8 @@ def plan(
 def info(as_json: Json = False, **flags: Any) -> None:
     """Describe a stream: counts, span, repetition, new nodes in test, ties; and device memory to train on it with."""
     from mspipe_triton.data.describe import describe
+    from mspipe_triton.data.source import load_stream
     from mspipe_triton.training.footprint import Footprint
-    from mspipe_triton.training.session import load_stream
 
     settings = run_config(flags)
     stream = load_stream(settings.data)

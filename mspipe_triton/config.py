@@ -199,10 +199,15 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, "deduplicate", "features", "gather")
-        if self.schedule != RESIDENT:
+        if not self.resident:
             check_choices(self, "schedule")
         check_at_least(self, 0, "prefetch")
         check_at_least(self, 1, "threads", "host_threads")
+
+    @property
+    def resident(self) -> bool:
+        """Whether everything lies on the device and iterations run whole."""
+        return self.schedule == RESIDENT
 
     def check_fits(self, schedule: str, threads: int, placement: str = "auto") -> None:
         """Refuse to stand beside a run's own `schedule`, `threads` and `placement`, where these say otherwise.
@@ -214,7 +219,7 @@ class RunSettings:
             raise ConfigError(f"[settings] threads {self.threads} is not the run's, which is {threads}")
         if self.schedule == "auto":
             return
-        if placement not in ("auto", "device" if self.schedule == RESIDENT else "host"):
+        if placement not in ("auto", "device" if self.resident else "host"):
             other = "device" if placement == "host" else "host"
             raise ConfigError(
                 f"[settings] schedule {self.schedule} is not for placement {placement}; leave it out of the file, or "

@@ -13,8 +13,8 @@ import torch
 from mspipe_triton.config import RunConfig
 from mspipe_triton.devices import find_gpu
 from mspipe_triton.models import Facts
+from mspipe_triton.settings import compiler
 from mspipe_triton.training.footprint import Footprint
-from mspipe_triton.training.settings import compiler
 
 _FEATURES, _EVENTS_A_NODE = 172, 10  # of the stream that the doctor measures a device by
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.session import Session
 from mspipe_triton.training.trainer import Observer
 
 console = Console(stderr=True, highlight=False)

@@ -19,8 +19,8 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.devices import Gpu, resolve_device
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import launch
-from mspipe_triton.training.session import Session
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TOLD = "Running on the GPU a GPU (--device cpu takes the CPU)."

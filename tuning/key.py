@@ -19,7 +19,7 @@ from mspipe_triton import kernels
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.devices import resolve_device
-from mspipe_triton.training.settings import compiler, cores
+from mspipe_triton.settings import compiler, cores
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Key:
         Raises:
             ConfigError: the run is for a GPU, and none is usable.
         """
-        from mspipe_triton.training.session import fingerprint  # it reads files, for which pyarrow is loaded
+        from mspipe_triton.data.source import fingerprint  # it reads files, for which pyarrow is loaded
 
         train, stream = resolve_device(config)[0].train, stream.to_dtype(getattr(torch, config.model.table_dtype))
         subject = {

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from mspipe_triton.config import RunSettings
-from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import Span, StageTimes
-from mspipe_triton.pipeline.schedules import RESIDENT
-from mspipe_triton.training.batch import Batch, batches
+from mspipe_triton.settings import process_settings
 from mspipe_triton.training.interrupt import Interrupts
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, process_settings
+from mspipe_triton.training.way import Way, carry_out
 
 WARM = 2  # iterations before the clock starts, in which the first stages fill their queues
 LEAST, MOST = 4, 64  # timed iterations of a block
@@ -108,8 +106,7 @@ class RunMeasurer:
         self.size = session.config.train.batch_size
         self.whole = session.split.train_end // self.size
         self.timed = min(LEAST, self.whole)
-        self.schedulers: dict[RunSettings, Scheduler] = {}
-        self.residents: dict[RunSettings, Session] = {}
+        self.ways: dict[RunSettings, Way] = {}
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
         self.places, self.taken = 0, float("inf")
 
@@ -173,20 +170,17 @@ class RunMeasurer:
         return rate
 
     def _train(self, settings: RunSettings, place: int) -> float:
-        config = replace(self.session.config, settings=settings)
-        if settings.schedule == RESIDENT:
-            with process_settings(config):
-                return self._train_resident(settings, place)
+        """The same once; what the device still has to do counts at both ends of the timed part."""
         log = SpanLog()
-        with process_settings(config):
-            scheduler = self._scheduler(settings)
-            scheduler.session.state.reset()
-            scheduler.session.model.train()
+        with process_settings(replace(self.session.config, settings=settings)):
+            way = self._way(settings)
             start = stop = time.perf_counter()
-            items = self._items(settings, place)
-            with Interrupts() as interrupts, closing(scheduler.run(items, 1, log)) as results:
-                for count, _ in enumerate(results, 1):
+            stretch = way.train_stretch(place, WARM + self.timed, log)
+            with Interrupts() as interrupts, closing(stretch) as iterations:
+                for count, _ in enumerate(iterations, 1):
                     interrupts.check()
+                    if count == WARM:
+                        way.settle()
                     stop = time.perf_counter()
                     if stop > self.until:
                         raise OutOfTime("the time to measure in is over")
@@ -194,60 +188,25 @@ class RunMeasurer:
                         start = stop
                     if count == WARM + self.timed or (count > WARM and stop - start > _SLOW * self.taken):
                         break
+                way.settle()
+        staged = bool(log.kept)
+        taken = (stop if staged else time.perf_counter()) - start
         if settings == self.shipped:
-            self.taken = stop - start
+            self.taken = taken
         kept = self.stages.setdefault(settings, {})
         for stage, seconds in log.kept.items():
             kept.setdefault(stage, []).extend(seconds[WARM:])
-        return (count - WARM) * self.size / (stop - start)
+        if not staged:
+            kept.setdefault("iteration", []).append(taken / (count - WARM))
+        return (count - WARM) * self.size / taken
 
-    def _train_resident(self, settings: RunSettings, place: int) -> float:
-        """The same for iterations that run whole on the device, which is waited for at both ends of the timed part."""
-        if settings not in self.residents:
-            self.residents[settings] = self.session.under(settings)
-        session = self.residents[settings]
-        assert session.resident is not None
-        steps, count = session.resident.training(), min(WARM + self.timed, self.whole)
-        session.state.reset()
-        session.model.train()
-        first = min(place, self.whole - count) * self.size
-        steps.start(first, first + count * self.size, 1)
-        warm = min(WARM, count - 1)
-        with Interrupts() as interrupts:
-            for number in range(count):
-                interrupts.check()
-                if number == warm:
-                    session.resident.settle()
-                    start = time.perf_counter()
-                steps.replay()
-            session.resident.settle()
-        taken = time.perf_counter() - start
-        if start + taken > self.until:
-            raise OutOfTime("the time to measure in is over")
-        if settings == self.shipped:
-            self.taken = taken
-        self.stages.setdefault(settings, {}).setdefault("iteration", []).append(taken / (count - warm))
-        return (count - warm) * self.size / taken
-
-    def _items(self, settings: RunSettings, place: int) -> Iterator[Batch]:
-        """Batches from a place on, from the first one again behind the last.
-
-        There are more than are timed, so that the stages that run ahead do not run out of work while the clock runs:
-        two queues lie between the first stage and training.
-        """
-        ahead = 0 if settings.schedule == "serial" else 2 * settings.prefetch + 4
-        stop = (WARM + self.timed + ahead) * self.size
-        for batch in batches(0, stop, self.size, self.session.negatives, Purpose.TRAIN_NEGATIVES, 1):
-            begin = (place + batch.index) % self.whole * self.size
-            yield replace(batch, start=begin, stop=begin + self.size)
-
-    def _scheduler(self, settings: RunSettings) -> Scheduler:
-        """One for each way, so that its plan gets to know the stages' times."""
-        if settings not in self.schedulers:
-            alike = (each for known, each in self.schedulers.items() if known.features == settings.features)
+    def _way(self, settings: RunSettings) -> Way:
+        """One for each settings, so that its plan gets to know the stages' times."""
+        if settings not in self.ways:
+            alike = (each for known, each in self.ways.items() if known.features == settings.features)
             base = next((each.session for each in alike), self.session)  # whose features lie where they should
-            self.schedulers[settings] = Scheduler(base.under(settings), lambda *_: None)
-        return self.schedulers[settings]
+            self.ways[settings] = carry_out(base.under(settings))
+        return self.ways[settings]
 
 
 def stage_summary(stages: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-from contextlib import closing
 from dataclasses import replace
 
 import torch
 
 from mspipe_triton.config import RunConfig, RunSettings
 from mspipe_triton.data.events import EventStream, compact_ids
-from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.pipeline.schedules import RESIDENT
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, process_settings
-from mspipe_triton.training.settings import default_settings
+from mspipe_triton.errors import TrainingError
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.settings import default_settings, process_settings
+from mspipe_triton.training.way import carry_out
 from mspipe_triton.tuning.gate import poisoned
 from mspipe_triton.tuning.rounding import Errors, Expected, Named, expected
 
@@ -44,14 +40,17 @@ class RunGate:
         self.config = replace(config, train=train, model=replace(config.model, dtype="float32"))
         self.stream = _head(stream, -(-(ITERATIONS + 1) * train.batch_size * 100 // 70))
         self.default = default_settings(train)
-        self.resident = self.default.schedule == RESIDENT
 
     def refusal(self, settings: RunSettings) -> str | None:
         """Why these settings must not be used, in one line, or None where they compute what they should."""
         if self.schedule is not None:
             settings = replace(settings, schedule=self.schedule)
         right, shipped = self.reference
-        for name, entry in right.errors(self._outcome(self.config, settings)).items():
+        try:
+            found = self._outcome(self.config, settings)
+        except TrainingError as error:  # a loss that is not finite
+            return str(error).partition(";")[0]
+        for name, entry in right.errors(found).items():
             allowed = max(entry["allowed"], 2 * shipped[name]["error"])
             if not entry["error"] <= allowed:
                 return f"{name} is off by {entry['error']:.2g}, where {allowed:.2g} is allowed"
@@ -86,8 +85,11 @@ class RunGate:
                 session.model.load_state_dict(like.model.state_dict())
             for group in session.optimizer.param_groups:
                 group["lr"] = 0.0
+            way = carry_out(session)
+            # Where iterations run whole, the last, partial batch of the head counts too.
+            stop = None if self.default.resident else min(ITERATIONS * session.size, session.split.train_end)
             with poisoned():
-                losses = self._losses(session)
+                losses = way.train_epoch(1, stop=stop).losses
         gradients = [weight.grad.cpu().flatten() for weight in session.model.parameters() if weight.grad is not None]
         tables = {name: table.cpu() for name, table in session.state.tables.items()}
         return {
@@ -95,18 +97,6 @@ class RunGate:
             "the gradient": torch.cat(gradients),
             **{f"node table {k}": v for k, v in tables.items()},
         }
-
-    def _losses(self, session: Session) -> torch.Tensor:
-        """Of the first iterations; of the whole head, its last, partial batch too, where they may run whole."""
-        if session.resident is not None:
-            return session.resident.train_epoch(1).losses.cpu()
-        size, stop = session.config.train.batch_size, session.split.train_end
-        stop = stop if self.resident else min(ITERATIONS * size, stop)
-        items = batches(0, stop, size, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        session.model.train()
-        scheduler = Scheduler(session, lambda *_: None)
-        with closing(scheduler.run(items, 1, StageTimes())) as results:
-            return torch.stack([done.loss.cpu() for done in results])
 
 
 def _head(stream: EventStream, events: int) -> EventStream:

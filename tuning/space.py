@@ -10,7 +10,6 @@ from functools import cached_property
 
 from mspipe_triton.config import WITHOUT_STALENESS, RunSettings, TrainConfig
 from mspipe_triton.kernels.launch import Config, Kernel
-from mspipe_triton.pipeline.schedules import RESIDENT
 
 Value = bool | int | str
 Point = dict[str, Value]
@@ -109,7 +108,7 @@ def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int,
         "features": ("host", "device") if device == "cuda" else (),
         "gather": ("copy", "kernel") if device == "cuda" else (),
     }
-    if default.schedule == RESIDENT:
+    if default.resident:
         graph: dict[str, tuple[Value, ...]] = {"captured": (True, False), "branch": (True, False)}
         choices = graph if device == "cuda" else {name: choices[name] for name in ("threads", "fused")}
         free = False

@@ -13,12 +13,11 @@ from mspipe_triton.config import RunConfig, RunSettings
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import TuningError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import compile_seconds, limit_compiling
 from mspipe_triton.pipeline.plan import make_plan
-from mspipe_triton.pipeline.schedules import RESIDENT
+from mspipe_triton.settings import Tuned, cores, default_settings, process_settings
 from mspipe_triton.training.footprint import resolve_placement
-from mspipe_triton.training.session import Session, process_settings
-from mspipe_triton.training.settings import Tuned, cores, default_settings
 from mspipe_triton.tuning.kernels_tuned import KernelChoice, tune_kernels
 from mspipe_triton.tuning.key import Key, digest
 from mspipe_triton.tuning.measure import ROUNDS, Comparison, OutOfTime, RunMeasurer, stage_summary
@@ -98,7 +97,7 @@ class Tuner:
         self.observer.phase("tuning kernels")
         place, free = self.measurer.place(), self.config.train.schedule == "auto"
         alone = replace(self.shipped, schedule="serial") if free else self.shipped  # then all is on this thread
-        if self.shipped.schedule == RESIDENT:
+        if self.shipped.resident:
             alone = replace(self.shipped, captured=False, branch=False)  # a replay calls nothing
         calls = recorded(lambda: self.measurer.block(alone, place))
         choice = tune_kernels(calls, self._left() * _KERNELS, self.store.studies(self.key), self.config.train.seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mspipe_triton.config import RunSettings
-from mspipe_triton.pipeline.schedules import RESIDENT
 from mspipe_triton.tuning.profile import Profile
 
 
@@ -23,7 +22,7 @@ def counted(trials: int) -> str:
 
 def worded(settings: RunSettings) -> str:
     """Settings in a few words."""
-    ahead = "" if settings.schedule in ("serial", RESIDENT) else f" {settings.prefetch} ahead"
+    ahead = "" if settings.resident or settings.schedule == "serial" else f" {settings.prefetch} ahead"
     others = "" if settings.host_threads == settings.threads else f" ({settings.host_threads} beside)"
     words = [f"{settings.schedule}{ahead}", f"{settings.threads} thread{'s' * (settings.threads > 1)}{others}"]
     words += ["neighbours not deduplicated"] * (settings.deduplicate == "roots")

@@ -8,20 +8,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-import torch
-
 from bench.gpu import schedules as host
 from bench.gpu.resident_times import REPEATS
-from bench.gpu.setup import Rows, Setup, drawn, of_shape, resident, session
+from bench.gpu.setup import Rows, Setup, drawn, of_shape, resident
 from bench.roofline import matmul_precision
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import compile_seconds, enable_fusion, fusion_enabled, fusion_failure
 from mspipe_triton.kernels.launch import references
-from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.resident import Resident
+from mspipe_triton.training.staged import Staged
 
 BATCHES = 120  # of an epoch of a comparison
 
@@ -40,7 +37,7 @@ def pyg(setup: Setup, size: int) -> Rows:
     negatives = [each[:, 0].to(setup.device) for each in drawn_negatives]
     with matmul_precision(setup.fastest):
         theirs = PygTGN(stream, shape.dim, shape.fanout, 1e-3, 0, setup.device)
-        ours = session(stream, setup.device, batch_size, of_shape("tgn", shape))
+        ours = resident(stream, setup.device, batch_size, of_shape("tgn", shape))
         seconds: dict[str, list[float]] = {"pyg": [], "resident": []}
         for _ in range(1 + setup.rounds(REPEATS)):
             seconds["pyg"].append(
@@ -55,12 +52,11 @@ def pyg(setup: Setup, size: int) -> Rows:
     }  # fmt: skip
 
 
-def _epoch(made: Session, stop: int) -> float:
+def _epoch(run: Resident, stop: int) -> float:
     """Seconds of training on events [0, stop) from an empty node state."""
-    run = resident(made)
     steps = run.training()
-    made.model.train()
-    made.state.reset()
+    run.session.model.train()
+    run.session.state.reset()
     run.settle()
     start = time.perf_counter()
     steps.run(0, stop, 1)
@@ -93,7 +89,7 @@ def compiled(setup: Setup) -> Rows:
         model=ModelConfig(**of_shape("tgn", shape)),
         train=TrainConfig(batch_size=size, device=setup.device, placement="host", schedule="serial"),
     )
-    runs = {how: Session.create(config, stream) for how in hows}
+    runs = {how: Staged(Session.create(config, stream)) for how in hows}
     stop, seconds, failed = min(stream.split().train_end, 40 * size), defaultdict(list), dict[str, str]()
     before = compile_seconds()
     for _ in range(1 + setup.rounds(REPEATS)):
@@ -102,7 +98,7 @@ def compiled(setup: Setup) -> Rows:
                 continue
             try:
                 with within(), matmul_precision(setup.fastest):
-                    seconds[how].append(_serial(runs[how], stop, setup.gpu))
+                    seconds[how].append(_serial(runs[how], stop))
             except Exception as error:  # what torch.compile cannot do is a result too
                 failed[how] = f"{type(error).__name__}: {error}"[:400]
     yield "compiled", {
@@ -112,17 +108,10 @@ def compiled(setup: Setup) -> Rows:
     }  # fmt: skip
 
 
-def _serial(made: Session, stop: int, gpu: bool) -> float:
+def _serial(run: Staged, stop: int) -> float:
     """Seconds an iteration of the serial schedule on events [0, stop) from an empty node state."""
-    made.state.reset()
-    made.model.train()
-    items = batches(0, stop, made.config.train.batch_size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
-    scheduler = Scheduler(made, lambda *_: None)
-    start = time.perf_counter()
-    count = sum(1 for _ in scheduler.run(items, 1, StageTimes()))
-    if gpu:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / count
+    trained = run.train_epoch(1, stop=stop)
+    return trained.seconds / trained.losses.numel()
 
 
 def schedules(setup: Setup, kind: str) -> Rows:
@@ -130,8 +119,8 @@ def schedules(setup: Setup, kind: str) -> Rows:
     stream, size = setup.synthetic(), 20 if setup.quick else 600
     with matmul_precision(setup.fastest):
         found = host.measure(setup, stream, kind, size)
-        ours = session(stream, setup.device, size, {"model": kind})
-        stop = setup.stop(ours.split.train_end, size)
+        ours = resident(stream, setup.device, size, {"model": kind})
+        stop = setup.stop(ours.session.split.train_end, size)
         taken = [_epoch(ours, stop) for _ in range(1 + setup.rounds(REPEATS))][1:]
     ms = {name: 1e3 * found[name]["seconds_per_iteration"] for name in host.MEASURED}
     ms["resident"] = 1e3 * statistics.median(taken) / -(-stop // size)

@@ -9,8 +9,8 @@ import torch
 
 from bench.gpu.setup import Setup
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import fingerprint
 from mspipe_triton.kernels.launch import references
-from mspipe_triton.training.session import fingerprint
 from mspipe_triton.tuning.rounding import Expected
 
 Results = dict[str, Any]  # tensors, numbers, texts, and lists and dicts of these

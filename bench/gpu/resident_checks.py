@@ -10,19 +10,18 @@ from typing import Any
 import torch
 
 from bench.gpu.references import Results, as_expected, as_results, reference
-from bench.gpu.setup import EVERY, WAYS, Rows, Setup, resident, session
+from bench.gpu.setup import EVERY, WAYS, Rows, Setup, resident
 from bench.gpu.trace import profiled
 from bench.precision import difference
 from bench.roofline import matmul_precision
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-from mspipe_triton.training.batch import batches
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.evaluate import predict_split
-from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.metrics import summarise
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.resident import Resident
+from mspipe_triton.training.staged import Staged
 from mspipe_triton.tuning.rounding import distance, expected
 
 TOLERANCE = 1e-9  # relative, in float64
@@ -45,9 +44,8 @@ def losses(setup: Setup, name: str, way: str) -> Rows:
     stream, size, _ = _epoch(setup)
     right = serial(setup, name)
     settings = WAYS[way]
-    made, notes = session(stream, setup.device, size, _double(setup, name), settings), list[str]()
-    run = resident(made)
-    run.note = notes.append
+    notes = list[str]()
+    run = resident(stream, setup.device, size, _double(setup, name), settings, note=notes.append)
     found = run.train_epoch(1).losses
     wrong = float(((found - right["losses"]).abs() / right["losses"].abs()).max())
     as_asked = not setup.gpu or (run.training().replay.graph is not None) == settings.captured
@@ -55,7 +53,7 @@ def losses(setup: Setup, name: str, way: str) -> Rows:
     passed = setup.verdict(wrong <= TOLERANCE and as_asked)
     check = {"check": "losses", **row, "iterations": found.numel(), "relative_error": wrong, "notes": notes}
     yield "correctness", {**check, "passed": passed}
-    ours, _ = predict_split(made, "val", RANKED)
+    ours, _ = predict_split(run, "val", RANKED)
     assert ours.reciprocal_ranks is not None
     scored = {"positive": ours.positive, "negative": ours.negative, "ranks": ours.reciprocal_ranks}
     wrong = max(_apart(value, right[part]) for part, value in scored.items())
@@ -69,13 +67,11 @@ def serial(setup: Setup, name: str) -> Results:
 
     def compute() -> Results:
         train = TrainConfig(batch_size=size, device="cpu", placement="host", schedule="serial")
-        made = Session.create(RunConfig(model=ModelConfig(**_double(setup, name)), train=train), stream)
-        made.model.train()
-        items = batches(0, made.split.train_end, size, made.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        found = torch.stack([done.loss for done in in_turn(made.iteration.training_stages(), items)])
-        scored = predict_split(made, "val", RANKED)[0]
+        run = Staged(Session.create(RunConfig(model=ModelConfig(**_double(setup, name)), train=train), stream))
+        found = run.train_epoch(1).losses
+        scored = predict_split(run, "val", RANKED)[0]
         return {
-            "losses": found.detach(), "positive": scored.positive, "negative": scored.negative,
+            "losses": found, "positive": scored.positive, "negative": scored.negative,
             "ranks": scored.reciprocal_ranks,
         }  # fmt: skip
 
@@ -114,7 +110,7 @@ def iteration(setup: Setup, kind: str) -> Rows:
     stream, model, size = _short_iteration(setup, kind)
     with matmul_precision("highest"):
         right = one(setup, kind)
-        found = as_expected(right).errors(_iterated(session(stream, setup.device, size, model), right["held"], 12))
+        found = as_expected(right).errors(_iterated(resident(stream, setup.device, size, model), right["held"], 12))
     passed = setup.verdict(all(entry["passed"] for entry in found.values()))
     row = {"check": "one iteration, float32", "model": kind, "reference_kept": right["kept"], "results": found}
     yield "correctness", {**row, "passed": passed}
@@ -125,9 +121,9 @@ def one(setup: Setup, kind: str) -> Results:
     stream, model, size = _short_iteration(setup, kind)
 
     def compute() -> Results:
-        plain = session(stream, "cpu", size, model)
-        exact = session(stream, "cpu", size, {**model, "dtype": "float64"})
-        steps = resident(plain).training()
+        plain = resident(stream, "cpu", size, model)
+        exact = resident(stream, "cpu", size, {**model, "dtype": "float64"})
+        steps = plain.training()
         steps.start(0, 6 * size, 1)
         for _ in range(6):
             steps.step()
@@ -152,17 +148,17 @@ def _brief(events: int, features: int) -> EventStream:
     return EventStream(made.src, made.dst, t, made.edge_features, num_nodes=made.num_nodes, name="brief")
 
 
-def _held(made: Session) -> list[torch.Tensor]:
+def _held(run: Resident) -> list[torch.Tensor]:
     """What an iteration begins with."""
-    return [*made.model.parameters(), *made.state.tables.values()]
+    return [*run.session.model.parameters(), *run.session.state.tables.values()]
 
 
-def _iterated(made: Session, held: list[torch.Tensor], batch: int) -> dict[str, torch.Tensor]:
+def _iterated(run: Resident, held: list[torch.Tensor], batch: int) -> dict[str, torch.Tensor]:
     """One iteration's loss and gradients, and the tables that it leaves, on the CPU; it begins with what is `held`."""
-    steps, size = resident(made).training(), made.config.train.batch_size
+    steps, made, size = run.training(), run.session, run.session.size
     made.model.train()
     with torch.no_grad():
-        for tensor, value in zip(_held(made), held, strict=True):
+        for tensor, value in zip(_held(run), held, strict=True):
             tensor.copy_(value)
     steps.start(batch * size, (batch + 1) * size, 1)
     steps.replay()
@@ -174,8 +170,8 @@ def _iterated(made: Session, held: list[torch.Tensor], batch: int) -> dict[str, 
 def waits(setup: Setup, kind: str, way: str) -> Rows:
     """That an epoch of steps waits for nothing, and that epochs take no more memory as they go on."""
     stream, size, widths = _epoch(setup)
-    made = session(stream, setup.device, size, {"model": kind, "dim": widths["dim"]}, WAYS[way])
-    run, allocated = resident(made), list[int]()
+    run = resident(stream, setup.device, size, {"model": kind, "dim": widths["dim"]}, WAYS[way])
+    allocated, stop = list[int](), run.session.split.train_end
     if not setup.gpu:
         run.train_epoch(1)
         yield "skipped", {"part": "waits", "case": f"{kind}, {way}", "why": "there is no GPU to wait for"}
@@ -186,12 +182,12 @@ def waits(setup: Setup, kind: str, way: str) -> Rows:
     row = {"check": "memory stays", "model": kind, "way": way, "bytes_by_epoch": allocated}
     yield "correctness", {**row, "passed": allocated[1] == allocated[3]}
     steps = run.training()
-    count = steps.start(0, made.split.train_end, 1)
+    count = steps.start(0, stop, 1)
     why = _refusing_to_wait(lambda: [steps.replay() for _ in range(count)])
     row = {"check": "waits for nothing", "model": kind, "way": way, "steps": count, "why": why}
     yield "correctness", {**row, "passed": why is None}
     if steps.replay.graph is not None:
-        steps.start(0, made.split.train_end, 1)
+        steps.start(0, stop, 1)
         seen = profiled(steps.replay, 4)
         row = {"check": "waits in the profile", "model": kind, "way": way}
         row |= {key: seen[key] for key in ("nodes", "waits", "to_host")}
@@ -236,11 +232,11 @@ def _ap(setup: Setup, name: str, seed: int, epochs: int) -> float:
     """Test AP after so many epochs in a precision, products rounded as a run's settings have it."""
     size, model = (20, {"dim": 8, "fanout": 3}) if setup.quick else (600, {})
     with matmul_precision("highest" if name == "full" else "high"):
-        made = session(setup.given_stream(), setup.device, size, {**model, "precision": name}, seed=seed)
+        run = resident(setup.given_stream(), setup.device, size, {**model, "precision": name}, seed=seed)
         for epoch in range(1, epochs + 1):
-            resident(made).train_epoch(epoch)
-        predict_split(made, "val")
-        scored, _ = predict_split(made, "test")
+            run.train_epoch(epoch)
+        predict_split(run, "val")
+        scored, _ = predict_split(run, "test")
     ap = summarise(scored)["ap"]
     assert ap is not None
     return ap

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from bench.gpu.floor import PARTS, iteration_work
-from bench.gpu.setup import WAYS, Rows, Setup, drawn, of_shape, resident, session
-from bench.gpu.stages import Stages
+from bench.gpu.setup import WAYS, Rows, Setup, drawn, of_shape, resident
+from bench.gpu.stages import Parts
 from bench.gpu.trace import profiled
 from bench.roofline import matmul_precision, measure
 from bench.timing import summary
 from mspipe_triton.training.footprint import Footprint
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.resident import Resident
 
 REPEATS = 5
 LOOKED_AT = 16  # batches, for what they hold
@@ -34,7 +34,7 @@ def roofline(setup: Setup) -> Rows:
 
 @dataclass(frozen=True)
 class Timed:
-    """A session that is ready to be timed in one precision.
+    """A run that is ready to be timed in one precision.
 
     Args:
         setting: torch's, of products in float32. notes: what it told while it was prepared.
@@ -42,7 +42,7 @@ class Timed:
         stop: the last event of an epoch.
     """
 
-    session: Session
+    run: Resident
     setting: str
     notes: list[str]
     mib: dict[str, float]
@@ -54,21 +54,21 @@ class Timed:
         notes: list[str] = []
         with matmul_precision(setting), _taken(setup.gpu) as mib:
             shape = setup.shape(name, size)
-            made = session(drawn(name, setup.quick), setup.device, shape.batch, of_shape(kind, shape))
-            run, stop = resident(made), setup.stop(made.split.train_end, shape.batch)
-            run.note = notes.append
+            given = (drawn(name, setup.quick), setup.device, shape.batch, of_shape(kind, shape))
+            run = resident(*given, note=notes.append)
+            stop = setup.stop(run.session.split.train_end, shape.batch)
             if setup.stub:
                 run.training().run(0, stop, 1)
             else:
                 run.train_epoch(1)
-        return Timed(made, setting, notes, mib, stop)
+        return Timed(run, setting, notes, mib, stop)
 
     def epoch(self) -> float:
         """Seconds an iteration, over all batches of the training events, from an empty node state."""
-        run = resident(self.session)
+        run = self.run
         steps = run.training()
         with matmul_precision(self.setting):
-            self.session.state.reset()
+            run.session.state.reset()
             count = steps.start(0, self.stop, 2)
             run.settle()
             start = time.perf_counter()
@@ -102,10 +102,10 @@ def steps(setup: Setup, name: str, size: int, kind: str) -> Rows:
         for precision, run in runs.items():
             seconds[precision].append(run.epoch())
     for precision, run in runs.items():
-        made = run.session
+        made = run.run.session
         held = sum(each.numel() for each in made.model.parameters())
         least = dict(zip(("bytes", "flops"), iteration_work(kind, shape, held), strict=True)) if kind in PARTS else {}
-        training, count = resident(made).training(), -(-run.stop // shape.batch)
+        training, count = run.run.training(), -(-run.stop // shape.batch)
         losses = training.losses[:count].to("cpu", copy=True)
         yield "steps", {
             "stream": name, "model": kind, "batch_size": shape.batch, "precision": precision, "iterations": count,
@@ -113,14 +113,14 @@ def steps(setup: Setup, name: str, size: int, kind: str) -> Rows:
             "captured": training.replay.graph is not None, "notes": run.notes, "mib": run.mib,
             "planned_mib": Footprint.of(made.config, stream).to_json(), "capacities": training.sampler.capacities,
             "overflowed": training.sampler.overflowed(), "mean_loss": float(losses.mean()),
-            "repeats": _repeats(made), "dim_edge": stream.dim_edge, "nodes": stream.num_nodes,
+            "repeats": _repeats(run.run), "dim_edge": stream.dim_edge, "nodes": stream.num_nodes,
         }  # fmt: skip
 
 
-def _repeats(made: Session) -> dict[str, float]:
+def _repeats(run: Resident) -> dict[str, float]:
     """Of batches spread over the training events the mean number of distinct nodes; of all events the share whose pair
     was there before."""
-    training, stream, size = resident(made).training(), made.stream, made.config.train.batch_size
+    made, training, stream, size = run.session, run.training(), run.session.stream, run.session.size
     last = made.split.train_end // size - 1
     found = []
     for number in sorted({last * place // LOOKED_AT for place in range(1, LOOKED_AT + 1)}):
@@ -140,9 +140,9 @@ def profile(setup: Setup, name: str, size: int, kind: str) -> Rows:
         return
     run = Timed.prepare(setup, name, size, kind, "high")
     run.epoch()
-    training = resident(run.session).training()
+    training = run.run.training()
     captured = training.replay.graph is not None
-    training.start(0, run.session.split.train_end, 2)
+    training.start(0, run.run.session.split.train_end, 2)
     yield "profiles", {**case, "precision": "tf32", "captured": captured, **profiled(training.replay, 4)}
 
 
@@ -153,12 +153,13 @@ def stages(setup: Setup, name: str, size: int, kind: str) -> Rows:
     """
     shape = setup.shape(name, size)
     with matmul_precision(setup.fastest):
-        made = session(drawn(name, setup.quick), setup.device, shape.batch, of_shape(kind, shape), WAYS["launched"])
-        resident(made).train_epoch(1)
-        made.state.reset()
-        training = resident(made).training()
-        count = training.start(0, made.split.train_end, 2)
-        taken = Stages(training).by_name()
+        given = (drawn(name, setup.quick), setup.device, shape.batch, of_shape(kind, shape))
+        run = resident(*given, WAYS["launched"])
+        run.train_epoch(1)
+        run.session.state.reset()
+        training = run.training()
+        count = training.start(0, run.session.split.train_end, 2)
+        taken = Parts(training).by_name()
         timed = _on_gpu if setup.gpu else _on_cpu
         found = [timed(taken) for _ in range(min(count, 3 if setup.quick else STAGED))][1:]  # the first does not count
     device_ms, host_ms = (

@@ -13,13 +13,10 @@ from bench.gpu.setup import Rows, Setup
 from bench.roofline import matmul_precision
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.flight import StageTimes
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.staged import Staged
 
-TRAIN = Purpose.TRAIN_NEGATIVES
 MEASURED = ("serial", "prefetch", "mspipe", "exact")
 CHECKED: dict[str, dict[str, Any]] = {
     "serial": {"schedule": "serial"},
@@ -53,15 +50,14 @@ def on_cpu(setup: Setup, kind: str, name: str) -> Results:
 def _losses(setup: Setup, device: str, kind: str, settings: dict[str, Any]) -> list[float]:
     size = 100 if setup.quick else 600
     model = ModelConfig(model=kind, dtype="float64", dim=32)
-    made = _session(setup.synthetic(), device, size, settings, model)
-    items = batches(0, size * min(CHECKED_BATCHES, made.split.train_end // size), size, made.negatives, TRAIN, 1)
-    made.model.train()
-    return [float(done.loss) for done in Scheduler(made, lambda *_: None).run(items, 1, StageTimes())]
+    made = _run(setup.synthetic(), device, size, settings, model)
+    stop = size * min(CHECKED_BATCHES, made.session.split.train_end // size)
+    return made.train_epoch(1, stop=stop).losses.tolist()
 
 
-def _session(stream: EventStream, device: str, size: int, settings: dict[str, Any], model: ModelConfig) -> Session:
+def _run(stream: EventStream, device: str, size: int, settings: dict[str, Any], model: ModelConfig) -> Staged:
     train = TrainConfig(batch_size=size, device=device, placement="host", **settings)
-    return Session.create(RunConfig(model=model, train=train), stream)
+    return Staged(Session.create(RunConfig(model=model, train=train), stream))
 
 
 def speeds(setup: Setup, kind: str) -> Rows:
@@ -75,25 +71,22 @@ def speeds(setup: Setup, kind: str) -> Rows:
 def measure(setup: Setup, stream: EventStream, kind: str, size: int) -> dict[str, Any]:
     """Seconds an iteration of every schedule, epoch by epoch in turn, after an epoch each that is not counted."""
     model = ModelConfig(model=kind)
-    sessions = {name: _session(stream, setup.device, size, {"schedule": name}, model) for name in MEASURED}
-    schedulers = {name: Scheduler(session, lambda *_: None) for name, session in sessions.items()}
+    runs = {name: _run(stream, setup.device, size, {"schedule": name}, model) for name in MEASURED}
     seconds: dict[str, list[float]] = {name: [] for name in MEASURED}
     times = {name: StageTimes() for name in MEASURED}
     for epoch in range(setup.rounds(REPEATS) + 1):
-        for name, session in sessions.items():
-            session.state.reset()
-            session.model.train()
+        for name, run in runs.items():
+            run.session.state.reset()
+            run.session.model.train()
             counted = times[name] if epoch else StageTimes()
-            stop = setup.stop(session.split.train_end, size)
-            items = batches(0, stop, size, session.negatives, TRAIN, epoch)
+            items = run.training_batches(epoch, setup.stop(run.session.split.train_end, size))
             start = time.perf_counter()
-            iterations = sum(1 for _ in schedulers[name].run(items, epoch, counted))
-            if setup.gpu:
-                torch.cuda.synchronize()
+            iterations = sum(1 for _ in run.run(items, epoch, counted))
+            run.settle()
             if epoch:
                 seconds[name].append((time.perf_counter() - start) / iterations)
     stages = {name: times[name].per_iteration() for name in MEASURED}
-    plans = {name: schedulers[name].planner.plan_for(stages[name]) for name in MEASURED}
+    plans = {name: runs[name].planner.plan_for(stages[name]) for name in MEASURED}
     result: dict[str, Any] = {"batch_size": size, "dim_edge": stream.dim_edge}
     for name in MEASURED:
         ratios = [alone / own for alone, own in zip(seconds["serial"], seconds[name], strict=True)]

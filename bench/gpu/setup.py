@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from bench.scene import GDELT, REDDIT, WIKI, Shape, scene
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import load_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.resident import Resident
-from mspipe_triton.training.session import Session, load_stream
+from mspipe_triton.training.way import Watch, silent
 
 TARGETS = ("cuda", "stub", "cpu")
 MODELS = ("tgn", "jodie", "apan")
@@ -134,16 +136,11 @@ def of_shape(kind: str, shape: Shape) -> dict[str, Any]:
     return {"model": kind, "dim": shape.dim, **own.get(kind, {"fanout": shape.fanout})}
 
 
-def session(
+def resident(
     stream: EventStream, device: str, size: int, model: dict[str, Any], settings: RunSettings | None = None,
-    seed: int = 0,
-) -> Session:  # fmt: skip
-    """A session whose everything lies on a device."""
+    seed: int = 0, note: Callable[[str], None] = silent,
+) -> Resident:  # fmt: skip
+    """A run whose everything lies on a device; `note` is told what the user should see."""
     train = TrainConfig(batch_size=size, device=device, placement="device", seed=seed)
-    return Session.create(RunConfig(model=ModelConfig(**model), train=train, settings=settings), stream)
-
-
-def resident(made: Session) -> Resident:
-    """The resident part of a session that lies on a device."""
-    assert made.resident is not None
-    return made.resident
+    config = RunConfig(model=ModelConfig(**model), train=train, settings=settings)
+    return Resident(Session.create(config, stream), Watch(note))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from mspipe_triton.training.resident_pass import Scene
-from mspipe_triton.training.resident_steps import TrainPass
+from mspipe_triton.iteration.passes import TrainPass
+from mspipe_triton.iteration.scene import Scene
+from mspipe_triton.iteration.step import differentiate, forward
 
 
-class Stages:
+class Parts:
     """The stages of a training pass, each launched kernel by kernel; taken in order they are `TrainPass.step`.
 
     Args:
@@ -19,7 +19,6 @@ class Stages:
     """
 
     scene: Scene
-    record: Any
     hidden: torch.Tensor | None
     embeddings: torch.Tensor
 
@@ -39,20 +38,21 @@ class Stages:
 
     def forward(self) -> None:
         """Memory and embeddings."""
-        self.record, self.hidden, self.embeddings = self.steps.embedded(self.scene, self.steps.clock)
+        self.scene = self.steps.fetched(self.scene, self.steps.clock)
+        self.hidden, self.embeddings = forward(self.steps.model, self.scene)
 
     def backward(self) -> None:
         """Scores, loss and gradients."""
-        loss, _ = self.steps.given.model.loss(self.embeddings, self.scene.count)
-        self.steps.optimizer.zero_grad()
-        loss.backward(self.steps.unit)
-        self.steps.losses.index_copy_(0, self.steps.clock.iteration, loss.detach().view(1))
+        steps = self.steps
+        loss = differentiate(steps.model, self.scene, self.embeddings, steps.optimizer, steps.unit)
+        steps.losses.index_copy_(0, steps.clock.iteration, loss.view(1))
 
     def adam(self) -> None:
         """The optimiser's step."""
         self.steps.optimizer.step()
 
+    @torch.no_grad()
     def write(self) -> None:
         """Memory and mail of the endpoints, and on to the next batch."""
-        self.steps.deliver(self.scene, self.record, self.hidden)
+        self.steps.deliver(self.scene, self.hidden)
         self.steps.clock.advance()

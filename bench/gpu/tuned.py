@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.gpu.setup import Rows, Setup
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.training.settings import default_settings
+from mspipe_triton.settings import default_settings
 from mspipe_triton.tuning import ProfileStore, autotune
 from mspipe_triton.tuning.run_gate import RunGate
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mspipe_triton.errors import DataError
+from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.placement import Placement
 
 MAX_NODE_ID = 2**31 - 1
@@ -108,6 +108,20 @@ class EventStream:
         split = Split(events * 70 // 100, events * 85 // 100)
         if split.train_end < 1 or split.val_end <= split.train_end or events <= split.val_end:
             raise DataError(f"{self.name}: {events} events are too few for a 70/15/15 split; at least 4 are needed")
+        return split
+
+    def split_for(self, size: int) -> Split:
+        """The same for training in batches of a size.
+
+        Raises:
+            ConfigError: it is above the number of training events.
+        """
+        split = self.split()
+        if size > split.train_end:
+            raise ConfigError(
+                f"batch-size {size:,} is above the {split.train_end:,} training events of {self.name}; "
+                "give at most that"
+            )
         return split
 
     def unseen_in_training(self) -> torch.Tensor:

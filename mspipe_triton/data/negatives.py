@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -67,6 +68,12 @@ class NegativeSampler:
     def __init__(self, stream: EventStream, seed: int) -> None:
         self.destinations = torch.unique(stream.dst)
         self.seed = seed
+
+    def on(self, device: torch.device) -> NegativeSampler:
+        """The same with the destinations on a device."""
+        moved = copy(self)
+        moved.destinations = self.destinations.to(device)
+        return moved
 
     def iterate(
         self, purpose: Purpose, epoch: int, batch_size: int, iterations: int, each: int = 1

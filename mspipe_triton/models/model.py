@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class EmbeddingInput:
     updated: torch.Tensor
     around: Neighbourhood
     times: torch.Tensor
-    edges: list[EdgeRows]
+    edges: Sequence[EdgeRows]
     time: TimeEncoder
     draws: Draws | None
 
@@ -139,7 +139,7 @@ class TemporalModel(nn.Module):
         updated: torch.Tensor,
         around: Neighbourhood,
         times: torch.Tensor,
-        edges: list[EdgeRows],
+        edges: Sequence[EdgeRows],
         node_features: torch.Tensor | None,
         draws: Draws | None = None,
     ) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mspipe_triton.errors import RunFolderError
-from mspipe_triton.training.session import Session
+from mspipe_triton.iteration.session import Session
 
 FORMAT = 2
 

@@ -12,10 +12,10 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.iteration.scene import ranked_columns
 from mspipe_triton.mailbox import Table
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.pipeline.schedules import RESIDENT
-from mspipe_triton.training.iteration import ranked_columns
 
 _NUMBER = 8  # bytes of an id or a time
 # Bytes of a root or a slot while a batch is sampled: node, event, row, key, time and its difference, and what finds the

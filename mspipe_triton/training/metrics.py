@@ -18,12 +18,6 @@ class Predictions:
     batch_sizes: list[int]
 
 
-def reciprocal_ranks(positive: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """1 / rank [B] of each positive [B] among its candidates [B, N]; ties count as the mean of their ranks."""
-    own = positive.unsqueeze(1)
-    return 1.0 / (1.0 + (candidates > own).sum(1).double() + 0.5 * (candidates == own).sum(1).double())
-
-
 def area_under_curve(positive: torch.Tensor, negative: torch.Tensor) -> float:
     """Area under the receiver operating characteristic, all scores together."""
     return float(binary_auroc(*_scores_and_labels(positive, negative)))

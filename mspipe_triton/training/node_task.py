@@ -10,13 +10,11 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import DataError, RunFolderError
-from mspipe_triton.training.batch import batches
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.checkpoint import atomic_file
-from mspipe_triton.training.iteration import in_turn
 from mspipe_triton.training.metrics import area_under_curve, average_precision
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.way import Way
 
 EPOCHS = 20
 LEARNING_RATE = 1e-3
@@ -51,19 +49,6 @@ def check_labels(stream: EventStream) -> None:
     positives, events = int(labels[: stream.split().train_end].sum()), stream.split().train_end
     if positives in (0, events):
         raise DataError(f"{stream.name}: {positives} of {events} training events have label 1; a decoder needs both")
-
-
-def source_embeddings(session: Session, stop: int) -> torch.Tensor:
-    """Embeddings [stop, D] of the sources of the first `stop` events, each before its event, from the stream's start.
-
-    The parameters stay as they are; the node state is reset and carried on, in time order.
-    """
-    if session.resident is not None:
-        return session.resident.source_embeddings(stop)
-    session.model.eval()
-    session.state.reset()
-    items = batches(0, stop, session.config.train.batch_size, session.negatives, Purpose.EVAL_NEGATIVES, 0)
-    return torch.cat([done.sources for done in in_turn(session.iteration.embedding_stages(), items)])
 
 
 def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
@@ -108,11 +93,12 @@ def label_metrics(
     return found
 
 
-def evaluate_labels(session: Session, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def evaluate_labels(way: Way, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The label metrics of "val" and "test", as asked for, with the decoder at `path`, which is trained if missing."""
+    session = way.session
     ends = {"val": (session.split.train_end, session.split.val_end), "test": (session.split.val_end, None)}
     last = len(session.stream) if "test" in splits else session.split.val_end
-    embedded = source_embeddings(session, last)
+    embedded = way.embed(last)
     decoder = _load(path, embedded) if path.exists() else train_decoder(session, embedded)
     if not path.exists():
         with atomic_file(path) as temporary:

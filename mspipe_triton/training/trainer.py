@@ -1,4 +1,4 @@
-"""The trainer: epochs of the staged loop, validation after each, the best checkpoint, and the run's result."""
+"""The trainer: epochs, validation after each, the best checkpoint, and the run's result."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 import mspipe_triton
-from mspipe_triton.config import RunConfig, load_config
+from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.devices import resolve_device
-from mspipe_triton.errors import ConfigError, TrainingError
+from mspipe_triton.data.source import fingerprint
+from mspipe_triton.errors import TrainingError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.trace import Trace
+from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
-from mspipe_triton.training.epochs import Epochs, ResidentEpochs, StagedEpochs
+from mspipe_triton.training.entry import Entry, enter
 from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
-from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.training.metrics import summarise
-from mspipe_triton.training.node_task import check_labels
 from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session, fingerprint, load_stream, process_settings
-from mspipe_triton.training.settings import Tuned, compiler
+from mspipe_triton.training.way import Watch, carry_out
 
 
 class Observer:
@@ -59,7 +56,6 @@ def train(
     observer: Observer | None = None,
     trace: bool = False,
     tuned: Tuned | None = None,
-    device: str | None = None,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and leave a run folder.
 
@@ -71,8 +67,6 @@ def train(
         observer: told of progress.
         trace: leave `trace.json` in the run folder, every stage's start and end beside the plan.
         tuned: how to carry the run out, in the place of `config.settings`, and stage times to plan with at first.
-        device: "cpu" or "cuda" in the place of `config.train.device`, which the run folder keeps: the caller has
-            resolved it and told the user (see `resolve_device`).
 
     Returns:
         What `result.json` holds.
@@ -81,47 +75,30 @@ def train(
         InputError: data, settings or folder are not usable; nothing has been written then.
         TrainingError: a loss was not finite; the checkpoints of the epochs before stay.
     """
-    config, observer = config or RunConfig(), observer or Observer()
-    if tuned is not None:
-        config = replace(config, settings=tuned.settings)
-    resolved, line = resolve_device(config.with_flags({"device": device}))
-    stream = stream if stream is not None else load_stream(config.data)
-    if config.train.task == "node":
-        check_labels(stream)
-    folder = RunFolder.check(out, config, stream.name, resume)
-    if resume and tuned is None:
-        config = replace(config, settings=load_config(folder.config).settings)
-    resolved, room = resolve_placement(replace(resolved, settings=config.settings), stream)
-    if trace:
-        check_traceable(resolved)
-    with process_settings(resolved):
-        session = Session.create(resolved, stream)
-        run = _Run(session, folder, observer, Trace() if trace else None, tuned)
-        folder.prepare(config, resume)
-        for each in (line, room):
-            if each is not None:
-                observer.note(each)
-        done = run.resume() if resume else 0
-        observer.start(session, folder)
-        if not fusion_enabled() and (session.settings.fused or compiler() is None):
+    entry, observer = enter(config or RunConfig(), stream, out, resume, trace), observer or Observer()
+    if entry.line is not None:
+        observer.note(entry.line)
+    return run(entry, observer, trace, tuned)
+
+
+def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | None = None) -> dict[str, Any]:
+    """Train what has been entered; see `train`."""
+    entry = entry.tuned(tuned)
+    config, room = entry.resolved()
+    with process_settings(config):
+        made = _Run(Session.create(config, entry.stream), entry.folder, observer, Trace() if trace else None, tuned)
+        entry.folder.prepare(entry.config, entry.resume)
+        if room is not None:
+            observer.note(room)
+        done = made.resume() if entry.resume else 0
+        observer.start(made.session, entry.folder)
+        settings = made.session.settings
+        if not fusion_enabled() and (settings.fused or compiler() is None):
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
             observer.note(f"All {done} epochs are trained already; evaluating the best one again.")
-        return run.finish(done)
-
-
-def check_traceable(config: RunConfig) -> None:
-    """Refuse to trace a run that has no stages.
-
-    Args:
-        config: with "device" or "host" as placement (see `resolve_placement`).
-
-    Raises:
-        ConfigError: everything lies on the device.
-    """
-    if config.train.placement == "device":
-        raise ConfigError("--trace is of stages, and --placement device has none; take --placement host")
+        return made.finish(done)
 
 
 class _Run:
@@ -131,17 +108,11 @@ class _Run:
         self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None, tuned: Tuned | None
     ) -> None:
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
-        self.epochs = self._epochs(None if tuned is None else tuned.stage_seconds)
+        known = {} if tuned is None else tuned.stage_seconds
+        self.way = carry_out(session, Watch(observer.note, self._replanned, trace, known))
         self.data = fingerprint(session.stream)
         self.records: list[dict[str, Any]] = []
         self.warned = False
-
-    def _epochs(self, known: Mapping[str, float] | None) -> Epochs:
-        if self.session.resident is None:
-            scheduler = Scheduler(self.session, self._replanned, self.trace, stage_seconds=known)
-            return StagedEpochs(self.session, scheduler)
-        self.session.resident.note = self.observer.note
-        return ResidentEpochs(self.session, self.session.resident)
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
@@ -151,7 +122,7 @@ class _Run:
             self._validate(record)
         started = time.perf_counter()
         self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
-        metrics = evaluate_checkpoint(self.session, self.folder, self.session.config.train.negatives)
+        metrics = evaluate_checkpoint(self.way, self.folder, self.session.config.train.negatives)
         result = self._result(metrics, time.perf_counter() - started)
         self.folder.write_result(result)
         if self.trace is not None and self.trace.kept:
@@ -168,7 +139,7 @@ class _Run:
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         try:
-            record = self.epochs.train(epoch, self.observer.batch)
+            record = self.way.train(epoch, self.observer.batch)
         except TrainingError as error:
             kept = (
                 f"{self.folder.best} keeps the best epoch before" if self.folder.best.exists() else "no epoch was done"
@@ -185,7 +156,7 @@ class _Run:
     def _validate(self, record: dict[str, Any]) -> None:
         """Score validation, keep the epoch as the best where it is, and write its line."""
         started = time.perf_counter()
-        predictions, _ = predict_split(self.session, "val")
+        predictions, _ = predict_split(self.way, "val")
         record["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
         record["eval_seconds"] = time.perf_counter() - started
         if not self.records or record["val"]["ap"] > max(line["val"]["ap"] for line in self.records):
@@ -206,7 +177,7 @@ class _Run:
             "dataset": session.stream.name,
             "events": len(session.stream),
             "nodes": session.stream.num_nodes,
-            "schedule": self.epochs.schedule,
+            "schedule": self.way.schedule,
             "backend": "torch",
             "fused": fusion_enabled(),
             "device": session.state.placement.device.type,
@@ -225,7 +196,7 @@ class _Run:
             "settings": asdict(session.settings),
             "captured": fastest.get("captured", False),
             "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
-            "plan": self.epochs.plan(fastest["stage_seconds"]),
+            "plan": self.way.plan(fastest["stage_seconds"]),
             "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),
             "peak_device_mb": peak_device_mb(session.state.placement.device),

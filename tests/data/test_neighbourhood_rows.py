@@ -57,7 +57,7 @@ class Outcome:
 
 def trained(stream: EventStream, model: str, schedule: str, deduplicate: str) -> Outcome:
     made = session(stream, 30, MODELS[model], schedule=schedule)
-    made.iteration.sampler = replace(made.iteration.sampler, deduplicate=deduplicate)
+    made = replace(made, sampler=replace(made.sampler, deduplicate=deduplicate))
     parameters, read = list(made.model.parameters()), made.state.read
     grads: list[torch.Tensor] = []
     rows: list[int] = []

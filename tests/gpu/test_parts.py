@@ -10,8 +10,8 @@ import torch
 from bench import launches
 from bench.cases import work
 from bench.gpu.floor import PARTS, iteration_work
-from bench.gpu.setup import TINY, WAYS, drawn, of_shape, resident, session
-from bench.gpu.stages import Stages
+from bench.gpu.setup import TINY, WAYS, drawn, of_shape, resident
+from bench.gpu.stages import Parts
 from bench.gpu.table import finished, targets
 from bench.gpu.trace import MARK, counted
 from mspipe_triton.kernels import gather_rows, launch
@@ -85,9 +85,9 @@ def test_a_stream_is_the_scene_s() -> None:
 def test_stages_in_turn_are_a_step() -> None:
     stream, losses = drawn("TINY", True), []
     for taken in (True, False):
-        made = resident(session(stream, "cpu", 40, of_shape("apan", TINY), WAYS["launched"]))
+        made = resident(stream, "cpu", 40, of_shape("apan", TINY), WAYS["launched"])
         steps = made.training()
-        count, stages = steps.start(0, 120, 1), Stages(steps).by_name().values()
+        count, stages = steps.start(0, 120, 1), Parts(steps).by_name().values()
         for _ in range(count):
             for run in stages if taken else [steps.step]:
                 run()

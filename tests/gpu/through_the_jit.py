@@ -13,7 +13,7 @@ import torch
 
 from bench import aot
 from bench.gpu import kit, stub
-from bench.gpu.setup import TINY, drawn, of_shape, resident, session
+from bench.gpu.setup import TINY, drawn, of_shape, resident
 from bench.roofline import matmul_precision
 from mspipe_triton.kernels import compiling, launch
 from mspipe_triton.training.evaluate import predict_split
@@ -49,10 +49,10 @@ def step(kind: str) -> dict[str, Any]:
         plain(self, *arguments, **named)
 
     launch.Kernel.launch = counted  # type: ignore[method-assign]
-    made, before = session(drawn(TINY.name, True), "cpu", 40, of_shape(kind, TINY)), stub.launches()
-    losses = resident(made).train_epoch(1).losses
+    run, before = resident(drawn(TINY.name, True), "cpu", 40, of_shape(kind, TINY)), stub.launches()
+    losses = run.train_epoch(1).losses
     trained = stub.launches() - before
-    predict_split(made, "val", 3)
+    predict_split(run, "val", 3)
     return {"kernels": names, "trained": trained, "scored": stub.launches() - before - trained, "losses": len(losses)}
 
 

@@ -11,9 +11,9 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from tests.models.plain_model import Event, PlainModel
 from tests.models.six_events import SIX
 
@@ -68,9 +68,9 @@ def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], Non
     items = list(batches(0, size * count, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
     run.model.train()
     done_items = 0
-    for item, done in zip(items, in_turn(run.iteration.training_stages(), items), strict=True):
+    for item, done in zip(items, in_turn(Stages(run).training(), items), strict=True):
         expected = plain.train_batch(events[item.start : item.stop], item.negatives.tolist(), events)
-        assert done.loss.item() == pytest.approx(expected, rel=1e-9), item.index
+        assert done.outcome.loss.item() == pytest.approx(expected, rel=1e-9), item.index
         for name, parameter in run.model.named_parameters():
             close(parameter.grad, plain.p[name].grad, 1e-9, f"gradient of {name} in batch {item.index}")
         done_items += 1

@@ -12,9 +12,9 @@ import torch
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.readers import read_stream
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from tests.models import six_events
 from tests.models.beside_oracle import (
     SIX_STREAM,
@@ -62,9 +62,9 @@ def test_states_and_logits_worked_out_by_hand(aggregator: str, states: list[dict
     missing, unknown = run.model.load_state_dict(weights, strict=False)
     assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    scored = in_turn(run.iteration.evaluation_stages(), items)
+    scored = in_turn(Stages(run).scoring(), items)
     for after, logits, done in zip(states, six_events.APAN_LOGITS, scored, strict=True):
-        assert done.positive.tolist() == pytest.approx(logits, abs=1e-12)
+        assert done.outcome.logits[0].tolist() == pytest.approx(logits, abs=1e-12)
         for node, (*expected, slots) in after.items():
             expected += [part for slot in slots for part in (slot or (0, 0, -1, 10))]
             assert state_of(run.state.state_dict(), node) == pytest.approx(expected, abs=1e-12), node
@@ -115,7 +115,7 @@ def test_dropout_is_keyed_by_the_epoch_and_trains(small_stream: EventStream) -> 
         run = session(small_stream, 100, dropout=dropout, **SETTINGS)
         same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
         items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the dropout's key changes
-        return [done.loss.item() for done in in_turn(run.iteration.training_stages(), items)]
+        return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(0.5, 1) == losses(0.5, 1)
     assert losses(0.5, 1)[0] != losses(0.5, 2)[0]
@@ -133,7 +133,7 @@ def test_dropout_acts_on_attention_and_on_the_hidden_units(small_stream: EventSt
                     parameter.zero_()
         run.optimizer.param_groups[0]["lr"] = 0.0
         items = batches(0, 300, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        return [done.loss.item() for done in in_turn(run.iteration.training_stages(), items)]
+        return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(0.5, "output") != losses(0.0, "output")
     assert losses(0.5, "value") != losses(0.0, "value")
@@ -144,6 +144,6 @@ def test_dropout_is_off_in_evaluation(small_stream: EventStream) -> None:
     def scores(dropout: float) -> torch.Tensor:
         run = session(small_stream, 100, dropout=dropout, **SETTINGS)
         items = batches(0, 400, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-        return torch.cat([d.positive for d in in_turn(run.iteration.evaluation_stages(), items)])
+        return torch.cat([d.outcome.logits[0] for d in in_turn(Stages(run).scoring(), items)])
 
     assert torch.equal(scores(0.5), scores(0.0))

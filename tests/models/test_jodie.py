@@ -12,10 +12,10 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.models import Facts
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
 from tests.models import six_events
 from tests.models.beside_oracle import (
     SIX_STREAM,
@@ -41,9 +41,9 @@ def test_states_and_logits_worked_out_by_hand() -> None:
     missing, unknown = run.model.load_state_dict(weights, strict=False)
     assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    scored = in_turn(run.iteration.evaluation_stages(), items)
+    scored = in_turn(Stages(run).scoring(), items)
     for after, logits, done in zip(six_events.JODIE_AFTER, six_events.JODIE_LOGITS, scored, strict=True):
-        assert done.positive.tolist() == pytest.approx(logits, abs=1e-12)
+        assert done.outcome.logits[0].tolist() == pytest.approx(logits, abs=1e-12)
         tables = run.state.state_dict()
         for node, expected in after.items():
             actual = [tables[name][node].item() for name in six_events.LAST_MAIL]
@@ -68,7 +68,7 @@ def test_equals_the_oracle_on_a_real_stream(real_data: Path) -> None:
 def test_the_spread_of_gaps_is_that_of_training(small_stream: EventStream) -> None:
     for stream in (SIX_STREAM, irregular(small_stream), first(small_stream, 300)):
         run = session(stream, 2, model="jodie", dim=2)
-        assert Facts.of(stream, run.adjacency).gap == pytest.approx(oracle(run).gap, rel=1e-12)
+        assert Facts.of(stream, run.sampler.adjacency).gap == pytest.approx(oracle(run).gap, rel=1e-12)
 
 
 def test_it_has_no_dropout() -> None:

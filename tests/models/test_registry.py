@@ -15,9 +15,9 @@ import torch
 from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.models import REGISTRY, Recipe, register
 from mspipe_triton.models.tgn import TGAT, TGN
-from mspipe_triton.training.session import Session
 from mspipe_triton.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -80,7 +80,7 @@ def test_every_part_of_it_is_used(small_stream: EventStream) -> None:
     names = {name.rsplit(".", 1)[0] for name, _ in run.model.named_parameters()}
     assert {"updater", "updater.message.mixed", "embedding.joined", "node_projection", "predictor.out"} <= names
     assert run.model.layers == 1
-    assert run.iteration.sampler.fanout == 4
+    assert run.sampler.fanout == 4
 
 
 def test_the_example_runs(registry: dict[str, Any], example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,9 @@ import torch
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Neighbourhood, NeighbourSampler, Roots
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from tests.models.beside_oracle import (
     SIX_STREAM,
     compare,
@@ -46,7 +46,7 @@ def test_states_worked_out_by_hand(aggregator: str) -> None:
     if aggregator == "mean":
         states[2][0] = (K2, 14, (K2 + K0) / 2, 5, 16)  # events 4 and 5 both reach node 0
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    for after, _ in zip(states, in_turn(run.iteration.evaluation_stages(), items), strict=True):
+    for after, _ in zip(states, in_turn(Stages(run).scoring(), items), strict=True):
         tables = run.state.state_dict()
         for node, expected in after.items():
             assert [tables[name][node].item() for name in LAST_MAIL] == pytest.approx(expected, abs=1e-12), node
@@ -103,8 +103,8 @@ def test_predictions_do_not_see_later_events_of_their_batch(
     for stream in (small_stream, replace(small_stream, dst=dst, t=t)):
         run = session(stream, 100, dim=8, **model)
         items = batches(0, seen + 100, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-        *_, last = in_turn(run.iteration.evaluation_stages(), items)
-        scores.append((last.positive, last.negative))
+        *_, last = in_turn(Stages(run).scoring(), items)
+        scores.append(tuple(last.outcome.logits))
     for ours, changed in zip(*scores, strict=True):
         assert (ours[:kept] - changed[:kept]).abs().max() < 1e-12
         assert (ours[kept:] - changed[kept:]).abs().max() > 1e-3
@@ -124,7 +124,7 @@ def test_every_setting_trains(small_stream: EventStream, model: dict[str, object
     for epoch in (1, 2, 3, 4):
         run.state.reset()
         items = batches(0, 800, 100, run.negatives, Purpose.TRAIN_NEGATIVES, epoch)
-        losses.append(sum(d.loss.item() for d in in_turn(run.iteration.training_stages(), items)))
+        losses.append(sum(d.outcome.loss.item() for d in in_turn(Stages(run).training(), items)))
     assert losses[-1] < losses[0]
     assert all(parameter.grad is not None for parameter in run.model.parameters())
 
@@ -134,7 +134,7 @@ def test_dropout_is_keyed_by_the_epoch(small_stream: EventStream) -> None:
         run = session(small_stream, 100, dim=8, dropout=0.5)
         same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
         items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the dropout's key changes
-        return [done.loss.item() for done in in_turn(run.iteration.training_stages(), items)]
+        return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(1) == losses(1)
     assert losses(1)[0] != losses(2)[0]
@@ -150,7 +150,7 @@ def test_layers_and_hops_draw_for_themselves(small_stream: EventStream, monkeypa
 
     plain = NeighbourSampler.around
     monkeypatch.setattr(NeighbourSampler, "around", around)
-    run.iteration.sample(next(batches(0, 100, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)))
+    Stages(run).sample(next(batches(0, 100, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)))
     ((below, above),) = seen
     assert not torch.equal(below, above)
     assert [attention.layer for attention in run.model.embedding.attention] == [0, 1]
@@ -160,6 +160,6 @@ def test_dropout_is_off_in_evaluation(small_stream: EventStream) -> None:
     def scores(dropout: float) -> torch.Tensor:
         run = session(small_stream, 100, dim=8, dropout=dropout)
         items = batches(0, 400, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-        return torch.cat([d.positive for d in in_turn(run.iteration.evaluation_stages(), items)])
+        return torch.cat([d.outcome.logits[0] for d in in_turn(Stages(run).scoring(), items)])
 
     assert torch.equal(scores(0.5), scores(0.0))

@@ -9,11 +9,12 @@ from typing import Any
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages
 from mspipe_triton.pipeline.flight import Span, StageTimes
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import Iteration
-from mspipe_triton.training.schedule import Scheduler
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.staged import Staged
+from mspipe_triton.training.way import Watch
 
 BATCHES = 12
 
@@ -31,17 +32,17 @@ class Run:
     ) -> None:
         self.spans: dict[tuple[str, int], Span] = {}
         self.plans: list[Any] = []
-        _slow_down(run.iteration, delays or {})
-        scheduler = Scheduler(run, lambda change, *_: self.plans.append(change.new), patience=60.0)
+        way = Staged(run, Watch(replanned=lambda change, *_: self.plans.append(change.new), patience=60.0))
+        _slow_down(way.stages, delays or {})
         size = run.config.train.batch_size
         stop = min(first + size * count, run.split.train_end)
         items = batches(first, stop, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
         run.model.train()
         times = _Spans(self.spans)
-        results = list(scheduler.run(items, 1, times))
-        self.losses = [done.loss.item() for done in results]
+        results = list(way.run(items, 1, times))
+        self.losses = [done.outcome.loss.item() for done in results]
         self.staleness = [done.staleness for done in results]
-        self.plan = scheduler.planner.plan
+        self.plan = way.planner.plan
         self.state = run.state.state_dict()
 
 
@@ -57,9 +58,9 @@ class _Spans(StageTimes):
         self.spans |= {(span.stage, span.iteration): span for span in spans}
 
 
-def _slow_down(iteration: Iteration, delays: dict[str, float]) -> None:
+def _slow_down(stages: Stages, delays: dict[str, float]) -> None:
     """Let every stage sleep before its work."""
-    plain = iteration.training_stages
+    plain = stages.training
 
     def slow(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def run(work: Any) -> Any:
@@ -68,4 +69,4 @@ def _slow_down(iteration: Iteration, delays: dict[str, float]) -> None:
 
         return run
 
-    iteration.training_stages = lambda: {name: slow(name, stage) for name, stage in plain().items()}
+    stages.training = lambda: {name: slow(name, stage) for name, stage in plain().items()}

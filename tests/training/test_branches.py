@@ -12,8 +12,8 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.resident import Resident
-from mspipe_triton.training.session import Session
 from tests.models.beside_oracle import irregular
 
 SIZE = 70
@@ -23,8 +23,7 @@ def made(stream: EventStream, settings: RunSettings | None = None) -> tuple[Sess
     train = TrainConfig(batch_size=SIZE, placement="device")
     model = ModelConfig(dim=8, dtype="float64", fanout=4)
     session = Session.create(RunConfig(model=model, train=train, settings=settings), stream)
-    assert session.resident is not None
-    return session, session.resident
+    return session, Resident(session)
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfi
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.models import Facts
-from mspipe_triton.training.batch import batches
 from mspipe_triton.training.footprint import Footprint, choose_placement, resolve_placement
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
 
 BATCH, GIB = 100, 2**30
 MODELS = {
@@ -65,14 +65,14 @@ def test_the_parts_are_the_bytes_of_what_a_session_holds(small_stream: EventStre
     config = run_of(MODELS[name])
     stream = replace(small_stream, node_features=torch.ones(small_stream.num_nodes, 5 if name == "tgat" else 0))
     planned, run = Footprint.of(config, stream), Session.create(config, stream)
-    graph, model = run.adjacency, run.model
+    graph, model = run.sampler.adjacency, run.model
     assert planned.graph == held(graph.indptr, graph.neighbours, graph.event_ids, graph.times)
     room = 8 * min(len(stream), stream.num_nodes)
     assert planned.events == held(run.stream.src, run.stream.dst, run.stream.t) + room
     assert held(run.negatives.destinations) <= room
     assert planned.features == held(run.stream.edge_features, run.stream.node_features)
     assert planned.state == held(*run.state.tables.values(), run.state.sent)
-    take_a_batch(run, run.iteration.training_stages())
+    take_a_batch(run, Stages(run).training())
     moments = [part for each in run.optimizer.state.values() for part in each.values()]
     values = [*model.parameters(), *model.buffers()]
     assert planned.parameters == held(*values, *(each.grad for each in model.parameters()), *moments)
@@ -85,7 +85,7 @@ def test_the_workspace_is_half_as_much_again_as_the_passes_hold(name: str) -> No
     stream = EventStream(src, dst, torch.arange(12_000), torch.randn(12_000, 16, generator=random))
     config = run_of(replace(MODELS[name], dim=32))
     run = Session.create(config, stream)
-    training, scoring = run.iteration.training_stages(), run.iteration.evaluation_stages()
+    training, scoring = Stages(run).training(), Stages(run).scoring()
     passes = peak(run, training) + peak(run, scoring) + peak(run, scoring, config.train.negatives)
     assert 1.5 * passes < Footprint.of(config, stream).workspace
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.training.edgebank import EdgeBank
-from mspipe_triton.training.metrics import Predictions, reciprocal_ranks, summarise
+from mspipe_triton.training.metrics import Predictions, summarise
 
 SCORES = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=25)
 

@@ -14,10 +14,11 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import DataError, RunFolderError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.evaluate import evaluate_run
-from mspipe_triton.training.node_task import NodeDecoder, evaluate_labels, label_metrics, source_embeddings
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.node_task import NodeDecoder, evaluate_labels, label_metrics
 from mspipe_triton.training.trainer import train
+from mspipe_triton.training.way import carry_out
 
 USERS, ITEMS, TASTES = 60, 30, 10
 
@@ -98,7 +99,7 @@ def test_a_resumed_run_s_decoder_is_that_of_its_best_epoch(stream: EventStream, 
 def test_the_decoder_alone_is_trained(stream: EventStream, tmp_path: Path) -> None:
     run = Session.create(config("tgn"), stream)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    found = evaluate_labels(run, tmp_path / "decoder.pt", ("test",))
+    found = evaluate_labels(carry_out(run), tmp_path / "decoder.pt", ("test",))
     assert found.keys() == {"test"}
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
@@ -115,13 +116,13 @@ def test_embeddings_are_of_the_source_before_its_event(stream: EventStream) -> N
     seen = 120
     dst = torch.cat([stream.dst[: seen - 1], stream.dst[seen - 1 :].flip(0)])  # from the last event of a batch on
     changed = replace(stream, dst=dst)
-    ours, others = (source_embeddings(Session.create(config("tgn", batch_size=60), s), 200) for s in (stream, changed))
+    ours, others = (carry_out(Session.create(config("tgn", batch_size=60), s)).embed(200) for s in (stream, changed))
     assert ours.shape == (200, 16)
     assert torch.equal(ours[:seen], others[:seen])
     assert not torch.equal(ours[seen:], others[seen:])
-    again = Session.create(config("tgn", batch_size=60), stream)
-    source_embeddings(again, 100)
-    assert torch.equal(source_embeddings(again, 200), ours), "it begins at the stream's start"
+    again = carry_out(Session.create(config("tgn", batch_size=60), stream))
+    again.embed(100)
+    assert torch.equal(again.embed(200), ours), "it begins at the stream's start"
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.mailbox import LastMail
 from mspipe_triton.models import REGISTRY, EmbeddingInput, Facts, Recipe, register
-from mspipe_triton.training.batch import Done
+from mspipe_triton.settings import process_settings
 from mspipe_triton.training.evaluate import evaluate_run
-from mspipe_triton.training.session import Session, process_settings
 from mspipe_triton.training.trainer import train
 from tests.training.schedule_run import Run, session
 
@@ -122,16 +122,15 @@ def rounding(model: dict[str, Any], given: EventStream) -> Session:
     parts = {name: getattr(given, name) for name in ("edge_features", "node_features")}
     features = {name: None if part is None else rounded(part.float()) for name, part in parts.items()}
     run = session(replace(given, **features), SIZE, model, schedule="serial")
-    stages = run.iteration.training_stages
+    write = run.state.write
 
-    def update(work: Done) -> Done:
-        done = run.iteration.update(work)
+    def rounding_write(number: int) -> None:
+        write(number)
         for table in run.state.tables.values():
             if table.is_floating_point():
                 table.copy_(rounded(table))
-        return done
 
-    run.iteration.training_stages = lambda: {**stages(), "update": update}
+    run.state.write = rounding_write  # type: ignore[method-assign]
     return run
 
 
@@ -184,7 +183,7 @@ def test_tables_take_half_the_bytes_and_parameters_stay() -> None:
     full, narrow = (session(stream(), SIZE, {**SMALL, "precision": name}) for name in ("full", "bf16"))
     for name in ("memory", "partner"):
         assert 2 * narrow.state.tables[name].nbytes == full.state.tables[name].nbytes
-    assert narrow.iteration.edge_table.dtype == torch.bfloat16
+    assert narrow.edges.dtype == torch.bfloat16
     assert narrow.stream.node_features is not None
     assert narrow.stream.node_features.dtype == torch.bfloat16
     assert {weight.dtype for weight in narrow.model.parameters()} == {torch.float32}

@@ -7,19 +7,19 @@ import torch
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.training import iteration
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import in_turn
+from mspipe_triton.iteration import scene
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.staged import Stages, in_turn
 from tests.training.schedule_run import session
 
 BATCH, CANDIDATES = 40, 7
 
 
 def ranked(stream: EventStream, model: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    monkeypatch.setattr(iteration, "_RANKED_ROOTS", columns * BATCH)
+    monkeypatch.setattr(scene, "_RANKED_ROOTS", columns * BATCH)
     run = session(stream, BATCH, {"model": model, "dim": 8, "dtype": "float64"})
     items = batches(0, 3 * BATCH, BATCH, run.negatives, Purpose.EVAL_NEGATIVES, 0, CANDIDATES)
-    return torch.cat([done.ranked for done in in_turn(run.iteration.evaluation_stages(), items)])
+    return torch.cat([done.outcome.ranked for done in in_turn(Stages(run).scoring(), items)])
 
 
 @pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])

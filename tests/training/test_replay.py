@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from mspipe_triton.iteration.cuda_graph import Aside, Replay
 from mspipe_triton.kernels import enable_debug
-from mspipe_triton.training.replay import Aside, Replay
 
 GPU = torch.device("cuda")
 

@@ -17,16 +17,16 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.errors import TrainingError
+from mspipe_triton.iteration.passes import EmbedPass, ScorePass, TrainPass
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.kernels import launch
-from mspipe_triton.training.batch import batches
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
-from mspipe_triton.training.epochs import ResidentEpochs
 from mspipe_triton.training.evaluate import predict_split
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.node_task import source_embeddings
 from mspipe_triton.training.resident import Resident
-from mspipe_triton.training.resident_steps import EmbedPass, ScorePass, TrainPass
-from mspipe_triton.training.session import Session
+from mspipe_triton.training.staged import Staged
+from mspipe_triton.training.way import Watch, Way, carry_out, silent
 from mspipe_triton.tuning import rounding
 from tests.models.beside_oracle import irregular, with_node_features
 
@@ -50,10 +50,9 @@ def config(placement: str, size: int = SIZE, settings: RunSettings | None = None
     return RunConfig(model=ModelConfig(**given), train=train, settings=settings)
 
 
-def made(stream: EventStream, **options: Any) -> tuple[Session, Resident]:
+def made(stream: EventStream, note: Callable[[str], None] = silent, **options: Any) -> tuple[Session, Resident]:
     session = Session.create(config("device", **options), stream)
-    assert session.resident is not None
-    return session, session.resident
+    return session, Resident(session, Watch(note))
 
 
 def staged_losses(session: Session, epoch: int) -> torch.Tensor:
@@ -61,7 +60,11 @@ def staged_losses(session: Session, epoch: int) -> torch.Tensor:
     session.state.reset()
     size = session.config.train.batch_size
     items = batches(0, session.split.train_end, size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
-    return torch.stack([done.loss for done in in_turn(session.iteration.training_stages(), items)])
+    return torch.stack([done.outcome.loss for done in in_turn(Stages(session).training(), items)])
+
+
+def scored(way: Way, negatives: int) -> list[Any]:
+    return [predicted for _, predicted in way.predict("val", negatives)]
 
 
 def agree(ours: torch.Tensor, expected: torch.Tensor, what: str) -> None:
@@ -82,13 +85,14 @@ def stream() -> EventStream:
 def test_static_shapes_compute_what_the_stages_compute(stream: EventStream, model: str, size: int) -> None:
     plain = Session.create(config("host", size, **MODELS[model]), stream)
     session, resident = made(stream, size=size, **MODELS[model])
+    staged = Staged(plain)
     for epoch in (1, 2):
         agree(resident.train_epoch(epoch).losses, staged_losses(plain, epoch), f"losses of epoch {epoch}")
     for name, table in plain.state.tables.items():
         agree(session.state.tables[name], table, name)
     for split in ("val", "test"):
-        ours, bank = predict_split(session, split, 5)
-        expected, same_bank = predict_split(plain, split, 5)
+        ours, bank = predict_split(resident, split, 5)
+        expected, same_bank = predict_split(staged, split, 5)
         assert bank is not None
         assert same_bank is not None
         assert torch.equal(bank.negative, same_bank.negative)
@@ -98,7 +102,7 @@ def test_static_shapes_compute_what_the_stages_compute(stream: EventStream, mode
         agree(ours.positive, expected.positive, "positives")
         agree(ours.negative, expected.negative, "negatives")
         agree(ours.reciprocal_ranks, expected.reciprocal_ranks, "reciprocal ranks")
-    agree(source_embeddings(session, 240), source_embeddings(plain, 240), "embeddings of the sources")
+    agree(resident.embed(240), staged.embed(240), "embeddings of the sources")
 
 
 def test_tables_in_bfloat16_are_written_and_read_as_the_stages_do(stream: EventStream) -> None:
@@ -125,10 +129,7 @@ def test_learned_frequencies_get_their_gradients(stream: EventStream) -> None:
     gradients = []
     for placement in ("host", "device"):
         session = Session.create(config(placement, 200, time_encoder="learned"), replace(stream, t=stream.t // 900))
-        if session.resident is None:
-            staged_losses(session, 1)
-        else:
-            session.resident.train_epoch(1)
+        carry_out(session).train_epoch(1)
         gradients.append({name: each.grad for name, each in session.model.named_parameters()})
     for name, expected in gradients[0].items():
         agree(gradients[1][name], expected, name)
@@ -136,9 +137,8 @@ def test_learned_frequencies_get_their_gradients(stream: EventStream) -> None:
 
 def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream) -> None:
     _, expected = made(stream, size=3)
-    session, resident = made(stream, size=3)
     notes: list[str] = []
-    resident.note = notes.append
+    session, resident = made(stream, notes.append, size=3)
     losses = [resident.train_epoch(1).losses]
     assert not notes
     steps = resident.training()
@@ -152,25 +152,25 @@ def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream)
     assert steps.sampler.rooms[0] > 3 * 3
     for epoch in (1, 2):
         assert torch.equal(losses[epoch - 1], expected.train_epoch(epoch).losses)
-    assert all(torch.equal(table, expected.given.state.tables[name]) for name, table in session.state.tables.items())
+    assert all(torch.equal(table, expected.session.state.tables[name]) for name, table in session.state.tables.items())
 
 
 def test_preparing_changes_nothing(stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU a step is run to compile it before it is captured; here it is run as often and called at each replay."""
-    from mspipe_triton.training import replay
+    from mspipe_triton.iteration import cuda_graph
 
     _, expected = made(stream)
 
-    def prepare(self: replay.Replay, begin: Callable[[], object]) -> None:
+    def prepare(self: cuda_graph.Replay, begin: Callable[[], object]) -> None:
         for _ in range(3):
             begin()
             self.step()
 
-    losses, scores = expected.train_epoch(1).losses, expected.predict("val", 5)
-    monkeypatch.setattr(replay.Replay, "prepare", prepare)
+    losses, scores = expected.train_epoch(1).losses, scored(expected, 5)
+    monkeypatch.setattr(cuda_graph.Replay, "prepare", prepare)
     _, resident = made(stream)
     assert torch.equal(resident.train_epoch(1).losses, losses)
-    for ours, others in zip(resident.predict("val", 5), scores, strict=True):
+    for ours, others in zip(scored(resident, 5), scores, strict=True):
         assert all(torch.equal(*pair) for pair in zip(ours, others, strict=True))
 
 
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_is_found_at_the_epochs_end(stream: EventStrea
         next(session.model.parameters()).fill_(torch.nan)
     told: list[Any] = []
     with pytest.raises(TrainingError, match="the loss is nan in epoch 1, iteration"):
-        ResidentEpochs(session, resident).train(1, lambda *given: told.append(given))
+        resident.train(1, lambda *given: told.append(given))
     assert told == []
 
 
@@ -232,11 +232,11 @@ def test_a_step_waits_for_nothing_and_its_kernels_compute_the_same(stream: Event
         del options["heads"]
     _, resident = made(few, **options)
     losses = _watched(resident, lambda: resident.train_epoch(1).losses, lambda: resident.training())
-    scores = _watched(resident, lambda: resident.predict("val", 2), lambda: resident._scoring(2))
+    scores = _watched(resident, lambda: scored(resident, 2), lambda: resident._scoring(2))
     launch.use_triton(None)
     _, plain = made(few, **options)
     agree(losses, plain.train_epoch(1).losses, "losses")
-    for ours, expected in zip(scores, plain.predict("val", 2), strict=True):
+    for ours, expected in zip(scores, scored(plain, 2), strict=True):
         for name, *pair in zip(("positives", "negatives", "ranks"), ours, expected, strict=True):
             agree(*pair, name)
 
@@ -265,14 +265,11 @@ def test_a_step_takes_nothing_from_another_device(stream: EventStream, model: st
     nowhere = torch.device("meta")
     session.model.to(nowhere)
     tables = {name: table.to(nowhere) for name, table in session.state.tables.items()}
-    given = resident.given
-    sampler = replace(given.sampler, stream=given.stream.on(nowhere), adjacency=session.adjacency.on(nowhere))
     given = replace(
-        given, stream=sampler.stream, edges=given.edges.to(nowhere), destinations=given.destinations.to(nowhere),
-        sampler=sampler, state=replace(session.state, tables=tables),
+        resident.placed.on(nowhere), edges=session.edges.to(nowhere), state=replace(session.state, tables=tables),
+        optimizer=torch.optim.SGD(session.model.parameters(), lr=0.1),
     )  # fmt: skip
-    sgd = torch.optim.SGD(session.model.parameters(), lr=0.1)
-    for steps in (TrainPass(given, 3, sgd), ScorePass(given, 3, 2), EmbedPass(given, 3)):
+    for steps in (TrainPass(given, 3), ScorePass(given, 3, 2), EmbedPass(given, 3)):
         steps.start(0, 3 * SIZE, 1)
         steps.step()
     assert all(each.grad is not None and each.grad.device == nowhere for each in session.model.parameters())

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.source import load_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages
+from mspipe_triton.settings import choose_schedule
 from mspipe_triton.training import trainer
-from mspipe_triton.training.batch import batches
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
-from mspipe_triton.training.iteration import Iteration
-from mspipe_triton.training.session import Session, load_stream
-from mspipe_triton.training.settings import choose_schedule
 from mspipe_triton.training.trainer import train
 from tests.models.beside_oracle import events_of
 from tests.models.plain_apan import PlainAPAN
@@ -222,13 +223,13 @@ def test_auto_overlaps_where_a_core_is_left(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_stage_that_raises_ends_the_run(small_stream: EventStream, tmp_path: Path, monkeypatch: Any) -> None:
-    def memory(self: Iteration, work: Any) -> Any:
+    def memory(self: Stages, work: Any) -> Any:
         if work.batch.index == 3:
             raise ArithmeticError("on purpose")
         return plain(self, work)
 
-    plain = Iteration.memory
-    monkeypatch.setattr(Iteration, "memory", memory)
+    plain = Stages.memory
+    monkeypatch.setattr(Stages, "memory", memory)
     config = RunConfig(model=ModelConfig(dim=8), train=TrainConfig(batch_size=100, schedule="exact", epochs=1))
     with pytest.raises(ArithmeticError, match="on purpose") as caught:
         train(config, small_stream, out=str(tmp_path / "run"))

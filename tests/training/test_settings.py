@@ -13,10 +13,10 @@ import torch
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, train
 from mspipe_triton.config import RunSettings, load_config
 from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.settings import Tuned, default_settings, process_settings, run_settings
 from mspipe_triton.training.evaluate import evaluate_run
-from mspipe_triton.training.session import Session, process_settings
-from mspipe_triton.training.settings import Tuned, default_settings, run_settings
 
 CONFIG = RunConfig(
     model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=100, epochs=1, negatives=3, schedule="auto")
@@ -168,8 +168,8 @@ def test_a_session_goes_on_under_other_settings(small_stream: EventStream) -> No
         other = session.under(OTHER)
     assert other.model is session.model
     assert other.state.tables is session.state.tables
-    assert (other.settings, other.iteration.sampler.deduplicate) == (OTHER, "roots")
-    assert (session.settings.deduplicate, session.iteration.sampler.deduplicate) == ("all", "all")
+    assert (other.settings, other.sampler.deduplicate) == (OTHER, "roots")
+    assert (session.settings.deduplicate, session.sampler.deduplicate) == ("all", "all")
 
 
 def test_process_settings_are_put_back() -> None:

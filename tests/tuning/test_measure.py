@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.training.session import Session, process_settings
-from mspipe_triton.training.settings import default_settings
-from mspipe_triton.tuning.measure import ROUNDS, Comparison, OutOfTime, RunMeasurer, compare, stage_summary
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.settings import default_settings, process_settings
+from mspipe_triton.training.staged import Staged
+from mspipe_triton.tuning.measure import ROUNDS, WARM, Comparison, OutOfTime, RunMeasurer, compare, stage_summary
 
 CONFIG = RunConfig(model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=50, threads=1, schedule="serial"))
 
@@ -90,7 +91,8 @@ def _share(measurer: RunMeasurer, rate: float) -> float:
 
 def test_batches_go_on_from_a_place_and_around_and_do_not_run_out_while_the_clock_runs(measurer: RunMeasurer) -> None:
     def starts(schedule: str) -> list[int]:
-        items = list(measurer._items(replace(measurer.shipped, schedule=schedule, prefetch=6), 14))
+        settings = replace(measurer.shipped, schedule=schedule, prefetch=6)
+        items = list(Staged(measurer.session.under(settings)).stretch(14, WARM + measurer.timed))
         assert [item.index for item in items] == list(range(len(items)))
         assert all(item.stop - item.start == 50 == item.negatives.numel() for item in items)
         return [item.start for item in items]

@@ -11,11 +11,11 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.kernels import gather_rows, launch, memory_gru, patch_rows, sample_recent
 from mspipe_triton.kernels.launch import KERNELS, Config, Kernel
-from mspipe_triton.training.batch import batches
-from mspipe_triton.training.iteration import in_turn
-from mspipe_triton.training.session import Session
 from mspipe_triton.tuning.calls import Call, duplicate
 from mspipe_triton.tuning.gate import gate
 from mspipe_triton.tuning.operations import recorded, seconds
@@ -83,7 +83,7 @@ def test_a_training_iteration_is_recorded() -> None:
     model = ModelConfig(model="tgn", dim=6, heads=2, fanout=2)
     session = Session.create(RunConfig(model=model, train=TrainConfig(batch_size=2)), stream)
     items = batches(0, 4, 2, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
-    calls = recorded(lambda: list(in_turn(session.iteration.training_stages(), items)))
+    calls = recorded(lambda: list(in_turn(Stages(session).training(), items)))
     assert {call.name for call in calls} == {
         "sample_recent", "unique_nodes", "memory_gru", "memory_gru_backward", "attention_layer",
         "attention_layer_backward", "link_loss", "link_loss_backward", "aggregate_messages",

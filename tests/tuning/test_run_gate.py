@@ -11,7 +11,7 @@ import torch
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config import RunSettings
 from mspipe_triton.data.neighbourhood import EdgeRows, NeighbourSampler
-from mspipe_triton.training.iteration import Iteration
+from mspipe_triton.iteration.staged import Stages
 from mspipe_triton.tuning.run_gate import RunGate, _head
 
 BASE = RunSettings("serial", threads=1, host_threads=1, fused=False)
@@ -67,14 +67,15 @@ def test_a_wrong_neighbour_is_caught(small_stream: EventStream, monkeypatch: pyt
 def test_what_is_left_unwritten_is_caught(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     found = gate(small_stream)
     assert found.refusal(BASE) is None
-    real = Iteration.features
+    real = Stages.features
 
-    def features(self: Iteration, work: Any) -> Any:
+    def features(self: Stages, work: Any) -> Any:
         result = real(self, work)
-        empty = torch.empty(result.edges[0].table.shape)
-        return replace(result, edges=[EdgeRows(empty), *result.edges[1:]])
+        first, *others = result.scene.edges
+        edges = [EdgeRows(torch.empty(first.table.shape)), *others]
+        return replace(result, scene=replace(result.scene, edges=edges))
 
-    monkeypatch.setattr(Iteration, "features", features)
+    monkeypatch.setattr(Stages, "features", features)
     assert "nan" in (found.refusal(BASE) or "")
 
 

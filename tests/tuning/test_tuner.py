@@ -13,7 +13,7 @@ import pytest
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config import RunSettings
 from mspipe_triton.errors import TuningError
-from mspipe_triton.training.settings import default_settings
+from mspipe_triton.settings import default_settings
 from mspipe_triton.tuning.key import Key
 from mspipe_triton.tuning.measure import RunMeasurer
 from mspipe_triton.tuning.run_gate import RunGate

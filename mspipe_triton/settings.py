@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from mspipe_triton.config import RunConfig, RunSettings, TrainConfig
+from mspipe_triton.kernels.fusion import enable_fusion
 from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 
 
@@ -76,3 +78,25 @@ def cores() -> int:
 def compiler() -> str | None:
     """The C++ compiler that fusion would use, or None."""
     return shutil.which(os.environ.get("CXX") or "g++")
+
+
+@contextmanager
+def process_settings(config: RunConfig) -> Iterator[None]:
+    """Threads, determinism, fusion and a GPU's products for the length of a run, put back afterwards."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    products = torch.get_float32_matmul_precision()
+    settings = run_settings(config)
+    torch.set_num_threads(settings.threads)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, a GPU's products are refused
+    torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
+    enable_fusion(settings.fused and compiler() is not None)
+    if config.train.device == "cuda" and config.model.precision != "full":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_float32_matmul_precision(products)
+        enable_fusion(False)

@@ -1,0 +1,31 @@
+"""The stream that a run's data settings name, and the digest that tells whether it is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from mspipe_triton.config import DataConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.readers import read_stream
+from mspipe_triton.data.synthetic import synthetic_stream
+from mspipe_triton.errors import ConfigError
+
+
+def load_stream(data: DataConfig) -> EventStream:
+    """The stream that a run's data settings name."""
+    if data.path == "synthetic":
+        if data.node_features:
+            raise ConfigError("the built-in stream takes no --node-features; write it to a file with `data generate`")
+        return synthetic_stream()
+    return read_stream(data.path, data.columns, data.sort, data.node_features or None)
+
+
+def fingerprint(stream: EventStream) -> str:
+    """A digest of the events and features, to tell whether a run's data are what they were."""
+    digest = hashlib.blake2b(digest_size=8)
+    for column in (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features):
+        if column is not None:
+            digest.update(column.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""What resident passes do with a batch: learn from it, score and rank it, or keep the embeddings of its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.neighbourhood import Roots
+from mspipe_triton.data.static_neighbourhood import StaticSampler
+from mspipe_triton.iteration.resident import Pass, new_keys
+from mspipe_triton.iteration.scene import Scene, ranked_columns
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.step import embed, learn, score
+from mspipe_triton.kernels import draw_batch
+
+
+class TrainPass(Pass):
+    """Training; `losses` [iterations] keeps the loss of every batch."""
+
+    def __init__(self, session: Session, iterations: int) -> None:
+        super().__init__(session, Purpose.TRAIN_NEGATIVES, iterations)
+        self.optimizer = session.optimizer
+        self.losses = session.model.time.frequency.new_empty(iterations)
+        self.unit = self.losses.new_ones(())
+
+    def work(self, scene: Scene) -> None:
+        """Learn from a batch."""
+        scene = self.fetched(scene, self.clock)
+        learned = learn(self.model, scene, self.optimizer, self.deliver, self.aside, self.unit)
+        self.losses.index_copy_(0, self.clock.iteration, learned.loss.view(1))
+
+    def changed(self) -> list[torch.Tensor]:
+        """Node tables, parameters, and the optimiser's state."""
+        return [*super().changed(), *self.learned()]
+
+    def learned(self) -> list[torch.Tensor]:
+        """Parameters and the optimiser's state, which is made where it is not there yet."""
+        states = self.optimizer.state
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        if any(each not in states for each in parameters):
+            self._make_state(parameters)
+        moments = [value for each in parameters for value in states[each].values() if isinstance(value, torch.Tensor)]
+        return [*parameters, *moments]
+
+    @torch.no_grad()
+    def _make_state(self, parameters: list[torch.Tensor]) -> None:
+        """Let the optimiser make its state by a step that is undone."""
+        before = [each.clone() for each in parameters]
+        for each in parameters:
+            each.grad = torch.zeros_like(each)
+        self.optimizer.step()
+        for each, kept in zip(parameters, before, strict=True):
+            each.copy_(kept)
+            for value in self.optimizer.state[each].values():
+                value.zero_()
+        self.optimizer.zero_grad()
+
+
+class ScorePass(Pass):
+    """Logits `scores` [iterations, 2, B] of positives and negatives, and `ranks` [iterations, B], reciprocal, if asked.
+
+    Args:
+        ranked: N random destinations that each event is ranked among, 0 for none.
+    """
+
+    def __init__(self, session: Session, iterations: int, ranked: int = 0) -> None:
+        self.ranked, self.columns = ranked, ranked_columns(session.size)
+        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, -(-ranked // self.columns))
+        self.scores = session.model.time.frequency.new_empty((iterations, 2, session.size))
+        self.ranks = torch.empty((iterations, session.size), dtype=torch.float64, device=self.scores.device)
+        self.candidates = StaticSampler(session.sampler, session.model.layers)
+
+    @torch.no_grad()
+    def work(self, scene: Scene) -> None:
+        """Score a batch, and rank its destinations."""
+        candidates = (self.fetched(each) for each in self._drawn())
+        scored = score(self.model, self.fetched(scene), self.deliver, candidates)
+        self.scores.index_copy_(0, self.clock.iteration, scored.logits.unsqueeze(0))
+        if self.ranked:
+            self.ranks.index_copy_(0, self.clock.iteration, scored.ranks.unsqueeze(0))
+
+    def look(self) -> None:
+        """The batch, and the candidates of its events."""
+        self.clock.table.copy_(self.ahead.table)
+        super().look()
+        for _ in self._drawn():
+            pass
+
+    def samplers(self) -> Iterator[StaticSampler]:
+        """Of the batch and of candidates."""
+        yield from super().samplers()
+        yield self.candidates
+
+    def _drawn(self) -> Iterator[Scene]:
+        """The candidates of the clock's batch in groups of columns, the true destination in front of each group."""
+        if not self.ranked:
+            return
+        session, clock, size, layers = self.session, self.clock, self.session.size, self.model.layers
+        stream, words = session.stream, clock.words(Purpose.RANKING_NEGATIVES)
+        nodes, times, events, _ = draw_batch(
+            stream.src, stream.dst, stream.t, session.negatives.destinations, clock.span, words, size, self.ranked
+        )
+        both = (part[2 * size :].view(size, -1).split(self.columns, 1) for part in (nodes, times))
+        dst, at = (part[size : 2 * size, None] for part in (nodes, times))
+        for number, (group, group_at) in enumerate(zip(*both, strict=True)):
+            roots, moments = torch.cat([dst, group], 1).reshape(-1), torch.cat([at, group_at], 1).reshape(-1)
+            points = Roots(roots, moments, new_keys(roots, len(stream)) if layers > 1 else roots)
+            hops = [clock.words(Purpose.RANKING_NEIGHBOURS, hop, number) for hop in range(layers)]
+            yield Scene(roots, moments, events, None, self.candidates.around(points, 0, hops))
+
+
+class EmbedPass(Pass):
+    """Embeddings `sources` [iterations, B, D] of the events' sources."""
+
+    def __init__(self, session: Session, iterations: int) -> None:
+        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations)
+        self.sources = session.model.time.frequency.new_empty((iterations, session.size, session.model.dim))
+
+    @torch.no_grad()
+    def work(self, scene: Scene) -> None:
+        """Keep the sources' embeddings of a batch."""
+        sources = embed(self.model, self.fetched(scene), self.deliver).sources
+        self.sources.index_copy_(0, self.clock.iteration, sources.unsqueeze(0))

@@ -1,0 +1,118 @@
+"""A session: what all iterations of a run share (stream, sampler, model, node state), built from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mspipe_triton.config import RunConfig, RunSettings
+from mspipe_triton.data.adjacency import TemporalCSR
+from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.negatives import NegativeSampler
+from mspipe_triton.data.neighbourhood import NeighbourSampler
+from mspipe_triton.errors import ConfigError
+from mspipe_triton.models import Facts, TemporalModel, build_model
+from mspipe_triton.models.mitigation import Mitigation
+from mspipe_triton.placement import Placement
+from mspipe_triton.settings import run_settings
+from mspipe_triton.state import NodeState
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all iterations of a run share; the node state and the model's parameters are all that changes.
+
+    Args:
+        edges: the stream's edge table [E, ·], of width 0 where it has no features, where the settings want it.
+        sampler: of temporal neighbours. negatives: of negative destinations.
+        optimizer: of the model's parameters. mitigation: blends rows of stale memory when it is fetched, or None.
+    """
+
+    config: RunConfig
+    settings: RunSettings
+    stream: EventStream
+    split: Split
+    edges: torch.Tensor
+    sampler: NeighbourSampler
+    negatives: NegativeSampler
+    model: TemporalModel
+    state: NodeState[Any]
+    optimizer: torch.optim.Optimizer
+    mitigation: Mitigation | None
+
+    @staticmethod
+    def create(config: RunConfig, stream: EventStream) -> Session:
+        """Build everything from the seed; the same config and stream give the same parameters.
+
+        Args:
+            config: with "cpu" or "cuda" as device (see `resolve_device`); "auto" is the CPU here.
+            stream: the events.
+
+        Raises:
+            ConfigError: the batch size is above the number of training events.
+        """
+        train, settings = config.train, run_settings(config)
+        split = stream.split_for(train.batch_size)
+        device = torch.device("cuda" if train.device == "cuda" else "cpu")
+        placement = Placement(device, settings.gather, settings.resident)
+        stream, adjacency = stream.to_dtype(getattr(torch, config.model.table_dtype)), TemporalCSR.build(stream)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            model = build_model(config.model, Facts.of(stream, adjacency)).to(device)
+        stream = stream.pinned(placement)
+        if train.mitigation != "none" and "memory" not in model.mailbox.tables():
+            raise ConfigError(
+                f"mitigation {train.mitigation} is for stale memory, which model {config.model.model} has none "
+                "of; leave --mitigation out"
+            )
+        state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
+        capturable = settings.resident and placement.apart
+        optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, fused=True, capturable=capturable)
+        mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
+        uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
+        sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
+        made = Session(
+            config, settings, stream, split, stream.t[:0], sampler, NegativeSampler(stream, train.seed), model, state,
+            optimizer, mitigation,
+        )  # fmt: skip
+        return replace(made, sampler=made._deduplicating(settings), edges=made._edges(settings))
+
+    def under(self, settings: RunSettings) -> Session:
+        """The same data, model and node state, carried out in another way; nothing may be under way."""
+        state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
+        edges = self.edges if settings.features == self.settings.features else self._edges(settings)
+        return replace(self, settings=settings, state=state, sampler=self._deduplicating(settings), edges=edges)
+
+    def on(self, device: torch.device) -> Session:
+        """The same with what an iteration reads of the stream on a device."""
+        stream, negatives = self.stream.on(device), self.negatives.on(device)
+        sampler = replace(self.sampler, stream=stream, adjacency=self.sampler.adjacency.on(device))
+        return replace(self, stream=stream, sampler=sampler, negatives=negatives)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model works."""
+        return self.state.placement.device
+
+    @property
+    def size(self) -> int:
+        """B, events a batch."""
+        return self.config.train.batch_size
+
+    @property
+    def seed(self) -> int:
+        """The seed of all draws."""
+        return self.config.train.seed
+
+    def _deduplicating(self, settings: RunSettings) -> NeighbourSampler:
+        """The sampler under settings; mitigation takes a quantile over distinct nodes."""
+        return replace(self.sampler, deduplicate=settings.deduplicate if self.mitigation is None else "all")
+
+    def _edges(self, settings: RunSettings) -> torch.Tensor:
+        """The stream's edge table where settings want it."""
+        table = self.stream.edge_features
+        if table is None:
+            table = torch.zeros((len(self.stream), 0), dtype=getattr(torch, self.config.model.table_dtype))
+        return self.state.placement.placed(table, settings.features)

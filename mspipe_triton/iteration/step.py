@@ -1,0 +1,126 @@
+"""One iteration, written once: what a model does with a scene, however the scene came and wherever its writes go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.iteration.scene import Scene
+from mspipe_triton.models.model import TemporalModel
+
+# Lets out what a batch leaves behind, the ends' memory and mail, given h [U, D] of the scene's distinct nodes.
+Write = Callable[[Scene, torch.Tensor | None], None]
+# Within it work goes beside what is queued next; the function that it gives joins both.
+Beside = Callable[[], AbstractContextManager[Callable[[], None]]]
+
+
+class Learned(NamedTuple):
+    """The loss [] of a batch."""
+
+    loss: torch.Tensor
+
+
+class Scored(NamedTuple):
+    """Logits [2, B] of a batch's events and negatives, and when ranking those [B, N] of the candidates."""
+
+    logits: torch.Tensor
+    ranked: torch.Tensor | None
+
+    @property
+    def ranks(self) -> torch.Tensor:
+        """Reciprocal ranks [B] of the events among their candidates; [0] where none are ranked."""
+        if self.ranked is None:
+            return torch.empty(0, dtype=torch.float64)
+        return reciprocal_ranks(self.logits[0], self.ranked)
+
+
+def reciprocal_ranks(positive: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """1 / rank [B] of each positive [B] among its candidates [B, N]; ties count as the mean of their ranks."""
+    own = positive.unsqueeze(1)
+    return 1.0 / (1.0 + (candidates > own).sum(1).double() + 0.5 * (candidates == own).sum(1).double())
+
+
+class Embedded(NamedTuple):
+    """Embeddings [B, D] of the sources, before their events."""
+
+    sources: torch.Tensor
+
+
+def forward(model: TemporalModel, scene: Scene) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """h [U, D] of the distinct nodes, None in a model without memory, and embeddings [R, D] of the roots."""
+    hidden = model.update_memory(scene.record, scene.times[0], scene.draws)
+    updated, rows = scene.record.digested_time, (scene.edges, scene.node_features)
+    return hidden, model.embed(hidden, updated, scene.around, scene.times, *rows, scene.draws)
+
+
+def differentiate(
+    model: TemporalModel, scene: Scene, embedded: torch.Tensor, optimizer: torch.optim.Optimizer,
+    unit: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """BCE(positive) + BCE(negative) [], and its gradients; `unit` [] is its own, 1, which torch would make anew."""
+    loss, _ = model.loss(embedded, scene.count)
+    optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
+    loss.backward(unit)
+    return loss.detach()
+
+
+@contextmanager
+def in_order() -> Iterator[Callable[[], None]]:
+    """A `Beside` that leaves all work in its order."""
+    yield lambda: None
+
+
+def learn(
+    model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, write: Write,
+    beside: Beside = in_order, unit: torch.Tensor | None = None,
+) -> Learned:  # fmt: skip
+    """Train on a batch: forward, loss, backward, optimiser step; and let out what it writes."""
+    hidden, embedded = forward(model, scene)
+    loss = differentiate(model, scene, embedded, optimizer, unit)
+    with beside() as join:  # writing reads no parameters, and the optimiser no tables
+        _let_out(write, scene, hidden)
+    optimizer.step()
+    join()
+    return Learned(loss)
+
+
+@torch.no_grad()
+def score(model: TemporalModel, scene: Scene, write: Write, candidates: Iterable[Scene] = ()) -> Scored:
+    """Logits of a batch's events and negatives, and of `candidates`, groups of their columns (see `rank`)."""
+    hidden, embedded = forward(model, scene)
+    events = scene.events.numel()
+    logits = model.loss(embedded, scene.count)[1][:, :events]
+    ranked = [rank(model, each, embedded[:events], logits[0]) for each in candidates]
+    _let_out(write, scene, hidden)
+    return Scored(logits, torch.cat(ranked, 1) if ranked else None)
+
+
+@torch.no_grad()
+def rank(model: TemporalModel, scene: Scene, src: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """Logits [B, C] of candidates, by what they differ from the true destination's.
+
+    Equal embeddings then tie, however differently other products may round.
+
+    Args:
+        scene: its roots are for every event the true destination and C candidates.
+        src: [B, D], embeddings of the sources. positive: [B], the events' logits.
+    """
+    _, embedded = forward(model, scene)
+    logits = model.score(src, embedded.view(src.shape[0], -1, src.shape[1]))
+    return positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1])
+
+
+@torch.no_grad()
+def embed(model: TemporalModel, scene: Scene, write: Write) -> Embedded:
+    """Embeddings of the sources alone, for another task than the prediction of links."""
+    hidden, embedded = forward(model, scene)
+    _let_out(write, scene, hidden)
+    return Embedded(embedded[: scene.events.numel()])
+
+
+@torch.no_grad()
+def _let_out(write: Write, scene: Scene, hidden: torch.Tensor | None) -> None:
+    write(scene, None if hidden is None else hidden.detach())

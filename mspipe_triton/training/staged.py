@@ -1,0 +1,145 @@
+"""Runs in stages: the batches of an epoch under a schedule that is planned, measured and planned again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.iteration.scene import Batch, batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, Work, in_turn
+from mspipe_triton.kernels.fusion import compile_seconds, running_clock
+from mspipe_triton.pipeline.engine import Engine, run_serial
+from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
+from mspipe_triton.pipeline.schedules import RESOURCES
+from mspipe_triton.training.lanes import lanes, serial_lanes
+from mspipe_triton.training.way import UNWATCHED, Epoch, Predicted, Told, Watch, Way, check_finite, silent
+
+_COMPUTE = RESOURCES["train"]
+
+
+def own_compile_seconds() -> float:
+    """Seconds that the current thread has spent compiling."""
+    return compile_seconds(own=True)
+
+
+class Staged(Way):
+    """Stages under the run's schedule; a loss that is not finite ends the epoch at once."""
+
+    def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
+        super().__init__(session, watch)
+        settings, staleness = session.settings, session.config.train.staleness
+        self.stages = Stages(session)
+        self.planner = OnlinePlanner(
+            self.schedule, staleness if staleness >= 0 else None, watch.stage_seconds or None, depth=settings.prefetch
+        )
+        self.started = False
+        others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]
+        made = serial_lanes if self.schedule == "serial" else lanes
+        self.lanes = made(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
+
+    def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Work]:
+        """Train on batches; yields each iteration that is done, in order, and leaves its stage times in `times`."""
+        plan, trace = self.planner.plan, self.watch.trace
+        if not self.started:
+            self.started = True
+            self._announce(Replanned(None, plan), epoch, 0)
+        elif trace is not None:
+            trace.plan(plan)
+        functions = self.stages.training()
+        engine: Engine | None = None
+
+        def observe(spans: list[Span]) -> None:
+            times.add(spans)
+            if trace is not None:
+                trace.add(epoch, spans)
+            change = self.planner.observe(spans)
+            if change is not None:
+                if engine is not None:
+                    engine.adopt(change.new.graph, guarded(change.new))
+                self._announce(change, epoch, spans[0].iteration)
+
+        if self.schedule == "serial":
+            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, self.lanes)
+        else:
+            engine = Engine(
+                plan.graph, functions, guarded(plan), _COMPUTE, self.lanes, observe, own_compile_seconds,
+                self.watch.patience,
+            )  # fmt: skip
+            results = engine.run(items)
+        yield from results
+
+    def train_epoch(
+        self, epoch: int, told: Told = silent, check: Callable[[], None] = silent, stop: int | None = None
+    ) -> Epoch:
+        """See `Way`."""
+        times, losses, staleness = StageTimes(), list[torch.Tensor](), Counter[str]()
+        self._begin()
+        items, start = self.training_batches(epoch, stop), running_clock()
+        with closing(self.run(items, epoch, times)) as results:
+            for work in results:
+                check()
+                loss = work.outcome.loss
+                check_finite(float(loss), epoch, work.batch.index)
+                losses.append(loss)
+                staleness[str(work.staleness)] += 1
+                told(epoch, work.batch.stop - work.batch.start, float(loss))
+        facts = {"stage_seconds": times.per_iteration(), "staleness_measured": dict(sorted(staleness.items()))}
+        return Epoch(torch.stack(losses), running_clock() - start, facts)
+
+    def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
+        """See `Way`."""
+        self._begin()
+        with closing(self.run(self.stretch(place, count), 1, times)) as results:
+            for _ in results:
+                yield
+
+    def stretch(self, place: int, count: int) -> Iterator[Batch]:
+        """Batches from number `place` on, from the first one again behind the last.
+
+        There are more than `count`, so that the stages that run ahead do not run out of work: two queues lie between
+        the first stage and training.
+        """
+        session, settings, size = self.session, self.session.settings, self.session.size
+        ahead = 0 if settings.schedule == "serial" else 2 * settings.prefetch + 4
+        whole = session.split.train_end // size
+        for batch in batches(0, (count + ahead) * size, size, session.negatives, Purpose.TRAIN_NEGATIVES, 1):
+            begin = (place + batch.index) % whole * size
+            yield replace(batch, start=begin, stop=begin + size)
+
+    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, Predicted]]:
+        """See `Way`."""
+        self.session.model.eval()
+        self.session.state.settle()
+        for work in in_turn(self.stages.scoring(), self.split_batches(split, negatives)):
+            positive, negative = work.outcome.logits
+            yield work.batch, (positive, negative, work.outcome.ranks)
+
+    def embed(self, stop: int) -> torch.Tensor:
+        """See `Way`."""
+        session = self.session
+        session.model.eval()
+        session.state.reset()
+        items = batches(0, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, 0)
+        return torch.cat([work.outcome.sources for work in in_turn(self.stages.embedding(), items)])
+
+    def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
+        """The plan in force, or the one for the measured times where too few were seen to plan with."""
+        planner = self.planner
+        return (planner.plan_for(stage_seconds) if planner.guessed else planner.plan).to_json()
+
+    def _begin(self) -> None:
+        self.session.state.reset()
+        self.session.model.train()
+
+    def _announce(self, change: Replanned, epoch: int, iteration: int) -> None:
+        if self.watch.trace is not None:
+            self.watch.trace.plan(change.new)
+        self.watch.replanned(change, epoch, iteration)
