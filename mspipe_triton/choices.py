@@ -1,50 +1,45 @@
-"""The values that settings may have, and what refuses others."""
+"""A setting as a field of a dataclass: its default, its choices or least value, and the help of its flag."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import field, fields
 from typing import Any
 
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.pipeline.schedules import RESIDENT
-
-BUILT = {
-    "task": ("link", "node"),
-    "schedule": ("auto", "serial", "prefetch", "mspipe", "fixed", "exact"),
-    "mitigation": ("none", "similarity"),
-    "backend": ("auto", "torch"),
-    "device": ("auto", "cpu", "cuda"),
-    "placement": ("auto", "device", "host"),
-    "sampler": ("recent", "uniform"),
-    "aggregator": ("last", "mean"),
-    "time_encoder": ("fixed", "learned"),
-    "dtype": ("float32", "float64"),
-    "precision": ("full", "tf32", "bf16"),
-    "deduplicate": ("all", "roots"),
-    "features": ("host", "device"),
-    "gather": ("copy", "kernel"),
-}
 
 
-def check_choices(config: Any, *names: str) -> None:
-    """Refuse a setting whose value is not among its choices.
+def setting(
+    default: Any, help: str = "", *, choices: tuple[str, ...] = (), least: int | None = None, shown: str | None = None
+) -> Any:
+    """A field for `dataclass`.
+
+    Args:
+        help: of its flag; left out, the choices. shown: as the flag's default, where that is not the field's.
+        choices: all values that it may have. least: the smallest.
+    """
+    shown = str(default) if shown is None else shown
+    facts = {"help": help or either(choices), "choices": choices, "least": least, "shown": shown}
+    return field(default=default, metadata=facts)
+
+
+def either(names: Collection[str]) -> str:
+    """Names as in "tgn, jodie or apan"; "" of none."""
+    *others, last = names or ("",)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def check_settings(config: Any) -> None:
+    """Refuse a setting whose value is not among its choices, or below the least one.
 
     Raises:
-        ConfigError: with the name, the value and the choices.
+        ConfigError: with the name, the value and what is allowed.
     """
-    for name in names:
-        value = getattr(config, name)
-        if value not in BUILT[name]:
-            more = "; --placement device runs so" if (name, value) == ("schedule", RESIDENT) else ""
-            built = ", ".join(BUILT[name])
-            raise ConfigError(f"{name.replace('_', '-')} {value!r} is none of {built}{more}")
-
-
-def check_at_least(config: Any, least: int, *names: str) -> None:
-    """Refuse a setting below `least`.
-
-    Raises:
-        ConfigError: with the name, the bound and the value.
-    """
-    for name in names:
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(config, name)}")
+    for each in fields(config):
+        choices, least = each.metadata.get("choices"), each.metadata.get("least")
+        name, value = each.name.replace("_", "-"), getattr(config, each.name)
+        if choices and value not in choices:
+            more = "; --placement device runs so" if (name, value) == ("schedule", "resident") else ""
+            raise ConfigError(f"{name} {value!r} is none of {', '.join(choices)}{more}")
+        if least is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")

@@ -12,9 +12,9 @@ from typing import Any
 
 import tomli_w
 
-from mspipe_triton.choices import check_at_least, check_choices
+from mspipe_triton.choices import check_settings, either, setting
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.pipeline.schedules import RESIDENT
+from mspipe_triton.pipeline.schedules import RESIDENT, SCHEDULES
 
 # The settings that each model takes beside those that all do, with its defaults.
 MODELS: dict[str, Mapping[str, int]] = {
@@ -27,6 +27,13 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for, beside RESIDENT
 
 
+def _own(name: str) -> str:
+    """The models' defaults of a setting, as in "tgn 1, tgat 2"; the number alone where they agree."""
+    values = {model: str(own[name]) for model, own in MODELS.items() if name in own}
+    same = set(values.values())
+    return same.pop() if len(same) == 1 else ", ".join(f"{model} {value}" for model, value in values.items())
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The model; `dim` is the width of memory, time encoding and embeddings alike.
@@ -36,26 +43,28 @@ class ModelConfig:
     "bf16" does so too and keeps node memory and features in bfloat16.
     """
 
-    model: str = "tgn"
-    dim: int = 100
-    heads: int = -1
-    fanout: int = -1
-    layers: int = -1
-    slots: int = -1
-    sampler: str = "recent"
-    aggregator: str = "last"
-    time_encoder: str = "fixed"
-    dropout: float = 0.0
-    dtype: str = "float32"
-    precision: str = "full"
+    model: str = setting("tgn", either(MODELS))
+    dim: int = setting(100, "Width of memory and embeddings.", least=1)
+    heads: int = setting(-1, "Attention heads.", shown=_own("heads"))
+    fanout: int = setting(-1, "Neighbours a root.", shown=_own("fanout"))
+    layers: int = setting(-1, "Layers of attention.", shown=_own("layers"))
+    slots: int = setting(-1, "Mails a node keeps in apan.", shown=_own("slots"))
+    sampler: str = setting("recent", choices=("recent", "uniform"))
+    aggregator: str = setting("last", choices=("last", "mean"))
+    time_encoder: str = setting("fixed", choices=("fixed", "learned"))
+    dropout: float = setting(0.0)
+    dtype: str = setting("float32", choices=("float32", "float64"))
+    precision: str = setting(
+        "full", "full, tf32 (a GPU's products) or bf16 (memory and features too).", choices=("full", "tf32", "bf16")
+    )
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
-            _load_plugin(self.model)
+            for entry in entry_points(group="mspipe_triton.models", name=self.model):
+                entry.load()  # an installed package offers a model of this name, and registers it
         if self.model not in MODELS:
             raise ConfigError(f"model {self.model!r} is none of {', '.join(MODELS)}")
-        check_choices(self, "sampler", "aggregator", "time_encoder", "dtype", "precision")
-        check_at_least(self, 1, "dim")
+        check_settings(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if self.precision != "full" and self.dtype != "float32":
@@ -65,10 +74,12 @@ class ModelConfig:
             )
         own = MODELS[self.model]
         for name in ("heads", "fanout", "layers", "slots"):
-            if name in own and getattr(self, name) != -1:
-                check_at_least(self, 1, name)
-            elif getattr(self, name) != -1:
+            if (value := getattr(self, name)) == -1:
+                continue
+            if name not in own:
                 self._refuse(name)
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
         if "heads" in own and self.dim % self.setting("heads"):
             raise ConfigError(f"dim must be a multiple of heads: {self.dim} is none of {self.setting('heads')}")
         if self.sampler != "recent" and "fanout" not in own:
@@ -99,38 +110,35 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run: `negatives` is N of the ranking metric, `threads` 0 leaves torch's number of threads as it is.
+    """The run; `staleness` is −1 where it is not given.
 
     `task` "node" trains on links too, and then a decoder of the events' labels on the embeddings.
-    `staleness` is the bound of the schedule `fixed`; −1: not given.
     """
 
-    task: str = "link"
-    epochs: int = 3
-    batch_size: int = 600
-    lr: float = 1e-3
-    seed: int = 0
-    negatives: int = 49
-    schedule: str = "auto"
-    staleness: int = -1
-    mitigation: str = "none"
-    backend: str = "auto"
-    device: str = "auto"
-    placement: str = "auto"
-    deterministic: bool = False
-    threads: int = 0
+    task: str = setting("link", "link, or node: then labels too.", choices=("link", "node"))
+    epochs: int = setting(3, least=1)
+    batch_size: int = setting(600, "Events an iteration.", least=1)
+    lr: float = setting(1e-3, "Adam's learning rate.")
+    seed: int = setting(0, least=0)
+    negatives: int = setting(49, "N random negatives of the MRR.", least=1)
+    schedule: str = setting("auto", choices=("auto", *SCHEDULES))
+    staleness: int = setting(-1, "Updates that schedule fixed misses.", shown="")
+    mitigation: str = setting("none", choices=("none", "similarity"))
+    backend: str = setting("auto", choices=("auto", "torch"))
+    device: str = setting("auto", "auto (a GPU where one is usable), cpu or cuda", choices=("auto", "cpu", "cuda"))
+    placement: str = setting(
+        "auto", "Of memory and features: auto, host, or device: iterations run whole there.",
+        choices=("auto", "device", "host"),
+    )  # fmt: skip
+    deterministic: bool = setting(False, "The same bits every run; implies --no-autotune.")
+    threads: int = setting(0, "CPU threads; 0: torch's choice, or the tuner's.", least=0)
 
     def __post_init__(self) -> None:
-        check_choices(self, "task", "schedule", "mitigation", "backend", "device", "placement")
-        check_at_least(self, 1, "epochs", "batch_size", "negatives")
-        check_at_least(self, 0, "seed", "threads")
+        check_settings(self)
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
-        self._check_schedule()
-
-    def _check_schedule(self) -> None:
         schedule, staleness = self.schedule, self.staleness
         if self.placement == "device" and (schedule, staleness, self.mitigation) != ("auto", -1, "none"):
             raise ConfigError(
@@ -163,8 +171,8 @@ class DataConfig:
 
     path: str = "synthetic"
     columns: Mapping[str, str] = field(default_factory=dict)
-    sort: bool = False
-    node_features: str = ""
+    sort: bool = setting(False, "Sort events by time instead of refusing disorder.")
+    node_features: str = setting("", "A .npy file with a row of features per node id.")
 
 
 @dataclass(frozen=True)
@@ -172,37 +180,31 @@ class RunSettings:
     """One way to carry a run out: what tuning chooses, since all compute the same but for the order of float sums.
 
     Args:
-        schedule: one of the schedules, or "resident": everything on the device, iterations run whole; "auto": what the
-            run's own schedule and placement say.
+        schedule: one of the schedules, "resident", or "auto": what the run's own schedule and placement say.
         prefetch: finished iterations that may wait between two stages; `serial` knows none.
         threads: torch threads of the stages that compute; host_threads: of the others.
         deduplicate: "all": a node that a batch touches several times has one row; "roots": neighbours have a row each,
             which spares looking for the distinct ones.
         fused: whether loops of the torch references are compiled.
         features: "host" or "device", where the table of edge features lies; the same on the CPU.
-        gather: how rows of host tables come to a GPU: "copy" (gathered by the host, then copied) or "kernel" (gathered
-            from pinned memory by a kernel on the GPU).
+        gather: how rows of host tables come to a GPU (see `Placement`): "copy" or "kernel".
         captured: whether a resident iteration is one CUDA graph, replayed, or launched kernel by kernel, as on a CPU.
         branch: whether a resident iteration has branches: the next batch sampled beside it, mail written beside Adam.
     """
 
-    schedule: str = "auto"
-    prefetch: int = 3
-    threads: int = 1
-    host_threads: int = 1
-    deduplicate: str = "all"
+    schedule: str = setting("auto", choices=("auto", *SCHEDULES, RESIDENT))
+    prefetch: int = setting(3, least=0)
+    threads: int = setting(1, least=1)
+    host_threads: int = setting(1, least=1)
+    deduplicate: str = setting("all", choices=("all", "roots"))
     fused: bool = True
-    features: str = "host"
-    gather: str = "copy"
+    features: str = setting("host", choices=("host", "device"))
+    gather: str = setting("copy", choices=("copy", "kernel"))
     captured: bool = True
     branch: bool = True
 
     def __post_init__(self) -> None:
-        check_choices(self, "deduplicate", "features", "gather")
-        if not self.resident:
-            check_choices(self, "schedule")
-        check_at_least(self, 0, "prefetch")
-        check_at_least(self, 1, "threads", "host_threads")
+        check_settings(self)
 
     @property
     def resident(self) -> bool:
@@ -259,9 +261,7 @@ class RunConfig:
         """The text of `config.toml`, with what the model takes and nothing that it has not."""
         sections = asdict(replace(self, model=self.model.resolved()))
         sections["model"] = {name: value for name, value in sections["model"].items() if value != -1}
-        if self.settings is None:
-            del sections["settings"]
-        return tomli_w.dumps(sections)
+        return tomli_w.dumps({name: values for name, values in sections.items() if values is not None})
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -287,18 +287,12 @@ def load_config(path: str | Path) -> RunConfig:
             if name not in known:
                 raise ConfigError(f"{path}: [{section}] has no setting {name!r}; it has {', '.join(known)}")
             default = known[name]
-            if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            if type(default) is float and type(value) is int:
                 values[name] = float(value)
-            elif isinstance(default, (bool, int, float, str)) and type(value) is not type(default):
+            elif type(default) in _KINDS and type(value) is not type(default):
                 kind = _KINDS[type(default)]
                 raise ConfigError(f"{path}: [{section}] {name} must be {kind}, not {value!r}")
     try:
         return RunConfig(**{section: kinds[section](**values) for section, values in content.items()})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def _load_plugin(model: str) -> None:
-    """Import what an installed package offers under this name in the entry points "mspipe_triton.models"."""
-    for entry in entry_points(group="mspipe_triton.models", name=model):
-        entry.load()

@@ -4,62 +4,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from mspipe_triton.config import RunConfig
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
 
-Data = Annotated[
-    str | None, typer.Argument(help="CSV or Parquet file, a folder of them, or `synthetic` (the default).")
-]
-Columns = Annotated[
-    str | None, typer.Option(help="Which column plays which role: src=user_id,dst=item_id,t=timestamp,features=f*")
-]
-Sort = Annotated[bool | None, typer.Option("--sort", help="Sort events by time instead of refusing disorder.")]
-NodeFeatures = Annotated[str | None, typer.Option(help="A .npy file with a row of features per node id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 
-def _flag(kind: Any, default: str | None = None, help: str | None = None) -> Any:
-    return Annotated[kind | None, typer.Option(help=help, show_default=default or False)]
+def _flag(each: Field[Any]) -> Any:
+    """The flag of a setting; it is None where the user has not given it."""
+    facts, kind = each.metadata, type(each.default)
+    if kind is bool:  # without a flag for False
+        return Annotated[bool | None, typer.Option(f"--{each.name}", help=facts["help"])]
+    return Annotated[kind | None, typer.Option(help=facts["help"] or None, show_default=facts["shown"] or False)]
 
 
-RUN_FLAGS = {
-    "data": Data,
-    "model": _flag(str, "tgn", "tgn, jodie, apan or tgat"),
-    "task": _flag(str, "link", "link, or node: then labels too."),
-    "epochs": _flag(int, "3"),
-    "batch_size": _flag(int, "600", "Events an iteration."),
-    "lr": _flag(float, "0.001", "Adam's learning rate."),
-    "fanout": _flag(int, "10", "Neighbours a root."),
-    "layers": _flag(int, "tgn 1, tgat 2", "Layers of attention."),
-    "slots": _flag(int, "10", "Mails a node keeps in apan."),
-    "dim": _flag(int, "100", "Width of memory and embeddings."),
-    "heads": _flag(int, "2", "Attention heads."),
-    "dropout": _flag(float, "0.0"),
-    "sampler": _flag(str, "recent", "recent or uniform"),
-    "aggregator": _flag(str, "last", "last or mean"),
-    "time_encoder": _flag(str, "fixed", "fixed or learned"),
-    "dtype": _flag(str, "float32", "float32 or float64"),
-    "precision": _flag(str, "full", "full, tf32 (a GPU's products) or bf16 (memory and features too)."),
-    "schedule": _flag(str, "auto", "auto, serial, prefetch, mspipe, fixed or exact"),
-    "staleness": _flag(int, None, "Updates that schedule fixed misses."),
-    "mitigation": _flag(str, "none", "none or similarity"),
-    "backend": _flag(str, "auto", "auto or torch"),
-    "device": _flag(str, "auto", "auto (a GPU where one is usable), cpu or cuda"),
-    "placement": _flag(str, "auto", "Of memory and features: auto, host, or device: iterations run whole there."),
-    "negatives": _flag(int, "49", "N random negatives of the MRR."),
-    "seed": _flag(int, "0"),
-    "threads": _flag(int, "0", "CPU threads; 0: torch's choice, or the tuner's."),
-    "deterministic": Annotated[
-        bool | None, typer.Option("--deterministic", help="The same bits every run; implies --no-autotune.")
+RUN_FLAGS: dict[str, Any] = {
+    "data": Annotated[
+        str | None, typer.Argument(help="CSV or Parquet file, a folder of them, or `synthetic` (the default).")
     ],
-    "columns": Columns,
-    "sort": Sort,
-    "node_features": NodeFeatures,
+    **{each.name: _flag(each) for kind in (ModelConfig, TrainConfig) for each in fields(kind)},
+    "columns": Annotated[
+        str | None, typer.Option(help="Which column plays which role: src=user_id,dst=item_id,t=timestamp,features=f*")
+    ],
+    **{each.name: _flag(each) for each in fields(DataConfig) if each.metadata},
     "config": Annotated[str | None, typer.Option(help="A TOML file; flags go over it.", metavar="FILE.toml")],
 }
 
@@ -84,7 +56,6 @@ def takes_run_flags(command: Callable[..., None], names: Iterable[str] = RUN_FLA
 
 def run_config(flags: dict[str, Any]) -> RunConfig:
     """The settings of a TOML file, or the defaults, with the flags that were given over them."""
-    from mspipe_triton.config import RunConfig, load_config
     from mspipe_triton.data.readers import parse_columns
 
     given = dict(flags)
