@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.config import DataConfig, RunConfig, TrainConfig
 from mspipe_triton.data.source import load_stream
-from mspipe_triton.training.trainer import Observer, train, versions
+from mspipe_triton.training.trainer import Observer, train
 
 console = Console(stderr=True, highlight=False)
 PAIRED = ("serial", "mspipe")
@@ -81,18 +78,12 @@ def main(
                 runs[name].append(_summary(result, curve.points(epochs)))
                 _tell(name, seed, runs[name][-1])
     report = {
-        "command": " ".join(["python -m bench.ablation", *(word.rpartition("data/")[2] for word in sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {**machine(), "threads": threads},
-        "versions": versions(),
+        **heading("bench.ablation", threads),
         "stream": {"name": stream.name, "events": len(stream), "epochs": epochs, "batch_size": batch_size},
         "schedules": {name: _row(runs, name) for name in VARIANTS},
     }
     console.print(_table(report))
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
 
 
 def _summary(result: dict[str, Any], curve: list[float]) -> dict[str, Any]:

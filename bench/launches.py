@@ -7,10 +7,7 @@ name and writes bench/results/launches.json.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,13 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
-from bench.machine import machine
+from bench.machine import heading, keep
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.launch import Config, Kernel, triton, use_triton
 from mspipe_triton.training.resident import Resident
-from mspipe_triton.training.trainer import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "launches.json"
@@ -130,11 +126,9 @@ def main() -> None:
         print(f"{model}: {counts['total']} launches, {counts['torch']} of them torch's")
         for name, count in counts["by_operation"].items():
             print(f"{count:6d}  {name}")
-    report = {
-        "command": " ".join(["python -m bench.launches", *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(), "versions": {**versions(), "triton": triton.__version__}, "models": models,
-    }  # fmt: skip
-    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = {**heading("bench.launches"), "models": models}
+    report["versions"]["triton"] = triton.__version__
+    keep(report, RESULT)
 
 
 if __name__ == "__main__":

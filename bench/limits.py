@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.training.trainer import peak_rss_mb, versions
+from mspipe_triton.training.trainer import peak_rss_mb
 
 
 def main(
@@ -36,16 +35,11 @@ def main(
         assert int(built.indptr[-1]) == 2 * count
         del src, dst, stream, built
     report = {
-        "command": "python -m bench.limits --out bench/results/limits.json",
-        "machine": machine(),
-        "versions": versions(),
+        **heading("bench.limits"),
         "tcsr": {"nodes": nodes, "builds": builds, "peak_rss_gib": peak_rss_mb() / 1024},
         "import_seconds": _import_seconds(),
     }
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
 
 
 def _import_seconds(repeats: int = 9) -> float:

@@ -68,7 +68,7 @@ MAILBOX_ATTENTION = Operation(
 def _receivers(at: Scene) -> Receivers:
     """The batch's ends and their neighbours, padded."""
     ends, roots = 2 * at.shape.batch, at.roots.numel()
-    return Receivers.padded(at.roots[:ends], at.nodes[roots:].view(-1, at.shape.fanout)[:ends])
+    return Receivers.of(at.roots[:ends], at.nodes[roots:].view(-1, at.shape.fanout)[:ends], padded=True)
 
 
 def _deliver(at: Scene, numbers: Numbers, mode: str) -> dict[str, Any]:

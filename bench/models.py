@@ -7,9 +7,7 @@ that the JSON has already, at the same settings, are kept.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +15,11 @@ import torch
 import typer
 from rich.console import Console
 
-from bench.machine import machine
+from bench.machine import heading, keep
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
-from mspipe_triton.training.trainer import train, versions
+from mspipe_triton.training.trainer import train
 
 console = Console(stderr=True, highlight=False)
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,9 +53,7 @@ def main(
     report: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     if report.get("settings") != settings:
         report = {"streams": {}}
-    command = " ".join(["python -m bench.models", *(word.rpartition("data/")[2] for word in sys.argv[1:])])
-    report |= {"command": command, "settings": settings, "date": time.strftime("%Y-%m-%d")}
-    report |= {"machine": {**machine(), "threads": threads}, "versions": versions()}
+    report |= {**heading("bench.models", threads), "settings": settings}
     for path in data:
         stream = load_stream(DataConfig(path=path))
         found = report["streams"].setdefault(stream.name, {})
@@ -71,7 +67,7 @@ def main(
                 )
                 found[name][schedule] = _run(stream, name, config)
                 console.print(stream.name, name, schedule, found[name][schedule])
-                RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                keep(report, RESULT)
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
     console.print(table(report))
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,13 +16,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.training.metrics import Predictions, summarise
-from mspipe_triton.training.trainer import peak_rss_mb, versions
+from mspipe_triton.training.trainer import peak_rss_mb
 
 console = Console(stderr=True, highlight=False)
 
@@ -75,11 +73,7 @@ def compare(
     for worker in workers.values():
         worker.stop()
     _print_table(report)
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
 
 
 class _Worker:
@@ -192,12 +186,8 @@ class _Judge:
 def _report(
     plans: dict[str, dict[str, Any]], results: dict[str, list[dict[str, Any]]], ends: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "command": " ".join(["python -m bench.peers", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {**machine(), "threads": plans["ours"]["threads"]},
-        "versions": {**versions(), "torch_geometric": importlib.metadata.version("torch_geometric")},
-    }
+    report = heading("bench.peers", plans["ours"]["threads"])
+    report["versions"]["torch_geometric"] = importlib.metadata.version("torch_geometric")
     for name, records in results.items():
         report[name] = {
             "batch_size": plans[name]["batch_size"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections import Counter
@@ -15,13 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.pipeline.engine import Engine, run_serial
 from mspipe_triton.pipeline.flight import Span
 from mspipe_triton.pipeline.online import guarded
 from mspipe_triton.pipeline.plan import Plan, make_plan
 from mspipe_triton.pipeline.schedules import stage_names
-from mspipe_triton.training.trainer import versions
 
 console = Console(stderr=True, highlight=False)
 
@@ -160,21 +158,11 @@ def main(
     """Measure; the table goes to stderr, JSON to stdout. Exits 1 where a period is off or a speed is missed."""
     cases = {name: compare(VECTORS[name], iterations, warmup, repeats) for name in vector or VECTORS}
     report = {
-        "command": "python -m bench.pipeline_period --out bench/results/pipeline.json",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": versions(),
-        "iterations": iterations,
-        "warmup": warmup,
-        "repeats": repeats,
+        **heading("bench.pipeline_period"), "iterations": iterations, "warmup": warmup, "repeats": repeats,
         "cases": cases,
-    }
+    }  # fmt: skip
     console.print(_table(cases))
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
     missed = failures(cases)
     for line in missed:
         console.print(line)

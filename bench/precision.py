@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +12,13 @@ import torch
 import typer
 from rich.console import Console
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.training.trainer import train, versions
+from mspipe_triton.training.trainer import train
 
 console = Console(stderr=True, highlight=False)
 PRECISIONS = ("full", "bf16")
@@ -52,19 +49,13 @@ def main(
             runs[precision].append({"ap": result["test"]["ap"], "losses": result["losses"]})
             console.print(f"{stream.name}, seed {seed}, {precision}: test AP {result['test']['ap']:.4f}")
     report = {
-        "command": " ".join(["python -m bench.precision", *(word.rpartition("data/")[2] for word in sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {**machine(), "threads": threads},
-        "versions": versions(),
+        **heading("bench.precision", threads),
         "stream": {"name": stream.name, "events": len(stream), "nodes": stream.num_nodes, "dim_edge": stream.dim_edge},
         "settings": {"model": model, **settings},
         **{precision: _summary(own, table_mib(stream, model, precision)) for precision, own in runs.items()},
         "bf16_minus_full": difference(*([run["ap"] for run in runs[precision]] for precision in PRECISIONS)),
     }
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
 
 
 def difference(full: list[float], bf16: list[float]) -> dict[str, Any]:

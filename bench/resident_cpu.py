@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +10,13 @@ import torch
 import typer
 from rich.console import Console
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.settings import process_settings
-from mspipe_triton.training.trainer import versions
 from mspipe_triton.training.way import Way, carry_out
 
 console = Console(stderr=True, highlight=False)
@@ -36,23 +32,14 @@ def main(
 ) -> None:
     """An epoch of each model in float64, then epochs in float32 in turn; ratios are medians of neighbouring epochs."""
     torch.set_num_threads(threads)
-    report: dict[str, Any] = {
-        "command": " ".join(["python -m bench.resident_cpu", *(w.rpartition("data/")[2] for w in sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {**machine(), "threads": threads},
-        "versions": versions(),
-        "streams": {},
-    }
+    report: dict[str, Any] = {**heading("bench.resident_cpu", threads), "streams": {}}
     for path in data:
         stream = load_stream(DataConfig(path=path))
         found = report["streams"].setdefault(stream.name, {})
         for name in model or ("tgn", "jodie", "apan"):
             found[name] = {**_equality(stream, name, threads), **_speed(stream, name, threads, repeats)}
             console.print(stream.name, name, found[name])
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
 
 
 def _config(name: str, way: str, threads: int, dtype: str) -> RunConfig:

@@ -12,7 +12,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +22,9 @@ import typer
 os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
 from bench.cases import OPERATIONS, build, short
-from bench.machine import machine
+from bench.machine import heading, keep
 from bench.scene import TINY, Shape
 from bench.variants import judge, result
-from mspipe_triton.training.trainer import versions
 from mspipe_triton.tuning.rounding import DRAWS, FACTOR
 
 RESULT = Path(__file__).resolve().parent / "results" / "rounding.json"
@@ -56,13 +54,11 @@ def main(
         rows.append({"capability": name, **summary(json.loads(done.stdout))})
         print(rows[-1])
     report = {
-        "command": "python -m bench.rounding", "date": time.strftime("%Y-%m-%d"),
-        "machine": {**machine(), "threads": 1},
-        "versions": versions(), "draws": DRAWS, "factor": FACTOR, "seeds": seeds, "capabilities": rows,
+        **heading("bench.rounding", 1), "draws": DRAWS, "factor": FACTOR, "seeds": seeds, "capabilities": rows,
         "comparisons": sum(row["comparisons"] for row in rows),
         "largest_ratio": max(row["largest"]["ratio"] for row in rows),
     }  # fmt: skip
-    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(report, RESULT)
 
 
 def ratios(seeds: int) -> Iterator[dict[str, Any]]:

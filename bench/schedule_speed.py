@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bench.machine import machine
+from bench.machine import heading, show
 from mspipe_triton.config import DataConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
@@ -21,7 +19,6 @@ from mspipe_triton.kernels.fusion import compile_seconds
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.settings import process_settings
 from mspipe_triton.training.staged import Staged
-from mspipe_triton.training.trainer import versions
 
 console = Console(stderr=True, highlight=False)
 SCHEDULES = ("serial", "prefetch", "mspipe", "exact")
@@ -35,21 +32,11 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
     """Measure; ratios are medians of pairs of neighbouring epochs."""
-    report: dict[str, Any] = {
-        "command": " ".join(["python -m bench.schedule_speed", *(w.rpartition("data/")[2] for w in sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": versions(),
-        "events": events,
-        "repeats": repeats,
-    }
+    report: dict[str, Any] = {**heading("bench.schedule_speed"), "events": events, "repeats": repeats}
     for path in data:
         stream = load_stream(DataConfig(path=path))
         report[stream.name] = {f"threads{count}": _measure(stream, count, repeats, events) for count in threads}
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(report, out)
 
 
 def _measure(stream: EventStream, threads: int, repeats: int, events: int) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bench.machine import machine
+from bench.machine import heading, keep
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.settings import default_settings, process_settings
-from mspipe_triton.training.trainer import train, versions
+from mspipe_triton.training.trainer import train
 from mspipe_triton.training.way import carry_out
 from mspipe_triton.tuning import ProfileStore, TuningObserver, autotune, settings_for
 from mspipe_triton.tuning.search import Told
@@ -58,17 +58,14 @@ def main(
 ) -> None:
     """Measure all of it; nothing else should run meanwhile."""
     stream = load_stream(DataConfig(path=str(data)))
-    report: dict[str, Any] = {
-        "command": " ".join(["python -m bench.tuning", *(word.rpartition("data/")[2] for word in sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "stream": stream.name,
-        "pairs": pairs, "start": start, "models": {},
-    }  # fmt: skip
+    named = {"stream": stream.name, "pairs": pairs, "start": start}
+    report: dict[str, Any] = {**heading("bench.tuning"), **named, "models": {}}
     for name in model:
         config = RunConfig(model=ModelConfig(name), data=DataConfig(path=str(data)), train=TrainConfig(device="cpu"))
         report["models"][name] = tuned_beside(config, stream, budget, pairs, start)
         report["models"][name]["stage_times"] = [stage_times(config, stream) for _ in range(repeats)]
     report["commands"] = [timed_command(data, seconds, cold) for seconds in commands for cold in (True, False)]
-    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(report, out)
 
 
 def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: int, start: str) -> dict[str, Any]:

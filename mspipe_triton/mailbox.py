@@ -60,24 +60,19 @@ class Receivers:
     mails: torch.Tensor
 
     @staticmethod
-    def of(ends: torch.Tensor, neighbours: torch.Tensor) -> Receivers:
-        """Of the ends [2B], sources before destinations, and their neighbours [2B, F], −1 in empty slots."""
-        reached = torch.cat([ends.unsqueeze(1), neighbours], 1)
-        number = torch.arange(ends.numel()).view(-1, 2).t().reshape(-1, 1).expand_as(reached)
-        places = (reached >= 0).view(-1).nonzero().squeeze(1)
-        heard, mails = reached.reshape(-1).index_select(0, places), number.reshape(-1).index_select(0, places)
-        nodes, owners, count = unique_nodes(heard, heard.numel())
-        nodes = nodes[: int(count)]
-        last = torch.zeros_like(nodes).scatter_reduce_(0, owners, mails, "amax")
-        return Receivers(nodes, last, owners, mails)
+    def of(ends: torch.Tensor, neighbours: torch.Tensor, padded: bool = False) -> Receivers:
+        """Of the ends [2B], sources before destinations, and their neighbours [2B, F], −1 in empty slots.
 
-    @staticmethod
-    def padded(ends: torch.Tensor, neighbours: torch.Tensor) -> Receivers:
-        """The same at a static shape: V and M are 2B·(1 + F), −1 fills `nodes`, and mail −1 reaches nobody."""
+        Padded, it has a static shape: V and M are 2B·(1 + F), −1 fills `nodes`, and mail −1 reaches nobody.
+        """
         reached = torch.cat([ends.unsqueeze(1), neighbours], 1)
         number = torch.arange(ends.numel(), device=ends.device).view(-1, 2).t().reshape(-1, 1)
-        mails = torch.where(reached >= 0, number, -1).view(-1)
-        nodes, owners, _ = unique_nodes(reached.view(-1), reached.numel())
+        heard, mails = reached.view(-1), torch.where(reached >= 0, number, -1).view(-1)
+        if not padded:
+            places = (heard >= 0).nonzero().squeeze(1)
+            heard, mails = heard.index_select(0, places), mails.index_select(0, places)
+        nodes, owners, count = unique_nodes(heard, heard.numel())
+        nodes = nodes if padded else nodes[: int(count)]
         last = torch.zeros_like(nodes).scatter_reduce_(0, owners, mails, "amax")
         return Receivers(nodes, last, owners, mails)
 

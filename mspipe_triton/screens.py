@@ -37,11 +37,12 @@ class TrainingScreen(Observer):
         self.pending, self.since = 0, 0.0
 
     def start(self, session: Session, folder: RunFolder) -> None:
-        """Name the run and open the bar."""
-        train, events = session.config.train, session.split.train_end
+        """Name the run and the way that it is carried out, and open the bar."""
+        train, events, settings = session.config.train, session.split.train_end, session.settings
         console.print(
             f"Training {session.config.model.model} on {session.stream.name} "
-            f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}"
+            f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}, "
+            + ("resident" if settings.resident else f"schedule {settings.schedule}")
         )
         self.epochs, self.since = train.epochs, time.perf_counter()
         self.task = self.progress.add_task(

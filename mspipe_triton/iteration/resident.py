@@ -78,7 +78,7 @@ class Pass(ABC):
         receivers = None
         if model.mailbox.hears:
             ends, heard = roots[: 2 * size], clock.words(Purpose.RECEIVING_NEIGHBOURS)
-            receivers = Receivers.padded(ends, session.sampler.neighbours(ends, times[: 2 * size], heard)[0])
+            receivers = Receivers.of(ends, session.sampler.neighbours(ends, times[: 2 * size], heard)[0], padded=True)
         clock.advance()
         return Scene(roots, times, events, count, around, receivers)
 

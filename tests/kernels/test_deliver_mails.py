@@ -53,7 +53,7 @@ def arguments(
     row = {node: place + 1 for place, node in enumerate(nodes)}  # row 0 is nobody's; padding gets it
     src, dst = (torch.tensor([pair[side] for pair in pairs], dtype=ids) for side in range(2))
     around = torch.tensor(neighbours, dtype=torch.int64).view(2 * len(pairs), -1 if pairs else 1)
-    heard = Receivers.padded(torch.cat([src, dst]).long(), around)
+    heard = Receivers.of(torch.cat([src, dst]).long(), around, padded=True)
     features = normal(len(pairs), width, dtype=table) if mode == "mean" and width else None
     return {
         "memory": normal(NODES, dim, dtype=table),
