@@ -51,9 +51,10 @@ class Embedded(NamedTuple):
 
 def forward(model: TemporalModel, scene: Scene) -> tuple[torch.Tensor | None, torch.Tensor]:
     """h [U, D] of the distinct nodes, None in a model without memory, and embeddings [R, D] of the roots."""
-    hidden = model.update_memory(scene.record, scene.times[0], scene.draws)
-    updated, rows = scene.record.digested_time, (scene.edges, scene.node_features)
-    return hidden, model.embed(hidden, updated, scene.around, scene.times, *rows, scene.draws)
+    record, draws = scene.record, scene.draws
+    hidden = model.update_memory(record, scene.times[0], draws)
+    rows = scene.edges, scene.node_features
+    return hidden, model.embed(hidden, record.digested_time, scene.around, scene.times, *rows, draws)
 
 
 def differentiate(
@@ -77,7 +78,11 @@ def learn(
     model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, write: Write,
     beside: Beside = in_order, unit: torch.Tensor | None = None,
 ) -> Learned:  # fmt: skip
-    """Train on a batch: forward, loss, backward, optimiser step; and let out what it writes."""
+    """Train on a batch: forward, loss, backward, optimiser step; and let out what it writes.
+
+    Args:
+        write: lets it out, `beside` the optimiser's step. unit: see `differentiate`.
+    """
     hidden, embedded = forward(model, scene)
     loss = differentiate(model, scene, embedded, optimizer, unit)
     with beside() as join:  # writing reads no parameters, and the optimiser no tables
