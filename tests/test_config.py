@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig, load_config
+from mspipe_triton.config import MODELS, ModelConfig, RunConfig, RunSettings, TrainConfig, load_config
 from mspipe_triton.errors import ConfigError, InputError
+from mspipe_triton.options import RUN_FLAGS
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,28 @@ def test_a_saved_config_says_what_the_model_took(tmp_path: Path) -> None:
     saved = load_config(file).model
     assert (saved.slots, saved.fanout, saved.heads, saved.layers) == (10, 10, 2, -1)
     assert saved == ModelConfig(model="apan").resolved() == ModelConfig(model="apan", slots=10).resolved()
+
+
+SETTINGS = [(kind, each) for kind in (ModelConfig, TrainConfig, RunSettings) for each in fields(kind) if each.metadata]
+
+
+@pytest.mark.parametrize(("kind", "each"), SETTINGS, ids=lambda value: getattr(value, "name", value.__class__.__name__))
+def test_a_setting_outside_its_choices_or_below_its_least_is_refused(kind: type[Any], each: Field[Any]) -> None:
+    name, choices, least = each.name.replace("_", "-"), each.metadata["choices"], each.metadata["least"]
+    if choices:
+        assert each.default in choices
+        with pytest.raises(ConfigError, match=f"^{name} 'else' is none of {', '.join(choices)}$"):
+            kind(**{each.name: "else"})
+    if least is not None:
+        with pytest.raises(ConfigError, match=f"^{name} must be at least {least}, not {least - 1}$"):
+            kind(**{each.name: least - 1})
+
+
+def test_every_setting_of_model_and_training_is_a_flag_with_its_own_help_and_default() -> None:
+    for kind in (ModelConfig, TrainConfig):
+        for each in fields(kind):
+            flag = get_args(RUN_FLAGS[each.name])
+            assert flag[0] == type(each.default) | None
+            assert (flag[1].help or "") == each.metadata["help"]
+    shown = {name: get_args(RUN_FLAGS[name])[1].show_default for name in ("heads", "layers", "slots", "lr", "schedule")}
+    assert shown == {"heads": "2", "layers": "tgn 1, tgat 2", "slots": "10", "lr": "0.001", "schedule": "auto"}
