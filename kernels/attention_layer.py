@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.attention import empty_attended
 from mspipe_triton.kernels.attention_layer_backward import (
     Layer,
     Saved,
@@ -32,7 +31,11 @@ from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.launch import on_triton
 from mspipe_triton.kernels.neighbour_rows import check_slots
 from mspipe_triton.kernels.philox import dropout_scale
-from mspipe_triton.kernels.temporal_attention import launch_temporal_attention, temporal_attention_reference
+from mspipe_triton.kernels.temporal_attention import (
+    empty_attended,
+    launch_temporal_attention,
+    temporal_attention_reference,
+)
 
 _NAME = "attention_layer"
 Tensors = tuple[torch.Tensor, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,8 @@ from mspipe_triton.kernels.checks import (
     check_shape,
     debugging,
 )  # fmt: skip
-from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import device_function, tl
+from mspipe_triton.kernels.fusion import fused, fusion_enabled
+from mspipe_triton.kernels.launch import Config, Kernel, device_function, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
 
 
@@ -33,6 +34,32 @@ class Slots(NamedTuple):
     rows: torch.Tensor | None
     edges: torch.Tensor | None
     others: torch.Tensor
+
+
+def mail_slots(
+    mails: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    counts: torch.Tensor, encoded: torch.Tensor,
+) -> Slots:  # fmt: skip
+    """Where torch reads the x_j of mailboxes [N, F, D] from; φ is `encoded` [R, F, T].
+
+    Without fusion both tables are gathered once. Compiled loops read mailboxes in place faster, but not single rows.
+    """
+    if rows is not None:
+        rows = torch.where(counts > 0, rows, 0)
+    if not fusion_enabled():
+        mails, rows = gathered(mails, rows).to(encoded.dtype), None
+    return Slots(mails, rows, edge_rows(features, feature_rows, counts, encoded), encoded)
+
+
+def edge_rows(
+    features: torch.Tensor, feature_rows: torch.Tensor | None, counts: torch.Tensor, encoded: torch.Tensor
+) -> torch.Tensor | None:
+    """The slots' edge rows [R, F, E] in the type of φ [R, F, T], or None where E is 0."""
+    if features.shape[1] == 0:
+        return None
+    if feature_rows is None:
+        return features.view(*encoded.shape[:2], features.shape[1]).to(encoded.dtype)
+    return gathered(features, filled_rows(feature_rows, counts).clamp_(min=0)).to(encoded.dtype)
 
 
 def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -90,26 +117,32 @@ def gathered(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 
 @device_function
-def filled_slots(p_counts, root, FANOUT: tl.constexpr, SLOTS: tl.constexpr):
-    """Mask [SLOTS] of a root's filled slots."""
-    return tl.arange(0, SLOTS) < tl.minimum(tl.load(p_counts + root), FANOUT)
-
-
-@device_function
 def slots_of(
-    p_node, m_slot, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root,
-    STRIDE_FEATURES: tl.constexpr, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
+    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root,
+    MAILBOX: tl.constexpr, DIM: tl.constexpr, STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
+    FANOUT: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """What `slot_block` reads a root's x_j from; its first two are the mask of filled slots and Δt, both [SLOTS].
+    """What `slot_block` reads a root's x_j from; its first three are the mask of filled slots, Δt and table rows.
 
-    `p_node` [SLOTS, 1] points to the slots' h_j. An empty slot has Δt 0.
+    These are [SLOTS]; with MAILBOX, the root's h_j lie one behind the other in one row. An empty slot has Δt 0.
     """
-    o_slot = root * FANOUT + tl.arange(0, SLOTS)
+    i_slot = tl.arange(0, SLOTS)
+    m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
+    o_slot = root * FANOUT + i_slot
+    if MAILBOX:
+        b_row = root
+        if p_rows is not None:
+            b_row = tl.load(p_rows + root).to(tl.int64)
+        p_node = p_table + b_row * STRIDE_TABLE + i_slot[:, None] * DIM
+    else:
+        b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
+        p_node = p_table + b_row[:, None] * STRIDE_TABLE
     b_feature_row = o_slot
     if p_feature_rows is not None:
         b_feature_row = tl.maximum(tl.load(p_feature_rows + o_slot, mask=m_slot, other=0).to(tl.int64), 0)
     b_delta = tl.load(p_deltas + o_slot, mask=m_slot, other=0).to(p_frequency.dtype.element_ty)
-    return m_slot, b_delta, p_node, p_features + b_feature_row[:, None] * STRIDE_FEATURES, p_frequency, p_phase
+    p_edge = p_features + b_feature_row[:, None] * STRIDE_FEATURES
+    return m_slot, b_delta, b_row, p_node, p_edge, p_frequency, p_phase
 
 
 @device_function
@@ -118,7 +151,7 @@ def slot_block(
     SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 behind their end; finite in empty slots."""
-    m_slot, b_delta, p_node, p_edge, p_frequency, p_phase = source
+    m_slot, b_delta, _, p_node, p_edge, p_frequency, p_phase = source
     i_x = FIRST + tl.arange(0, BLOCK)
     b_x = tl.zeros([SLOTS, BLOCK], b_delta.dtype)
     if FIRST < DIM:
@@ -189,6 +222,31 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
         tl.atomic_add(p_block, b_block, mask=m_block, sem="relaxed")
     else:
         tl.store(p_block, b_block, mask=m_block)
+
+
+def slots_shapes(
+    table: torch.Tensor, features: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor
+) -> dict[str, int]:
+    """Both attention kernels' form of the table, widths, distances between rows, fanout and block of slots."""
+    return {
+        "MAILBOX": table.dim() == 3, "DIM": table.shape[-1], "EDGE": features.shape[1], "TIME": frequency.numel(),
+        "STRIDE_TABLE": table.stride(0), "STRIDE_FEATURES": features.stride(0),
+        "FANOUT": deltas.shape[1], "SLOTS": pow2(deltas.shape[1], 1),
+    }  # fmt: skip
+
+
+def slots_config(kernel: Kernel, dtype: torch.dtype, table: torch.Tensor, fanout: int) -> Config:
+    """Either attention kernel's configuration; without mailboxes, a root with more than the 16 slots that it is for
+    takes as many times the warps, up to 8."""
+    kind = "float64" if dtype == torch.float64 else "float32"
+    if table.dim() == 3:
+        return kernel.config(f"mails_{kind}")
+    config = kernel.config(kind)
+    if fanout <= 16:
+        return config
+    warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
+    held = config["HELD"] * warps // config.num_warps
+    return replace(config, blocks={**config.blocks, "HELD": held}, num_warps=warps)
 
 
 def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:

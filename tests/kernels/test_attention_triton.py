@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import launch
-from tests.kernels.attention_case import ATTENTIONS, Agree, Case, MailCase, Named
+from tests.kernels.attention_case import ATTENTIONS, BACKWARD, OPERATION, Agree, Case, MailCase, Named
 from tests.kernels.comparing import Derived
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
@@ -91,8 +91,9 @@ def test_columns_in_several_blocks(
     kind: type[Case], block: int, held: int, monkeypatch: pytest.MonkeyPatch, agree: Agree
 ) -> None:
     """Node, edge and time columns lie apart or share a block; a row's blocks are kept or read again."""
-    for name in ("attention_kernel", "attention_backward_kernel", "mailbox_kernel", "mailbox_backward_kernel"):
-        monkeypatch.setitem(launch.KERNELS[name].chosen, "float64", launch.Config({"BLOCK": block, "HELD": held}))
+    for name in ("attention_kernel", "attention_backward_kernel"):
+        for variant in ("float64", "mails_float64"):
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config({"BLOCK": block, "HELD": held}))
     case = kind(2, 3, 4, choices=2, dim=5, times=6, counts="all", dropout=0.3)
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
@@ -157,9 +158,9 @@ def test_dropout_is_that_of_torch_to_the_bit(kind: type[Case], dropout: float, d
         case = kind(2, slots, 0, 4, 1, 1, counts="all", dropout=dropout).to(dtype)
         with torch.no_grad():
             launch.use_triton(True)
-            actual = case.operation(*case.arguments())
+            actual = OPERATION(*case.arguments())
             launch.use_triton(False)
-            expected = case.operation(*case.arguments())
+            expected = OPERATION(*case.arguments())
         assert slots > 1 or torch.equal(actual[1], expected[1])
         assert torch.equal(actual[3] < 0, expected[3] < 0)
         assert bool((actual[3] < 0).any())
@@ -173,7 +174,7 @@ def test_nothing_is_saved_without_a_gradient(kind: type[Case], triton: bool, req
     case, seen = kind(3), []
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
-    saved = case.operation(*case.arguments(save=False))[2:]
+    saved = OPERATION(*case.arguments(save=False))[2:]
     assert [tensor.numel() for tensor in saved] == [0, 0, 0]
     case.leaves["bias"].requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.shape), lambda _: None):
@@ -194,7 +195,7 @@ def test_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> No
     if not save:
         for leaf in case.leaves.values():
             leaf.requires_grad_(False)
-    torch.library.opcheck(case.operation, case.arguments(save))
+    torch.library.opcheck(OPERATION, case.arguments(save))
 
 
 @ATTENTIONS
@@ -202,17 +203,17 @@ def test_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> No
 def test_backward_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> None:
     case = kind(**FORMS[form])
     with torch.no_grad():
-        _, _, *saved = case.operation(*case.arguments())
+        _, _, *saved = OPERATION(*case.arguments())
     given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.arguments()]
-    before = given[: list(case.named()).index("bias")]
-    torch.library.opcheck(case.backward_operation, (*case.probes, *before, *saved, case.dropout, *[save] * case.wants))
+    table = save and kind is Case
+    torch.library.opcheck(BACKWARD, (*case.probes, *given[:10], *saved, case.dropout, table, save))
 
 
 @ATTENTIONS
 def test_a_second_derivative_is_refused(kind: type[Case]) -> None:
     case = kind(2)
     (slope,) = torch.autograd.grad(case.actual()[0].sum(), case.leaves["query"], create_graph=True)
-    with pytest.raises(RuntimeError, match=f"{case.name}_backward: no second derivative"):
+    with pytest.raises(RuntimeError, match="temporal_attention_backward: no second derivative"):
         torch.autograd.grad(slope.sum(), case.leaves["query"])
 
 
