@@ -37,22 +37,18 @@ def variant(name: str) -> Iterator[None]:
         fusion.enable_fusion(before)
 
 
-def module(operation: Operation) -> Any:
-    """The operation's file."""
-    return importlib.import_module(f"mspipe_triton.kernels.{operation.name}")
-
-
 def callee(operation: Operation, name: str) -> Call:
     """The function to call for a variant: the public one, or the compiled reference."""
+    call: Any = getattr(importlib.import_module("mspipe_triton.kernels"), operation.name)
     if name == "compile":
         return functools.partial(_compiled(operation.name), **operation.reference)
-    call: Call = getattr(module(operation), operation.name)
     return functools.partial(call, variant="split") if name == "triton-split" else call
 
 
 @functools.lru_cache
 def _compiled(name: str) -> Call:
-    return torch.compile(getattr(importlib.import_module(f"mspipe_triton.kernels.{name}"), f"{name}_reference"))
+    module: Any = importlib.import_module(f"mspipe_triton.kernels.{name}")
+    return torch.compile(getattr(module, f"{name}_reference", None) or getattr(module, name).reference)
 
 
 def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
