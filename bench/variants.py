@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -47,8 +48,10 @@ def callee(operation: Operation, name: str) -> Call:
 
 @functools.lru_cache
 def _compiled(name: str) -> Call:
-    module: Any = importlib.import_module(f"mspipe_triton.kernels.{name}")
-    return torch.compile(getattr(module, f"{name}_reference", None) or getattr(module, name).reference)
+    public: Any = getattr(importlib.import_module("mspipe_triton.kernels"), name)
+    if not hasattr(public, "reference"):
+        return torch.compile(getattr(sys.modules[public.__module__], f"{name}_reference"))
+    return torch.compile(public.reference)
 
 
 def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
