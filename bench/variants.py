@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -37,22 +38,20 @@ def variant(name: str) -> Iterator[None]:
         fusion.enable_fusion(before)
 
 
-def module(operation: Operation) -> Any:
-    """The operation's file."""
-    return importlib.import_module(f"mspipe_triton.kernels.{operation.name}")
-
-
 def callee(operation: Operation, name: str) -> Call:
     """The function to call for a variant: the public one, or the compiled reference."""
+    call: Any = getattr(importlib.import_module("mspipe_triton.kernels"), operation.name)
     if name == "compile":
         return functools.partial(_compiled(operation.name), **operation.reference)
-    call: Call = getattr(module(operation), operation.name)
     return functools.partial(call, variant="split") if name == "triton-split" else call
 
 
 @functools.lru_cache
 def _compiled(name: str) -> Call:
-    return torch.compile(getattr(importlib.import_module(f"mspipe_triton.kernels.{name}"), f"{name}_reference"))
+    public: Any = getattr(importlib.import_module("mspipe_triton.kernels"), name)
+    if not hasattr(public, "reference"):
+        return torch.compile(getattr(sys.modules[public.__module__], f"{name}_reference"))
+    return torch.compile(public.reference)
 
 
 def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

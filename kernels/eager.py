@@ -1,4 +1,4 @@
-"""The short way to a reference: an eager call on the CPU skips the dispatcher, which costs as much as a small call."""
+"""The short way to a differentiable reference, for operations that register themselves."""
 
 from __future__ import annotations
 
@@ -7,24 +7,8 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.kernels.launch import on_triton
-
-
-def eager(tensor: torch.Tensor) -> bool:
-    """Whether the reference may be called at once: a plain CPU tensor, nothing tracing or transforming."""
-    return (
-        tensor.is_cpu
-        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not on_triton(tensor)
-    )
-
-
-def eager_backward(tensor: torch.Tensor) -> bool:
-    """The same in a backward pass; one that is recorded itself (create_graph) takes the operation, which refuses."""
-    return eager(tensor) and not torch.is_grad_enabled()
+from mspipe_triton.kernels.operation import eager as eager
+from mspipe_triton.kernels.operation import eager_backward as eager_backward
 
 
 def differentiable(

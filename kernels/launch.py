@@ -153,8 +153,13 @@ def serve(*kinds: str) -> None:
 
 def on_triton(tensor: torch.Tensor) -> bool:
     """Whether an operation on this tensor runs as a Triton kernel."""
+    return served(tensor.device.type)
+
+
+def served(kind: str) -> bool:
+    """Whether operations on a kind of device run as Triton kernels."""
     if _State.triton is None:
-        return tensor.device.type in _State.kinds and triton is not None
+        return kind in _State.kinds and triton is not None
     return _State.triton
 
 

@@ -2,124 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.eager import differentiable, eager
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import VARIANTS_CHOSEN, on_triton
-from mspipe_triton.kernels.memory_gru_backward import memory_gru_backward, memory_gru_backward_reference
-from mspipe_triton.kernels.memory_gru_fused import launch_memory_gru_fused
-from mspipe_triton.kernels.memory_gru_split import empty_updated, launch_memory_gru_split
+from mspipe_triton.kernels.launch import VARIANTS_CHOSEN
+from mspipe_triton.kernels.memory_gru_backward import BACKWARD
+from mspipe_triton.kernels.memory_gru_fused import launch_fused
+from mspipe_triton.kernels.memory_gru_split import Updated, empty_updated, launch_split
+from mspipe_triton.kernels.operation import differentiable
 from mspipe_triton.kernels.time_encoding import fused_encode_time
-from mspipe_triton.kernels.updater_backward import setup_updater, updater_backward
 from mspipe_triton.kernels.updater_inputs import check_updater, read_rows
 
-VARIANTS = {"fused": launch_memory_gru_fused, "split": launch_memory_gru_split}
-
-Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+VARIANTS = {"fused": launch_fused, "split": launch_split}
 
 
-def memory_gru_reference(
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
-) -> Updated:  # fmt: skip
-    """`memory_gru` in torch: h, and for the backward pass the message rows and the gates' products."""
-    dim, dtype = memory.shape[1], weight_ih.dtype
-    gates = 2 * dim  # rows of r and z
-    memory, encoded = read_rows(memory, memory_rows).to(dtype), fused_encode_time(deltas.to(dtype), frequency, phase)
-    parts = [memory, read_rows(partner, partner_rows).to(dtype), read_rows(features, feature_rows).to(dtype), encoded]
-    message = torch.cat(parts, 1)
-    if count is not None:
-        valid = (torch.arange(has_mail.numel(), device=has_mail.device) < count).unsqueeze(1)
-        message = torch.where(valid, message, 0.0)
-        memory = message[:, :dim]
-    without = (~has_mail).nonzero().squeeze(1)
-    weight, bias = weight_ih.clone(), bias_ih.clone()
-    weight[:gates, :dim] += weight_hh[:gates]
-    bias[:gates] += bias_hh[:gates]
-    joint = torch.addmm(bias, message, weight.t())
-    if without.numel():
-        alone = bias.repeat(without.numel(), 1)
-        alone[:, :gates] += memory.index_select(0, without) @ weight_hh[:gates].t()
-        joint.index_copy_(0, without, alone)
-    hidden_n = torch.addmm(bias_hh[gates:], memory, weight_hh[gates:].t())
-    h = _gates(joint, hidden_n, memory)
-    if keep:
-        h.index_copy_(0, without, memory.index_select(0, without))
-    if count is not None:
-        h = torch.where(valid, h, 0.0)
-    return (h, message, joint, hidden_n) if save else (h, h.new_empty(0), h.new_empty(0), h.new_empty(0))
-
-
-@fused()
-def _gates(joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-    """h [U, D] from the joint products [U, 3D], W_hn m + b_hn [U, D] and the memory rows [U, D]."""
-    reset, update, new = joint.chunk(3, 1)
-    n = torch.tanh(new + torch.sigmoid(reset) * hidden_n)
-    return n + torch.sigmoid(update) * (memory - n)
-
-
-@torch.library.custom_op("mspipe_triton::memory_gru", mutates_args=())
-def _operation(
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool, variant: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    run = VARIANTS[variant] if on_triton(weight_ih) else memory_gru_reference
-    return run(
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
-        weight_ih, weight_hh, bias_ih, bias_hh, count, keep, save,
-    )  # fmt: skip
-
-
-@_operation.register_fake
-def _(
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool, variant: str,
-) -> Updated:  # fmt: skip
-    widths = (memory.shape[1], partner.shape[1], features.shape[1], frequency.numel())
-    return empty_updated(has_mail.numel(), widths, weight_ih, save)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Updated) -> None:
-    setup_updater(ctx, inputs, output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
-    return updater_backward(ctx, grad, memory_gru_backward_reference, memory_gru_backward)
-
-
-_operation.register_autograd(_backward, setup_context=_setup)
-_direct = differentiable(lambda *inputs: memory_gru_reference(*inputs[:-1]), _setup, _backward)  # knows no variant
-
-
-def memory_gru(
-    memory: torch.Tensor,
-    memory_rows: torch.Tensor | None,
-    partner: torch.Tensor,
-    partner_rows: torch.Tensor | None,
-    features: torch.Tensor,
-    feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor,
-    has_mail: torch.Tensor,
-    frequency: torch.Tensor,
-    phase: torch.Tensor,
-    weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor,
-    bias_hh: torch.Tensor,
-    empty: str = "update",
-    count: torch.Tensor | None = None,
-    variant: str | None = None,
-) -> torch.Tensor:
+class MemoryGRU(NamedTuple):
     """h(u) = GRU(mail(u), memory(u)) for U nodes, the memory update of TGN (Rossi et al., 2020).
 
     With m, p, e the rows of memory, partner and feature tables, x = [m ‖ p ‖ e ‖ φ(Δt)] where the node has mail and 0
@@ -155,20 +54,74 @@ def memory_gru(
         ValueError: `empty` or `variant` is neither of the two, widths do not add up, a wrong dtype, layout or device;
             with debugging on, a row outside its table.
     """
-    if empty not in ("update", "keep"):
-        raise ValueError(f"memory_gru: empty must be 'update' or 'keep', not {empty!r}")
-    variant = VARIANTS_CHOSEN["memory_gru"] if variant is None else variant
-    if variant not in VARIANTS:
-        raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {variant!r}")
-    check_updater(
-        "memory_gru", 3, memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail,
-        frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh, count,
-    )  # fmt: skip
-    inputs = (memory, partner, features, frequency, phase, weight_ih, weight_hh, bias_ih, bias_hh)
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    run = _direct if eager(weight_ih) else _operation
-    h: torch.Tensor = run(
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
-        weight_ih, weight_hh, bias_ih, bias_hh, count, empty == "keep", save, variant,
-    )[0]  # fmt: skip
-    return h
+
+    memory: torch.Tensor
+    memory_rows: torch.Tensor | None
+    partner: torch.Tensor
+    partner_rows: torch.Tensor | None
+    features: torch.Tensor
+    feature_rows: torch.Tensor | None
+    deltas: torch.Tensor
+    has_mail: torch.Tensor
+    frequency: torch.Tensor
+    phase: torch.Tensor
+    weight_ih: torch.Tensor
+    weight_hh: torch.Tensor
+    bias_ih: torch.Tensor
+    bias_hh: torch.Tensor
+    empty: str = "update"
+    count: torch.Tensor | None = None  # type: ignore[assignment]  # of the nodes, not a tuple's method
+    variant: str | None = None
+
+
+def _reference(of: MemoryGRU, save: bool) -> Updated:
+    dim, dtype, has_mail = of.memory.shape[1], of.weight_ih.dtype, of.has_mail
+    gates = 2 * dim  # rows of r and z
+    memory = read_rows(of.memory, of.memory_rows).to(dtype)
+    encoded = fused_encode_time(of.deltas.to(dtype), of.frequency, of.phase)
+    partner, features = read_rows(of.partner, of.partner_rows), read_rows(of.features, of.feature_rows)
+    message = torch.cat([memory, partner.to(dtype), features.to(dtype), encoded], 1)
+    if of.count is not None:
+        valid = (torch.arange(has_mail.numel(), device=has_mail.device) < of.count).unsqueeze(1)
+        message = torch.where(valid, message, 0.0)
+        memory = message[:, :dim]
+    without = (~has_mail).nonzero().squeeze(1)
+    weight, bias = of.weight_ih.clone(), of.bias_ih.clone()
+    weight[:gates, :dim] += of.weight_hh[:gates]
+    bias[:gates] += of.bias_hh[:gates]
+    joint = torch.addmm(bias, message, weight.t())
+    if without.numel():
+        alone = bias.repeat(without.numel(), 1)
+        alone[:, :gates] += memory.index_select(0, without) @ of.weight_hh[:gates].t()
+        joint.index_copy_(0, without, alone)
+    hidden_n = torch.addmm(of.bias_hh[gates:], memory, of.weight_hh[gates:].t())
+    h = _gates(joint, hidden_n, memory)
+    if of.empty == "keep":
+        h.index_copy_(0, without, memory.index_select(0, without))
+    if of.count is not None:
+        h = torch.where(valid, h, 0.0)
+    return Updated(h, message, joint, hidden_n) if save else Updated(h, *(h.new_empty(0) for _ in range(3)))
+
+
+@fused()
+def _gates(joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    """h [U, D] from the joint products [U, 3D], W_hn m + b_hn [U, D] and the memory rows [U, D]."""
+    reset, update, new = joint.chunk(3, 1)
+    n = torch.tanh(new + torch.sigmoid(reset) * hidden_n)
+    return n + torch.sigmoid(update) * (memory - n)
+
+
+def _launch(of: MemoryGRU, save: bool) -> Updated:
+    return VARIANTS[VARIANTS_CHOSEN["memory_gru"] if of.variant is None else of.variant](of, save)
+
+
+def _check(of: MemoryGRU) -> None:
+    check_updater("memory_gru", 3, of)
+    if of.variant is not None and of.variant not in VARIANTS:
+        raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {of.variant!r}")
+
+
+memory_gru = differentiable(
+    "memory_gru", MemoryGRU, reference=_reference, launch=_launch, fake=empty_updated, check=_check, on="weight_ih",
+    returns=lambda updated: updated.h, backward=BACKWARD,
+)  # fmt: skip

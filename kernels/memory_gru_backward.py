@@ -1,31 +1,30 @@
-"""The backward pass of `memory_gru`: gradients of weights, biases, fetched rows and time encoder."""
+"""The backward pass of `memory_gru`: gradients of weights, biases, tables and time encoder."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
-from mspipe_triton.kernels.time_encoding import encode_time_backward
-from mspipe_triton.kernels.updater_backward import empty_updater_gradients, launch_updater_backward
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.operation import Backward, Gradients
+from mspipe_triton.kernels.updater_backward import launch_updater_backward
+from mspipe_triton.kernels.updater_inputs import LEAVES, TABLES, table_gradients, time_gradients, valid_gradient
 from mspipe_triton.kernels.updater_product import tanh
 
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.memory_gru import MemoryGRU
+    from mspipe_triton.kernels.memory_gru_split import Updated
 
-def memory_gru_backward_reference(
-    grad: torch.Tensor, message: torch.Tensor, joint: torch.Tensor, hidden_n: torch.Tensor, deltas: torch.Tensor,
-    has_mail: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """`memory_gru_backward` in torch."""
-    dim = hidden_n.shape[1]
+
+def _reference(of: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    dim, message, keep = out.hidden_n.shape[1], out.message, of.empty == "keep"
     gates, memory = 2 * dim, message[:, :dim]
-    without = (~has_mail).nonzero().squeeze(1)
-    if count is not None:
-        valid = torch.arange(grad.shape[0], device=grad.device) < count
-        grad, deltas = torch.where(valid.unsqueeze(1), grad, 0.0), torch.where(valid, deltas, 0.0)
+    without = (~of.has_mail).nonzero().squeeze(1)
+    d_h, deltas = valid_gradient(of, grad.h)
     d_joint, d_hidden_n, d_own = _gates_backward(
-        grad.index_fill(0, without, 0.0) if keep else grad, joint, hidden_n, memory
+        d_h.index_fill(0, without, 0.0) if keep else d_h, out.joint, out.hidden_n, memory
     )
     d_bias_ih = d_joint.sum(0)
     d_bias_hh = torch.cat([d_bias_ih[:gates], d_hidden_n.sum(0)])
@@ -34,17 +33,15 @@ def memory_gru_backward_reference(
     d_weight_ih = d_joint.t() @ message
     d_weight_hh = torch.cat([d_weight_ih[:gates, :dim], d_hidden_n.t() @ memory])
     d_weight_hh[:gates] += d_alone.t() @ memory.index_select(0, without)
-    d_rows, d_frequency, d_phase = (grad.new_empty(0) for _ in range(3))
-    if needs_rows:
-        d_rows = d_joint @ weight_ih
-        d_rows[:, :dim] += torch.cat([d_joint[:, :gates], d_hidden_n], 1) @ weight_hh + d_own
-        d_rows[:, :dim].index_add_(0, without, d_alone @ weight_hh[:gates])
+    gradients = {"weight_ih": d_weight_ih, "weight_hh": d_weight_hh, "bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
+    if needs.intersection(TABLES):
+        d_rows = d_joint @ of.weight_ih
+        d_rows[:, :dim] += torch.cat([d_joint[:, :gates], d_hidden_n], 1) @ of.weight_hh + d_own
+        d_rows[:, :dim].index_add_(0, without, d_alone @ of.weight_hh[:gates])
         if keep:
-            d_rows[:, :dim].index_copy_(0, without, grad.index_select(0, without))
-    if needs_time:
-        d_time = d_joint @ weight_ih[:, -frequency.numel() :]
-        d_frequency, d_phase = encode_time_backward(d_time, deltas.to(d_time.dtype), frequency, phase)
-    return [d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_rows, d_frequency, d_phase]
+            d_rows[:, :dim].index_copy_(0, without, d_h.index_select(0, without))
+        gradients |= table_gradients(of, d_rows, needs)
+    return gradients | time_gradients(of, d_joint, deltas, needs)
 
 
 @fused()
@@ -106,52 +103,18 @@ def gates_backward_kernel(
         tl.store(p_own + o_u * DIM + i_d[None, :], b_own, mask=m_out)
 
 
-def launch_memory_gru_backward(
-    grad: torch.Tensor, message: torch.Tensor, joint: torch.Tensor, hidden_n: torch.Tensor, deltas: torch.Tensor,
-    has_mail: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """`memory_gru_backward` by kernels: the gates, then what the updaters share."""
-    grad = grad if grad.stride(1) == 1 else grad.contiguous()
-    rows, dim = grad.shape[0], hidden_n.shape[1]
-    gates, own = grad.new_empty(rows, 4 * dim), grad.new_empty(rows if needs_rows else 0, dim)
+def _launch(of: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    """The gates, then what the updaters share."""
+    d_h = grad.h if grad.h.stride(1) == 1 else grad.h.contiguous()
+    (rows, dim), own = out.hidden_n.shape, bool(needs.intersection(TABLES))
+    d_gates, d_own = d_h.new_empty(rows, 4 * dim), d_h.new_empty(rows if own else 0, dim)
     config = gates_backward_kernel.config()
     gates_backward_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, grad, message, joint, hidden_n, has_mail, count, gates, own, rows,
-        grad.stride(0), DIM=dim, WIDTH=message.shape[1], KEEP=keep, OWN=needs_rows, BLOCK_D=pow2(dim),
+        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.message, out.joint, out.hidden_n, of.has_mail, of.count,
+        d_gates, d_own, rows, d_h.stride(0), DIM=dim, WIDTH=out.message.shape[1], KEEP=of.empty == "keep", OWN=own,
+        BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return launch_updater_backward(
-        gates, own, message, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count, needs_rows, needs_time
-    )
+    return launch_updater_backward(of, out.message, d_gates, d_own, needs)
 
 
-@torch.library.custom_op("mspipe_triton::memory_gru_backward", mutates_args=())
-def memory_gru_backward(
-    grad: torch.Tensor, message: torch.Tensor, joint: torch.Tensor, hidden_n: torch.Tensor, deltas: torch.Tensor,
-    has_mail: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of weight_ih, weight_hh, bias_ih, bias_hh, and if needed of the fetched rows [U, X], frequency, phase.
-
-    Args:
-        grad: of h [U, D]. message, joint, hidden_n: as the forward pass saved them.
-        others: as `memory_gru` has them.
-        needs_rows, needs_time: what is not needed comes back empty.
-    """
-    run = launch_memory_gru_backward if on_triton(grad) else memory_gru_backward_reference
-    return run(
-        grad, message, joint, hidden_n, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count, keep,
-        needs_rows, needs_time,
-    )  # fmt: skip
-
-
-@memory_gru_backward.register_fake
-def _(
-    grad: torch.Tensor, message: torch.Tensor, joint: torch.Tensor, hidden_n: torch.Tensor, deltas: torch.Tensor,
-    has_mail: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    return empty_updater_gradients(message, frequency, weight_ih, weight_hh, needs_rows, needs_time)
-
-
-refuse_second_derivative(memory_gru_backward)
+BACKWARD = Backward(_reference, _launch, leaves=LEAVES, forgets=(*TABLES, "h"))

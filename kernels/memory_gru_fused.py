@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, input_precision, kernel, tl
-from mspipe_triton.kernels.memory_gru_split import empty_updated, write_gated
-from mspipe_triton.kernels.updater_inputs import flags
-from mspipe_triton.kernels.updater_product import message_product, packed_weights, table_rows
+from mspipe_triton.kernels.launch import Config, kernel, tl
+from mspipe_triton.kernels.memory_gru_split import Updated, empty_updated, write_gated
+from mspipe_triton.kernels.updater_product import launch_update, message_product, table_rows
 
-Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.memory_gru import MemoryGRU
 
 
 @kernel(
@@ -60,23 +60,8 @@ def fused_gru_kernel(
     )  # fmt: skip
 
 
-def launch_memory_gru_fused(
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
-) -> Updated:  # fmt: skip
-    """`memory_gru` by two kernels: the weights are packed, then everything else is one launch."""
-    precision = input_precision(weight_ih.dtype)
-    config = fused_gru_kernel.config(arithmetic(weight_ih.dtype))
-    widths = memory.shape[1], partner.shape[1], features.shape[1], frequency.numel()
-    packed, constants = packed_weights(weight_ih, weight_hh, widths, 4, config)
-    out, mailed = empty_updated(has_mail.numel(), widths, weight_ih, save), flags(has_mail, weight_ih.dtype)
-    fused_gru_kernel.launch(
-        (cdiv(has_mail.numel(), config["BLOCK_U"]), cdiv(widths[0], config["BLOCK_D"])), config,
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, mailed, frequency, phase,
-        packed, bias_ih, bias_hh, count, *out, has_mail.numel(), MEMORY_STRIDE=memory.stride(0),
-        PARTNER_STRIDE=partner.stride(0), FEATURE_STRIDE=features.stride(0), KEEP=keep, SAVE=save,
-        PRECISION=precision, **constants,
-    )  # fmt: skip
+def launch_fused(of: MemoryGRU, save: bool) -> Updated:
+    """`memory_gru` by two kernels."""
+    out = empty_updated(of, save)
+    launch_update(fused_gru_kernel, of, 4, out, save)
     return out

@@ -1,27 +1,32 @@
-"""The backward pass of `memory_rnn`: gradients of weights, biases, fetched rows and time encoder."""
+"""The backward pass of `memory_rnn`: gradients of weights, biases, tables and time encoder."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 
-from mspipe_triton.kernels.checks import refuse_second_derivative
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
-from mspipe_triton.kernels.time_encoding import encode_time_backward
-from mspipe_triton.kernels.updater_backward import empty_updater_gradients, launch_updater_backward
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.operation import Backward, Gradients
+from mspipe_triton.kernels.updater_backward import launch_updater_backward
+from mspipe_triton.kernels.updater_inputs import LEAVES, TABLES, table_gradients, time_gradients, valid_gradient
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.memory_rnn import MemoryRNN
 
 
-def memory_rnn_backward_reference(
-    grad: torch.Tensor, h: torch.Tensor, message: torch.Tensor, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """`memory_rnn_backward` in torch."""
-    dim = h.shape[1]
-    if count is not None:
-        valid = torch.arange(grad.shape[0], device=grad.device) < count
-        grad, deltas = torch.where(valid.unsqueeze(1), grad, 0.0), torch.where(valid, deltas, 0.0)
-    without = rows_without(has_mail)
-    d_sum = torch.ops.aten.tanh_backward(grad, h)
+class Updated(NamedTuple):
+    """h [U, D] and, if a backward pass will follow, message [U, X]."""
+
+    h: torch.Tensor
+    message: torch.Tensor
+
+
+def _reference(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    dim, message, keep = out.h.shape[1], out.message, of.empty == "keep"
+    d_h, deltas = valid_gradient(of, grad.h)
+    without = rows_without(of.has_mail)
+    d_sum = torch.ops.aten.tanh_backward(d_h, out.h)
     if without is not None and keep:
         d_sum.index_fill_(0, without, 0.0)
     d_bias = d_sum.sum(0)
@@ -33,16 +38,14 @@ def memory_rnn_backward_reference(
         d_sum.index_fill_(0, without, 0.0)  # their message is 0, whatever `message` holds
         d_weight_ih = d_sum.t() @ message
         d_weight_hh = torch.addmm(d_weight_ih[:, :dim], d_alone.t(), message[:, :dim].index_select(0, without))
-    d_rows, d_frequency, d_phase = (grad.new_empty(0) for _ in range(3))
-    if needs_rows:
-        d_rows = d_sum @ merged(weight_ih, weight_hh)
+    gradients = {"weight_ih": d_weight_ih, "weight_hh": d_weight_hh, "bias_ih": d_bias, "bias_hh": d_bias.clone()}
+    if needs.intersection(TABLES):
+        d_rows = d_sum @ merged(of.weight_ih, of.weight_hh)
         if without is not None:
-            d_own = grad.index_select(0, without) if keep else d_alone @ weight_hh
+            d_own = d_h.index_select(0, without) if keep else d_alone @ of.weight_hh
             d_rows[:, :dim].index_copy_(0, without, d_own)
-    if needs_time:
-        d_time = d_sum @ weight_ih[:, -frequency.numel() :]
-        d_frequency, d_phase = encode_time_backward(d_time, deltas.to(d_time.dtype), frequency, phase)
-    return [d_weight_ih, d_weight_hh, d_bias, d_bias.clone(), d_rows, d_frequency, d_phase]
+        gradients |= table_gradients(of, d_rows, needs)
+    return gradients | time_gradients(of, d_sum, deltas, needs)
 
 
 def merged(weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> torch.Tensor:
@@ -89,51 +92,17 @@ def tanh_backward_kernel(
     tl.store(p_sum + o_u * DIM + i_d[None, :], b_d, mask=m_out)
 
 
-def launch_memory_rnn_backward(
-    grad: torch.Tensor, h: torch.Tensor, message: torch.Tensor, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """`memory_rnn_backward` by kernels: through tanh, then what the updaters share."""
-    grad = grad if grad.stride(1) == 1 else grad.contiguous()
-    rows, dim = h.shape
-    d_sum, own = grad.new_empty(rows, dim), grad.new_empty(rows, dim) if keep and needs_rows else None
+def _launch(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    """Through tanh, then what the updaters share."""
+    d_h = grad.h if grad.h.stride(1) == 1 else grad.h.contiguous()
+    (rows, dim), keep = out.h.shape, of.empty == "keep"
+    d_sum, d_own = d_h.new_empty(rows, dim), d_h.new_empty(rows, dim) if keep and needs.intersection(TABLES) else None
     config = tanh_backward_kernel.config()
     tanh_backward_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, grad, h, has_mail, count, d_sum, own, rows, grad.stride(0),
+        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.h, of.has_mail, of.count, d_sum, d_own, rows, d_h.stride(0),
         DIM=dim, KEEP=keep, BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return launch_updater_backward(
-        d_sum, own, message, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count, needs_rows, needs_time
-    )
+    return launch_updater_backward(of, out.message, d_sum, d_own, needs)
 
 
-@torch.library.custom_op("mspipe_triton::memory_rnn_backward", mutates_args=())
-def memory_rnn_backward(
-    grad: torch.Tensor, h: torch.Tensor, message: torch.Tensor, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of weight_ih, weight_hh, bias_ih, bias_hh, and if needed of the fetched rows [U, X], frequency, phase.
-
-    Args:
-        grad: of h [U, D]. h, message: as the forward pass left and saved them.
-        others: as `memory_rnn` has them.
-        needs_rows, needs_time: what is not needed comes back empty.
-    """
-    run = launch_memory_rnn_backward if on_triton(grad) else memory_rnn_backward_reference
-    return run(
-        grad, h, message, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count, keep, needs_rows, needs_time
-    )
-
-
-@memory_rnn_backward.register_fake
-def _(
-    grad: torch.Tensor, h: torch.Tensor, message: torch.Tensor, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    count: torch.Tensor | None, keep: bool, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    return empty_updater_gradients(message, frequency, weight_ih, weight_hh, needs_rows, needs_time)
-
-
-refuse_second_derivative(memory_rnn_backward)
+BACKWARD = Backward(_reference, _launch, leaves=LEAVES, forgets=TABLES)
