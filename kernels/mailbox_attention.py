@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 
 from mspipe_triton.kernels.checks import (
@@ -15,25 +18,19 @@ from mspipe_triton.kernels.checks import (
     check_shape,
     debugging,
 )
-from mspipe_triton.kernels.temporal_attention import check_attention, checked_attention
+from mspipe_triton.kernels.operation import Backward, Gradients, differentiable
+from mspipe_triton.kernels.temporal_attention import (
+    Attended,
+    Attention,
+    attend,
+    check_attention,
+    fake_attention,
+    launch_attention,
+)
+from mspipe_triton.kernels.temporal_attention_backward import attend_backward, launch_attention_backward
 
-_NAME = "mailbox_attention"
 
-
-def mailbox_attention(
-    mails: torch.Tensor,
-    rows: torch.Tensor | None,
-    features: torch.Tensor,
-    feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor,
-    counts: torch.Tensor,
-    frequency: torch.Tensor,
-    phase: torch.Tensor,
-    query: torch.Tensor,
-    bias: torch.Tensor,
-    dropout: float = 0.0,
-    draws: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+class Mailboxes(NamedTuple):
     """Attention over the mails x_j = [mail_j ‖ e_j ‖ φ(Δ_j)] of U nodes, of APAN's memory updater (Wang et al., SIGMOD
     2021), by a query that already carries the key projection.
 
@@ -67,26 +64,64 @@ def mailbox_attention(
         ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
             0 without `draws`.
     """
-    check_dims(_NAME, 3, mails=mails, query=query)
-    nodes = query.shape[0]
-    check_attention(
-        _NAME, "mails", mails, (nodes, mails.shape[1]), features, feature_rows, deltas, counts, frequency, phase,
-        query, bias, dropout, draws,
-    )  # fmt: skip
-    check_shape(_NAME, rows=(rows, (nodes,)))
+
+    mails: torch.Tensor
+    rows: torch.Tensor | None
+    features: torch.Tensor
+    feature_rows: torch.Tensor | None
+    deltas: torch.Tensor
+    counts: torch.Tensor
+    frequency: torch.Tensor
+    phase: torch.Tensor
+    query: torch.Tensor
+    bias: torch.Tensor
+    dropout: float = 0.0
+    draws: torch.Tensor | None = None
+
+    @property
+    def attention(self) -> Attention:
+        """The same as a call of `temporal_attention`."""
+        return Attention(*self[:9], None, *self[9:])  # type: ignore[arg-type]  # beside mails, rows may be None
+
+
+def _forward(run: Callable[[Attention, bool], Attended]) -> Callable[[Mailboxes, bool], Attended]:
+    def ran(of: Mailboxes, save: bool) -> Attended:
+        return run(of.attention, save)
+
+    return ran
+
+
+def _backward(
+    run: Callable[[Attention, Attended, Attended, frozenset[str]], Gradients],
+) -> Callable[[Mailboxes, Attended, Attended, frozenset[str]], Gradients]:
+    return lambda of, out, grad, needs: run(of.attention, out, grad, needs)
+
+
+def _check(of: Mailboxes) -> None:
+    name, mails, rows, device, nodes = "mailbox_attention", of.mails, of.rows, of.query.device, of.query.shape[0]
+    check_dims(name, 3, mails=mails, query=of.query)
+    check_attention(name, (nodes, mails.shape[1]), "mails", of.attention)
+    check_shape(name, rows=(rows, (nodes,)))
     if rows is None and mails.shape[0] != nodes:
-        raise ValueError(f"{_NAME}: mails has {mails.shape[0]} mailboxes for {nodes} nodes; give rows")
-    check_dtype(_NAME, FLOATS, mails=mails)
-    check_dtype(_NAME, INTEGERS, rows=rows)
-    check_layout(_NAME, rows=rows)
+        raise ValueError(f"{name}: mails has {mails.shape[0]} mailboxes for {nodes} nodes; give rows")
+    check_dtype(name, FLOATS, mails=mails)
+    check_dtype(name, INTEGERS, rows=rows)
+    check_layout(name, rows=rows)
     if mails.shape[0] and not mails[0].is_contiguous():
         raise ValueError(
-            f"{_NAME}: mails {tuple(mails.shape)} has strides {mails.stride()}; "
+            f"{name}: mails {tuple(mails.shape)} has strides {mails.stride()}; "
             "a mailbox must be contiguous, as with mails.contiguous()"
         )
-    check_device(_NAME, query.device, ("mails",), mails=mails, rows=rows)
+    check_device(name, device, ("mails",), mails=mails, rows=rows)
     if rows is not None and debugging():
-        check_range(_NAME, "rows", rows[counts > 0], mails.shape[0])
-    return checked_attention(
-        mails, rows, features, feature_rows, deltas, counts, frequency, phase, query, None, bias, dropout, draws
-    )
+        check_range(name, "rows", rows[of.counts > 0], mails.shape[0])
+
+
+mailbox_attention = differentiable(
+    "mailbox_attention", Mailboxes, reference=_forward(attend), launch=_forward(launch_attention),
+    fake=_forward(fake_attention), check=_check, on="query", returns=lambda out: (out.context, out.total),
+    backward=Backward(
+        _backward(attend_backward), _backward(launch_attention_backward),
+        leaves=("frequency", "phase", "query", "bias"), forgets=("draws", "context", "total"), outputs=2,
+    ),
+)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -21,6 +21,10 @@ from mspipe_triton.kernels.checks import (
 from mspipe_triton.kernels.fusion import fused, fusion_enabled
 from mspipe_triton.kernels.launch import Config, Kernel, device_function, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.attention_layer import AttentionLayer
+    from mspipe_triton.kernels.temporal_attention import Attention
 
 
 class Slots(NamedTuple):
@@ -224,22 +228,28 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
         tl.store(p_block, b_block, mask=m_block)
 
 
-def slots_shapes(
-    table: torch.Tensor, features: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor
-) -> dict[str, int]:
+def slots_arguments(of: Attention) -> tuple[torch.Tensor | None, ...]:
+    """Both attention kernels' table, rows, edge rows, times, counts and time encoder."""
+    rows = of.rows if of.table.dim() == 3 else of.rows.contiguous()
+    feature_rows = None if of.feature_rows is None else of.feature_rows.contiguous()
+    return of.table, rows, of.features, feature_rows, of.deltas.contiguous(), of.counts, of.frequency, of.phase
+
+
+def slots_shapes(of: Attention) -> dict[str, int]:
     """Both attention kernels' form of the table, widths, distances between rows, fanout and block of slots."""
+    fanout = of.deltas.shape[1]
     return {
-        "MAILBOX": table.dim() == 3, "DIM": table.shape[-1], "EDGE": features.shape[1], "TIME": frequency.numel(),
-        "STRIDE_TABLE": table.stride(0), "STRIDE_FEATURES": features.stride(0),
-        "FANOUT": deltas.shape[1], "SLOTS": pow2(deltas.shape[1], 1),
+        "MAILBOX": of.table.dim() == 3, "DIM": of.table.shape[-1], "EDGE": of.features.shape[1],
+        "TIME": of.frequency.numel(), "STRIDE_TABLE": of.table.stride(0), "STRIDE_FEATURES": of.features.stride(0),
+        "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
     }  # fmt: skip
 
 
-def slots_config(kernel: Kernel, dtype: torch.dtype, table: torch.Tensor, fanout: int) -> Config:
+def slots_config(kernel: Kernel, of: Attention) -> Config:
     """Either attention kernel's configuration; without mailboxes, a root with more than the 16 slots that it is for
     takes as many times the warps, up to 8."""
-    kind = "float64" if dtype == torch.float64 else "float32"
-    if table.dim() == 3:
+    kind, fanout = "float64" if of.query.dtype == torch.float64 else "float32", of.deltas.shape[1]
+    if of.table.dim() == 3:
         return kernel.config(f"mails_{kind}")
     config = kernel.config(kind)
     if fanout <= 16:
@@ -254,28 +264,32 @@ def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def check_slots(
-    operation: str, device: torch.device, shape: tuple[int, ...], features: torch.Tensor,
-    feature_rows: torch.Tensor | None, deltas: torch.Tensor, counts: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor,
-) -> None:  # fmt: skip
+def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of: Attention | AttentionLayer) -> None:
     """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
-    check_dims(operation, 2, features=features)
-    check_dims(operation, 1, frequency=frequency)
+    check_dims(operation, 2, features=of.features)
+    check_dims(operation, 1, frequency=of.frequency)
     check_shape(
-        operation, deltas=(deltas, shape), feature_rows=(feature_rows, shape), counts=(counts, shape[:1]),
-        phase=(phase, frequency.shape),
+        operation, deltas=(of.deltas, shape), feature_rows=(of.feature_rows, shape), counts=(of.counts, shape[:1]),
+        phase=(of.phase, of.frequency.shape),
     )  # fmt: skip
-    if feature_rows is None and features.shape[1] > 0:
-        check_shape(operation, features=(features, (shape[0] * shape[1], features.shape[1])))
-    check_dtype(operation, FLOATS, features=features, deltas=deltas)
-    check_dtype(operation, INTEGERS, feature_rows=feature_rows, counts=counts)
-    named = dict(
-        features=features, feature_rows=feature_rows, deltas=deltas, counts=counts, frequency=frequency, phase=phase,
-    )  # fmt: skip
+    width = of.features.shape[1]
+    if of.feature_rows is None and width > 0:
+        check_shape(operation, features=(of.features, (shape[0] * shape[1], width)))
+    check_dtype(operation, FLOATS, features=of.features, deltas=of.deltas)
+    check_dtype(operation, INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
+    names = ("features", "feature_rows", "deltas", "counts", "frequency", "phase")
+    named = {name: getattr(of, name) for name in names}
     check_layout(operation, **named)
     check_device(operation, device, ("features",), **named)
-    check_range(operation, "counts", counts, shape[1] + 1)
-    if debugging() and feature_rows is not None and features.shape[1] > 0:
-        filled = torch.arange(shape[1], device=device) < counts.unsqueeze(1)
-        check_range(operation, "feature_rows", feature_rows[filled], features.shape[0], None)
+    check_range(operation, "counts", of.counts, shape[1] + 1)
+    if of.feature_rows is not None and width > 0:
+        check_filled(operation, "feature_rows", of.feature_rows, of.counts, of.features.shape[0], None)
+
+
+def check_filled(
+    operation: str, name: str, rows: torch.Tensor, counts: torch.Tensor, stop: int, start: int | None = 0
+) -> None:
+    """With debugging on, refuse rows [R, F] of filled slots outside [start, stop)."""
+    if debugging():
+        filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
+        check_range(operation, name, rows[filled], stop, start)

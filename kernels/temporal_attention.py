@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -13,18 +12,18 @@ from mspipe_triton.kernels.checks import (
     INTEGERS,
     check_device,
     check_dims,
+    check_dropout,
     check_dtype,
     check_layout,
     check_range,
     check_same_dtype,
     check_shape,
-    debugging,
 )
-from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
     Slots,
+    check_filled,
     check_slots,
     edge_rows,
     filled_rows,
@@ -34,51 +33,103 @@ from mspipe_triton.kernels.neighbour_rows import (
     mixed,
     products,
     row_products,
+    slots_arguments,
     slots_config,
     slots_of,
     slots_shapes,
     write_mixed,
 )
+from mspipe_triton.kernels.operation import Backward, differentiable
 from mspipe_triton.kernels.philox import dropout_scale, keep_scale, philox_kept
-from mspipe_triton.kernels.temporal_attention_backward import (
-    temporal_attention_backward,
-    temporal_attention_backward_reference,
-)
+from mspipe_triton.kernels.temporal_attention_backward import attend_backward, launch_attention_backward
 from mspipe_triton.kernels.time_encoding import fused_encode_time
 
-_NAME = "temporal_attention"
 NEGATIVE_SLOPE = 0.2
-Attended = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def temporal_attention_reference(
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
-    dropout: float, draws: torch.Tensor | None, save: bool,
-) -> Attended:  # fmt: skip
-    """`temporal_attention` in torch, and what its backward reads, which is empty unless `save`:
+class Attention(NamedTuple):
+    """Attention over x_j = [h_j ‖ e_j ‖ φ(Δt_j)] by a query that already carries the key projection.
+
+    For root r with row v = query_rows[r], head k, and its slots j < counts[r]:
+
+        l_rkj = LeakyReLU₀.₂(query_vk · x_rj + bias_vk)          (unscaled, as in TGL)
+        a_rk  = dropout(softmax_j(l_rk))
+        context_rk = Σ_j a_rkj x_rj          total_rk = Σ_j a_rkj          (both 0 where counts[r] = 0)
+
+    With query = W_kᵀ q and bias = q · b_k per head, W_v·context + b_v·total is the projected attention of TGN and TGAT
+    exactly; W_k and W_v run once a root instead of once a slot.
+
+    Args:
+        table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
+        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
+            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
+            may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as data.
+        deltas: [R, F] floating, root time − neighbour time.
+        counts: [R] integer, filled slots; they come first.
+        frequency, phase: [T], of the time encoder, float32 or float64, as are query and bias.
+        query: [Q, K, D + E + T] for K heads; query_rows [R] integer, or None where Q = R; bias [Q, K].
+        dropout: probability of dropping an attention weight; `draws` [4] int64 keys the draws (Philox seed, purpose,
+            epoch, iteration) and is needed when it is above 0.
+
+    Returns:
+        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable, once, in table, frequency,
+        phase, query and bias; edge features are data. On a GPU the gradients' sums over roots and slots have no fixed
+        order unless torch.use_deterministic_algorithms(True) asks for one.
+
+    Raises:
+        ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
+            0 without `draws`.
+    """
+
+    table: torch.Tensor
+    rows: torch.Tensor
+    features: torch.Tensor
+    feature_rows: torch.Tensor | None
+    deltas: torch.Tensor
+    counts: torch.Tensor
+    frequency: torch.Tensor
+    phase: torch.Tensor
+    query: torch.Tensor
+    query_rows: torch.Tensor | None
+    bias: torch.Tensor
+    dropout: float = 0.0
+    draws: torch.Tensor | None = None
+
+
+class Attended(NamedTuple):
+    """context [R, K, X] and total [R, K], and what the backward pass reads, which is empty where none follows:
 
     the weights a before dropout and LeakyReLU's slope, negated where dropout drops the weight, both [R, K, F]; edge
-    rows and φ [R, F, E + T], which the kernels leave empty, for they read and encode again.
+    rows and φ [R, F, E + T], which the kernels leave empty, for they read and encode again. Of mails φ alone.
     """
-    encoded = fused_encode_time(deltas.contiguous().to(query.dtype), frequency, phase)
-    if rows is None or table.dim() == 3:
-        slots = mail_slots(table, rows, features, feature_rows, counts, encoded)
+
+    context: torch.Tensor
+    total: torch.Tensor
+    weights: torch.Tensor
+    slope: torch.Tensor
+    others: torch.Tensor
+
+
+def attend(of: Attention, save: bool) -> Attended:
+    """`temporal_attention` in torch. The table may also be mailboxes [N, F, D] by rows [R], or None where N = R."""
+    query, bias, dropout = of.query, of.bias, of.dropout
+    encoded = fused_encode_time(of.deltas.contiguous().to(query.dtype), of.frequency, of.phase)
+    if of.table.dim() == 3:
+        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, encoded)
     else:
-        edges = edge_rows(features, feature_rows, counts, encoded)
+        edges = edge_rows(of.features, of.feature_rows, of.counts, encoded)
         others = encoded if edges is None else torch.cat([edges, encoded], 2)
-        slots = Slots(table.to(query.dtype), filled_rows(rows, counts), None, others)
-    if query_rows is not None:
-        query, bias = query.index_select(0, query_rows), bias.index_select(0, query_rows)
+        slots = Slots(of.table.to(query.dtype), filled_rows(of.rows, of.counts), None, others)
+    if of.query_rows is not None:
+        query, bias = query.index_select(0, of.query_rows), bias.index_select(0, of.query_rows)
     scale = None
-    if dropout > 0 and draws is not None:
-        scale = dropout_scale(draws, (*query.shape[:2], deltas.shape[1]), dropout, query.dtype)
-    slope, weights, dropped = _weights(products(query, *slots), bias, counts, scale)
+    if dropout > 0 and of.draws is not None:
+        scale = dropout_scale(of.draws, (*query.shape[:2], of.deltas.shape[1]), dropout, query.dtype)
+    slope, weights, dropped = _weights(products(query, *slots), bias, of.counts, scale)
     context, total = torch.cat(mixed(dropped, *slots), 2), dropped.sum(2)
     if not save:
-        return context, total, query.new_empty(0), query.new_empty(0), query.new_empty(0)
-    return context, total, weights, slope, slots.others
+        return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
+    return Attended(context, total, weights, slope, slots.others)
 
 
 @fused()
@@ -156,209 +207,68 @@ def attention_kernel(
         write_mixed(p_row, b_dropped, False, source, b_held, DIM, EDGE, TIME, SLOTS, BLOCK)
 
 
-def launch_temporal_attention(
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
-    dropout: float, draws: torch.Tensor | None, save: bool,
-) -> Attended:  # fmt: skip
-    """`temporal_attention` by its kernel: a program takes a root."""
-    out = empty_attended(deltas.shape, query, save, 0)
-    query = inner_contiguous(query)
+def launch_attention(of: Attention, save: bool) -> Attended:
+    """`attend` by its kernel: a program takes a root."""
+    out, query, dropout = empty_attended(of, save, 0), inner_contiguous(of.query), of.dropout
     attention_kernel.launch(
-        (deltas.shape[0],), slots_config(attention_kernel, query.dtype, table, deltas.shape[1]),
-        table, None if rows is None else rows.contiguous(), features,
-        None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts, frequency, phase,
-        query, query_rows, bias.contiguous(), draws if dropout > 0 else None, *out[:4],
-        query.stride(0), query.stride(1),
-        HEADS=query.shape[1], **slots_shapes(table, features, deltas, frequency),
-        DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32), SCALE=keep_scale(dropout, query.dtype),
-        SLOPE=NEGATIVE_SLOPE, SAVE=save,
+        (of.deltas.shape[0],), slots_config(attention_kernel, of), *slots_arguments(of), query, of.query_rows,
+        of.bias.contiguous(), of.draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
+        HEADS=query.shape[1], **slots_shapes(of), DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32),
+        SCALE=keep_scale(dropout, query.dtype), SLOPE=NEGATIVE_SLOPE, SAVE=save,
     )  # fmt: skip
     return out
 
 
-def empty_attended(slots: tuple[int, ...], query: torch.Tensor, save: bool, others: int) -> Attended:
-    """The reference's results unwritten, for slots [R, F]; `others` is their width where they are saved, else 0."""
-    (roots, fanout), (_, heads, width) = slots, query.shape
-    weights = query.new_empty((roots, heads, fanout) if save else 0)
-    context, total = query.new_empty((roots, heads, width)), query.new_empty((roots, heads))
-    saved = query.new_empty((roots, fanout, others) if save and others else 0)
-    return context, total, weights, torch.empty_like(weights), saved
+def empty_attended(of: Attention, save: bool, others: int) -> Attended:
+    """The results unwritten; `others` is their width where they are saved, else 0."""
+    (roots, fanout), (_, heads, width), new = of.deltas.shape, of.query.shape, of.query.new_empty
+    weights = new((roots, heads, fanout) if save else 0)
+    saved = new((roots, fanout, others) if save and others else 0)
+    return Attended(new((roots, heads, width)), new((roots, heads)), weights, torch.empty_like(weights), saved)
 
 
-@torch.library.custom_op("mspipe_triton::temporal_attention", mutates_args=())
-def _operation(
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
-    dropout: float, draws: torch.Tensor | None, save: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    run = launch_temporal_attention if on_triton(query) else temporal_attention_reference
-    return run(
-        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias,
-        dropout, draws, save,
-    )  # fmt: skip
+def fake_attention(of: Attention, save: bool) -> Attended:
+    """The results unwritten, as kernels or torch give them."""
+    edges = 0 if of.table.dim() == 3 else of.features.shape[1]
+    return empty_attended(of, save, 0 if on_triton(of.query) else edges + of.frequency.numel())
 
 
-@_operation.register_fake
-def _(
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
-    dropout: float, draws: torch.Tensor | None, save: bool,
-) -> Attended:  # fmt: skip
-    edges = 0 if table.dim() == 3 else features.shape[1]  # those of mails are gathered again
-    return empty_attended(deltas.shape, query, save, 0 if on_triton(query) else edges + frequency.numel())
+def check_attention(name: str, slots: tuple[int, ...], owner: str, of: Attention) -> None:
+    """Refuse what slots [R, F] do not go with, table and rows apart; `owner` names what has the x_j."""
+    check_slots(name, of.query.device, slots, of)
+    check_dims(name, 3, query=of.query)
+    width = of.table.shape[-1] + of.features.shape[1] + of.frequency.numel()
+    if of.query.shape[2] != width:
+        raise ValueError(f"{name}: query has width {of.query.shape[2]}, {owner} have {width}")
+    check_shape(name, bias=(of.bias, of.query.shape[:2]))
+    check_dtype(name, COMPUTED, query=of.query)
+    check_same_dtype(name, query=of.query, bias=of.bias, frequency=of.frequency, phase=of.phase)
+    check_device(name, of.query.device, bias=of.bias)
+    check_dropout(name, of.query.device, of.dropout, draws=of.draws)
 
 
-def _backward(ctx: Any, d_context: torch.Tensor | None, d_total: torch.Tensor | None, *_: None) -> tuple[Any, ...]:
-    saved, needs = ctx.saved_tensors, ctx.needs_input_grad
-    (table, *_), roots, query = saved, saved[4].shape[0], saved[8]
-    needs_table = needs[0] and table.dim() == 2  # mails are data
-    run: Callable[..., Any] = (
-        temporal_attention_backward_reference if eager_backward(query) else temporal_attention_backward
-    )
-    d_table, d_frequency, d_phase, d_query, d_bias = run(
-        query.new_zeros((roots, *query.shape[1:])) if d_context is None else d_context,
-        query.new_zeros((roots, query.shape[1])) if d_total is None else d_total,
-        *saved, ctx.dropout, needs_table, needs[6] or needs[7],
-    )  # fmt: skip
-    return (
-        d_table if needs_table else None, None, None, None, None, None, d_frequency if needs[6] else None,
-        d_phase if needs[7] else None, d_query, None, d_bias, None, None, None,
-    )  # fmt: skip
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Attended) -> None:
-    *tensors, _, ctx.dropout, _, _ = inputs
-    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
-    ctx.mark_non_differentiable(*output[2:])
-    ctx.save_for_backward(*tensors, *output[2:])
-
-
-_operation.register_autograd(_backward, setup_context=_setup)
-_direct = differentiable(temporal_attention_reference, _setup, _backward)
-
-
-def check_attention(
-    operation: str, mails: str, table: torch.Tensor, slots: tuple[int, ...], features: torch.Tensor,
-    feature_rows: torch.Tensor | None, deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor,
-    phase: torch.Tensor, query: torch.Tensor, bias: torch.Tensor, dropout: float, draws: torch.Tensor | None,
-) -> None:  # fmt: skip
-    """Refuse what no table and rows of slots [R, F] would go with; `mails` names what has their x_j."""
-    device = query.device
-    check_slots(operation, device, slots, features, feature_rows, deltas, counts, frequency, phase)
-    check_dims(operation, 3, query=query)
-    width = table.shape[-1] + features.shape[1] + frequency.numel()
-    if query.shape[2] != width:
-        raise ValueError(f"{operation}: query has width {query.shape[2]}, {mails} have {width}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{operation}: dropout must be at least 0 and below 1, not {dropout}")
-    if dropout > 0 and draws is None:
-        raise ValueError(f"{operation}: dropout needs draws, the Philox words [seed, purpose, epoch, iteration]")
-    check_shape(operation, bias=(bias, query.shape[:2]), draws=(draws, (4,)))
-    check_dtype(operation, COMPUTED, query=query)
-    check_same_dtype(operation, query=query, bias=bias, frequency=frequency, phase=phase)
-    check_dtype(operation, (torch.int64,), draws=draws)
-    check_layout(operation, draws=draws)
-    check_device(operation, device, bias=bias, draws=draws)
-
-
-def _check(
-    table: torch.Tensor, rows: torch.Tensor, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
-    dropout: float, draws: torch.Tensor | None,
-) -> None:  # fmt: skip
-    """Refuse what the operation cannot take."""
-    check_dims(_NAME, 2, table=table, rows=rows)
-    check_attention(
-        _NAME, "neighbour rows", table, rows.shape, features, feature_rows, deltas, counts, frequency, phase,
-        query, bias, dropout, draws,
-    )  # fmt: skip
-    check_shape(_NAME, query_rows=(query_rows, rows.shape[:1]))
+def _check(of: Attention) -> None:
+    name, table, rows, query_rows = "temporal_attention", of.table, of.rows, of.query_rows
+    check_dims(name, 2, table=table, rows=rows)
+    check_attention(name, rows.shape, "neighbour rows", of)
+    check_shape(name, query_rows=(query_rows, rows.shape[:1]))
     if query_rows is None:
-        check_shape(_NAME, query=(query, (*rows.shape[:1], *query.shape[1:])))
-    check_dtype(_NAME, FLOATS, table=table)
-    check_dtype(_NAME, INTEGERS, rows=rows, query_rows=query_rows)
-    check_layout(_NAME, table=table, rows=rows, query_rows=query_rows)
+        check_shape(name, query=(of.query, (*rows.shape[:1], *of.query.shape[1:])))
+    check_dtype(name, FLOATS, table=table)
+    check_dtype(name, INTEGERS, rows=rows, query_rows=query_rows)
+    check_layout(name, table=table, rows=rows, query_rows=query_rows)
     # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
     pinned = () if table.requires_grad else ("table",)
-    check_device(_NAME, query.device, pinned, table=table, rows=rows, query_rows=query_rows)
-    check_range(_NAME, "query_rows", query_rows, query.shape[0])
-    if debugging():
-        filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
-        check_range(_NAME, "rows", rows[filled], table.shape[0])
+    check_device(name, of.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
+    check_range(name, "query_rows", query_rows, of.query.shape[0])
+    check_filled(name, "rows", rows, of.counts, table.shape[0])
 
 
-def temporal_attention(
-    table: torch.Tensor,
-    rows: torch.Tensor,
-    features: torch.Tensor,
-    feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor,
-    counts: torch.Tensor,
-    frequency: torch.Tensor,
-    phase: torch.Tensor,
-    query: torch.Tensor,
-    query_rows: torch.Tensor | None,
-    bias: torch.Tensor,
-    dropout: float = 0.0,
-    draws: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention over x_j = [h_j ‖ e_j ‖ φ(Δt_j)] by a query that already carries the key projection.
-
-    For root r with row v = query_rows[r], head k, and its slots j < counts[r]:
-
-        l_rkj = LeakyReLU₀.₂(query_vk · x_rj + bias_vk)          (unscaled, as in TGL)
-        a_rk  = dropout(softmax_j(l_rk))
-        context_rk = Σ_j a_rkj x_rj          total_rk = Σ_j a_rkj          (both 0 where counts[r] = 0)
-
-    With query = W_kᵀ q and bias = q · b_k per head, W_v·context + b_v·total is the projected attention of TGN and TGAT
-    exactly; W_k and W_v run once a root instead of once a slot.
-
-    Args:
-        table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
-        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
-            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
-            may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as data.
-        deltas: [R, F] floating, root time − neighbour time.
-        counts: [R] integer, filled slots; they come first.
-        frequency, phase: [T], of the time encoder, float32 or float64, as are query and bias.
-        query: [Q, K, D + E + T] for K heads; query_rows [R] integer, or None where Q = R; bias [Q, K].
-        dropout: probability of dropping an attention weight; `draws` [4] int64 keys the draws (Philox seed, purpose,
-            epoch, iteration) and is needed when it is above 0.
-
-    Returns:
-        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable, once, in table, frequency,
-        phase, query and bias; edge features are data. On a GPU the gradients' sums over roots and slots have no fixed
-        order unless torch.use_deterministic_algorithms(True) asks for one.
-
-    Raises:
-        ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
-            0 without `draws`.
-    """
-    _check(
-        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias, dropout, draws
-    )
-    return checked_attention(
-        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias, dropout, draws
-    )
-
-
-def checked_attention(
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor,
-    dropout: float, draws: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The operation without its checks; `table` may also be mailboxes [N, F, D] with rows [R], or None where N = R."""
-    differentiated = (table, frequency, phase, query, bias)
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiated)
-    run = _direct if eager(query) else _operation
-    context, total, *_ = run(
-        table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows, bias,
-        float(dropout), draws, save,
-    )  # fmt: skip
-    return context, total
+temporal_attention = differentiable(
+    "temporal_attention", Attention, reference=attend, launch=launch_attention, fake=fake_attention, check=_check,
+    on="query", returns=lambda out: (out.context, out.total),
+    backward=Backward(
+        attend_backward, launch_attention_backward, leaves=("table", "frequency", "phase", "query", "bias"),
+        forgets=("draws", "context", "total"), outputs=2,
+    ),
+)  # fmt: skip

@@ -1,12 +1,13 @@
-"""Gradients of `temporal_attention`, as an operation of its own."""
+"""The backward pass of `temporal_attention`: gradients of table, time encoder, query and bias."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, device_function, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, device_function, kernel, tl
 from mspipe_triton.kernels.neighbour_rows import (
     Slots,
     filled_rows,
@@ -17,54 +18,61 @@ from mspipe_triton.kernels.neighbour_rows import (
     mixed,
     products,
     row_products,
+    slots_arguments,
     slots_config,
     slots_of,
     slots_shapes,
     write_block,
     write_mixed,
 )
+from mspipe_triton.kernels.operation import Gradients
 from mspipe_triton.kernels.philox import keep_scale
 from mspipe_triton.kernels.time_encoding import encode_time_backward, sin_turns, turns_block
 
-Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.temporal_attention import Attended, Attention
+
+TIMES = ("frequency", "phase")
 
 
-def temporal_attention_backward_reference(
-    d_context: torch.Tensor, d_total: torch.Tensor,
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None,
-    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
-    dropout: float, needs_table: bool, needs_time: bool,
-) -> Gradients:  # fmt: skip
-    """Gradients in table, frequency, phase, query and bias; those that are not needed are empty.
-
-    Edge rows and φ come from `others` [R, F, E + T]; node rows are read again.
-    """
-    if rows is None or table.dim() == 3:
-        slots = mail_slots(table, rows, features, feature_rows, counts, others)
+def attend_backward(of: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
+    """The gradients in torch. Edge rows and φ come from `out.others`; node rows are read again."""
+    (d_context, d_total), query_rows = _whole(of, grad), of.query_rows
+    if of.table.dim() == 3:
+        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, out.others)
     else:
-        slots = Slots(table.to(query.dtype), filled_rows(rows, counts), None, others)
-    d_logits, dropped = _logits_backward(products(d_context, *slots), d_total, weights, slope, 1.0 - dropout)
-    d_query, d_bias = torch.cat(mixed(d_logits, *slots), 2), d_logits.sum(2)
-    d_table, d_frequency, d_phase = table.new_empty(0), frequency.new_empty(0), phase.new_empty(0)
-    if needs_table and slots.rows is not None:
-        dim = table.shape[1]
-        d_rows = scattered(d_logits, dropped, _by_root(query[..., :dim], query_rows), d_context[..., :dim])
-        d_table = torch.zeros_like(slots.table).index_add_(0, slots.rows.view(-1), d_rows.view(-1, dim))
-        d_table = d_table.to(table.dtype)
-    if needs_time:
-        times = slice(query.shape[2] - frequency.numel(), None)
-        d_time = scattered(d_logits, dropped, _by_root(query[..., times], query_rows), d_context[..., times])
-        d_frequency, d_phase = encode_time_backward(d_time, deltas.contiguous().to(d_time.dtype), frequency, phase)
-    if query_rows is not None:
-        d_query = d_query.new_zeros(query.shape).index_add_(0, query_rows, d_query)
-        d_bias = d_bias.new_zeros(query.shape[:2]).index_add_(0, query_rows, d_bias)
-    return d_table, d_frequency, d_phase, d_query, d_bias
+        slots = Slots(of.table.to(of.query.dtype), filled_rows(of.rows, of.counts), None, out.others)
+    d_logits, dropped = _logits_backward(products(d_context, *slots), d_total, out.weights, out.slope, 1.0 - of.dropout)
+
+    def d_columns(columns: slice) -> torch.Tensor:
+        query = of.query[..., columns]
+        query = query if query_rows is None else query.index_select(0, query_rows)
+        return _scattered(d_logits, dropped, query, d_context[..., columns])
+
+    gradients = {"query": torch.cat(mixed(d_logits, *slots), 2), "bias": d_logits.sum(2)}
+    if "table" in needs and slots.rows is not None:
+        nodes, dim = slots.table, of.table.shape[1]
+        d_table = torch.zeros_like(nodes).index_add_(0, slots.rows.view(-1), d_columns(slice(dim)).view(-1, dim))
+        gradients["table"] = d_table.to(of.table.dtype)
+    if needs.intersection(TIMES):
+        d_time = d_columns(slice(of.query.shape[2] - of.frequency.numel(), None))
+        deltas = of.deltas.contiguous().to(d_time.dtype)
+        gradients |= zip(TIMES, encode_time_backward(d_time, deltas, of.frequency, of.phase), strict=True)
+    return gradients if query_rows is None else _by_query(of, query_rows, gradients)
 
 
-def _by_root(query: torch.Tensor, query_rows: torch.Tensor | None) -> torch.Tensor:
-    return query if query_rows is None else query.index_select(0, query_rows)
+def _whole(of: Attention, grad: Attended) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of context and total, zeros for what has none."""
+    roots, (_, heads, width) = of.deltas.shape[0], of.query.shape
+    d_context = of.query.new_zeros((roots, heads, width)) if grad.context is None else grad.context
+    return d_context, of.query.new_zeros((roots, heads)) if grad.total is None else grad.total
+
+
+def _by_query(of: Attention, rows: torch.Tensor, gradients: Gradients) -> Gradients:
+    """Gradients with those of the roots' queries and biases added up by row."""
+    for name, shape in (("query", of.query.shape), ("bias", of.query.shape[:2])):
+        gradients[name] = of.query.new_zeros(shape).index_add_(0, rows, gradients[name])
+    return gradients
 
 
 @fused()
@@ -81,7 +89,7 @@ def _logits_backward(
 
 
 @fused()
-def scattered(
+def _scattered(
     d_logits: torch.Tensor, weights: torch.Tensor, query: torch.Tensor, d_context: torch.Tensor
 ) -> torch.Tensor:
     """Gradient of columns of x [R, F, ·], of which query and d_context are those: Σ_k d_logits_k ⊗ query_k +
@@ -93,7 +101,7 @@ def scattered(
 
 
 @device_function
-def scattered_block(
+def _scattered_block(
     b_d_logits, b_droppeds, p_query, stride_query_head, p_d_context, stride_context_head,
     FIRST: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -170,7 +178,7 @@ def attention_backward_kernel(
         b_row = source[2] if ADD_TABLE else root * FANOUT + i_slot
         m_row = m_slot if ADD_TABLE else i_slot < FANOUT
         for first in tl.static_range(0, DIM, BLOCK):
-            b_d_node = scattered_block(
+            b_d_node = _scattered_block(
                 b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
                 first, DIM, SLOTS, BLOCK,
             )  # fmt: skip
@@ -180,7 +188,7 @@ def attention_backward_kernel(
     if TIMES:
         p_query, p_context = p_query + DIM + EDGE, p_context + DIM + EDGE
         for first in tl.static_range(0, TIME, BLOCK):
-            b_d_time = scattered_block(
+            b_d_time = _scattered_block(
                 b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
                 first, TIME, SLOTS, BLOCK,
             )  # fmt: skip
@@ -192,13 +200,10 @@ def attention_backward_kernel(
 
 
 def launch_attention_gradients(
-    d_context: torch.Tensor, d_total: torch.Tensor,
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None, weights: torch.Tensor, slope: torch.Tensor,
-    dropout: float, d_table: torch.Tensor | None, needs_time: bool, add_table: bool, add_query: bool,
+    of: Attention, out: Attended, d_context: torch.Tensor, d_total: torch.Tensor, d_table: torch.Tensor | None,
+    times: bool, add_table: bool, add_query: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The kernel of `temporal_attention_backward`: a program takes a root.
+    """The kernel of the backward pass: a program takes a root.
 
     Args:
         d_table: where the slots' gradients go, or None where they are not needed: a table [U, D] to which they are
@@ -206,92 +211,42 @@ def launch_attention_gradients(
         add_query: whether the roots' gradients are added to their rows of the query, else each has a row of its own.
 
     Returns:
-        Gradients of frequency and phase by root [R, T], which are empty unless `needs_time`, of query and of bias.
+        Gradients of frequency and phase by root [R, T], which are empty unless `times`, of query and of bias.
     """
-    (roots, fanout), (_, heads, width) = deltas.shape, query.shape
-    d_context, query = inner_contiguous(d_context), inner_contiguous(query)
-    d_frequency = query.new_empty((roots if needs_time else 0, frequency.numel()))
+    roots, (_, heads, width) = of.deltas.shape[0], of.query.shape
+    d_context, query = inner_contiguous(d_context), inner_contiguous(of.query)
+    d_frequency = query.new_empty((roots if times else 0, of.frequency.numel()))
     d_phase = torch.empty_like(d_frequency)
     d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
     d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
     attention_backward_kernel.launch(
-        (roots,), slots_config(attention_backward_kernel, query.dtype, table, fanout),
-        d_context, d_total.contiguous(), table, None if rows is None else rows.contiguous(), features,
-        None if feature_rows is None else feature_rows.contiguous(), deltas.contiguous(), counts, frequency, phase,
-        query, query_rows, weights, slope, d_table, d_frequency, d_phase, d_query, d_bias,
+        (roots,), slots_config(attention_backward_kernel, of), d_context, d_total.contiguous(), *slots_arguments(of),
+        query, of.query_rows, out.weights, out.slope, d_table, d_frequency, d_phase, d_query, d_bias,
         d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
-        HEADS=heads, **slots_shapes(table, features, deltas, frequency),
-        DROPOUT=dropout > 0, SCALE=keep_scale(dropout, query.dtype), TABLE=d_table is not None, TIMES=needs_time,
-        ADD_QUERY=add_query, ADD_TABLE=add_table,
+        HEADS=heads, **slots_shapes(of), DROPOUT=of.dropout > 0, SCALE=keep_scale(of.dropout, query.dtype),
+        TABLE=d_table is not None, TIMES=times, ADD_QUERY=add_query, ADD_TABLE=add_table,
     )  # fmt: skip
     return d_frequency, d_phase, d_query, d_bias
 
 
-def launch_temporal_attention_backward(
-    d_context: torch.Tensor, d_total: torch.Tensor,
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None,
-    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
-    dropout: float, needs_table: bool, needs_time: bool,
-) -> Gradients:  # fmt: skip
-    """`temporal_attention_backward` by its kernel.
+def launch_attention_backward(of: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
+    """The gradients by a kernel.
 
     Sums over roots and slots are atomic, in no fixed order; where torch is asked for deterministic algorithms, their
     terms are written out and `index_add_`, which then orders them, sums them.
     """
-    add = not torch.are_deterministic_algorithms_enabled()
-    d_table = None
-    if needs_table:
-        d_table = query.new_zeros(table.shape) if add else query.new_empty(deltas.numel(), table.shape[1])
+    add, times, d_table = not torch.are_deterministic_algorithms_enabled(), bool(needs.intersection(TIMES)), None
+    if "table" in needs:
+        new, table = of.query.new_zeros, of.table
+        d_table = new(table.shape) if add else of.query.new_empty(of.rows.numel(), table.shape[1])
     d_frequency, d_phase, d_query, d_bias = launch_attention_gradients(
-        d_context, d_total, table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows,
-        weights, slope, dropout, d_table, needs_time, add, add and query_rows is not None,
-    )  # fmt: skip
-    if query_rows is not None and not add:
-        d_query = query.new_zeros(query.shape).index_add_(0, query_rows, d_query)
-        d_bias = query.new_zeros(query.shape[:2]).index_add_(0, query_rows, d_bias)
-    if d_table is not None and rows is not None and not add:
-        d_table = query.new_zeros(table.shape).index_add_(0, filled_rows(rows, counts).view(-1), d_table)
-    d_table = table.new_empty(0) if d_table is None else d_table.to(table.dtype)
-    if not needs_time:
-        return d_table, frequency.new_empty(0), phase.new_empty(0), d_query, d_bias
-    return d_table, d_frequency.sum(0), d_phase.sum(0), d_query, d_bias
-
-
-@torch.library.custom_op("mspipe_triton::temporal_attention_backward", mutates_args=())
-def temporal_attention_backward(
-    d_context: torch.Tensor, d_total: torch.Tensor,
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None,
-    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
-    dropout: float, needs_table: bool, needs_time: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Gradients of `temporal_attention` in table, frequency, phase, query and bias; empty where not needed."""
-    run = launch_temporal_attention_backward if on_triton(query) else temporal_attention_backward_reference
-    return run(
-        d_context, d_total, table, rows, features, feature_rows, deltas, counts, frequency, phase, query, query_rows,
-        weights, slope, others, dropout, needs_table, needs_time,
-    )  # fmt: skip
-
-
-@temporal_attention_backward.register_fake
-def _(
-    d_context: torch.Tensor, d_total: torch.Tensor,
-    table: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
-    deltas: torch.Tensor, counts: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query: torch.Tensor, query_rows: torch.Tensor | None,
-    weights: torch.Tensor, slope: torch.Tensor, others: torch.Tensor,
-    dropout: float, needs_table: bool, needs_time: bool,
-) -> Gradients:  # fmt: skip
-    return (
-        table.new_empty(table.shape if needs_table else 0),
-        frequency.new_empty(frequency.shape if needs_time else 0),
-        phase.new_empty(phase.shape if needs_time else 0),
-        query.new_empty(query.shape),
-        query.new_empty(query.shape[:2]),
+        of, out, *_whole(of, grad), d_table, times, add, add and of.query_rows is not None
     )
-
-
-refuse_second_derivative(temporal_attention_backward)
+    gradients = {"query": d_query, "bias": d_bias}
+    if of.query_rows is not None and not add:
+        gradients = _by_query(of, of.query_rows, gradients)
+    if d_table is not None:
+        if not add:
+            d_table = new(table.shape).index_add_(0, filled_rows(of.rows, of.counts).view(-1), d_table)
+        gradients["table"] = d_table.to(of.table.dtype)
+    return gradients | {"frequency": d_frequency.sum(0), "phase": d_phase.sum(0)} if times else gradients

@@ -15,8 +15,6 @@ from mspipe_triton.kernels.philox import dropout_scale
 from tests.kernels.comparing import Agree, Named
 
 DRAWS = torch.tensor([7, 3, 1, 20])
-OPERATION = torch.ops.mspipe_triton.temporal_attention.default
-BACKWARD = torch.ops.mspipe_triton.temporal_attention_backward.default
 
 
 @dataclass
@@ -24,6 +22,7 @@ class Case:
     """temporal_attention of R roots with up to F neighbours among 40 table rows; K heads; empty slots hold garbage."""
 
     function: ClassVar[Callable[..., tuple[torch.Tensor, ...]]] = staticmethod(temporal_attention)
+
     roots: int
     fanout: int = 6
     width: int = 3  # of the edge features
@@ -96,8 +95,16 @@ class Case:
     def name(self) -> str:
         return self.function.__name__
 
+    @property
+    def operation(self) -> Any:
+        return getattr(torch.ops.mspipe_triton, self.name).default
+
+    @property
+    def backward_operation(self) -> Any:
+        return getattr(torch.ops.mspipe_triton, f"{self.name}_backward").default
+
     def arguments(self, save: bool = True) -> tuple[Any, ...]:
-        """What OPERATION takes."""
+        """What the operation takes."""
         return (*self.named().values(), save)
 
     def actual(self, **changes: Any) -> tuple[torch.Tensor, ...]:
@@ -213,10 +220,6 @@ class MailCase(Case):
             "deltas": self.deltas, "counts": self.filled, "frequency": leaves["frequency"], "phase": leaves["phase"],
             "query": leaves["query"], "bias": leaves["bias"], "dropout": self.dropout, "draws": self.draws,
         }  # fmt: skip
-
-    def arguments(self, save: bool = True) -> tuple[Any, ...]:
-        *before, bias, dropout, draws = self.named().values()
-        return *before, None, bias, dropout, draws, save  # without rows of the query
 
     def own(self, root: int) -> torch.Tensor:
         return self.mails[root if self.chosen is None else int(self.chosen[root]), : int(self.filled[root])]

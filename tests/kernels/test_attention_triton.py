@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import launch
-from tests.kernels.attention_case import ATTENTIONS, BACKWARD, OPERATION, Agree, Case, MailCase, Named
+from tests.kernels.attention_case import ATTENTIONS, Agree, Case, MailCase, Named
 from tests.kernels.comparing import Derived
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
@@ -158,9 +158,9 @@ def test_dropout_is_that_of_torch_to_the_bit(kind: type[Case], dropout: float, d
         case = kind(2, slots, 0, 4, 1, 1, counts="all", dropout=dropout).to(dtype)
         with torch.no_grad():
             launch.use_triton(True)
-            actual = OPERATION(*case.arguments())
+            actual = case.operation(*case.arguments())
             launch.use_triton(False)
-            expected = OPERATION(*case.arguments())
+            expected = case.operation(*case.arguments())
         assert slots > 1 or torch.equal(actual[1], expected[1])
         assert torch.equal(actual[3] < 0, expected[3] < 0)
         assert bool((actual[3] < 0).any())
@@ -174,7 +174,7 @@ def test_nothing_is_saved_without_a_gradient(kind: type[Case], triton: bool, req
     case, seen = kind(3), []
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
-    saved = OPERATION(*case.arguments(save=False))[2:]
+    saved = case.operation(*case.arguments(save=False))[2:]
     assert [tensor.numel() for tensor in saved] == [0, 0, 0]
     case.leaves["bias"].requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.shape), lambda _: None):
@@ -195,7 +195,7 @@ def test_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> No
     if not save:
         for leaf in case.leaves.values():
             leaf.requires_grad_(False)
-    torch.library.opcheck(OPERATION, case.arguments(save))
+    torch.library.opcheck(case.operation, case.arguments(save))
 
 
 @ATTENTIONS
@@ -203,17 +203,17 @@ def test_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> No
 def test_backward_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> None:
     case = kind(**FORMS[form])
     with torch.no_grad():
-        _, _, *saved = OPERATION(*case.arguments())
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.arguments()]
-    table = save and kind is Case
-    torch.library.opcheck(BACKWARD, (*case.probes, *given[:10], *saved, case.dropout, table, save))
+        _, _, *saved = case.operation(*case.arguments())
+    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.named().values()]
+    read = (*given[:-1], None, None, None, *saved)  # neither draws nor results
+    torch.library.opcheck(case.backward_operation, (*read, *case.probes, [save] * len(case.leaves)))
 
 
 @ATTENTIONS
 def test_a_second_derivative_is_refused(kind: type[Case]) -> None:
     case = kind(2)
     (slope,) = torch.autograd.grad(case.actual()[0].sum(), case.leaves["query"], create_graph=True)
-    with pytest.raises(RuntimeError, match="temporal_attention_backward: no second derivative"):
+    with pytest.raises(RuntimeError, match=f"{case.name}_backward: no second derivative"):
         torch.autograd.grad(slope.sum(), case.leaves["query"])
 
 
