@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, get_type_hints
 
 import torch
@@ -272,7 +273,8 @@ def _register(
     # torch's functionalisation of mutating operations has an argument `mode` of its own.
     named = [("aggregator" if key == "mode" else key, hint) for key, hint in hints.items()]
     parameters = [inspect.Parameter(key, kind, annotation=hint) for key, hint in named]
-    prototype.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+    returned = None if returns is NoneType else returns
+    prototype.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
     schema = torch.library.infer_schema(prototype, mutates_args=mutates)
     custom = torch.library.custom_op(
         f"mspipe_triton::{name}", lambda *flat: run(*flat), mutates_args=mutates, schema=schema
