@@ -9,6 +9,9 @@ from types import NoneType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_type_hints
 
 import torch
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+from torch.compiler import is_compiling
 
 from mspipe_triton.kernels.launch import on_triton, served
 
@@ -290,8 +293,8 @@ def eager(tensor: torch.Tensor) -> bool:
     return (
         tensor.is_cpu
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_compiling()
+        and _len_torch_dispatch_stack() == 0
+        and peek_interpreter_stack() is None
         and not served("cpu")  # its own device would cost more to look up than all of the above
     )
