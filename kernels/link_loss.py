@@ -27,9 +27,10 @@ from mspipe_triton.kernels.launch import (
     device_function,
     input_precision,
     kernel,
+    real_rows,
     tl,
 )  # fmt: skip
-from mspipe_triton.kernels.link_loss_backward import BACKWARD, Scored, real_events, real_part
+from mspipe_triton.kernels.link_loss_backward import BACKWARD, Scored, real_part
 from mspipe_triton.kernels.operation import differentiable
 
 _NAME = "link_loss"
@@ -100,7 +101,7 @@ def link_scores_kernel(
 ):  # fmt: skip
     """h± = ReLU(W_src z_src + b_src + W_dst z± + b_dst) of BLOCK_U real events and BLOCK_D hidden numbers, and their
     share w_out · h± of the scores, [tiles of D, 2, B]; W_src z_src is computed once for both."""
-    stop = real_events(p_count, events)
+    stop = real_rows(p_count, events)
     if tl.program_id(0) * BLOCK_U >= stop:
         return
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
@@ -142,7 +143,7 @@ def link_loss_kernel(
 ):  # fmt: skip
     """Scores, the sums of their shares and b_out, 0 from the count on; and loss = (1/n) Σ softplus(−s⁺) +
     softplus(s⁻), 0 where n = 0. One program takes all events, so that the loss is summed in one order."""
-    stop, ahead = real_events(p_count, events), tl.cast(events, tl.int64)
+    stop, ahead = real_rows(p_count, events), tl.cast(events, tl.int64)
     b_bias = tl.load(p_bias_out)
     b_sum = tl.zeros([BLOCK], p_loss.dtype.element_ty)
     for u in range(0, events, BLOCK):

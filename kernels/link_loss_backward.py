@@ -14,6 +14,7 @@ from mspipe_triton.kernels.launch import (
     device_function,
     input_precision,
     kernel,
+    real_rows,
     tl,
 )  # fmt: skip
 from mspipe_triton.kernels.operation import Backward, Gradients
@@ -60,15 +61,6 @@ def _reference(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -
         torch.mv(hidden.t(), d_scores).unsqueeze(0), d_scores.sum().view(1),
     )  # fmt: skip
     return dict(zip(LEAVES, gradients, strict=True))
-
-
-@device_function
-def real_events(p_count, events):
-    """How many of the events are real."""
-    stop = events
-    if p_count is not None:
-        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
-    return stop
 
 
 @device_function
@@ -183,7 +175,7 @@ def link_backward_kernel(
     of the parts come first, which take longer.
     """
     TILES: tl.constexpr = tl.cdiv(DIM, BLOCK_N)
-    stop = real_events(p_count, events)
+    stop = real_rows(p_count, events)
     role, i_k = tl.program_id(2), tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     tile, parts = tl.program_id(0), tl.cdiv(events, PART) * TILES
     if tile < parts:
@@ -215,7 +207,7 @@ def link_sum_kernel(
     m_src, m_dst = m & (column < DIM), m & (column >= DIM) & (column < 2 * DIM)
     b_sum = tl.zeros([BLOCK], p_partial.dtype.element_ty)
     p_part = p_partial + row * (3 * DIM + 3) + tl.where(column < 2 * DIM, column, column + DIM)
-    for _ in range(0, real_events(p_count, events), PART):
+    for _ in range(0, real_rows(p_count, events), PART):
         b_sum += tl.load(p_part, mask=m, other=0.0) + tl.load(p_part + DIM, mask=m_dst, other=0.0)
         p_part += DIM * (3 * DIM + 3)
     tl.store(p_weight_src + row * DIM + column, b_sum, mask=m_src)
