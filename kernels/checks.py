@@ -32,6 +32,11 @@ def debugging() -> bool:
     return _State.debug and not torch.compiler.is_compiling()
 
 
+def named(of: Any, *names: str) -> dict[str, Any]:
+    """Inputs of an operation by their names."""
+    return {name: getattr(of, name) for name in names}
+
+
 def check_shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:
     """Refuse tensors of another shape than the one given with each; None passes, as in all checks."""
     for name, (tensor, shape) in pairs.items():

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 
 from mspipe_triton.kernels.operation import eager as eager
-from mspipe_triton.kernels.operation import eager_backward as eager_backward
+
+
+def eager_backward(tensor: torch.Tensor) -> bool:
+    """The same in a backward pass; one that is recorded itself (create_graph) takes the operation, which refuses."""
+    return eager(tensor) and not torch.is_grad_enabled()
 
 
 def differentiable(

@@ -130,6 +130,15 @@ def add_product(b_sum, b_x, b_w, PRECISION: tl.constexpr):
     return tl.dot(b_x, b_w, b_sum, input_precision=PRECISION, out_dtype=b_sum.dtype)
 
 
+@device_function
+def real_rows(p_count, rows):
+    """How many of the rows are real: all of them without a count."""
+    stop = rows
+    if p_count is not None:
+        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    return stop
+
+
 def use_triton(enabled: bool | None = None) -> None:
     """Choose between kernels and torch references for this process.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mspipe_triton.kernels.launch import Config, kernel, tl
+from mspipe_triton.kernels.launch import Config, kernel, real_rows, tl
 from mspipe_triton.kernels.memory_gru_split import Updated, empty_updated, write_gated
 from mspipe_triton.kernels.updater_product import launch_update, message_product, table_rows
 
@@ -31,9 +31,7 @@ def fused_gru_kernel(
     Rows from the count on become 0.
     """
     COMPUTE: tl.constexpr = p_h.dtype.element_ty
-    stop = num_rows
-    if p_count is not None:
-        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    stop = real_rows(p_count, num_rows)
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
     i_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     m_u = i_u < stop

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, kernel, tl
+from mspipe_triton.kernels.launch import Config, kernel, real_rows, tl
 from mspipe_triton.kernels.memory_rnn_backward import BACKWARD, Updated, merged, rows_without
 from mspipe_triton.kernels.operation import differentiable
 from mspipe_triton.kernels.time_encoding import encode_time
@@ -27,17 +27,9 @@ class MemoryRNN(NamedTuple):
     one row: their sum is taken once a call and one product does for both.
 
     Args:
-        memory: table [·, D]; partner: table [·, D]; features: table [·, E], E may be 0. Any row stride; float32,
-            float64 or bfloat16 each; on the device of the weights or in pinned host memory.
-        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None where the table is already one
-            row a node. A row below 0 is read as row 0; `has_mail` must then be false, or the node beyond `count`.
-        deltas: [U] floating, mail time − memory time, subtracted by the caller before it was rounded.
-        has_mail: [U] bool.
-        frequency, phase: [T], of the time encoder.
-        weight_ih [D, 2D + E + T], weight_hh [D, D], bias_ih [D], bias_hh [D]: torch.nn.RNNCell's; float32 or float64,
-            which is also what is computed in.
-        empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
-        count: [1] integer on the device, how many of the U nodes are real; None for all. h is 0 from there on.
+        weight_ih, weight_hh, bias_ih, bias_hh: [D, 2D + E + T], [D, D], [D], [D], torch.nn.RNNCell's; float32 or
+            float64, which is also what is computed in.
+        others: as `memory_gru` has them.
 
     Returns:
         h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables;
@@ -114,9 +106,7 @@ def fused_rnn_kernel(
 ):  # fmt: skip
     """h = tanh([x ‖ m'] W + b_i + b_h) of BLOCK_U nodes and BLOCK_D outputs; 0 from the count on."""
     COMPUTE: tl.constexpr = p_h.dtype.element_ty
-    stop = num_rows
-    if p_count is not None:
-        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    stop = real_rows(p_count, num_rows)
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
     i_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     m_u, m_d = i_u < stop, i_d < DIM

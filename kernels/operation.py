@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, get_type_hints
+from types import NoneType
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_type_hints
 
 import torch
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+from torch.compiler import is_compiling
 
 from mspipe_triton.kernels.launch import on_triton, served
 
@@ -15,43 +19,20 @@ P = ParamSpec("P")
 I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 O = TypeVar("O", bound=tuple[Any, ...])  # noqa: E741
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 Gradients = dict[str, torch.Tensor]
+Way = Callable[[I, O, O, frozenset[str]], Gradients]
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-class Operation(Protocol[P, R_co]):
-    """A public function, and the two ways to compute it, unchecked."""
+class Operation(Protocol[P, R]):
+    """A public function, with the two ways to compute it, by torch and by kernels, unchecked."""
 
     __name__: str
+    reference: Callable[P, R]
+    launch: Callable[P, R]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Checked, on whatever device the arguments are."""
-
-    def reference(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """By torch."""
-
-    def launch(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """By kernels."""
-
-
-@dataclass
-class Registered:
-    """An operation by the flat arguments of its schema, as torch's dispatcher calls it.
-
-    Args:
-        reference, launch: by torch, by kernels. on: the argument whose device decides.
-    """
-
-    reference: Callable[..., Any]
-    launch: Callable[..., Any]
-    on: int
-
-    def __call__(self, *flat: Any) -> Any:
-        """The outputs, by the way that fits the device."""
-        return (self.launch if on_triton(flat[self.on]) else self.reference)(*flat)
-
-
-OPERATIONS: dict[str, Registered] = {}
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Refuse what cannot be taken, and compute it by what fits the device."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +50,61 @@ class Backward(Generic[I, O]):
         outputs: how many of the outputs, from the first on, have a gradient.
     """
 
-    reference: Callable[[I, O, O, frozenset[str]], Gradients]
-    launch: Callable[[I, O, O, frozenset[str]], Gradients]
+    reference: Way[I, O]
+    launch: Way[I, O]
     leaves: tuple[str, ...]
     forgets: tuple[str, ...] = ()
     outputs: int = 1
+
+
+OPERATIONS: dict[str, Registered] = {}
+
+
+class Registered:
+    """An operation of flat arguments, as torch's dispatcher knows it; calling it computes without the dispatcher.
+
+    Args:
+        hints: types of the arguments by name, which become the schema, without defaults. returns: that of the result.
+        on: the argument whose device decides between the ways.
+        ways: by torch, by kernels, and one that gives the result unwritten, which needs none where there is none.
+        mutates: the arguments that it writes.
+    """
+
+    def __init__(
+        self, name: str, hints: Mapping[str, Any], returns: Any, on: str, ways: Iterable[Callable[..., Any]],
+        mutates: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self.reference, self.launch, *fakes = ways
+        self._on, self._name = [*hints].index(on), name
+
+        def prototype() -> None: ...
+
+        # torch's functionalisation of mutating operations has an argument `mode` of its own.
+        named = [("aggregator" if key == "mode" else key, hint) for key, hint in hints.items()]
+        prototype.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(key, _POSITIONAL, annotation=hint) for key, hint in named],
+            return_annotation=None if returns is NoneType else returns,
+        )
+        schema = torch.library.infer_schema(prototype, mutates_args=mutates)
+        self.custom = torch.library.custom_op(
+            f"mspipe_triton::{name}", lambda *flat: self(*flat), mutates_args=mutates, schema=schema
+        )
+        for fake in fakes:
+            self.custom.register_fake(fake)
+        self.dispatch = getattr(torch.ops.mspipe_triton, name).default
+        OPERATIONS[name] = self
+
+    def __call__(self, *flat: Any) -> Any:
+        """The result, by the way that fits the device."""
+        return (self.launch if on_triton(flat[self._on]) else self.reference)(*flat)
+
+    def refuse(self, words: str) -> None:
+        """Make differentiating it raise."""
+
+        def refuse(ctx: Any, *grads: Any) -> None:
+            raise RuntimeError(f"{self._name}: {words}")
+
+        self.custom.register_autograd(refuse)
 
 
 def operation(
@@ -98,23 +129,19 @@ def operation(
         mutates: the inputs that it writes.
         refuses: what a backward pass through it says; where it is empty, torch's own words.
     """
-    make, hints, place = cast(Any, inputs), get_type_hints(inputs), _place(inputs, on)
-    returns = get_type_hints(reference)["return"]
-
-    def flat(run: Callable[[I], R]) -> Callable[..., Any]:
-        return lambda *arguments: run(make(*arguments))
-
-    registered = Registered(flat(reference), flat(launch), place)
-    custom = _register(name, hints, returns, registered, flat(fake) if fake else None, mutates)
+    make, returns = cast(Any, inputs), get_type_hints(reference)["return"]
+    place: int = make._fields.index(on)
+    ways = [lambda *of, way=way: way(make(*of)) for way in (reference, launch, fake) if way is not None]
+    registered = Registered(name, get_type_hints(inputs), returns, on, ways, mutates)
+    dispatch = registered.dispatch
     if refuses:
-        _refuse(custom, refuses)
-    overload = getattr(torch.ops.mspipe_triton, name).default
+        registered.refuse(refuses)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         of = inputs(*args, **kwargs)
         check(of)
         asked = refuses and any(isinstance(value, torch.Tensor) and value.requires_grad for value in of)
-        return reference(of) if eager(of[place]) and not asked else overload(*of)
+        return reference(of) if eager(of[place]) and not asked else dispatch(*of)
 
     return _public(name, inputs, returns, torch.no_grad()(call) if mutates else call, reference, launch)
 
@@ -140,25 +167,16 @@ def differentiable(
             those that only a backward pass reads may be empty where none follows.
         returns: which of the outputs the public function returns, from the first on.
     """
-    make, hints, place = cast(Any, inputs), get_type_hints(inputs), _place(inputs, on)
-    outputs = get_type_hints(reference)["return"]
-    shown = returns(outputs(*outputs._fields))
-    many = 0 if isinstance(shown, str) else len(cast(tuple[str, ...], shown))
-
-    def flat(run: Callable[[I, bool], O]) -> Callable[..., Any]:
-        return lambda *arguments: run(make(*arguments[:-1]), arguments[-1])
-
-    def public(result: Any) -> Any:
-        return result[:many] if many else result[0]
-
-    registered = Registered(flat(reference), flat(launch), place)
-    custom = _register(name, {**hints, "save": bool}, _tensors(len(outputs._fields)), registered, flat(fake), ())
-    overload, leaves = (
-        getattr(torch.ops.mspipe_triton, name).default,
-        [_place(inputs, leaf) for leaf in backward.leaves],
-    )
+    make, outputs = cast(Any, inputs), get_type_hints(reference)["return"]
+    shown = cast(Any, returns(outputs(*outputs._fields)))
+    many = 0 if isinstance(shown, str) else len(shown)
+    place, *leaves = (make._fields.index(name) for name in (on, *backward.leaves))
+    ways = [lambda *of, way=way: way(make(*of[:-1]), of[-1]) for way in (reference, launch, fake)]
+    hints = {**get_type_hints(inputs), "save": bool}
+    registered = Registered(name, hints, _tensors(len(outputs._fields)), on, ways)
     setup, differentiate = _autograd(name, inputs, outputs, on, backward)
-    custom.register_autograd(differentiate, setup_context=setup)
+    registered.custom.register_autograd(differentiate, setup_context=setup)
+    dispatch = registered.dispatch
 
     class Direct(torch.autograd.Function):
         """The reference under autograd, past the dispatcher."""
@@ -171,29 +189,22 @@ def differentiable(
 
         backward = staticmethod(differentiate)
 
+    def public(result: Any) -> Any:
+        return result[:many] if many else result[0]
+
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         of = inputs(*args, **kwargs)
         check(of)
-        enabled = torch.is_grad_enabled()
-        save = enabled and any(of[leaf].requires_grad for leaf in leaves)
+        save = torch.is_grad_enabled() and any(of[leaf].requires_grad for leaf in leaves)
         if not eager(of[place]):
-            return public(overload(*of, save))
+            return public(dispatch(*of, save))
         if save:
             return public(Direct.apply(*of))
-        with torch.set_grad_enabled(False):
+        with torch.no_grad():
             return public(reference(of, False))
 
-    returned = _tensors(many) if many else torch.Tensor
-    ways = [lambda of, way=way: public(way(of, False)) for way in (reference, launch)]
-    return _public(name, inputs, returned, call, *ways)
-
-
-class _Kept(NamedTuple):
-    """Places among inputs and outputs: of tensors that a backward pass reads, of other values, of forgotten leaves."""
-
-    tensors: list[int]
-    values: list[int]
-    shapes: list[int]
+    plain = [lambda of, way=way: public(way(of, False)) for way in (reference, launch)]
+    return _public(name, inputs, _tensors(many) if many else torch.Tensor, call, *plain)
 
 
 def _autograd(
@@ -201,21 +212,19 @@ def _autograd(
 ) -> tuple[Callable[..., None], Callable[..., Any]]:
     """`setup_context` and `backward` of an operation, whose backward pass is registered as one."""
     hints = {**get_type_hints(inputs), **get_type_hints(outputs)}
-    names, taken, through = list(hints), len(inputs._fields), outputs._fields[: backward.outputs]
-    tensor = [hint in (torch.Tensor, torch.Tensor | None) for hint in hints.values()]
-    kept = _Kept(
-        [place for place, key in enumerate(names) if tensor[place] and key not in backward.forgets],
-        [place for place in range(taken) if not tensor[place]],
-        [place for place, key in enumerate(names) if key in backward.forgets and key in backward.leaves],
-    )
+    names, taken, through = [*hints], len(inputs._fields), backward.outputs
+    without = [None] * (len(names) - taken - through)
+    tensors = [key for key, hint in hints.items() if hint in (torch.Tensor, torch.Tensor | None)]
+    kept = [names.index(key) for key in tensors if key not in backward.forgets]
+    values = [place for place in range(taken) if names[place] not in tensors]
+    shapes = [names.index(key) for key in backward.leaves if key in backward.forgets]
     leaves = [names.index(leaf) for leaf in backward.leaves]
-    missing = [None] * (len(outputs._fields) - len(through))
 
-    def flat(way: Callable[[I, O, O, frozenset[str]], Gradients]) -> Callable[..., list[torch.Tensor]]:
-        def run(*values: Any) -> list[torch.Tensor]:
-            needs = [leaf for leaf, needed in zip(backward.leaves, values[-1], strict=True) if needed]
-            of, out = inputs(*values[:taken]), outputs(*values[taken : len(names)])
-            gradients = way(of, out, outputs(*values[len(names) : -1], *missing), frozenset(needs))
+    def flat(way: Way[I, O]) -> Callable[..., list[torch.Tensor]]:
+        def run(*every: Any) -> list[torch.Tensor]:
+            needs = [leaf for leaf, needed in zip(backward.leaves, every[-1], strict=True) if needed]
+            of, out = inputs(*every[:taken]), outputs(*every[taken : len(names)])
+            gradients = way(of, out, outputs(*every[len(names) : -1], *without), frozenset(needs))
             return [gradients[leaf] for leaf in needs]
 
         return run
@@ -223,77 +232,38 @@ def _autograd(
     def fake(of: I, out: O, grad: O, needs: frozenset[str]) -> Gradients:
         return {leaf: getattr(of, leaf).new_empty(getattr(of, leaf).shape) for leaf in needs}
 
-    grads: dict[str, Any] = {f"d_{output}": torch.Tensor | None for output in through}
-    forgotten = dict.fromkeys(backward.forgets, torch.Tensor | None)
-    registered = Registered(flat(backward.reference), flat(backward.launch), names.index(on))
-    flat_hints = {**hints, **forgotten, **grads, "needs": list[bool]}
-    custom = _register(f"{name}_backward", flat_hints, list[torch.Tensor], registered, flat(fake), ())
+    optional = [*backward.forgets, *(f"d_{output}" for output in names[taken : taken + through])]
+    hints |= {**dict.fromkeys(optional, torch.Tensor | None), "needs": list[bool]}
+    ways = [flat(way) for way in (backward.reference, backward.launch, fake)]
+    registered = Registered(f"{name}_backward", hints, list[torch.Tensor], on, ways)
     # Without this, gradients of gradients would silently count as constants.
-    _refuse(custom, "no second derivative to differentiate twice; backward without create_graph")
-    overload = getattr(torch.ops.mspipe_triton, f"{name}_backward").default
+    registered.refuse("no second derivative to differentiate twice; backward without create_graph")
 
     def setup(ctx: Any, inputs: Sequence[Any], output: Sequence[torch.Tensor]) -> None:
         every = (*inputs[:taken], *output)
-        ctx.save_for_backward(*(every[place] for place in kept.tensors))
-        ctx.values = [every[place] for place in kept.values]
-        ctx.shapes = [(every[place].shape, every[place].dtype) for place in kept.shapes]
-        ctx.mark_non_differentiable(*output[len(through) :])
+        ctx.save_for_backward(*(every[place] for place in kept))
+        ctx.values = [every[place] for place in values]
+        ctx.shapes = [(every[place].shape, every[place].dtype) for place in shapes]
+        ctx.mark_non_differentiable(*output[through:])
         ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
 
     def differentiate(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        needs = ctx.needs_input_grad
-        grad = next((grad for grad in grads if grad is not None), None)
+        needs, grad = ctx.needs_input_grad, next((grad for grad in grads if grad is not None), None)
         if grad is None:
             return (None,) * len(needs)
         every: list[Any] = [None] * len(names)
-        for places, values in ((kept.tensors, ctx.saved_tensors), (kept.values, ctx.values)):
-            for place, value in zip(places, values, strict=True):
-                every[place] = value
-        if any(needs[place] for place in kept.shapes):
-            for place, (shape, dtype) in zip(kept.shapes, ctx.shapes, strict=True):
+        for place, value in zip((*kept, *values), (*ctx.saved_tensors, *ctx.values), strict=True):
+            every[place] = value
+        if any(needs[place] for place in shapes):
+            for place, (shape, dtype) in zip(shapes, ctx.shapes, strict=True):
                 every[place] = grad.new_empty((), dtype=dtype).expand(shape)
-        every += [*grads[: len(through)], [needs[leaf] for leaf in leaves]]
-        made = iter(registered.reference(*every) if eager_backward(grad) else overload(*every))
-        by_place = {leaf: next(made) for leaf in leaves if needs[leaf]}
+        every += [*grads[:through], [needs[leaf] for leaf in leaves]]
+        direct = eager(grad) and not torch.is_grad_enabled()  # else it is recorded itself, which it refuses
+        made = (registered.reference if direct else registered.dispatch)(*every)
+        by_place = dict(zip((leaf for leaf in leaves if needs[leaf]), made, strict=True))
         return tuple(by_place.get(place) for place in range(len(needs)))
 
     return setup, differentiate
-
-
-def _register(
-    name: str, hints: Mapping[str, Any], returns: Any, run: Registered, fake: Callable[..., Any] | None,
-    mutates: tuple[str, ...],
-) -> Any:  # fmt: skip
-    """A custom operation whose schema has the hints' names and types, without defaults."""
-
-    def prototype() -> None: ...
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    # torch's functionalisation of mutating operations has an argument `mode` of its own.
-    named = [("aggregator" if key == "mode" else key, hint) for key, hint in hints.items()]
-    parameters = [inspect.Parameter(key, kind, annotation=hint) for key, hint in named]
-    prototype.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
-    schema = torch.library.infer_schema(prototype, mutates_args=mutates)
-    custom = torch.library.custom_op(
-        f"mspipe_triton::{name}", lambda *flat: run(*flat), mutates_args=mutates, schema=schema
-    )
-    if fake is not None:
-        custom.register_fake(fake)
-    OPERATIONS[name] = run
-    return custom
-
-
-def _refuse(custom: Any, words: str) -> None:
-    """Make differentiating a custom operation raise."""
-
-    def refuse(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(f"{custom._name}: {words}")
-
-    custom.register_autograd(refuse)
-
-
-def _place(inputs: Any, name: str) -> int:
-    return cast(int, inputs._fields.index(name))
 
 
 def _tensors(count: int) -> Any:
@@ -305,12 +275,11 @@ def _public(
 ) -> Operation[P, R]:
     """The public function: what `help` and errors say of it comes from the inputs."""
     public, make, hints = cast(Any, call), cast(Any, inputs), get_type_hints(inputs)
-    kind, defaults = inspect.Parameter.POSITIONAL_OR_KEYWORD, make._field_defaults
-    parameters = [
-        inspect.Parameter(key, kind, default=defaults.get(key, inspect.Parameter.empty), annotation=hint)
-        for key, hint in hints.items()
-    ]
-    public.__signature__ = inspect.Signature(parameters, return_annotation=returns)
+    defaults = dict.fromkeys(hints, inspect.Parameter.empty) | make._field_defaults
+    public.__signature__ = inspect.Signature(
+        [inspect.Parameter(key, _POSITIONAL, default=defaults[key], annotation=hint) for key, hint in hints.items()],
+        return_annotation=returns,
+    )
     public.__annotations__ = {**hints, "return": returns}
     public.__name__ = public.__qualname__ = make.__new__.__qualname__ = name
     public.__module__, public.__doc__ = make.__module__, make.__doc__
@@ -324,13 +293,8 @@ def eager(tensor: torch.Tensor) -> bool:
     return (
         tensor.is_cpu
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_compiling()
+        and _len_torch_dispatch_stack() == 0
+        and peek_interpreter_stack() is None
         and not served("cpu")  # its own device would cost more to look up than all of the above
     )
-
-
-def eager_backward(tensor: torch.Tensor) -> bool:
-    """The same in a backward pass; one that is recorded itself (create_graph) takes the operation, which refuses."""
-    return eager(tensor) and not torch.is_grad_enabled()
