@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -18,9 +19,8 @@ from mspipe_triton.kernels.checks import (
     check_shape,
     debugging,
 )
-from mspipe_triton.kernels.operation import Backward, Gradients, differentiable
+from mspipe_triton.kernels.operation import Backward, differentiable
 from mspipe_triton.kernels.temporal_attention import (
-    Attended,
     Attention,
     attend,
     check_attention,
@@ -28,6 +28,8 @@ from mspipe_triton.kernels.temporal_attention import (
     launch_attention,
 )
 from mspipe_triton.kernels.temporal_attention_backward import attend_backward, launch_attention_backward
+
+R = TypeVar("R")
 
 
 class Mailboxes(NamedTuple):
@@ -84,17 +86,14 @@ class Mailboxes(NamedTuple):
         return Attention(*self[:9], None, *self[9:])  # type: ignore[arg-type]  # beside mails, rows may be None
 
 
-def _forward(run: Callable[[Attention, bool], Attended]) -> Callable[[Mailboxes, bool], Attended]:
-    def ran(of: Mailboxes, save: bool) -> Attended:
-        return run(of.attention, save)
+def _by(run: Callable[..., R]) -> Callable[..., R]:
+    """A way to compute `temporal_attention` or its backward pass, taken for mailboxes."""
 
-    return ran
+    @functools.wraps(run)
+    def by(of: Mailboxes, *rest: Any) -> R:
+        return run(of.attention, *rest)
 
-
-def _backward(
-    run: Callable[[Attention, Attended, Attended, frozenset[str]], Gradients],
-) -> Callable[[Mailboxes, Attended, Attended, frozenset[str]], Gradients]:
-    return lambda of, out, grad, needs: run(of.attention, out, grad, needs)
+    return by
 
 
 def _check(of: Mailboxes) -> None:
@@ -118,10 +117,10 @@ def _check(of: Mailboxes) -> None:
 
 
 mailbox_attention = differentiable(
-    "mailbox_attention", Mailboxes, reference=_forward(attend), launch=_forward(launch_attention),
-    fake=_forward(fake_attention), check=_check, on="query", returns=lambda out: (out.context, out.total),
+    "mailbox_attention", Mailboxes, reference=_by(attend), launch=_by(launch_attention), fake=_by(fake_attention),
+    check=_check, on="query", returns=lambda out: (out.context, out.total),
     backward=Backward(
-        _backward(attend_backward), _backward(launch_attention_backward),
-        leaves=("frequency", "phase", "query", "bias"), forgets=("draws", "context", "total"), outputs=2,
+        _by(attend_backward), _by(launch_attention_backward), leaves=("frequency", "phase", "query", "bias"),
+        forgets=("draws", "context", "total"), outputs=2,
     ),
 )  # fmt: skip
