@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -42,16 +41,11 @@ def callee(operation: Operation, name: str) -> Call:
     """The function to call for a variant: the public one, or the compiled reference."""
     call: Any = getattr(importlib.import_module("mspipe_triton.kernels"), operation.name)
     if name == "compile":
-        return functools.partial(_compiled(operation.name), **operation.reference)
+        return _compiled(call.reference)
     return functools.partial(call, variant="split") if name == "triton-split" else call
 
 
-@functools.lru_cache
-def _compiled(name: str) -> Call:
-    public: Any = getattr(importlib.import_module("mspipe_triton.kernels"), name)
-    if not hasattr(public, "reference"):
-        return torch.compile(getattr(sys.modules[public.__module__], f"{name}_reference"))
-    return torch.compile(public.reference)
+_compiled = functools.lru_cache(torch.compile)
 
 
 def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -92,7 +86,7 @@ def with_leaves(arguments: Mapping[str, Any], names: tuple[str, ...]) -> dict[st
 def returned(operation: Operation, result: Any) -> Named:
     """What a call returned, by name."""
     values = result if isinstance(result, tuple) else (result,)
-    return dict(zip(operation.outputs, values, strict=False))  # a reference returns more, for its backward pass
+    return dict(zip(operation.outputs, values, strict=False))  # one that only writes returns None
 
 
 def probes(operation: Operation, call: Call, arguments: Mapping[str, Any], seed: int = 0) -> Named:

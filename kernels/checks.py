@@ -101,6 +101,19 @@ def check_device(
             )
 
 
+def check_dropout(operation: str, device: torch.device, dropout: float, **draws: torch.Tensor | None) -> None:
+    """Refuse a probability outside [0, 1), and draws that do not key it."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{operation}: dropout must be at least 0 and below 1, not {dropout}")
+    for name, words in draws.items():
+        if dropout > 0 and words is None:
+            raise ValueError(f"{operation}: dropout needs {name}, the Philox words [seed, purpose, epoch, iteration]")
+        check_shape(operation, **{name: (words, (4,))})
+    check_dtype(operation, (torch.int64,), **draws)
+    check_layout(operation, **draws)
+    check_device(operation, device, (), **draws)
+
+
 def check_range(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int | None = 0) -> None:
     """With debugging on, refuse integers outside [start, stop); without, nothing is read. No start: negatives pass."""
     if not debugging() or values is None or values.numel() == 0:

@@ -48,14 +48,19 @@ class Launch:
     constants: Mapping[str, Any]
     config: Config
 
+    @property
+    def variant(self) -> str:
+        """The kernel's variant whose configuration it took."""
+        return next(name for name, config in self.kernel.chosen.items() if config is self.config)
+
 
 class Kernel:
     """A Triton function with the configurations it ships with.
 
     Args:
         function: the Python function, its constexpr parameters last.
-        configs: by variant of the arithmetic ("float32" for all but the kernels that treat types apart), the first of
-            each list being the default.
+        configs: by variant of the arithmetic or of the arguments' form ("float32" for all but the kernels that treat
+            them apart), the first of each list being the default.
     """
 
     def __init__(self, function: Callable[..., None], configs: Mapping[str, Sequence[Config]]) -> None:
@@ -103,7 +108,7 @@ class _State:
 def kernel(*configs: Config, **variants: Sequence[Config]) -> Callable[[Callable[..., None]], Kernel]:
     """Decorate a Triton function that launchers start; the first configuration is the default.
 
-    `variants` gives another arithmetic's configurations by name, as in float64=[...].
+    `variants` gives another arithmetic's or form's configurations by name, as in float64=[...].
     """
 
     def decorate(function: Callable[..., None]) -> Kernel:

@@ -22,7 +22,6 @@ class Case:
     """temporal_attention of R roots with up to F neighbours among 40 table rows; K heads; empty slots hold garbage."""
 
     function: ClassVar[Callable[..., tuple[torch.Tensor, ...]]] = staticmethod(temporal_attention)
-    wants: ClassVar[int] = 2  # of its backward operation: the gradients of the table, and of the time encoder
 
     roots: int
     fanout: int = 6
@@ -199,7 +198,6 @@ class MailCase(Case):
     """mailbox_attention of `roots` nodes with mailboxes of `fanout` slots, `dim` numbers a mail."""
 
     function: ClassVar[Callable[..., tuple[torch.Tensor, ...]]] = staticmethod(mailbox_attention)
-    wants: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -114,13 +114,9 @@ def test_operations_are_well_formed(form: dict[str, Any], needed: bool) -> None:
     torch.library.opcheck(OPERATION, case.arguments())
     with torch.no_grad():
         _, *saved = OPERATION(*case.arguments())
-    named = case.named()
-    tensors = [
-        value.detach() if isinstance(value, torch.Tensor) else value
-        for name, value in named.items()
-        if name not in ("distinct", "heads", "eps", "dropout", "draws", "output_draws")
-    ]
-    torch.library.opcheck(BACKWARD, (case.probe, *tensors, *saved, case.dropout, needed, needed))
+    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.named().values()]
+    read = (*given[:-2], None, None, None, *saved)  # neither draws nor z
+    torch.library.opcheck(BACKWARD, (*read, case.probe, [needed] * len(case.leaves)))
 
 
 def test_a_second_derivative_is_refused() -> None:

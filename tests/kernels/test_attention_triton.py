@@ -91,8 +91,9 @@ def test_columns_in_several_blocks(
     kind: type[Case], block: int, held: int, monkeypatch: pytest.MonkeyPatch, agree: Agree
 ) -> None:
     """Node, edge and time columns lie apart or share a block; a row's blocks are kept or read again."""
-    for name in ("attention_kernel", "attention_backward_kernel", "mailbox_kernel", "mailbox_backward_kernel"):
-        monkeypatch.setitem(launch.KERNELS[name].chosen, "float64", launch.Config({"BLOCK": block, "HELD": held}))
+    for name in ("attention_kernel", "attention_backward_kernel"):
+        for variant in ("float64", "mails_float64"):
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config({"BLOCK": block, "HELD": held}))
     case = kind(2, 3, 4, choices=2, dim=5, times=6, counts="all", dropout=0.3)
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
@@ -203,9 +204,9 @@ def test_backward_operation_is_well_formed(kind: type[Case], form: str, save: bo
     case = kind(**FORMS[form])
     with torch.no_grad():
         _, _, *saved = case.operation(*case.arguments())
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.arguments()]
-    before = given[: list(case.named()).index("bias")]
-    torch.library.opcheck(case.backward_operation, (*case.probes, *before, *saved, case.dropout, *[save] * case.wants))
+    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.named().values()]
+    read = (*given[:-1], None, None, None, *saved)  # neither draws nor results
+    torch.library.opcheck(case.backward_operation, (*read, *case.probes, [save] * len(case.leaves)))
 
 
 @ATTENTIONS

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from mspipe_triton.kernels import fusion, temporal_attention
-from mspipe_triton.kernels.mailbox_attention_backward import mail_slots
-from mspipe_triton.kernels.neighbour_rows import mixed, products
+from mspipe_triton.kernels.neighbour_rows import mail_slots, mixed, products
 from tests.kernels.attention_case import Agree, MailCase, check
 
 
