@@ -27,7 +27,7 @@ class Operation:
     """A public operation as the benchmarks know it.
 
     Args:
-        name: of the function and of its module; outputs: names of what it returns.
+        name: of the function; outputs: names of what it returns.
         arguments: its keyword arguments on a scene; work: its least work there, given bytes a number of tables and of
             computation.
         leaves: arguments that may need a gradient; trained: those that do in training.

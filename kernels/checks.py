@@ -123,14 +123,3 @@ def check_range(operation: str, name: str, values: torch.Tensor | None, stop: in
         worst, end = (high, f"[{start or 0}, {stop})") if high >= stop else (low, f"[{start}, {stop})")
         padding = "" if start == 0 else "; negatives are padding"
         raise ValueError(f"{operation}: {name} holds {worst}, outside {end}{padding}; mend the ids before the call")
-
-
-def refuse_second_derivative(operation: Any) -> None:
-    """Make differentiating a backward pass raise; without this its gradients would silently count as constants."""
-
-    def refuse(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(
-            f"{operation._name}: no second derivative to differentiate twice; backward without create_graph"
-        )
-
-    operation.register_autograd(refuse)

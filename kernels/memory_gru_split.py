@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING
 
 from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
@@ -12,16 +10,7 @@ from mspipe_triton.kernels.updater_inputs import message_widths
 from mspipe_triton.kernels.updater_product import fetched, strides, table_rows, tanh
 
 if TYPE_CHECKING:
-    from mspipe_triton.kernels.memory_gru import MemoryGRU
-
-
-class Updated(NamedTuple):
-    """h [U, D] and, if a backward pass will follow, message [U, X], the joint products [U, 3D] and W_hn m + b_hn."""
-
-    h: torch.Tensor
-    message: torch.Tensor
-    joint: torch.Tensor
-    hidden_n: torch.Tensor
+    from mspipe_triton.kernels.memory_gru import MemoryGRU, Updated
 
 
 @device_function
@@ -128,12 +117,12 @@ def gates_kernel(
     )  # fmt: skip
 
 
-def launch_split(of: MemoryGRU, save: bool) -> Updated:
+def launch_split(of: MemoryGRU, out: Updated, save: bool) -> None:
     """`memory_gru` by a gather kernel, the library's two products and a gates kernel.
 
     The gather writes zeros from the count on, so that the products, which know no count, stay finite there.
     """
-    widths, rows, out = message_widths(of), of.has_mail.numel(), empty_updated(of, save)
+    widths, rows = message_widths(of), of.has_mail.numel()
     dim, width, keep = widths["DIM"], sum(widths.values()), of.empty == "keep"
     message = out.message if save else of.weight_ih.new_empty(rows, width)
     config = message_kernel.config(arithmetic(message.dtype))
@@ -149,13 +138,3 @@ def launch_split(of: MemoryGRU, save: bool) -> Updated:
         of.count, out.h, out.joint, out.hidden_n, rows,
         DIM=dim, WIDTH=width, KEEP=keep, SAVE=save, BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return out
-
-
-def empty_updated(of: MemoryGRU, save: bool) -> Updated:
-    """The outputs, unwritten."""
-    dim, rows, like = of.memory.shape[1], of.has_mail.numel(), of.weight_ih
-    h = like.new_empty(rows, dim)
-    if not save:
-        return Updated(h, like.new_empty(0), like.new_empty(0), like.new_empty(0))
-    return Updated(h, *(like.new_empty(rows, size) for size in (of.weight_ih.shape[1], 3 * dim, dim)))

@@ -76,12 +76,10 @@ class Registered:
     ) -> None:  # fmt: skip
         self.reference, self.launch, *fakes = ways
         self._on, self._name = [*hints].index(on), name
-
-        def prototype() -> None: ...
-
         # torch's functionalisation of mutating operations has an argument `mode` of its own.
         named = [("aggregator" if key == "mode" else key, hint) for key, hint in hints.items()]
-        prototype.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        prototype = cast(Any, lambda: None)
+        prototype.__signature__ = inspect.Signature(
             [inspect.Parameter(key, _POSITIONAL, annotation=hint) for key, hint in named],
             return_annotation=None if returns is NoneType else returns,
         )

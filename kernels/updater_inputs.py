@@ -18,8 +18,6 @@ from mspipe_triton.kernels.checks import (
     check_same_dtype,
     check_shape,
 )  # fmt: skip
-from mspipe_triton.kernels.operation import Gradients
-from mspipe_triton.kernels.time_encoding import encode_time_backward
 
 if TYPE_CHECKING:
     from mspipe_triton.kernels.memory_gru import MemoryGRU
@@ -54,36 +52,6 @@ def message_widths(of: Update) -> dict[str, int]:
     """Of a message's parts, by the names that kernels give them."""
     tables = zip(("DIM", "PARTNER", "FEATURES"), (of.memory, of.partner, of.features), strict=True)
     return {**{name: table.shape[1] for name, table in tables}, "TIME": of.frequency.numel()}
-
-
-def valid_gradient(of: Update, d_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient of h and the time differences, both 0 from the count on."""
-    if of.count is None:
-        return d_h, of.deltas
-    valid = torch.arange(d_h.shape[0], device=d_h.device) < of.count
-    return torch.where(valid.unsqueeze(1), d_h, 0.0), torch.where(valid, of.deltas, 0.0)
-
-
-def table_gradients(of: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> Gradients:
-    """Gradients of the tables that need one, whose rows make a message, from those of the message's rows [U, X]."""
-    gradients, first = {}, 0
-    for name, read in (("memory", of.memory_rows), ("partner", of.partner_rows), ("features", of.feature_rows)):
-        table: torch.Tensor = getattr(of, name)
-        gradient = d_rows[:, first : first + table.shape[1]]
-        if name in needs:
-            if read is not None:
-                gradient = d_rows.new_zeros(table.shape).index_add(0, read.clamp(min=0).long(), gradient)
-            gradients[name] = gradient.to(table.dtype).contiguous()
-        first += table.shape[1]
-    return gradients
-
-
-def time_gradients(of: Update, d_sums: torch.Tensor, deltas: torch.Tensor, needs: frozenset[str]) -> Gradients:
-    """Gradients of the time encoder, if it needs them, from those of the sums that the message's product is part of."""
-    if not needs.intersection(TIME):
-        return {}
-    d_time = d_sums @ of.weight_ih[:, -of.frequency.numel() :]
-    return dict(zip(TIME, encode_time_backward(d_time, deltas.to(d_time.dtype), of.frequency, of.phase), strict=True))
 
 
 def check_updater(name: str, gates: int, of: Update) -> None:

@@ -190,8 +190,7 @@ class Rounded(TorchDispatchMode):
 def _by_parts(func: torch._ops.OpOverload, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The result of an operation that consists of others, by them; else NotImplemented."""
     if func.namespace == "mspipe_triton":
-        own = OPERATIONS.get(func._schema.name.split("::")[1])
-        return (own or torch._library.custom_ops.OPDEFS[func._schema.name]._init_fn)(*args)
+        return OPERATIONS[func._schema.name.removeprefix("mspipe_triton::")](*args)
     if func is _aten.var_mean.correction:
         return _var_mean(*args, **named)
     if func in _PARTS:
