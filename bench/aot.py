@@ -136,9 +136,9 @@ def compiled(case: Case) -> list[dict[str, Any]]:
     """Rows of the table for one case: all configurations of the kernels that it launches."""
     torch.set_num_threads(1)
     return [
-        _row(launch, case, variant, number, capability)
-        for launch, variant in _variants(case.arithmetic, distinct(launches(case)))
-        for number in range(len(launch.kernel.configs[variant]))
+        _row(launch, case, number, capability)
+        for launch in distinct(launches(case))
+        for number in range(len(launch.kernel.configs[launch.variant]))
         for capability in CAPABILITIES
     ]
 
@@ -149,20 +149,14 @@ def defaults(arithmetic: str, capability: int) -> list[dict[str, Any]]:
     alike = [case for case in CASES if case.arithmetic == arithmetic]
     plain, fetched = (next(case for case in alike if case.staged == staged) for staged in (False, True))
     every = distinct([*launches(plain), *launches(fetched)])
-    called = [(launch, variant) for launch, variant in _variants(arithmetic, every) if variant == arithmetic]
-    return [_row(launch, plain, variant, 0, capability) for launch, variant in called]
+    called = [launch for launch in every if arithmetic == "float32" or launch.variant.endswith(arithmetic)]
+    return [_row(launch, plain, 0, capability) for launch in called]
 
 
-def _variants(arithmetic: str, launched: Iterable[Launch]) -> Iterator[tuple[Launch, str]]:
-    """Launches with the variant of the kernel that serves an arithmetic."""
-    for launch in launched:
-        yield launch, arithmetic if arithmetic in launch.kernel.configs else "float32"
-
-
-def _row(launch: Launch, case: Case, variant: str, number: int, capability: int) -> dict[str, Any]:
-    config = launch.kernel.configs[variant][number]
+def _row(launch: Launch, case: Case, number: int, capability: int) -> dict[str, Any]:
+    config = launch.kernel.configs[launch.variant][number]
     return {
-        "kernel": launch.kernel.name, "arithmetic": variant, "config": number, "blocks": _text(config),
+        "kernel": launch.kernel.name, "arithmetic": launch.variant, "config": number, "blocks": _text(config),
         "capability": capability, "case": str(case), **asdict(compile_launch(launch, config, capability)),
     }  # fmt: skip
 
@@ -189,7 +183,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, one line a kernel and configuration, the most that any case takes."""
     capabilities = sorted({row["capability"] for row in rows})
     heads = "".join(f" sm_{capability}: registers, stack, shared |" for capability in capabilities)
-    lines = [f"| kernel | arithmetic | configuration |{heads}", "| --- | --- | --- |" + " --- |" * len(capabilities)]
+    lines = [f"| kernel | variant | configuration |{heads}", "| --- | --- | --- |" + " --- |" * len(capabilities)]
     keys = dict.fromkeys((row["kernel"], row["arithmetic"], row["config"], row["blocks"]) for row in rows)
     for kernel, arithmetic, number, blocks in sorted(keys):
         cells = []
@@ -232,6 +226,7 @@ def main() -> int:
     else:
         with ProcessPoolExecutor(2) as pool:
             rows = [row for part in pool.map(compiled, CASES) for row in part]
+        kinds = [variant for kernel in KERNELS.values() for variant in kernel.configs]
     found = faults(rows, set(kinds))
     print(table(rows))
     print(f"{len(rows)} compilations, {len(found)} faults", *found, sep="\n", file=sys.stderr)

@@ -34,12 +34,11 @@ def compiled_here(arithmetic: str) -> dict[str, Any]:
     cases = [case for case in aot.CASES if case.arithmetic == arithmetic and case.features == 172]
     compilations, failed, stacks = 0, [], []
     for launch in aot.distinct(launch for case in cases for launch in aot.launches(case)):
-        kind = arithmetic if arithmetic in launch.kernel.configs else "float32"
         compilations += len(CAPABILITIES)
         for capability in CAPABILITIES:
             row = {"kernel": launch.kernel.name, "arithmetic": arithmetic, "capability": capability}
             try:
-                stack = compile_launch(launch, launch.kernel.configs[kind][0], capability).stack
+                stack = compile_launch(launch, launch.kernel.configs[launch.variant][0], capability).stack
             except Exception as error:  # whatever a compiler raises
                 failed.append({**row, "error": (str(error).strip().splitlines() or [""])[-1]})
             else:

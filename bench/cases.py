@@ -177,7 +177,6 @@ OPERATIONS = {
         trained=("table", "query", "bias"),
         indices=("rows", "feature_rows", "counts", "query_rows"),
         tables=("features",),
-        reference={"dropout": 0.0, "draws": None, "save": False},
     ),
     "attention_layer": ATTENTION_LAYER,
     "mailbox_attention": MAILBOX_ATTENTION,

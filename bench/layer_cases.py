@@ -8,12 +8,8 @@ import torch
 
 from bench.operation import Operation, Work
 from bench.scene import Numbers, Scene
+from mspipe_triton.kernels.attention_weights import PARAMETERS
 from mspipe_triton.kernels.time_encoding import time_frequencies
-
-PARAMETERS = (
-    "query_weight", "query_bias", "key_weight", "key_bias", "value_weight", "value_bias", "output_weight",
-    "output_bias", "norm_weight", "norm_bias",
-)  # fmt: skip
 
 
 def _heads(dim: int) -> int:
@@ -77,5 +73,4 @@ ATTENTION_LAYER = Operation(
     trained=("table", *PARAMETERS),
     indices=("root_rows", "rows", "feature_rows", "counts"),
     tables=("features",),
-    reference={"eps": 1e-5, "dropout": 0.0, "draws": None, "output_draws": None, "save": False},
 )

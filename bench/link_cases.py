@@ -47,5 +47,4 @@ LINK_LOSS = Operation(
     trained=LEAVES,
     indices=("count",),
     fuses=False,
-    reference={"save": False},
 )

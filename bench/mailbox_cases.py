@@ -61,7 +61,6 @@ MAILBOX_ATTENTION = Operation(
     trained=("query", "bias"),
     indices=("rows", "feature_rows", "counts"),
     tables=("mails", "features"),
-    reference={"dropout": 0.0, "draws": None, "save": False},
 )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from bench.scene import Numbers, Scene
@@ -27,7 +27,7 @@ class Operation:
     """A public operation as the benchmarks know it.
 
     Args:
-        name: of the function and of its module; outputs: names of what it returns.
+        name: of the function; outputs: names of what it returns.
         arguments: its keyword arguments on a scene; work: its least work there, given bytes a number of tables and of
             computation.
         leaves: arguments that may need a gradient; trained: those that do in training.
@@ -35,7 +35,6 @@ class Operation:
         indices: arguments that may be int32.
         tables: arguments that may lie in pinned host memory.
         fuses: whether the reference has loops that fusion compiles.
-        reference: what its reference takes beside the public arguments, or in the place of their defaults.
     """
 
     name: str
@@ -48,4 +47,3 @@ class Operation:
     indices: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     fuses: bool = True
-    reference: Mapping[str, Any] = field(default_factory=dict)

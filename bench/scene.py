@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mspipe_triton.kernels.sample_recent import sample_recent_reference
+from mspipe_triton.kernels import sample_recent
 
 # Of p(k) ∝ k^-1.1 over WIKI's nodes, 19,800 slots at B 600 hold about 1,680 distinct ones, as in the real stream.
 EXPONENT = 1.1
@@ -102,7 +102,7 @@ def scene(shape: Shape, seed: int = 0) -> Scene:
     }
     last, before = slice(-shape.batch, None), slice(-2 * shape.batch, -shape.batch)
     roots, root_times = torch.cat([src[last], dst[last], negatives]), times[last].repeat(3)
-    neighbours, events, deltas, counts = sample_recent_reference(
+    neighbours, events, deltas, counts = sample_recent.reference(
         **csr, roots=roots, root_times=root_times, fanout=shape.fanout
     )
     nodes = torch.cat([roots, neighbours.view(-1)])

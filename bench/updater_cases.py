@@ -70,7 +70,6 @@ UPDATERS = {
         trained=WEIGHTS,
         indices=("memory_rows", "partner_rows", "feature_rows"),
         tables=("memory", "partner", "features"),
-        reference={"count": None, "keep": False, "save": False},
     )
     for name, gates, work in (("memory_gru", 3, _gru_work), ("memory_rnn", 1, _rnn_work))
 }

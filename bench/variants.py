@@ -37,22 +37,15 @@ def variant(name: str) -> Iterator[None]:
         fusion.enable_fusion(before)
 
 
-def module(operation: Operation) -> Any:
-    """The operation's file."""
-    return importlib.import_module(f"mspipe_triton.kernels.{operation.name}")
-
-
 def callee(operation: Operation, name: str) -> Call:
     """The function to call for a variant: the public one, or the compiled reference."""
+    call: Any = getattr(importlib.import_module("mspipe_triton.kernels"), operation.name)
     if name == "compile":
-        return functools.partial(_compiled(operation.name), **operation.reference)
-    call: Call = getattr(module(operation), operation.name)
+        return _compiled(call.reference)
     return functools.partial(call, variant="split") if name == "triton-split" else call
 
 
-@functools.lru_cache
-def _compiled(name: str) -> Call:
-    return torch.compile(getattr(importlib.import_module(f"mspipe_triton.kernels.{name}"), f"{name}_reference"))
+_compiled = functools.lru_cache(torch.compile)
 
 
 def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -93,7 +86,7 @@ def with_leaves(arguments: Mapping[str, Any], names: tuple[str, ...]) -> dict[st
 def returned(operation: Operation, result: Any) -> Named:
     """What a call returned, by name."""
     values = result if isinstance(result, tuple) else (result,)
-    return dict(zip(operation.outputs, values, strict=False))  # a reference returns more, for its backward pass
+    return dict(zip(operation.outputs, values, strict=False))  # one that only writes returns None
 
 
 def probes(operation: Operation, call: Call, arguments: Mapping[str, Any], seed: int = 0) -> Named:

@@ -20,8 +20,7 @@ from mspipe_triton.kernels.mailbox_attention import mailbox_attention
 from mspipe_triton.kernels.memory_gru import memory_gru
 from mspipe_triton.kernels.memory_rnn import memory_rnn
 from mspipe_triton.kernels.patch_rows import patch_rows
-from mspipe_triton.kernels.sample_recent import sample_recent
-from mspipe_triton.kernels.sample_uniform import sample_uniform
+from mspipe_triton.kernels.sample import sample_recent, sample_uniform
 from mspipe_triton.kernels.temporal_attention import temporal_attention
 from mspipe_triton.kernels.tgn_memory import FusedTGNMemory
 from mspipe_triton.kernels.time_encoding import encode_time

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.aggregate_messages import Aggregate
 
 
 @device_function
@@ -191,31 +196,22 @@ def mean_kernel(
         )  # fmt: skip
 
 
-def launch_aggregate_mean(
-    memory: torch.Tensor, memory_time: torch.Tensor, partner: torch.Tensor, event_id: torch.Tensor,
-    mail_time: torch.Tensor, mail_features: torch.Tensor | None, src: torch.Tensor, dst: torch.Tensor,
-    batch_event_ids: torch.Tensor, times: torch.Tensor, features: torch.Tensor | None, hidden: torch.Tensor,
-    hidden_time: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor,
-) -> None:  # fmt: skip
+def launch_mean(of: Aggregate) -> None:
     """`aggregate_messages` in the mode "mean": one launch links each node's positions, one walks them and writes.
 
     Only a node's last position writes it, and no kernel reads a table, so programs do not meet.
     """
-    positions, dim = 2 * src.numel(), hidden.shape[1]
-    last, previous = src.new_empty((2, positions), dtype=torch.int32).unbind()
+    events, dim, width, strides = of.src.numel(), of.hidden.shape[1], 0, (0, 0)
+    last, previous = of.src.new_empty((2, 2 * events), dtype=torch.int32).unbind()
     config = link_kernel.config()
     link_kernel.launch(
-        (cdiv(positions, config["BLOCK"]),), config,
-        src, dst, src_rows, dst_rows, last, previous, src.numel(),
-    )  # fmt: skip
-    width, strides = 0, (0, 0)
-    if mail_features is not None and features is not None:  # both or neither
-        width, strides = features.shape[1], (mail_features.stride(0), features.stride(0))
+        (cdiv(2 * events, config["BLOCK"]),), config, of.src, of.dst, of.src_rows, of.dst_rows, last, previous, events
+    )
+    if of.mail_features is not None and of.features is not None:  # both or neither
+        width, strides = of.features.shape[1], (of.mail_features.stride(0), of.features.stride(0))
     config = mean_kernel.config()
     mean_kernel.launch(
-        (cdiv(positions, config["BLOCK"]),), config,
-        memory, memory_time, partner, event_id, mail_time, mail_features,
-        src, dst, batch_event_ids, times, features, hidden, hidden_time, src_rows, dst_rows,
-        last, previous, src.numel(), memory.stride(0), partner.stride(0), *strides, hidden.stride(0),
+        (cdiv(2 * events, config["BLOCK"]),), config, *of[:-1], last, previous, events,
+        of.memory.stride(0), of.partner.stride(0), *strides, of.hidden.stride(0),
         DIM=dim, PADDED=pow2(dim, 1), WIDTH=width, PADDED_WIDTH=pow2(width, 1),
     )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from mspipe_triton.kernels.aggregate_mean import (
     copy_rows,
     is_last,
-    launch_aggregate_mean,
+    launch_mean,
     position_rows,
     target_nodes,
     write_own,
@@ -23,34 +25,64 @@ from mspipe_triton.kernels.checks import (
     check_layout,
     check_range,
     check_same_dtype,
+    named,
 )
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.operation import operation
 
-TABLES = ("memory", "memory_time", "partner", "event_id", "mail_time", "mail_features")
+_NAME = "aggregate_messages"
 
 
-def aggregate_messages_reference(
-    memory: torch.Tensor,
-    memory_time: torch.Tensor,
-    partner: torch.Tensor,
-    event_id: torch.Tensor,
-    mail_time: torch.Tensor,
-    mail_features: torch.Tensor | None,
-    src: torch.Tensor,
-    dst: torch.Tensor,
-    batch_event_ids: torch.Tensor,
-    times: torch.Tensor,
-    features: torch.Tensor | None,
-    hidden: torch.Tensor,
-    hidden_time: torch.Tensor,
-    src_rows: torch.Tensor,
-    dst_rows: torch.Tensor,
-    mode: str = "last",
-) -> None:
-    """`aggregate_messages` in torch."""
-    if src.numel() == 0:
+class Aggregate(NamedTuple):
+    """Write memory and compact mail of a batch's endpoints into the node tables, in place.
+
+    For every endpoint u of the B events: memory(u) := h(u), its time := the time of the mail that h(u) digested; then
+    u's mail is made of its events in the batch, partner row h(other endpoint), event id and time:
+
+    * "last": the latest event wins; among equal times the one later in the file, src before dst inside an event.
+    * "mean": mean partner row and mean feature row over the node's events, id and time of the latest; a self-loop
+      counts twice.
+
+    The result does not depend on how work is spread: no racing writes, and sums run in one order.
+
+    Args:
+        memory, partner: [N, D] floating; memory_time, mail_time: [N] int64 or float64; event_id: [N] int64. Mutated.
+        mail_features: [N, E] floating, needed by "mean" where events have features; mutated. None otherwise. These six
+            tables may lie in pinned host memory.
+        src, dst: [B] integer nodes, in time order; an event with a negative one is padding and writes nothing.
+            batch_event_ids: [B] integer; times: [B].
+        features: [B, E] floating, the events' feature rows; read by "mean" alone.
+        hidden: h [U, D] float32 or float64, in memory of its own; hidden_time: [U], the time that memory gets;
+            src_rows, dst_rows: [B] integer, the endpoints' rows in `hidden`. Equal nodes have equal rows, different
+            nodes different ones. All times have one dtype. Nothing is differentiable.
+
+    Raises:
+        ValueError: `mode` is neither of the two; a wrong dtype, shape, layout or device; with debugging on, a node or
+            row outside its table.
+    """
+
+    memory: torch.Tensor
+    memory_time: torch.Tensor
+    partner: torch.Tensor
+    event_id: torch.Tensor
+    mail_time: torch.Tensor
+    mail_features: torch.Tensor | None
+    src: torch.Tensor
+    dst: torch.Tensor
+    batch_event_ids: torch.Tensor
+    times: torch.Tensor
+    features: torch.Tensor | None
+    hidden: torch.Tensor
+    hidden_time: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    mode: str = "last"
+
+
+def _reference(of: Aggregate) -> None:
+    if of.src.numel() == 0:
         return
+    src, dst, batch_event_ids, times, features, hidden, _, src_rows, dst_rows, _ = of[6:]
     nodes = torch.stack([src, dst], 1).view(-1).long()
     if int(nodes.min()) < 0:  # rare, so batches without padding pay for this one reduction only
         real = (torch.minimum(src, dst) >= 0).nonzero().squeeze(1)
@@ -68,20 +100,21 @@ def aggregate_messages_reference(
     targets = nodes.index_select(0, winner)
     events = winner >> 1
 
-    memory.index_copy_(0, targets, hidden.index_select(0, written).to(memory.dtype))
-    memory_time.index_copy_(0, targets, hidden_time.index_select(0, written))
-    event_id.index_copy_(0, targets, batch_event_ids.index_select(0, events).long())
-    mail_time.index_copy_(0, targets, times.index_select(0, events))
-    if mode == "last":
+    of.memory.index_copy_(0, targets, hidden.index_select(0, written).to(of.memory.dtype))
+    of.memory_time.index_copy_(0, targets, of.hidden_time.index_select(0, written))
+    of.event_id.index_copy_(0, targets, batch_event_ids.index_select(0, events).long())
+    of.mail_time.index_copy_(0, targets, times.index_select(0, events))
+    if of.mode == "last":
         mail = hidden.index_select(0, partner_rows.index_select(0, winner))
     else:
         mail = _mean(hidden.index_select(0, partner_rows), rows, hidden.shape[0]).index_select(0, written)
-        if mail_features is not None and features is not None:
+        if of.mail_features is not None and features is not None:
             # In bfloat16 a node's count would stop at 256.
             wide = features.float() if features.dtype == torch.bfloat16 else features
             rows_of_features = _mean(wide.repeat_interleave(2, 0), rows, hidden.shape[0])
-            mail_features.index_copy_(0, targets, rows_of_features.index_select(0, written).to(mail_features.dtype))
-    partner.index_copy_(0, targets, mail.to(partner.dtype))
+            kept = rows_of_features.index_select(0, written)
+            of.mail_features.index_copy_(0, targets, kept.to(of.mail_features.dtype))
+    of.partner.index_copy_(0, targets, mail.to(of.partner.dtype))
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -113,139 +146,58 @@ def last_kernel(
     copy_rows(p_partner, stride_partner, b_node, p_hidden, stride_hidden, b_other, m_last, DIM, PADDED, COLUMNS)
 
 
-def launch_aggregate_messages(
-    memory: torch.Tensor, memory_time: torch.Tensor, partner: torch.Tensor, event_id: torch.Tensor,
-    mail_time: torch.Tensor, mail_features: torch.Tensor | None, src: torch.Tensor, dst: torch.Tensor,
-    batch_event_ids: torch.Tensor, times: torch.Tensor, features: torch.Tensor | None, hidden: torch.Tensor,
-    hidden_time: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, mode: str = "last",
-) -> None:  # fmt: skip
-    """`aggregate_messages` by its kernels: one launch for "last", two for "mean" (see `launch_aggregate_mean`).
+def _launch(of: Aggregate) -> None:
+    """One launch for "last", two for "mean" (see `launch_mean`).
 
     Only a node's last position writes it, and no kernel reads a table, so programs do not meet.
     """
-    if mode == "mean":
-        launch_aggregate_mean(
-            memory, memory_time, partner, event_id, mail_time, mail_features, src, dst, batch_event_ids, times,
-            features, hidden, hidden_time, src_rows, dst_rows,
-        )  # fmt: skip
+    if of.mode == "mean":
+        launch_mean(of)
         return
-    config, dim = last_kernel.config(), hidden.shape[1]
+    config, dim = last_kernel.config(), of.hidden.shape[1]
     last_kernel.launch(
-        (cdiv(2 * src.numel(), config["BLOCK"]),), config,
-        memory, memory_time, partner, event_id, mail_time, src, dst, batch_event_ids, times,
-        hidden, hidden_time, src_rows, dst_rows, src.numel(), memory.stride(0), partner.stride(0), hidden.stride(0),
-        DIM=dim, PADDED=pow2(dim, 1),
+        (cdiv(2 * of.src.numel(), config["BLOCK"]),), config,
+        of.memory, of.memory_time, of.partner, of.event_id, of.mail_time, of.src, of.dst, of.batch_event_ids, of.times,
+        of.hidden, of.hidden_time, of.src_rows, of.dst_rows, of.src.numel(),
+        of.memory.stride(0), of.partner.stride(0), of.hidden.stride(0), DIM=dim, PADDED=pow2(dim, 1),
     )  # fmt: skip
 
 
-@torch.library.custom_op("mspipe_triton::aggregate_messages", mutates_args=TABLES)
-def _operation(
-    memory: torch.Tensor, memory_time: torch.Tensor, partner: torch.Tensor, event_id: torch.Tensor,
-    mail_time: torch.Tensor, mail_features: torch.Tensor | None, src: torch.Tensor, dst: torch.Tensor,
-    batch_event_ids: torch.Tensor, times: torch.Tensor, features: torch.Tensor | None, hidden: torch.Tensor,
-    hidden_time: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, aggregator: str,
-) -> None:  # fmt: skip
-    # torch's functionalisation of mutating operations has an argument `mode` of its own.
-    run = launch_aggregate_messages if on_triton(hidden) else aggregate_messages_reference
-    run(
-        memory, memory_time, partner, event_id, mail_time, mail_features, src, dst, batch_event_ids, times, features,
-        hidden, hidden_time, src_rows, dst_rows, aggregator,
-    )  # fmt: skip
-
-
-def _check(
-    memory: torch.Tensor, memory_time: torch.Tensor, partner: torch.Tensor, event_id: torch.Tensor,
-    mail_time: torch.Tensor, mail_features: torch.Tensor | None, src: torch.Tensor, dst: torch.Tensor,
-    batch_event_ids: torch.Tensor, times: torch.Tensor, features: torch.Tensor | None, hidden: torch.Tensor,
-    hidden_time: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor,
-) -> None:  # fmt: skip
-    operation = "aggregate_messages"
-    tables = {"memory": memory, "partner": partner, "mail_features": mail_features}
-    columns = {"memory_time": memory_time, "mail_time": mail_time, "event_id": event_id}
-    ends = {"src": src, "dst": dst, "src_rows": src_rows, "dst_rows": dst_rows, "batch_event_ids": batch_event_ids}
-    batch = {**ends, "times": times}
-    every = {**tables, **columns, **batch, "features": features, "hidden": hidden, "hidden_time": hidden_time}
-    check_dtype(operation, COMPUTED, hidden=hidden)
-    check_dtype(operation, FLOATS, **tables, features=features)
-    check_dtype(operation, (torch.int64,), event_id=event_id)
-    check_dtype(operation, INTEGERS, **ends)
-    check_dtype(operation, TIMES, memory_time=memory_time)
-    check_same_dtype(operation, memory_time=memory_time, mail_time=mail_time, times=times, hidden_time=hidden_time)
-    check_dims(operation, 2, memory=memory, hidden=hidden)
-    nodes, dim = memory.shape
-    shapes: dict[str, tuple[int, ...]] = {
-        "partner": (nodes, dim),
-        "hidden": (len(hidden), dim),
-        "hidden_time": (len(hidden),),
-    }
-    shapes |= dict.fromkeys(columns, (nodes,)) | dict.fromkeys(batch, (len(src),))
-    if mail_features is not None and features is not None:
-        shapes |= {"mail_features": (nodes, features.shape[1]), "features": (len(src), features.shape[1])}
+def _check(of: Aggregate) -> None:
+    if of.mode not in ("last", "mean"):
+        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
+    tables, columns = named(of, "memory", "partner", "mail_features"), named(of, "memory_time", "mail_time", "event_id")
+    ends = named(of, "src", "dst", "src_rows", "dst_rows", "batch_event_ids")
+    every = named(of, *of._fields[:-1])
+    check_dtype(_NAME, COMPUTED, hidden=of.hidden)
+    check_dtype(_NAME, FLOATS, **tables, features=of.features)
+    check_dtype(_NAME, (torch.int64,), event_id=of.event_id)
+    check_dtype(_NAME, INTEGERS, **ends)
+    check_dtype(_NAME, TIMES, memory_time=of.memory_time)
+    check_same_dtype(_NAME, **named(of, "memory_time", "mail_time", "times", "hidden_time"))
+    check_dims(_NAME, 2, memory=of.memory, hidden=of.hidden)
+    (nodes, dim), events, rows = of.memory.shape, len(of.src), len(of.hidden)
+    shapes: dict[str, tuple[int, ...]] = {"partner": (nodes, dim), "hidden": (rows, dim), "hidden_time": (rows,)}
+    shapes |= dict.fromkeys(columns, (nodes,)) | dict.fromkeys((*ends, "times"), (events,))
+    if of.mail_features is not None and of.features is not None:
+        width = of.features.shape[1]
+        shapes |= {"mail_features": (nodes, width), "features": (events, width)}
     for name, shape in shapes.items():
         tensor = every[name]
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
-                f"{operation}: {name} has shape {tuple(tensor.shape)} and should have {shape}, beside memory "
-                f"{tuple(memory.shape)}, hidden {tuple(hidden.shape)} and src {tuple(src.shape)}; mend the wrong one"
+                f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {shape}, beside memory "
+                f"{(nodes, dim)}, hidden {tuple(of.hidden.shape)} and src {tuple(of.src.shape)}; mend the wrong one"
             )
-    check_layout(operation, **every)
-    check_device(operation, hidden.device, (*tables, *columns), **every)
-    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", len(hidden)), ("dst_rows", len(hidden))):
-        check_range(operation, name, ends[name], stop, None)
+    check_layout(_NAME, **every)
+    check_device(_NAME, of.hidden.device, (*tables, *columns), **every)
+    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", rows), ("dst_rows", rows)):
+        check_range(_NAME, name, ends[name], stop, None)
+    if of.mode == "mean" and (of.mail_features is None) != (of.features is None):
+        raise ValueError(f"{_NAME}: mode 'mean' has one of features and mail_features; give both or neither")
 
 
-def aggregate_messages(
-    memory: torch.Tensor,
-    memory_time: torch.Tensor,
-    partner: torch.Tensor,
-    event_id: torch.Tensor,
-    mail_time: torch.Tensor,
-    mail_features: torch.Tensor | None,
-    src: torch.Tensor,
-    dst: torch.Tensor,
-    batch_event_ids: torch.Tensor,
-    times: torch.Tensor,
-    features: torch.Tensor | None,
-    hidden: torch.Tensor,
-    hidden_time: torch.Tensor,
-    src_rows: torch.Tensor,
-    dst_rows: torch.Tensor,
-    mode: str = "last",
-) -> None:
-    """Write memory and compact mail of a batch's endpoints into the node tables, in place.
-
-    For every endpoint u of the B events: memory(u) := h(u), its time := the time of the mail that h(u) digested; then
-    u's mail is made of its events in the batch, partner row h(other endpoint), event id and time:
-
-    * "last": the latest event wins; among equal times the one later in the file, src before dst inside an event.
-    * "mean": mean partner row and mean feature row over the node's events, id and time of the latest; a self-loop
-      counts twice.
-
-    The result does not depend on how work is spread: no racing writes, and sums run in one order.
-
-    Args:
-        memory, partner: [N, D] floating; memory_time, mail_time: [N] int64 or float64; event_id: [N] int64. Mutated.
-        mail_features: [N, E] floating, needed by "mean" where events have features; mutated. None otherwise. These six
-            tables may lie in pinned host memory.
-        src, dst: [B] integer nodes, in time order; an event with a negative one is padding and writes nothing.
-            batch_event_ids: [B] integer; times: [B].
-        features: [B, E] floating, the events' feature rows; read by "mean" alone.
-        hidden: h [U, D] float32 or float64, in memory of its own; hidden_time: [U], the time that memory gets;
-            src_rows, dst_rows: [B] integer, the endpoints' rows in `hidden`. Equal nodes have equal rows, different
-            nodes different ones. All times have one dtype. Nothing is differentiable.
-
-    Raises:
-        ValueError: `mode` is neither of the two; a wrong dtype, shape, layout or device; with debugging on, a node or
-            row outside its table.
-    """
-    if mode not in ("last", "mean"):
-        raise ValueError(f"aggregate_messages: mode must be 'last' or 'mean', not {mode!r}")
-    arguments = (
-        memory, memory_time, partner, event_id, mail_time, mail_features, src, dst, batch_event_ids, times, features,
-        hidden, hidden_time, src_rows, dst_rows,
-    )  # fmt: skip
-    _check(*arguments)
-    if mode == "mean" and (mail_features is None) != (features is None):
-        raise ValueError("aggregate_messages: mode 'mean' has one of features and mail_features; give both or neither")
-    with torch.no_grad():
-        (aggregate_messages_reference if eager(hidden) else _operation)(*arguments, mode)
+aggregate_messages = operation(
+    _NAME, Aggregate, reference=_reference, launch=_launch, check=_check, on="hidden",
+    mutates=("memory", "memory_time", "partner", "event_id", "mail_time", "mail_features"),
+)  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from mspipe_triton.kernels.attention_heads import fitting, heads_product, rows_product, write_head
@@ -17,6 +19,10 @@ from mspipe_triton.kernels.launch import (
     tl,
 )
 from mspipe_triton.kernels.philox import keep_scale, philox_kept
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.attention_layer import AttentionLayer, Embedded
+    from mspipe_triton.kernels.temporal_attention import Attended
 
 
 @kernel(
@@ -67,31 +73,28 @@ def attention_output_kernel(
         tl.store(p_rstd + i_r, b_rstd, mask=m_r)
 
 
-def launch_attention_output(
-    context: torch.Tensor, total: torch.Tensor, table: torch.Tensor, root_rows: torch.Tensor,
-    value_weight: torch.Tensor, value_bias: torch.Tensor, output_weight: torch.Tensor, output_bias: torch.Tensor,
-    norm_weight: torch.Tensor, norm_bias: torch.Tensor, eps: float, dropout: float, draws: torch.Tensor | None,
-    save: bool,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
+def launch_attention_output(of: AttentionLayer, attended: Attended, save: bool) -> tuple[torch.Tensor, ...]:
     """z [R, D], and for the backward pass, empty unless `save`: o and a [R, D], mean and 1 / deviation of a [R, 1]."""
-    (roots, heads, width), dim = context.shape, output_bias.numel()
-    out = context.new_empty(roots, dim)
-    saved = empty_output(roots, output_bias, save)
+    context, dropout, dim = attended.context, of.dropout, of.output_bias.numel()
+    roots, heads, width = context.shape
+    out, saved = context.new_empty(roots, dim), empty_output(of, save)
     config = fitting(attention_output_kernel.config(arithmetic(context.dtype)), dim)
     attention_output_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]),), config,
-        context, total, table, root_rows, value_weight, value_bias, output_weight, output_bias, norm_weight, norm_bias,
-        draws if dropout > 0 else None, *saved, out, roots, HEADS=heads, DIM=dim, WIDTH=width,
-        STRIDE_TABLE=table.stride(0), KEEP_FROM=int(dropout * 2**32), SCALE=keep_scale(dropout, context.dtype),
-        EPS=eps, SAVE=save, PRECISION=input_precision(context.dtype), BLOCK_D=pow2(dim),
+        context, attended.total, of.table, of.root_rows, of.value_weight, of.value_bias, of.output_weight,
+        of.output_bias, of.norm_weight, of.norm_bias, of.output_draws if dropout > 0 else None, *saved, out, roots,
+        HEADS=heads, DIM=dim, WIDTH=width, STRIDE_TABLE=of.table.stride(0), KEEP_FROM=int(dropout * 2**32),
+        SCALE=keep_scale(dropout, context.dtype), EPS=of.eps, SAVE=save, PRECISION=input_precision(context.dtype),
+        BLOCK_D=pow2(dim),
     )  # fmt: skip
     return out, *saved
 
 
-def empty_output(roots: int, output_bias: torch.Tensor, save: bool) -> tuple[torch.Tensor, ...]:
+def empty_output(of: AttentionLayer, save: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `launch_attention_output` saves, unwritten."""
-    rows, row = ((roots, output_bias.numel()), (roots, 1)) if save else (0, 0)
-    return tuple([output_bias.new_empty(shape) for shape in (rows, rows, row, row)])
+    roots, new = of.root_rows.numel(), of.output_bias.new_empty
+    rows, row = ((roots, of.output_bias.numel()), (roots, 1)) if save else (0, 0)
+    return new(rows), new(rows), new(row), new(row)
 
 
 @device_function
@@ -160,18 +163,17 @@ def attention_output_backward_kernel(
 
 
 def launch_attention_output_backward(
-    grad: torch.Tensor, activated: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, value_weight: torch.Tensor,
-    value_bias: torch.Tensor, output_weight: torch.Tensor, norm_weight: torch.Tensor, heads: int, dropout: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    of: AttentionLayer, out: Embedded, grad: Embedded
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of y [R, D], o [R, D], context [R, K, X] and total [R, K], from that of z [R, D]."""
-    (roots, dim), width = grad.shape, value_weight.shape[1]
-    d_mixed, d_attended = torch.empty_like(activated), torch.empty_like(activated)
+    (roots, heads, width), dim, d_z = out.context.shape, out.activated.shape[1], grad.z
+    d_mixed, d_attended = torch.empty_like(out.activated), torch.empty_like(out.activated)
     d_context, d_total = d_mixed.new_empty(roots, heads, width), d_mixed.new_empty(roots, heads)
-    config = fitting(attention_output_backward_kernel.config(arithmetic(grad.dtype)), dim)
+    config = fitting(attention_output_backward_kernel.config(arithmetic(d_z.dtype)), dim)
     attention_output_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
-        grad, activated, mean, rstd, norm_weight, output_weight, value_weight, value_bias, d_mixed, d_attended,
-        d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE=grad.stride(0),
-        SCALE=keep_scale(dropout, grad.dtype), PRECISION=input_precision(grad.dtype), HEAD=pow2(dim // heads),
+        d_z, out.activated, out.mean, out.rstd, of.norm_weight, of.output_weight, of.value_weight, of.value_bias,
+        d_mixed, d_attended, d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE=d_z.stride(0),
+        SCALE=keep_scale(of.dropout, d_z.dtype), PRECISION=input_precision(d_z.dtype), HEAD=pow2(dim // heads),
     )  # fmt: skip
     return d_mixed, d_attended, d_context, d_total

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from mspipe_triton.kernels.attention_heads import fitting, heads_product, rows_product, write_head
 from mspipe_triton.kernels.launch import Config, add_product, arithmetic, cdiv, input_precision, kernel, pow2, tl
 from mspipe_triton.kernels.neighbour_rows import write_block
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.attention_layer import AttentionLayer
 
 
 @kernel(
@@ -52,20 +57,16 @@ def attention_query_kernel(
     )  # fmt: skip
 
 
-def launch_attention_query(
-    table: torch.Tensor, root_rows: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-    query_weight: torch.Tensor, query_bias: torch.Tensor, key_weight: torch.Tensor, key_bias: torch.Tensor, heads: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+def launch_attention_query(of: AttentionLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q [R, D], and absorbed [R, K, X] and bias [R, K] as `temporal_attention` takes them."""
-    roots, (dim, width) = root_rows.numel(), key_weight.shape
-    query, absorbed = key_weight.new_empty(roots, dim), key_weight.new_empty(roots, heads, width)
-    bias = key_weight.new_empty(roots, heads)
-    config = fitting(attention_query_kernel.config(arithmetic(key_weight.dtype)), dim)
+    roots, (dim, width), heads, new = of.root_rows.numel(), of.key_weight.shape, of.heads, of.key_weight.new_empty
+    query, absorbed, bias = new(roots, dim), new(roots, heads, width), new(roots, heads)
+    config = fitting(attention_query_kernel.config(arithmetic(query.dtype)), dim)
     attention_query_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
-        table, root_rows, frequency, phase, query_weight, query_bias, key_weight, key_bias, query, absorbed, bias,
-        roots, HEADS=heads, DIM=dim, TIME=phase.numel(), WIDTH=width, STRIDE_TABLE=table.stride(0),
-        PRECISION=input_precision(key_weight.dtype), HEAD=pow2(dim // heads),
+        of.table, of.root_rows, of.frequency, of.phase, of.query_weight, of.query_bias, of.key_weight, of.key_bias,
+        query, absorbed, bias, roots, HEADS=heads, DIM=dim, TIME=of.phase.numel(), WIDTH=width,
+        STRIDE_TABLE=of.table.stride(0), PRECISION=input_precision(query.dtype), HEAD=pow2(dim // heads),
     )  # fmt: skip
     return query, absorbed, bias
 
@@ -115,8 +116,7 @@ def attention_query_backward_kernel(
 
 
 def launch_attention_query_backward(
-    d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor, root_rows: torch.Tensor,
-    query_weight: torch.Tensor, key_weight: torch.Tensor, key_bias: torch.Tensor, output_weight: torch.Tensor,
+    of: AttentionLayer, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor,
     d_roots: torch.Tensor | None, add: bool,
 ) -> torch.Tensor:  # fmt: skip
     """dq [R, D], and where there is `d_roots` the roots' dh: its rows, or with `add` added to those of the table."""
@@ -125,8 +125,8 @@ def launch_attention_query_backward(
     config = fitting(attention_query_backward_kernel.config(arithmetic(d_mixed.dtype)), dim)
     attention_query_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]),), config,
-        d_absorbed, d_bias, d_mixed, root_rows, query_weight, key_weight, key_bias, output_weight, d_query, d_roots,
-        roots, HEADS=heads, DIM=dim, TIME=query_weight.shape[1] - dim, WIDTH=width, TABLE=d_roots is not None, ADD=add,
-        PRECISION=input_precision(d_mixed.dtype), BLOCK_D=pow2(dim),
+        d_absorbed, d_bias, d_mixed, of.root_rows, of.query_weight, of.key_weight, of.key_bias, of.output_weight,
+        d_query, d_roots, roots, HEADS=heads, DIM=dim, TIME=of.phase.numel(), WIDTH=width, TABLE=d_roots is not None,
+        ADD=add, PRECISION=input_precision(d_mixed.dtype), BLOCK_D=pow2(dim),
     )  # fmt: skip
     return d_query

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from mspipe_triton.kernels.launch import (
@@ -14,7 +16,16 @@ from mspipe_triton.kernels.launch import (
     kernel,
     tl,
 )
+from mspipe_triton.kernels.operation import Gradients
 from mspipe_triton.kernels.time_encoding import cos_turns, sin_turns, turns_block
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.attention_layer import AttentionLayer, Embedded
+
+PARAMETERS = (
+    "query_weight", "query_bias", "key_weight", "key_bias", "value_weight", "value_bias", "output_weight",
+    "output_bias", "norm_weight", "norm_bias",
+)  # fmt: skip
 
 
 @device_function
@@ -196,44 +207,38 @@ def attention_times_kernel(
 
 
 def launch_attention_weights(
-    grad: torch.Tensor, activated: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, d_mixed: torch.Tensor,
-    attended: torch.Tensor, d_attended: torch.Tensor, context: torch.Tensor, total: torch.Tensor,
-    query: torch.Tensor, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_query: torch.Tensor,
-    table: torch.Tensor, root_rows: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of query, key, value and output weight and bias, and of the norm's, by parts and then their sum."""
-    (roots, heads, width), dim, time = context.shape, grad.shape[1], phase.numel()
-    config = attention_weights_kernel.config(arithmetic(grad.dtype))
+    of: AttentionLayer, out: Embedded, grad: Embedded, d_mixed: torch.Tensor, d_attended: torch.Tensor,
+    d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_query: torch.Tensor,
+) -> Gradients:  # fmt: skip
+    """Gradients of the parameters, by parts and then their sum."""
+    d_z, (roots, heads, width), dim, time = grad.z, out.context.shape, out.activated.shape[1], of.phase.numel()
+    config = attention_weights_kernel.config(arithmetic(d_z.dtype))
     parts, across = cdiv(roots, config["PART"]), 3 * dim + 2 * width + 6
-    partial = grad.new_empty(parts, dim, across)
+    partial = d_z.new_empty(parts, dim, across)
     tiles = 3 * cdiv(dim, config["BLOCK_K"]) + 2 * cdiv(width, config["BLOCK_K"]) + 1
     attention_weights_kernel.launch(
         (heads * cdiv(dim // heads, config["BLOCK_N"]), tiles, parts), config,
-        grad, activated, mean, rstd, d_mixed, attended, d_attended, context, total, query, d_absorbed, d_bias, d_query,
-        table, root_rows, partial, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE_GRAD=grad.stride(0),
-        STRIDE_TABLE=table.stride(0), PRECISION=input_precision(grad.dtype),
+        d_z, out.activated, out.mean, out.rstd, d_mixed, out.attended, d_attended, out.context, out.total, out.query,
+        d_absorbed, d_bias, d_query, of.table, of.root_rows, partial, roots, HEADS=heads, DIM=dim, WIDTH=width,
+        STRIDE_GRAD=d_z.stride(0), STRIDE_TABLE=of.table.stride(0), PRECISION=input_precision(d_z.dtype),
     )  # fmt: skip
-    columns = (dim + time, width, width, 2 * dim)
-    made = [grad.new_empty(shape) for column in columns for shape in ((dim, column), (dim,))]
-    made += [grad.new_empty(dim), grad.new_empty(dim)]
+    made = {name: torch.empty_like(getattr(of, name)) for name in PARAMETERS}
     config = attention_sums_kernel.config()
     attention_sums_kernel.launch(
         (cdiv(dim * (across + time), config["BLOCK"]),), config,
-        partial, frequency, phase, *made, parts, DIM=dim, TIME=time, WIDTH=width,
+        partial, of.frequency, of.phase, *made.values(), parts, DIM=dim, TIME=time, WIDTH=width,
     )  # fmt: skip
     return made
 
 
 def launch_attention_times(
-    d_frequencies: torch.Tensor, d_phases: torch.Tensor, query_weight: torch.Tensor, d_query_bias: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    of: AttentionLayer, d_frequencies: torch.Tensor, d_phases: torch.Tensor, d_query_bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of frequency and phase [T], from the roots' [R, T] and that of the query's bias."""
-    d_frequency, d_phase = torch.empty_like(frequency), torch.empty_like(phase)
+    d_frequency, d_phase = torch.empty_like(of.frequency), torch.empty_like(of.phase)
     (roots, time), config = d_phases.shape, attention_times_kernel.config()
     attention_times_kernel.launch(
-        (cdiv(time, config["BLOCK_T"]),), config,
-        d_frequencies, d_phases, query_weight, d_query_bias, frequency, phase, d_frequency, d_phase, roots,
-        DIM=d_query_bias.numel(), TIME=time,
+        (cdiv(time, config["BLOCK_T"]),), config, d_frequencies, d_phases, of.query_weight, d_query_bias,
+        of.frequency, of.phase, d_frequency, d_phase, roots, DIM=d_query_bias.numel(), TIME=time,
     )  # fmt: skip
     return d_frequency, d_phase

@@ -32,6 +32,11 @@ def debugging() -> bool:
     return _State.debug and not torch.compiler.is_compiling()
 
 
+def named(of: Any, *names: str) -> dict[str, Any]:
+    """Inputs of an operation by their names."""
+    return {name: getattr(of, name) for name in names}
+
+
 def check_shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:
     """Refuse tensors of another shape than the one given with each; None passes, as in all checks."""
     for name, (tensor, shape) in pairs.items():
@@ -96,6 +101,19 @@ def check_device(
             )
 
 
+def check_dropout(operation: str, device: torch.device, dropout: float, **draws: torch.Tensor | None) -> None:
+    """Refuse a probability outside [0, 1), and draws that do not key it."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{operation}: dropout must be at least 0 and below 1, not {dropout}")
+    for name, words in draws.items():
+        if dropout > 0 and words is None:
+            raise ValueError(f"{operation}: dropout needs {name}, the Philox words [seed, purpose, epoch, iteration]")
+        check_shape(operation, **{name: (words, (4,))})
+    check_dtype(operation, (torch.int64,), **draws)
+    check_layout(operation, **draws)
+    check_device(operation, device, (), **draws)
+
+
 def check_range(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int | None = 0) -> None:
     """With debugging on, refuse integers outside [start, stop); without, nothing is read. No start: negatives pass."""
     if not debugging() or values is None or values.numel() == 0:
@@ -105,14 +123,3 @@ def check_range(operation: str, name: str, values: torch.Tensor | None, stop: in
         worst, end = (high, f"[{start or 0}, {stop})") if high >= stop else (low, f"[{start}, {stop})")
         padding = "" if start == 0 else "; negatives are padding"
         raise ValueError(f"{operation}: {name} holds {worst}, outside {end}{padding}; mend the ids before the call")
-
-
-def refuse_second_derivative(operation: Any) -> None:
-    """Make differentiating a backward pass raise; without this its gradients would silently count as constants."""
-
-    def refuse(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(
-            f"{operation._name}: no second derivative to differentiate twice; backward without create_graph"
-        )
-
-    operation.register_autograd(refuse)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from mspipe_triton.kernels.aggregate_mean import copy_rows
@@ -17,45 +19,100 @@ from mspipe_triton.kernels.checks import (
     check_range,
     check_same_dtype,
     check_shape,
+    named,
 )
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
-from mspipe_triton.kernels.mean_mails import launch_mean_mails, mail_rows, mean_mails_reference
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.mean_mails import Mails, launch_means, mail_rows, reference_means
+from mspipe_triton.kernels.operation import operation
 
 _NAME = "deliver_mails"
-TABLES = ("memory", "memory_time", "received", "mails", "event_id", "mail_time", "mail_features")
 
 
-def deliver_mails_reference(
-    memory: torch.Tensor, memory_time: torch.Tensor, received: torch.Tensor, mails: torch.Tensor,
-    event_id: torch.Tensor, mail_time: torch.Tensor, mail_features: torch.Tensor | None,
-    src: torch.Tensor, dst: torch.Tensor, batch_event_ids: torch.Tensor, times: torch.Tensor,
-    features: torch.Tensor | None, hidden: torch.Tensor, hidden_time: torch.Tensor, src_rows: torch.Tensor,
-    dst_rows: torch.Tensor, heard: torch.Tensor, last: torch.Tensor, owners: torch.Tensor | None,
-    deliveries: torch.Tensor | None, mode: str = "last",
-) -> None:  # fmt: skip
-    """`deliver_mails` in torch."""
-    ends, rows = torch.cat([src, dst]), torch.cat([src_rows, dst_rows])
+class Deliver(NamedTuple):
+    """Write the memory of a batch's endpoints, and a mail in the next slot of everyone who hears of its events (APAN,
+    Wang et al., SIGMOD 2021), in place.
+
+    memory(u) := h(u) of the ends u of the B events. A node v that hears of events gets one mail, whatever their number,
+    into slot received[v] mod S, and received[v] grows by one. Mail 2·event + side comes from the event's source (side
+    0) or destination (1); its row is [h(that end) ‖ h(the other end)]:
+
+    * "last": the row of its latest mail, `last`.
+    * "mean": the mean row and the mean feature row of all its deliveries; event id and time are the latest one's.
+
+    Args:
+        memory: [N, D]; mails: [N, S, 2D]; mail_features: [N, S, E] floating, for "mean" where events have features,
+            None otherwise. memory_time: [N], mail_time: [N, S] int64 or float64. received: [N], event_id: [N, S] int64.
+            All mutated. Rows of memory, mails and mail_features may be apart by more than a node's numbers.
+        src, dst: [B] integer nodes; a negative one is padding. batch_event_ids: [B] integer; times: [B].
+        features: [B, E] floating, the events' feature rows; with `mail_features` alone.
+        hidden: h [U, D] float32 or float64; hidden_time: [U], the time that memory gets; src_rows, dst_rows: [B]
+            integer, the ends' rows in `hidden`. All times have one dtype.
+        heard: [V] integer, the nodes that hear of an event, each once; a negative one is padding. last: [V] integer,
+            the latest mail of each.
+        owners, deliveries: [M] integer, for "mean": places among `heard`, and the mails delivered to them; a negative
+            delivery is padding.
+
+    Returns:
+        None; nothing is differentiable. What is written is the same in every run, on a GPU too.
+
+    Raises:
+        ValueError: `mode` is neither of the two or lacks its arguments; a wrong dtype, shape, layout or device; with
+            debugging on, a node, row, mail or place outside its table.
+    """
+
+    memory: torch.Tensor
+    memory_time: torch.Tensor
+    received: torch.Tensor
+    mails: torch.Tensor
+    event_id: torch.Tensor
+    mail_time: torch.Tensor
+    mail_features: torch.Tensor | None
+    src: torch.Tensor
+    dst: torch.Tensor
+    batch_event_ids: torch.Tensor
+    times: torch.Tensor
+    features: torch.Tensor | None
+    hidden: torch.Tensor
+    hidden_time: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    heard: torch.Tensor
+    last: torch.Tensor
+    owners: torch.Tensor | None = None
+    deliveries: torch.Tensor | None = None
+    mode: str = "last"
+
+
+def _reference(of: Deliver) -> None:
+    ends, rows = torch.cat([of.src, of.dst]), torch.cat([of.src_rows, of.dst_rows])
     real = (ends >= 0).nonzero().squeeze(1)
     ends, rows = ends.index_select(0, real).long(), rows.index_select(0, real)
-    memory.index_copy_(0, ends, hidden.index_select(0, rows).to(memory.dtype))
-    memory_time.index_copy_(0, ends, hidden_time.index_select(0, rows))
+    of.memory.index_copy_(0, ends, of.hidden.index_select(0, rows).to(of.memory.dtype))
+    of.memory_time.index_copy_(0, ends, of.hidden_time.index_select(0, rows))
 
-    places = (heard >= 0).nonzero().squeeze(1)
-    nodes, latest = heard.index_select(0, places).long(), last.index_select(0, places).long()
-    before = received.index_select(0, nodes)
-    received.index_copy_(0, nodes, before + 1)
-    cells, events = (nodes, before % mails.shape[1]), latest >> 1
-    event_id.index_put_(cells, batch_event_ids.index_select(0, events).long())
-    mail_time.index_put_(cells, times.index_select(0, events))
-    if owners is None or deliveries is None or mode == "last":
-        found = mail_rows(hidden, src_rows, dst_rows, latest)
+    places = (of.heard >= 0).nonzero().squeeze(1)
+    nodes, latest = of.heard.index_select(0, places).long(), of.last.index_select(0, places).long()
+    before = of.received.index_select(0, nodes)
+    of.received.index_copy_(0, nodes, before + 1)
+    cells, events = (nodes, before % of.mails.shape[1]), latest >> 1
+    of.event_id.index_put_(cells, of.batch_event_ids.index_select(0, events).long())
+    of.mail_time.index_put_(cells, of.times.index_select(0, events))
+    summed = _summed(of)
+    if summed is None:
+        found = mail_rows(of.hidden, of.src_rows, of.dst_rows, latest)
     else:
-        means, kept = mean_mails_reference(hidden, src_rows, dst_rows, features, owners, deliveries, heard.numel())
+        means, kept = reference_means(summed)
         found = means.index_select(0, places)
-        if mail_features is not None and kept is not None:
-            mail_features.index_put_(cells, kept.index_select(0, places).to(mail_features.dtype))
-    mails.index_put_(cells, found.to(mails.dtype))
+        if of.mail_features is not None and kept is not None:
+            of.mail_features.index_put_(cells, kept.index_select(0, places).to(of.mail_features.dtype))
+    of.mails.index_put_(cells, found.to(of.mails.dtype))
+
+
+def _summed(of: Deliver) -> Mails | None:
+    """The mails of which means are taken, if any."""
+    if of.mode == "last" or of.owners is None or of.deliveries is None:
+        return None
+    return Mails(of.hidden, of.src_rows, of.dst_rows, of.features, of.owners, of.deliveries, of.heard.numel())
 
 
 @kernel(
@@ -117,161 +174,65 @@ def ring_kernel(
         tl.store(p_memory_time + b_node, tl.load(p_hidden_time + b_row, mask=m_node, other=0), mask=m_node)
 
 
-def launch_deliver_mails(
-    memory: torch.Tensor, memory_time: torch.Tensor, received: torch.Tensor, mails: torch.Tensor,
-    event_id: torch.Tensor, mail_time: torch.Tensor, mail_features: torch.Tensor | None,
-    src: torch.Tensor, dst: torch.Tensor, batch_event_ids: torch.Tensor, times: torch.Tensor,
-    features: torch.Tensor | None, hidden: torch.Tensor, hidden_time: torch.Tensor, src_rows: torch.Tensor,
-    dst_rows: torch.Tensor, heard: torch.Tensor, last: torch.Tensor, owners: torch.Tensor | None,
-    deliveries: torch.Tensor | None, mode: str = "last",
-) -> None:  # fmt: skip
-    """`deliver_mails` by one kernel, for "mean" after the one that sums."""
-    means = kept = None
-    if mode == "mean" and owners is not None and deliveries is not None:
-        means, kept = launch_mean_mails(hidden, src_rows, dst_rows, features, owners, deliveries, heard.numel())
-    config, (_, slots, width) = ring_kernel.config(), mails.shape
-    dim, features_width = width // 2, 0 if mail_features is None else mail_features.shape[2]
-    stride_features = 0 if mail_features is None else mail_features.stride(0)
-    tiles = cdiv(heard.numel(), config["BLOCK"]) + cdiv(2 * src.numel(), config["BLOCK"])
+def _launch(of: Deliver) -> None:
+    """One kernel, for "mean" after the one that sums."""
+    summed = _summed(of)
+    means, kept = (None, None) if summed is None else launch_means(summed)
+    config, (_, slots, width) = ring_kernel.config(), of.mails.shape
+    dim, features = width // 2, of.mail_features
+    features_width, stride_features = (0, 0) if features is None else (features.shape[2], features.stride(0))
+    tiles = cdiv(of.heard.numel(), config["BLOCK"]) + cdiv(2 * of.src.numel(), config["BLOCK"])
     ring_kernel.launch(
-        (tiles,), config,
-        memory, memory_time, received, mails, event_id, mail_time, mail_features, src, dst, batch_event_ids, times,
-        hidden, hidden_time, src_rows, dst_rows, heard, last, means, kept, src.numel(), heard.numel(),
-        memory.stride(0), mails.stride(0), stride_features, hidden.stride(0), SLOTS=slots, DIM=dim,
+        (tiles,), config, *of[:11], *of[12:18], means, kept, of.src.numel(), of.heard.numel(),
+        of.memory.stride(0), of.mails.stride(0), stride_features, of.hidden.stride(0), SLOTS=slots, DIM=dim,
         WIDTH=features_width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(features_width, 1),
     )  # fmt: skip
 
 
-@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=TABLES)
-def _operation(
-    memory: torch.Tensor, memory_time: torch.Tensor, received: torch.Tensor, mails: torch.Tensor,
-    event_id: torch.Tensor, mail_time: torch.Tensor, mail_features: torch.Tensor | None,
-    src: torch.Tensor, dst: torch.Tensor, batch_event_ids: torch.Tensor, times: torch.Tensor,
-    features: torch.Tensor | None, hidden: torch.Tensor, hidden_time: torch.Tensor, src_rows: torch.Tensor,
-    dst_rows: torch.Tensor, heard: torch.Tensor, last: torch.Tensor, owners: torch.Tensor | None,
-    deliveries: torch.Tensor | None, aggregator: str,
-) -> None:  # fmt: skip
-    # torch's functionalisation of mutating operations has an argument `mode` of its own.
-    run = launch_deliver_mails if on_triton(hidden) else deliver_mails_reference
-    run(
-        memory, memory_time, received, mails, event_id, mail_time, mail_features, src, dst, batch_event_ids, times,
-        features, hidden, hidden_time, src_rows, dst_rows, heard, last, owners, deliveries, aggregator,
-    )  # fmt: skip
-
-
-def deliver_mails(
-    memory: torch.Tensor,
-    memory_time: torch.Tensor,
-    received: torch.Tensor,
-    mails: torch.Tensor,
-    event_id: torch.Tensor,
-    mail_time: torch.Tensor,
-    mail_features: torch.Tensor | None,
-    src: torch.Tensor,
-    dst: torch.Tensor,
-    batch_event_ids: torch.Tensor,
-    times: torch.Tensor,
-    features: torch.Tensor | None,
-    hidden: torch.Tensor,
-    hidden_time: torch.Tensor,
-    src_rows: torch.Tensor,
-    dst_rows: torch.Tensor,
-    heard: torch.Tensor,
-    last: torch.Tensor,
-    owners: torch.Tensor | None = None,
-    deliveries: torch.Tensor | None = None,
-    mode: str = "last",
-) -> None:
-    """Write the memory of a batch's endpoints, and a mail in the next slot of everyone who hears of its events (APAN,
-    Wang et al., SIGMOD 2021), in place.
-
-    memory(u) := h(u) of the ends u of the B events. A node v that hears of events gets one mail, whatever their number,
-    into slot received[v] mod S, and received[v] grows by one. Mail 2·event + side comes from the event's source (side
-    0) or destination (1); its row is [h(that end) ‖ h(the other end)]:
-
-    * "last": the row of its latest mail, `last`.
-    * "mean": the mean row and the mean feature row of all its deliveries; event id and time are the latest one's.
-
-    Args:
-        memory: [N, D]; mails: [N, S, 2D]; mail_features: [N, S, E] floating, for "mean" where events have features,
-            None otherwise. memory_time: [N], mail_time: [N, S] int64 or float64. received: [N], event_id: [N, S] int64.
-            All mutated. Rows of memory, mails and mail_features may be apart by more than a node's numbers.
-        src, dst: [B] integer nodes; a negative one is padding. batch_event_ids: [B] integer; times: [B].
-        features: [B, E] floating, the events' feature rows; with `mail_features` alone.
-        hidden: h [U, D] float32 or float64; hidden_time: [U], the time that memory gets; src_rows, dst_rows: [B]
-            integer, the ends' rows in `hidden`. All times have one dtype.
-        heard: [V] integer, the nodes that hear of an event, each once; a negative one is padding. last: [V] integer,
-            the latest mail of each.
-        owners, deliveries: [M] integer, for "mean": places among `heard`, and the mails delivered to them; a negative
-            delivery is padding.
-
-    Returns:
-        None; nothing is differentiable. What is written is the same in every run, on a GPU too.
-
-    Raises:
-        ValueError: `mode` is neither of the two or lacks its arguments; a wrong dtype, shape, layout or device; with
-            debugging on, a node, row, mail or place outside its table.
-    """
-    if mode not in ("last", "mean"):
-        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {mode!r}")
-    if (owners is None) != (deliveries is None) or (mode == "mean" and owners is None):
+def _check(of: Deliver) -> None:
+    if of.mode not in ("last", "mean"):
+        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
+    if (of.owners is None) != (of.deliveries is None) or (of.mode == "mean" and of.owners is None):
         raise ValueError(f"{_NAME}: owners and deliveries go together, and mode 'mean' takes both; give both")
-    if (mail_features is None) != (features is None) or (mode == "last" and features is not None):
+    if (of.mail_features is None) != (of.features is None) or (of.mode == "last" and of.features is not None):
         raise ValueError(f"{_NAME}: features and mail_features go together, under mode 'mean'; give both or neither")
-    arguments = (
-        memory, memory_time, received, mails, event_id, mail_time, mail_features, src, dst, batch_event_ids, times,
-        features, hidden, hidden_time, src_rows, dst_rows, heard, last, owners, deliveries,
-    )  # fmt: skip
-    _check(*arguments)
-    with torch.no_grad():
-        (deliver_mails_reference if eager(hidden) else _operation)(*arguments, mode)
-
-
-def _check(
-    memory: torch.Tensor, memory_time: torch.Tensor, received: torch.Tensor, mails: torch.Tensor,
-    event_id: torch.Tensor, mail_time: torch.Tensor, mail_features: torch.Tensor | None,
-    src: torch.Tensor, dst: torch.Tensor, batch_event_ids: torch.Tensor, times: torch.Tensor,
-    features: torch.Tensor | None, hidden: torch.Tensor, hidden_time: torch.Tensor, src_rows: torch.Tensor,
-    dst_rows: torch.Tensor, heard: torch.Tensor, last: torch.Tensor, owners: torch.Tensor | None,
-    deliveries: torch.Tensor | None,
-) -> None:  # fmt: skip
-    """Refuse what the operation cannot take."""
-    batch = {"src": src, "dst": dst, "batch_event_ids": batch_event_ids, "src_rows": src_rows, "dst_rows": dst_rows}
-    receivers = {"heard": heard, "last": last}
-    each = {"owners": owners, "deliveries": deliveries}
-    check_dtype(_NAME, COMPUTED, hidden=hidden)
-    check_dtype(_NAME, FLOATS, memory=memory, mails=mails, mail_features=mail_features, features=features)
-    check_dtype(_NAME, (torch.int64,), received=received, event_id=event_id)
-    check_dtype(_NAME, INTEGERS, **batch, **receivers, **each)
-    check_dtype(_NAME, TIMES, memory_time=memory_time)
-    check_same_dtype(_NAME, memory_time=memory_time, mail_time=mail_time, times=times, hidden_time=hidden_time)
-    check_dims(_NAME, 2, memory=memory, hidden=hidden, event_id=event_id, features=features)
-    check_dims(_NAME, 1, src=src, heard=heard, owners=owners)
-    (nodes, dim), slots, events = memory.shape, event_id.shape[1], tuple(src.shape)
-    width = 0 if features is None else features.shape[1]
-    ring = (nodes, slots)
+    batch = named(of, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
+    lists = {**batch, **named(of, "heard", "last", "owners", "deliveries")}
+    columns, rows = named(of, "memory_time", "received", "event_id", "mail_time"), named(of, "mails", "mail_features")
+    others = {**lists, **named(of, "times", "features", "hidden_time")}
+    check_dtype(_NAME, COMPUTED, hidden=of.hidden)
+    check_dtype(_NAME, FLOATS, memory=of.memory, **rows, features=of.features)
+    check_dtype(_NAME, (torch.int64,), received=of.received, event_id=of.event_id)
+    check_dtype(_NAME, INTEGERS, **lists)
+    check_dtype(_NAME, TIMES, memory_time=of.memory_time)
+    check_same_dtype(_NAME, **named(of, "memory_time", "mail_time", "times", "hidden_time"))
+    check_dims(_NAME, 2, **named(of, "memory", "hidden", "event_id", "features"))
+    check_dims(_NAME, 1, src=of.src, heard=of.heard, owners=of.owners)
+    (nodes, dim), slots, events = of.memory.shape, of.event_id.shape[1], tuple(of.src.shape)
+    width, ring, known = 0 if of.features is None else of.features.shape[1], (nodes, slots), len(of.hidden)
     if slots < 1:
-        raise ValueError(f"{_NAME}: event_id has shape {tuple(event_id.shape)}; give one slot a node at least")
-    check_shape(
-        _NAME, memory_time=(memory_time, (nodes,)), received=(received, (nodes,)), mails=(mails, (*ring, 2 * dim)),
-        event_id=(event_id, ring), mail_time=(mail_time, ring), mail_features=(mail_features, (*ring, width)),
-        features=(features, (*events, width)), hidden=(hidden, (len(hidden), dim)),
-        hidden_time=(hidden_time, (len(hidden),)), times=(times, events), last=(last, tuple(heard.shape)),
-        deliveries=(deliveries, () if owners is None else tuple(owners.shape)),
-        **{name: (tensor, events) for name, tensor in batch.items()},
-    )  # fmt: skip
-    columns = {"memory_time": memory_time, "received": received, "event_id": event_id, "mail_time": mail_time}
-    rows = {"mails": mails, "mail_features": mail_features}
-    others = {**batch, **receivers, **each, "times": times, "features": features, "hidden_time": hidden_time}
-    check_layout(_NAME, memory=memory, hidden=hidden, **others)
+        raise ValueError(f"{_NAME}: event_id has shape {tuple(of.event_id.shape)}; give one slot a node at least")
+    shapes = {
+        "memory_time": (nodes,), "received": (nodes,), "mails": (*ring, 2 * dim), "event_id": ring, "mail_time": ring,
+        "mail_features": (*ring, width), "features": (*events, width), "hidden": (known, dim), "hidden_time": (known,),
+        "times": events, "last": tuple(of.heard.shape),
+        "deliveries": () if of.owners is None else tuple(of.owners.shape), **dict.fromkeys(batch, events),
+    }  # fmt: skip
+    check_shape(_NAME, **{name: (getattr(of, name), shape) for name, shape in shapes.items()})
+    check_layout(_NAME, memory=of.memory, hidden=of.hidden, **others)
     for name, table in {**columns, **rows}.items():
         apart = table is not None and name in rows and table.numel() and table.stride()[1:] == (table.shape[2], 1)
         if table is not None and not (apart or table.is_contiguous()):
             raise ValueError(f"{_NAME}: {name} has strides {table.stride()}; give {name}.contiguous()")
-    check_device(_NAME, hidden.device, (), memory=memory, **columns, **rows, **others)
-    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", len(hidden)), ("dst_rows", len(hidden))):
-        check_range(_NAME, name, batch[name], stop, None)
-    check_range(_NAME, "heard", heard, nodes, None)
-    check_range(_NAME, "owners", owners, heard.numel())
-    for name, values in (("last", last), ("deliveries", deliveries)):
-        check_range(_NAME, name, values, 2 * src.numel(), None)
+    check_device(_NAME, of.hidden.device, (), memory=of.memory, **columns, **rows, **others)
+    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", known), ("dst_rows", known), ("heard", nodes)):
+        check_range(_NAME, name, getattr(of, name), stop, None)
+    check_range(_NAME, "owners", of.owners, of.heard.numel())
+    for name in ("last", "deliveries"):
+        check_range(_NAME, name, getattr(of, name), 2 * len(of.src), None)
+
+
+deliver_mails = operation(
+    _NAME, Deliver, reference=_reference, launch=_launch, check=_check, on="hidden",
+    mutates=("memory", "memory_time", "received", "mails", "event_id", "mail_time", "mail_features"),
+)  # fmt: skip

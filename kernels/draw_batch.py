@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from mspipe_triton.kernels.checks import (
@@ -13,26 +15,60 @@ from mspipe_triton.kernels.checks import (
     check_layout,
     check_shape,
 )  # fmt: skip
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, tl
+from mspipe_triton.kernels.operation import operation
 from mspipe_triton.kernels.philox import philox_below, philox_block, philox_integers
 
 _NAME = "draw_batch"
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def draw_batch_reference(
-    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
-    span: torch.Tensor, draws: torch.Tensor, size: int, each: int = 1,
-) -> Batch:  # fmt: skip
-    """`draw_batch` in torch."""
+class Draw(NamedTuple):
+    """A batch of B consecutive events and their drawn candidates, as roots: src ‖ dst ‖ candidates.
+
+    Event i of the batch is e = span[0] + i, real where e < span[1]; the real ones are a prefix of the batch, so that
+    the last batch of a stream has the shape of the others. Candidate n of event i is the root 2B + i·each + n, the
+    destination number ⌊w · K / 2³²⌋ with w the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
+    depends on `draws` and on that position alone, and may be a true destination.
+
+    Args:
+        src, dst: [E] integer nodes, E ≥ 1, the ends of all events.
+        times: [E] int64 or float64.
+        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, those to draw from.
+        span: [2] int64, the batch's first event and where the events end; what lies outside [0, E] is cut off.
+        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
+        size: B ≥ 0.
+        each: candidates an event, at least 1.
+
+    Returns:
+        roots [(2 + each)·B] int64, −1 where the event is not real; root_times [(2 + each)·B], the event's time for
+        each of its roots, and where it is not real the time of the last event before the span's end (of event 0 where
+        there is none); events [B] int64, e or −1; count [1] int64 of real events. Nothing is mutated, nothing is
+        differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no event, no destination.
+    """
+
+    src: torch.Tensor
+    dst: torch.Tensor
+    times: torch.Tensor
+    destinations: torch.Tensor
+    span: torch.Tensor
+    draws: torch.Tensor
+    size: int
+    each: int = 1
+
+
+def _reference(of: Draw) -> Batch:
+    span, destinations, times = of.span, of.destinations, of.times
     first, end = span.clamp(0, times.numel())
-    row, candidate = (torch.arange(count, device=span.device) for count in (size, size * each))
+    row, candidate = (torch.arange(count, device=span.device) for count in (of.size, of.size * of.each))
     event = first + row
     place = torch.minimum(event, end - 1).clamp_(min=0)
-    drawn = destinations.index_select(0, philox_integers(draws, candidate, destinations.numel()))
-    nodes = torch.cat([src.index_select(0, place).long(), dst.index_select(0, place).long(), drawn.long()])
-    owner = torch.cat([row, row, candidate // each])
+    drawn = destinations.index_select(0, philox_integers(of.draws, candidate, destinations.numel()))
+    nodes = torch.cat([of.src.index_select(0, place).long(), of.dst.index_select(0, place).long(), drawn.long()])
+    owner = torch.cat([row, row, candidate // of.each])
     real, moments = event < end, times.index_select(0, place)
     roots = torch.where(real.index_select(0, owner), nodes, -1)
     return roots, moments.index_select(0, owner), torch.where(real, event, -1), real.sum(0, keepdim=True)
@@ -72,93 +108,38 @@ def batch_kernel(
     tl.store(p_count, tl.minimum(tl.maximum(end - first, 0), size), mask=tl.program_id(0) == 0)
 
 
-def launch_draw_batch(
-    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
-    span: torch.Tensor, draws: torch.Tensor, size: int, each: int = 1,
-) -> Batch:  # fmt: skip
-    """`draw_batch` by its kernel: a program makes BLOCK roots; one at least, for the count of a batch without any."""
-    out = empty_batch(times, span, size, each)
-    config = batch_kernel.config()
+def _launch(of: Draw) -> Batch:
+    """A program makes BLOCK roots; one at least, for the count of a batch without any."""
+    out, config = _empty(of), batch_kernel.config()
     batch_kernel.launch(
         (max(cdiv(out[0].numel(), config["BLOCK"]), 1),), config,
-        src, dst, times, destinations, span, draws, *out, size, times.numel(), destinations.numel(), EACH=each,
+        *of[:6], *out, of.size, of.times.numel(), of.destinations.numel(), EACH=of.each,
     )  # fmt: skip
     return out
 
 
-def empty_batch(times: torch.Tensor, span: torch.Tensor, size: int, each: int) -> Batch:
+def _empty(of: Draw) -> Batch:
     """The outputs, unwritten."""
-    roots = span.new_empty((2 + each) * size)
-    return roots, torch.empty_like(roots, dtype=times.dtype), span.new_empty(size), span.new_empty(1)
+    roots = of.span.new_empty((2 + of.each) * of.size)
+    return roots, torch.empty_like(roots, dtype=of.times.dtype), of.span.new_empty(of.size), of.span.new_empty(1)
 
 
-@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=())
-def _operation(
-    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
-    span: torch.Tensor, draws: torch.Tensor, size: int, each: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    run = launch_draw_batch if on_triton(span) else draw_batch_reference
-    return run(src, dst, times, destinations, span, draws, size, each)
-
-
-@_operation.register_fake
-def _(
-    src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, destinations: torch.Tensor,
-    span: torch.Tensor, draws: torch.Tensor, size: int, each: int,
-) -> Batch:  # fmt: skip
-    return empty_batch(times, span, size, each)
-
-
-def draw_batch(
-    src: torch.Tensor,
-    dst: torch.Tensor,
-    times: torch.Tensor,
-    destinations: torch.Tensor,
-    span: torch.Tensor,
-    draws: torch.Tensor,
-    size: int,
-    each: int = 1,
-) -> Batch:
-    """A batch of B consecutive events and their drawn candidates, as roots: src ‖ dst ‖ candidates.
-
-    Event i of the batch is e = span[0] + i, real where e < span[1]; the real ones are a prefix of the batch, so that
-    the last batch of a stream has the shape of the others. Candidate n of event i is the root 2B + i·each + n, the
-    destination number ⌊w · K / 2³²⌋ with w the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
-    depends on `draws` and on that position alone, and may be a true destination.
-
-    Args:
-        src, dst: [E] integer nodes, E ≥ 1, the ends of all events.
-        times: [E] int64 or float64.
-        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, those to draw from.
-        span: [2] int64, the batch's first event and where the events end; what lies outside [0, E] is cut off.
-        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
-        size: B ≥ 0.
-        each: candidates an event, at least 1.
-
-    Returns:
-        roots [(2 + each)·B] int64, −1 where the event is not real; root_times [(2 + each)·B], the event's time for
-        each of its roots, and where it is not real the time of the last event before the span's end (of event 0 where
-        there is none); events [B] int64, e or −1; count [1] int64 of real events. Nothing is mutated, nothing is
-        differentiable.
-
-    Raises:
-        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no event, no destination.
-    """
-    ends, given = {"src": src, "dst": dst}, {"span": span, "draws": draws}
-    check_dtype(_NAME, INTEGERS, **ends, destinations=destinations)
-    check_dtype(_NAME, TIMES, times=times)
-    check_dtype(_NAME, (torch.int64,), **given)
-    check_dims(_NAME, 1, times=times, destinations=destinations)
-    check_shape(_NAME, **{name: (part, tuple(times.shape)) for name, part in ends.items()})
-    check_shape(_NAME, span=(span, (2,)), draws=(draws, (4,)))
-    if times.numel() == 0 or destinations.numel() == 0:
-        name = "times" if times.numel() == 0 else "destinations"
-        raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
-    for name, number, least in (("size", size, 0), ("each", each, 1)):
+def _check(of: Draw) -> None:
+    ends, words = {"src": of.src, "dst": of.dst}, {"span": of.span, "draws": of.draws}
+    check_dtype(_NAME, INTEGERS, **ends, destinations=of.destinations)
+    check_dtype(_NAME, TIMES, times=of.times)
+    check_dtype(_NAME, (torch.int64,), **words)
+    check_dims(_NAME, 1, times=of.times, destinations=of.destinations)
+    check_shape(_NAME, **{name: (part, tuple(of.times.shape)) for name, part in ends.items()})
+    check_shape(_NAME, span=(of.span, (2,)), draws=(of.draws, (4,)))
+    for name in ("times", "destinations"):
+        if getattr(of, name).numel() == 0:
+            raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
+    for name, number, least in (("size", of.size, 0), ("each", of.each, 1)):
         if not isinstance(number, int | torch.SymInt) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
-    check_layout(_NAME, **ends, times=times, destinations=destinations, **given)
-    check_device(_NAME, span.device, (), **ends, times=times, destinations=destinations, draws=draws)
-    run = draw_batch_reference if eager(span) else _operation
-    batch: Batch = run(src, dst, times, destinations, span, draws, size, each)
-    return batch
+    check_layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
+    check_device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)
+
+
+draw_batch = operation(_NAME, Draw, reference=_reference, launch=_launch, fake=_empty, check=_check, on="span")

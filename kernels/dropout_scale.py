@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from mspipe_triton.kernels.checks import FLOATS, check_dtype, check_layout, check_shape
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
-from mspipe_triton.kernels.philox import dropout_scale as dropout_scale_reference
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, tl
+from mspipe_triton.kernels.operation import operation
+from mspipe_triton.kernels.philox import dropout_scale as _scale
 from mspipe_triton.kernels.philox import keep_scale, philox_block
 
 _NAME = "dropout_scale"
 
 
-@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 256}, num_warps=4))
-def dropout_kernel(p_draws, p_out, num_elements, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr):
-    """out_e = SCALE where philox(⌊e / 4⌋)_(e mod 4) ≥ KEEP_FROM, else 0; a program draws BLOCK times four words."""
-    i_program = tl.program_id(0).to(tl.int64)
-    w0, w1, w2, w3 = philox_block(p_draws, i_program * BLOCK + tl.arange(0, BLOCK))
-    b_word = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
-    o_element = i_program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
-    # The block has the output's type from the start: a bare constant is a float32.
-    b_scale = tl.full([4 * BLOCK], SCALE, p_out.dtype.element_ty)
-    tl.store(p_out + o_element, tl.where(b_word.to(tl.int64) >= KEEP_FROM, b_scale, 0), mask=o_element < num_elements)
-
-
-def launch_dropout_scale(
-    draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype
-) -> torch.Tensor:
-    """`dropout_scale` by its kernel."""
-    out, config = draws.new_empty(shape, dtype=dtype), dropout_kernel.config()
-    dropout_kernel.launch(
-        (cdiv(out.numel(), 4 * config["BLOCK"]),), config,
-        draws, out, out.numel(), KEEP_FROM=int(probability * 2**32), SCALE=keep_scale(probability, dtype),
-    )  # fmt: skip
-    return out
-
-
-@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=())
-def _operation(draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype) -> torch.Tensor:
-    run = launch_dropout_scale if on_triton(draws) else dropout_scale_reference
-    return run(draws, tuple(shape), probability, dtype)
-
-
-@_operation.register_fake
-def _(draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype) -> torch.Tensor:
-    return draws.new_empty(shape, dtype=dtype)
-
-
-def dropout_scale(draws: torch.Tensor, shape: tuple[int, ...], probability: float, dtype: torch.dtype) -> torch.Tensor:
+class Dropout(NamedTuple):
     """Dropout multipliers: 0 with the given probability, 1 / (1 − probability) otherwise.
 
     Element e, in row-major order, is kept where word e mod 4 of Philox's position ⌊e / 4⌋ (Salmon et al., SC 2011) is
@@ -68,15 +34,53 @@ def dropout_scale(draws: torch.Tensor, shape: tuple[int, ...], probability: floa
     Raises:
         ValueError: a wrong dtype, shape or layout, a probability outside [0, 1).
     """
-    check_dtype(_NAME, (torch.int64,), draws=draws)
-    check_shape(_NAME, draws=(draws, (4,)))
-    check_layout(_NAME, draws=draws)
-    if any(size < 0 for size in shape):
-        raise ValueError(f"{_NAME}: shape is {tuple(shape)}; give sizes of at least 0")
-    if not 0 <= probability < 1:
-        raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {probability}")
-    if dtype not in FLOATS:
-        raise ValueError(f"{_NAME}: dtype must be a floating type, not {dtype}; that of what is multiplied")
-    run = dropout_scale_reference if eager(draws) else _operation
-    scale: torch.Tensor = run(draws, shape, probability, dtype)
-    return scale
+
+    draws: torch.Tensor
+    shape: Sequence[int]
+    probability: float
+    dtype: torch.dtype
+
+
+def _reference(of: Dropout) -> torch.Tensor:
+    return _scale(*of)
+
+
+@kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 256}, num_warps=4))
+def dropout_kernel(p_draws, p_out, num_elements, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr):
+    """out_e = SCALE where philox(⌊e / 4⌋)_(e mod 4) ≥ KEEP_FROM, else 0; a program draws BLOCK times four words."""
+    i_program = tl.program_id(0).to(tl.int64)
+    w0, w1, w2, w3 = philox_block(p_draws, i_program * BLOCK + tl.arange(0, BLOCK))
+    b_word = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    o_element = i_program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
+    # The block has the output's type from the start: a bare constant is a float32.
+    b_scale = tl.full([4 * BLOCK], SCALE, p_out.dtype.element_ty)
+    tl.store(p_out + o_element, tl.where(b_word.to(tl.int64) >= KEEP_FROM, b_scale, 0), mask=o_element < num_elements)
+
+
+def _launch(of: Dropout) -> torch.Tensor:
+    out, config = _empty(of), dropout_kernel.config()
+    dropout_kernel.launch(
+        (cdiv(out.numel(), 4 * config["BLOCK"]),), config, of.draws, out, out.numel(),
+        KEEP_FROM=int(of.probability * 2**32), SCALE=keep_scale(of.probability, of.dtype),
+    )  # fmt: skip
+    return out
+
+
+def _empty(of: Dropout) -> torch.Tensor:
+    """The output, unwritten."""
+    return of.draws.new_empty(of.shape, dtype=of.dtype)
+
+
+def _check(of: Dropout) -> None:
+    check_dtype(_NAME, (torch.int64,), draws=of.draws)
+    check_shape(_NAME, draws=(of.draws, (4,)))
+    check_layout(_NAME, draws=of.draws)
+    if any(size < 0 for size in of.shape):
+        raise ValueError(f"{_NAME}: shape is {tuple(of.shape)}; give sizes of at least 0")
+    if not 0 <= of.probability < 1:
+        raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {of.probability}")
+    if of.dtype not in FLOATS:
+        raise ValueError(f"{_NAME}: dtype must be a floating type, not {of.dtype}; that of what is multiplied")
+
+
+dropout_scale = operation(_NAME, Dropout, reference=_reference, launch=_launch, fake=_empty, check=_check, on="draws")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from mspipe_triton.kernels.checks import (
@@ -16,22 +18,47 @@ from mspipe_triton.kernels.checks import (
     check_same_dtype,
     check_shape,
 )  # fmt: skip
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, tl
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, tl
+from mspipe_triton.kernels.operation import operation
 
 _NAME = "fetch_mail"
 Fetched = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def fetch_mail_reference(
-    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
-) -> Fetched:
-    """`fetch_mail` in torch."""
-    place = nodes.clamp(min=0)
-    memory, mail = memory_time.index_select(0, place), mail_time.index_select(0, place)
-    events = torch.where(nodes >= 0, event_id.index_select(0, place), -1)
+class Fetch(NamedTuple):
+    """The event of every node's one mail, its Δt, and the time that memory has once the mail is digested.
+
+    With v = nodes[i]: events[i] = event_id[v], has_mail[i] = (events[i] ≥ 0), Δt[i] = mail_time[v] − memory_time[v]
+    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail Δt is 0 and the time is memory_time[v].
+
+    Args:
+        nodes: [C] integer, rows of the tables; a negative one is padding, which has no mail and node 0's memory time.
+        memory_time: [N] int64 or float64, N ≥ 1, when memory was last updated.
+        event_id: [N] int64, the event that the mail is from; negative where there is no mail.
+        mail_time: [N], in the dtype of `memory_time`.
+        dtype: float32 or float64, of the differences.
+
+    Returns:
+        events [C] int64, −1 in padding; Δt [C] in `dtype`, subtracted before it is rounded; has_mail [C]
+        bool; digested_time [C] in the dtype of the times. Nothing is mutated, nothing is differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout or device, empty tables; with debugging on, a node outside the tables.
+    """
+
+    nodes: torch.Tensor
+    memory_time: torch.Tensor
+    event_id: torch.Tensor
+    mail_time: torch.Tensor
+    dtype: torch.dtype = torch.float32
+
+
+def _reference(of: Fetch) -> Fetched:
+    place = of.nodes.clamp(min=0)
+    memory, mail = of.memory_time.index_select(0, place), of.mail_time.index_select(0, place)
+    events = torch.where(of.nodes >= 0, of.event_id.index_select(0, place), -1)
     has_mail = events >= 0
-    return events, torch.where(has_mail, mail - memory, 0).to(dtype), has_mail, torch.where(has_mail, mail, memory)
+    return events, torch.where(has_mail, mail - memory, 0).to(of.dtype), has_mail, torch.where(has_mail, mail, memory)
 
 
 @kernel(Config({"BLOCK": 128}, num_warps=4), Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 256}, num_warps=4))
@@ -55,85 +82,35 @@ def mail_kernel(
     tl.store(p_digested + o_node, tl.where(m_mail, b_mail, b_memory), mask=m_node)
 
 
-def launch_fetch_mail(
-    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
-) -> Fetched:
-    """`fetch_mail` by its kernel: a program reads the mail of BLOCK nodes."""
-    out = empty_fetched(nodes, mail_time, dtype)
-    config = mail_kernel.config()
-    mail_kernel.launch(
-        (cdiv(nodes.numel(), config["BLOCK"]),), config,
-        nodes, memory_time, event_id, mail_time, *out, nodes.numel(),
-    )  # fmt: skip
+def _launch(of: Fetch) -> Fetched:
+    """A program reads the mail of BLOCK nodes."""
+    out, config, nodes = _empty(of), mail_kernel.config(), of.nodes.numel()
+    mail_kernel.launch((cdiv(nodes, config["BLOCK"]),), config, *of[:4], *out, nodes)
     return out
 
 
-def empty_fetched(nodes: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype) -> Fetched:
+def _empty(of: Fetch) -> Fetched:
     """The outputs, unwritten."""
-    size = nodes.numel()
-    return (
-        nodes.new_empty(size, dtype=torch.int64),
-        nodes.new_empty(size, dtype=dtype),
-        nodes.new_empty(size, dtype=torch.bool),
-        mail_time.new_empty(size),
-    )
+    size = of.nodes.numel()
+    events, deltas, has_mail = (of.nodes.new_empty(size, dtype=dtype) for dtype in (torch.int64, of.dtype, torch.bool))
+    return events, deltas, has_mail, of.mail_time.new_empty(size)
 
 
-@torch.library.custom_op(f"mspipe_triton::{_NAME}", mutates_args=())
-def _operation(
-    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    run = launch_fetch_mail if on_triton(nodes) else fetch_mail_reference
-    return run(nodes, memory_time, event_id, mail_time, dtype)
-
-
-@_operation.register_fake
-def _(
-    nodes: torch.Tensor, memory_time: torch.Tensor, event_id: torch.Tensor, mail_time: torch.Tensor, dtype: torch.dtype
-) -> Fetched:
-    return empty_fetched(nodes, mail_time, dtype)
-
-
-def fetch_mail(
-    nodes: torch.Tensor,
-    memory_time: torch.Tensor,
-    event_id: torch.Tensor,
-    mail_time: torch.Tensor,
-    dtype: torch.dtype = torch.float32,
-) -> Fetched:
-    """The event of every node's one mail, its Δt, and the time that memory has once the mail is digested.
-
-    With v = nodes[i]: events[i] = event_id[v], has_mail[i] = (events[i] ≥ 0), Δt[i] = mail_time[v] − memory_time[v]
-    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail Δt is 0 and the time is memory_time[v].
-
-    Args:
-        nodes: [C] integer, rows of the tables; a negative one is padding, which has no mail and node 0's memory time.
-        memory_time: [N] int64 or float64, N ≥ 1, when memory was last updated.
-        event_id: [N] int64, the event that the mail is from; negative where there is no mail.
-        mail_time: [N], in the dtype of `memory_time`.
-        dtype: float32 or float64, of the differences.
-
-    Returns:
-        events [C] int64, −1 in padding; Δt [C] in `dtype`, subtracted before it is rounded; has_mail [C]
-        bool; digested_time [C] in the dtype of the times. Nothing is mutated, nothing is differentiable.
-
-    Raises:
-        ValueError: a wrong dtype, shape, layout or device, empty tables; with debugging on, a node outside the tables.
-    """
-    tables = {"memory_time": memory_time, "event_id": event_id, "mail_time": mail_time}
-    check_dtype(_NAME, INTEGERS, nodes=nodes)
-    check_dtype(_NAME, TIMES, memory_time=memory_time)
-    check_same_dtype(_NAME, memory_time=memory_time, mail_time=mail_time)
-    check_dtype(_NAME, (torch.int64,), event_id=event_id)
-    if dtype not in COMPUTED:
-        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {dtype}")
-    check_dims(_NAME, 1, nodes=nodes, memory_time=memory_time)
-    check_shape(_NAME, **{name: (table, tuple(memory_time.shape)) for name, table in tables.items()})
-    if memory_time.numel() == 0:
+def _check(of: Fetch) -> None:
+    tables = {"memory_time": of.memory_time, "event_id": of.event_id, "mail_time": of.mail_time}
+    check_dtype(_NAME, INTEGERS, nodes=of.nodes)
+    check_dtype(_NAME, TIMES, memory_time=of.memory_time)
+    check_same_dtype(_NAME, memory_time=of.memory_time, mail_time=of.mail_time)
+    check_dtype(_NAME, (torch.int64,), event_id=of.event_id)
+    if of.dtype not in COMPUTED:
+        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {of.dtype}")
+    check_dims(_NAME, 1, nodes=of.nodes, memory_time=of.memory_time)
+    check_shape(_NAME, **{name: (table, tuple(of.memory_time.shape)) for name, table in tables.items()})
+    if of.memory_time.numel() == 0:
         raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
-    check_layout(_NAME, nodes=nodes, **tables)
-    check_device(_NAME, nodes.device, (), **tables)
-    check_range(_NAME, "nodes", nodes, memory_time.numel(), None)
-    run = fetch_mail_reference if eager(nodes) else _operation
-    fetched: Fetched = run(nodes, memory_time, event_id, mail_time, dtype)
-    return fetched
+    check_layout(_NAME, nodes=of.nodes, **tables)
+    check_device(_NAME, of.nodes.device, (), **tables)
+    check_range(_NAME, "nodes", of.nodes, of.memory_time.numel(), None)
+
+
+fetch_mail = operation(_NAME, Fetch, reference=_reference, launch=_launch, fake=_empty, check=_check, on="nodes")

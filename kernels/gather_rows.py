@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -15,15 +15,37 @@ from mspipe_triton.kernels.checks import (
     check_layout,
     check_range,
 )
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.operation import operation
 
+_NAME = "gather_rows"
 BYTES = (torch.bool, torch.uint8)
 
 
-def gather_rows_reference(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`gather_rows` in torch."""
-    return table.index_select(0, rows)
+class Gather(NamedTuple):
+    """Rows of a table, bit for bit, in memory of their own on the device of `rows`.
+
+    result[i] := table[rows[i]]. A table in pinned host memory is read where it lies, only the rows asked for; nothing
+    waits for the device, so the host must leave such a table alone until the device has read it.
+
+    Args:
+        table: [N, ...], any distance between rows that are dense themselves; float32, float64, bfloat16, int32, int64,
+            uint8 or bool; on the device of `rows` or in pinned host memory.
+        rows: [M] integer, 0 to N − 1 each, in any order and as often as wanted.
+
+    Returns:
+        [M, ...], contiguous. Nothing is mutated, nothing is differentiable: a backward pass through it raises.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout or device; with debugging on, a row outside the table.
+    """
+
+    table: torch.Tensor
+    rows: torch.Tensor
+
+
+def _reference(of: Gather) -> torch.Tensor:
+    return of.table.index_select(0, of.rows)
 
 
 @kernel(
@@ -45,9 +67,9 @@ def gather_kernel(
     tl.store(p_out + o_row.to(tl.int64)[:, None] * WIDTH + i_column, b_cell, mask=m_cell)
 
 
-def launch_gather_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`gather_rows` by its kernel: a program copies a block of columns of BLOCK rows."""
-    out = empty_rows(table, rows)
+def _launch(of: Gather) -> torch.Tensor:
+    """A program copies a block of columns of BLOCK rows."""
+    table, rows, out = of.table, of.rows, _empty(of)
     width, config = table.shape[1:].numel(), gather_kernel.config()
     padded = pow2(width, 1)
     source, target = (part.view(torch.uint8) if part.dtype == torch.bool else part for part in (table, out))
@@ -58,56 +80,26 @@ def launch_gather_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def empty_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _empty(of: Gather) -> torch.Tensor:
     """The output, unwritten."""
-    return rows.new_empty((rows.numel(), *table.shape[1:]), dtype=table.dtype)
+    return of.rows.new_empty((of.rows.numel(), *of.table.shape[1:]), dtype=of.table.dtype)
 
 
-@torch.library.custom_op("mspipe_triton::gather_rows", mutates_args=())
-def _operation(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return launch_gather_rows(table, rows) if on_triton(rows) else gather_rows_reference(table, rows)
-
-
-@_operation.register_fake
-def _(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return empty_rows(table, rows)
-
-
-def _refuse_backward(ctx: Any, grad: torch.Tensor) -> None:
-    raise RuntimeError("gather_rows: it has no gradient of its table; give table.detach(), or take table[rows]")
-
-
-_operation.register_autograd(_refuse_backward)
-
-
-def gather_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Rows of a table, bit for bit, in memory of their own on the device of `rows`.
-
-    result[i] := table[rows[i]]. A table in pinned host memory is read where it lies, only the rows asked for; nothing
-    waits for the device, so the host must leave such a table alone until the device has read it.
-
-    Args:
-        table: [N, ...], any distance between rows that are dense themselves; float32, float64, bfloat16, int32, int64,
-            uint8 or bool; on the device of `rows` or in pinned host memory.
-        rows: [M] integer, 0 to N − 1 each, in any order and as often as wanted.
-
-    Returns:
-        [M, ...], contiguous. Nothing is mutated, nothing is differentiable: a backward pass through it raises.
-
-    Raises:
-        ValueError: a wrong dtype, shape, layout or device; with debugging on, a row outside the table.
-    """
-    operation = "gather_rows"
-    check_dtype(operation, FLOATS + INTEGERS + BYTES, table=table)
-    check_dtype(operation, INTEGERS, rows=rows)
-    check_dims(operation, 1, rows=rows)
+def _check(of: Gather) -> None:
+    table, rows = of
+    check_dtype(_NAME, FLOATS + INTEGERS + BYTES, table=table)
+    check_dtype(_NAME, INTEGERS, rows=rows)
+    check_dims(_NAME, 1, rows=rows)
     if table.dim() == 0:
-        raise ValueError("gather_rows: table has shape (); give at least one dimension, that of its rows")
+        raise ValueError(f"{_NAME}: table has shape (); give at least one dimension, that of its rows")
     if table.dim() > 1:
-        check_layout(operation, table=table)
-    check_layout(operation, rows=rows)
-    check_device(operation, rows.device, ("table",), table=table if table.numel() else None)  # nothing is never pinned
-    check_range(operation, "rows", rows, table.shape[0])
-    direct = eager(rows) and not table.requires_grad
-    gathered: torch.Tensor = (gather_rows_reference if direct else _operation)(table, rows)
-    return gathered
+        check_layout(_NAME, table=table)
+    check_layout(_NAME, rows=rows)
+    check_device(_NAME, rows.device, ("table",), table=table if table.numel() else None)  # nothing is never pinned
+    check_range(_NAME, "rows", rows, table.shape[0])
+
+
+gather_rows = operation(
+    _NAME, Gather, reference=_reference, launch=_launch, fake=_empty, check=_check, on="rows",
+    refuses="it has no gradient of its table; give table.detach(), or take table[rows]",
+)  # fmt: skip

@@ -48,14 +48,19 @@ class Launch:
     constants: Mapping[str, Any]
     config: Config
 
+    @property
+    def variant(self) -> str:
+        """The kernel's variant whose configuration it took."""
+        return next(name for name, config in self.kernel.chosen.items() if config is self.config)
+
 
 class Kernel:
     """A Triton function with the configurations it ships with.
 
     Args:
         function: the Python function, its constexpr parameters last.
-        configs: by variant of the arithmetic ("float32" for all but the kernels that treat types apart), the first of
-            each list being the default.
+        configs: by variant of the arithmetic or of the arguments' form ("float32" for all but the kernels that treat
+            them apart), the first of each list being the default.
     """
 
     def __init__(self, function: Callable[..., None], configs: Mapping[str, Sequence[Config]]) -> None:
@@ -103,7 +108,7 @@ class _State:
 def kernel(*configs: Config, **variants: Sequence[Config]) -> Callable[[Callable[..., None]], Kernel]:
     """Decorate a Triton function that launchers start; the first configuration is the default.
 
-    `variants` gives another arithmetic's configurations by name, as in float64=[...].
+    `variants` gives another arithmetic's or form's configurations by name, as in float64=[...].
     """
 
     def decorate(function: Callable[..., None]) -> Kernel:
@@ -123,6 +128,15 @@ def device_function(function: Callable[..., Any]) -> Any:
 def add_product(b_sum, b_x, b_w, PRECISION: tl.constexpr):
     """b_sum + x W, in the type of b_sum: triton before 3.8 takes that for float32 unless it is told."""
     return tl.dot(b_x, b_w, b_sum, input_precision=PRECISION, out_dtype=b_sum.dtype)
+
+
+@device_function
+def real_rows(p_count, rows):
+    """How many of the rows are real: all of them without a count."""
+    stop = rows
+    if p_count is not None:
+        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    return stop
 
 
 def use_triton(enabled: bool | None = None) -> None:
@@ -148,8 +162,13 @@ def serve(*kinds: str) -> None:
 
 def on_triton(tensor: torch.Tensor) -> bool:
     """Whether an operation on this tensor runs as a Triton kernel."""
+    return served(tensor.device.type)
+
+
+def served(kind: str) -> bool:
+    """Whether operations on a kind of device run as Triton kernels."""
     if _State.triton is None:
-        return tensor.device.type in _State.kinds and triton is not None
+        return kind in _State.kinds and triton is not None
     return _State.triton
 
 

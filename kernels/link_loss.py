@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -17,8 +17,8 @@ from mspipe_triton.kernels.checks import (
     check_range,
     check_same_dtype,
     check_shape,
+    named,
 )  # fmt: skip
-from mspipe_triton.kernels.eager import differentiable, eager, eager_backward
 from mspipe_triton.kernels.launch import (
     Config,
     add_product,
@@ -27,35 +27,64 @@ from mspipe_triton.kernels.launch import (
     device_function,
     input_precision,
     kernel,
-    on_triton,
+    real_rows,
     tl,
 )  # fmt: skip
-from mspipe_triton.kernels.link_loss_backward import (
-    link_loss_backward,
-    link_loss_backward_reference,
-    real_events,
-    real_part,
-)
+from mspipe_triton.kernels.link_loss_backward import BACKWARD, Scored, real_part
+from mspipe_triton.kernels.operation import differentiable
 
 _NAME = "link_loss"
-Scored = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def link_loss_reference(
-    embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor, bias_src: torch.Tensor,
-    weight_dst: torch.Tensor, bias_dst: torch.Tensor, weight_out: torch.Tensor, bias_out: torch.Tensor, save: bool,
-) -> Scored:  # fmt: skip
-    """`link_loss` in torch: loss, scores, and for the backward pass the hidden rows h⁺, h⁻ [2, B, D]."""
-    events, dim = embedded.shape[0] // 3, embedded.shape[1]
-    valid, number = real_part(count, events)
-    hidden = (embedded[events:] @ weight_dst.t()).view(2, events, dim)
-    hidden += torch.addmm(bias_src + bias_dst, embedded[:events], weight_src.t())
+class LinkLoss(NamedTuple):
+    """Scores and loss of a batch of B events by TGN's link predictor (Rossi et al., 2020).
+
+    An event's score s⁺ is that of (src, dst), s⁻ that of (src, negative), of the n events that are real:
+
+        s(a, b) = w_out · ReLU(W_src a + b_src + W_dst b + b_dst) + b_out
+        loss = (1/n) Σ_i softplus(−s⁺_i) + softplus(s⁻_i)          (0 where n = 0)
+
+    which is the binary cross-entropy of the positive scores against 1, a mean over events, and that of the negative
+    ones against 0. W_src a is computed once for both scores.
+
+    Args:
+        embedded: [3B, D], the embeddings of sources, destinations and negatives, one behind the other; any row stride.
+        count: [1] integer on the device, how many of the B events are real, which come first; None for all. What
+            `embedded` has for the others is not read.
+        weight_src, weight_dst [D, D], bias_src, bias_dst [D], weight_out [1, D], bias_out [1]: torch.nn.Linear's;
+            float32 or float64, which is also what is computed in, and the dtype of `embedded`.
+
+    Returns:
+        loss [] and scores [2, B], the positive ones first, 0 from the count on. Nothing is mutated. The loss is
+        differentiable, once, in `embedded` and in all weights and biases; the gradients of rows of events that are not
+        real are 0. Scores have no gradient. The same bits in every run.
+
+    Raises:
+        ValueError: `embedded` is not three rows an event, a wrong shape, dtype, layout or device; with debugging on, a
+            count that is negative or above B.
+    """
+
+    embedded: torch.Tensor
+    count: torch.Tensor | None  # type: ignore[assignment]  # of the events, not a tuple's method
+    weight_src: torch.Tensor
+    bias_src: torch.Tensor
+    weight_dst: torch.Tensor
+    bias_dst: torch.Tensor
+    weight_out: torch.Tensor
+    bias_out: torch.Tensor
+
+
+def _reference(of: LinkLoss, save: bool) -> Scored:
+    events, dim = of.embedded.shape[0] // 3, of.embedded.shape[1]
+    valid, number = real_part(of.count, events)
+    hidden = (of.embedded[events:] @ of.weight_dst.t()).view(2, events, dim)
+    hidden += torch.addmm(of.bias_src + of.bias_dst, of.embedded[:events], of.weight_src.t())
     hidden.relu_()
-    scores = torch.mv(hidden.view(-1, dim), weight_out[0]).add_(bias_out).view(2, events)
+    scores = torch.mv(hidden.view(-1, dim), of.weight_out[0]).add_(of.bias_out).view(2, events)
     gains = logsigmoid(scores[0]) + logsigmoid(-scores[1])
     if valid is not None:
         scores, gains = torch.where(valid, scores, 0.0), torch.where(valid, gains, 0.0)
-    return -gains.sum() / number, scores, hidden if save else hidden.new_empty(0)
+    return Scored(-gains.sum() / number, scores, hidden if save else hidden.new_empty(0))
 
 
 @kernel(
@@ -72,7 +101,7 @@ def link_scores_kernel(
 ):  # fmt: skip
     """h± = ReLU(W_src z_src + b_src + W_dst z± + b_dst) of BLOCK_U real events and BLOCK_D hidden numbers, and their
     share w_out · h± of the scores, [tiles of D, 2, B]; W_src z_src is computed once for both."""
-    stop = real_events(p_count, events)
+    stop = real_rows(p_count, events)
     if tl.program_id(0) * BLOCK_U >= stop:
         return
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
@@ -114,7 +143,7 @@ def link_loss_kernel(
 ):  # fmt: skip
     """Scores, the sums of their shares and b_out, 0 from the count on; and loss = (1/n) Σ softplus(−s⁺) +
     softplus(s⁻), 0 where n = 0. One program takes all events, so that the loss is summed in one order."""
-    stop, ahead = real_events(p_count, events), tl.cast(events, tl.int64)
+    stop, ahead = real_rows(p_count, events), tl.cast(events, tl.int64)
     b_bias = tl.load(p_bias_out)
     b_sum = tl.zeros([BLOCK], p_loss.dtype.element_ty)
     for u in range(0, events, BLOCK):
@@ -143,136 +172,51 @@ def _softplus(x):
     return tl.where(x < 0, 0.0, x) + b_log
 
 
-def launch_link_loss(
-    embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor, bias_src: torch.Tensor,
-    weight_dst: torch.Tensor, bias_dst: torch.Tensor, weight_out: torch.Tensor, bias_out: torch.Tensor, save: bool,
-) -> Scored:  # fmt: skip
-    """`link_loss` by two kernels: hidden rows and shares of the scores, then scores and loss. The same bits in every
-    run."""
-    loss, scores, hidden = _empty_scored(embedded, save)
-    events, dim = scores.shape[1], embedded.shape[1]
+def _launch(of: LinkLoss, save: bool) -> Scored:
+    """Two kernels: hidden rows and shares of the scores, then scores and loss. The same bits in every run."""
+    out, embedded = _empty(of, save), of.embedded
+    events, dim = out.scores.shape[1], embedded.shape[1]
     config = link_scores_kernel.config(arithmetic(embedded.dtype))
     tiles = cdiv(dim, config["BLOCK_D"])
     partial = embedded.new_empty(tiles, 2, events)
     link_scores_kernel.launch(
         (cdiv(events, config["BLOCK_U"]), tiles), config,
-        embedded, count, weight_src.contiguous(), bias_src, weight_dst.contiguous(), bias_dst, weight_out, partial,
-        hidden, events, DIM=dim, STRIDE=embedded.stride(0), SAVE=save, PRECISION=input_precision(embedded.dtype),
+        embedded, of.count, of.weight_src.contiguous(), of.bias_src, of.weight_dst.contiguous(), of.bias_dst,
+        of.weight_out, partial, out.hidden, events, DIM=dim, STRIDE=embedded.stride(0), SAVE=save,
+        PRECISION=input_precision(embedded.dtype),
     )  # fmt: skip
     link_loss_kernel.launch(
-        (1,), link_loss_kernel.config(), partial, count, bias_out, scores, loss, events, TILES=tiles
+        (1,), link_loss_kernel.config(), partial, of.count, of.bias_out, out.scores, out.loss, events, TILES=tiles
     )
-    return loss, scores, hidden
+    return out
 
 
-def _empty_scored(embedded: torch.Tensor, save: bool) -> Scored:
-    """Unwritten: loss [], scores [2, B] and, if a backward pass will follow, the hidden rows [2, B, D]."""
-    events, dim = embedded.shape[0] // 3, embedded.shape[1]
-    hidden = embedded.new_empty((2, events, dim) if save else 0)
-    return embedded.new_empty(()), embedded.new_empty(2, events), hidden
+def _empty(of: LinkLoss, save: bool) -> Scored:
+    """The outputs, unwritten."""
+    events, dim, new = of.embedded.shape[0] // 3, of.embedded.shape[1], of.embedded.new_empty
+    return Scored(new(()), new(2, events), new((2, events, dim) if save else 0))
 
 
-@torch.library.custom_op("mspipe_triton::link_loss", mutates_args=())
-def _operation(
-    embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor, bias_src: torch.Tensor,
-    weight_dst: torch.Tensor, bias_dst: torch.Tensor, weight_out: torch.Tensor, bias_out: torch.Tensor, save: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    run = launch_link_loss if on_triton(embedded) else link_loss_reference
-    return run(embedded, count, weight_src, bias_src, weight_dst, bias_dst, weight_out, bias_out, save)
-
-
-@_operation.register_fake
-def _(
-    embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor, bias_src: torch.Tensor,
-    weight_dst: torch.Tensor, bias_dst: torch.Tensor, weight_out: torch.Tensor, bias_out: torch.Tensor, save: bool,
-) -> Scored:  # fmt: skip
-    return _empty_scored(embedded, save)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Scored) -> None:
-    embedded, count, weight_src, _, weight_dst, _, weight_out, *_ = inputs
-    ctx.save_for_backward(embedded, count, weight_src, weight_dst, weight_out, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 9
-    run = link_loss_backward_reference if eager_backward(grad) else link_loss_backward
-    d_embedded, *d_weights = run(grad, *ctx.saved_tensors)
-    return d_embedded, None, *d_weights, None
-
-
-_operation.register_autograd(_backward, setup_context=_setup)
-_direct = differentiable(link_loss_reference, _setup, _backward)
-
-
-def _check(
-    embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor, bias_src: torch.Tensor,
-    weight_dst: torch.Tensor, bias_dst: torch.Tensor, weight_out: torch.Tensor, bias_out: torch.Tensor,
-) -> None:  # fmt: skip
-    """Refuse what the operation cannot take."""
-    weights = {
-        "weight_src": weight_src, "bias_src": bias_src, "weight_dst": weight_dst, "bias_dst": bias_dst,
-        "weight_out": weight_out, "bias_out": bias_out,
-    }  # fmt: skip
-    check_dims(_NAME, 2, embedded=embedded)
-    rows, dim = embedded.shape
+def _check(of: LinkLoss) -> None:
+    weights = named(of, *of._fields[2:])
+    check_dims(_NAME, 2, embedded=of.embedded)
+    rows, dim = of.embedded.shape
     if rows % 3 or not dim:
         raise ValueError(
             f"{_NAME}: embedded has shape {(rows, dim)}; give three rows an event, of the sources, the destinations "
             "and the negatives, of one number or more"
         )
     shapes = zip(weights.values(), [(dim, dim), (dim,), (dim, dim), (dim,), (1, dim), (1,)], strict=True)
-    check_shape(_NAME, count=(count, (1,)), **dict(zip(weights, shapes, strict=True)))
-    check_dtype(_NAME, COMPUTED, weight_src=weight_src)
-    check_same_dtype(_NAME, **weights, embedded=embedded)
-    check_dtype(_NAME, INTEGERS, count=count)
-    check_layout(_NAME, embedded=embedded, **weights)
-    check_device(_NAME, embedded.device, (), count=count, **weights)
-    check_range(_NAME, "count", count, rows // 3 + 1)
+    check_shape(_NAME, count=(of.count, (1,)), **dict(zip(weights, shapes, strict=True)))
+    check_dtype(_NAME, COMPUTED, weight_src=of.weight_src)
+    check_same_dtype(_NAME, **weights, embedded=of.embedded)
+    check_dtype(_NAME, INTEGERS, count=of.count)
+    check_layout(_NAME, embedded=of.embedded, **weights)
+    check_device(_NAME, of.embedded.device, (), count=of.count, **weights)
+    check_range(_NAME, "count", of.count, rows // 3 + 1)
 
 
-def link_loss(
-    embedded: torch.Tensor,
-    count: torch.Tensor | None,
-    weight_src: torch.Tensor,
-    bias_src: torch.Tensor,
-    weight_dst: torch.Tensor,
-    bias_dst: torch.Tensor,
-    weight_out: torch.Tensor,
-    bias_out: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and loss of a batch of B events by TGN's link predictor (Rossi et al., 2020).
-
-    An event's score s⁺ is that of (src, dst), s⁻ that of (src, negative), of the n events that are real:
-
-        s(a, b) = w_out · ReLU(W_src a + b_src + W_dst b + b_dst) + b_out
-        loss = (1/n) Σ_i softplus(−s⁺_i) + softplus(s⁻_i)          (0 where n = 0)
-
-    which is the binary cross-entropy of the positive scores against 1, a mean over events, and that of the negative
-    ones against 0. W_src a is computed once for both scores.
-
-    Args:
-        embedded: [3B, D], the embeddings of sources, destinations and negatives, one behind the other; any row stride.
-        count: [1] integer on the device, how many of the B events are real, which come first; None for all. What
-            `embedded` has for the others is not read.
-        weight_src, weight_dst [D, D], bias_src, bias_dst [D], weight_out [1, D], bias_out [1]: torch.nn.Linear's;
-            float32 or float64, which is also what is computed in, and the dtype of `embedded`.
-
-    Returns:
-        loss [] and scores [2, B], the positive ones first, 0 from the count on. Nothing is mutated. The loss is
-        differentiable, once, in `embedded` and in all weights and biases; the gradients of rows of events that are not
-        real are 0. Scores have no gradient. The same bits in every run.
-
-    Raises:
-        ValueError: `embedded` is not three rows an event, a wrong shape, dtype, layout or device; with debugging on, a
-            count that is negative or above B.
-    """
-    weights = (weight_src, bias_src, weight_dst, bias_dst, weight_out, bias_out)
-    _check(embedded, count, *weights)
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (embedded, *weights))
-    run = _direct if eager(embedded) else _operation
-    loss, scores, _ = run(embedded, count, *weights, save)
-    return loss, scores
+link_loss = differentiable(
+    _NAME, LinkLoss, reference=_reference, launch=_launch, fake=_empty, check=_check, on="embedded",
+    returns=lambda out: (out.loss, out.scores), backward=BACKWARD,
+)  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 
-from mspipe_triton.kernels.checks import refuse_second_derivative
 from mspipe_triton.kernels.launch import (
     Config,
     add_product,
@@ -13,9 +14,23 @@ from mspipe_triton.kernels.launch import (
     device_function,
     input_precision,
     kernel,
-    on_triton,
+    real_rows,
     tl,
 )  # fmt: skip
+from mspipe_triton.kernels.operation import Backward, Gradients
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.link_loss import LinkLoss
+
+LEAVES = ("embedded", "weight_src", "bias_src", "weight_dst", "bias_dst", "weight_out", "bias_out")
+
+
+class Scored(NamedTuple):
+    """loss [], scores [2, B] and, if a backward pass will follow, the hidden rows h⁺, h⁻ [2, B, D]."""
+
+    loss: torch.Tensor
+    scores: torch.Tensor
+    hidden: torch.Tensor
 
 
 def real_part(count: torch.Tensor | None, events: int) -> tuple[torch.Tensor | None, int]:
@@ -25,38 +40,27 @@ def real_part(count: torch.Tensor | None, events: int) -> tuple[torch.Tensor | N
     return valid, max(real, 1)
 
 
-def link_loss_backward_reference(
-    grad: torch.Tensor, embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor,
-    weight_dst: torch.Tensor, weight_out: torch.Tensor, scores: torch.Tensor, hidden: torch.Tensor,
-) -> list[torch.Tensor]:  # fmt: skip
-    """`link_loss_backward` in torch."""
-    (_, events, dim), (valid, number) = hidden.shape, real_part(count, hidden.shape[1])
-    d_scores = torch.stack([-torch.sigmoid(-scores[0]), torch.sigmoid(scores[1])]) * (grad / number)
+def _reference(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
+    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, of.embedded
+    valid, number = real_part(of.count, events)
+    d_scores = torch.stack([-torch.sigmoid(-out.scores[0]), torch.sigmoid(out.scores[1])]) * (grad.loss / number)
     if valid is not None:  # 0 times what the others have, which may be NaN, would not be 0
         rows = valid.unsqueeze(1)
         d_scores, hidden = torch.where(valid, d_scores, 0.0), torch.where(rows, hidden, 0.0)
         embedded = torch.where(rows.repeat(3, 1), embedded, 0.0)
     d_scores, hidden = d_scores.view(-1), hidden.view(-1, dim)
-    d_ends = torch.outer(d_scores, weight_out[0])
+    d_ends = torch.outer(d_scores, of.weight_out[0])
     torch.ops.aten.threshold_backward.grad_input(d_ends, hidden, 0.0, grad_input=d_ends)
     d_src = d_ends[:events] + d_ends[events:]
     d_embedded = embedded.new_empty(embedded.shape)
-    torch.mm(d_src, weight_src, out=d_embedded[:events])
-    torch.mm(d_ends, weight_dst, out=d_embedded[events:])
+    torch.mm(d_src, of.weight_src, out=d_embedded[:events])
+    torch.mm(d_ends, of.weight_dst, out=d_embedded[events:])
     d_bias = d_src.sum(0)
-    return [
+    gradients = (
         d_embedded, d_src.t() @ embedded[:events], d_bias, d_ends.t() @ embedded[events:], d_bias.clone(),
         torch.mv(hidden.t(), d_scores).unsqueeze(0), d_scores.sum().view(1),
-    ]  # fmt: skip
-
-
-@device_function
-def real_events(p_count, events):
-    """How many of the events are real."""
-    stop = events
-    if p_count is not None:
-        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
-    return stop
+    )  # fmt: skip
+    return dict(zip(LEAVES, gradients, strict=True))
 
 
 @device_function
@@ -171,7 +175,7 @@ def link_backward_kernel(
     of the parts come first, which take longer.
     """
     TILES: tl.constexpr = tl.cdiv(DIM, BLOCK_N)
-    stop = real_events(p_count, events)
+    stop = real_rows(p_count, events)
     role, i_k = tl.program_id(2), tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     tile, parts = tl.program_id(0), tl.cdiv(events, PART) * TILES
     if tile < parts:
@@ -203,7 +207,7 @@ def link_sum_kernel(
     m_src, m_dst = m & (column < DIM), m & (column >= DIM) & (column < 2 * DIM)
     b_sum = tl.zeros([BLOCK], p_partial.dtype.element_ty)
     p_part = p_partial + row * (3 * DIM + 3) + tl.where(column < 2 * DIM, column, column + DIM)
-    for _ in range(0, real_events(p_count, events), PART):
+    for _ in range(0, real_rows(p_count, events), PART):
         b_sum += tl.load(p_part, mask=m, other=0.0) + tl.load(p_part + DIM, mask=m_dst, other=0.0)
         p_part += DIM * (3 * DIM + 3)
     tl.store(p_weight_src + row * DIM + column, b_sum, mask=m_src)
@@ -214,58 +218,27 @@ def link_sum_kernel(
     tl.store(p_bias_out + row, b_sum, mask=(row == 0) & (column == 2 * DIM + 2))
 
 
-def launch_link_loss_backward(
-    grad: torch.Tensor, embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor,
-    weight_dst: torch.Tensor, weight_out: torch.Tensor, scores: torch.Tensor, hidden: torch.Tensor,
-) -> list[torch.Tensor]:  # fmt: skip
-    """`link_loss_backward` by two kernels: all products, then the sum of their parts. The same bits in every run."""
-    _, events, dim = hidden.shape
+def _launch(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
+    """Two kernels: all products, then the sum of their parts. The same bits in every run."""
+    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, of.embedded
     config = link_backward_kernel.config(arithmetic(hidden.dtype))
     parts = cdiv(events, config["PART"])
     partial = hidden.new_empty(parts, dim, 3 * dim + 3)
-    d_embedded, *d_weights = _empty_gradients(embedded, weight_src)
+    gradients = {name: hidden.new_empty(getattr(of, name).shape) for name in LEAVES}
+    d_embedded, *d_weights = gradients.values()
     programs = parts * cdiv(dim, config["BLOCK_N"]) + cdiv(events, config["BLOCK_U"])
     link_backward_kernel.launch(
         (programs, cdiv(dim, config["BLOCK_K"]), 3), config,
-        grad, embedded, count, weight_src.contiguous(), weight_dst.contiguous(), weight_out, scores, hidden,
-        d_embedded, partial, events, DIM=dim, STRIDE=embedded.stride(0), PRECISION=input_precision(hidden.dtype),
+        grad.loss, embedded, of.count, of.weight_src.contiguous(), of.weight_dst.contiguous(), of.weight_out,
+        out.scores, hidden, d_embedded, partial, events,
+        DIM=dim, STRIDE=embedded.stride(0), PRECISION=input_precision(hidden.dtype),
     )  # fmt: skip
     part, config = config["PART"], link_sum_kernel.config()
     link_sum_kernel.launch(
         (cdiv(dim * (2 * dim + 3), config["BLOCK"]),), config,
-        partial, count, *d_weights, events, DIM=dim, PART=part,
+        partial, of.count, *d_weights, events, DIM=dim, PART=part,
     )  # fmt: skip
-    return [d_embedded, *d_weights]
+    return gradients
 
 
-def _empty_gradients(embedded: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
-    """Unwritten: what `link_loss_backward` gives."""
-    dim = weight.shape[0]
-    shapes: list[tuple[int, ...]] = [(dim, dim), (dim,), (dim, dim), (dim,), (1, dim), (1,)]
-    return [embedded.new_empty(embedded.shape), *(weight.new_empty(shape) for shape in shapes)]
-
-
-@torch.library.custom_op("mspipe_triton::link_loss_backward", mutates_args=())
-def link_loss_backward(
-    grad: torch.Tensor, embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor,
-    weight_dst: torch.Tensor, weight_out: torch.Tensor, scores: torch.Tensor, hidden: torch.Tensor,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of embedded, weight_src, bias_src, weight_dst, bias_dst, weight_out and bias_out.
-
-    Args:
-        grad: of the loss []. scores, hidden: as the forward pass left and saved them.
-        others: as `link_loss` has them.
-    """
-    run = launch_link_loss_backward if on_triton(hidden) else link_loss_backward_reference
-    return run(grad, embedded, count, weight_src, weight_dst, weight_out, scores, hidden)
-
-
-@link_loss_backward.register_fake
-def _(
-    grad: torch.Tensor, embedded: torch.Tensor, count: torch.Tensor | None, weight_src: torch.Tensor,
-    weight_dst: torch.Tensor, weight_out: torch.Tensor, scores: torch.Tensor, hidden: torch.Tensor,
-) -> list[torch.Tensor]:  # fmt: skip
-    return _empty_gradients(embedded, weight_src)
-
-
-refuse_second_derivative(link_loss_backward)
+BACKWARD = Backward(_reference, _launch, leaves=LEAVES, forgets=("loss",))

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from mspipe_triton.kernels.launch import Config, device_function, kernel, on_triton, pow2, tl
 
 Means = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class Mails(NamedTuple):
+    """A batch's mails, and who gets them.
+
+    Args:
+        hidden: h [U, D]; src_rows, dst_rows: [B], the ends' rows in it; features: [B, E] or None.
+        owners, deliveries: [M], places among the receivers and the mails delivered to them; −1 reaches nobody.
+        receivers: V.
+    """
+
+    hidden: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    features: torch.Tensor | None
+    owners: torch.Tensor
+    deliveries: torch.Tensor
+    receivers: int
+
+
+def mean_mails(of: Mails) -> Means:
+    """The mean rows [V, 2D] and mean feature rows [V, E] of V receivers' mails, both in the dtype of h.
+
+    A receiver to whom nothing is delivered gets zeros. The sums have one order, on a GPU too.
+    """
+    return (launch_means if on_triton(of.hidden) else reference_means)(of)
 
 
 def mail_rows(
@@ -18,20 +46,17 @@ def mail_rows(
     return hidden.index_select(0, pair.view(-1)).view(deliveries.numel(), 2 * hidden.shape[1])
 
 
-def mean_mails_reference(
-    hidden: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, features: torch.Tensor | None,
-    owners: torch.Tensor, deliveries: torch.Tensor, receivers: int,
-) -> Means:  # fmt: skip
+def reference_means(of: Mails) -> Means:
     """`mean_mails` in torch."""
-    real = (deliveries >= 0).nonzero().squeeze(1)
-    owners, mails = owners.index_select(0, real).long(), deliveries.index_select(0, real).long()
-    number = torch.bincount(owners, minlength=receivers).clamp(min=1).unsqueeze(1)
+    real = (of.deliveries >= 0).nonzero().squeeze(1)
+    owners, mails = of.owners.index_select(0, real).long(), of.deliveries.index_select(0, real).long()
+    number = torch.bincount(owners, minlength=of.receivers).clamp(min=1).unsqueeze(1)
 
     def mean(rows: torch.Tensor) -> torch.Tensor:
-        return rows.new_zeros(receivers, rows.shape[1]).index_add_(0, owners, rows) / number
+        return rows.new_zeros(of.receivers, rows.shape[1]).index_add_(0, owners, rows) / number
 
-    means = mean(mail_rows(hidden, src_rows, dst_rows, mails))
-    return means, None if features is None else mean(features.index_select(0, mails >> 1).to(hidden.dtype))
+    means = mean(mail_rows(of.hidden, of.src_rows, of.dst_rows, mails))
+    return means, None if of.features is None else mean(of.features.index_select(0, mails >> 1).to(of.hidden.dtype))
 
 
 @device_function
@@ -97,37 +122,16 @@ def mean_mails_kernel(
         )  # fmt: skip
 
 
-def launch_mean_mails(
-    hidden: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, features: torch.Tensor | None,
-    owners: torch.Tensor, deliveries: torch.Tensor, receivers: int,
-) -> Means:  # fmt: skip
+def launch_means(of: Mails) -> Means:
     """`mean_mails` by one kernel, on deliveries that torch sorts by receiver, padding last."""
-    dim, width = hidden.shape[1], 0 if features is None else features.shape[1]
-    means = hidden.new_empty(receivers, 2 * dim)
-    kept = None if features is None else hidden.new_empty(receivers, width)
-    owners, order = torch.sort(torch.where(deliveries >= 0, owners, receivers), stable=True)
+    hidden, features, receivers, dim = of.hidden, of.features, of.receivers, of.hidden.shape[1]
+    width, stride = (0, 0) if features is None else (features.shape[1], features.stride(0))
+    means, kept = hidden.new_empty(receivers, 2 * dim), None if features is None else hidden.new_empty(receivers, width)
+    owners, order = torch.sort(torch.where(of.deliveries >= 0, of.owners, receivers), stable=True)
     starts = torch.searchsorted(owners, torch.arange(receivers + 1, dtype=owners.dtype, device=owners.device))
     mean_mails_kernel.launch(
         (receivers,), mean_mails_kernel.config(),
-        means, kept, hidden, features, src_rows, dst_rows, starts, deliveries.index_select(0, order),
-        hidden.stride(0), 0 if features is None else features.stride(0), DIM=dim, WIDTH=width,
-        PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(width, 1),
+        means, kept, hidden, features, of.src_rows, of.dst_rows, starts, of.deliveries.index_select(0, order),
+        hidden.stride(0), stride, DIM=dim, WIDTH=width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(width, 1),
     )  # fmt: skip
     return means, kept
-
-
-def mean_mails(
-    hidden: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, features: torch.Tensor | None,
-    owners: torch.Tensor, deliveries: torch.Tensor, receivers: int,
-) -> Means:  # fmt: skip
-    """The mean rows [V, 2D] and mean feature rows [V, E] of V receivers' mails, both in the dtype of h.
-
-    A receiver to whom nothing is delivered gets zeros. The sums have one order, on a GPU too.
-
-    Args:
-        hidden: h [U, D]; src_rows, dst_rows: [B], the ends' rows in it; features: [B, E] or None.
-        owners, deliveries: [M], places among the receivers and the mails delivered to them; −1 reaches nobody.
-        receivers: V.
-    """
-    run = launch_mean_mails if on_triton(hidden) else mean_mails_reference
-    return run(hidden, src_rows, dst_rows, features, owners, deliveries, receivers)

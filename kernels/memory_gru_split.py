@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
-from mspipe_triton.kernels.updater_product import table_rows, tanh
+from mspipe_triton.kernels.updater_inputs import message_widths
+from mspipe_triton.kernels.updater_product import fetched, strides, table_rows, tanh
 
-Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.memory_gru import MemoryGRU, Updated
 
 
 @device_function
@@ -115,42 +117,24 @@ def gates_kernel(
     )  # fmt: skip
 
 
-def launch_memory_gru_split(
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None, keep: bool, save: bool,
-) -> Updated:  # fmt: skip
+def launch_split(of: MemoryGRU, out: Updated, save: bool) -> None:
     """`memory_gru` by a gather kernel, the library's two products and a gates kernel.
 
     The gather writes zeros from the count on, so that the products, which know no count, stay finite there.
     """
-    widths, rows = (memory.shape[1], partner.shape[1], features.shape[1], frequency.numel()), has_mail.numel()
-    h, saved_message, joint, hidden_n = empty_updated(rows, widths, weight_ih, save)
-    message = saved_message if save else weight_ih.new_empty(rows, sum(widths))
+    widths, rows = message_widths(of), of.has_mail.numel()
+    dim, width, keep = widths["DIM"], sum(widths.values()), of.empty == "keep"
+    message = out.message if save else of.weight_ih.new_empty(rows, width)
     config = message_kernel.config(arithmetic(message.dtype))
-    blocks = (pow2(width) for width in widths)
+    blocks = {f"BLOCK_{name}": pow2(size) for name, size in widths.items()}
     message_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config,
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase, count,
-        message, rows, **dict(zip(("DIM", "PARTNER", "FEATURES", "TIME"), widths, strict=True)),
-        MEMORY_STRIDE=memory.stride(0), PARTNER_STRIDE=partner.stride(0), FEATURE_STRIDE=features.stride(0),
-        **dict(zip(("BLOCK_DIM", "BLOCK_PARTNER", "BLOCK_FEATURES", "BLOCK_TIME"), blocks, strict=True)),
+        (cdiv(rows, config["BLOCK_U"]),), config, *fetched(of), of.deltas, of.has_mail, of.frequency, of.phase,
+        of.count, message, rows, **widths, **strides(of), **blocks,
     )  # fmt: skip
-    by_input, by_memory = message @ weight_ih.t(), message[:, : widths[0]] @ weight_hh.t()
+    by_input, by_memory = message @ of.weight_ih.t(), message[:, :dim] @ of.weight_hh.t()
     config = gates_kernel.config()
     gates_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config,
-        by_input, by_memory, bias_ih, bias_hh, message, has_mail, count, h, joint, hidden_n, rows,
-        DIM=widths[0], WIDTH=sum(widths), KEEP=keep, SAVE=save, BLOCK_D=pow2(widths[0]),
+        (cdiv(rows, config["BLOCK_U"]),), config, by_input, by_memory, of.bias_ih, of.bias_hh, message, of.has_mail,
+        of.count, out.h, out.joint, out.hidden_n, rows,
+        DIM=dim, WIDTH=width, KEEP=keep, SAVE=save, BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return h, saved_message, joint, hidden_n
-
-
-def empty_updated(rows: int, widths: tuple[int, ...], like: torch.Tensor, save: bool) -> Updated:
-    """Unwritten: h [U, D] and, if a backward pass will follow, message [U, X], joint [U, 3D] and hidden_n [U, D]."""
-    dim = widths[0]
-    h = like.new_empty(rows, dim)
-    if not save:
-        return h, like.new_empty(0), like.new_empty(0), like.new_empty(0)
-    return h, like.new_empty(rows, sum(widths)), like.new_empty(rows, 3 * dim), like.new_empty(rows, dim)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -17,9 +18,13 @@ from mspipe_triton.kernels.checks import (
     check_shape,
     debugging,
 )  # fmt: skip
-from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import device_function, tl
+from mspipe_triton.kernels.fusion import fused, fusion_enabled
+from mspipe_triton.kernels.launch import Config, Kernel, device_function, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.attention_layer import AttentionLayer
+    from mspipe_triton.kernels.temporal_attention import Attention
 
 
 class Slots(NamedTuple):
@@ -33,6 +38,32 @@ class Slots(NamedTuple):
     rows: torch.Tensor | None
     edges: torch.Tensor | None
     others: torch.Tensor
+
+
+def mail_slots(
+    mails: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    counts: torch.Tensor, encoded: torch.Tensor,
+) -> Slots:  # fmt: skip
+    """Where torch reads the x_j of mailboxes [N, F, D] from; φ is `encoded` [R, F, T].
+
+    Without fusion both tables are gathered once. Compiled loops read mailboxes in place faster, but not single rows.
+    """
+    if rows is not None:
+        rows = torch.where(counts > 0, rows, 0)
+    if not fusion_enabled():
+        mails, rows = gathered(mails, rows).to(encoded.dtype), None
+    return Slots(mails, rows, edge_rows(features, feature_rows, counts, encoded), encoded)
+
+
+def edge_rows(
+    features: torch.Tensor, feature_rows: torch.Tensor | None, counts: torch.Tensor, encoded: torch.Tensor
+) -> torch.Tensor | None:
+    """The slots' edge rows [R, F, E] in the type of φ [R, F, T], or None where E is 0."""
+    if features.shape[1] == 0:
+        return None
+    if feature_rows is None:
+        return features.view(*encoded.shape[:2], features.shape[1]).to(encoded.dtype)
+    return gathered(features, filled_rows(feature_rows, counts).clamp_(min=0)).to(encoded.dtype)
 
 
 def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -90,26 +121,32 @@ def gathered(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 
 @device_function
-def filled_slots(p_counts, root, FANOUT: tl.constexpr, SLOTS: tl.constexpr):
-    """Mask [SLOTS] of a root's filled slots."""
-    return tl.arange(0, SLOTS) < tl.minimum(tl.load(p_counts + root), FANOUT)
-
-
-@device_function
 def slots_of(
-    p_node, m_slot, p_features, p_feature_rows, p_deltas, p_frequency, p_phase, root,
-    STRIDE_FEATURES: tl.constexpr, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
+    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root,
+    MAILBOX: tl.constexpr, DIM: tl.constexpr, STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
+    FANOUT: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """What `slot_block` reads a root's x_j from; its first two are the mask of filled slots and Δt, both [SLOTS].
+    """What `slot_block` reads a root's x_j from; its first three are the mask of filled slots, Δt and table rows.
 
-    `p_node` [SLOTS, 1] points to the slots' h_j. An empty slot has Δt 0.
+    These are [SLOTS]; with MAILBOX, the root's h_j lie one behind the other in one row. An empty slot has Δt 0.
     """
-    o_slot = root * FANOUT + tl.arange(0, SLOTS)
+    i_slot = tl.arange(0, SLOTS)
+    m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
+    o_slot = root * FANOUT + i_slot
+    if MAILBOX:
+        b_row = root
+        if p_rows is not None:
+            b_row = tl.load(p_rows + root).to(tl.int64)
+        p_node = p_table + b_row * STRIDE_TABLE + i_slot[:, None] * DIM
+    else:
+        b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
+        p_node = p_table + b_row[:, None] * STRIDE_TABLE
     b_feature_row = o_slot
     if p_feature_rows is not None:
         b_feature_row = tl.maximum(tl.load(p_feature_rows + o_slot, mask=m_slot, other=0).to(tl.int64), 0)
     b_delta = tl.load(p_deltas + o_slot, mask=m_slot, other=0).to(p_frequency.dtype.element_ty)
-    return m_slot, b_delta, p_node, p_features + b_feature_row[:, None] * STRIDE_FEATURES, p_frequency, p_phase
+    p_edge = p_features + b_feature_row[:, None] * STRIDE_FEATURES
+    return m_slot, b_delta, b_row, p_node, p_edge, p_frequency, p_phase
 
 
 @device_function
@@ -118,7 +155,7 @@ def slot_block(
     SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 behind their end; finite in empty slots."""
-    m_slot, b_delta, p_node, p_edge, p_frequency, p_phase = source
+    m_slot, b_delta, _, p_node, p_edge, p_frequency, p_phase = source
     i_x = FIRST + tl.arange(0, BLOCK)
     b_x = tl.zeros([SLOTS, BLOCK], b_delta.dtype)
     if FIRST < DIM:
@@ -191,33 +228,68 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
         tl.store(p_block, b_block, mask=m_block)
 
 
+def slots_arguments(of: Attention) -> tuple[torch.Tensor | None, ...]:
+    """Both attention kernels' table, rows, edge rows, times, counts and time encoder."""
+    rows = of.rows if of.table.dim() == 3 else of.rows.contiguous()
+    feature_rows = None if of.feature_rows is None else of.feature_rows.contiguous()
+    return of.table, rows, of.features, feature_rows, of.deltas.contiguous(), of.counts, of.frequency, of.phase
+
+
+def slots_shapes(of: Attention) -> dict[str, int]:
+    """Both attention kernels' form of the table, widths, distances between rows, fanout and block of slots."""
+    fanout = of.deltas.shape[1]
+    return {
+        "MAILBOX": of.table.dim() == 3, "DIM": of.table.shape[-1], "EDGE": of.features.shape[1],
+        "TIME": of.frequency.numel(), "STRIDE_TABLE": of.table.stride(0), "STRIDE_FEATURES": of.features.stride(0),
+        "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
+    }  # fmt: skip
+
+
+def slots_config(kernel: Kernel, of: Attention) -> Config:
+    """Either attention kernel's configuration; without mailboxes, a root with more than the 16 slots that it is for
+    takes as many times the warps, up to 8."""
+    kind, fanout = "float64" if of.query.dtype == torch.float64 else "float32", of.deltas.shape[1]
+    if of.table.dim() == 3:
+        return kernel.config(f"mails_{kind}")
+    config = kernel.config(kind)
+    if fanout <= 16:
+        return config
+    warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
+    held = config["HELD"] * warps // config.num_warps
+    return replace(config, blocks={**config.blocks, "HELD": held}, num_warps=warps)
+
+
 def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself where its last dimension is dense, as kernels want it; else a copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def check_slots(
-    operation: str, device: torch.device, shape: tuple[int, ...], features: torch.Tensor,
-    feature_rows: torch.Tensor | None, deltas: torch.Tensor, counts: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor,
-) -> None:  # fmt: skip
+def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of: Attention | AttentionLayer) -> None:
     """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
-    check_dims(operation, 2, features=features)
-    check_dims(operation, 1, frequency=frequency)
+    check_dims(operation, 2, features=of.features)
+    check_dims(operation, 1, frequency=of.frequency)
     check_shape(
-        operation, deltas=(deltas, shape), feature_rows=(feature_rows, shape), counts=(counts, shape[:1]),
-        phase=(phase, frequency.shape),
+        operation, deltas=(of.deltas, shape), feature_rows=(of.feature_rows, shape), counts=(of.counts, shape[:1]),
+        phase=(of.phase, of.frequency.shape),
     )  # fmt: skip
-    if feature_rows is None and features.shape[1] > 0:
-        check_shape(operation, features=(features, (shape[0] * shape[1], features.shape[1])))
-    check_dtype(operation, FLOATS, features=features, deltas=deltas)
-    check_dtype(operation, INTEGERS, feature_rows=feature_rows, counts=counts)
-    named = dict(
-        features=features, feature_rows=feature_rows, deltas=deltas, counts=counts, frequency=frequency, phase=phase,
-    )  # fmt: skip
+    width = of.features.shape[1]
+    if of.feature_rows is None and width > 0:
+        check_shape(operation, features=(of.features, (shape[0] * shape[1], width)))
+    check_dtype(operation, FLOATS, features=of.features, deltas=of.deltas)
+    check_dtype(operation, INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
+    names = ("features", "feature_rows", "deltas", "counts", "frequency", "phase")
+    named = {name: getattr(of, name) for name in names}
     check_layout(operation, **named)
     check_device(operation, device, ("features",), **named)
-    check_range(operation, "counts", counts, shape[1] + 1)
-    if debugging() and feature_rows is not None and features.shape[1] > 0:
-        filled = torch.arange(shape[1], device=device) < counts.unsqueeze(1)
-        check_range(operation, "feature_rows", feature_rows[filled], features.shape[0], None)
+    check_range(operation, "counts", of.counts, shape[1] + 1)
+    if of.feature_rows is not None and width > 0:
+        check_filled(operation, "feature_rows", of.feature_rows, of.counts, of.features.shape[0], None)
+
+
+def check_filled(
+    operation: str, name: str, rows: torch.Tensor, counts: torch.Tensor, stop: int, start: int | None = 0
+) -> None:
+    """With debugging on, refuse rows [R, F] of filled slots outside [start, stop)."""
+    if debugging():
+        filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
+        check_range(operation, name, rows[filled], stop, start)

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from mspipe_triton.kernels.checks import FLOATS, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, on_triton, pow2, tl
+from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
+from mspipe_triton.kernels.operation import operation
 from mspipe_triton.kernels.unique_nodes import stamps
 
+_NAME = "patch_rows"
 
-def patch_rows_reference(
-    stale: Sequence[torch.Tensor], nodes: torch.Tensor, fresh: Sequence[torch.Tensor], fresh_nodes: torch.Tensor
-) -> None:
-    """`patch_rows` in torch: every fresh row stamps its index on its node, the largest stays; no sort."""
+
+class Patch(NamedTuple):
+    """Replace rows that were fetched too early by the last rows written for the same nodes, in place.
+
+    stale[k][u] := fresh[k][p], bit for bit, with p the largest index that has fresh_nodes[p] = nodes[u]; a row without
+    a match stays as it is. All tensors of a record are patched at one match, so that a record stays whole. The schedule
+    `exact` lays the records that iterations in flight have written, the later ones behind, over the prefetched ones
+    just before training, which gives it sequential training's inputs.
+
+    Args:
+        stale: K tensors [U, ...], the fetched records' parts; mutated. Any widths and, part by part, any dtypes of
+            float32, float64, bfloat16, int32 and int64.
+        nodes: [U] integer, the node of each row; a negative one is padding, whose row stays.
+        fresh: K tensors [P, ...], the same parts of the written records, in memory of their own.
+        fresh_nodes: [P] integer, in the order of writing; a negative one is padding, whose row is not used. On the CPU
+            the work is in U + P, with a scratch table kept a thread of 8 bytes a node up to the largest id given.
+
+    Nothing is differentiable.
+
+    Raises:
+        ValueError: lists of different lengths, parts of different shapes or dtypes, a wrong layout or device.
+    """
+
+    stale: Sequence[torch.Tensor]
+    nodes: torch.Tensor
+    fresh: Sequence[torch.Tensor]
+    fresh_nodes: torch.Tensor
+
+
+def _reference(of: Patch) -> None:
+    """Every fresh row stamps its index on its node, the largest stays; no sort."""
+    stale, nodes, fresh, fresh_nodes = of
     if nodes.numel() == 0 or fresh_nodes.numel() == 0:
         return
     slot, fresh_slot = ((part.long() + 1).clamp_(min=0) for part in (nodes, fresh_nodes))  # all padding shares slot 0
@@ -73,13 +103,12 @@ def patch_kernel(
         )
 
 
-def launch_patch_rows(
-    stale: Sequence[torch.Tensor], nodes: torch.Tensor, fresh: Sequence[torch.Tensor], fresh_nodes: torch.Tensor
-) -> None:
-    """`patch_rows` by its kernel: a program finds the matches of BLOCK nodes once and copies all tensors' rows.
+def _launch(of: Patch) -> None:
+    """A program finds the matches of BLOCK nodes once and copies all tensors' rows.
 
-    A program writes its own rows alone and reads no stale one, so programs do not meet.
+    It writes its own rows alone and reads no stale one, so programs do not meet.
     """
+    stale, nodes, fresh, fresh_nodes = of
     pairs = [(old, new) for old, new in zip(stale, fresh, strict=True) if old.numel() and new.numel()]
     if not pairs:
         return
@@ -94,60 +123,30 @@ def launch_patch_rows(
     )  # fmt: skip
 
 
-@torch.library.custom_op("mspipe_triton::patch_rows", mutates_args=("stale",))
-def _operation(
-    stale: list[torch.Tensor], nodes: torch.Tensor, fresh: list[torch.Tensor], fresh_nodes: torch.Tensor
-) -> None:
-    run = launch_patch_rows if on_triton(nodes) else patch_rows_reference
-    run(stale, nodes, fresh, fresh_nodes)
-
-
-def patch_rows(
-    stale: Sequence[torch.Tensor], nodes: torch.Tensor, fresh: Sequence[torch.Tensor], fresh_nodes: torch.Tensor
-) -> None:
-    """Replace rows that were fetched too early by the last rows written for the same nodes, in place.
-
-    stale[k][u] := fresh[k][p], bit for bit, with p the largest index that has fresh_nodes[p] = nodes[u]; a row without
-    a match stays as it is. All tensors of a record are patched at one match, so that a record stays whole. The schedule
-    `exact` lays the records that iterations in flight have written, the later ones behind, over the prefetched ones
-    just before training, which gives it sequential training's inputs.
-
-    Args:
-        stale: K tensors [U, ...], the fetched records' parts; mutated. Any widths and, part by part, any dtypes of
-            float32, float64, bfloat16, int32 and int64.
-        nodes: [U] integer, the node of each row; a negative one is padding, whose row stays.
-        fresh: K tensors [P, ...], the same parts of the written records, in memory of their own.
-        fresh_nodes: [P] integer, in the order of writing; a negative one is padding, whose row is not used. On the CPU
-            the work is in U + P, with a scratch table kept a thread of 8 bytes a node up to the largest id given.
-
-    Nothing is differentiable.
-
-    Raises:
-        ValueError: lists of different lengths, parts of different shapes or dtypes, a wrong layout or device.
-    """
-    operation = "patch_rows"
+def _check(of: Patch) -> None:
+    stale, nodes, fresh, fresh_nodes = of
     if len(stale) != len(fresh):
         raise ValueError(
-            f"patch_rows: stale has {len(stale)} tensors, fresh has {len(fresh)}; give the same parts of both"
+            f"{_NAME}: stale has {len(stale)} tensors, fresh has {len(fresh)}; give the same parts of both"
         )
-    check_dtype(operation, INTEGERS, nodes=nodes, fresh_nodes=fresh_nodes)
-    check_layout(operation, nodes=nodes, fresh_nodes=fresh_nodes)
-    check_device(operation, nodes.device, fresh_nodes=fresh_nodes)
+    check_dtype(_NAME, INTEGERS, nodes=nodes, fresh_nodes=fresh_nodes)
+    check_layout(_NAME, nodes=nodes, fresh_nodes=fresh_nodes)
+    check_device(_NAME, nodes.device, fresh_nodes=fresh_nodes)
     for name, ids in (("nodes", nodes), ("fresh_nodes", fresh_nodes)):
         if ids.dim() != 1:
-            raise ValueError(f"patch_rows: {name} has shape {tuple(ids.shape)}; give a vector, as with {name}.view(-1)")
+            raise ValueError(f"{_NAME}: {name} has shape {tuple(ids.shape)}; give a vector, as with {name}.view(-1)")
     for k, (old, new) in enumerate(zip(stale, fresh, strict=True)):
         pair = {f"stale[{k}]": old, f"fresh[{k}]": new}
-        check_dtype(operation, FLOATS + INTEGERS, **pair)
-        check_same_dtype(operation, **pair)
+        check_dtype(_NAME, FLOATS + INTEGERS, **pair)
+        check_same_dtype(_NAME, **pair)
         for (name, tensor), rows in zip(pair.items(), (len(nodes), len(fresh_nodes)), strict=True):
             if tuple(tensor.shape) != (rows, *old.shape[1:]):
                 raise ValueError(
-                    f"patch_rows: {name} has shape {tuple(tensor.shape)} and should have {(rows, *old.shape[1:])}, "
+                    f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {(rows, *old.shape[1:])}, "
                     f"a row a node and rows as in stale[{k}] {tuple(old.shape)}; mend whichever is wrong"
                 )
-        check_layout(operation, **pair)
-        check_device(operation, nodes.device, (), **pair)
-    run = patch_rows_reference if eager(nodes) else _operation
-    with torch.no_grad():
-        run(list(stale), nodes, list(fresh), fresh_nodes)
+        check_layout(_NAME, **pair)
+        check_device(_NAME, nodes.device, (), **pair)
+
+
+patch_rows = operation(_NAME, Patch, reference=_reference, launch=_launch, check=_check, on="nodes", mutates=("stale",))

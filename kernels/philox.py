@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -41,7 +42,7 @@ def philox_integers(draws: torch.Tensor, positions: torch.Tensor, bound: int | t
     return (philox_words(draws, positions)[0] * bound) >> 32
 
 
-def dropout_scale(draws: torch.Tensor, shape: tuple[int, ...], probability: float, dtype: torch.dtype) -> torch.Tensor:
+def dropout_scale(draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype) -> torch.Tensor:
     """Dropout multipliers of `shape`: 0 with the given probability, 1 / (1 − probability) otherwise.
 
     Element e takes word e mod 4 of position e div 4.

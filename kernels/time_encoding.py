@@ -7,7 +7,7 @@ import math
 import torch
 
 from mspipe_triton.kernels.fusion import fused
-from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
+from mspipe_triton.kernels.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, real_rows, tl
 
 _TURN = 2.0 * math.pi
 
@@ -133,9 +133,7 @@ def encode_time_backward_kernel(
     b_frequency = tl.zeros([BLOCK_T], COMPUTE)
     b_phase = tl.zeros([BLOCK_T], COMPUTE)
     begin = tl.program_id(0) * PART
-    stop = tl.minimum(begin + PART, num_rows)
-    if p_count is not None:
-        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
+    stop = tl.minimum(begin + PART, real_rows(p_count, num_rows))
     for m in range(begin, stop, BLOCK_M):
         i_m = m + tl.arange(0, BLOCK_M)
         m_m = i_m < stop

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 import torch
 
 from mspipe_triton.kernels.checks import INTEGERS, check_dtype, check_layout, check_range
-from mspipe_triton.kernels.eager import eager
-from mspipe_triton.kernels.launch import Config, cdiv, kernel, on_triton, pow2, tl
-
-Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.operation import operation
 
 # Positions a program counts and numbers. One size for both kernels: the second adds up what the first counted.
 SPAN = 512
@@ -19,13 +18,39 @@ _scratch = threading.local()
 _KEPT = 1 << 28  # entries of the largest scratch table that stays with its thread, 2 GiB
 
 
-def unique_nodes_reference(nodes: torch.Tensor, capacity: int) -> Unique:
-    """`unique_nodes` in torch.
+class Nodes(NamedTuple):
+    """The distinct nodes of a list, and where each entry of the list stands among them.
 
-    Every position is stamped on its node, the least one stays, and a prefix sum over the positions that stayed
+    Neither path does work in the number of nodes that exist; the kernels wait for nothing, and their result does not
+    depend on the order in which the device runs them.
+
+    Args:
+        nodes: [M] integer, below 2³¹, M at most 2³⁰; negative entries are padding.
+        capacity: C, room for the distinct nodes; M is always enough.
+
+    Returns:
+        ids [C] int64, in order of first occurrence, −1 behind the last; inverse [M] int64 with
+        ids[inverse[i]] == nodes[i], 0 for padding; count [1] int64 of distinct nodes. Order of first occurrence
+        makes the rows of a list's head (a batch's roots) the head of the table. Nothing is mutated, nothing is
+        differentiable. Of more distinct nodes than C the first C are kept, inverse is 0 for every entry of the
+        others, and count still is the true number: a count above C tells of it.
+
+    Raises:
+        ValueError: a wrong dtype, shape or layout; a negative capacity; with debugging on, a node of 2³¹ or more.
+    """
+
+    nodes: torch.Tensor
+    capacity: int
+
+
+Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _reference(of: Nodes) -> Unique:
+    """Every position is stamped on its node, the least one stays, and a prefix sum over the positions that stayed
     numbers the nodes; no sort, and no work in the number of nodes that exist.
     """
-    length = nodes.numel()
+    (nodes, capacity), length = of, of.nodes.numel()
     ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=nodes.device)  # the last takes what has no row
     if length == 0:
         return ids[:-1], nodes.new_zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=nodes.device)
@@ -139,9 +164,9 @@ def unique_inverse_kernel(p_first, p_inverse, num_nodes, BLOCK: tl.constexpr):
     tl.store(p_inverse + o_node, b_inverse, mask=m_node & (b_first != o_node))
 
 
-def launch_unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
-    """`unique_nodes` by its kernels, whose launches order their reads: fill the table, count, number, look up."""
-    length, ids, inverse, count = nodes.numel(), *empty_unique(nodes, capacity)
+def _launch(of: Nodes) -> Unique:
+    """Four kernels, whose launches order their reads: fill the table, count, number, look up."""
+    (nodes, capacity), (ids, inverse, count), length = of, _empty(of), of.nodes.numel()
     size = pow2(2 * length)  # half of it stays free, so every probe ends, and soon
     table = torch.full((size,), -1, dtype=torch.int64, device=nodes.device)
     slots = torch.empty_like(nodes, dtype=torch.int32)
@@ -162,42 +187,14 @@ def launch_unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
     return ids, inverse, count
 
 
-def empty_unique(nodes: torch.Tensor, capacity: int) -> Unique:
+def _empty(of: Nodes) -> Unique:
     """The outputs, unwritten."""
-    ids = nodes.new_empty(capacity, dtype=torch.int64)
+    nodes, ids = of.nodes, of.nodes.new_empty(of.capacity, dtype=torch.int64)
     return ids, torch.empty_like(nodes, dtype=torch.int64), nodes.new_empty(1, dtype=torch.int64)
 
 
-@torch.library.custom_op("mspipe_triton::unique_nodes", mutates_args=())
-def _operation(nodes: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return launch_unique_nodes(nodes, capacity) if on_triton(nodes) else unique_nodes_reference(nodes, capacity)
-
-
-@_operation.register_fake
-def _(nodes: torch.Tensor, capacity: int) -> Unique:
-    return empty_unique(nodes, capacity)
-
-
-def unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
-    """The distinct nodes of a list, and where each entry of the list stands among them.
-
-    Neither path does work in the number of nodes that exist; the kernels wait for nothing, and their result does not
-    depend on the order in which the device runs them.
-
-    Args:
-        nodes: [M] integer, below 2³¹, M at most 2³⁰; negative entries are padding.
-        capacity: C, room for the distinct nodes; M is always enough.
-
-    Returns:
-        ids [C] int64, in order of first occurrence, −1 behind the last; inverse [M] int64 with
-        ids[inverse[i]] == nodes[i], 0 for padding; count [1] int64 of distinct nodes. Order of first occurrence
-        makes the rows of a list's head (a batch's roots) the head of the table. Nothing is mutated, nothing is
-        differentiable. Of more distinct nodes than C the first C are kept, inverse is 0 for every entry of the
-        others, and count still is the true number: a count above C tells of it.
-
-    Raises:
-        ValueError: a wrong dtype, shape or layout; a negative capacity; with debugging on, a node of 2³¹ or more.
-    """
+def _check(of: Nodes) -> None:
+    nodes, capacity = of
     check_dtype("unique_nodes", INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
         raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")
@@ -205,5 +202,8 @@ def unique_nodes(nodes: torch.Tensor, capacity: int) -> Unique:
         raise ValueError(f"unique_nodes: capacity must be an integer ≥ 0, not {capacity!r}; nodes.numel() is enough")
     check_layout("unique_nodes", nodes=nodes)
     check_range("unique_nodes", "nodes", nodes, 2**31, None)
-    unique: Unique = (unique_nodes_reference if eager(nodes) else _operation)(nodes, capacity)
-    return unique
+
+
+unique_nodes = operation(
+    "unique_nodes", Nodes, reference=_reference, launch=_launch, fake=_empty, check=_check, on="nodes"
+)

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from mspipe_triton.kernels.eager import eager_backward
 from mspipe_triton.kernels.launch import Config, add_product, arithmetic, cdiv, input_precision, kernel, tl
-from mspipe_triton.kernels.time_encoding import launch_encode_time_backward
-from mspipe_triton.kernels.updater_inputs import flags, table_gradients
+from mspipe_triton.kernels.operation import Gradients
+from mspipe_triton.kernels.time_encoding import encode_time_backward, launch_encode_time_backward
+from mspipe_triton.kernels.updater_inputs import TABLES, TIME, WEIGHTS, flags
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.updater_inputs import Update
+
+
+def valid_gradient(of: Update, d_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of h and the time differences, both 0 from the count on."""
+    if of.count is None:
+        return d_h, of.deltas
+    valid = torch.arange(d_h.shape[0], device=d_h.device) < of.count
+    return torch.where(valid.unsqueeze(1), d_h, 0.0), torch.where(valid, of.deltas, 0.0)
+
+
+def table_gradients(of: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> Gradients:
+    """Gradients of the tables that need one, whose rows make a message, from those of the message's rows [U, X]."""
+    gradients, first = {}, 0
+    for name, read in (("memory", of.memory_rows), ("partner", of.partner_rows), ("features", of.feature_rows)):
+        table: torch.Tensor = getattr(of, name)
+        gradient = d_rows[:, first : first + table.shape[1]]
+        if name in needs:
+            if read is not None:
+                gradient = d_rows.new_zeros(table.shape).index_add(0, read.clamp(min=0).long(), gradient)
+            gradients[name] = gradient.to(table.dtype).contiguous()
+        first += table.shape[1]
+    return gradients
+
+
+def time_gradients(of: Update, d_sums: torch.Tensor, deltas: torch.Tensor, needs: frozenset[str]) -> Gradients:
+    """Gradients of the time encoder, if it needs them, from those of the sums that the message's product is part of."""
+    if not needs.intersection(TIME):
+        return {}
+    d_time = d_sums @ of.weight_ih[:, -of.frequency.numel() :]
+    return dict(zip(TIME, encode_time_backward(d_time, deltas.to(d_time.dtype), of.frequency, of.phase), strict=True))
 
 
 @kernel(
@@ -127,96 +159,49 @@ def rows_backward_kernel(
     tl.store(p_rows + o_u * (WIDTH - FIRST) + (i_k - FIRST)[None, :], b_x, mask=m_u[:, None] & m_k[None, :])
 
 
-def launch_updater_backward(
-    gates: torch.Tensor, own: torch.Tensor | None, message: torch.Tensor, deltas: torch.Tensor,
-    has_mail: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor,
-    weight_hh: torch.Tensor, count: torch.Tensor | None, needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of weights and biases, and where they are needed of the message rows, frequency and phase.
+def launch_gradients(
+    of: Update, message: torch.Tensor, gates: torch.Tensor, own: torch.Tensor | None, needs: frozenset[str]
+) -> Gradients:
+    """Gradients of weights and biases, and where they are needed of the tables, frequency and phase.
 
     The sums over nodes are cut into parts of fixed size, so that they come out the same in every run.
 
     Args:
+        message: as the forward pass saved it.
         gates: gradients of the gates' sums, a GRU's [U, 4D] or an RNN's [U, D], 0 from the count on.
         own: that of the memory rows along the direct path [U, D], or None where there is none.
-        others: as the updaters have them; what is not needed comes back empty.
     """
-    (rows, width), (out, dim), stride = message.shape, weight_hh.shape, gates.shape[1]
+    (rows, width), (out, dim), stride = message.shape, of.weight_hh.shape, gates.shape[1]
     kind, precision = arithmetic(gates.dtype), input_precision(gates.dtype)
-    sizes, mailed = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(has_mail, gates.dtype)
+    sizes, mailed = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(of.has_mail, gates.dtype)
     config = weights_backward_kernel.config(kind)
     parts, part = cdiv(rows, config["PART"]), config["PART"]
     partial = gates.new_empty(parts, out, width + dim + 2)
     tiles = cdiv(width, config["BLOCK_K"]) + cdiv(dim, config["BLOCK_K"])
     weights_backward_kernel.launch(
         (cdiv(out, config["BLOCK_N"]), tiles, parts), config,
-        gates, message, mailed, count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
+        gates, message, mailed, of.count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
     )  # fmt: skip
-    d_weights = [torch.empty_like(weight_ih), torch.empty_like(weight_hh)]
-    d_biases = [gates.new_empty(out), gates.new_empty(out)]
+    gradients = {name: gates.new_empty(getattr(of, name).shape) for name in WEIGHTS}
     config = sum_parts_kernel.config()
     sum_parts_kernel.launch(
         (cdiv(out * (width + dim + 2), config["BLOCK"]),), config,
-        partial, count, *d_weights, *d_biases, rows, PART=part, **sizes,
+        partial, of.count, *gradients.values(), rows, PART=part, **sizes,
     )  # fmt: skip
-    d_rows, d_frequency, d_phase = (gates.new_empty(0) for _ in range(3))
+    needs_rows, needs_time, time = needs.intersection(TABLES), needs.intersection(TIME), of.frequency.numel()
     if needs_rows or needs_time:
-        first = 0 if needs_rows else width - frequency.numel()
+        first = 0 if needs_rows else width - time
         d_message = gates.new_empty(rows, width - first)
         config = rows_backward_kernel.config(kind)
         rows_backward_kernel.launch(
             (cdiv(rows, config["BLOCK_U"]), cdiv(width - first, config["BLOCK_K"])), config,
-            gates, own, mailed, weight_ih, weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
+            gates, own, mailed, of.weight_ih, of.weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
             PRECISION=precision, **sizes,
         )  # fmt: skip
         if needs_time:
-            d_time = d_message[:, d_message.shape[1] - frequency.numel() :]
-            d_frequency, d_phase = launch_encode_time_backward(d_time, deltas, frequency, phase, count)
+            d_time = d_message[:, d_message.shape[1] - time :]
+            made = launch_encode_time_backward(d_time, of.deltas, of.frequency, of.phase, of.count)
+            gradients |= zip(TIME, made, strict=True)
         if needs_rows:
-            d_rows = d_message
-    return [*d_weights, *d_biases, d_rows, d_frequency, d_phase]
-
-
-def empty_updater_gradients(
-    message: torch.Tensor, frequency: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    needs_rows: bool, needs_time: bool,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Unwritten: what `launch_updater_backward` gives."""
-    time = frequency.numel() if needs_time else 0
-    biases = [message.new_empty(weight_ih.shape[0]) for _ in range(2)]
-    rows = torch.empty_like(message) if needs_rows else message.new_empty(0)
-    gradients = [torch.empty_like(weight_ih), torch.empty_like(weight_hh), *biases]
-    return [*gradients, rows, message.new_empty(time), message.new_empty(time)]
-
-
-def setup_updater(ctx: Any, inputs: tuple[Any, ...], saved: tuple[torch.Tensor, ...]) -> None:
-    """Keep for the backward pass what an updater `saved`, and those of its inputs that it reads."""
-    (
-        memory, memory_rows, partner, partner_rows, features, feature_rows, deltas, has_mail, frequency, phase,
-        weight_ih, weight_hh, _, _, count, keep, *_,
-    ) = inputs  # fmt: skip
-    ctx.save_for_backward(
-        *saved, deltas, has_mail, frequency, phase, weight_ih, weight_hh, count,
-        memory_rows, partner_rows, feature_rows,
-    )  # fmt: skip
-    ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
-    ctx.keep, ctx.tables = keep, [(table.shape, table.dtype) for table in (memory, partner, features)]
-
-
-def updater_backward(
-    ctx: Any, grad: torch.Tensor | None, reference: Callable[..., Any], operation: Callable[..., Any]
-) -> tuple[torch.Tensor | None, ...]:
-    """Gradients of an updater's inputs, by the reference of its backward pass where that may be called at once."""
-    needs = ctx.needs_input_grad
-    if grad is None:
-        return (None,) * len(needs)
-    *saved, count, memory_rows, partner_rows, feature_rows = ctx.saved_tensors
-    tables, needs_time = (needs[0], needs[2], needs[4]), needs[8] or needs[9]
-    run = reference if eager_backward(grad) else operation
-    *weights, d_rows, d_frequency, d_phase = run(grad, *saved, count, ctx.keep, any(tables), needs_time)
-    d_memory, d_partner, d_features = table_gradients(
-        d_rows, ctx.tables, tables, (memory_rows, partner_rows, feature_rows)
-    )
-    times = (d_frequency, d_phase) if needs_time else (None, None)
-    given = (d_memory, None, d_partner, None, d_features, None, None, None, *times, *weights)
-    return given + (None,) * (len(needs) - len(given))
+            gradients |= table_gradients(of, d_message, needs)
+    return gradients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -18,6 +18,16 @@ from mspipe_triton.kernels.checks import (
     check_same_dtype,
     check_shape,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.memory_gru import MemoryGRU
+    from mspipe_triton.kernels.memory_rnn import MemoryRNN
+
+    Update: TypeAlias = MemoryGRU | MemoryRNN
+
+TABLES, TIME = ("memory", "partner", "features"), ("frequency", "phase")
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+LEAVES = (*TABLES, *TIME, *WEIGHTS)
 
 
 def read_rows(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
@@ -38,70 +48,47 @@ def flags(has_mail: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return has_mail.int() if dtype == torch.float64 else has_mail
 
 
-def table_gradients(
-    d_rows: torch.Tensor, tables: Sequence[tuple[torch.Size, torch.dtype]], needed: Sequence[bool],
-    rows: Sequence[torch.Tensor | None],
-) -> list[torch.Tensor | None]:  # fmt: skip
-    """Gradients of the tables whose rows make a message, or None, from those of the message's rows [U, X].
-
-    Args:
-        tables: shape and dtype of each; rows: those that were read of it, or None where all were.
-        needed: whether its gradient is.
-    """
-    gradients: list[torch.Tensor | None] = []
-    first = 0
-    for (shape, dtype), wanted, read in zip(tables, needed, rows, strict=True):
-        gradient = None
-        if wanted:
-            gradient = d_rows[:, first : first + shape[1]]
-            if read is not None:
-                gradient = d_rows.new_zeros(shape).index_add(0, read.clamp(min=0).long(), gradient)
-            gradient = gradient.to(dtype)
-        gradients.append(gradient)
-        first += shape[1]
-    return gradients
+def message_widths(of: Update) -> dict[str, int]:
+    """Of a message's parts, by the names that kernels give them."""
+    tables = zip(("DIM", "PARTNER", "FEATURES"), (of.memory, of.partner, of.features), strict=True)
+    return {**{name: table.shape[1] for name, table in tables}, "TIME": of.frequency.numel()}
 
 
-def check_updater(
-    name: str, gates: int,
-    memory: torch.Tensor, memory_rows: torch.Tensor | None, partner: torch.Tensor, partner_rows: torch.Tensor | None,
-    features: torch.Tensor, feature_rows: torch.Tensor | None, deltas: torch.Tensor, has_mail: torch.Tensor,
-    frequency: torch.Tensor, phase: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-    bias_ih: torch.Tensor, bias_hh: torch.Tensor, count: torch.Tensor | None,
-) -> None:  # fmt: skip
+def check_updater(name: str, gates: int, of: Update) -> None:
     """Refuse what an operation `name` whose weights have `gates` times D rows cannot take; see `memory_gru`."""
-    tables = {"memory": memory, "partner": partner, "features": features}
-    rows = {"memory_rows": memory_rows, "partner_rows": partner_rows, "feature_rows": feature_rows}
-    weights = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-    others = {"deltas": deltas, "has_mail": has_mail, "count": count}
-    times = {"frequency": frequency, "phase": phase}
+    if of.empty not in ("update", "keep"):
+        raise ValueError(f"{name}: empty must be 'update' or 'keep', not {of.empty!r}")
+    tables = {"memory": of.memory, "partner": of.partner, "features": of.features}
+    rows = {"memory_rows": of.memory_rows, "partner_rows": of.partner_rows, "feature_rows": of.feature_rows}
+    weights = {key: getattr(of, key) for key in WEIGHTS}
+    others = {"deltas": of.deltas, "has_mail": of.has_mail, "count": of.count}
+    times = {"frequency": of.frequency, "phase": of.phase}
     check_dims(name, 2, **tables)
-    check_dims(name, 1, has_mail=has_mail, frequency=frequency)
-    nodes, dim = has_mail.shape, memory.shape[1]
-    out = gates * dim
-    width = dim + partner.shape[1] + features.shape[1] + frequency.numel()
-    if weight_ih.shape != (out, width):
+    check_dims(name, 1, has_mail=of.has_mail, frequency=of.frequency)
+    nodes, dim = of.has_mail.shape, of.memory.shape[1]
+    out, width = gates * dim, sum(message_widths(of).values())
+    if of.weight_ih.shape != (out, width):
         raise ValueError(
-            f"{name}: weight_ih is {tuple(weight_ih.shape)}, messages have width {width}; give {(out, width)}"
+            f"{name}: weight_ih is {tuple(of.weight_ih.shape)}, messages have width {width}; give {(out, width)}"
         )
     check_shape(
-        name, weight_hh=(weight_hh, (out, dim)), bias_ih=(bias_ih, (out,)), bias_hh=(bias_hh, (out,)),
-        phase=(phase, frequency.shape), deltas=(deltas, nodes), count=(count, (1,)),
+        name, weight_hh=(of.weight_hh, (out, dim)), bias_ih=(of.bias_ih, (out,)), bias_hh=(of.bias_hh, (out,)),
+        phase=(of.phase, of.frequency.shape), deltas=(of.deltas, nodes), count=(of.count, (1,)),
         **{row: (given, nodes) for row, given in rows.items()},
     )  # fmt: skip
-    check_dtype(name, COMPUTED, weight_ih=weight_ih)
+    check_dtype(name, COMPUTED, weight_ih=of.weight_ih)
     check_same_dtype(name, **weights, **times)
-    check_dtype(name, FLOATS, **tables, deltas=deltas)
-    check_dtype(name, INTEGERS, **rows, count=count)
-    check_dtype(name, (torch.bool,), has_mail=has_mail)
+    check_dtype(name, FLOATS, **tables, deltas=of.deltas)
+    check_dtype(name, INTEGERS, **rows, count=of.count)
+    check_dtype(name, (torch.bool,), has_mail=of.has_mail)
     for key, weight in weights.items():
         if not weight.is_contiguous():
             raise ValueError(f"{name}: {key} has strides {weight.stride()}; give {key}.contiguous()")
     check_layout(name, **tables, **rows, **weights, **others, **times)
-    check_device(name, weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
+    check_device(name, of.weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
     for table, row in zip(tables, rows, strict=True):
-        if rows[row] is None and tables[table].shape[0] != has_mail.numel():
+        if rows[row] is None and tables[table].shape[0] != of.has_mail.numel():
             raise ValueError(
-                f"{name}: {table} has {tables[table].shape[0]} rows for {has_mail.numel()} nodes; give {row}"
+                f"{name}: {table} has {tables[table].shape[0]} rows for {of.has_mail.numel()} nodes; give {row}"
             )
         check_range(name, row, rows[row], tables[table].shape[0], None)

@@ -1,11 +1,28 @@
-"""What the memory updaters' kernels share: packed weights, and the product of a block of messages with them."""
+"""What the memory updaters' kernels share: their launch, packed weights, a block of messages times them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 
-from mspipe_triton.kernels.launch import Config, add_product, cdiv, device_function, kernel, tl
+from mspipe_triton.kernels.launch import (
+    Config,
+    Kernel,
+    add_product,
+    arithmetic,
+    cdiv,
+    device_function,
+    input_precision,
+    kernel,
+    tl,
+)
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
+from mspipe_triton.kernels.updater_inputs import flags, message_widths
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.updater_inputs import Update
 
 
 @device_function
@@ -125,25 +142,46 @@ def message_product(
     return b_gates
 
 
-def packed_weights(
-    weight_ih: torch.Tensor, weight_hh: torch.Tensor, widths: tuple[int, ...], gates: int, config: Config
-) -> tuple[torch.Tensor, dict[str, int]]:
-    """The weights as `message_product` takes them under a configuration, and its constants: widths, first columns.
+def launch_update(kernel: Kernel, of: Update, gates: int, out: Sequence[torch.Tensor], save: bool) -> None:
+    """A memory update into `out` by two kernels: the weights are packed, then everything else is one launch.
 
     Args:
-        widths: of memory, partner, features and time. gates: a GRU's 4 or an RNN's 1.
+        kernel: of the cell. gates: a GRU's 4 or an RNN's 1.
     """
-    starts = [0]
-    for width in (*widths, widths[0]):
+    dtype, rows = of.weight_ih.dtype, of.has_mail.numel()
+    config = kernel.config(arithmetic(dtype))
+    packed, constants = packed_weights(of, gates, config)
+    kernel.launch(
+        (cdiv(rows, config["BLOCK_U"]), cdiv(constants["DIM"], config["BLOCK_D"])), config, *fetched(of), of.deltas,
+        flags(of.has_mail, dtype), of.frequency, of.phase, packed, of.bias_ih, of.bias_hh, of.count, *out, rows,
+        **strides(of), KEEP=of.empty == "keep", SAVE=save, PRECISION=input_precision(dtype), **constants,
+    )  # fmt: skip
+
+
+def fetched(of: Update) -> tuple[torch.Tensor | None, ...]:
+    """The tables and their rows, as the kernels take them."""
+    return of.memory, of.memory_rows, of.partner, of.partner_rows, of.features, of.feature_rows
+
+
+def strides(of: Update) -> dict[str, int]:
+    """The distances between the tables' rows, as the kernels take them."""
+    tables = {"MEMORY_STRIDE": of.memory, "PARTNER_STRIDE": of.partner, "FEATURE_STRIDE": of.features}
+    return {name: table.stride(0) for name, table in tables.items()}
+
+
+def packed_weights(of: Update, gates: int, config: Config) -> tuple[torch.Tensor, dict[str, int]]:
+    """The weights as `message_product` takes them under a configuration, and its constants: widths, first columns."""
+    widths, starts = message_widths(of), [0]
+    dim = widths["DIM"]
+    for width in (*widths.values(), dim):
         starts.append(starts[-1] + cdiv(width, config["BLOCK_K"]) * config["BLOCK_K"])
-    constants = dict(zip(("DIM", "PARTNER", "FEATURES", "TIME"), widths, strict=True))
-    constants |= dict(zip(("SELF", "MATE", "EVENT", "TIMES", "DEPTH"), starts[1:], strict=True))
+    constants = widths | dict(zip(("SELF", "MATE", "EVENT", "TIMES", "DEPTH"), starts[1:], strict=True))
     packing = pack_kernel.config()
-    rows = gates * cdiv(widths[0], config["BLOCK_D"]) * config["BLOCK_D"]
+    rows = gates * cdiv(dim, config["BLOCK_D"]) * config["BLOCK_D"]
     blocks = cdiv(rows, packing["BLOCK_ROWS"])
-    packed = weight_ih.new_empty(blocks * packing["BLOCK_ROWS"], starts[-1])
+    packed = of.weight_ih.new_empty(blocks * packing["BLOCK_ROWS"], starts[-1])
     pack_kernel.launch(
         (blocks, cdiv(starts[-1], packing["BLOCK_DEPTH"])), packing,
-        weight_ih, weight_hh, packed, WIDTH=sum(widths), GATES=gates, **constants,
+        of.weight_ih, of.weight_hh, packed, WIDTH=sum(widths.values()), GATES=gates, **constants,
     )  # fmt: skip
     return packed, constants

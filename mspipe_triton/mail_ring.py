@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mspipe_triton.kernels import deliver_mails
-from mspipe_triton.kernels.mean_mails import mail_rows, mean_mails
+from mspipe_triton.kernels.mean_mails import Mails, mail_rows, mean_mails
 from mspipe_triton.mailbox import Deliveries, Interactions, Rows, Table, Written
 from mspipe_triton.table_rows import MailSources, RingRows
 
@@ -88,10 +88,11 @@ class RingMailbox:
         sent.index_copy_(0, heard.nodes, before + 1)
         latest = heard.last // 2
         if self.aggregator == "mean":
-            mails, features = mean_mails(
+            summed = Mails(
                 hidden, events.src_rows, events.dst_rows, events.features, heard.owners, heard.mails,
                 heard.nodes.numel(),
             )  # fmt: skip
+            mails, features = mean_mails(summed)
             assert features is not None
         else:
             mails = mail_rows(hidden, events.src_rows, events.dst_rows, heard.last)

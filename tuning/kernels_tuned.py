@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mspipe_triton.errors import TuningError
-from mspipe_triton.kernels.launch import KERNELS, VARIANTS_CHOSEN, Config, Kernel, Launch
+from mspipe_triton.kernels.launch import KERNELS, VARIANTS_CHOSEN, Config, Kernel
 from mspipe_triton.tuning.calls import Call
 from mspipe_triton.tuning.gate import compute_capability, first_line, gate, unfit
 from mspipe_triton.tuning.measure import compare
@@ -161,7 +161,7 @@ class _Tuner:
         parts: dict[tuple[str, str], _Part] = {}
         calls: list[Call] = []
         for call in self.calls:
-            launched = {_part(launch) for launch in call.launches()}
+            launched = {(launch.kernel.name, launch.variant) for launch in call.launches()}
             try:
                 taken = call.times * self.measure(call)
             except Exception as error:  # of a variant that training has not run yet
@@ -173,7 +173,8 @@ class _Tuner:
                 part.timed.append(call)
                 part.share += taken / len(launched)
         for call in calls:
-            for key in set() if call.backward else {_part(launch) for launch in call.launches(whole=True)}:
+            whole = [] if call.backward else call.launches(whole=True)
+            for key in {(launch.kernel.name, launch.variant) for launch in whole}:
                 if key in parts:
                     parts[key].judged.append(call)
         return sorted(parts.values(), key=lambda part: (-part.share, part.name))
@@ -289,9 +290,3 @@ class _Tuner:
                     "start again, and the search goes on from the next trial"
                 ) from error
         return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _part(launch: Launch) -> tuple[str, str]:
-    """A launch's kernel and the variant of the arithmetic whose configuration it took."""
-    chosen = launch.kernel.chosen
-    return launch.kernel.name, next(variant for variant, config in chosen.items() if config is launch.config)

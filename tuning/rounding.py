@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mspipe_triton.kernels.fusion import enable_fusion, fusion_enabled
 from mspipe_triton.kernels.launch import input_precision, references
+from mspipe_triton.kernels.operation import OPERATIONS
 
 Named = dict[str, torch.Tensor]
 Errors = dict[str, dict[str, Any]]
@@ -188,8 +189,8 @@ class Rounded(TorchDispatchMode):
 
 def _by_parts(func: torch._ops.OpOverload, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The result of an operation that consists of others, by them; else NotImplemented."""
-    if func.namespace == "mspipe_triton":  # by the function that it was registered with
-        return torch._library.custom_ops.OPDEFS[func._schema.name]._init_fn(*args, **named)
+    if func.namespace == "mspipe_triton":
+        return OPERATIONS[func._schema.name.removeprefix("mspipe_triton::")](*args)
     if func is _aten.var_mean.correction:
         return _var_mean(*args, **named)
     if func in _PARTS:

@@ -206,8 +206,6 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     "link_loss_kernel": _FLAT,
     "link_backward_kernel": {**_BACKWARD, "PART": (64, 128, 256, 512, 1024)},
     "link_sum_kernel": _FLAT,
-    "mailbox_kernel": _SLOTS,
-    "mailbox_backward_kernel": _SLOTS,
     "fused_gru_kernel": {**_UPDATER, "BLOCK_D": (16, 32, 64)},  # larger ones take half a minute to be refused
     "fused_rnn_kernel": _UPDATER,
     "pack_kernel": {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from mspipe_triton.kernels import launch
+from mspipe_triton.kernels.operation import OPERATIONS
 
 SOURCE = Path(__file__).with_name("stub_libcuda.c")
 LIBRARY = "libcuda.so.1"
@@ -135,12 +135,11 @@ def _zeroed(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 def _steering(name: str) -> None:
     """Let an operation launch its kernels, and give what its reference does."""
-    module = importlib.import_module(f"mspipe_triton.kernels.{name}")
-    launched, reference = getattr(module, f"launch_{name}"), getattr(module, f"{name}_reference")
+    registered = OPERATIONS[name]
+    launched = registered.launch
 
-    @functools.wraps(launched)
-    def made(*arguments: Any, **named: Any) -> Any:
-        launched(*arguments, **named)
-        return reference(*arguments, **named)
+    def made(*arguments: Any) -> Any:
+        launched(*arguments)
+        return registered.reference(*arguments)
 
-    setattr(module, f"launch_{name}", made)
+    registered.launch = made

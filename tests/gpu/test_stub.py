@@ -43,10 +43,10 @@ def test_every_operation_is_launched_under_the_hash_of_compiling_ahead_of_time()
 
 
 TRAINED = {
-    "tgn": {"fused_gru_kernel", "attend_kernel", "attend_backward_kernel", "link_loss_kernel", "last_kernel"},
+    "tgn": {"fused_gru_kernel", "attention_kernel", "attention_backward_kernel", "link_loss_kernel", "last_kernel"},
     "jodie": {"fused_rnn_kernel", "link_loss_kernel", "last_kernel"},
-    "apan": {"mailbox_kernel", "mailbox_backward_kernel", "link_loss_kernel", "ring_kernel"},
-    "tgat": {"attend_kernel", "attend_backward_kernel", "link_loss_kernel"},
+    "apan": {"attention_kernel", "attention_backward_kernel", "link_loss_kernel", "ring_kernel"},
+    "tgat": {"attention_kernel", "attention_backward_kernel", "link_loss_kernel"},
 }
 
 

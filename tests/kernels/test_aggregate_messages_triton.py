@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import aggregate_messages
-from mspipe_triton.kernels.aggregate_messages import aggregate_messages_reference
 from mspipe_triton.kernels.launch import use_triton
 from tests.kernels.comparing import Agree, Derived, Named
 
@@ -246,7 +245,7 @@ def test_the_operation_passes_opcheck(mode: str) -> None:
 def test_it_compiles_whole(mode: str) -> None:
     given = arguments(random_pairs(9))
     compiled = torch.compile(aggregate_messages, fullgraph=True, backend="aot_eager")
-    actual, expected = run(compiled, given, mode), run(aggregate_messages_reference, given, mode)
+    actual, expected = run(compiled, given, mode), run(aggregate_messages.reference, given, mode)
     assert all(torch.equal(table, expected[name]) for name, table in actual.items())
 
 

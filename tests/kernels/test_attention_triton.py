@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from mspipe_triton.kernels import launch
-from tests.kernels.attention_case import ATTENTIONS, Agree, Case, MailCase, Named
-from tests.kernels.comparing import Derived
+from tests.kernels.attention_case import ATTENTIONS, Case, MailCase
+from tests.kernels.comparing import Agree, Derived
+from tests.kernels.slot_case import three
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
@@ -38,14 +39,6 @@ def summing(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
     torch.use_deterministic_algorithms(deterministic)
     yield kind
     torch.use_deterministic_algorithms(False)
-
-
-def three(case: Case) -> tuple[Named, Named, Callable[[], Named]]:
-    """With gradients: by the kernels, by torch in the same dtype, and how torch computes them in float64."""
-    actual = case.with_gradients(case.actual())
-    launch.use_triton(False)
-    wide = case.to(torch.float64)
-    return actual, case.with_gradients(case.actual()), lambda: wide.with_gradients(wide.actual())
 
 
 @ATTENTIONS
@@ -91,8 +84,9 @@ def test_columns_in_several_blocks(
     kind: type[Case], block: int, held: int, monkeypatch: pytest.MonkeyPatch, agree: Agree
 ) -> None:
     """Node, edge and time columns lie apart or share a block; a row's blocks are kept or read again."""
-    for name in ("attention_kernel", "attention_backward_kernel", "mailbox_kernel", "mailbox_backward_kernel"):
-        monkeypatch.setitem(launch.KERNELS[name].chosen, "float64", launch.Config({"BLOCK": block, "HELD": held}))
+    for name in ("attention_kernel", "attention_backward_kernel"):
+        for variant in ("float64", "mails_float64"):
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config({"BLOCK": block, "HELD": held}))
     case = kind(2, 3, 4, choices=2, dim=5, times=6, counts="all", dropout=0.3)
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
@@ -203,9 +197,8 @@ def test_backward_operation_is_well_formed(kind: type[Case], form: str, save: bo
     case = kind(**FORMS[form])
     with torch.no_grad():
         _, _, *saved = case.operation(*case.arguments())
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.arguments()]
-    before = given[: list(case.named()).index("bias")]
-    torch.library.opcheck(case.backward_operation, (*case.probes, *before, *saved, case.dropout, *[save] * case.wants))
+    read = (*[*case.detached().values()][:-1], None, None, None, *saved)  # neither draws nor results
+    torch.library.opcheck(case.backward_operation, (*read, *case.probes, [save] * len(case.leaves)))
 
 
 @ATTENTIONS

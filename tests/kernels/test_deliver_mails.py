@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import deliver_mails, enable_debug, launch
-from mspipe_triton.kernels.deliver_mails import launch_deliver_mails, ring_kernel
-from mspipe_triton.kernels.mean_mails import mean_mails, mean_mails_kernel
+from mspipe_triton.kernels.deliver_mails import ring_kernel
+from mspipe_triton.kernels.mean_mails import Mails, mean_mails, mean_mails_kernel
 from mspipe_triton.mailbox import Receivers
 from tests.kernels.comparing import Named
 from tests.kernels.graph_case import WAITING, launched
@@ -202,7 +202,8 @@ def test_every_configuration_of_the_mean(config: launch.Config, monkeypatch: pyt
 def test_nothing_delivered_has_the_mean_zero() -> None:
     deliveries = torch.tensor([-1, 1, -1])
     ends = torch.zeros(1, dtype=torch.int64)
-    means, kept = mean_mails(torch.ones(1, 3), ends, ends, torch.ones(1, 2), torch.tensor([0, 1, 1]), deliveries, 3)
+    mails = Mails(torch.ones(1, 3), ends, ends, torch.ones(1, 2), torch.tensor([0, 1, 1]), deliveries, 3)
+    means, kept = mean_mails(mails)
     assert kept is not None
     assert means.tolist() == [[0] * 6, [1] * 6, [0] * 6]
     assert kept.tolist() == [[0] * 2, [1] * 2, [0] * 2]
@@ -211,7 +212,7 @@ def test_nothing_delivered_has_the_mean_zero() -> None:
 @MODES
 def test_a_kernel_or_two_and_nothing_that_waits(mode: str) -> None:
     given = arguments(drawn(5, 2), mode)
-    kernels, operations = launched(lambda: launch_deliver_mails(**given))
+    kernels, operations = launched(lambda: deliver_mails.launch(**given))
     assert kernels == ["mean_mails_kernel", "ring_kernel"][mode == "last" :]
     assert not operations & {*WAITING, "index_add_"}, "what waits, and sums in no fixed order"
     assert mode == "mean" or not operations

@@ -10,7 +10,7 @@ import torch
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import NegativeSampler, Purpose, draw_words
 from mspipe_triton.kernels import draw_batch, launch
-from mspipe_triton.kernels.draw_batch import batch_kernel, draw_batch_reference, launch_draw_batch
+from mspipe_triton.kernels.draw_batch import batch_kernel
 from tests.kernels.graph_case import WAITING, dispatched, launched
 
 EVENTS, SEED, EPOCH, ITERATION = 23, 2**32 - 1, 3, 5
@@ -118,8 +118,8 @@ def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPa
 
 def test_one_launch_and_nothing_that_waits() -> None:
     arguments = given((12, EVENTS), 20, 2)
-    assert launched(lambda: launch_draw_batch(**arguments)) == (["batch_kernel"], {"new_empty", "empty_like"})
-    assert not dispatched(lambda: draw_batch_reference(**arguments)) & WAITING
+    assert launched(lambda: draw_batch.launch(**arguments)) == (["batch_kernel"], {"new_empty", "empty_like"})
+    assert not dispatched(lambda: draw_batch.reference(**arguments)) & WAITING
 
 
 @pytest.mark.parametrize("each", [1, 3])

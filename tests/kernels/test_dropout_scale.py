@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.kernels import dropout_scale, launch
-from mspipe_triton.kernels.dropout_scale import dropout_kernel, dropout_scale_reference, launch_dropout_scale
+from mspipe_triton.kernels.dropout_scale import dropout_kernel
 from mspipe_triton.kernels.philox import philox_words
 from tests.kernels.graph_case import WAITING, dispatched, launched
 
@@ -22,10 +22,10 @@ needs_triton = pytest.mark.skipif(launch.triton is None, reason="triton has no w
 
 def check(shape: tuple[int, ...], probability: float, dtype: torch.dtype, draws: list[int] | None = None) -> None:
     words = torch.tensor(draws or DRAWS)
-    scale = launch_dropout_scale(words, shape, probability, dtype)
+    scale = dropout_scale.launch(words, shape, probability, dtype)
     assert scale.dtype == dtype
     assert scale.shape == shape
-    assert torch.equal(scale, dropout_scale_reference(words, shape, probability, dtype))
+    assert torch.equal(scale, dropout_scale.reference(words, shape, probability, dtype))
 
 
 @needs_triton
@@ -60,7 +60,7 @@ def test_a_word_at_the_threshold_is_kept_and_one_below_is_not() -> None:
     words = torch.stack(philox_words(torch.tensor(DRAWS), torch.arange(2)), 1).view(-1).tolist()
     for element, word in enumerate(words):
         for threshold, kept in ((word, True), (word + 1, False)):
-            scale = launch_dropout_scale(torch.tensor(DRAWS), (8,), threshold / 2**32, torch.float32)
+            scale = dropout_scale.launch(torch.tensor(DRAWS), (8,), threshold / 2**32, torch.float32)
             assert bool(scale[element]) is kept
 
 
@@ -75,18 +75,18 @@ def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_the_public_function_runs_the_kernel() -> None:
     words = torch.tensor(DRAWS)
-    expected = dropout_scale_reference(words, (5, 3), 0.3, torch.float32)
+    expected = dropout_scale.reference(words, (5, 3), 0.3, torch.float32)
     assert torch.equal(dropout_scale(words, (5, 3), 0.3, torch.float32), expected)
 
 
 def test_one_launch_and_nothing_that_waits() -> None:
     words = torch.tensor(DRAWS)
-    launch_dropout_scale(words, (1,), 0.3, torch.float32)  # the multiplier is worked out once, on the host
-    assert launched(lambda: launch_dropout_scale(words, (5, 3), 0.3, torch.float32)) == (
+    dropout_scale.launch(words, (1,), 0.3, torch.float32)  # the multiplier is worked out once, on the host
+    assert launched(lambda: dropout_scale.launch(words, (5, 3), 0.3, torch.float32)) == (
         ["dropout_kernel"],
         {"new_empty"},
     )
-    assert not dispatched(lambda: dropout_scale_reference(words, (5, 3), 0.3, torch.float32)) & WAITING
+    assert not dispatched(lambda: dropout_scale.reference(words, (5, 3), 0.3, torch.float32)) & WAITING
 
 
 @pytest.mark.parametrize("shape", [(), (5, 3), (0, 2)], ids=str)
@@ -96,7 +96,7 @@ def test_the_operation_passes_opcheck_and_compiles_whole(shape: tuple[int, ...])
     compiled = torch.compile(
         lambda draws: dropout_scale(draws, shape, 0.3, torch.float64), fullgraph=True, backend="aot_eager"
     )
-    assert torch.equal(compiled(words), dropout_scale_reference(words, shape, 0.3, torch.float64))
+    assert torch.equal(compiled(words), dropout_scale.reference(words, shape, 0.3, torch.float64))
 
 
 @pytest.mark.parametrize(

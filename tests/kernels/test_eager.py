@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from mspipe_triton.kernels import memory_gru, unique_nodes
-from mspipe_triton.kernels.eager import eager
+from mspipe_triton.kernels.operation import eager
 
 NODES = torch.tensor([4, 2, 4, 9])
 

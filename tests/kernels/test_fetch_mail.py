@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import enable_debug, fetch_mail, launch
-from mspipe_triton.kernels.fetch_mail import fetch_mail_reference, launch_fetch_mail, mail_kernel
+from mspipe_triton.kernels.fetch_mail import mail_kernel
 from mspipe_triton.mailbox import LastMail
 from tests.kernels.graph_case import WAITING, dispatched, launched
 
@@ -91,8 +91,8 @@ def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPa
 
 def test_one_launch_and_nothing_that_waits() -> None:
     given = (torch.tensor([4, -1, 2]), *tables(torch.int64).values(), torch.float32)
-    assert launched(lambda: launch_fetch_mail(*given)) == (["mail_kernel"], {"new_empty"})
-    assert not dispatched(lambda: fetch_mail_reference(*given)) & WAITING
+    assert launched(lambda: fetch_mail.launch(*given)) == (["mail_kernel"], {"new_empty"})
+    assert not dispatched(lambda: fetch_mail.reference(*given)) & WAITING
 
 
 @pytest.mark.parametrize("times", [torch.int64, torch.float64])

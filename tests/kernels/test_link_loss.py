@@ -114,10 +114,10 @@ def test_opcheck(count: int | None, save: bool) -> None:
 
 def test_opcheck_of_the_backward_pass() -> None:
     case = Case(4, 3, 3, junk=0.5)
-    embedded, count, weight_src, _, weight_dst, _, weight_out, _ = (value.detach() for value in case.named().values())
-    _, scores, hidden = torch.ops.mspipe_triton.link_loss(*case.named().values(), True)
-    given = (torch.tensor(1.7, dtype=F64), embedded, count, weight_src, weight_dst, weight_out, scores, hidden.detach())
-    torch.library.opcheck(torch.ops.mspipe_triton.link_loss_backward.default, given)
+    given = [value.detach() for value in case.named().values()]
+    _, scores, hidden = torch.ops.mspipe_triton.link_loss(*given, True)
+    given += [None, scores, hidden, torch.tensor(1.7, dtype=F64), [True] * len(case.leaves)]
+    torch.library.opcheck(torch.ops.mspipe_triton.link_loss_backward.default, tuple(given))
 
 
 def test_compiles_into_one_graph() -> None:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import launch
-from mspipe_triton.kernels.link_loss import launch_link_loss
-from mspipe_triton.kernels.link_loss_backward import launch_link_loss_backward
+from mspipe_triton.kernels.operation import OPERATIONS
 from tests.kernels.comparing import Derived
 from tests.kernels.graph_case import launched
 from tests.kernels.link_case import Case, Named, close
@@ -150,11 +149,11 @@ def test_four_launches_and_no_other_operation() -> None:
     case = Case(5, count=4)
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
-    embedded, count, weight_src, _, weight_dst, _, weight_out, _ = given = tuple(case.named().values())
+    given = tuple(case.named().values())
 
     def both() -> None:
-        loss, scores, hidden = launch_link_loss(*given, True)
-        launch_link_loss_backward(loss, embedded, count, weight_src, weight_dst, weight_out, scores, hidden)
+        loss, scores, hidden = OPERATIONS["link_loss"].launch(*given, True)
+        OPERATIONS["link_loss_backward"].launch(*given, None, scores, hidden, loss, [True] * len(case.leaves))
 
     kernels, operations = launched(both)
     assert kernels == ["link_scores_kernel", "link_loss_kernel", "link_backward_kernel", "link_sum_kernel"]

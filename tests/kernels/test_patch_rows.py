@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mspipe_triton.kernels.patch_rows import patch_rows, patch_rows_reference
+from mspipe_triton.kernels.patch_rows import patch_rows
 
 Record = list[torch.Tensor]
 SHAPES: list[tuple[tuple[int, ...], torch.dtype]] = [
@@ -104,7 +104,7 @@ def test_it_compiles_whole() -> None:
     actual, expected = (([torch.zeros(3, 2), torch.zeros(3).long()]) for _ in range(2))
     fresh = [torch.randn(4, 2), torch.arange(4)]
     torch.compile(patch_rows, fullgraph=True, backend="aot_eager")(actual, nodes, fresh, fresh_nodes)
-    patch_rows_reference(expected, nodes, fresh, fresh_nodes)
+    patch_rows.reference(expected, nodes, fresh, fresh_nodes)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 

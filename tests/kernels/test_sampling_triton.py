@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.kernels import checks, launch, sample_recent, sample_uniform
-from mspipe_triton.kernels.sample_recent import launch_sample_recent, sample_recent_reference
-from mspipe_triton.kernels.sample_uniform import launch_sample_uniform, sample_uniform_reference
 
 Graph = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 UNIX = 1_600_000_000
@@ -61,10 +59,10 @@ def same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -
 
 def both(case: Graph, fanout: int, dtype: torch.dtype = torch.float32) -> None:
     """Both samplers' kernels against their references."""
-    same(launch_sample_recent(*case, fanout, dtype), sample_recent_reference(*case, fanout, dtype))
+    same(sample_recent.launch(*case, fanout, dtype), sample_recent.reference(*case, fanout, dtype))
     draws = torch.tensor(DRAWS)
-    expected = sample_uniform_reference(*case, fanout, draws, dtype)
-    same(launch_sample_uniform(*case, fanout, draws, dtype), expected)
+    expected = sample_uniform.reference(*case, fanout, draws, dtype)
+    same(sample_uniform.launch(*case, fanout, draws, dtype), expected)
 
 
 @needs_triton
@@ -109,7 +107,7 @@ def test_large_differences_are_rounded_once_subtracted(times: torch.dtype, dtype
     indptr, one = torch.tensor([0, 1]), torch.zeros(1, dtype=torch.int64)
     case = (indptr, one, one, (one + UNIX).to(times), torch.zeros_like(gaps), (gaps + UNIX).to(times))
     both(case, 1, dtype)
-    deltas = launch_sample_recent(*case, 1, dtype)[2]
+    deltas = sample_recent.launch(*case, 1, dtype)[2]
     assert torch.equal(deltas[:, 0], gaps.to(dtype))
 
 
@@ -129,7 +127,7 @@ def test_no_root_has_a_neighbour() -> None:
     padding = torch.full_like(roots, -1)
     for case in ((roots, early), (lonely, moments), (padding, moments)):
         both((indptr, neighbours, events, times, *case), 10)
-        sampled = launch_sample_recent(indptr, neighbours, events, times, *case, 10, torch.float32)
+        sampled = sample_recent.launch(indptr, neighbours, events, times, *case, 10, torch.float32)
         assert not sampled[3].any()
         assert bool((sampled[0] == -1).all())
 
@@ -141,9 +139,9 @@ def test_padding_leaves_other_roots_as_they_are() -> None:
     every = roots.clamp(min=0)
     table, draws = (indptr, neighbours, events, times), torch.tensor(DRAWS)
     for padded, full in (
-        (launch_sample_recent(*table, roots, moments, 5, torch.float32), sample_recent(*table, every, moments, 5)),
+        (sample_recent.launch(*table, roots, moments, 5, torch.float32), sample_recent(*table, every, moments, 5)),
         (
-            launch_sample_uniform(*table, roots, moments, 5, draws, torch.float32),
+            sample_uniform.launch(*table, roots, moments, 5, draws, torch.float32),
             sample_uniform(*table, every, moments, 5, draws),
         ),
     ):
@@ -156,8 +154,8 @@ def test_padding_leaves_other_roots_as_they_are() -> None:
 @pytest.mark.parametrize("draws", [[0, 0, 0, 0], [2**32 - 1] * 4, [1, 2, 3, 4]])
 def test_draws(draws: list[int]) -> None:
     case, words = graph(5, 900, 40), torch.tensor(draws)
-    expected = sample_uniform_reference(*case, 10, words)
-    same(launch_sample_uniform(*case, 10, words, torch.float32), expected)
+    expected = sample_uniform.reference(*case, 10, words)
+    same(sample_uniform.launch(*case, 10, words, torch.float32), expected)
 
 
 @needs_triton
@@ -172,7 +170,7 @@ def test_every_configuration(number: int, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_public_functions_run_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     case, draws = graph(20, 300, 40), torch.tensor(DRAWS)
-    expected = sample_recent_reference(*case, 10), sample_uniform_reference(*case, 10, draws)
+    expected = sample_recent.reference(*case, 10), sample_uniform.reference(*case, 10, draws)
     launched = []
     start = launch.Kernel.launch
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mspipe_triton.kernels import checks, launch, unique_nodes
 from mspipe_triton.kernels.launch import pow2
-from mspipe_triton.kernels.unique_nodes import SPAN, launch_unique_nodes, unique_insert_kernel, unique_nodes_reference
+from mspipe_triton.kernels.unique_nodes import SPAN, unique_insert_kernel
 
 KERNELS = ("unique_insert_kernel", "unique_count_kernel", "unique_number_kernel", "unique_inverse_kernel")
 NODES = st.lists(st.one_of(st.integers(-3, 12), st.sampled_from([2**31 - 1, 10**6, 10**6 - 1, 123_456])), max_size=60)
@@ -38,11 +38,11 @@ def by_dict(nodes: list[int], capacity: int) -> tuple[torch.Tensor, ...]:
 def check(nodes: torch.Tensor, capacity: int) -> None:
     """Against the documented result, and the reference, which takes a table as long as the largest node."""
     before = nodes.clone()
-    result = launch_unique_nodes(nodes, capacity)
+    result = unique_nodes.launch(nodes, capacity)
     same(result, by_dict(nodes.tolist(), capacity))
     assert torch.equal(nodes, before), "the input was mutated"
     if max(before.tolist(), default=0) <= 10**6:
-        same(result, unique_nodes_reference(nodes, capacity))
+        same(result, unique_nodes.reference(nodes, capacity))
 
 
 def colliding(hash_value: int, count: int, bits: int) -> torch.Tensor:
@@ -126,16 +126,16 @@ def test_the_least_position_stays_whichever_comes_first() -> None:
 @pytest.mark.usefixtures("poisoned")
 def test_too_small_a_capacity_keeps_the_first_and_counts_all(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = torch.arange(SPAN + 89).repeat(2) * 3
-    ids, inverse, count = launch_unique_nodes(nodes, capacity)
+    ids, inverse, count = unique_nodes.launch(nodes, capacity)
     assert count.tolist() == [SPAN + 89]
     assert ids.tolist() == (torch.arange(capacity) * 3).tolist()
     assert inverse.tolist() == [i if i < capacity else 0 for i in range(SPAN + 89)] * 2
-    same((ids, inverse, count), unique_nodes_reference(nodes, capacity))
+    same((ids, inverse, count), unique_nodes.reference(nodes, capacity))
     # The same launch into the head of a longer buffer leaves its rest alone.
     room = torch.full((capacity + 50,), -5)
     outputs = room[:capacity], torch.empty_like(nodes), torch.empty(1, dtype=torch.int64)
-    monkeypatch.setattr(sys.modules[launch_unique_nodes.__module__], "empty_unique", lambda *_: outputs)
-    launch_unique_nodes(nodes, capacity)
+    monkeypatch.setattr(sys.modules[unique_nodes.__module__], "_empty", lambda *_: outputs)
+    unique_nodes.launch(nodes, capacity)
     assert room.tolist() == [*ids.tolist(), *[-5] * 50]
 
 
@@ -173,7 +173,7 @@ def test_it_compiles_without_a_graph_break_for_any_length() -> None:
     compiled = torch.compile(lambda nodes: unique_nodes(nodes, nodes.numel()), fullgraph=True, backend="aot_eager")
     for length in (5, 9, 17):
         nodes = torch.arange(length) % 4 - 1
-        same(compiled(nodes), unique_nodes_reference(nodes, length))
+        same(compiled(nodes), unique_nodes.reference(nodes, length))
 
 
 @pytest.mark.parametrize(

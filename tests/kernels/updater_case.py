@@ -114,7 +114,7 @@ class Case:
 
     def arguments(self, save: bool = True) -> tuple[Any, ...]:
         """What the operation takes."""
-        return (*self.named().values(), self.counted(), self.empty == "keep", save, *self.updater.variant)
+        return (*self.named().values(), self.empty, self.counted(), *self.updater.variant, save)
 
     def counted(self) -> torch.Tensor | None:
         return None if self.count is None else torch.tensor([self.count])
