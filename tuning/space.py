@@ -130,57 +130,32 @@ def _thread_counts(most: int, default: int) -> tuple[int, ...]:
     return tuple(sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most, default}))
 
 
-_WARPS = (1, 2, 4, 8)
-# Triton pipelines the loads of loops with products alone; the other kernels have nothing to stage.
-_NO_STAGES = {"num_stages": (2,)}
-_SCAN = {"BLOCK": (4, 8, 16, 32, 64), "CHUNK": (32, 64, 128, 256, 512), "num_warps": _WARPS, **_NO_STAGES}
+# Of a kernel without products, which has nothing to stage: Triton pipelines the loads of loops with products alone.
+_PLAIN = {"num_warps": (1, 2, 4, 8), "num_stages": (2,)}
+_PRODUCTS = {"num_warps": (2, 4, 8), "num_stages": (1, 2, 3, 4)}
+_SCAN = {"BLOCK": (4, 8, 16, 32, 64), "CHUNK": (32, 64, 128, 256, 512)}
 _COLUMNS = {"COLUMNS": (32, 64, 128, 256)}
-_SLOTS = {
-    "BLOCK": (32, 64, 128, 256),
-    "HELD": (1280, 6144, 10240, 20480),  # the least of them holds next to nothing in registers
-    "num_warps": _WARPS,
-    **_NO_STAGES,
-}
-_UPDATER = {
-    "BLOCK_U": (16, 32, 64, 128),
-    "BLOCK_D": (16, 32, 64, 128),
-    "BLOCK_K": (16, 32, 64),
-    "num_warps": (2, 4, 8),
-    "num_stages": (1, 2, 3, 4),
-}
-_BACKWARD = {
-    "BLOCK_N": (16, 32, 64, 128),
-    "BLOCK_K": (16, 32, 64, 128),
-    "BLOCK_U": (16, 32, 64),
-    "num_warps": (2, 4, 8),
-    "num_stages": (1, 2, 3, 4),
-}
+# The least number held is next to nothing in registers.
+_SLOTS = {"BLOCK": (32, 64, 128, 256), "HELD": (1280, 6144, 10240, 20480), **_PLAIN}
+_UPDATER = {"BLOCK_U": (16, 32, 64, 128), "BLOCK_D": (16, 32, 64, 128), "BLOCK_K": (16, 32, 64), **_PRODUCTS}
+_BACKWARD = {"BLOCK_N": (16, 32, 64, 128), "BLOCK_K": (16, 32, 64, 128), "BLOCK_U": (16, 32, 64), **_PRODUCTS}
 # Of the attention layer's kernels those that go into a head and those that come out of all heads.
-_HEAD = {"BLOCK_R": (16, 32, 64), "BLOCK_K": (16, 32, 64), "num_warps": (2, 4, 8), "num_stages": (1, 2, 3, 4)}
+_HEAD = {"BLOCK_R": (16, 32, 64), "BLOCK_K": (16, 32, 64), **_PRODUCTS}
 _HEADS = {"BLOCK_W": (16, 32, 64), **_HEAD}
-_ROWS = {"BLOCK_U": (1, 2, 4, 8, 16, 32), "num_warps": _WARPS, **_NO_STAGES}
-_FLAT = {"BLOCK": (32, 64, 128, 256, 512, 1024), "num_warps": _WARPS, **_NO_STAGES}
-_SAMPLE = {"BLOCK": (8, 16, 32, 64, 128), "num_warps": _WARPS, **_NO_STAGES}
-_SPAN = {"num_warps": (1, 2, 4, 8, 16), **_NO_STAGES}
+_PARTS = {"PART": (128, 256, 512, 1024, 2048)}
+_ROWS = {"BLOCK_U": (1, 2, 4, 8, 16, 32), **_PLAIN}
+_FLAT = {"BLOCK": (32, 64, 128, 256, 512, 1024), **_PLAIN}
+_SAMPLE = {"BLOCK": (8, 16, 32, 64, 128), **_PLAIN}
+_SPAN = {**_PLAIN, "num_warps": (1, 2, 4, 8, 16)}
 
 # Of every kernel the choices of each block, of warps and of stages. `tl.dot` takes blocks of 16 and up.
 KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
-    "link_kernel": _SCAN,
-    "mean_kernel": {"BLOCK": (1, 2, 4, 8, 16), **_COLUMNS, "num_warps": _WARPS, **_NO_STAGES},
-    "last_kernel": {**_SCAN, **_COLUMNS},
-    "patch_kernel": {**_SCAN, **_COLUMNS},
-    "encode_time_backward_kernel": {
-        "BLOCK_M": (4, 8, 16, 32, 64),
-        "PART": (64, 128, 256, 512, 1024),
-        "num_warps": _WARPS,
-        **_NO_STAGES,
-    },
-    "gather_kernel": {
-        "BLOCK": (1, 2, 4, 8, 16, 32, 64),
-        "COLUMNS": (32, 64, 128, 256, 512),
-        "num_warps": _WARPS,
-        **_NO_STAGES,
-    },
+    "link_kernel": {**_SCAN, **_PLAIN},
+    "mean_kernel": {"BLOCK": (1, 2, 4, 8, 16), **_COLUMNS, **_PLAIN},
+    "last_kernel": {**_SCAN, **_PLAIN, **_COLUMNS},
+    "patch_kernel": {**_SCAN, **_PLAIN, **_COLUMNS},
+    "encode_time_backward_kernel": {"BLOCK_M": (4, 8, 16, 32, 64), "PART": (64, 128, 256, 512, 1024), **_PLAIN},
+    "gather_kernel": {"BLOCK": (1, 2, 4, 8, 16, 32, 64), "COLUMNS": (32, 64, 128, 256, 512), **_PLAIN},
     "attention_kernel": _SLOTS,
     "attention_backward_kernel": _SLOTS,
     "attention_query_kernel": _HEAD,
@@ -188,41 +163,26 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     "attention_output_kernel": _HEADS,
     "attention_output_backward_kernel": _HEAD,
     "attention_weights_kernel": {
-        "BLOCK_N": (16, 32, 64),
-        "BLOCK_K": (16, 32, 64, 128),
-        "BLOCK_R": (16, 32, 64),
-        "PART": (128, 256, 512, 1024, 2048),
-        "num_warps": (2, 4, 8),
-        "num_stages": (1, 2, 3, 4),
+        "BLOCK_N": (16, 32, 64), "BLOCK_K": (16, 32, 64, 128), "BLOCK_R": (16, 32, 64), **_PARTS, **_PRODUCTS,
     },
     "attention_sums_kernel": _FLAT,
-    "attention_times_kernel": {
-        "BLOCK_T": (8, 16, 32),
-        "BLOCK_R": (32, 64, 128, 256),
-        "num_warps": _WARPS,
-        **_NO_STAGES,
-    },
+    "attention_times_kernel": {"BLOCK_T": (8, 16, 32), "BLOCK_R": (32, 64, 128, 256), **_PLAIN},
     "link_scores_kernel": _UPDATER,
     "link_loss_kernel": _FLAT,
     "link_backward_kernel": {**_BACKWARD, "PART": (64, 128, 256, 512, 1024)},
     "link_sum_kernel": _FLAT,
     "fused_gru_kernel": {**_UPDATER, "BLOCK_D": (16, 32, 64)},  # larger ones take half a minute to be refused
     "fused_rnn_kernel": _UPDATER,
-    "pack_kernel": {
-        "BLOCK_ROWS": (8, 16, 32, 64),
-        "BLOCK_DEPTH": (16, 32, 64, 128),
-        "num_warps": _WARPS,
-        **_NO_STAGES,
-    },
+    "pack_kernel": {"BLOCK_ROWS": (8, 16, 32, 64), "BLOCK_DEPTH": (16, 32, 64, 128), **_PLAIN},
     "message_kernel": _ROWS,
     "gates_kernel": _ROWS,
     "gates_backward_kernel": _ROWS,
     "tanh_backward_kernel": _ROWS,
-    "weights_backward_kernel": {**_BACKWARD, "PART": (128, 256, 512, 1024, 2048)},
+    "weights_backward_kernel": {**_BACKWARD, **_PARTS},
     "rows_backward_kernel": {**_BACKWARD, "BLOCK_U": (16, 32, 64, 128), "BLOCK_N": (16, 32, 64)},
     "sum_parts_kernel": _FLAT,
     # Not fewer nodes than threads: several would exchange entries for one node.
-    "unique_insert_kernel": {"BLOCK": (128, 256, 512, 1024), "num_warps": (1, 2, 4), **_NO_STAGES},
+    "unique_insert_kernel": {"BLOCK": (128, 256, 512, 1024), **_PLAIN, "num_warps": (1, 2, 4)},
     "unique_count_kernel": _SPAN,
     "unique_number_kernel": _SPAN,
     "unique_inverse_kernel": _FLAT,
@@ -230,20 +190,10 @@ KERNEL_SPACES: dict[str, dict[str, tuple[int, ...]]] = {
     "uniform_kernel": _SAMPLE,
     "batch_kernel": _FLAT,
     "mail_kernel": _FLAT,
-    "ring_kernel": {
-        "BLOCK": (4, 8, 16, 32),
-        "COLUMNS": (32, 64, 128, 256),
-        "num_warps": _WARPS,
-        **_NO_STAGES,
-    },
-    "mean_mails_kernel": {
-        "CHUNK": (4, 8, 16, 32),
-        "COLUMNS": (32, 64, 128, 256),
-        "num_warps": _WARPS,
-        **_NO_STAGES,
-    },
+    "ring_kernel": {"BLOCK": (4, 8, 16, 32), **_COLUMNS, **_PLAIN},
+    "mean_mails_kernel": {"CHUNK": (4, 8, 16, 32), **_COLUMNS, **_PLAIN},
     "dropout_kernel": _FLAT,
-}
+}  # fmt: skip
 
 # Operations that several kernels compute, in one way or another.
 OPERATION_VARIANTS: dict[str, tuple[str, ...]] = {"memory_gru": ("fused", "split")}

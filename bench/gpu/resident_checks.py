@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from mspipe_triton.training.evaluate import predict_split
 from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.staged import Staged
+from mspipe_triton.tuning.operations import synchronises
 from mspipe_triton.tuning.rounding import distance, expected
 
 TOLERANCE = 1e-9  # relative, in float64
@@ -183,7 +183,7 @@ def waits(setup: Setup, kind: str, way: str) -> Rows:
     yield "correctness", {**row, "passed": allocated[1] == allocated[3]}
     steps = run.training()
     count = steps.start(0, stop, 1)
-    why = _refusing_to_wait(lambda: [steps.replay() for _ in range(count)])
+    why = synchronises(lambda: [steps.replay() for _ in range(count)])
     row = {"check": "waits for nothing", "model": kind, "way": way, "steps": count, "why": why}
     yield "correctness", {**row, "passed": why is None}
     if steps.replay.graph is not None:
@@ -192,20 +192,6 @@ def waits(setup: Setup, kind: str, way: str) -> Rows:
         row = {"check": "waits in the profile", "model": kind, "way": way}
         row |= {key: seen[key] for key in ("nodes", "waits", "to_host")}
         yield "correctness", {**row, "passed": bool(seen["kernels"]) and not seen["waits"] and not seen["to_host"]}
-
-
-def _refusing_to_wait(run: Callable[[], Any]) -> str | None:
-    """Run it while torch raises where it would wait for the GPU; why it was refused, or None."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        run()
-    except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.synchronize()
-    return None
 
 
 def precision(setup: Setup, name: str) -> Rows:
