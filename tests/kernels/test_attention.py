@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.attention_case import ATTENTIONS, DRAWS, Agree, Case, check
+from tests.kernels.attention_case import ATTENTIONS, DRAWS, Case
+from tests.kernels.comparing import Agree
+from tests.kernels.operation_case import check
 
 pytestmark = ATTENTIONS
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import attention_layer, enable_debug
-from tests.kernels.layer_case import DRAWS, Agree, LayerCase, check
+from tests.kernels.comparing import Agree
+from tests.kernels.layer_case import DRAWS, LayerCase
+from tests.kernels.operation_case import check
 
-OPERATION = torch.ops.mspipe_triton.attention_layer.default
-BACKWARD = torch.ops.mspipe_triton.attention_layer_backward.default
 PARAMETERS = [
     f"{name}_{kind}" for name in ("query", "key", "value", "output", "norm") for kind in ("weight", "bias")
 ]  # fmt: skip
@@ -70,9 +70,7 @@ def test_int32_indices_and_rows_apart(agree: Agree) -> None:
 def test_the_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
     case = LayerCase(9)
     expected = case.with_gradients(case.expected())
-    for other, leaf in case.leaves.items():
-        leaf.requires_grad_(other == name)
-    agree({name: case.with_gradients(case.actual())[name]}, {name: expected[name]})
+    agree({name: case.gradient_alone(name)}, {name: expected[name]})
 
 
 def test_bfloat16_rows_are_read_as_their_numbers(agree: Agree) -> None:
@@ -91,7 +89,7 @@ def test_nothing_is_saved_without_a_gradient() -> None:
         assert not seen
         assert case.actual().requires_grad
     assert seen
-    assert all(tensor.numel() == 0 for tensor in OPERATION(*case.arguments(save=False))[1:])
+    assert all(tensor.numel() == 0 for tensor in case.operation(*case.arguments(save=False))[1:])
 
 
 def test_a_result_that_is_not_used_gives_no_gradient() -> None:
@@ -100,7 +98,7 @@ def test_a_result_that_is_not_used_gives_no_gradient() -> None:
         (case.actual() * 0).sum() + case.leaves["table"].sum(), case.leaves["table"]
     )  # fmt: skip
     assert torch.equal(gradient, torch.ones_like(gradient))
-    unused = OPERATION(*case.arguments())
+    unused = case.operation(*case.arguments())
     assert [output.requires_grad for output in unused] == [True] + [False] * 11
 
 
@@ -111,12 +109,11 @@ def test_a_result_that_is_not_used_gives_no_gradient() -> None:
 )
 def test_operations_are_well_formed(form: dict[str, Any], needed: bool) -> None:
     case = LayerCase(4, **form)
-    torch.library.opcheck(OPERATION, case.arguments())
+    torch.library.opcheck(case.operation, case.arguments())
     with torch.no_grad():
-        _, *saved = OPERATION(*case.arguments())
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.named().values()]
-    read = (*given[:-2], None, None, None, *saved)  # neither draws nor z
-    torch.library.opcheck(BACKWARD, (*read, case.probe, [needed] * len(case.leaves)))
+        _, *saved = case.operation(*case.arguments())
+    read = (*[*case.detached().values()][:-2], None, None, None, *saved)  # neither draws nor z
+    torch.library.opcheck(case.backward_operation, (*read, *case.probes, [needed] * len(case.leaves)))
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -172,9 +169,7 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
 
 
 def test_rows_in_pageable_host_memory_are_refused() -> None:
-    named = {
-        key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in LayerCase(3).named().items()
-    }
+    named = LayerCase(3).detached()
     there = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in named.items()}
     for name in ("table", "features"):
         with pytest.raises(ValueError, match=rf"{name} is in pageable host memory.*{name}\.pin_memory\(\)"):

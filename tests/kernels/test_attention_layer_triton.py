@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from mspipe_triton.kernels import launch
-from tests.kernels.comparing import Derived
-from tests.kernels.layer_case import Agree, LayerCase, Named
+from tests.kernels.comparing import Agree, Derived
+from tests.kernels.layer_case import LayerCase
+from tests.kernels.operation_case import three
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
@@ -49,14 +50,6 @@ def _summing(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def three(case: LayerCase) -> tuple[Named, Named, Callable[[], Named]]:
-    """With gradients: by the kernels, by torch in the same dtype, and how torch computes them in float64."""
-    actual = case.with_gradients(case.actual())
-    launch.use_triton(False)
-    wide = case.to(torch.float64)
-    return actual, case.with_gradients(case.actual()), lambda: wide.with_gradients(wide.actual())
-
-
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", FORMS)
 def test_float32(form: str, derived: Derived) -> None:
@@ -87,7 +80,7 @@ def test_padding_int32_indices_and_rows_apart(agree: Agree) -> None:
     expected = case.with_gradients(case.expected())
     case.spoil(torch.nan)
     case.narrow()
-    case.probe = case.probe.t().contiguous().t()
+    case.probes = (case.probes[0].t().contiguous().t(),)
     agree(case.with_gradients(case.actual()), expected)
 
 
@@ -117,9 +110,7 @@ def test_no_roots() -> None:
 def test_the_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
     case = LayerCase(3)
     expected = case.with_gradients(case.expected())
-    for other, leaf in case.leaves.items():
-        leaf.requires_grad_(other == name)
-    agree({name: case.with_gradients(case.actual())[name]}, {name: expected[name]})
+    agree({name: case.gradient_alone(name)}, {name: expected[name]})
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")

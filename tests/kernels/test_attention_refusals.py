@@ -120,7 +120,7 @@ def test_debugging_finds_ids_outside_their_tables(kind: type[Case], changes: dic
 )
 def test_rows_in_pageable_host_memory_are_refused(kind: type[Case], name: str) -> None:
     case = kind(3, dropout=0.1)
-    given = {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in case.named().items()}
+    given = case.detached()
     on_device = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in given.items()}
     with pytest.raises(ValueError, match=rf"{name} is in pageable host memory.*{name}\.pin_memory\(\)"):
         case.function(**{**on_device, name: given[name]})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from mspipe_triton.kernels import launch
-from tests.kernels.attention_case import ATTENTIONS, Agree, Case, MailCase, Named
-from tests.kernels.comparing import Derived
+from tests.kernels.attention_case import ATTENTIONS, Case, MailCase
+from tests.kernels.comparing import Agree, Derived
+from tests.kernels.operation_case import three
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
@@ -38,14 +39,6 @@ def summing(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
     torch.use_deterministic_algorithms(deterministic)
     yield kind
     torch.use_deterministic_algorithms(False)
-
-
-def three(case: Case) -> tuple[Named, Named, Callable[[], Named]]:
-    """With gradients: by the kernels, by torch in the same dtype, and how torch computes them in float64."""
-    actual = case.with_gradients(case.actual())
-    launch.use_triton(False)
-    wide = case.to(torch.float64)
-    return actual, case.with_gradients(case.actual()), lambda: wide.with_gradients(wide.actual())
 
 
 @ATTENTIONS
@@ -204,8 +197,7 @@ def test_backward_operation_is_well_formed(kind: type[Case], form: str, save: bo
     case = kind(**FORMS[form])
     with torch.no_grad():
         _, _, *saved = case.operation(*case.arguments())
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.named().values()]
-    read = (*given[:-1], None, None, None, *saved)  # neither draws nor results
+    read = (*[*case.detached().values()][:-1], None, None, None, *saved)  # neither draws nor results
     torch.library.opcheck(case.backward_operation, (*read, *case.probes, [save] * len(case.leaves)))
 
 

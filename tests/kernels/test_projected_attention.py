@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.kernels.attention_case import ATTENTIONS, Agree, Case, Named, encode, leaky, softmax
+from tests.kernels.attention_case import ATTENTIONS, Case
+from tests.kernels.comparing import Agree, Named
+from tests.kernels.slot_case import encode, leaky, softmax
 
 
 @dataclass
