@@ -237,8 +237,8 @@ def launch_attention_backward(of: Attention, out: Attended, grad: Attended, need
     """
     add, times, d_table = not torch.are_deterministic_algorithms_enabled(), bool(needs.intersection(TIMES)), None
     if "table" in needs:
-        new, table = of.query.new_zeros, of.table
-        d_table = new(table.shape) if add else of.query.new_empty(of.rows.numel(), table.shape[1])
+        slots, dim = of.rows.numel(), of.table.shape[1]
+        d_table = of.query.new_zeros(of.table.shape) if add else of.query.new_empty(slots, dim)
     d_frequency, d_phase, d_query, d_bias = launch_attention_gradients(
         of, out, *_whole(of, grad), d_table, times, add, add and of.query_rows is not None
     )
@@ -247,6 +247,7 @@ def launch_attention_backward(of: Attention, out: Attended, grad: Attended, need
         gradients = _by_query(of, of.query_rows, gradients)
     if d_table is not None:
         if not add:
-            d_table = new(table.shape).index_add_(0, filled_rows(of.rows, of.counts).view(-1), d_table)
+            rows = filled_rows(of.rows, of.counts).view(-1)
+            d_table = of.query.new_zeros(of.table.shape).index_add_(0, rows, d_table)
         gradients["table"] = d_table.to(of.table.dtype)
     return gradients | {"frequency": d_frequency.sum(0), "phase": d_phase.sum(0)} if times else gradients

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,6 +94,7 @@ class MailCase(Case):
     """mailbox_attention of `roots` nodes with mailboxes of `fanout` slots, `dim` numbers a mail."""
 
     function: ClassVar[Callable[..., Any]] = staticmethod(mailbox_attention)
+    tables: ClassVar[tuple[str, ...]] = ("mails", "features")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,11 +103,6 @@ class MailCase(Case):
 
     def query_count(self) -> int:
         return self.roots
-
-    def to(self, dtype: torch.dtype, rows: torch.dtype | None = None) -> Self:
-        made = super().to(dtype, rows)
-        made.mails = self.mails.to(rows or dtype)
-        return made
 
     def named(self) -> dict[str, Any]:
         leaves = self.leaves

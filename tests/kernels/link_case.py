@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from mspipe_triton.kernels import link_loss
 from tests.kernels.comparing import Named
+from tests.kernels.operation_case import OperationCase
 
 
 @dataclass
-class Case:
-    """Random embeddings and weights for B events, of which `count` are real; the others' embeddings are `junk`."""
+class Case(OperationCase):
+    """Random embeddings and weights for B events, of which `count` are real; the others' embeddings are `junk`.
+
+    Gradients are those of 1.7 times the loss.
+    """
+
+    function: ClassVar[Callable[..., Any]] = staticmethod(link_loss)
+    outputs: ClassVar[tuple[str, ...]] = ("loss", "scores")
+    numbers: ClassVar[tuple[str, ...]] = ()
 
     events: int
     dim: int = 3
     count: int | None = None
     junk: float = torch.nan
-    leaves: Named = field(init=False)
 
     def __post_init__(self) -> None:
         self.random = torch.Generator().manual_seed(31 * self.events + self.dim)
@@ -37,28 +44,17 @@ class Case:
         self.leaves["embedded"].view(3, self.events, self.dim)[:, self.real :] = self.junk
         for leaf in self.leaves.values():
             leaf.requires_grad_()
-
-    def normal(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=torch.float64, generator=self.random)
+        self.probes = (torch.tensor(1.7, dtype=torch.float64),)
 
     @property
     def real(self) -> int:
         return self.events if self.count is None else self.count
-
-    def to(self, dtype: torch.dtype) -> Case:
-        """This case's numbers rounded to `dtype`."""
-        made = copy.copy(self)
-        made.leaves = {name: leaf.detach().to(dtype).requires_grad_() for name, leaf in self.leaves.items()}
-        return made
 
     def named(self) -> dict[str, Any]:
         """What the public function takes, by name and in its order."""
         count = None if self.count is None else torch.tensor([self.count])
         embedded, *weights = self.leaves.items()
         return dict([embedded, ("count", count), *weights])
-
-    def actual(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return link_loss(**self.named())
 
     def expected(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The docstring's equations, in torch."""
@@ -78,12 +74,6 @@ class Case:
             return 0 * at["bias_out"].sum(), scores
         loss = binary_cross_entropy_with_logits(positive, torch.ones_like(positive))
         return loss + binary_cross_entropy_with_logits(other, torch.zeros_like(other)), scores
-
-    def with_gradients(self, result: tuple[torch.Tensor, torch.Tensor]) -> Named:
-        """Loss, scores and the gradients of 1.7 times the loss."""
-        leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
-        gradients = torch.autograd.grad(1.7 * result[0], list(leaves.values()), materialize_grads=True)
-        return {"loss": result[0].detach(), "scores": result[1], **dict(zip(leaves, gradients, strict=True))}
 
 
 def close(actual: Named, expected: Named) -> None:

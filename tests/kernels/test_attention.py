@@ -7,7 +7,7 @@ import torch
 
 from tests.kernels.attention_case import ATTENTIONS, DRAWS, Case
 from tests.kernels.comparing import Agree
-from tests.kernels.slot_case import check
+from tests.kernels.operation_case import check
 
 pytestmark = ATTENTIONS
 

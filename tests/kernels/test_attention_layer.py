@@ -10,7 +10,7 @@ import torch
 from mspipe_triton.kernels import attention_layer, enable_debug
 from tests.kernels.comparing import Agree
 from tests.kernels.layer_case import DRAWS, LayerCase
-from tests.kernels.slot_case import check
+from tests.kernels.operation_case import check
 
 PARAMETERS = [
     f"{name}_{kind}" for name in ("query", "key", "value", "output", "norm") for kind in ("weight", "bias")

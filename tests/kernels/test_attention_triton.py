@@ -11,7 +11,7 @@ import torch
 from mspipe_triton.kernels import launch
 from tests.kernels.attention_case import ATTENTIONS, Case, MailCase
 from tests.kernels.comparing import Agree, Derived
-from tests.kernels.slot_case import three
+from tests.kernels.operation_case import three
 
 # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")

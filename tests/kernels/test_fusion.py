@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import fusion, memory_gru, temporal_attention
-from tests.kernels.comparing import Derived
-from tests.kernels.updater_case import RNN, Agree, Case, Named
+from tests.kernels.comparing import Agree, Derived, Named
+from tests.kernels.updater_case import RNN, Case
 
 ROOT = Path(__file__).resolve().parents[2]
 

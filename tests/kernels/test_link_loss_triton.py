@@ -12,16 +12,15 @@ from mspipe_triton.kernels.operation import OPERATIONS
 from tests.kernels.comparing import Derived
 from tests.kernels.graph_case import launched
 from tests.kernels.link_case import Case, Named, close
+from tests.kernels.operation_case import three
 
 F32, F64 = torch.float32, torch.float64
 
 
 def judge(case: Case, dtype: torch.dtype, derived: Derived) -> Named:
     """Kernels against torch in float64. Returns what they gave."""
-    case = case.to(dtype)
-    ours, wide = case.with_gradients(case.actual()), case.to(F64)
-    launch.use_triton(False)
-    derived(ours, case.with_gradients(case.actual()), lambda: wide.with_gradients(wide.actual()))
+    ours, *torchs = three(case.to(dtype))
+    derived(ours, *torchs)
     return ours
 
 

@@ -8,7 +8,7 @@ from mspipe_triton.kernels import fusion, temporal_attention
 from mspipe_triton.kernels.neighbour_rows import mail_slots, mixed, products
 from tests.kernels.attention_case import MailCase
 from tests.kernels.comparing import Agree
-from tests.kernels.slot_case import check
+from tests.kernels.operation_case import check
 
 
 def test_it_is_temporal_attention_over_a_table_of_slots() -> None:

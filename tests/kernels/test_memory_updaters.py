@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.kernels.updater_case import GRU, RNN, WEIGHTS, Agree, Case, Updater, cell, check
+from tests.kernels.comparing import Agree
+from tests.kernels.operation_case import check
+from tests.kernels.updater_case import GRU, RNN, WEIGHTS, Case, Updater, cell
 
 UNIX = 1_600_000_000
 
@@ -119,7 +121,7 @@ def test_keep_returns_the_memory_and_lets_the_gradient_through_to_it_alone(updat
     h = case.actual()
     assert torch.equal(h, case.leaves["memory"])
     gradients = case.with_gradients(h)
-    assert torch.equal(gradients["memory"], case.probe)
+    assert torch.equal(gradients["memory"], case.probes[0])
     for name in set(gradients) - {"h", "memory"}:
         assert not gradients[name].any(), name
 
@@ -127,7 +129,7 @@ def test_keep_returns_the_memory_and_lets_the_gradient_through_to_it_alone(updat
 def test_keep_takes_no_weight_gradient_from_rows_without_mail(updater: Updater, agree: Agree) -> None:
     case = Case(updater, 123, empty="keep")
     both = case.with_gradients(case.actual())
-    case.probe = case.probe * case.has_mail[:, None]
+    case.probes = (case.probes[0] * case.has_mail[:, None],)
     mailed = case.with_gradients(case.actual())
     names = [name for name in both if name not in ("h", "memory")]
     agree({name: both[name] for name in names}, {name: mailed[name] for name in names})
@@ -147,7 +149,7 @@ def test_gradient_of_a_plain_sum(updater: Updater, empty: str, agree: Agree) -> 
     """The incoming gradient is then one number, expanded: a tensor without strides of its own."""
     case = Case(updater, 33, empty=empty)
     gradients = torch.autograd.grad(case.actual().sum(), list(case.leaves.values()))
-    case.probe = torch.ones_like(case.probe)
+    case.probes = (torch.ones_like(case.probes[0]),)
     expected = case.with_gradients(case.expected())
     agree(dict(zip(case.leaves, gradients, strict=True)), {name: expected[name] for name in case.leaves})
 
@@ -157,11 +159,11 @@ def test_gradient_of_a_plain_sum(updater: Updater, empty: str, agree: Agree) -> 
 def test_inputs_and_incoming_gradients_stay_as_they_are(updater: Updater, mail: float, empty: str) -> None:
     case = Case(updater, 123, mail=mail, empty=empty)
     before = {name: leaf.detach().clone() for name, leaf in case.leaves.items()}
-    h, probe = case.actual(), case.probe.clone()
+    h, probe = case.actual(), case.probes[0].clone()
     value = h.detach().clone()
     torch.autograd.grad(h, list(case.leaves.values()), probe)
     assert all(torch.equal(before[name], leaf) for name, leaf in case.leaves.items())
-    assert torch.equal(probe, case.probe)
+    assert torch.equal(probe, case.probes[0])
     assert torch.equal(h, value)
 
 

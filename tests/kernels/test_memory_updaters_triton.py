@@ -107,7 +107,7 @@ def test_nodes_from_the_count_on_are_zero_and_give_no_gradient(
 ) -> None:
     """16 of 20 fill one program of the fused kernel, and the other has none."""
     case, junk = (Case(updater, 20, count=count, empty="keep") for _ in range(2))
-    junk.deltas[count:], junk.probe[count:] = 1e9, 1e30
+    junk.deltas[count:], junk.probes[0][count:] = 1e9, 1e30
     ours = judge(case, dtype, derived, given=junk)
     assert ours["h"][count:].eq(0).all()
 
@@ -185,7 +185,7 @@ def test_opcheck(updater: Updater, empty: str, count: int | None, save: bool) ->
     case = Case(updater, 6, empty=empty, count=count)
     for name, leaf in case.leaves.items():
         leaf.requires_grad_(save and name in case.weights)
-    torch.library.opcheck(updater.operation, case.arguments(save))
+    torch.library.opcheck(case.operation, case.arguments(save))
 
 
 @OPERATIONS

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from mspipe_triton.kernels import memory_gru, memory_rnn
-from tests.kernels.comparing import Agree, Named
+from tests.kernels.comparing import Named
+from tests.kernels.operation_case import OperationCase
 
 TABLES = ("memory", "partner", "features")
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -23,28 +23,27 @@ class Updater:
     function: Callable[..., torch.Tensor]
     cell: type[torch.nn.RNNCellBase]
     gates: int
-    variant: tuple[str, ...] = ()
+    variant: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.function.__name__
 
-    @property
-    def operation(self) -> Any:
-        return getattr(torch.ops.mspipe_triton, self.name).default
-
     def __str__(self) -> str:
-        return "-".join([self.name, *self.variant])
+        return "-".join([self.name, *self.variant.values()])
 
 
-GRU = Updater(memory_gru, torch.nn.GRUCell, 3, ("fused",))
-SPLIT = Updater(memory_gru, torch.nn.GRUCell, 3, ("split",))
+GRU = Updater(memory_gru, torch.nn.GRUCell, 3, {"variant": "fused"})
+SPLIT = Updater(memory_gru, torch.nn.GRUCell, 3, {"variant": "split"})
 RNN = Updater(memory_rnn, torch.nn.RNNCell, 1)
 
 
 @dataclass
-class Case:
-    """Random tables, rows, mails and weights for U nodes, of which `count` are real; `leaves` are differentiated."""
+class Case(OperationCase):
+    """Random tables, rows, mails and weights for U nodes, of which `count` are real."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("h",)
+    tables: ClassVar[tuple[str, ...]] = TABLES
 
     updater: Updater
     nodes: int
@@ -56,9 +55,9 @@ class Case:
     padding: int = 0  # NaNs behind every row of a table
     count: int | None = None
     empty: str = "update"
-    leaves: Named = field(init=False)
 
     def __post_init__(self) -> None:
+        self.function = self.updater.function
         self.random = torch.Generator().manual_seed(17 * self.nodes + self.dim)
         self.size = self.nodes + 7 if self.rows else self.nodes  # of the tables
         message, out = 2 * self.dim + self.width + self.times, self.updater.gates * self.dim
@@ -78,10 +77,7 @@ class Case:
         self.deltas = self.normal(self.nodes).abs() * 3
         self.has_mail = torch.rand(self.nodes, generator=self.random) < self.mail
         self.picks = [self.pick(torch.ones_like(self.has_mail)), self.pick(self.has_mail), self.pick(self.has_mail)]
-        self.probe = self.normal(self.nodes, self.dim)
-
-    def normal(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=torch.float64, generator=self.random)
+        self.probes = (self.normal(self.nodes, self.dim),)
 
     def table(self, width: int) -> torch.Tensor:
         room = torch.full((self.size, width + self.padding), torch.nan, dtype=torch.float64)
@@ -92,35 +88,16 @@ class Case:
         """Rows of a table from -1, which is read as row 0, on; -1 where there is nothing to read."""
         return torch.randint(-1, self.size, where.shape, generator=self.random).where(where, -1) if self.rows else None
 
-    def to(self, dtype: torch.dtype, tables: torch.dtype | None = None) -> Case:
-        """This case's numbers rounded to `dtype`, the tables' to `tables` where it is given."""
-        made = copy.copy(self)
-        made.leaves = {
-            name: leaf.detach().to((tables if name in TABLES else None) or dtype).requires_grad_()
-            for name, leaf in self.leaves.items()
-        }
-        made.deltas, made.probe = self.deltas.to(dtype), self.probe.to(dtype)
-        return made
-
     @property
     def weights(self) -> Named:
         return {name: self.leaves[name] for name in WEIGHTS}
 
     def named(self) -> dict[str, Any]:
-        """What the public function takes, by name and in its order, up to `empty`."""
         kinds = zip(TABLES, ("memory_rows", "partner_rows", "feature_rows"), self.picks, strict=True)
         sources = {key: value for name, rows, pick in kinds for key, value in ((name, self.leaves[name]), (rows, pick))}
-        return {**sources, "deltas": self.deltas, "has_mail": self.has_mail, **self.leaves}
-
-    def arguments(self, save: bool = True) -> tuple[Any, ...]:
-        """What the operation takes."""
-        return (*self.named().values(), self.empty, self.counted(), *self.updater.variant, save)
-
-    def counted(self) -> torch.Tensor | None:
-        return None if self.count is None else torch.tensor([self.count])
-
-    def actual(self) -> torch.Tensor:
-        return self.updater.function(*self.named().values(), self.empty, self.counted(), *self.updater.variant)
+        count = None if self.count is None else torch.tensor([self.count])
+        named = {**sources, "deltas": self.deltas, "has_mail": self.has_mail, **self.leaves}
+        return {**named, "empty": self.empty, "count": count, **self.updater.variant}
 
     def expected(self) -> torch.Tensor:
         memory, partner, features = (
@@ -133,20 +110,8 @@ class Case:
         h = h if self.empty == "update" else torch.where(self.has_mail[:, None], h, memory)
         return h if self.count is None else h * (torch.arange(self.nodes) < self.count)[:, None]
 
-    def with_gradients(self, h: torch.Tensor) -> Named:
-        leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
-        gradients = torch.autograd.grad((h * self.probe).sum(), list(leaves.values()), materialize_grads=True)
-        return {"h": h.detach(), **dict(zip(leaves, gradients, strict=True))}
-
 
 def cell(updater: Updater, message: torch.Tensor, memory: torch.Tensor, weights: Named) -> torch.Tensor:
     """torch's cell with the given weights."""
     module = updater.cell(message.shape[1], memory.shape[1], dtype=torch.float64)
     return torch.func.functional_call(module, weights, (message, memory))
-
-
-def check(case: Case, agree: Agree) -> Named:
-    """Both agree; the oracle's tensors are returned."""
-    expected = case.with_gradients(case.expected())
-    agree(case.with_gradients(case.actual()), expected)
-    return expected

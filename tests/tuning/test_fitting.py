@@ -79,7 +79,7 @@ named = dict(
     memory=table, memory_rows=index, partner=table, partner_rows=index, features=table[:, :4], feature_rows=index,
     deltas=torch.zeros(rows), has_mail=index > 0, frequency=torch.zeros(4), phase=torch.zeros(4),
     weight_ih=torch.zeros(3 * dim, width), weight_hh=torch.zeros(3 * dim, dim), bias_ih=torch.zeros(3 * dim),
-    bias_hh=torch.zeros(3 * dim), count=None, keep=False, save=False, variant=VARIANT,
+    bias_hh=torch.zeros(3 * dim), empty="update", count=None, save=False, variant=VARIANT,
 )
 torch.set_float32_matmul_precision("high")
 call = Call(torch.ops.mspipe_triton.memory_gru.default, named)
