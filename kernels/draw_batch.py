@@ -136,7 +136,7 @@ def _check(of: Draw) -> None:
         if getattr(of, name).numel() == 0:
             raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
     for name, number, least in (("size", of.size, 0), ("each", of.each, 1)):
-        if not isinstance(number, int | torch.SymInt) or number < least:
+        if not isinstance(number, (int, torch.SymInt)) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
     check_layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
     check_device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)

@@ -80,10 +80,10 @@ class Mailboxes(NamedTuple):
     dropout: float = 0.0
     draws: torch.Tensor | None = None
 
-    @property
-    def attention(self) -> Attention:
-        """The same as a call of `temporal_attention`."""
-        return Attention(*self[:9], None, *self[9:])  # type: ignore[arg-type]  # beside mails, rows may be None
+
+def _attention(of: Mailboxes) -> Attention:
+    """The same as a call of `temporal_attention`."""
+    return Attention(*of[:9], None, *of[9:])  # type: ignore[arg-type]  # beside mails, rows may be None
 
 
 def _by(run: Callable[..., R]) -> Callable[..., R]:
@@ -91,7 +91,7 @@ def _by(run: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(run)
     def by(of: Mailboxes, *rest: Any) -> R:
-        return run(of.attention, *rest)
+        return run(_attention(of), *rest)
 
     return by
 
@@ -99,7 +99,7 @@ def _by(run: Callable[..., R]) -> Callable[..., R]:
 def _check(of: Mailboxes) -> None:
     name, mails, rows, device, nodes = "mailbox_attention", of.mails, of.rows, of.query.device, of.query.shape[0]
     check_dims(name, 3, mails=mails, query=of.query)
-    check_attention(name, (nodes, mails.shape[1]), "mails", of.attention)
+    check_attention(name, (nodes, mails.shape[1]), "mails", _attention(of))
     check_shape(name, rows=(rows, (nodes,)))
     if rows is None and mails.shape[0] != nodes:
         raise ValueError(f"{name}: mails has {mails.shape[0]} mailboxes for {nodes} nodes; give rows")

@@ -46,10 +46,6 @@ class Recent(NamedTuple):
     fanout: int
     dtype: torch.dtype = torch.float32
 
-    @property
-    def draws(self) -> None:
-        """Nothing is drawn."""
-
 
 class Uniform(NamedTuple):
     """For every root, `fanout` T-CSR entries with time < root time, drawn uniformly with replacement (as TGL does).
@@ -81,19 +77,24 @@ class Uniform(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
+def _draws(of: Recent | Uniform) -> torch.Tensor | None:
+    """What the draws are keyed by, if anything is drawn."""
+    return of.draws if isinstance(of, Uniform) else None
+
+
 def _reference(of: Recent | Uniform) -> Sampled:
-    roots, device = of.roots, of.roots.device
+    roots, device, draws = of.roots, of.roots.device, _draws(of)
     if of.times.numel() == 0:
         nothing = torch.full((roots.numel(), of.fanout), -1, dtype=torch.int64, device=device)
         none = torch.zeros_like(roots, dtype=torch.int64)
         return nothing, nothing.clone(), torch.zeros_like(nothing, dtype=of.dtype), none
     start, segment_end = segments(of.indptr, roots)
     end = first_not_before(of.times, start, segment_end, of.root_times)
-    if of.draws is None:
+    if draws is None:
         positions = end.unsqueeze(1) - torch.arange(1, of.fanout + 1, device=device)
     else:
         slots = torch.arange(roots.numel() * of.fanout, device=device).view(-1, of.fanout)
-        positions = start.unsqueeze(1) + philox_integers(of.draws, slots, (end - start).unsqueeze(1))
+        positions = start.unsqueeze(1) + philox_integers(draws, slots, (end - start).unsqueeze(1))
     counts = (end - start).clamp_(max=of.fanout)
     return (*gather_entries(positions, counts, of.root_times, of.neighbours, of.event_ids, of.times, of.dtype), counts)
 
@@ -224,8 +225,11 @@ def _launch(of: Recent | Uniform) -> Sampled:
 
     It handles all slots of a usual fanout at a time; those of a large one would spill its registers.
     """
-    out, sampler = _empty(of), recent_kernel if of.draws is None else uniform_kernel
-    config, draws = sampler.config(), () if of.draws is None else (of.draws,)
+    out, (sampler, draws) = (
+        _empty(of),
+        (uniform_kernel, (of.draws,)) if isinstance(of, Uniform) else (recent_kernel, ()),
+    )
+    config = sampler.config()
     sampler.launch(
         (cdiv(of.roots.numel(), config["BLOCK"]),), config,
         of.indptr, of.neighbours, of.event_ids, of.times, of.roots, of.root_times, *draws, *out, of.roots.numel(),
@@ -242,7 +246,8 @@ def _empty(of: Recent | Uniform) -> Sampled:
 
 
 def _check(of: Recent | Uniform) -> None:
-    name = "sample_recent" if of.draws is None else "sample_uniform"
+    draws = _draws(of)
+    name = "sample_recent" if draws is None else "sample_uniform"
     entries = {"neighbours": of.neighbours, "event_ids": of.event_ids, "times": of.times}
     starts = {"roots": of.roots, "root_times": of.root_times}
     if not isinstance(of.fanout, int) or of.fanout < 1:
@@ -259,16 +264,16 @@ def _check(of: Recent | Uniform) -> None:
         shapes = [tuple(vector.shape) for vector in vectors.values()]
         if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{name}: {', '.join(vectors)} are {shapes}; give vectors of one length")
-    check_dtype(name, (torch.int64,), indptr=of.indptr, draws=of.draws)
+    check_dtype(name, (torch.int64,), indptr=of.indptr, draws=draws)
     check_dtype(name, INTEGERS, neighbours=of.neighbours, event_ids=of.event_ids, roots=of.roots)
     check_dtype(name, TIMES, times=of.times)
-    if of.draws is not None and of.draws.shape != (4,):
+    if draws is not None and draws.shape != (4,):
         words = "(seed, purpose, epoch, iteration)"
-        raise ValueError(f"{name}: draws is {tuple(of.draws.shape)}; give the four words {words} as [4]")
-    check_layout(name, indptr=of.indptr, **entries, **starts, draws=of.draws)
+        raise ValueError(f"{name}: draws is {tuple(draws.shape)}; give the four words {words} as [4]")
+    check_layout(name, indptr=of.indptr, **entries, **starts, draws=draws)
     check_device(
         name, of.roots.device, ("indptr", *entries),
-        indptr=of.indptr, **entries, root_times=of.root_times, draws=of.draws,
+        indptr=of.indptr, **entries, root_times=of.root_times, draws=draws,
     )  # fmt: skip
     check_range(name, "roots", of.roots, of.indptr.numel() - 1, None)
     check_range(name, "indptr", of.indptr, of.times.numel() + 1)

@@ -198,7 +198,7 @@ def _check(of: Nodes) -> None:
     check_dtype("unique_nodes", INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
         raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")
-    if not isinstance(capacity, int | torch.SymInt) or capacity < 0:
+    if not isinstance(capacity, (int, torch.SymInt)) or capacity < 0:
         raise ValueError(f"unique_nodes: capacity must be an integer ≥ 0, not {capacity!r}; nodes.numel() is enough")
     check_layout("unique_nodes", nodes=nodes)
     check_range("unique_nodes", "nodes", nodes, 2**31, None)
