@@ -23,6 +23,7 @@ class Case(SlotCase):
 
     function: ClassVar[Callable[..., Any]] = staticmethod(temporal_attention)
     outputs: ClassVar[tuple[str, ...]] = ("context", "total")
+    forgets: ClassVar[tuple[str, ...]] = ("draws", "context", "total")
 
     choices: int | None = None  # the rows of `query`, or mailboxes, that roots choose from; None: one a root
     draws: torch.Tensor | None = field(default_factory=DRAWS.clone)

@@ -22,6 +22,7 @@ class LayerCase(SlotCase):
 
     function: ClassVar[Callable[..., Any]] = staticmethod(attention_layer)
     outputs: ClassVar[tuple[str, ...]] = ("z",)
+    forgets: ClassVar[tuple[str, ...]] = ("draws", "output_draws", "z")
 
     fanout: int = 4
     dim: int = 6

@@ -23,6 +23,7 @@ class Case(OperationCase):
 
     function: ClassVar[Callable[..., Any]] = staticmethod(link_loss)
     outputs: ClassVar[tuple[str, ...]] = ("loss", "scores")
+    forgets: ClassVar[tuple[str, ...]] = ("loss",)
     numbers: ClassVar[tuple[str, ...]] = ()
 
     events: int

@@ -19,6 +19,7 @@ class OperationCase:
     outputs: ClassVar[tuple[str, ...]]
     numbers: ClassVar[tuple[str, ...]] = ("deltas",)  # attributes in the type of the computation, beside the leaves
     tables: ClassVar[tuple[str, ...]] = ()  # leaves and attributes that may have another
+    forgets: tuple[str, ...] = ()  # inputs and outputs that the backward pass does not read
 
     random: torch.Generator
     leaves: Named

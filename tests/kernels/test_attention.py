@@ -125,13 +125,6 @@ def test_int32_indices_and_rows_apart(
     agree(case.with_gradients(case.actual()), expected)
 
 
-def test_gradient_of_one_leaf_alone(kind: type[Case], agree: Agree) -> None:
-    case = kind(33)
-    expected = case.with_gradients(case.expected())
-    for name in case.leaves:
-        agree({name: case.gradient_alone(name)}, {name: expected[name]})
-
-
 @pytest.mark.parametrize("which", [0, 1])
 def test_gradient_of_one_result_as_a_plain_sum(kind: type[Case], which: int, agree: Agree) -> None:
     """The incoming gradient is one number, expanded, and the other result's is none."""
@@ -174,11 +167,3 @@ def test_gradcheck(kind: type[Case], dropout: float) -> None:
         return case.actual(**dict(zip(case.leaves, leaves, strict=True)))
 
     assert torch.autograd.gradcheck(function, tuple(case.leaves.values()))
-
-
-def test_a_second_derivative_is_refused(kind: type[Case]) -> None:
-    case = small(kind)
-    loss = sum(result.square().sum() for result in case.actual())
-    gradients = torch.autograd.grad(loss, list(case.leaves.values()), create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        sum(gradient.square().sum() for gradient in gradients).backward()

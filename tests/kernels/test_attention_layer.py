@@ -66,13 +66,6 @@ def test_int32_indices_and_rows_apart(agree: Agree) -> None:
     agree(case.with_gradients(case.actual()), expected)
 
 
-@pytest.mark.parametrize("name", ["table", "phase", "key_bias"])
-def test_the_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
-    case = LayerCase(9)
-    expected = case.with_gradients(case.expected())
-    agree({name: case.gradient_alone(name)}, {name: expected[name]})
-
-
 def test_bfloat16_rows_are_read_as_their_numbers(agree: Agree) -> None:
     case = LayerCase(9, indexed_features=True).to(torch.float64, torch.bfloat16)
     wide = case.to(torch.float64)
@@ -100,34 +93,6 @@ def test_a_result_that_is_not_used_gives_no_gradient() -> None:
     assert torch.equal(gradient, torch.ones_like(gradient))
     unused = case.operation(*case.arguments())
     assert [output.requires_grad for output in unused] == [True] + [False] * 11
-
-
-@pytest.mark.parametrize(
-    ("form", "needed"),
-    [({"width": 0}, False), ({"dropout": 0.3, "indexed_features": True}, True)],
-    ids=["no edge features", "dropout"],
-)
-def test_operations_are_well_formed(form: dict[str, Any], needed: bool) -> None:
-    case = LayerCase(4, **form)
-    torch.library.opcheck(case.operation, case.arguments())
-    with torch.no_grad():
-        _, *saved = case.operation(*case.arguments())
-    read = (*[*case.detached().values()][:-2], None, None, None, *saved)  # neither draws nor z
-    torch.library.opcheck(case.backward_operation, (*read, *case.probes, [needed] * len(case.leaves)))
-
-
-def test_a_second_derivative_is_refused() -> None:
-    case = LayerCase(2)
-    (slope,) = torch.autograd.grad(case.actual().sum(), case.leaves["query_weight"], create_graph=True)
-    with pytest.raises(RuntimeError, match="attention_layer_backward: no second derivative"):
-        torch.autograd.grad(slope.sum(), case.leaves["query_weight"])
-
-
-def test_compiles_as_one_graph(agree: Agree) -> None:
-    case = LayerCase(5, dropout=0.3)
-    expected = case.with_gradients(case.actual())
-    compiled = torch.compile(case.actual, fullgraph=True, backend="aot_eager")
-    agree(case.with_gradients(compiled()), expected)
 
 
 F64, I64 = torch.float64, torch.int64

@@ -106,14 +106,6 @@ def test_no_roots() -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize("name", ["table", "phase"])
-def test_the_gradient_of_one_leaf_alone(name: str, agree: Agree) -> None:
-    case = LayerCase(3)
-    expected = case.with_gradients(case.expected())
-    agree({name: case.gradient_alone(name)}, {name: expected[name]})
-
-
-@pytest.mark.usefixtures("interpreter", "poisoned")
 def test_dropout_of_the_output_is_that_of_torch() -> None:
     """Every y is positive, so that ReLU's result is 0 where it was dropped."""
     case = LayerCase(9, dropout=0.6, counts="none").to(torch.float32)

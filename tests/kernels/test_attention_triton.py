@@ -127,15 +127,6 @@ def test_empty_slots_are_not_read(kind: type[Case], choices: int | None, indexed
 
 @ATTENTIONS
 @pytest.mark.usefixtures("interpreter", "poisoned")
-def test_gradient_of_one_leaf_alone(kind: type[Case], agree: Agree) -> None:
-    case = kind(2, choices=2)
-    expected = case.with_gradients(case.expected())
-    for name in case.leaves:
-        agree({name: case.gradient_alone(name)}, {name: expected[name]})
-
-
-@ATTENTIONS
-@pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("which", [0, 1])
 def test_gradient_of_one_result_as_a_plain_sum(kind: type[Case], which: int, agree: Agree) -> None:
     """The incoming gradient is one number, expanded, and the other result's is none."""
@@ -176,42 +167,3 @@ def test_nothing_is_saved_without_a_gradient(kind: type[Case], triton: bool, req
         assert not seen
         assert case.actual()[0].requires_grad
     assert (3, 2, 6) in seen
-
-
-CHECKED = pytest.mark.parametrize(("form", "save"), [("no edge features", True), ("dropout", True), ("by rows", False)])
-
-
-@ATTENTIONS
-@CHECKED
-def test_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> None:
-    case = kind(**FORMS[form])
-    if not save:
-        for leaf in case.leaves.values():
-            leaf.requires_grad_(False)
-    torch.library.opcheck(case.operation, case.arguments(save))
-
-
-@ATTENTIONS
-@CHECKED
-def test_backward_operation_is_well_formed(kind: type[Case], form: str, save: bool) -> None:
-    case = kind(**FORMS[form])
-    with torch.no_grad():
-        _, _, *saved = case.operation(*case.arguments())
-    read = (*[*case.detached().values()][:-1], None, None, None, *saved)  # neither draws nor results
-    torch.library.opcheck(case.backward_operation, (*read, *case.probes, [save] * len(case.leaves)))
-
-
-@ATTENTIONS
-def test_a_second_derivative_is_refused(kind: type[Case]) -> None:
-    case = kind(2)
-    (slope,) = torch.autograd.grad(case.actual()[0].sum(), case.leaves["query"], create_graph=True)
-    with pytest.raises(RuntimeError, match=f"{case.name}_backward: no second derivative"):
-        torch.autograd.grad(slope.sum(), case.leaves["query"])
-
-
-@ATTENTIONS
-def test_compiles_as_one_graph(kind: type[Case], agree: Agree) -> None:
-    case = kind(**FORMS["dropout"])
-    expected = case.with_gradients(case.actual())
-    compiled = torch.compile(case.actual, fullgraph=True, backend="aot_eager")
-    agree(case.with_gradients(compiled()), expected)

@@ -97,35 +97,6 @@ def test_gradients_of_some() -> None:
         close(case.with_gradients(case.actual()), {key: expected[key] for key in ("loss", "scores", *wanted)})
 
 
-def test_a_second_derivative_is_refused() -> None:
-    case = Case(4)
-    (gradient,) = torch.autograd.grad(case.actual()[0], case.leaves["embedded"], create_graph=True)
-    with pytest.raises(RuntimeError, match="link_loss_backward: no second derivative"):
-        gradient.sum().backward()
-
-
-@pytest.mark.parametrize(("count", "save"), [(None, False), (3, True)])
-def test_opcheck(count: int | None, save: bool) -> None:
-    case = Case(4, 3, count, junk=0.5)
-    for leaf in case.leaves.values():
-        leaf.requires_grad_(save)
-    torch.library.opcheck(torch.ops.mspipe_triton.link_loss.default, (*case.named().values(), save))
-
-
-def test_opcheck_of_the_backward_pass() -> None:
-    case = Case(4, 3, 3, junk=0.5)
-    given = [value.detach() for value in case.named().values()]
-    _, scores, hidden = torch.ops.mspipe_triton.link_loss(*given, True)
-    given += [None, scores, hidden, torch.tensor(1.7, dtype=F64), [True] * len(case.leaves)]
-    torch.library.opcheck(torch.ops.mspipe_triton.link_loss_backward.default, tuple(given))
-
-
-def test_compiles_into_one_graph() -> None:
-    case = Case(6, count=4, junk=0.5)
-    whole = torch.compile(link_loss, fullgraph=True, backend="aot_eager")
-    close(case.with_gradients(whole(**case.named())), case.with_gradients(case.actual()))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

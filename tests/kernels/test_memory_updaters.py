@@ -135,15 +135,6 @@ def test_keep_takes_no_weight_gradient_from_rows_without_mail(updater: Updater, 
     agree({name: both[name] for name in names}, {name: mailed[name] for name in names})
 
 
-@pytest.mark.parametrize("name", ["memory", "weight_ih", "weight_hh", "frequency", "partner"])
-def test_gradient_of_one_leaf_alone(updater: Updater, name: str, agree: Agree) -> None:
-    case = Case(updater, 123)
-    expected = case.with_gradients(case.expected())[name]
-    for other, leaf in case.leaves.items():
-        leaf.requires_grad_(other == name)
-    agree({name: case.with_gradients(case.actual())[name]}, {name: expected})
-
-
 @EMPTY
 def test_gradient_of_a_plain_sum(updater: Updater, empty: str, agree: Agree) -> None:
     """The incoming gradient is then one number, expanded: a tensor without strides of its own."""

@@ -176,29 +176,6 @@ def test_the_backward_pass_survives_a_write_to_the_tables(updater: Updater) -> N
         torch.testing.assert_close(written, plain, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("updater", "empty", "count", "save"),
-    [(GRU, "update", 4, True), (SPLIT, "update", None, False), (RNN, "keep", 4, True), (RNN, "update", None, False)],
-    ids=str,
-)
-def test_opcheck(updater: Updater, empty: str, count: int | None, save: bool) -> None:
-    case = Case(updater, 6, empty=empty, count=count)
-    for name, leaf in case.leaves.items():
-        leaf.requires_grad_(save and name in case.weights)
-    torch.library.opcheck(case.operation, case.arguments(save))
-
-
-@OPERATIONS
-def test_compiles_into_one_graph(updater: Updater) -> None:
-    case = Case(updater, 6)
-    whole = torch.compile(updater.function, fullgraph=True, backend="aot_eager")
-    h, expected = whole(**case.named()), case.actual()
-    torch.testing.assert_close(h, expected)
-    (ours,) = torch.autograd.grad(h.sum(), [case.leaves["weight_ih"]])
-    (plain,) = torch.autograd.grad(expected.sum(), [case.leaves["weight_ih"]])
-    torch.testing.assert_close(ours, plain)
-
-
 def call(updater: Updater, **changes: Any) -> None:
     updater.function(**{**Case(updater, 6).named(), **changes})
 

@@ -13,7 +13,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from mspipe_triton.kernels import memory_gru, unique_nodes
 from mspipe_triton.kernels.operation import eager
-from tests.kernels.updater_case import GRU, Case
 
 NODES = torch.tensor([4, 2, 4, 9])
 
@@ -48,20 +47,6 @@ def test_schemas_have_the_names_of_the_inputs() -> None:
     assert backward == [*forward[:-1], "h", "message", "joint", "hidden_n", "d_h", "needs"]
     mutated = [entry.name for entry in torch.ops.mspipe_triton.patch_rows.default._schema.arguments if entry.is_write]
     assert mutated == ["stale"]
-
-
-@pytest.mark.parametrize("wanted", [("memory", "phase"), ("features",), ("weight_hh",)], ids=str)
-def test_a_backward_pass_passes_opcheck(wanted: tuple[str, ...]) -> None:
-    """Which knows of the tables that need a gradient the shape alone."""
-    case = Case(GRU, 6, count=4, empty="keep")
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.arguments()]
-    h, *saved = GRU.operation(*given)
-    for place in (0, 2, 4):
-        given[place] = given[place].new_empty(()).expand(given[place].shape)
-    needs = [leaf in wanted for leaf in case.leaves]
-    torch.library.opcheck(
-        torch.ops.mspipe_triton.memory_gru_backward.default, (*given[:-1], None, *saved, torch.ones_like(h), needs)
-    )
 
 
 def test_a_plain_call_takes_it_and_gives_what_the_operation_gives() -> None:

@@ -58,6 +58,7 @@ class Case(OperationCase):
 
     def __post_init__(self) -> None:
         self.function = self.updater.function
+        self.forgets = (*TABLES, "h") if self.updater.gates == 3 else TABLES
         self.random = torch.Generator().manual_seed(17 * self.nodes + self.dim)
         self.size = self.nodes + 7 if self.rows else self.nodes  # of the tables
         message, out = 2 * self.dim + self.width + self.times, self.updater.gates * self.dim
