@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.aggregate_mean import (
     copy_rows,
     is_last,
@@ -13,19 +14,6 @@ from mspipe_triton.kernels.aggregate_mean import (
     position_rows,
     target_nodes,
     write_own,
-)
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    TIMES,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    named,
 )
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.operation import operation
@@ -166,16 +154,19 @@ def _launch(of: Aggregate) -> None:
 def _check(of: Aggregate) -> None:
     if of.mode not in ("last", "mean"):
         raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
-    tables, columns = named(of, "memory", "partner", "mail_features"), named(of, "memory_time", "mail_time", "event_id")
-    ends = named(of, "src", "dst", "src_rows", "dst_rows", "batch_event_ids")
-    every = named(of, *of._fields[:-1])
-    check_dtype(_NAME, COMPUTED, hidden=of.hidden)
-    check_dtype(_NAME, FLOATS, **tables, features=of.features)
-    check_dtype(_NAME, (torch.int64,), event_id=of.event_id)
-    check_dtype(_NAME, INTEGERS, **ends)
-    check_dtype(_NAME, TIMES, memory_time=of.memory_time)
-    check_same_dtype(_NAME, **named(of, "memory_time", "mail_time", "times", "hidden_time"))
-    check_dims(_NAME, 2, memory=of.memory, hidden=of.hidden)
+    tables, columns = (
+        checks.named(of, "memory", "partner", "mail_features"),
+        checks.named(of, "memory_time", "mail_time", "event_id"),
+    )
+    ends = checks.named(of, "src", "dst", "src_rows", "dst_rows", "batch_event_ids")
+    every = checks.named(of, *of._fields[:-1])
+    checks.dtype(_NAME, checks.COMPUTED, hidden=of.hidden)
+    checks.dtype(_NAME, checks.FLOATS, **tables, features=of.features)
+    checks.dtype(_NAME, (torch.int64,), event_id=of.event_id)
+    checks.dtype(_NAME, checks.INTEGERS, **ends)
+    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
+    checks.same_dtype(_NAME, **checks.named(of, "memory_time", "mail_time", "times", "hidden_time"))
+    checks.dims(_NAME, 2, memory=of.memory, hidden=of.hidden)
     (nodes, dim), events, rows = of.memory.shape, len(of.src), len(of.hidden)
     shapes: dict[str, tuple[int, ...]] = {"partner": (nodes, dim), "hidden": (rows, dim), "hidden_time": (rows,)}
     shapes |= dict.fromkeys(columns, (nodes,)) | dict.fromkeys((*ends, "times"), (events,))
@@ -189,10 +180,10 @@ def _check(of: Aggregate) -> None:
                 f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {shape}, beside memory "
                 f"{(nodes, dim)}, hidden {tuple(of.hidden.shape)} and src {tuple(of.src.shape)}; mend the wrong one"
             )
-    check_layout(_NAME, **every)
-    check_device(_NAME, of.hidden.device, (*tables, *columns), **every)
+    checks.layout(_NAME, **every)
+    checks.device(_NAME, of.hidden.device, (*tables, *columns), **every)
     for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", rows), ("dst_rows", rows)):
-        check_range(_NAME, name, ends[name], stop, None)
+        checks.within(_NAME, name, ends[name], stop, None)
     if of.mode == "mean" and (of.mail_features is None) != (of.features is None):
         raise ValueError(f"{_NAME}: mode 'mean' has one of features and mail_features; give both or neither")
 

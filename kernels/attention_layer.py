@@ -6,23 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.attention_layer_backward import embed_backward, launch_layer_backward, over_neighbours
 from mspipe_triton.kernels.attention_output import empty_output, launch_attention_output
 from mspipe_triton.kernels.attention_query import launch_attention_query
 from mspipe_triton.kernels.attention_weights import PARAMETERS
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dropout,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-)
 from mspipe_triton.kernels.launch import on_triton
 from mspipe_triton.kernels.neighbour_rows import check_filled, check_slots
 from mspipe_triton.kernels.operation import Backward, differentiable
@@ -172,7 +160,7 @@ def _empty(of: AttentionLayer, save: bool) -> Embedded:
 
 def _check(of: AttentionLayer) -> None:
     name, device, parameters = "attention_layer", of.query_weight.device, {key: getattr(of, key) for key in PARAMETERS}
-    check_dims(name, 2, table=of.table, rows=of.rows, query_weight=of.query_weight)
+    checks.dims(name, 2, table=of.table, rows=of.rows, query_weight=of.query_weight)
     check_slots(name, device, of.rows.shape, of)
     (known, dim), times = of.table.shape, of.phase.numel()
     width = dim + of.features.shape[1] + times
@@ -182,23 +170,23 @@ def _check(of: AttentionLayer) -> None:
         raise ValueError(f"{name}: distinct is {of.distinct}; give at most the table's {known} rows")
     shapes = {"query_weight": (dim, dim + times), "output_weight": (dim, 2 * dim)}
     shapes |= {key: (dim, width) for key in ("key_weight", "value_weight")}
-    check_shape(
+    checks.shape(
         name, root_rows=(of.root_rows, of.rows.shape[:1]),
         **{key: (tensor, shapes.get(key, (dim,))) for key, tensor in parameters.items()},
     )  # fmt: skip
-    check_dtype(name, COMPUTED, query_weight=of.query_weight)
-    check_same_dtype(name, **parameters, frequency=of.frequency, phase=of.phase)
-    check_dtype(name, FLOATS, table=of.table)
-    check_dtype(name, INTEGERS, rows=of.rows, root_rows=of.root_rows)
-    check_dropout(name, device, of.dropout, draws=of.draws, output_draws=of.output_draws)
-    check_layout(name, table=of.table, rows=of.rows, root_rows=of.root_rows)
+    checks.dtype(name, checks.COMPUTED, query_weight=of.query_weight)
+    checks.same_dtype(name, **parameters, frequency=of.frequency, phase=of.phase)
+    checks.dtype(name, checks.FLOATS, table=of.table)
+    checks.dtype(name, checks.INTEGERS, rows=of.rows, root_rows=of.root_rows)
+    checks.dropout(name, device, of.dropout, draws=of.draws, output_draws=of.output_draws)
+    checks.layout(name, table=of.table, rows=of.rows, root_rows=of.root_rows)
     for key, parameter in parameters.items():
         if not parameter.is_contiguous():
             raise ValueError(f"{name}: {key} has strides {parameter.stride()}; give {key}.contiguous()")
-    check_device(name, device, (), rows=of.rows, root_rows=of.root_rows, **parameters)
+    checks.device(name, device, (), rows=of.rows, root_rows=of.root_rows, **parameters)
     # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
-    check_device(name, device, () if of.table.requires_grad else ("table",), table=of.table)
-    check_range(name, "root_rows", of.root_rows, of.distinct)
+    checks.device(name, device, () if of.table.requires_grad else ("table",), table=of.table)
+    checks.within(name, "root_rows", of.root_rows, of.distinct)
     check_filled(name, "rows", of.rows, of.counts, known)
 
 

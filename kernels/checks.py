@@ -37,21 +37,21 @@ def named(of: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(of, name) for name in names}
 
 
-def check_shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:
+def shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:
     """Refuse tensors of another shape than the one given with each; None passes, as in all checks."""
     for name, (tensor, shape) in pairs.items():
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")
 
 
-def check_dims(operation: str, dims: int, **tensors: torch.Tensor | None) -> None:
+def dims(operation: str, count: int, /, **tensors: torch.Tensor | None) -> None:
     """Refuse tensors of another number of dimensions."""
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.dim() != dims:
-            raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {dims} dimensions")
+        if tensor is not None and tensor.dim() != count:
+            raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {count} dimensions")
 
 
-def check_dtype(operation: str, allowed: tuple[torch.dtype, ...], **tensors: torch.Tensor | None) -> None:
+def dtype(operation: str, allowed: tuple[torch.dtype, ...], /, **tensors: torch.Tensor | None) -> None:
     """Refuse tensors whose dtype is not among those allowed; None passes, as in all checks."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.dtype not in allowed:
@@ -59,7 +59,7 @@ def check_dtype(operation: str, allowed: tuple[torch.dtype, ...], **tensors: tor
             raise ValueError(f"{operation}: {name} is {tensor.dtype}; give {names}, as with {name}.to({allowed[0]})")
 
 
-def check_same_dtype(operation: str, **tensors: torch.Tensor | None) -> None:
+def same_dtype(operation: str, **tensors: torch.Tensor | None) -> None:
     """Refuse tensors of differing dtypes; the first sets it."""
     first, *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     for name, tensor in others:
@@ -70,7 +70,7 @@ def check_same_dtype(operation: str, **tensors: torch.Tensor | None) -> None:
             )
 
 
-def check_layout(operation: str, **tensors: torch.Tensor | None) -> None:
+def layout(operation: str, **tensors: torch.Tensor | None) -> None:
     """Refuse vectors that are not contiguous, and tables whose rows are not (any distance between rows will do)."""
     for name, tensor in tensors.items():
         if tensor is None:
@@ -83,38 +83,38 @@ def check_layout(operation: str, **tensors: torch.Tensor | None) -> None:
             )
 
 
-def check_device(
-    operation: str, device: torch.device, pinned: tuple[str, ...] = (), **tensors: torch.Tensor | None
+def device(
+    operation: str, where: torch.device, pinned: tuple[str, ...] = (), /, **tensors: torch.Tensor | None
 ) -> None:
-    """Refuse tensors on another device than `device`; those named in `pinned` may lie in pinned host memory."""
+    """Refuse tensors on another device than `where`; those named in `pinned` may lie in pinned host memory."""
     for name, tensor in tensors.items():
-        if tensor is None or tensor.device == device:
+        if tensor is None or tensor.device == where:
             continue
         if name not in pinned or tensor.device.type != "cpu":
             raise ValueError(
-                f"{operation}: {name} is on {tensor.device}, not on {device}; move it with .to({str(device)!r})"
+                f"{operation}: {name} is on {tensor.device}, not on {where}; move it with .to({str(where)!r})"
             )
         if not tensor.is_pinned():
             raise ValueError(
                 f"{operation}: {name} is in pageable host memory, which a kernel cannot read; "
-                f"give {name}.pin_memory() or {name}.to({str(device)!r})"
+                f"give {name}.pin_memory() or {name}.to({str(where)!r})"
             )
 
 
-def check_dropout(operation: str, device: torch.device, dropout: float, **draws: torch.Tensor | None) -> None:
+def dropout(operation: str, where: torch.device, rate: float, /, **draws: torch.Tensor | None) -> None:
     """Refuse a probability outside [0, 1), and draws that do not key it."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{operation}: dropout must be at least 0 and below 1, not {dropout}")
+    if not 0 <= rate < 1:
+        raise ValueError(f"{operation}: dropout must be at least 0 and below 1, not {rate}")
     for name, words in draws.items():
-        if dropout > 0 and words is None:
+        if rate > 0 and words is None:
             raise ValueError(f"{operation}: dropout needs {name}, the Philox words [seed, purpose, epoch, iteration]")
-        check_shape(operation, **{name: (words, (4,))})
-    check_dtype(operation, (torch.int64,), **draws)
-    check_layout(operation, **draws)
-    check_device(operation, device, (), **draws)
+        shape(operation, **{name: (words, (4,))})
+    dtype(operation, (torch.int64,), **draws)
+    layout(operation, **draws)
+    device(operation, where, **draws)
 
 
-def check_range(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int | None = 0) -> None:
+def within(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int | None = 0) -> None:
     """With debugging on, refuse integers outside [start, stop); without, nothing is read. No start: negatives pass."""
     if not debugging() or values is None or values.numel() == 0:
         return

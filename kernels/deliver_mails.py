@@ -6,21 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.aggregate_mean import copy_rows
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    TIMES,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-    named,
-)
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.mean_mails import Mails, launch_means, mail_rows, reference_means
 from mspipe_triton.kernels.operation import operation
@@ -196,18 +183,21 @@ def _check(of: Deliver) -> None:
         raise ValueError(f"{_NAME}: owners and deliveries go together, and mode 'mean' takes both; give both")
     if (of.mail_features is None) != (of.features is None) or (of.mode == "last" and of.features is not None):
         raise ValueError(f"{_NAME}: features and mail_features go together, under mode 'mean'; give both or neither")
-    batch = named(of, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
-    lists = {**batch, **named(of, "heard", "last", "owners", "deliveries")}
-    columns, rows = named(of, "memory_time", "received", "event_id", "mail_time"), named(of, "mails", "mail_features")
-    others = {**lists, **named(of, "times", "features", "hidden_time")}
-    check_dtype(_NAME, COMPUTED, hidden=of.hidden)
-    check_dtype(_NAME, FLOATS, memory=of.memory, **rows, features=of.features)
-    check_dtype(_NAME, (torch.int64,), received=of.received, event_id=of.event_id)
-    check_dtype(_NAME, INTEGERS, **lists)
-    check_dtype(_NAME, TIMES, memory_time=of.memory_time)
-    check_same_dtype(_NAME, **named(of, "memory_time", "mail_time", "times", "hidden_time"))
-    check_dims(_NAME, 2, **named(of, "memory", "hidden", "event_id", "features"))
-    check_dims(_NAME, 1, src=of.src, heard=of.heard, owners=of.owners)
+    batch = checks.named(of, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
+    lists = {**batch, **checks.named(of, "heard", "last", "owners", "deliveries")}
+    columns, rows = (
+        checks.named(of, "memory_time", "received", "event_id", "mail_time"),
+        checks.named(of, "mails", "mail_features"),
+    )
+    others = {**lists, **checks.named(of, "times", "features", "hidden_time")}
+    checks.dtype(_NAME, checks.COMPUTED, hidden=of.hidden)
+    checks.dtype(_NAME, checks.FLOATS, memory=of.memory, **rows, features=of.features)
+    checks.dtype(_NAME, (torch.int64,), received=of.received, event_id=of.event_id)
+    checks.dtype(_NAME, checks.INTEGERS, **lists)
+    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
+    checks.same_dtype(_NAME, **checks.named(of, "memory_time", "mail_time", "times", "hidden_time"))
+    checks.dims(_NAME, 2, **checks.named(of, "memory", "hidden", "event_id", "features"))
+    checks.dims(_NAME, 1, src=of.src, heard=of.heard, owners=of.owners)
     (nodes, dim), slots, events = of.memory.shape, of.event_id.shape[1], tuple(of.src.shape)
     width, ring, known = 0 if of.features is None else of.features.shape[1], (nodes, slots), len(of.hidden)
     if slots < 1:
@@ -218,18 +208,18 @@ def _check(of: Deliver) -> None:
         "times": events, "last": tuple(of.heard.shape),
         "deliveries": () if of.owners is None else tuple(of.owners.shape), **dict.fromkeys(batch, events),
     }  # fmt: skip
-    check_shape(_NAME, **{name: (getattr(of, name), shape) for name, shape in shapes.items()})
-    check_layout(_NAME, memory=of.memory, hidden=of.hidden, **others)
+    checks.shape(_NAME, **{name: (getattr(of, name), shape) for name, shape in shapes.items()})
+    checks.layout(_NAME, memory=of.memory, hidden=of.hidden, **others)
     for name, table in {**columns, **rows}.items():
         apart = table is not None and name in rows and table.numel() and table.stride()[1:] == (table.shape[2], 1)
         if table is not None and not (apart or table.is_contiguous()):
             raise ValueError(f"{_NAME}: {name} has strides {table.stride()}; give {name}.contiguous()")
-    check_device(_NAME, of.hidden.device, (), memory=of.memory, **columns, **rows, **others)
+    checks.device(_NAME, of.hidden.device, (), memory=of.memory, **columns, **rows, **others)
     for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", known), ("dst_rows", known), ("heard", nodes)):
-        check_range(_NAME, name, getattr(of, name), stop, None)
-    check_range(_NAME, "owners", of.owners, of.heard.numel())
+        checks.within(_NAME, name, getattr(of, name), stop, None)
+    checks.within(_NAME, "owners", of.owners, of.heard.numel())
     for name in ("last", "deliveries"):
-        check_range(_NAME, name, getattr(of, name), 2 * len(of.src), None)
+        checks.within(_NAME, name, getattr(of, name), 2 * len(of.src), None)
 
 
 deliver_mails = operation(

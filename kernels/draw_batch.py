@@ -6,15 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    INTEGERS,
-    TIMES,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_shape,
-)  # fmt: skip
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, tl
 from mspipe_triton.kernels.operation import operation
 from mspipe_triton.kernels.philox import philox_below, philox_block, philox_integers
@@ -126,20 +118,20 @@ def _empty(of: Draw) -> Batch:
 
 def _check(of: Draw) -> None:
     ends, words = {"src": of.src, "dst": of.dst}, {"span": of.span, "draws": of.draws}
-    check_dtype(_NAME, INTEGERS, **ends, destinations=of.destinations)
-    check_dtype(_NAME, TIMES, times=of.times)
-    check_dtype(_NAME, (torch.int64,), **words)
-    check_dims(_NAME, 1, times=of.times, destinations=of.destinations)
-    check_shape(_NAME, **{name: (part, tuple(of.times.shape)) for name, part in ends.items()})
-    check_shape(_NAME, span=(of.span, (2,)), draws=(of.draws, (4,)))
+    checks.dtype(_NAME, checks.INTEGERS, **ends, destinations=of.destinations)
+    checks.dtype(_NAME, checks.TIMES, times=of.times)
+    checks.dtype(_NAME, (torch.int64,), **words)
+    checks.dims(_NAME, 1, times=of.times, destinations=of.destinations)
+    checks.shape(_NAME, **{name: (part, tuple(of.times.shape)) for name, part in ends.items()})
+    checks.shape(_NAME, span=(of.span, (2,)), draws=(of.draws, (4,)))
     for name in ("times", "destinations"):
         if getattr(of, name).numel() == 0:
             raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
     for name, number, least in (("size", of.size, 0), ("each", of.each, 1)):
         if not isinstance(number, (int, torch.SymInt)) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
-    check_layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
-    check_device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)
+    checks.layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
+    checks.device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)
 
 
 draw_batch = operation(_NAME, Draw, reference=_reference, launch=_launch, fake=_empty, check=_check, on="span")

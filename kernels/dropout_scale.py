@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import FLOATS, check_dtype, check_layout, check_shape
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, tl
 from mspipe_triton.kernels.operation import operation
 from mspipe_triton.kernels.philox import dropout_scale as _scale
@@ -72,14 +72,14 @@ def _empty(of: Dropout) -> torch.Tensor:
 
 
 def _check(of: Dropout) -> None:
-    check_dtype(_NAME, (torch.int64,), draws=of.draws)
-    check_shape(_NAME, draws=(of.draws, (4,)))
-    check_layout(_NAME, draws=of.draws)
+    checks.dtype(_NAME, (torch.int64,), draws=of.draws)
+    checks.shape(_NAME, draws=(of.draws, (4,)))
+    checks.layout(_NAME, draws=of.draws)
     if any(size < 0 for size in of.shape):
         raise ValueError(f"{_NAME}: shape is {tuple(of.shape)}; give sizes of at least 0")
     if not 0 <= of.probability < 1:
         raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {of.probability}")
-    if of.dtype not in FLOATS:
+    if of.dtype not in checks.FLOATS:
         raise ValueError(f"{_NAME}: dtype must be a floating type, not {of.dtype}; that of what is multiplied")
 
 

@@ -6,18 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    INTEGERS,
-    TIMES,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-)  # fmt: skip
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, tl
 from mspipe_triton.kernels.operation import operation
 
@@ -98,19 +87,19 @@ def _empty(of: Fetch) -> Fetched:
 
 def _check(of: Fetch) -> None:
     tables = {"memory_time": of.memory_time, "event_id": of.event_id, "mail_time": of.mail_time}
-    check_dtype(_NAME, INTEGERS, nodes=of.nodes)
-    check_dtype(_NAME, TIMES, memory_time=of.memory_time)
-    check_same_dtype(_NAME, memory_time=of.memory_time, mail_time=of.mail_time)
-    check_dtype(_NAME, (torch.int64,), event_id=of.event_id)
-    if of.dtype not in COMPUTED:
+    checks.dtype(_NAME, checks.INTEGERS, nodes=of.nodes)
+    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
+    checks.same_dtype(_NAME, memory_time=of.memory_time, mail_time=of.mail_time)
+    checks.dtype(_NAME, (torch.int64,), event_id=of.event_id)
+    if of.dtype not in checks.COMPUTED:
         raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {of.dtype}")
-    check_dims(_NAME, 1, nodes=of.nodes, memory_time=of.memory_time)
-    check_shape(_NAME, **{name: (table, tuple(of.memory_time.shape)) for name, table in tables.items()})
+    checks.dims(_NAME, 1, nodes=of.nodes, memory_time=of.memory_time)
+    checks.shape(_NAME, **{name: (table, tuple(of.memory_time.shape)) for name, table in tables.items()})
     if of.memory_time.numel() == 0:
         raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
-    check_layout(_NAME, nodes=of.nodes, **tables)
-    check_device(_NAME, of.nodes.device, (), **tables)
-    check_range(_NAME, "nodes", of.nodes, of.memory_time.numel(), None)
+    checks.layout(_NAME, nodes=of.nodes, **tables)
+    checks.device(_NAME, of.nodes.device, (), **tables)
+    checks.within(_NAME, "nodes", of.nodes, of.memory_time.numel(), None)
 
 
 fetch_mail = operation(_NAME, Fetch, reference=_reference, launch=_launch, fake=_empty, check=_check, on="nodes")

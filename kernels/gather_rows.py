@@ -6,15 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-)
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.operation import operation
 
@@ -87,16 +79,16 @@ def _empty(of: Gather) -> torch.Tensor:
 
 def _check(of: Gather) -> None:
     table, rows = of
-    check_dtype(_NAME, FLOATS + INTEGERS + BYTES, table=table)
-    check_dtype(_NAME, INTEGERS, rows=rows)
-    check_dims(_NAME, 1, rows=rows)
+    checks.dtype(_NAME, checks.FLOATS + checks.INTEGERS + BYTES, table=table)
+    checks.dtype(_NAME, checks.INTEGERS, rows=rows)
+    checks.dims(_NAME, 1, rows=rows)
     if table.dim() == 0:
         raise ValueError(f"{_NAME}: table has shape (); give at least one dimension, that of its rows")
     if table.dim() > 1:
-        check_layout(_NAME, table=table)
-    check_layout(_NAME, rows=rows)
-    check_device(_NAME, rows.device, ("table",), table=table if table.numel() else None)  # nothing is never pinned
-    check_range(_NAME, "rows", rows, table.shape[0])
+        checks.layout(_NAME, table=table)
+    checks.layout(_NAME, rows=rows)
+    checks.device(_NAME, rows.device, ("table",), table=table if table.numel() else None)  # nothing is never pinned
+    checks.within(_NAME, "rows", rows, table.shape[0])
 
 
 gather_rows = operation(

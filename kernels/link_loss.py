@@ -7,18 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import logsigmoid
 
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-    named,
-)  # fmt: skip
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import (
     Config,
     add_product,
@@ -198,8 +187,8 @@ def _empty(of: LinkLoss, save: bool) -> Scored:
 
 
 def _check(of: LinkLoss) -> None:
-    weights = named(of, *of._fields[2:])
-    check_dims(_NAME, 2, embedded=of.embedded)
+    weights = checks.named(of, *of._fields[2:])
+    checks.dims(_NAME, 2, embedded=of.embedded)
     rows, dim = of.embedded.shape
     if rows % 3 or not dim:
         raise ValueError(
@@ -207,13 +196,13 @@ def _check(of: LinkLoss) -> None:
             "and the negatives, of one number or more"
         )
     shapes = zip(weights.values(), [(dim, dim), (dim,), (dim, dim), (dim,), (1, dim), (1,)], strict=True)
-    check_shape(_NAME, count=(of.count, (1,)), **dict(zip(weights, shapes, strict=True)))
-    check_dtype(_NAME, COMPUTED, weight_src=of.weight_src)
-    check_same_dtype(_NAME, **weights, embedded=of.embedded)
-    check_dtype(_NAME, INTEGERS, count=of.count)
-    check_layout(_NAME, embedded=of.embedded, **weights)
-    check_device(_NAME, of.embedded.device, (), count=of.count, **weights)
-    check_range(_NAME, "count", of.count, rows // 3 + 1)
+    checks.shape(_NAME, count=(of.count, (1,)), **dict(zip(weights, shapes, strict=True)))
+    checks.dtype(_NAME, checks.COMPUTED, weight_src=of.weight_src)
+    checks.same_dtype(_NAME, **weights, embedded=of.embedded)
+    checks.dtype(_NAME, checks.INTEGERS, count=of.count)
+    checks.layout(_NAME, embedded=of.embedded, **weights)
+    checks.device(_NAME, of.embedded.device, (), count=of.count, **weights)
+    checks.within(_NAME, "count", of.count, rows // 3 + 1)
 
 
 link_loss = differentiable(

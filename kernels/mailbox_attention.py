@@ -8,17 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_shape,
-    debugging,
-)
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.operation import Backward, differentiable
 from mspipe_triton.kernels.temporal_attention import (
     Attention,
@@ -98,22 +88,22 @@ def _by(run: Callable[..., R]) -> Callable[..., R]:
 
 def _check(of: Mailboxes) -> None:
     name, mails, rows, device, nodes = "mailbox_attention", of.mails, of.rows, of.query.device, of.query.shape[0]
-    check_dims(name, 3, mails=mails, query=of.query)
+    checks.dims(name, 3, mails=mails, query=of.query)
     check_attention(name, (nodes, mails.shape[1]), "mails", _attention(of))
-    check_shape(name, rows=(rows, (nodes,)))
+    checks.shape(name, rows=(rows, (nodes,)))
     if rows is None and mails.shape[0] != nodes:
         raise ValueError(f"{name}: mails has {mails.shape[0]} mailboxes for {nodes} nodes; give rows")
-    check_dtype(name, FLOATS, mails=mails)
-    check_dtype(name, INTEGERS, rows=rows)
-    check_layout(name, rows=rows)
+    checks.dtype(name, checks.FLOATS, mails=mails)
+    checks.dtype(name, checks.INTEGERS, rows=rows)
+    checks.layout(name, rows=rows)
     if mails.shape[0] and not mails[0].is_contiguous():
         raise ValueError(
             f"{name}: mails {tuple(mails.shape)} has strides {mails.stride()}; "
             "a mailbox must be contiguous, as with mails.contiguous()"
         )
-    check_device(name, device, ("mails",), mails=mails, rows=rows)
-    if rows is not None and debugging():
-        check_range(name, "rows", rows[of.counts > 0], mails.shape[0])
+    checks.device(name, device, ("mails",), mails=mails, rows=rows)
+    if rows is not None and checks.debugging():
+        checks.within(name, "rows", rows[of.counts > 0], mails.shape[0])
 
 
 mailbox_attention = differentiable(

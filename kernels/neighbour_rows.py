@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_shape,
-    debugging,
-)  # fmt: skip
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.fusion import fused, fusion_enabled
 from mspipe_triton.kernels.launch import Config, Kernel, device_function, pow2, tl
 from mspipe_triton.kernels.time_encoding import cos_turns, turns_block
@@ -266,22 +256,22 @@ def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
 
 def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of: Attention | AttentionLayer) -> None:
     """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
-    check_dims(operation, 2, features=of.features)
-    check_dims(operation, 1, frequency=of.frequency)
-    check_shape(
+    checks.dims(operation, 2, features=of.features)
+    checks.dims(operation, 1, frequency=of.frequency)
+    checks.shape(
         operation, deltas=(of.deltas, shape), feature_rows=(of.feature_rows, shape), counts=(of.counts, shape[:1]),
         phase=(of.phase, of.frequency.shape),
     )  # fmt: skip
     width = of.features.shape[1]
     if of.feature_rows is None and width > 0:
-        check_shape(operation, features=(of.features, (shape[0] * shape[1], width)))
-    check_dtype(operation, FLOATS, features=of.features, deltas=of.deltas)
-    check_dtype(operation, INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
+        checks.shape(operation, features=(of.features, (shape[0] * shape[1], width)))
+    checks.dtype(operation, checks.FLOATS, features=of.features, deltas=of.deltas)
+    checks.dtype(operation, checks.INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
     names = ("features", "feature_rows", "deltas", "counts", "frequency", "phase")
     named = {name: getattr(of, name) for name in names}
-    check_layout(operation, **named)
-    check_device(operation, device, ("features",), **named)
-    check_range(operation, "counts", of.counts, shape[1] + 1)
+    checks.layout(operation, **named)
+    checks.device(operation, device, ("features",), **named)
+    checks.within(operation, "counts", of.counts, shape[1] + 1)
     if of.feature_rows is not None and width > 0:
         check_filled(operation, "feature_rows", of.feature_rows, of.counts, of.features.shape[0], None)
 
@@ -289,7 +279,7 @@ def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of
 def check_filled(
     operation: str, name: str, rows: torch.Tensor, counts: torch.Tensor, stop: int, start: int | None = 0
 ) -> None:
-    """With debugging on, refuse rows [R, F] of filled slots outside [start, stop)."""
-    if debugging():
+    """With checks.debugging on, refuse rows [R, F] of filled slots outside [start, stop)."""
+    if checks.debugging():
         filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
-        check_range(operation, name, rows[filled], stop, start)
+        checks.within(operation, name, rows[filled], stop, start)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import FLOATS, INTEGERS, check_device, check_dtype, check_layout, check_same_dtype
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.operation import operation
 from mspipe_triton.kernels.unique_nodes import stamps
@@ -129,24 +129,24 @@ def _check(of: Patch) -> None:
         raise ValueError(
             f"{_NAME}: stale has {len(stale)} tensors, fresh has {len(fresh)}; give the same parts of both"
         )
-    check_dtype(_NAME, INTEGERS, nodes=nodes, fresh_nodes=fresh_nodes)
-    check_layout(_NAME, nodes=nodes, fresh_nodes=fresh_nodes)
-    check_device(_NAME, nodes.device, fresh_nodes=fresh_nodes)
+    checks.dtype(_NAME, checks.INTEGERS, nodes=nodes, fresh_nodes=fresh_nodes)
+    checks.layout(_NAME, nodes=nodes, fresh_nodes=fresh_nodes)
+    checks.device(_NAME, nodes.device, fresh_nodes=fresh_nodes)
     for name, ids in (("nodes", nodes), ("fresh_nodes", fresh_nodes)):
         if ids.dim() != 1:
             raise ValueError(f"{_NAME}: {name} has shape {tuple(ids.shape)}; give a vector, as with {name}.view(-1)")
     for k, (old, new) in enumerate(zip(stale, fresh, strict=True)):
         pair = {f"stale[{k}]": old, f"fresh[{k}]": new}
-        check_dtype(_NAME, FLOATS + INTEGERS, **pair)
-        check_same_dtype(_NAME, **pair)
+        checks.dtype(_NAME, checks.FLOATS + checks.INTEGERS, **pair)
+        checks.same_dtype(_NAME, **pair)
         for (name, tensor), rows in zip(pair.items(), (len(nodes), len(fresh_nodes)), strict=True):
             if tuple(tensor.shape) != (rows, *old.shape[1:]):
                 raise ValueError(
                     f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {(rows, *old.shape[1:])}, "
                     f"a row a node and rows as in stale[{k}] {tuple(old.shape)}; mend whichever is wrong"
                 )
-        check_layout(_NAME, **pair)
-        check_device(_NAME, nodes.device, (), **pair)
+        checks.layout(_NAME, **pair)
+        checks.device(_NAME, nodes.device, (), **pair)
 
 
 patch_rows = operation(_NAME, Patch, reference=_reference, launch=_launch, check=_check, on="nodes", mutates=("stale",))

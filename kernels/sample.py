@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import FLOATS, INTEGERS, TIMES, check_device, check_dtype, check_layout, check_range
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.operation import operation
@@ -254,7 +254,7 @@ def _check(of: Recent | Uniform) -> None:
         raise ValueError(f"{name}: fanout must be an integer of at least 1, not {of.fanout!r}")
     if of.indptr.dim() != 1 or of.indptr.numel() == 0:
         raise ValueError(f"{name}: indptr has shape {tuple(of.indptr.shape)}; give [N + 1] for N nodes")
-    if of.dtype not in FLOATS:
+    if of.dtype not in checks.FLOATS:
         raise ValueError(f"{name}: dtype must be a floating type, not {of.dtype}; torch.float32 is the default")
     if of.root_times.dtype != of.times.dtype:
         raise ValueError(
@@ -264,19 +264,19 @@ def _check(of: Recent | Uniform) -> None:
         shapes = [tuple(vector.shape) for vector in vectors.values()]
         if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{name}: {', '.join(vectors)} are {shapes}; give vectors of one length")
-    check_dtype(name, (torch.int64,), indptr=of.indptr, draws=draws)
-    check_dtype(name, INTEGERS, neighbours=of.neighbours, event_ids=of.event_ids, roots=of.roots)
-    check_dtype(name, TIMES, times=of.times)
+    checks.dtype(name, (torch.int64,), indptr=of.indptr, draws=draws)
+    checks.dtype(name, checks.INTEGERS, neighbours=of.neighbours, event_ids=of.event_ids, roots=of.roots)
+    checks.dtype(name, checks.TIMES, times=of.times)
     if draws is not None and draws.shape != (4,):
         words = "(seed, purpose, epoch, iteration)"
         raise ValueError(f"{name}: draws is {tuple(draws.shape)}; give the four words {words} as [4]")
-    check_layout(name, indptr=of.indptr, **entries, **starts, draws=draws)
-    check_device(
+    checks.layout(name, indptr=of.indptr, **entries, **starts, draws=draws)
+    checks.device(
         name, of.roots.device, ("indptr", *entries),
         indptr=of.indptr, **entries, root_times=of.root_times, draws=draws,
     )  # fmt: skip
-    check_range(name, "roots", of.roots, of.indptr.numel() - 1, None)
-    check_range(name, "indptr", of.indptr, of.times.numel() + 1)
+    checks.within(name, "roots", of.roots, of.indptr.numel() - 1, None)
+    checks.within(name, "indptr", of.indptr, of.times.numel() + 1)
 
 
 sample_recent = operation(

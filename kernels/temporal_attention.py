@@ -6,19 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dropout,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-)
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.fusion import fused
 from mspipe_triton.kernels.launch import Config, kernel, on_triton, tl
 from mspipe_triton.kernels.neighbour_rows import (
@@ -236,31 +224,31 @@ def fake_attention(of: Attention, save: bool) -> Attended:
 def check_attention(name: str, slots: tuple[int, ...], owner: str, of: Attention) -> None:
     """Refuse what slots [R, F] do not go with, table and rows apart; `owner` names what has the x_j."""
     check_slots(name, of.query.device, slots, of)
-    check_dims(name, 3, query=of.query)
+    checks.dims(name, 3, query=of.query)
     width = of.table.shape[-1] + of.features.shape[1] + of.frequency.numel()
     if of.query.shape[2] != width:
         raise ValueError(f"{name}: query has width {of.query.shape[2]}, {owner} have {width}")
-    check_shape(name, bias=(of.bias, of.query.shape[:2]))
-    check_dtype(name, COMPUTED, query=of.query)
-    check_same_dtype(name, query=of.query, bias=of.bias, frequency=of.frequency, phase=of.phase)
-    check_device(name, of.query.device, bias=of.bias)
-    check_dropout(name, of.query.device, of.dropout, draws=of.draws)
+    checks.shape(name, bias=(of.bias, of.query.shape[:2]))
+    checks.dtype(name, checks.COMPUTED, query=of.query)
+    checks.same_dtype(name, query=of.query, bias=of.bias, frequency=of.frequency, phase=of.phase)
+    checks.device(name, of.query.device, bias=of.bias)
+    checks.dropout(name, of.query.device, of.dropout, draws=of.draws)
 
 
 def _check(of: Attention) -> None:
     name, table, rows, query_rows = "temporal_attention", of.table, of.rows, of.query_rows
-    check_dims(name, 2, table=table, rows=rows)
+    checks.dims(name, 2, table=table, rows=rows)
     check_attention(name, rows.shape, "neighbour rows", of)
-    check_shape(name, query_rows=(query_rows, rows.shape[:1]))
+    checks.shape(name, query_rows=(query_rows, rows.shape[:1]))
     if query_rows is None:
-        check_shape(name, query=(of.query, (*rows.shape[:1], *of.query.shape[1:])))
-    check_dtype(name, FLOATS, table=table)
-    check_dtype(name, INTEGERS, rows=rows, query_rows=query_rows)
-    check_layout(name, table=table, rows=rows, query_rows=query_rows)
+        checks.shape(name, query=(of.query, (*rows.shape[:1], *of.query.shape[1:])))
+    checks.dtype(name, checks.FLOATS, table=table)
+    checks.dtype(name, checks.INTEGERS, rows=rows, query_rows=query_rows)
+    checks.layout(name, table=table, rows=rows, query_rows=query_rows)
     # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
     pinned = () if table.requires_grad else ("table",)
-    check_device(name, of.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
-    check_range(name, "query_rows", query_rows, of.query.shape[0])
+    checks.device(name, of.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
+    checks.within(name, "query_rows", query_rows, of.query.shape[0])
     check_filled(name, "rows", rows, of.counts, table.shape[0])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mspipe_triton.kernels.checks import INTEGERS, check_dtype, check_range
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.memory_gru import memory_gru
 from mspipe_triton.kernels.time_encoding import encode_time
 
@@ -136,8 +136,8 @@ class FusedTGNMemory(nn.Module):
 
         Nothing is written.
         """
-        check_dtype("FusedTGNMemory", INTEGERS, n_id=n_id)
-        check_range("FusedTGNMemory", "n_id", n_id, self.num_nodes)
+        checks.dtype("FusedTGNMemory", checks.INTEGERS, n_id=n_id)
+        checks.within("FusedTGNMemory", "n_id", n_id, self.num_nodes)
         n_id = n_id.to(self.device)
         if self.training:
             return self._digested(n_id)
@@ -152,7 +152,7 @@ class FusedTGNMemory(nn.Module):
         Raises:
             ValueError: ids or times that are not integers, or messages of another shape.
         """
-        check_dtype("FusedTGNMemory.update_state", INTEGERS[::-1], src=src, dst=dst, t=t)
+        checks.dtype("FusedTGNMemory.update_state", checks.INTEGERS[::-1], src=src, dst=dst, t=t)
         shapes = [tuple(each.shape) for each in (src, dst, t)]
         if shapes != [(src.numel(),)] * 3:
             raise ValueError(
@@ -165,7 +165,7 @@ class FusedTGNMemory(nn.Module):
             )
         src, dst, t = (each.to(self.device, torch.int64) for each in (src, dst, t))
         for name, nodes in (("src", src), ("dst", dst)):
-            check_range("FusedTGNMemory.update_state", name, nodes, self.num_nodes)
+            checks.within("FusedTGNMemory.update_state", name, nodes, self.num_nodes)
         if self.training:
             self._digest(src, dst)
             self._post(src, dst, t, raw_msg)

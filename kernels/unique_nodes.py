@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from mspipe_triton.kernels.checks import INTEGERS, check_dtype, check_layout, check_range
+from mspipe_triton.kernels import checks
 from mspipe_triton.kernels.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.operation import operation
 
@@ -195,13 +195,13 @@ def _empty(of: Nodes) -> Unique:
 
 def _check(of: Nodes) -> None:
     nodes, capacity = of
-    check_dtype("unique_nodes", INTEGERS, nodes=nodes)
+    checks.dtype("unique_nodes", checks.INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
         raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")
     if not isinstance(capacity, (int, torch.SymInt)) or capacity < 0:
         raise ValueError(f"unique_nodes: capacity must be an integer ≥ 0, not {capacity!r}; nodes.numel() is enough")
-    check_layout("unique_nodes", nodes=nodes)
-    check_range("unique_nodes", "nodes", nodes, 2**31, None)
+    checks.layout("unique_nodes", nodes=nodes)
+    checks.within("unique_nodes", "nodes", nodes, 2**31, None)
 
 
 unique_nodes = operation(

@@ -6,18 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from mspipe_triton.kernels.checks import (
-    COMPUTED,
-    FLOATS,
-    INTEGERS,
-    check_device,
-    check_dims,
-    check_dtype,
-    check_layout,
-    check_range,
-    check_same_dtype,
-    check_shape,
-)  # fmt: skip
+from mspipe_triton.kernels import checks
 
 if TYPE_CHECKING:
     from mspipe_triton.kernels.memory_gru import MemoryGRU
@@ -63,32 +52,32 @@ def check_updater(name: str, gates: int, of: Update) -> None:
     weights = {key: getattr(of, key) for key in WEIGHTS}
     others = {"deltas": of.deltas, "has_mail": of.has_mail, "count": of.count}
     times = {"frequency": of.frequency, "phase": of.phase}
-    check_dims(name, 2, **tables)
-    check_dims(name, 1, has_mail=of.has_mail, frequency=of.frequency)
+    checks.dims(name, 2, **tables)
+    checks.dims(name, 1, has_mail=of.has_mail, frequency=of.frequency)
     nodes, dim = of.has_mail.shape, of.memory.shape[1]
     out, width = gates * dim, sum(message_widths(of).values())
     if of.weight_ih.shape != (out, width):
         raise ValueError(
             f"{name}: weight_ih is {tuple(of.weight_ih.shape)}, messages have width {width}; give {(out, width)}"
         )
-    check_shape(
+    checks.shape(
         name, weight_hh=(of.weight_hh, (out, dim)), bias_ih=(of.bias_ih, (out,)), bias_hh=(of.bias_hh, (out,)),
         phase=(of.phase, of.frequency.shape), deltas=(of.deltas, nodes), count=(of.count, (1,)),
         **{row: (given, nodes) for row, given in rows.items()},
     )  # fmt: skip
-    check_dtype(name, COMPUTED, weight_ih=of.weight_ih)
-    check_same_dtype(name, **weights, **times)
-    check_dtype(name, FLOATS, **tables, deltas=of.deltas)
-    check_dtype(name, INTEGERS, **rows, count=of.count)
-    check_dtype(name, (torch.bool,), has_mail=of.has_mail)
+    checks.dtype(name, checks.COMPUTED, weight_ih=of.weight_ih)
+    checks.same_dtype(name, **weights, **times)
+    checks.dtype(name, checks.FLOATS, **tables, deltas=of.deltas)
+    checks.dtype(name, checks.INTEGERS, **rows, count=of.count)
+    checks.dtype(name, (torch.bool,), has_mail=of.has_mail)
     for key, weight in weights.items():
         if not weight.is_contiguous():
             raise ValueError(f"{name}: {key} has strides {weight.stride()}; give {key}.contiguous()")
-    check_layout(name, **tables, **rows, **weights, **others, **times)
-    check_device(name, of.weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
+    checks.layout(name, **tables, **rows, **weights, **others, **times)
+    checks.device(name, of.weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
     for table, row in zip(tables, rows, strict=True):
         if rows[row] is None and tables[table].shape[0] != of.has_mail.numel():
             raise ValueError(
                 f"{name}: {table} has {tables[table].shape[0]} rows for {of.has_mail.numel()} nodes; give {row}"
             )
-        check_range(name, row, rows[row], tables[table].shape[0], None)
+        checks.within(name, row, rows[row], tables[table].shape[0], None)
