@@ -54,14 +54,12 @@ def test_schemas_have_the_names_of_the_inputs() -> None:
 def test_a_backward_pass_passes_opcheck(wanted: tuple[str, ...]) -> None:
     """Which knows of the tables that need a gradient the shape alone."""
     case = Case(GRU, 6, count=4, empty="keep")
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in case.arguments()]
-    h, *saved = GRU.operation(*given)
+    given = [*case.detached().values()]
+    h, *saved = case.operation(*given, True)
     for place in (0, 2, 4):
         given[place] = given[place].new_empty(()).expand(given[place].shape)
     needs = [leaf in wanted for leaf in case.leaves]
-    torch.library.opcheck(
-        torch.ops.mspipe_triton.memory_gru_backward.default, (*given[:-1], None, *saved, torch.ones_like(h), needs)
-    )
+    torch.library.opcheck(case.backward_operation, (*given, None, *saved, torch.ones_like(h), needs))
 
 
 def test_a_plain_call_takes_it_and_gives_what_the_operation_gives() -> None:
