@@ -17,6 +17,7 @@ from bench.operation import Operation, Work
 from bench.scene import Numbers, Scene, Shape, scene
 from bench.updater_cases import UPDATERS
 from mspipe_triton.kernels.time_encoding import time_frequencies
+from mspipe_triton.tuning.calls import each
 
 HEADS = 2
 
@@ -217,14 +218,12 @@ def build(
     made = operation.arguments(scene(shape, seed), numbers)
     for key in operation.indices:
         made[key] = made[key].to(indices)
-    return {key: moved(value, device) for key, value in made.items()}
+    return moved(made, device)
 
 
-def moved(value: Any, device: torch.device) -> Any:
-    """A tensor or list of tensors on a device; anything else as it is. What is there already is not copied."""
-    if isinstance(value, list):
-        return [moved(item, device) for item in value]
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+def moved(arguments: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Arguments whose tensors are on a device. What is there already is not copied."""
+    return {key: each(value, lambda tensor: tensor.to(device)) for key, value in arguments.items()}
 
 
 def work(name: str, shape: Shape, dtype: torch.dtype = torch.float32, table_dtype: torch.dtype | None = None) -> Work:

@@ -13,6 +13,7 @@ import torch
 
 from bench.cases import OPERATIONS
 from bench.variants import Named, callee, step
+from mspipe_triton.tuning.calls import each, tensors
 from mspipe_triton.tuning.operations import synchronises
 
 Run = Callable[[], Any]
@@ -141,19 +142,11 @@ def prepare(name: str, arguments: dict[str, Any], touched: int, how: str, grads:
 
 def replicas(arguments: dict[str, Any], touched: int, cache: int, room: int) -> int:
     """How many sets of inputs keep a call from finding its own in a cache, as far as there is room (both in bytes)."""
-    held = sum(tensor.numel() * tensor.element_size() for value in arguments.values() for tensor in _tensors(value))
+    held = sum(tensor.numel() * tensor.element_size() for value in arguments.values() for tensor in tensors(value))
     wanted = max(MIN_REPLICAS, -(-3 * cache // max(touched, 1)))
     return max(1, min(wanted, MAX_REPLICAS, room // max(held, 1)))
 
 
-def cloned(value: Any) -> Any:
-    """Copies of all tensors in a dict or list."""
-    if isinstance(value, dict):
-        return {key: cloned(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [cloned(item) for item in value]
-    return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, torch.Tensor)]
+def cloned(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments whose tensors are copies."""
+    return {key: each(value, torch.Tensor.clone) for key, value in arguments.items()}

@@ -14,6 +14,7 @@ import torch
 from bench.cases import moved
 from bench.operation import Operation
 from mspipe_triton.kernels import fusion, launch
+from mspipe_triton.tuning.calls import duplicate, each, exact
 from mspipe_triton.tuning.gate import poisoned
 from mspipe_triton.tuning.rounding import Errors, Expected, Named, expected
 
@@ -48,31 +49,9 @@ def callee(operation: Operation, name: str) -> Call:
 _compiled = functools.lru_cache(torch.compile)
 
 
-def floats(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Floating-point tensors changed, in lists too; anything else as it is."""
-    if isinstance(value, list):
-        return [floats(item, change) for item in value]
-    return change(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
-def exact(arguments: Mapping[str, Any], device: torch.device = CPU) -> dict[str, Any]:
-    """The same inputs in float64, on the CPU or another device."""
-    made = {key: floats(moved(value, device), torch.Tensor.double) for key, value in arguments.items()}
-    return {**made, "dtype": torch.float64} if "dtype" in made else made
-
-
 def copied(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments whose mutated tensors are copies (rows as far apart as before)."""
-
-    def copy(value: Any) -> Any:
-        if isinstance(value, list):
-            return [copy(item) for item in value]
-        if not isinstance(value, torch.Tensor) or value.is_contiguous():
-            return value.clone() if isinstance(value, torch.Tensor) else value
-        apart = value.new_zeros(value.shape[0] * value.stride(0))
-        return apart.as_strided(value.shape, value.stride()).copy_(value)
-
-    return {key: copy(value) if key in operation.mutated else value for key, value in arguments.items()}
+    """Arguments whose mutated tensors are copies."""
+    return {key: each(value, duplicate) if key in operation.mutated else value for key, value in arguments.items()}
 
 
 def with_leaves(arguments: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -164,7 +143,7 @@ def judge(operation: Operation, arguments: Mapping[str, Any], seed: int = 0, whe
             grads = probes(operation, call, arguments, seed)
             precise_grads = {name: grad.to(where).double() for name, grad in grads.items()}
         like = outcome(operation, call, arguments, grads)
-        precise = exact(arguments, where)
+        precise = exact(moved(arguments, where))
         return Judge(grads, expected(lambda: outcome(operation, call, precise, precise_grads), like))
 
 

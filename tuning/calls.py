@@ -92,7 +92,7 @@ class Call:
     def truth(self) -> Named:
         """The same by the torch reference, in float64 throughout; integers stay as they are."""
         with plainly():
-            return self._outcome(_exact(self._changed(lambda tensor: tensor)))
+            return self._outcome(exact(self._changed(lambda tensor: tensor)))
 
     @cached_property
     def expected(self) -> Expected:
@@ -144,7 +144,7 @@ class Call:
         return made
 
 
-def _exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Floating tensors and dtypes in float64."""
     made = {}
     for name, value in arguments.items():
