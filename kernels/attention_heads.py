@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mspipe_triton.kernels.launch import Config, add_product, device_function, tl
 
 
@@ -73,4 +71,4 @@ def fitting(config: Config, dim: int) -> Config:
     """The configuration, or the smallest blocks for rows of more than 256 numbers, which a program holds whole."""
     if dim <= 256:
         return config
-    return replace(config, blocks=dict.fromkeys(config.blocks, 16), num_warps=8, num_stages=1)
+    return Config(dict.fromkeys(config.blocks, 16), num_warps=8, num_stages=1, base=config)

@@ -24,11 +24,15 @@ OPTIONS = {"enable_fp_fusion": True}
 
 @dataclass(frozen=True)
 class Config:
-    """How a kernel is launched: block sizes by name, warps a program, stages of its software pipeline."""
+    """How a kernel is launched: block sizes by name, warps a program, stages of its software pipeline.
+
+    `base` is what it was made from, where a launch fits a configuration to its shapes.
+    """
 
     blocks: Mapping[str, int] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 2
+    base: Config | None = None
 
     def __getitem__(self, block: str) -> int:
         return self.blocks[block]
@@ -51,7 +55,8 @@ class Launch:
     @property
     def variant(self) -> str:
         """The kernel's variant whose configuration it took."""
-        return next(name for name, config in self.kernel.chosen.items() if config is self.config)
+        taken = self.config.base or self.config
+        return next(name for name, config in self.kernel.chosen.items() if config is taken)
 
 
 class Kernel:

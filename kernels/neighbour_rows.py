@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -246,7 +245,7 @@ def slots_config(kernel: Kernel, of: Attention) -> Config:
         return config
     warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
     held = config["HELD"] * warps // config.num_warps
-    return replace(config, blocks={**config.blocks, "HELD": held}, num_warps=warps)
+    return Config({**config.blocks, "HELD": held}, warps, config.num_stages, base=config)
 
 
 def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:

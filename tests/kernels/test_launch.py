@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mspipe_triton.kernels import launch
 from mspipe_triton.kernels.launch import Config, Kernel
+from tests.kernels.attention_case import Case
+from tests.kernels.layer_case import LayerCase
 
 PRESENT, OTHER = torch.device("cuda:0"), torch.device("cuda:1")
 
@@ -47,3 +51,14 @@ def test_without_a_gpu_no_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     launched = Launched(monkeypatch)
     launched.kernel.launch((1,), Config(), torch.empty(3))
     assert launched.on == [PRESENT]
+
+
+@pytest.mark.skipif(launch.triton is None, reason="triton has no wheel for this platform")
+@pytest.mark.parametrize("make", [partial(Case, 3, fanout=20), partial(LayerCase, 3, dim=260)], ids=["slots", "rows"])
+def test_a_configuration_fitted_to_shapes_counts_as_the_one_that_it_was_made_from(make: Callable[[], Any]) -> None:
+    case = make().to(torch.float32)
+    with launch.recording() as launched:
+        case.function(**case.named())
+    fitted = [each for each in launched if each.config.base is not None]
+    assert fitted
+    assert {each.variant for each in fitted} <= {"float32", "ieee"}
