@@ -84,7 +84,8 @@ def _check(session: Session, batch: Batch, way: str, step: Callable[[TrainPass],
 
     def staged() -> Named:
         _begin_as(exact, session)
-        (done,) = in_turn(Stages(exact).training(), [batch])
+        run = Stages(exact)
+        done = run.update(run.train(run.memory(run.features(run.sample(batch)))))
         return {"loss": done.outcome.loss, **{name: table.clone() for name, table in exact.state.tables.items()}}
 
     _go_to(steps, batch)

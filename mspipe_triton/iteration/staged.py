@@ -101,7 +101,7 @@ class Stages:
         receivers = None if scene.receivers is None else scene.receivers.on(placement)
         own = EdgeRows(placement.load(self.session.edges[batch.start : batch.stop]))
         count = None if scene.events.numel() == batch.size else placement.load(torch.tensor([scene.events.numel()]))
-        return replace(work, scene=replace(self._fetched(scene), count=count, own=own, receivers=receivers))
+        return replace(work, scene=self._fetched(scene, count=count, own=own, receivers=receivers))
 
     @torch.no_grad()
     def memory(self, work: Work) -> Work:
@@ -167,8 +167,9 @@ class Stages:
         first = 2 * len(self.session.stream)
         return torch.arange(first, first + count)
 
-    def _fetched(self, scene: Scene) -> Scene:
-        """A sampled scene on the device, with edge rows of every hop's slots and node rows of the distinct nodes."""
+    def _fetched(self, scene: Scene, **more: Any) -> Scene:
+        """A sampled scene on the device, with edge rows of every hop's slots, node rows of the distinct nodes, and more
+        of its fields."""
         edges, table, placement = self.session.edges, self.session.stream.node_features, self.placement
         around = scene.around
         slots = [hop.event_ids.view(-1) for hop in around.hops]
@@ -178,7 +179,8 @@ class Stages:
             rows = [placement.load(edges.new_zeros((events.numel(), 0))) for events in slots]
         nodes = None if table is None else placement.gather(table, around.nodes)
         times, around = placement.load(scene.times), around.on(placement)
-        return replace(scene, times=times, around=around, edges=[EdgeRows(each) for each in rows], node_features=nodes)
+        edges_of = [EdgeRows(each) for each in rows]
+        return replace(scene, times=times, around=around, edges=edges_of, node_features=nodes, **more)
 
     def _ranked(self, work: Work) -> Iterator[Scene]:
         """The scenes of a batch's candidates, a few columns at a time so that memory stays bounded.
@@ -195,8 +197,8 @@ class Stages:
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             nodes, at = columns.view(-1), stream.t[events].repeat_interleave(columns.shape[1])
             around = self.session.sampler.around(Roots(nodes, at, self._new_keys(nodes.numel())), draws)
-            scene = self._fetched(Scene(nodes, at, torch.arange(batch.start, batch.stop), None, around))
-            yield replace(scene, record=self.state.fetch(around.nodes, self.session.edges))
+            scene = Scene(nodes, at, torch.arange(batch.start, batch.stop), None, around)
+            yield self._fetched(scene, record=self.state.fetch(around.nodes, self.session.edges))
 
 
 def _given(work: Work) -> Scene:
