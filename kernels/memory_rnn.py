@@ -27,9 +27,17 @@ class MemoryRNN(NamedTuple):
     one row: their sum is taken once a call and one product does for both.
 
     Args:
-        weight_ih, weight_hh, bias_ih, bias_hh: [D, 2D + E + T], [D, D], [D], [D], torch.nn.RNNCell's; float32 or
-            float64, which is also what is computed in.
-        others: as `memory_gru` has them.
+        memory: table [·, D]; partner: table [·, D]; features: table [·, E], E may be 0. Any row stride; float32,
+            float64 or bfloat16 each; on the device of the weights or in pinned host memory.
+        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None where the table is already one
+            row a node. A row below 0 is read as row 0; `has_mail` must then be false, or the node beyond `count`.
+        deltas: [U] floating, mail time − memory time, subtracted by the caller before it was rounded.
+        has_mail: [U] bool.
+        frequency, phase: [T], of the time encoder.
+        weight_ih [D, 2D + E + T], weight_hh [D, D], bias_ih [D], bias_hh [D]: torch.nn.RNNCell's; float32 or float64,
+            which is also what is computed in.
+        empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
+        count: [1] integer on the device, how many of the U nodes are real; None for all. h is 0 from there on.
 
     Returns:
         h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables;

@@ -273,6 +273,7 @@ def _public(
 ) -> Operation[P, R]:
     """The public function: what `help` and errors say of it comes from the inputs."""
     public, make, hints = cast(Any, call), cast(Any, inputs), get_type_hints(inputs)
+    returns = None if returns is NoneType else returns
     defaults = dict.fromkeys(hints, inspect.Parameter.empty) | make._field_defaults
     public.__signature__ = inspect.Signature(
         [inspect.Parameter(key, _POSITIONAL, default=defaults[key], annotation=hint) for key, hint in hints.items()],

@@ -54,8 +54,15 @@ class Uniform(NamedTuple):
     once per entry on average. The draw of root r, slot j depends on `draws` and on r·fanout + j alone.
 
     Args:
+        indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
+        neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
+        event_ids: [M] integer, the event of each entry.
+        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        roots: [R] integer nodes; a negative one is padding and has no neighbours.
+        root_times: [R], in the dtype of `times`.
+        fanout: F ≥ 1.
         draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
-        others: as `sample_recent` has them.
+        dtype: floating type of the returned differences.
 
     Returns:
         As `sample_recent`, in the order of the draws: neighbours [R, F] int64 and event ids [R, F] int64, −1 in empty
