@@ -1,4 +1,4 @@
-"""What every result begins with (command, date, machine, versions), and how it is printed and kept."""
+"""The beginning of every result (command, date, machine, versions), and its printing and keeping."""
 
 from __future__ import annotations
 

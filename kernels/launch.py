@@ -137,7 +137,7 @@ def add_product(b_sum, b_x, b_w, PRECISION: tl.constexpr):
 
 @device_function
 def real_rows(p_count, rows):
-    """How many of the rows are real: all of them without a count."""
+    """The number of real rows: all of them without a count."""
     stop = rows
     if p_count is not None:
         stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
@@ -171,7 +171,7 @@ def on_triton(tensor: torch.Tensor) -> bool:
 
 
 def served(kind: str) -> bool:
-    """Whether operations on a kind of device run as Triton kernels."""
+    """True where operations on a kind of device run as Triton kernels."""
     if _State.triton is None:
         return kind in _State.kinds and triton is not None
     return _State.triton

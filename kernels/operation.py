@@ -287,8 +287,8 @@ def _public(
 
 
 def eager(tensor: torch.Tensor) -> bool:
-    """Whether a reference may be called past the dispatcher, which costs as much as a small call: a plain CPU tensor,
-    nothing tracing or transforming."""
+    """True where a reference may be called past the dispatcher, which costs as much as a small call: for a plain CPU
+    tensor, with nothing tracing or transforming."""
     return (
         tensor.is_cpu
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)

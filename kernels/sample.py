@@ -85,7 +85,7 @@ class Uniform(NamedTuple):
 
 
 def _draws(of: Recent | Uniform) -> torch.Tensor | None:
-    """What the draws are keyed by, if anything is drawn."""
+    """The key of the draws, if anything is drawn."""
     return of.draws if isinstance(of, Uniform) else None
 
 

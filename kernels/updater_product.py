@@ -1,4 +1,4 @@
-"""What the memory updaters' kernels share: their launch, packed weights, a block of messages times them."""
+"""The memory updaters' common part: their launch, packed weights, a block of messages times them."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ class RunSettings:
 
     @property
     def resident(self) -> bool:
-        """Whether everything lies on the device and iterations run whole."""
+        """True where everything lies on the device and iterations run whole."""
         return self.schedule == RESIDENT
 
     def check_fits(self, schedule: str, threads: int, placement: str = "auto") -> None:

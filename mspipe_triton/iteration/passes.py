@@ -1,4 +1,4 @@
-"""What resident passes do with a batch: learn from it, score and rank it, or keep the embeddings of its sources."""
+"""The work of resident passes: learn from a batch, score and rank it, or keep the embeddings of its sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session: what all iterations of a run share (stream, sampler, model, node state), built from its settings."""
+"""The session of a run: stream, sampler, model and node state, which all its iterations share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mspipe_triton.state import NodeState
 
 @dataclass(frozen=True)
 class Session:
-    """What all iterations of a run share; the node state and the model's parameters are all that changes.
+    """The things that all iterations of a run share; only the node state and the model's parameters change.
 
     Args:
         edges: the stream's edge table [E, ·], of width 0 where it has no features, where the settings want it.
@@ -93,7 +93,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where the model works."""
+        """The device of the model."""
         return self.state.placement.device
 
     @property

@@ -44,7 +44,7 @@ class Work:
 
     @property
     def staleness(self) -> int:
-        """How many of the iterations before are missing from the records."""
+        """The number of iterations before that are missing from the records."""
         return self.batch.index - self.seen
 
 

@@ -34,7 +34,7 @@ def silent(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who watches a run, and what is known of it beforehand.
+    """Watchers of a run, and stage times that are known beforehand.
 
     Args:
         note: told one line at a time that the user should see.

@@ -1,4 +1,4 @@
-"""What the cases of differentiable operations share: random numbers, other types, calls, gradients by name."""
+"""The common part of cases of differentiable operations: random numbers, types, calls, gradients by name."""
 
 from __future__ import annotations
 
