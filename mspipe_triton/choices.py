@@ -7,6 +7,7 @@ from dataclasses import field, fields
 from typing import Any
 
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.pipeline.schedules import RESIDENT
 
 
 def setting(
@@ -39,7 +40,7 @@ def check_settings(config: Any) -> None:
         choices, least = each.metadata.get("choices"), each.metadata.get("least")
         name, value = each.name.replace("_", "-"), getattr(config, each.name)
         if choices and value not in choices:
-            more = "; --placement device runs so" if (name, value) == ("schedule", "resident") else ""
+            more = "; --placement device runs so" if (name, value) == ("schedule", RESIDENT) else ""
             raise ConfigError(f"{name} {value!r} is none of {', '.join(choices)}{more}")
         if least is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")

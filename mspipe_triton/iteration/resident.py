@@ -91,8 +91,7 @@ class Pass(ABC):
         )
         edges, features = [EdgeRows(session.edges, hop.event_ids) for hop in around.hops], session.stream.node_features
         rows = None if features is None else features.index_select(0, around.nodes.clamp(min=0))
-        own = EdgeRows(session.edges, scene.events)
-        return replace(scene, own=own, edges=edges, node_features=rows, record=record, draws=draws)
+        return replace(scene, edges=edges, node_features=rows, record=record, draws=draws)
 
     def deliver(self, scene: Scene, hidden: torch.Tensor | None) -> None:
         """Write the endpoints' memory and mail. This comes after the backward pass, which may read the tables."""

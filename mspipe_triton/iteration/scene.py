@@ -24,7 +24,7 @@ class Scene:
         count: [1], how many of the padded events are real, the first ones; None for all.
         around: the roots' neighbourhood.
         receivers: who hears of the events, where the model's mailbox tells more than the ends.
-        own: the edge rows of the events; edges: those of the slots, for each hop.
+        edges: the edge rows of the slots, for each hop.
         node_features: [U, V] of the distinct nodes, if there are any.
         record: of the distinct nodes.
         draws: keys of dropout while training, else None.
@@ -36,7 +36,6 @@ class Scene:
     count: torch.Tensor | None
     around: Neighbourhood
     receivers: Receivers | None = None
-    own: EdgeRows | None = None
     edges: Sequence[EdgeRows] = ()
     node_features: torch.Tensor | None = None
     record: Any = None

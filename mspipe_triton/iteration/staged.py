@@ -29,6 +29,7 @@ class Work:
         scene: on the host at first, then where the model is. It is kept until the device is through with it, since its
             memory would go to the next fetch, on a stream that runs ahead.
         nodes: the scene's distinct nodes [U] on the host, of which the first `ends` are ends of the events.
+        own: the edge rows [B, E] of the events, on the device.
         version: how many iterations' writes the records held when they were fetched; seen: how many they hold now,
             more where they were patched since.
         outcome: what the model has made of the batch: `Learned`, `Scored` or `Embedded`.
@@ -38,6 +39,7 @@ class Work:
     scene: Scene | None
     nodes: torch.Tensor
     ends: int
+    own: torch.Tensor | None = None
     version: int = 0
     seen: int = 0
     outcome: Any = None
@@ -99,9 +101,9 @@ class Stages:
         """Edge rows of the sampled slots and of the batch's events, node rows of the distinct nodes."""
         batch, placement, scene = work.batch, self.placement, _given(work)
         receivers = None if scene.receivers is None else scene.receivers.on(placement)
-        own = EdgeRows(placement.load(self.session.edges[batch.start : batch.stop]))
+        own = placement.load(self.session.edges[batch.start : batch.stop])
         count = None if scene.events.numel() == batch.size else placement.load(torch.tensor([scene.events.numel()]))
-        return replace(work, scene=self._fetched(scene, count=count, own=own, receivers=receivers))
+        return replace(work, scene=self._fetched(scene, count=count, receivers=receivers), own=own)
 
     @torch.no_grad()
     def memory(self, work: Work) -> Work:
@@ -145,11 +147,11 @@ class Stages:
 
     def publish(self, work: Work, scene: Scene, hidden: torch.Tensor | None) -> None:
         """Compose what an iteration writes, and make it known to readers."""
-        assert scene.own is not None
+        assert work.own is not None
         count = scene.events.numel()
         src_rows, dst_rows, _ = (part[:count] for part in scene.around.root_rows.chunk(3))
         events = Interactions(
-            work.batch.start, scene.times[:count], scene.own.table, scene.around.nodes[: work.ends], src_rows, dst_rows,
+            work.batch.start, scene.times[:count], work.own, scene.around.nodes[: work.ends], src_rows, dst_rows,
             scene.receivers,
         )  # fmt: skip
         self.state.publish(work.batch.index, self.state.compose(scene.record, hidden, events))

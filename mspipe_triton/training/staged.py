@@ -86,11 +86,11 @@ class Staged(Way):
         with closing(self.run(items, epoch, times)) as results:
             for work in results:
                 check()
-                loss = work.outcome.loss
-                check_finite(float(loss), epoch, work.batch.index)
-                losses.append(loss)
+                losses.append(work.outcome.loss)
+                loss = float(work.outcome.loss)
+                check_finite(loss, epoch, work.batch.index)
                 staleness[str(work.staleness)] += 1
-                told(epoch, work.batch.stop - work.batch.start, float(loss))
+                told(epoch, work.batch.stop - work.batch.start, loss)
         facts = {"stage_seconds": times.per_iteration(), "staleness_measured": dict(sorted(staleness.items()))}
         return Epoch(torch.stack(losses), running_clock() - start, facts)
 
