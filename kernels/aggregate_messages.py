@@ -178,7 +178,7 @@ def _check(of: Aggregate) -> None:
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {shape}, beside memory "
-                f"{(nodes, dim)}, hidden {tuple(of.hidden.shape)} and src {tuple(of.src.shape)}; mend the wrong one"
+                f"{(nodes, dim)}, hidden {tuple(of.hidden.shape)} and src {tuple(of.src.shape)}; fix the wrong one"
             )
     checks.layout(_NAME, **every)
     checks.device(_NAME, of.hidden.device, (*tables, *columns), **every)

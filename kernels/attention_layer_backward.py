@@ -30,7 +30,7 @@ def over_neighbours(
 def _inner(
     of: AttentionLayer, out: Embedded, query_rows: torch.Tensor | None, d_context: torch.Tensor, d_total: torch.Tensor
 ) -> tuple[Attention, Attended, Attended]:
-    """What the backward pass of `temporal_attention` takes; it does not read the bias, for which the total stands."""
+    """Arguments of `temporal_attention`'s backward pass, which reads no bias: the total stands in its place."""
     attended = Attended(out.context, out.total, out.weights, out.slope, out.others)
     grad = attended._replace(context=d_context, total=d_total)
     return over_neighbours(of, out.absorbed, query_rows, out.total), attended, grad

@@ -24,7 +24,7 @@ OPTIONS = {"enable_fp_fusion": True}
 
 @dataclass(frozen=True)
 class Config:
-    """How a kernel is launched: block sizes by name, warps a program, stages of its software pipeline.
+    """Launch configuration of a kernel: block sizes by name, warps per program, stages of its software pipeline.
 
     `base` is what it was made from, where a launch fits a configuration to its shapes.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Slots(NamedTuple):
-    """Where torch reads x_j [R, F, X] from, part by part.
+    """The parts from which torch reads x_j [R, F, X].
 
     A row of `table` [·, D] by rows [R, F], or F rows of `table` [·, F, D] by rows [R], or without rows [R, F, D] as it
     is; then `edges` [R, F, E], unless None, and `others` [R, F, ·].
@@ -33,7 +33,7 @@ def mail_slots(
     mails: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
     counts: torch.Tensor, encoded: torch.Tensor,
 ) -> Slots:  # fmt: skip
-    """Where torch reads the x_j of mailboxes [N, F, D] from; φ is `encoded` [R, F, T].
+    """The same parts for mailboxes [N, F, D]; φ is `encoded` [R, F, T].
 
     Without fusion both tables are gathered once. Compiled loops read mailboxes in place faster, but not single rows.
     """
@@ -115,7 +115,7 @@ def slots_of(
     MAILBOX: tl.constexpr, DIM: tl.constexpr, STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
     FANOUT: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """What `slot_block` reads a root's x_j from; its first three are the mask of filled slots, Δt and table rows.
+    """The sources of a root's x_j for `slot_block`; the first three are the mask of filled slots, Δt and table rows.
 
     These are [SLOTS]; with MAILBOX, the root's h_j lie one behind the other in one row. An empty slot has Δt 0.
     """

@@ -45,7 +45,7 @@ class Case(SlotCase):
         return self.roots if self.choices is None else self.choices
 
     def named(self) -> dict[str, Any]:
-        """What the public function takes, by name and in its order."""
+        """Arguments of the public function, by name and in its order."""
         leaves = self.leaves
         return {
             "table": leaves["table"], "rows": self.rows, "features": self.features, "feature_rows": self.feature_rows,

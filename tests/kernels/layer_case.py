@@ -55,7 +55,7 @@ class LayerCase(SlotCase):
         self.root_rows = self.root_rows.int()
 
     def named(self) -> dict[str, Any]:
-        """What the public function takes, by name and in its order."""
+        """Arguments of the public function, by name and in its order."""
         leaves = dict(self.leaves)
         return {
             "table": leaves.pop("table"), "root_rows": self.root_rows, "distinct": self.distinct, "rows": self.rows,

@@ -52,7 +52,7 @@ class Case(OperationCase):
         return self.events if self.count is None else self.count
 
     def named(self) -> dict[str, Any]:
-        """What the public function takes, by name and in its order."""
+        """Arguments of the public function, by name and in its order."""
         count = None if self.count is None else torch.tensor([self.count])
         embedded, *weights = self.leaves.items()
         return dict([embedded, ("count", count), *weights])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from mspipe_triton.kernels import launch
 from tests.kernels.comparing import Agree, Named
 
 
-class OperationCase:
+class OperationCase(ABC):
     """A call of an operation; its `leaves` are differentiated, `probes` are the gradients of its first outputs."""
 
     function: Callable[..., Any]
@@ -56,21 +57,21 @@ class OperationCase:
     def backward_operation(self) -> Any:
         return getattr(torch.ops.mspipe_triton, f"{self.name}_backward").default
 
+    @abstractmethod
     def named(self) -> dict[str, Any]:
-        """What the public function takes, by name and in its order."""
-        raise NotImplementedError
+        """Arguments of the public function, by name and in its order."""
 
+    @abstractmethod
     def expected(self) -> Any:
-        """The docstring's equations."""
-        raise NotImplementedError
+        """Results by the docstring's equations."""
 
     def detached(self) -> dict[str, Any]:
-        """What the public function takes, without gradients."""
+        """The same arguments, without gradients."""
         named = self.named().items()
         return {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in named}
 
     def arguments(self, save: bool = True) -> tuple[Any, ...]:
-        """What the operation takes."""
+        """Arguments of the custom operation."""
         return (*self.named().values(), save)
 
     def actual(self, **changes: Any) -> Any:
