@@ -47,7 +47,7 @@ aot: install-dev
 	$(BIN)/python -m bench.aot
 
 peers: install-dev
-	$(BIN)/python -m bench.peers --data $(DATA) $(ARGS)
+	$(BIN)/python -m bench.studies.peers --data $(DATA) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

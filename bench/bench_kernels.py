@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cases import OPERATIONS, build, short, work
+from bench.cases.random_batch import SHAPES, WIKI, Shape
+from bench.cases.registry import OPERATIONS, build, short, work
 from bench.roofline import Roofline, measure, precision_of
-from bench.scene import SHAPES, WIKI, Shape
 from bench.timing import prepare
 from bench.variants import Judge, failures, in_training, judge, result, variant
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.gpu.measures.stages import Parts
 from bench.gpu.setup import WAYS
-from bench.gpu.stages import Parts
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
@@ -22,7 +22,7 @@ from mspipe_triton.iteration.scene import Batch, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, Work, in_turn
 from mspipe_triton.kernels import unique_nodes
-from mspipe_triton.kernels.fusion import enable_fusion
+from mspipe_triton.kernels.runtime.fusion import enable_fusion
 from mspipe_triton.settings import compiler
 from mspipe_triton.training.resident import Resident
 from mspipe_triton.tuning.rounding import Expected, Named, expected

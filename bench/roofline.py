@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from bench.machine import machine
+from bench.report import machine
 from bench.timing import captured, samples
-from mspipe_triton.kernels.launch import Config, Kernel, tl
+from mspipe_triton.kernels.runtime.launch import Config, Kernel, tl
 
 LAUNCHES = 100
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from bench.cases import OPERATIONS
+from bench.cases.registry import OPERATIONS
 from bench.variants import Named, callee, step
-from mspipe_triton.tuning.calls import each, tensors
-from mspipe_triton.tuning.operations import synchronises
+from mspipe_triton.tuning.kernels.calls import each, tensors
+from mspipe_triton.tuning.kernels.operations import synchronises
 
 Run = Callable[[], Any]
 # A graph of many calls takes far longer than its own launch.

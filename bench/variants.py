@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from bench.cases import moved
-from bench.operation import Operation
-from mspipe_triton.kernels import fusion, launch
-from mspipe_triton.tuning.calls import duplicate, each, exact
-from mspipe_triton.tuning.gate import poisoned
+from bench.cases.operation import Operation
+from bench.cases.registry import moved
+from mspipe_triton.kernels.runtime import fusion, launch
+from mspipe_triton.tuning.kernels.calls import duplicate, each, exact
+from mspipe_triton.tuning.kernels.gate import poisoned
 from mspipe_triton.tuning.rounding import Errors, Expected, Named, expected
 
 Call = Callable[..., Any]

@@ -17,8 +17,8 @@ from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastN
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-from mspipe_triton.kernels.tgn_memory import FusedTGNMemory
-from mspipe_triton.training.metrics import average_precision
+from mspipe_triton.evaluation.metrics import average_precision
+from mspipe_triton.kernels.pyg import FusedTGNMemory
 
 DIM, FANOUT = 32, 10
 

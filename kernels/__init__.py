@@ -6,25 +6,25 @@ if __name__ != "mspipe_triton.kernels":
         "write `from mspipe_triton.kernels import memory_gru`"
     )
 
-from mspipe_triton.kernels.aggregate_messages import aggregate_messages
-from mspipe_triton.kernels.attention_layer import attention_layer
-from mspipe_triton.kernels.checks import enable_debug
-from mspipe_triton.kernels.deliver_mails import deliver_mails
-from mspipe_triton.kernels.draw_batch import draw_batch
-from mspipe_triton.kernels.dropout_scale import dropout_scale
-from mspipe_triton.kernels.fetch_mail import fetch_mail
-from mspipe_triton.kernels.gather_rows import gather_rows
-from mspipe_triton.kernels.launch import use_triton
-from mspipe_triton.kernels.link_loss import link_loss
-from mspipe_triton.kernels.mailbox_attention import mailbox_attention
-from mspipe_triton.kernels.memory_gru import memory_gru
-from mspipe_triton.kernels.memory_rnn import memory_rnn
-from mspipe_triton.kernels.patch_rows import patch_rows
-from mspipe_triton.kernels.sample import sample_recent, sample_uniform
-from mspipe_triton.kernels.temporal_attention import temporal_attention
-from mspipe_triton.kernels.tgn_memory import FusedTGNMemory
-from mspipe_triton.kernels.time_encoding import encode_time
-from mspipe_triton.kernels.unique_nodes import unique_nodes
+from mspipe_triton.kernels.attention.layer import attention_layer
+from mspipe_triton.kernels.attention.mailbox import mailbox_attention
+from mspipe_triton.kernels.attention.temporal import temporal_attention
+from mspipe_triton.kernels.link.loss import link_loss
+from mspipe_triton.kernels.mails.aggregate import aggregate_messages
+from mspipe_triton.kernels.mails.deliver import deliver_mails
+from mspipe_triton.kernels.mails.fetch import fetch_mail
+from mspipe_triton.kernels.mails.gather_rows import gather_rows
+from mspipe_triton.kernels.mails.patch import patch_rows
+from mspipe_triton.kernels.numbers.dropout_scale import dropout_scale
+from mspipe_triton.kernels.numbers.time_encoding import encode_time
+from mspipe_triton.kernels.pyg import FusedTGNMemory
+from mspipe_triton.kernels.runtime.checks import enable_debug
+from mspipe_triton.kernels.runtime.launch import use_triton
+from mspipe_triton.kernels.sampling.draw_batch import draw_batch
+from mspipe_triton.kernels.sampling.sample import sample_recent, sample_uniform
+from mspipe_triton.kernels.sampling.unique_nodes import unique_nodes
+from mspipe_triton.kernels.updaters.gru import memory_gru
+from mspipe_triton.kernels.updaters.rnn import memory_rnn
 
 __all__ = [
     "FusedTGNMemory",

@@ -1,6 +1,6 @@
 """`python -m mspipe_triton`: the same commands as `mspipe-triton`."""
 
-from mspipe_triton.cli import main
+from mspipe_triton.cli.commands import main
 
 if __name__ == "__main__":
     main()

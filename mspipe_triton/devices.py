@@ -10,7 +10,7 @@ import torch
 
 from mspipe_triton.config import RunConfig
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.kernels import launch
+from mspipe_triton.kernels.runtime import launch
 
 _LEAST = (8, 0)  # the compute capability that the kernels are compiled for, and later ones
 

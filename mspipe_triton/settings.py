@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from mspipe_triton.config import RunConfig, RunSettings, TrainConfig
-from mspipe_triton.kernels.fusion import enable_fusion
+from mspipe_triton.kernels.runtime.fusion import enable_fusion
 from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 
 

@@ -18,10 +18,11 @@ import torch
 import torch._dynamo
 import torch._inductor.config  # these two read the environment when they are imported, and tests change it
 
-from mspipe_triton import cli, devices
+from mspipe_triton import devices
+from mspipe_triton.cli import commands as cli
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-from mspipe_triton.kernels import launch
+from mspipe_triton.kernels.runtime import launch
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent

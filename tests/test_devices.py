@@ -20,7 +20,7 @@ from mspipe_triton.data.writers import write_stream
 from mspipe_triton.devices import Gpu, resolve_device
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels import launch
+from mspipe_triton.kernels.runtime import launch
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TOLD = "Running on the GPU a GPU (--device cpu takes the CPU)."
@@ -119,8 +119,8 @@ def test_importing_asks_for_no_device(tmp_path: Path) -> None:
 import torch, torch._dynamo, torch._inductor.config
 def asked(): raise SystemExit("a device was asked for")
 torch.cuda.is_available = torch.cuda.init = torch.cuda._lazy_init = torch.cuda.device_count = asked
-import mspipe_triton.cli, mspipe_triton.devices, mspipe_triton.doctor, mspipe_triton.training.trainer
-import mspipe_triton.tuning.tuner, mspipe_triton.tuning_screen
+import mspipe_triton.cli.commands, mspipe_triton.devices, mspipe_triton.cli.doctor, mspipe_triton.training.trainer
+import mspipe_triton.tuning.tuner, mspipe_triton.cli.tuning_screen
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -11,9 +11,9 @@ import torch
 
 from mspipe_triton import placement as placing
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.mailbox import CompactMailbox, LastMail, Rows
+from mspipe_triton.nodes.mailbox import CompactMailbox, LastMail, Rows
+from mspipe_triton.nodes.state import NodeState
 from mspipe_triton.placement import Placement
-from mspipe_triton.state import NodeState
 
 CUDA = torch.device("cuda")
 TABLES = {

@@ -11,19 +11,19 @@ if __name__ != "mspipe_triton.tuning":
     )
 
 if TYPE_CHECKING:
-    from mspipe_triton.tuning.key import Key
-    from mspipe_triton.tuning.profile import Profile, apply, restore
-    from mspipe_triton.tuning.store import ProfileStore
+    from mspipe_triton.tuning.profile.key import Key
+    from mspipe_triton.tuning.profile.profile import Profile, apply, restore
+    from mspipe_triton.tuning.profile.store import ProfileStore
     from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for
 
 _PUBLIC = {
-    "Key": "key",
-    "Profile": "profile",
-    "ProfileStore": "store",
+    "Key": "profile.key",
+    "Profile": "profile.profile",
+    "ProfileStore": "profile.store",
     "TuningObserver": "tuner",
-    "apply": "profile",
+    "apply": "profile.profile",
     "autotune": "tuner",
-    "restore": "profile",
+    "restore": "profile.profile",
     "settings_for": "tuner",
 }
 

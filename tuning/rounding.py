@@ -12,9 +12,9 @@ import torch
 from torch._decomp import get_decompositions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mspipe_triton.kernels.fusion import enable_fusion, fusion_enabled
-from mspipe_triton.kernels.launch import input_precision, references
-from mspipe_triton.kernels.operation import OPERATIONS
+from mspipe_triton.kernels.runtime.fusion import enable_fusion, fusion_enabled
+from mspipe_triton.kernels.runtime.launch import input_precision, references
+from mspipe_triton.kernels.runtime.operation import OPERATIONS
 
 Named = dict[str, torch.Tensor]
 Errors = dict[str, dict[str, Any]]

@@ -14,20 +14,22 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import TuningError
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.fusion import compile_seconds, limit_compiling
+from mspipe_triton.kernels.runtime.fusion import compile_seconds, limit_compiling
 from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.settings import Tuned, cores, default_settings, process_settings
 from mspipe_triton.training.footprint import resolve_placement
-from mspipe_triton.tuning.kernels_tuned import KernelChoice, tune_kernels
-from mspipe_triton.tuning.key import Key, digest
-from mspipe_triton.tuning.measure import ROUNDS, Comparison, OutOfTime, RunMeasurer, stage_summary
-from mspipe_triton.tuning.operations import recorded
-from mspipe_triton.tuning.profile import Profile, apply
-from mspipe_triton.tuning.run_gate import RunGate
-from mspipe_triton.tuning.search import Cut, Found, Search, Told
-from mspipe_triton.tuning.space import Point, Space, run_settings, run_space
-from mspipe_triton.tuning.store import ProfileStore
-from mspipe_triton.tuning.words import described
+from mspipe_triton.tuning.kernels.operations import recorded
+from mspipe_triton.tuning.kernels.tune import KernelChoice, tune_kernels
+from mspipe_triton.tuning.profile.describe import described
+from mspipe_triton.tuning.profile.key import Key, digest
+from mspipe_triton.tuning.profile.profile import Profile, apply
+from mspipe_triton.tuning.profile.store import ProfileStore
+from mspipe_triton.tuning.runs.gate import RunGate
+from mspipe_triton.tuning.runs.measure import OutOfTime, RunMeasurer, stage_summary
+from mspipe_triton.tuning.runs.space import run_space, settings_at
+from mspipe_triton.tuning.study.comparison import ROUNDS, Comparison
+from mspipe_triton.tuning.study.search import Cut, Found, Search, Told
+from mspipe_triton.tuning.study.space import Point, Space
 
 BUDGET = 60.0
 SHORT_BUDGET = 20.0
@@ -137,7 +139,7 @@ class Tuner:
 
     def _measure(self, point: Point, cut: Cut) -> Mapping[str, float]:
         """A trial: the gate, then pairs of blocks in turn; the score is the median of their ratios."""
-        settings = run_settings(self.shipped, point)
+        settings = settings_at(self.shipped, point)
         reason = self.gate.refusal(settings)
         if reason is not None:
             raise RuntimeError(f"computes something else: {reason}")
@@ -210,7 +212,7 @@ def autotune(
         try:
             tuner.prepare(compiling_counts)
             kernels, found = tuner.kernels(), tuner.search(trials)
-            best = run_settings(tuner.shipped, found.point)
+            best = settings_at(tuner.shipped, found.point)
             comparison = tuner.confirm(best)
             if tuner.shipped not in tuner.measurer.stages:
                 raise OutOfTime

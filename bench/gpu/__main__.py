@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu import kit, prewarm
-from bench.gpu.runner import Report, head, run
+from bench.gpu.bundle import kit
+from bench.gpu.report import Report, header
+from bench.gpu.scripts import prewarm
 from bench.gpu.setup import TARGETS, Setup
-from bench.gpu.table import show
+from bench.gpu.supervisor import run
+from bench.gpu.wording import show
 
 SCRIPTS = ("first", "second", "everything", "prewarm", "kept")
 
@@ -25,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.gpu", description=__doc__)
     parser.add_argument("script", choices=SCRIPTS)
     parser.add_argument("out", type=Path, help="folder for the JSON")
-    parser.add_argument("--kit", type=Path, help="what `bench.gpu.kit unpack` unpacked")
+    parser.add_argument("--kit", type=Path, help="what `bench.gpu.bundle.kit unpack` unpacked")
     parser.add_argument(
         "--references", type=Path, help="folder of the CPU's results, which `kept` fills; the kit's with one"
     )
@@ -49,14 +51,14 @@ def main() -> int:
     if given.target == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is visible; `--target stub` fakes its launches, `--target cpu --quick` needs none")
     if given.kit is not None and not (given.kit / kit.MANIFEST).exists():
-        parser.error(f"{given.kit} holds no unpacked bundle; `python -m bench.gpu.kit BUNDLE FOLDER` unpacks one")
+        parser.error(f"{given.kit} holds no unpacked bundle; `bench/gpu/run.sh` unpacks one")
     setup, facts, seed = Setup(given.target, given.quick, references=given.references), {}, int(time.time())
     if given.kit is not None:
         made = kit.manifest(given.kit)
         facts, seed = {"bundle_commit": made["commit"]}, made["seed"]  # other inputs take other kernels now and then
         setup = dataclasses.replace(setup, data=str(given.kit / "wiki.csv"), references=given.kit / kit.REFERENCES)
     setup = dataclasses.replace(setup, seed=seed if given.seed is None else given.seed)
-    script = f"bench.gpu.{given.script}"
+    script = f"bench.gpu.scripts.{given.script}"
     phases = importlib.import_module(script).phases(setup)
     only, parts = (set(filter(None, text.split(","))) for text in (given.only, given.parts))
     for kind, chosen, every in (
@@ -71,7 +73,7 @@ def main() -> int:
     if given.prewarm:
         compile_first(setup, given.out)
     path = given.out / f"gpu-{given.script}.json"
-    report = Report(path, {**head(setup, command(given.kit is not None), given.commit), **facts}, given.began)
+    report = Report(path, {**header(setup, command(given.kit is not None), given.commit), **facts}, given.began)
     code = run(script, phases, setup, report, parts)
     show(report.data)
     print(f"wrote {path}")
@@ -81,8 +83,8 @@ def main() -> int:
 def compile_first(setup: Setup, out: Path) -> None:
     """Let a stub take the launches of both scripts, so that their kernels lie in Triton's cache."""
     launched = dataclasses.replace(setup, target="stub")
-    report = Report(out / "gpu-prewarm.json", head(launched, command(True), None))
-    run("bench.gpu.prewarm", prewarm.phases(launched), launched, report)
+    report = Report(out / "gpu-prewarm.json", header(launched, command(True)))
+    run("bench.gpu.scripts.prewarm", prewarm.phases(launched), launched, report)
 
 
 def command(bundled: bool) -> str:

@@ -21,7 +21,7 @@ if ! why=$("$python" -c "import torch, triton, numpy, pyarrow, typer, rich, torc
 fi
 export PYTHONPATH="$PWD:$kit/site${PYTHONPATH:+:$PYTHONPATH}" TRITON_CACHE_DIR="$kit/cache" PYTHONUNBUFFERED=1
 code=0 options=()
-"$python" -m bench.gpu.kit "$bundle" "$kit" || code=$?
+"$python" -m bench.gpu.bundle.kit "$bundle" "$kit" || code=$?
 case $code in
     0 | 4) ;;
     3) options+=(--prewarm) ;;

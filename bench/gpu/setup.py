@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.scene import GDELT, REDDIT, WIKI, Shape, scene
+from bench.cases.random_batch import GDELT, REDDIT, WIKI, Shape, random_batch
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
@@ -118,9 +118,9 @@ def _loaded(path: str) -> EventStream:
 
 @functools.lru_cache(maxsize=1)
 def drawn(name: str, quick: bool) -> EventStream:
-    """The events of `bench.scene`'s stream of this name, either end first, with edge features; on the CPU."""
+    """The events of the random stream of a name, either end first, with edge features, on the CPU."""
     shape = TINY if quick else STREAMS[name]
-    csr = scene(shape).csr
+    csr = random_batch(shape).csr
     order = csr["event_ids"].argsort(stable=True)
     ends = csr["neighbours"][order].long().view(-1, 2)
     features = torch.randn(shape.events, shape.features, generator=torch.Generator().manual_seed(1))

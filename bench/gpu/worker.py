@@ -17,7 +17,7 @@ import torch
 
 from bench.gpu.setup import Setup
 from bench.gpu.units import Unit
-from mspipe_triton.kernels.launch import triton
+from mspipe_triton.kernels.runtime.launch import triton
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     folder = given.setup.pop("references")
     setup = Setup(**given.setup, references=folder and Path(folder))
     if setup.stub:
-        from bench.gpu.stub import activate
+        from bench.gpu.bundle.stub import activate
 
         activate()
     compiled = Compilations()

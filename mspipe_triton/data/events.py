@@ -181,3 +181,21 @@ def _refuse(wrong: torch.Tensor, name: str, why: str, values: torch.Tensor | Non
         first = int(wrong.nonzero()[0])
         value = "" if values is None else f" ({values[first].item()})"
         raise DataError(f"{name}: event {first + shift}: {why}{value}")
+
+
+def check_labels(stream: EventStream) -> None:
+    """Refuse a stream whose labels cannot be learned.
+
+    Raises:
+        DataError: there are no labels, one is neither 0 nor 1, or the training events have one kind only.
+    """
+    labels = stream.labels
+    if labels is None:
+        raise DataError(f"{stream.name}: no label column for --task node; name it with --columns label=NAME")
+    other = ((labels != 0) & (labels != 1)).nonzero()
+    if other.numel():
+        first = int(other[0])
+        raise DataError(f"{stream.name}: event {first}: label {labels[first].item()} is neither 0 nor 1")
+    positives, events = int(labels[: stream.split().train_end].sum()), stream.split().train_end
+    if positives in (0, events):
+        raise DataError(f"{stream.name}: {positives} of {events} training events have label 1; a decoder needs both")

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.kernels.philox import philox_integers
+from mspipe_triton.kernels.numbers.philox import philox_integers
 from mspipe_triton.placement import Placement
 
 _BLOCK = 256

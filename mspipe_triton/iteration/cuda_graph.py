@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from mspipe_triton.kernels.checks import debugging
+from mspipe_triton.kernels.runtime.checks import debugging
 
 _WARM = 3  # the first compiles and lets the optimizer make its state, the next lets the allocator settle
 

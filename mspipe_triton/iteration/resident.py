@@ -17,7 +17,7 @@ from mspipe_triton.iteration.cuda_graph import Aside, Replay, Snapshot
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch
-from mspipe_triton.mailbox import Deliveries, Receivers
+from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 
 _MEASURED = 64  # batches that a capacity is measured on
 Span = tuple[int, int, int]  # first event, stop, epoch

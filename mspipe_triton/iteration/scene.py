@@ -10,7 +10,7 @@ import torch
 
 from mspipe_triton.data.negatives import Draws, NegativeSampler, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood
-from mspipe_triton.mailbox import Receivers
+from mspipe_triton.nodes.mailbox import Receivers
 
 
 @dataclass(frozen=True)

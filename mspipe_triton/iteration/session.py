@@ -15,9 +15,9 @@ from mspipe_triton.data.neighbourhood import NeighbourSampler
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
+from mspipe_triton.nodes.state import NodeState
 from mspipe_triton.placement import Placement
 from mspipe_triton.settings import run_settings
-from mspipe_triton.state import NodeState
 
 
 @dataclass(frozen=True)

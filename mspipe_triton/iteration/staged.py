@@ -15,7 +15,7 @@ from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.iteration.scene import Batch, Scene, ranked_columns
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
-from mspipe_triton.mailbox import Interactions, Receivers
+from mspipe_triton.nodes.mailbox import Interactions, Receivers
 from mspipe_triton.pipeline.engine import run_serial
 from mspipe_triton.pipeline.graph import Stage, StageGraph
 from mspipe_triton.placement import Placement

@@ -10,11 +10,11 @@ from torch import nn
 from mspipe_triton.config import ModelConfig
 from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.kernels import dropout_scale, mailbox_attention
-from mspipe_triton.mail_ring import MailRing, RingMailbox
 from mspipe_triton.models.layers import TimeEncoder
 from mspipe_triton.models.model import EmbeddingInput, Facts, Recipe
-from mspipe_triton.precision import widened
-from mspipe_triton.table_rows import RingRows
+from mspipe_triton.nodes.precision import widened
+from mspipe_triton.nodes.ring import MailRing, RingMailbox
+from mspipe_triton.nodes.views import RingRows
 
 
 class MailboxUpdater(nn.Module):
@@ -23,7 +23,7 @@ class MailboxUpdater(nn.Module):
     Query from the memory, keys and values from [mail ‖ features ‖ φ(now − mail time)], now being the time of the
     batch's first event, so that h is a function of node and batch; logits LeakyReLU₀.₂(q·k / √width) in heads of that
     width. The key and value projections are absorbed into the query and the output (see
-    `mspipe_triton.kernels.mailbox_attention`).
+    `mspipe_triton.kernels.attention.mailbox`).
     """
 
     reads_tables = True

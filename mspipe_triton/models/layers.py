@@ -8,7 +8,7 @@ from torch import nn
 from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Hop
 from mspipe_triton.kernels import attention_layer
-from mspipe_triton.kernels.time_encoding import time_frequencies
+from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
 
 
 class TimeEncoder(nn.Module):
@@ -34,7 +34,7 @@ class TemporalAttention(nn.Module):
     """One layer of TGN's graph attention: LayerNorm(ReLU(dropout(W_o [attention ‖ h_root]))).
 
     Query from [h_root ‖ φ(0)], keys and values from [h_j ‖ e_j ‖ φ(Δt_j)]; the key and value projections are absorbed
-    into the query and the output, so they run once a root (see `mspipe_triton.kernels.attention_layer`).
+    into the query and the output, so they run once a root (see `mspipe_triton.kernels.attention.layer`).
     """
 
     def __init__(

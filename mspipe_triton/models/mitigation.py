@@ -9,8 +9,8 @@ import torch
 
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.mailbox import R
-from mspipe_triton.state import NodeState
+from mspipe_triton.nodes.mailbox import R
+from mspipe_triton.nodes.state import NodeState
 
 # Entries looked back on for each distinct neighbour wanted; partners repeat, but a hub's history has no bound.
 _REACH = 8

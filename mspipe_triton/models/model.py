@@ -16,9 +16,9 @@ from mspipe_triton.data.negatives import Draws
 from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels import link_loss
-from mspipe_triton.mailbox import CompactMailbox, Mailbox, Record
 from mspipe_triton.models.layers import LinkPredictor, TimeEncoder
-from mspipe_triton.precision import WideRecord, widened
+from mspipe_triton.nodes.mailbox import CompactMailbox, Mailbox, Record
+from mspipe_triton.nodes.precision import WideRecord, widened
 
 
 @dataclass(frozen=True)

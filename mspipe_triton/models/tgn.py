@@ -9,10 +9,10 @@ from torch import nn
 
 from mspipe_triton.config import ModelConfig
 from mspipe_triton.kernels import memory_gru
-from mspipe_triton.mailbox import NoMailbox
 from mspipe_triton.models.layers import TemporalAttention
 from mspipe_triton.models.model import EmbeddingInput, Facts, Recipe
 from mspipe_triton.models.updaters import CellUpdater, Concatenation
+from mspipe_triton.nodes.mailbox import NoMailbox
 
 
 class GRUUpdater(CellUpdater):

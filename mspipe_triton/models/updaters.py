@@ -11,11 +11,11 @@ from torch import nn
 from mspipe_triton.config import ModelConfig
 from mspipe_triton.data.negatives import Draws
 from mspipe_triton.kernels import encode_time
-from mspipe_triton.mailbox import LastMail
 from mspipe_triton.models.layers import TimeEncoder
 from mspipe_triton.models.model import Facts
-from mspipe_triton.precision import WideRecord
-from mspipe_triton.table_rows import MailRows
+from mspipe_triton.nodes.mailbox import LastMail
+from mspipe_triton.nodes.precision import WideRecord
+from mspipe_triton.nodes.views import MailRows
 
 
 class Concatenation(nn.Module):

@@ -12,8 +12,9 @@ from itertools import count
 from typing import Any
 
 from mspipe_triton.errors import GraphError, StuckError
-from mspipe_triton.pipeline.flight import Flight, Lane, Span, no_time
+from mspipe_triton.pipeline.flight import Flight, Span, no_time
 from mspipe_triton.pipeline.graph import Dependency, Stage, StageGraph
+from mspipe_triton.pipeline.lane import Lane
 from mspipe_triton.pipeline.plan import Delay
 from mspipe_triton.pipeline.watchdog import Watchdog
 

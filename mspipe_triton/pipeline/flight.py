@@ -1,4 +1,4 @@
-"""An iteration on its way through the stages, the lane that a resource's stages run on, and the spans they leave."""
+"""An iteration on its way through the stages, the spans that its stages leave, and their times."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mspipe_triton.pipeline.graph import Stage
+from mspipe_triton.pipeline.lane import Lane
 
 
 def no_time() -> float:
@@ -25,30 +26,6 @@ class Span:
     start: float
     end: float
     seconds: float
-
-
-class Lane:
-    """Where a resource's stages run: this one is the thread itself, others order work on a device behind it.
-
-    `open` and `close` are called in the resource's thread, around all its stages.
-    """
-
-    def open(self) -> None:
-        """Set the thread up."""
-
-    def close(self) -> None:
-        """Put back what `open` changed."""
-
-    def before(self, marks: Sequence[Any]) -> None:
-        """A stage is about to start that has to come after these marks of earlier stages."""
-
-    def after(self) -> Any:
-        """The stage's function has returned: a mark for those that wait for it, or None if all its work is done."""
-        return None
-
-    def measured(self, mark: Any, start: float, end: float) -> tuple[float, float]:
-        """Start and end of a stage whose work is done, given those of its function."""
-        return start, end
 
 
 @dataclass

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mspipe_triton.config import RunConfig, load_config
-from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.events import EventStream, check_labels
 from mspipe_triton.data.source import load_stream
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.settings import Tuned, run_settings
 from mspipe_triton.training.footprint import resolve_placement
-from mspipe_triton.training.node_task import check_labels
 from mspipe_triton.training.run_folder import RunFolder
 
 

@@ -13,8 +13,8 @@ from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.iteration.scene import ranked_columns
-from mspipe_triton.mailbox import Table
 from mspipe_triton.models import Facts, TemporalModel, build_model
+from mspipe_triton.nodes.mailbox import Table
 from mspipe_triton.pipeline.schedules import RESIDENT
 
 _NUMBER = 8  # bytes of an id or a time

@@ -12,7 +12,7 @@ from mspipe_triton.iteration.passes import EmbedPass, ScorePass, TrainPass
 from mspipe_triton.iteration.resident import Pass, Span
 from mspipe_triton.iteration.scene import Batch
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.fusion import running_clock
+from mspipe_triton.kernels.runtime.fusion import running_clock
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.training.way import SPLITS, UNWATCHED, Epoch, Predicted, Told, Watch, Way, check_finite, silent

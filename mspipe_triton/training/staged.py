@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.iteration.lanes import lanes, serial_lanes
 from mspipe_triton.iteration.scene import Batch, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, Work, in_turn
-from mspipe_triton.kernels.fusion import compile_seconds, running_clock
+from mspipe_triton.kernels.runtime.fusion import compile_seconds, running_clock
 from mspipe_triton.pipeline.engine import Engine, run_serial
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
 from mspipe_triton.pipeline.schedules import RESOURCES
-from mspipe_triton.training.lanes import lanes, serial_lanes
 from mspipe_triton.training.way import UNWATCHED, Epoch, Predicted, Told, Watch, Way, check_finite, silent
 
 _COMPUTE = RESOURCES["train"]

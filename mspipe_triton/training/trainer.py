@@ -19,15 +19,15 @@ from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import fingerprint
 from mspipe_triton.errors import TrainingError
+from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, predict_split
+from mspipe_triton.evaluation.metrics import summarise
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.fusion import fusion_enabled, fusion_failure
+from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
-from mspipe_triton.training.evaluate import evaluate_checkpoint, predict_split
-from mspipe_triton.training.metrics import summarise
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.way import Watch, carry_out
 

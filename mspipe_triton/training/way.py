@@ -14,7 +14,7 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.iteration.scene import Batch, batches
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.fusion import compile_seconds
+from mspipe_triton.kernels.runtime.fusion import compile_seconds
 from mspipe_triton.pipeline.engine import PATIENCE
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned

@@ -6,7 +6,7 @@ import torch
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
-from mspipe_triton.kernels.philox import philox_words
+from mspipe_triton.kernels.numbers.philox import philox_words
 
 STREAM = EventStream(torch.zeros(6, dtype=torch.int64), torch.tensor([3, 9, 3, 4, 9, 9]), torch.arange(6))
 

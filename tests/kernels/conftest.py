@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from mspipe_triton.kernels import fusion, launch
+from mspipe_triton.kernels.runtime import fusion, launch
 from mspipe_triton.tuning.rounding import expected
 from tests.kernels.comparing import Derived, Named
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.mailbox import CompactMailbox, LastMail
 from mspipe_triton.models.mitigation import Mitigation
-from mspipe_triton.state import NodeState
+from mspipe_triton.nodes.mailbox import CompactMailbox, LastMail
+from mspipe_triton.nodes.state import NodeState
 from tests.models.plain_mitigation import Event, Number, Row, mitigate
 
 UNIX = 1_600_000_000

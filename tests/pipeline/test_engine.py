@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.engine import Engine, run_serial
-from mspipe_triton.pipeline.flight import Lane, Span
+from mspipe_triton.pipeline.flight import Span
 from mspipe_triton.pipeline.graph import Dependency, Stage, StageGraph
+from mspipe_triton.pipeline.lane import Lane
 from mspipe_triton.pipeline.plan import Delay
 from mspipe_triton.pipeline.schedules import DEPTH, RESOURCES, schedule_graph, stage_names
 from tests.pipeline.standins import StandIns, no_thread_left

@@ -16,7 +16,7 @@ import pytest
 
 from mspipe_triton.errors import StuckError
 from mspipe_triton.pipeline.engine import Engine
-from mspipe_triton.pipeline.flight import Lane
+from mspipe_triton.pipeline.lane import Lane
 from mspipe_triton.pipeline.schedules import schedule_graph, stage_names
 from tests.pipeline.standins import StandIns, no_thread_left
 

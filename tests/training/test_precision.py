@@ -19,11 +19,11 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.mailbox import LastMail
 from mspipe_triton.models import REGISTRY, EmbeddingInput, Facts, Recipe, register
+from mspipe_triton.nodes.mailbox import LastMail
 from mspipe_triton.settings import process_settings
-from mspipe_triton.training.evaluate import evaluate_run
 from mspipe_triton.training.trainer import train
 from tests.training.schedule_run import Run, session
 

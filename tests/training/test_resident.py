@@ -17,13 +17,13 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.errors import TrainingError
+from mspipe_triton.evaluation.evaluate import predict_split
 from mspipe_triton.iteration.passes import EmbedPass, ScorePass, TrainPass
 from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
-from mspipe_triton.kernels import launch
+from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
-from mspipe_triton.training.evaluate import predict_split
 from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.staged import Staged
 from mspipe_triton.training.way import Watch, Way, carry_out, silent

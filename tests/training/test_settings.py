@@ -13,10 +13,10 @@ import torch
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, train
 from mspipe_triton.config import RunSettings, load_config
 from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.settings import Tuned, default_settings, process_settings, run_settings
-from mspipe_triton.training.evaluate import evaluate_run
 
 CONFIG = RunConfig(
     model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=100, epochs=1, negatives=3, schedule="auto")

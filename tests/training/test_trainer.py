@@ -14,9 +14,9 @@ from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import ConfigError, RunFolderError, TrainingError
+from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training import trainer
-from mspipe_triton.training.evaluate import evaluate_run
 from mspipe_triton.training.trainer import Observer, train
 
 

@@ -10,10 +10,10 @@ import pytest
 from mspipe_triton.config import RunSettings
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.pipeline.plan import make_plan
-from mspipe_triton.tuning.key import Key
-from mspipe_triton.tuning.profile import Profile
-from mspipe_triton.tuning.store import ProfileStore
-from tests.tuning.profile_case import ATTENTION, CONFIG, STAGES, launched
+from mspipe_triton.tuning.profile.key import Key
+from mspipe_triton.tuning.profile.profile import Profile
+from mspipe_triton.tuning.profile.store import ProfileStore
+from tests.tuning.profile.profile_case import ATTENTION, CONFIG, STAGES, launched
 
 
 @pytest.fixture

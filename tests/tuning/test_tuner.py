@@ -14,14 +14,14 @@ from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config import RunSettings
 from mspipe_triton.errors import TuningError
 from mspipe_triton.settings import default_settings
-from mspipe_triton.tuning.key import Key
-from mspipe_triton.tuning.measure import RunMeasurer
-from mspipe_triton.tuning.run_gate import RunGate
-from mspipe_triton.tuning.search import Told
-from mspipe_triton.tuning.space import run_settings
-from mspipe_triton.tuning.store import ProfileStore
+from mspipe_triton.tuning.profile.describe import worded
+from mspipe_triton.tuning.profile.key import Key
+from mspipe_triton.tuning.profile.store import ProfileStore
+from mspipe_triton.tuning.runs.gate import RunGate
+from mspipe_triton.tuning.runs.measure import RunMeasurer
+from mspipe_triton.tuning.runs.space import settings_at
+from mspipe_triton.tuning.study.search import Told
 from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for
-from mspipe_triton.tuning.words import worded
 
 CONFIG = RunConfig(model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=50))
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
@@ -151,7 +151,7 @@ def test_an_interrupted_tuner_goes_on_where_it_was(
     assert shipped == default_settings(CONFIG.train)
     paced.clear()
     found, observer = tune(small_stream, tmp_path)
-    again = [run_settings(shipped, told.point) for told in observer.told]
+    again = [settings_at(shipped, told.point) for told in observer.told]
     assert again[:1] == torn, "what the interrupt tore is tried again first"
     assert not set(again) & {shipped, *whole}
     assert (len(again), found["search"]["trials"]) == (12 - 4, 12)

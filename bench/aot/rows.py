@@ -1,0 +1,79 @@
+"""The record of ahead-of-time compilation: a row per kernel, arithmetic, configuration and target, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from bench.aot.launches import Case
+from bench.tables import Table
+from mspipe_triton.kernels.runtime.compiling import SHARED_LIMIT, compile_launch
+from mspipe_triton.kernels.runtime.launch import KERNELS, Config, Launch
+
+TABLE = Table("docs/measured/kernels.md", "aot.json", "make aot")
+KEY = ("kernel", "arithmetic", "config", "blocks", "capability")
+
+
+def row(launch: Launch, case: Case, number: int, capability: int) -> dict[str, Any]:
+    """One compilation: the launch of a case, with the kernel's configuration of a number, for sm_`capability`."""
+    config = launch.kernel.configs[launch.variant][number]
+    return {
+        "kernel": launch.kernel.name, "arithmetic": launch.variant, "config": number, "blocks": described(config),
+        "capability": capability, "case": str(case), **asdict(compile_launch(launch, config, capability)),
+    }  # fmt: skip
+
+
+def described(config: Config) -> str:
+    """A configuration in words, as in "u 16, k 32, 4 warps, 2 stages"."""
+    blocks = " ".join(f"{name.removeprefix('BLOCK_').lower()} {size}" for name, size in config.blocks.items())
+    return f"{blocks}, {config.num_warps} warps, {config.num_stages} stages".removeprefix(", ")
+
+
+def worst(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each kernel, arithmetic, configuration and target the most that any case takes.
+
+    `case` is the one with the largest stack, then the most registers, then the most shared memory; `cases` counts them.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for each in rows:
+        groups.setdefault(tuple(each[name] for name in KEY), []).append(each)
+    return [
+        {
+            **dict(zip(KEY, key, strict=True)),
+            "case": max(group, key=lambda each: (each["stack"], each["registers"], each["shared"]))["case"],
+            "cases": len(group),
+            **{name: max(each[name] for each in group) for name in ("registers", "stack", "shared")},
+            "matrix": " ".join(sorted({each["matrix"] for each in group} - {""})),
+        }
+        for key, group in sorted(groups.items())
+    ]
+
+
+def faults(rows: list[dict[str, Any]], kinds: set[str]) -> list[str]:
+    """What breaks the rule: a stack, too much shared memory, a kernel that no case launched."""
+    found = [
+        f"{row['kernel']} ({row['blocks']}; {row['case']}; sm_{row['capability']}): "
+        f"stack {row['stack']} bytes, shared memory {row['shared']} of {SHARED_LIMIT[row['capability']]} bytes"
+        for row in rows
+        if row["stack"] or row["shared"] > SHARED_LIMIT[row["capability"]]
+    ]
+    launched = {(row["kernel"], row["arithmetic"]) for row in rows}
+    expected = {(name, kind) for name, kernel in KERNELS.items() for kind in kernel.configs if kind in kinds}
+    return found + [f"{name} was never launched in {kind}" for name, kind in sorted(expected - launched)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of `worst` as Markdown, a line per kernel and configuration."""
+    capabilities = sorted({row["capability"] for row in rows})
+    heads = "".join(f" sm_{capability}: registers, stack, shared |" for capability in capabilities)
+    lines = [f"| kernel | variant | configuration |{heads}", "| --- | --- | --- |" + " --- |" * len(capabilities)]
+    cells: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows:
+        product = f", {row['matrix']}" if row["matrix"] else ""
+        text = f"{row['registers']}, {row['stack']}, {row['shared']:,}{product}"
+        cells.setdefault(tuple(row[name] for name in KEY[:-1]), []).append(text)
+    for (kernel, arithmetic, number, blocks), texts in cells.items():
+        name = f"`{kernel}`" + (" (default)" if number == 0 else "")
+        lines.append(f"| {name} | {arithmetic} | {blocks} | {' | '.join(texts)} |")
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""Tuning on a GPU: settings that may be chosen compute the same, then kernels and runs are tuned within a budget."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from bench.gpu.setup import Rows, Setup
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.settings import default_settings
+from mspipe_triton.tuning import ProfileStore, autotune
+from mspipe_triton.tuning.runs.gate import RunGate
+
+
+def checks(setup: Setup, kind: str, schedule: str, features: str, gather: str) -> Rows:
+    """A way of bringing rows to the device, under a schedule, beside the shipped one: it must compute the same."""
+    config = _config(setup, kind)
+    settings = replace(default_settings(config.train), schedule=schedule, features=features, gather=gather)
+    reason = RunGate(config, setup.synthetic()).refusal(settings)
+    row = {"check": "settings", "model": kind, "schedule": schedule, "features": features, "gather": gather}
+    yield "correctness", {**row, "passed": setup.verdict(reason is None), "reason": reason}
+
+
+def tuning(setup: Setup, kind: str, budget: float) -> Rows:
+    """The profile that tuning a model finds within so many seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, config = ProfileStore(Path(folder)), _config(setup, kind)
+        profile = autotune(config, setup.synthetic(), 3.0 if setup.quick else budget, store)
+    yield "tuned", {"model": kind, "budget": budget, "profile": profile.to_json()}
+
+
+def _config(setup: Setup, kind: str) -> RunConfig:
+    size = 100 if setup.quick else 600
+    return RunConfig(model=ModelConfig(kind), train=TrainConfig(batch_size=size, device=setup.device, placement="host"))

@@ -1,0 +1,64 @@
+"""The picture of the ablation: the training loss of every schedule on each stream, seed 0, from the committed JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.report import RESULTS
+
+STREAMS = ("wiki", "uci")
+COLOURS = {
+    "serial": "#22303c",
+    "prefetch": "#7d8fa3",
+    "mspipe": "#2f86c9",
+    "mspipe, similarity": "#2e8b66",
+    "fixed 1": "#f0c36a",
+    "fixed 2": "#e09a1a",
+    "fixed 4": "#d06a1c",
+    "fixed 8": "#c0392b",
+    "exact": "#9461b5",
+}
+
+
+def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("docs/ablation.svg")) -> None:
+    """Draw both streams side by side."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams |= {"font.family": "DejaVu Sans", "font.size": 9.5, "svg.hashsalt": "ablation"}
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(STREAMS), figsize=(9.2, 3.9))
+    for axes, name in zip(panels, STREAMS, strict=True):
+        report = json.loads((RESULTS / f"ablation-{name}.json").read_text(encoding="utf-8"))
+        _curves(axes, report)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+def _curves(axes: Any, report: dict[str, Any]) -> None:
+    """A line a schedule; `exact` and `prefetch` lie on `serial` and are dashed, so that it shows."""
+    epochs = report["stream"]["epochs"]
+    for name, row in report["schedules"].items():
+        curve = row["runs"][0]["curve"]
+        places = [(point + 0.5) * epochs / len(curve) for point in range(len(curve))]
+        dashes = {"prefetch": (0, (2, 3)), "exact": (2, (4, 4))}.get(name, "-")
+        width = 2.4 if name == "serial" else 1.3
+        axes.plot(places, curve, label=name, color=COLOURS[name], linestyle=dashes, linewidth=width)
+    axes.set_title(f"{report['stream']['name']}, B {report['stream']['batch_size']}", loc="left", fontsize=10)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss")
+    axes.set_xlim(0, epochs)
+    axes.set_xticks(range(epochs + 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eef2f7")
+
+
+if __name__ == "__main__":
+    typer.run(main)

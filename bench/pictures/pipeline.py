@@ -1,0 +1,145 @@
+"""The picture of the pipeline at work: measured stages of a serial and a pipelined run, the plan outlined below."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import groupby, pairwise
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.studies.pipeline_period import VECTORS, Measured, planned, run
+from mspipe_triton.pipeline.flight import Span
+from mspipe_triton.pipeline.plan import Plan, make_plan
+from mspipe_triton.pipeline.schedules import RESOURCES, STAGES
+from mspipe_triton.pipeline.trace import MEASURED, PLANNED, Trace, read_spans
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = ("serial", "exact_small")
+COLOURS = {
+    "sample": "#7d8fa3",
+    "features": "#2f86c9",
+    "memory": "#e09a1a",
+    "patch": "#c0392b",
+    "train": "#2e8b66",
+    "update": "#9461b5",
+}
+INK, FAINT, SHADE = "#22303c", "#8a97a3", "#eef2f7"
+SHOWN_MS = 34.0
+WARMUP = 10
+ROWS = tuple(dict.fromkeys(RESOURCES.values()))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("docs/pipeline.svg"),
+    vector: Annotated[str, typer.Option(help=f"Stage times: one of {', '.join(VECTORS)}.")] = "compute",
+    iterations: int = 60,
+) -> None:
+    """Run stages that sleep, serially and pipelined, and draw the same span of time of both."""
+    plans = {variant: planned(variant, VECTORS[vector]) for variant in PANELS}
+    runs = {variant: run(plan, iterations, WARMUP) for variant, plan in plans.items()}
+    draw(plans, runs).savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+def draw(plans: dict[str, Plan], runs: dict[str, Measured]) -> Figure:
+    """A panel for each run."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams |= {"font.family": "DejaVu Sans", "font.size": 9.5, "svg.hashsalt": "pipeline"}
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(len(plans), 1, figsize=(9.2, 5.9), sharex=True)
+    serial = next(iter(runs.values())).period
+    for axes, (variant, plan) in zip(panels, plans.items(), strict=True):
+        measured = runs[variant]
+        opening = "sample" if plan.schedule == "serial" else "train"
+        first = _typical(measured)
+        _panel(axes, opening, first, *_traced(plan, measured.spans, first))
+        every = f"an iteration every {measured.period * 1e3:.1f} ms, planned {float(plan.period):g} ms"
+        faster = f", {serial / measured.period:.1f} times as fast" if measured.period < serial else ""
+        axes.set_title(plan.schedule, loc="left", fontweight="bold", color=INK, fontsize=12, pad=7)
+        axes.set_title(every + faster, loc="right", color=INK, fontsize=9.5, pad=7)
+    panels[-1].set_xlabel("milliseconds", color=INK)
+    _legend(figure)
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.885, bottom=0.085, hspace=0.26)
+    return figure
+
+
+def _typical(measured: Measured) -> int:
+    """The iteration from which on the periods shown are nearest to the run's mean."""
+    trained = [span.start for span in measured.spans if span.stage == "train"]
+    off = [abs(then - start - measured.period) for start, then in pairwise(trained)]
+    shown = ceil(SHOWN_MS / 1e3 / measured.period) + 1
+    return min(range(WARMUP, len(off) - shown), key=lambda first: sum(off[first - 1 : first + shown]))
+
+
+def _traced(plan: Plan, spans: list[Span], first: int) -> tuple[list[Span], list[Span]]:
+    """Measured spans, and those of a plan that starts with iteration `first`, as a trace holds them."""
+    trace = Trace()
+    times = {name: float(milliseconds) / 1e3 for name, milliseconds in plan.graph.times.items()}
+    for number, of in groupby(spans, key=lambda span: span.iteration):
+        if number == first:
+            trace.plan(make_plan(plan.schedule, times, plan.staleness))
+        trace.add(1, list(of))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        trace.write(path)
+        return read_spans(path, MEASURED)[1], read_spans(path, PLANNED)[1]
+
+
+def _panel(axes: Axes, opening: str, first: int, measured: list[Span], plan: list[Span]) -> None:
+    """Rows of bars, from shortly before stage `opening` of iteration `first`; its period is shaded."""
+    opened = {span.iteration: span.start for span in measured if span.stage == opening}
+    begin = opened[first] - 0.4e-3
+    period = [(opened[first + ahead] - begin) * 1e3 for ahead in (0, 1)]
+    axes.axvspan(*period, color=SHADE, zorder=0, linewidth=0)
+    axes.annotate("one period", (sum(period) / 2, -0.54), ha="center", va="center", color=FAINT, fontsize=8.5)
+    for span in measured:
+        _bar(axes, span, begin, -0.34, 0.46, filled=True)
+    for span in plan:
+        _bar(axes, span, begin, 0.17, 0.26, filled=False)
+    axes.set(xlim=(0, SHOWN_MS), ylim=(len(ROWS) - 0.5, -0.74), yticks=range(len(ROWS)), yticklabels=ROWS)
+    axes.tick_params(length=0, colors=INK)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    for row in range(1, len(ROWS)):
+        axes.axhline(row - 0.46, color="#d8dee5", linewidth=0.7, zorder=0.5)
+
+
+def _bar(axes: Axes, span: Span, begin: float, top: float, height: float, *, filled: bool) -> None:
+    start, width = (span.start - begin) * 1e3, (span.end - span.start) * 1e3
+    if start + width < 0 or start > SHOWN_MS:
+        return
+    row, colour = ROWS.index(span.resource) + top, COLOURS[span.stage]
+    axes.barh(
+        row, width, height, start, align="edge", facecolor=colour if filled else "none",
+        edgecolor="white" if filled else colour, linewidth=0.6 if filled else 1.0, zorder=2,
+    )  # fmt: skip
+    left, right = max(0.0, start), min(SHOWN_MS, start + width)
+    if right - left > 0.9:
+        axes.text(
+            (left + right) / 2, row + height / 2 + 0.015, str(span.iteration), ha="center", va="center_baseline",
+            color="white" if filled else colour, fontsize=9.5 if filled else 7.5, zorder=3,
+            fontweight="bold" if filled else "normal",
+        )  # fmt: skip
+
+
+def _legend(figure: Figure) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=COLOURS[stage], label=stage) for stage in STAGES]
+    handles.append(Patch(facecolor="none", edgecolor=INK, label="outlined: the plan"))
+    figure.legend(
+        handles=handles, loc="upper center", ncols=len(handles), frameon=False, labelcolor=INK,
+        handlelength=1.1, handleheight=0.9, columnspacing=1.6, handletextpad=0.5,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,107 @@
+"""Every model under every schedule on real streams: events/s, AP, AUC and MRR, and their table.
+
+`python -m bench.studies.models --data wiki.csv --data uci.csv` writes bench/results/models.json, and from it the table
+in docs/measured/models.md; it keeps runs that the JSON has already at the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from bench.report import command, header, write
+from bench.tables import Table
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import load_stream
+from mspipe_triton.training.trainer import train
+
+console = Console(stderr=True, highlight=False)
+TABLE = Table("docs/measured/models.md", "models.json", "python -m bench.studies.models")
+# What is run, with its epochs: two layers sample a hundred neighbours a root.
+MODELS = {"tgn": 3, "jodie": 3, "apan": 3, "tgat": 1}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "serial": {"schedule": "serial"},
+    "prefetch": {"schedule": "prefetch"},
+    "mspipe": {"schedule": "mspipe"},
+    "fixed-2": {"schedule": "fixed", "staleness": 2},
+    "exact": {"schedule": "exact"},
+}
+
+
+def main(
+    data: Annotated[list[str], typer.Option(help="CSV or Parquet file; may be given again.")],
+    model: Annotated[list[str] | None, typer.Option(help="Models to run; may be given again.")] = None,
+    negatives: Annotated[int, typer.Option(help="N random negatives of the MRR.")] = 9,
+    batch_size: int = 600,
+    threads: int = 2,
+) -> None:
+    """Run what is missing, write the JSON after every run, and the page at the end."""
+    torch.set_num_threads(threads)
+    settings = {"batch_size": batch_size, "negatives": negatives, "seed": 0}
+    report: dict[str, Any] = json.loads(TABLE.record.read_text(encoding="utf-8")) if TABLE.record.exists() else {}
+    if report.get("settings") != settings:
+        report = {"streams": {}}
+    report |= {**header(command("bench.studies.models"), threads), "settings": settings}
+    for path in data:
+        stream = load_stream(DataConfig(path=path))
+        found = report["streams"].setdefault(stream.name, {})
+        for name in model or MODELS:
+            _warm(stream, name, threads, batch_size)
+            for schedule in SCHEDULES:
+                if schedule in found.setdefault(name, {}):
+                    continue
+                config = TrainConfig(
+                    epochs=MODELS[name], threads=threads, device="cpu", **settings, **SCHEDULES[schedule]
+                )
+                found[name][schedule] = _run(stream, name, config)
+                console.print(stream.name, name, schedule, found[name][schedule])
+                write(report, TABLE.record)
+    TABLE.write(table(report))
+    console.print(table(report))
+
+
+def _warm(stream: EventStream, model: str, threads: int, batch_size: int) -> None:
+    """Compile the loops before anything is timed, since schedules would pay for it in turn."""
+    head = EventStream(stream.src[:6000], stream.dst[:6000], stream.t[:6000], num_nodes=stream.num_nodes)
+    config = TrainConfig(epochs=1, threads=threads, batch_size=batch_size, negatives=1, schedule="serial", device="cpu")
+    _run(head, model, config)
+
+
+def _run(stream: EventStream, model: str, config: TrainConfig) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(RunConfig(model=ModelConfig(model=model), train=config), stream, out=f"{folder}/run")
+    missed = {int(staleness): n for staleness, n in result["staleness_measured"].items()}
+    return {
+        "epochs": config.epochs,
+        "events_per_s": result["train_events_per_s"],
+        **{name: result["test"][name] for name in ("ap", "auc", "mrr")},
+        "losses": result["losses"],
+        "mean_staleness": sum(s * n for s, n in missed.items()) / sum(missed.values()),
+        "stage_ms": {stage: 1e3 * seconds for stage, seconds in result["stage_seconds"].items()},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown, a row a stream, model and schedule."""
+    ranked = report["settings"]["negatives"] + 1
+    lines = [
+        f"| stream | model | schedule | events/s | AP | AUC | MRR of {ranked} | updates missed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for stream, models in report["streams"].items():
+        for model, schedules in models.items():
+            for schedule, run in schedules.items():
+                scores = " | ".join(f"{run[name]:.4f}" for name in ("ap", "auc", "mrr"))
+                speed, missed = f"{run['events_per_s']:,.0f}", f"{run['mean_staleness']:.2f}"
+                lines.append(f"| {stream} | {model} | {schedule} | {speed} | {scores} | {missed} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,42 @@
+"""Tables of the documentation that commands write, each between two marks that name its result and its command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.report import RESULTS, ROOT
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's place in a page.
+
+    Args:
+        page: path below the checkout. result: the JSON file, below `bench/results/`. command: that writes both.
+    """
+
+    page: str
+    result: str
+    command: str
+
+    @property
+    def path(self) -> Path:
+        """The page."""
+        return ROOT / self.page
+
+    @property
+    def record(self) -> Path:
+        """The JSON file."""
+        return RESULTS / self.result
+
+    def written(self, table: str) -> str:
+        """The page with this table between its marks."""
+        begin = f"<!-- table of {self.result}, written by `{self.command}` -->"
+        end = f"<!-- end of {self.result} -->"
+        before, rest = self.path.read_text(encoding="utf-8").split(begin)
+        return f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+
+    def write(self, table: str) -> None:
+        """Write the page."""
+        self.path.write_text(self.written(table), encoding="utf-8")

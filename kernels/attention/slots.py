@@ -1,0 +1,284 @@
+"""A root's slots (neighbours, mails) as rows x_j = [h_j ‖ e_j ‖ φ(Δt_j)], which attention and its gradients read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.numbers.time_encoding import cos_turns, turns_block
+from mspipe_triton.kernels.runtime import checks
+from mspipe_triton.kernels.runtime.fusion import fused, fusion_enabled
+from mspipe_triton.kernels.runtime.launch import Config, Kernel, device_function, pow2, tl
+
+if TYPE_CHECKING:
+    from mspipe_triton.kernels.attention.layer import AttentionLayer
+    from mspipe_triton.kernels.attention.temporal import Attention
+
+
+class Slots(NamedTuple):
+    """The parts from which torch reads x_j [R, F, X].
+
+    A row of `table` [·, D] by rows [R, F], or F rows of `table` [·, F, D] by rows [R], or without rows [R, F, D] as it
+    is; then `edges` [R, F, E], unless None, and `others` [R, F, ·].
+    """
+
+    table: torch.Tensor
+    rows: torch.Tensor | None
+    edges: torch.Tensor | None
+    others: torch.Tensor
+
+
+def mail_slots(
+    mails: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
+    counts: torch.Tensor, encoded: torch.Tensor,
+) -> Slots:  # fmt: skip
+    """The same parts for mailboxes [N, F, D]; φ is `encoded` [R, F, T].
+
+    Without fusion both tables are gathered once. Compiled loops read mailboxes in place faster, but not single rows.
+    """
+    if rows is not None:
+        rows = torch.where(counts > 0, rows, 0)
+    if not fusion_enabled():
+        mails, rows = gathered(mails, rows).to(encoded.dtype), None
+    return Slots(mails, rows, edge_rows(features, feature_rows, counts, encoded), encoded)
+
+
+def edge_rows(
+    features: torch.Tensor, feature_rows: torch.Tensor | None, counts: torch.Tensor, encoded: torch.Tensor
+) -> torch.Tensor | None:
+    """The slots' edge rows [R, F, E] in the type of φ [R, F, T], or None where E is 0."""
+    if features.shape[1] == 0:
+        return None
+    if feature_rows is None:
+        return features.view(*encoded.shape[:2], features.shape[1]).to(encoded.dtype)
+    return gathered(features, filled_rows(feature_rows, counts).clamp_(min=0)).to(encoded.dtype)
+
+
+def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """`rows` [R, F] with 0 in the slots from each root's count on."""
+    return torch.where(torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1), rows, 0)
+
+
+@fused()
+def products(
+    query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
+    edges: torch.Tensor | None, others: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """query · x_j [R, K, F] of queries [R, K, X] and `Slots`."""
+    first, total = 0, None
+    for part in _parts(query.dtype, table, rows, edges, others):
+        columns = query[..., first : first + part.shape[2]]
+        first += part.shape[2]
+        if torch.compiler.is_compiling():
+            # As sums, these become vectorised loops that read the table in place; no gathered copy is written.
+            product = (columns.unsqueeze(2) * part.unsqueeze(1)).sum(3)
+            total = product if total is None else total + product
+        else:
+            total = torch.bmm(columns, part.mT) if total is None else torch.baddbmm(total, columns, part.mT)
+    assert total is not None
+    return total
+
+
+@fused()
+def mixed(
+    weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
+    edges: torch.Tensor | None, others: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Σ_j w_j x_j for weights [R, K, F] and `Slots`, its parts apart, each [R, K, ·]."""
+    parts = _parts(weights.dtype, table, rows, edges, others)
+    if torch.compiler.is_compiling():
+        return tuple([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts])
+    return tuple([torch.bmm(weights, part) for part in parts])
+
+
+def _parts(
+    dtype: torch.dtype, table: torch.Tensor, rows: torch.Tensor | None,
+    edges: torch.Tensor | None, others: torch.Tensor,
+) -> list[torch.Tensor]:  # fmt: skip
+    nodes = gathered(table, rows).to(dtype)
+    return [nodes, others] if edges is None else [nodes, edges, others]
+
+
+def gathered(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """table[rows]; compiled code fuses the indexing, eager code is fastest with index_select."""
+    if rows is None:
+        return table
+    if torch.compiler.is_compiling():
+        return table[rows]
+    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, *table.shape[1:])
+
+
+@device_function
+def slots_of(
+    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root,
+    MAILBOX: tl.constexpr, DIM: tl.constexpr, STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr,
+    FANOUT: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """The sources of a root's x_j for `slot_block`; the first three are the mask of filled slots, Δt and table rows.
+
+    These are [SLOTS]; with MAILBOX, the root's h_j lie one behind the other in one row. An empty slot has Δt 0.
+    """
+    i_slot = tl.arange(0, SLOTS)
+    m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
+    o_slot = root * FANOUT + i_slot
+    if MAILBOX:
+        b_row = root
+        if p_rows is not None:
+            b_row = tl.load(p_rows + root).to(tl.int64)
+        p_node = p_table + b_row * STRIDE_TABLE + i_slot[:, None] * DIM
+    else:
+        b_row = tl.load(p_rows + o_slot, mask=m_slot, other=0).to(tl.int64)
+        p_node = p_table + b_row[:, None] * STRIDE_TABLE
+    b_feature_row = o_slot
+    if p_feature_rows is not None:
+        b_feature_row = tl.maximum(tl.load(p_feature_rows + o_slot, mask=m_slot, other=0).to(tl.int64), 0)
+    b_delta = tl.load(p_deltas + o_slot, mask=m_slot, other=0).to(p_frequency.dtype.element_ty)
+    p_edge = p_features + b_feature_row[:, None] * STRIDE_FEATURES
+    return m_slot, b_delta, b_row, p_node, p_edge, p_frequency, p_phase
+
+
+@device_function
+def slot_block(
+    source, FIRST: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 behind their end; finite in empty slots."""
+    m_slot, b_delta, _, p_node, p_edge, p_frequency, p_phase = source
+    i_x = FIRST + tl.arange(0, BLOCK)
+    b_x = tl.zeros([SLOTS, BLOCK], b_delta.dtype)
+    if FIRST < DIM:
+        m_node = m_slot[:, None] & (i_x < DIM)[None, :]
+        b_x = tl.load(p_node + i_x[None, :], mask=m_node, other=0).to(b_delta.dtype)
+    if EDGE > 0 and FIRST < DIM + EDGE and FIRST + BLOCK > DIM:
+        i_edge = i_x - DIM
+        m_edge = m_slot[:, None] & ((i_edge >= 0) & (i_edge < EDGE))[None, :]
+        b_x += tl.load(p_edge + i_edge[None, :], mask=m_edge, other=0).to(b_delta.dtype)
+    if FIRST + BLOCK > DIM + EDGE:
+        i_time = i_x - (DIM + EDGE)
+        m_time = (i_time >= 0) & (i_time < TIME)
+        b_time = cos_turns(turns_block(b_delta, p_frequency, p_phase, i_time, m_time))
+        b_x = tl.where(m_time[None, :], b_time, b_x)
+    return b_x
+
+
+@device_function
+def held_blocks(
+    source, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, SLOTS: tl.constexpr,
+    BLOCK: tl.constexpr, HELD: tl.constexpr,
+):  # fmt: skip
+    """All blocks of a root's x_j, read once; none where they are more than HELD numbers, to be read at each use."""
+    b_held = ()
+    if SLOTS * (DIM + EDGE + TIME) <= HELD:
+        for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
+            b_x = slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
+            b_held += (b_x,)  # type: ignore[assignment]  # the loop is unrolled
+    return b_held
+
+
+@device_function
+def row_products(
+    p_row, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """row · x_j [SLOTS], of a row [D + E + T] in memory."""
+    b_sum = tl.zeros([SLOTS, BLOCK], source[1].dtype)
+    for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
+        b_x = b_held[first // BLOCK] if len(b_held) > 0 else slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
+        b_sum += b_x * load_columns(p_row, first, DIM + EDGE + TIME, BLOCK)[None, :]
+    return tl.sum(b_sum, 1)
+
+
+@device_function
+def write_mixed(
+    p_row, b_weight, ADD: tl.constexpr, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write Σ_j w_j x_j to a row [D + E + T], or add it to what is there."""
+    for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
+        b_x = b_held[first // BLOCK] if len(b_held) > 0 else slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
+        i_x = first + tl.arange(0, BLOCK)
+        write_block(p_row + i_x, tl.sum(b_weight[:, None] * b_x, 0), i_x < DIM + EDGE + TIME, ADD)
+
+
+@device_function
+def load_columns(p_row, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Columns FIRST to FIRST + BLOCK of a row [WIDTH], 0 behind its end."""
+    i_column = FIRST + tl.arange(0, BLOCK)
+    return tl.load(p_row + i_column, mask=i_column < WIDTH, other=0)
+
+
+@device_function
+def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
+    """Store a block, or add it atomically to what is there."""
+    if ADD:
+        tl.atomic_add(p_block, b_block, mask=m_block, sem="relaxed")
+    else:
+        tl.store(p_block, b_block, mask=m_block)
+
+
+def slots_arguments(of: Attention) -> tuple[torch.Tensor | None, ...]:
+    """Both attention kernels' table, rows, edge rows, times, counts and time encoder."""
+    rows = of.rows if of.table.dim() == 3 else of.rows.contiguous()
+    feature_rows = None if of.feature_rows is None else of.feature_rows.contiguous()
+    return of.table, rows, of.features, feature_rows, of.deltas.contiguous(), of.counts, of.frequency, of.phase
+
+
+def slots_shapes(of: Attention) -> dict[str, int]:
+    """Both attention kernels' form of the table, widths, distances between rows, fanout and block of slots."""
+    fanout = of.deltas.shape[1]
+    return {
+        "MAILBOX": of.table.dim() == 3, "DIM": of.table.shape[-1], "EDGE": of.features.shape[1],
+        "TIME": of.frequency.numel(), "STRIDE_TABLE": of.table.stride(0), "STRIDE_FEATURES": of.features.stride(0),
+        "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
+    }  # fmt: skip
+
+
+def slots_config(kernel: Kernel, of: Attention) -> Config:
+    """Either attention kernel's configuration; without mailboxes, a root with more than the 16 slots that it is for
+    takes as many times the warps, up to 8."""
+    kind, fanout = "float64" if of.query.dtype == torch.float64 else "float32", of.deltas.shape[1]
+    if of.table.dim() == 3:
+        return kernel.config(f"mails_{kind}")
+    config = kernel.config(kind)
+    if fanout <= 16:
+        return config
+    warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
+    held = config["HELD"] * warps // config.num_warps
+    return Config({**config.blocks, "HELD": held}, warps, config.num_stages, base=config)
+
+
+def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself where its last dimension is dense, as kernels want it; else a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of: Attention | AttentionLayer) -> None:
+    """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
+    checks.dims(operation, 2, features=of.features)
+    checks.dims(operation, 1, frequency=of.frequency)
+    checks.shape(
+        operation, deltas=(of.deltas, shape), feature_rows=(of.feature_rows, shape), counts=(of.counts, shape[:1]),
+        phase=(of.phase, of.frequency.shape),
+    )  # fmt: skip
+    width = of.features.shape[1]
+    if of.feature_rows is None and width > 0:
+        checks.shape(operation, features=(of.features, (shape[0] * shape[1], width)))
+    checks.dtype(operation, checks.FLOATS, features=of.features, deltas=of.deltas)
+    checks.dtype(operation, checks.INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
+    names = ("features", "feature_rows", "deltas", "counts", "frequency", "phase")
+    named = {name: getattr(of, name) for name in names}
+    checks.layout(operation, **named)
+    checks.device(operation, device, ("features",), **named)
+    checks.within(operation, "counts", of.counts, shape[1] + 1)
+    if of.feature_rows is not None and width > 0:
+        check_filled(operation, "feature_rows", of.feature_rows, of.counts, of.features.shape[0], None)
+
+
+def check_filled(
+    operation: str, name: str, rows: torch.Tensor, counts: torch.Tensor, stop: int, start: int | None = 0
+) -> None:
+    """With checks.debugging on, refuse rows [R, F] of filled slots outside [start, stop)."""
+    if checks.debugging():
+        filled = torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1)
+        checks.within(operation, name, rows[filled], stop, start)

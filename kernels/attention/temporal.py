@@ -1,0 +1,263 @@
+"""Attention of each root over its temporal neighbours, with the key and value projections absorbed into the query."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.attention.slots import (
+    Slots,
+    check_filled,
+    check_slots,
+    edge_rows,
+    filled_rows,
+    held_blocks,
+    inner_contiguous,
+    mail_slots,
+    mixed,
+    products,
+    row_products,
+    slots_arguments,
+    slots_config,
+    slots_of,
+    slots_shapes,
+    write_mixed,
+)
+from mspipe_triton.kernels.attention.temporal_backward import attend_backward, launch_attention_backward
+from mspipe_triton.kernels.numbers.philox import dropout_scale, keep_scale, philox_kept
+from mspipe_triton.kernels.numbers.time_encoding import fused_encode_time
+from mspipe_triton.kernels.runtime import checks, spaces
+from mspipe_triton.kernels.runtime.fusion import fused
+from mspipe_triton.kernels.runtime.launch import Config, kernel, on_triton, tl
+from mspipe_triton.kernels.runtime.operation import Backward, differentiable
+
+NEGATIVE_SLOPE = 0.2
+
+
+class Attention(NamedTuple):
+    """Attention over x_j = [h_j ‖ e_j ‖ φ(Δt_j)] by a query that already carries the key projection.
+
+    For root r with row v = query_rows[r], head k, and its slots j < counts[r]:
+
+        l_rkj = LeakyReLU₀.₂(query_vk · x_rj + bias_vk)          (unscaled, as in TGL)
+        a_rk  = dropout(softmax_j(l_rk))
+        context_rk = Σ_j a_rkj x_rj          total_rk = Σ_j a_rkj          (both 0 where counts[r] = 0)
+
+    With query = W_kᵀ q and bias = q · b_k per head, W_v·context + b_v·total is the projected attention of TGN and TGAT
+    exactly; W_k and W_v run once a root instead of once a slot.
+
+    Args:
+        table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
+        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
+            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
+            may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as data.
+        deltas: [R, F] floating, root time − neighbour time.
+        counts: [R] integer, filled slots; they come first.
+        frequency, phase: [T], of the time encoder, float32 or float64, as are query and bias.
+        query: [Q, K, D + E + T] for K heads; query_rows [R] integer, or None where Q = R; bias [Q, K].
+        dropout: probability of dropping an attention weight; `draws` [4] int64 keys the draws (Philox seed, purpose,
+            epoch, iteration) and is needed when it is above 0.
+
+    Returns:
+        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable, once, in table, frequency,
+        phase, query and bias; edge features are data. On a GPU the gradients' sums over roots and slots have no fixed
+        order unless torch.use_deterministic_algorithms(True) asks for one.
+
+    Raises:
+        ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
+            0 without `draws`.
+    """
+
+    table: torch.Tensor
+    rows: torch.Tensor
+    features: torch.Tensor
+    feature_rows: torch.Tensor | None
+    deltas: torch.Tensor
+    counts: torch.Tensor
+    frequency: torch.Tensor
+    phase: torch.Tensor
+    query: torch.Tensor
+    query_rows: torch.Tensor | None
+    bias: torch.Tensor
+    dropout: float = 0.0
+    draws: torch.Tensor | None = None
+
+
+class Attended(NamedTuple):
+    """context [R, K, X] and total [R, K], and what the backward pass reads, which is empty where none follows:
+
+    the weights a before dropout and LeakyReLU's slope, negated where dropout drops the weight, both [R, K, F]; edge
+    rows and φ [R, F, E + T], which the kernels leave empty, for they read and encode again. Of mails φ alone.
+    """
+
+    context: torch.Tensor
+    total: torch.Tensor
+    weights: torch.Tensor
+    slope: torch.Tensor
+    others: torch.Tensor
+
+
+def attend(of: Attention, save: bool) -> Attended:
+    """`temporal_attention` in torch. The table may also be mailboxes [N, F, D] by rows [R], or None where N = R."""
+    query, bias, dropout = of.query, of.bias, of.dropout
+    encoded = fused_encode_time(of.deltas.contiguous().to(query.dtype), of.frequency, of.phase)
+    if of.table.dim() == 3:
+        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, encoded)
+    else:
+        edges = edge_rows(of.features, of.feature_rows, of.counts, encoded)
+        others = encoded if edges is None else torch.cat([edges, encoded], 2)
+        slots = Slots(of.table.to(query.dtype), filled_rows(of.rows, of.counts), None, others)
+    if of.query_rows is not None:
+        query, bias = query.index_select(0, of.query_rows), bias.index_select(0, of.query_rows)
+    scale = None
+    if dropout > 0 and of.draws is not None:
+        scale = dropout_scale(of.draws, (*query.shape[:2], of.deltas.shape[1]), dropout, query.dtype)
+    slope, weights, dropped = _weights(products(query, *slots), bias, of.counts, scale)
+    context, total = torch.cat(mixed(dropped, *slots), 2), dropped.sum(2)
+    if not save:
+        return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
+    return Attended(context, total, weights, slope, slots.others)
+
+
+@fused()
+def _weights(
+    product: torch.Tensor, bias: torch.Tensor, counts: torch.Tensor, scale: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LeakyReLU's slope, negated where dropped, and the softmax weights before and after dropout, all [R, K, F].
+
+    Of query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
+    """
+    logits = product + bias.unsqueeze(2)
+    slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
+    filled = (torch.arange(product.shape[2], device=product.device) < counts.unsqueeze(1)).unsqueeze(1)
+    logits = torch.where(filled, logits * slope, -torch.inf)
+    weights = torch.where(filled, torch.softmax(logits, 2), 0.0)
+    if scale is None:
+        return slope, weights, weights.clone()
+    return torch.where(scale > 0, slope, -slope), weights, weights * scale
+
+
+@kernel(
+    Config({"BLOCK": 64, "HELD": 6144}, num_warps=1), Config({"BLOCK": 64, "HELD": 20480}, num_warps=8),
+    space=spaces.SLOTS,
+    float64=[Config({"BLOCK": 128, "HELD": 10240}, num_warps=8)],
+    mails_float32=[
+        Config({"BLOCK": 64, "HELD": 10240}, num_warps=4), Config({"BLOCK": 128, "HELD": 20480}, num_warps=8),
+        Config({"BLOCK": 128, "HELD": 10240}, num_warps=4),
+    ],
+    mails_float64=[Config({"BLOCK": 64, "HELD": 10240}, num_warps=8)],
+)  # fmt: skip
+def attention_kernel(
+    p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase,
+    p_query, p_query_rows, p_bias, p_draws, p_context, p_total, p_weights, p_slope, stride_query, stride_query_head,
+    HEADS: tl.constexpr, MAILBOX: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
+    STRIDE_TABLE: tl.constexpr, STRIDE_FEATURES: tl.constexpr, FANOUT: tl.constexpr, SLOTS: tl.constexpr,
+    DROPOUT: tl.constexpr, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, SLOPE: tl.constexpr, SAVE: tl.constexpr,
+    BLOCK: tl.constexpr, HELD: tl.constexpr,
+):  # fmt: skip
+    """With x_j = [h_j ‖ e_j ‖ cos(w Δt_j + b)] and m_kj the dropout multiplier, for a root, its heads k and slots j:
+
+        l_kj = LeakyReLU(query_k · x_j + bias_k)          a_kj = exp(l_kj − max_i l_ki) / Σ_i exp(l_ki − max_i l_ki)
+        context_k = Σ_j m_kj a_kj x_j                     total_k = Σ_j m_kj a_kj
+
+    x_j is walked in blocks of BLOCK columns, which are read once, into registers, where they are at most HELD numbers.
+    """
+    root = tl.program_id(0).to(tl.int64)
+    row = root
+    if p_query_rows is not None:
+        row = tl.load(p_query_rows + root).to(tl.int64)
+    source = slots_of(
+        p_table, p_rows, p_features, p_feature_rows, p_deltas, p_counts, p_frequency, p_phase, root,
+        MAILBOX, DIM, STRIDE_TABLE, STRIDE_FEATURES, FANOUT, SLOTS,
+    )  # fmt: skip
+    b_held = held_blocks(source, DIM, EDGE, TIME, SLOTS, BLOCK, HELD)
+    i_slot, m_slot = tl.arange(0, SLOTS), source[0]
+    for head in tl.static_range(HEADS):
+        b_logit = tl.load(p_bias + row * HEADS + head) + row_products(
+            p_query + row * stride_query + head * stride_query_head, source, b_held, DIM, EDGE, TIME, SLOTS, BLOCK
+        )
+        b_slope = tl.where(b_logit > 0, tl.full([SLOTS], 1, b_logit.dtype), SLOPE)
+        b_logit = tl.where(m_slot, b_logit * b_slope, float("-inf"))
+        b_weight = tl.where(m_slot, tl.exp(b_logit - tl.max(b_logit, 0)), 0)
+        sum_ = tl.sum(b_weight, 0)
+        b_weight = b_weight / tl.where(sum_ > 0, sum_, 1)
+        o_weight = (root * HEADS + head) * FANOUT + i_slot
+        b_dropped = b_weight
+        if DROPOUT:
+            m_kept = philox_kept(p_draws, o_weight, KEEP_FROM)
+            b_dropped = tl.where(m_kept, b_weight * SCALE, 0)
+            b_slope = tl.where(m_kept, b_slope, -b_slope)
+        if SAVE:
+            tl.store(p_weights + o_weight, b_weight, mask=i_slot < FANOUT)
+            tl.store(p_slope + o_weight, b_slope, mask=i_slot < FANOUT)
+        tl.store(p_total + root * HEADS + head, tl.sum(b_dropped, 0))
+        p_row = p_context + (root * HEADS + head) * (DIM + EDGE + TIME)
+        write_mixed(p_row, b_dropped, False, source, b_held, DIM, EDGE, TIME, SLOTS, BLOCK)
+
+
+def launch_attention(of: Attention, save: bool) -> Attended:
+    """`attend` by its kernel: a program takes a root."""
+    out, query, dropout = empty_attended(of, save, 0), inner_contiguous(of.query), of.dropout
+    attention_kernel.launch(
+        (of.deltas.shape[0],), slots_config(attention_kernel, of), *slots_arguments(of), query, of.query_rows,
+        of.bias.contiguous(), of.draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
+        HEADS=query.shape[1], **slots_shapes(of), DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32),
+        SCALE=keep_scale(dropout, query.dtype), SLOPE=NEGATIVE_SLOPE, SAVE=save,
+    )  # fmt: skip
+    return out
+
+
+def empty_attended(of: Attention, save: bool, others: int) -> Attended:
+    """The results unwritten; `others` is their width where they are saved, else 0."""
+    (roots, fanout), (_, heads, width), new = of.deltas.shape, of.query.shape, of.query.new_empty
+    weights = new((roots, heads, fanout) if save else 0)
+    saved = new((roots, fanout, others) if save and others else 0)
+    return Attended(new((roots, heads, width)), new((roots, heads)), weights, torch.empty_like(weights), saved)
+
+
+def fake_attention(of: Attention, save: bool) -> Attended:
+    """The results unwritten, as kernels or torch give them."""
+    edges = 0 if of.table.dim() == 3 else of.features.shape[1]
+    return empty_attended(of, save, 0 if on_triton(of.query) else edges + of.frequency.numel())
+
+
+def check_attention(name: str, slots: tuple[int, ...], owner: str, of: Attention) -> None:
+    """Refuse what slots [R, F] do not go with, table and rows apart; `owner` names what has the x_j."""
+    check_slots(name, of.query.device, slots, of)
+    checks.dims(name, 3, query=of.query)
+    width = of.table.shape[-1] + of.features.shape[1] + of.frequency.numel()
+    if of.query.shape[2] != width:
+        raise ValueError(f"{name}: query has width {of.query.shape[2]}, {owner} have {width}")
+    checks.shape(name, bias=(of.bias, of.query.shape[:2]))
+    checks.dtype(name, checks.COMPUTED, query=of.query)
+    checks.same_dtype(name, query=of.query, bias=of.bias, frequency=of.frequency, phase=of.phase)
+    checks.device(name, of.query.device, bias=of.bias)
+    checks.dropout(name, of.query.device, of.dropout, draws=of.draws)
+
+
+def _check(of: Attention) -> None:
+    name, table, rows, query_rows = "temporal_attention", of.table, of.rows, of.query_rows
+    checks.dims(name, 2, table=table, rows=rows)
+    check_attention(name, rows.shape, "neighbour rows", of)
+    checks.shape(name, query_rows=(query_rows, rows.shape[:1]))
+    if query_rows is None:
+        checks.shape(name, query=(of.query, (*rows.shape[:1], *of.query.shape[1:])))
+    checks.dtype(name, checks.FLOATS, table=table)
+    checks.dtype(name, checks.INTEGERS, rows=rows, query_rows=query_rows)
+    checks.layout(name, table=table, rows=rows, query_rows=query_rows)
+    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
+    pinned = () if table.requires_grad else ("table",)
+    checks.device(name, of.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
+    checks.within(name, "query_rows", query_rows, of.query.shape[0])
+    check_filled(name, "rows", rows, of.counts, table.shape[0])
+
+
+temporal_attention = differentiable(
+    "temporal_attention", Attention, reference=attend, launch=launch_attention, fake=fake_attention, check=_check,
+    on="query", returns=lambda out: (out.context, out.total),
+    backward=Backward(
+        attend_backward, launch_attention_backward, leaves=("table", "frequency", "phase", "query", "bias"),
+        forgets=("draws", "context", "total"), outputs=2,
+    ),
+)  # fmt: skip

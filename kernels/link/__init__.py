@@ -1,0 +1,1 @@
+"""Link prediction: scores, loss, gradients."""

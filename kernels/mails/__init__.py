@@ -1,0 +1,1 @@
+"""Mails and node records: fetched, aggregated, delivered, patched, gathered."""

@@ -1,0 +1,229 @@
+"""Delivery of a batch's mails to everyone who hears of its events, into tables of several mails a node."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.mails.aggregate_mean import copy_rows
+from mspipe_triton.kernels.mails.mean import Mails, launch_means, mail_rows, reference_means
+from mspipe_triton.kernels.runtime import checks, spaces
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.runtime.operation import operation
+
+_NAME = "deliver_mails"
+
+
+class Deliver(NamedTuple):
+    """Write the memory of a batch's endpoints, and a mail in the next slot of everyone who hears of its events (APAN,
+    Wang et al., SIGMOD 2021), in place.
+
+    memory(u) := h(u) of the ends u of the B events. A node v that hears of events gets one mail, whatever their number,
+    into slot received[v] mod S, and received[v] grows by one. Mail 2·event + side comes from the event's source (side
+    0) or destination (1); its row is [h(that end) ‖ h(the other end)]:
+
+    * "last": the row of its latest mail, `last`.
+    * "mean": the mean row and the mean feature row of all its deliveries; event id and time are the latest one's.
+
+    Args:
+        memory: [N, D]; mails: [N, S, 2D]; mail_features: [N, S, E] floating, for "mean" where events have features,
+            None otherwise. memory_time: [N], mail_time: [N, S] int64 or float64. received: [N], event_id: [N, S] int64.
+            All mutated. Rows of memory, mails and mail_features may be apart by more than a node's numbers.
+        src, dst: [B] integer nodes; a negative one is padding. batch_event_ids: [B] integer; times: [B].
+        features: [B, E] floating, the events' feature rows; with `mail_features` alone.
+        hidden: h [U, D] float32 or float64; hidden_time: [U], the time that memory gets; src_rows, dst_rows: [B]
+            integer, the ends' rows in `hidden`. All times have one dtype.
+        heard: [V] integer, the nodes that hear of an event, each once; a negative one is padding. last: [V] integer,
+            the latest mail of each.
+        owners, deliveries: [M] integer, for "mean": places among `heard`, and the mails delivered to them; a negative
+            delivery is padding.
+
+    Returns:
+        None; nothing is differentiable. What is written is the same in every run, on a GPU too.
+
+    Raises:
+        ValueError: `mode` is neither of the two or lacks its arguments; a wrong dtype, shape, layout or device; with
+            debugging on, a node, row, mail or place outside its table.
+    """
+
+    memory: torch.Tensor
+    memory_time: torch.Tensor
+    received: torch.Tensor
+    mails: torch.Tensor
+    event_id: torch.Tensor
+    mail_time: torch.Tensor
+    mail_features: torch.Tensor | None
+    src: torch.Tensor
+    dst: torch.Tensor
+    batch_event_ids: torch.Tensor
+    times: torch.Tensor
+    features: torch.Tensor | None
+    hidden: torch.Tensor
+    hidden_time: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    heard: torch.Tensor
+    last: torch.Tensor
+    owners: torch.Tensor | None = None
+    deliveries: torch.Tensor | None = None
+    mode: str = "last"
+
+
+def _reference(of: Deliver) -> None:
+    ends, rows = torch.cat([of.src, of.dst]), torch.cat([of.src_rows, of.dst_rows])
+    real = (ends >= 0).nonzero().squeeze(1)
+    ends, rows = ends.index_select(0, real).long(), rows.index_select(0, real)
+    of.memory.index_copy_(0, ends, of.hidden.index_select(0, rows).to(of.memory.dtype))
+    of.memory_time.index_copy_(0, ends, of.hidden_time.index_select(0, rows))
+
+    places = (of.heard >= 0).nonzero().squeeze(1)
+    nodes, latest = of.heard.index_select(0, places).long(), of.last.index_select(0, places).long()
+    before = of.received.index_select(0, nodes)
+    of.received.index_copy_(0, nodes, before + 1)
+    cells, events = (nodes, before % of.mails.shape[1]), latest >> 1
+    of.event_id.index_put_(cells, of.batch_event_ids.index_select(0, events).long())
+    of.mail_time.index_put_(cells, of.times.index_select(0, events))
+    summed = _summed(of)
+    if summed is None:
+        found = mail_rows(of.hidden, of.src_rows, of.dst_rows, latest)
+    else:
+        means, kept = reference_means(summed)
+        found = means.index_select(0, places)
+        if of.mail_features is not None and kept is not None:
+            of.mail_features.index_put_(cells, kept.index_select(0, places).to(of.mail_features.dtype))
+    of.mails.index_put_(cells, found.to(of.mails.dtype))
+
+
+def _summed(of: Deliver) -> Mails | None:
+    """The mails of which means are taken, if any."""
+    if of.mode == "last" or of.owners is None or of.deliveries is None:
+        return None
+    return Mails(of.hidden, of.src_rows, of.dst_rows, of.features, of.owners, of.deliveries, of.heard.numel())
+
+
+@kernel(
+    Config({"BLOCK": 8, "COLUMNS": 128}, num_warps=4),
+    Config({"BLOCK": 16, "COLUMNS": 128}, num_warps=4),
+    Config({"BLOCK": 16, "COLUMNS": 64}, num_warps=8),
+    space={"BLOCK": (4, 8, 16, 32), **spaces.COLUMNS, **spaces.PLAIN},
+)
+def ring_kernel(
+    p_memory, p_memory_time, p_received, p_mails, p_event_id, p_mail_time, p_mail_features, p_src, p_dst,
+    p_batch_event_ids, p_times, p_hidden, p_hidden_time, p_src_rows, p_dst_rows, p_heard, p_last, p_means, p_kept,
+    num_events, num_heard, stride_memory, stride_mails, stride_features, stride_hidden,
+    SLOTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+    PADDED: tl.constexpr, PADDED_WIDTH: tl.constexpr,
+):  # fmt: skip
+    """With the receiver v = heard[i] ≥ 0, its latest mail 2·event + side and c = received[v] mod SLOTS:
+
+        mails[v, c] := [h(own end) ‖ h(other end)], or the mean that is given     received[v] += 1
+        event_id[v, c], mail_time[v, c] := those of the event
+
+    and of an end u ≥ 0: memory(u) := h(u), with its time. The first programs take BLOCK receivers each, the others
+    BLOCK ends. A node that is an end several times is written as often, with the same bits.
+    """
+    tile, tiles = tl.program_id(0), tl.cdiv(num_heard, BLOCK)
+    if tile < tiles:
+        o_heard = tile * BLOCK + tl.arange(0, BLOCK)
+        b_node = tl.load(p_heard + o_heard, mask=o_heard < num_heard, other=-1).to(tl.int64)
+        m_node = b_node >= 0
+        b_before = tl.load(p_received + b_node, mask=m_node, other=0)
+        tl.debug_barrier()  # the compiler loads once a layout, each by other warps: all of them before one stores
+        tl.store(p_received + b_node, b_before + 1, mask=m_node)
+        b_slot = b_before % SLOTS
+        o_cell = b_node * SLOTS + b_slot
+        b_last = tl.load(p_last + o_heard, mask=m_node, other=0)
+        o_event, m_src = b_last // 2, b_last % 2 == 0
+        b_event = tl.load(p_batch_event_ids + o_event, mask=m_node, other=-1).to(tl.int64)
+        tl.store(p_event_id + o_cell, b_event, mask=m_node)
+        tl.store(p_mail_time + o_cell, tl.load(p_times + o_event, mask=m_node, other=0), mask=m_node)
+        p_mail = p_mails + (b_node * stride_mails)[:, None]
+        if p_means is None:
+            b_src = tl.load(p_src_rows + o_event, mask=m_node, other=0)
+            b_dst = tl.load(p_dst_rows + o_event, mask=m_node, other=0)
+            b_own, b_other = tl.where(m_src, b_src, b_dst), tl.where(m_src, b_dst, b_src)
+            copy_rows(p_mail, 2 * DIM, b_slot, p_hidden, stride_hidden, b_own, m_node, DIM, PADDED, COLUMNS)
+            copy_rows(p_mail + DIM, 2 * DIM, b_slot, p_hidden, stride_hidden, b_other, m_node, DIM, PADDED, COLUMNS)
+        else:
+            copy_rows(p_mail, 2 * DIM, b_slot, p_means, 2 * DIM, o_heard, m_node, 2 * DIM, 2 * PADDED, COLUMNS)
+        if p_kept is not None:
+            p_row = p_mail_features + (b_node * stride_features)[:, None]
+            copy_rows(p_row, WIDTH, b_slot, p_kept, WIDTH, o_heard, m_node, WIDTH, PADDED_WIDTH, COLUMNS)
+    else:
+        o_end = (tile - tiles) * BLOCK + tl.arange(0, BLOCK)
+        m_src, m_dst = o_end < num_events, (o_end >= num_events) & (o_end < 2 * num_events)
+        b_node = tl.load(p_src + o_end, mask=m_src, other=-1).to(tl.int64)
+        b_node = tl.where(m_dst, tl.load(p_dst + o_end - num_events, mask=m_dst, other=-1).to(tl.int64), b_node)
+        b_row = tl.load(p_src_rows + o_end, mask=m_src, other=0)
+        b_row = tl.where(m_dst, tl.load(p_dst_rows + o_end - num_events, mask=m_dst, other=0), b_row)
+        m_node = b_node >= 0
+        copy_rows(p_memory, stride_memory, b_node, p_hidden, stride_hidden, b_row, m_node, DIM, PADDED, COLUMNS)
+        tl.store(p_memory_time + b_node, tl.load(p_hidden_time + b_row, mask=m_node, other=0), mask=m_node)
+
+
+def _launch(of: Deliver) -> None:
+    """One kernel, for "mean" after the one that sums."""
+    summed = _summed(of)
+    means, kept = (None, None) if summed is None else launch_means(summed)
+    config, (_, slots, width) = ring_kernel.config(), of.mails.shape
+    dim, features = width // 2, of.mail_features
+    features_width, stride_features = (0, 0) if features is None else (features.shape[2], features.stride(0))
+    tiles = cdiv(of.heard.numel(), config["BLOCK"]) + cdiv(2 * of.src.numel(), config["BLOCK"])
+    ring_kernel.launch(
+        (tiles,), config, *of[:11], *of[12:18], means, kept, of.src.numel(), of.heard.numel(),
+        of.memory.stride(0), of.mails.stride(0), stride_features, of.hidden.stride(0), SLOTS=slots, DIM=dim,
+        WIDTH=features_width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(features_width, 1),
+    )  # fmt: skip
+
+
+def _check(of: Deliver) -> None:
+    if of.mode not in ("last", "mean"):
+        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
+    if (of.owners is None) != (of.deliveries is None) or (of.mode == "mean" and of.owners is None):
+        raise ValueError(f"{_NAME}: owners and deliveries go together, and mode 'mean' takes both; give both")
+    if (of.mail_features is None) != (of.features is None) or (of.mode == "last" and of.features is not None):
+        raise ValueError(f"{_NAME}: features and mail_features go together, under mode 'mean'; give both or neither")
+    batch = checks.named(of, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
+    lists = {**batch, **checks.named(of, "heard", "last", "owners", "deliveries")}
+    columns, rows = (
+        checks.named(of, "memory_time", "received", "event_id", "mail_time"),
+        checks.named(of, "mails", "mail_features"),
+    )
+    others = {**lists, **checks.named(of, "times", "features", "hidden_time")}
+    checks.dtype(_NAME, checks.COMPUTED, hidden=of.hidden)
+    checks.dtype(_NAME, checks.FLOATS, memory=of.memory, **rows, features=of.features)
+    checks.dtype(_NAME, (torch.int64,), received=of.received, event_id=of.event_id)
+    checks.dtype(_NAME, checks.INTEGERS, **lists)
+    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
+    checks.same_dtype(_NAME, **checks.named(of, "memory_time", "mail_time", "times", "hidden_time"))
+    checks.dims(_NAME, 2, **checks.named(of, "memory", "hidden", "event_id", "features"))
+    checks.dims(_NAME, 1, src=of.src, heard=of.heard, owners=of.owners)
+    (nodes, dim), slots, events = of.memory.shape, of.event_id.shape[1], tuple(of.src.shape)
+    width, ring, known = 0 if of.features is None else of.features.shape[1], (nodes, slots), len(of.hidden)
+    if slots < 1:
+        raise ValueError(f"{_NAME}: event_id has shape {tuple(of.event_id.shape)}; give one slot a node at least")
+    shapes = {
+        "memory_time": (nodes,), "received": (nodes,), "mails": (*ring, 2 * dim), "event_id": ring, "mail_time": ring,
+        "mail_features": (*ring, width), "features": (*events, width), "hidden": (known, dim), "hidden_time": (known,),
+        "times": events, "last": tuple(of.heard.shape),
+        "deliveries": () if of.owners is None else tuple(of.owners.shape), **dict.fromkeys(batch, events),
+    }  # fmt: skip
+    checks.shape(_NAME, **{name: (getattr(of, name), shape) for name, shape in shapes.items()})
+    checks.layout(_NAME, memory=of.memory, hidden=of.hidden, **others)
+    for name, table in {**columns, **rows}.items():
+        apart = table is not None and name in rows and table.numel() and table.stride()[1:] == (table.shape[2], 1)
+        if table is not None and not (apart or table.is_contiguous()):
+            raise ValueError(f"{_NAME}: {name} has strides {table.stride()}; give {name}.contiguous()")
+    checks.device(_NAME, of.hidden.device, (), memory=of.memory, **columns, **rows, **others)
+    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", known), ("dst_rows", known), ("heard", nodes)):
+        checks.within(_NAME, name, getattr(of, name), stop, None)
+    checks.within(_NAME, "owners", of.owners, of.heard.numel())
+    for name in ("last", "deliveries"):
+        checks.within(_NAME, name, getattr(of, name), 2 * len(of.src), None)
+
+
+deliver_mails = operation(
+    _NAME, Deliver, reference=_reference, launch=_launch, check=_check, on="hidden",
+    mutates=("memory", "memory_time", "received", "mails", "event_id", "mail_time", "mail_features"),
+)  # fmt: skip

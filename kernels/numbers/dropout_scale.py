@@ -1,0 +1,91 @@
+"""Counter-based dropout multipliers, drawn in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.numbers.philox import dropout_scale as _scale
+from mspipe_triton.kernels.numbers.philox import keep_scale, philox_block
+from mspipe_triton.kernels.runtime import checks, spaces
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, tl
+from mspipe_triton.kernels.runtime.operation import operation
+
+_NAME = "dropout_scale"
+
+
+class Dropout(NamedTuple):
+    """Dropout multipliers: 0 with the given probability, 1 / (1 − probability) otherwise.
+
+    Element e, in row-major order, is kept where word e mod 4 of Philox's position ⌊e / 4⌋ (Salmon et al., SC 2011) is
+    at least ⌊probability · 2³²⌋. It depends on `draws` and on e alone, so that every device drops the same.
+
+    Args:
+        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
+        shape: of the multipliers.
+        probability: at least 0 and below 1.
+        dtype: float32, float64 or bfloat16, of the multipliers.
+
+    Returns:
+        The multipliers, on the device of `draws`. Nothing is mutated, nothing is differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape or layout, a probability outside [0, 1).
+    """
+
+    draws: torch.Tensor
+    shape: Sequence[int]
+    probability: float
+    dtype: torch.dtype
+
+
+def _reference(of: Dropout) -> torch.Tensor:
+    return _scale(*of)
+
+
+@kernel(
+    Config({"BLOCK": 128}, num_warps=4),
+    Config({"BLOCK": 64}, num_warps=2),
+    Config({"BLOCK": 256}, num_warps=4),
+    space=spaces.FLAT,
+)
+def dropout_kernel(p_draws, p_out, num_elements, KEEP_FROM: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr):
+    """out_e = SCALE where philox(⌊e / 4⌋)_(e mod 4) ≥ KEEP_FROM, else 0; a program draws BLOCK times four words."""
+    i_program = tl.program_id(0).to(tl.int64)
+    w0, w1, w2, w3 = philox_block(p_draws, i_program * BLOCK + tl.arange(0, BLOCK))
+    b_word = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    o_element = i_program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
+    # The block has the output's type from the start: a bare constant is a float32.
+    b_scale = tl.full([4 * BLOCK], SCALE, p_out.dtype.element_ty)
+    tl.store(p_out + o_element, tl.where(b_word.to(tl.int64) >= KEEP_FROM, b_scale, 0), mask=o_element < num_elements)
+
+
+def _launch(of: Dropout) -> torch.Tensor:
+    out, config = _empty(of), dropout_kernel.config()
+    dropout_kernel.launch(
+        (cdiv(out.numel(), 4 * config["BLOCK"]),), config, of.draws, out, out.numel(),
+        KEEP_FROM=int(of.probability * 2**32), SCALE=keep_scale(of.probability, of.dtype),
+    )  # fmt: skip
+    return out
+
+
+def _empty(of: Dropout) -> torch.Tensor:
+    """The output, unwritten."""
+    return of.draws.new_empty(of.shape, dtype=of.dtype)
+
+
+def _check(of: Dropout) -> None:
+    checks.dtype(_NAME, (torch.int64,), draws=of.draws)
+    checks.shape(_NAME, draws=(of.draws, (4,)))
+    checks.layout(_NAME, draws=of.draws)
+    if any(size < 0 for size in of.shape):
+        raise ValueError(f"{_NAME}: shape is {tuple(of.shape)}; give sizes of at least 0")
+    if not 0 <= of.probability < 1:
+        raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {of.probability}")
+    if of.dtype not in checks.FLOATS:
+        raise ValueError(f"{_NAME}: dtype must be a floating type, not {of.dtype}; that of what is multiplied")
+
+
+dropout_scale = operation(_NAME, Dropout, reference=_reference, launch=_launch, fake=_empty, check=_check, on="draws")

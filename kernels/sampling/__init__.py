@@ -1,0 +1,1 @@
+"""Sampling: the next batch, temporal neighbours, distinct nodes."""

@@ -1,0 +1,142 @@
+"""The next batch of a stream on the device: its events, their negatives, and the roots and times to sample around."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.numbers.philox import philox_below, philox_block, philox_integers
+from mspipe_triton.kernels.runtime import checks, spaces
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, tl
+from mspipe_triton.kernels.runtime.operation import operation
+
+_NAME = "draw_batch"
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Draw(NamedTuple):
+    """A batch of B consecutive events and their drawn candidates, as roots: src ‖ dst ‖ candidates.
+
+    Event i of the batch is e = span[0] + i, real where e < span[1]; the real ones are a prefix of the batch, so that
+    the last batch of a stream has the shape of the others. Candidate n of event i is the root 2B + i·each + n, the
+    destination number ⌊w · K / 2³²⌋ with w the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
+    depends on `draws` and on that position alone, and may be a true destination.
+
+    Args:
+        src, dst: [E] integer nodes, E ≥ 1, the ends of all events.
+        times: [E] int64 or float64.
+        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, those to draw from.
+        span: [2] int64, the batch's first event and where the events end; what lies outside [0, E] is cut off.
+        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
+        size: B ≥ 0.
+        each: candidates an event, at least 1.
+
+    Returns:
+        roots [(2 + each)·B] int64, −1 where the event is not real; root_times [(2 + each)·B], the event's time for
+        each of its roots, and where it is not real the time of the last event before the span's end (of event 0 where
+        there is none); events [B] int64, e or −1; count [1] int64 of real events. Nothing is mutated, nothing is
+        differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no event, no destination.
+    """
+
+    src: torch.Tensor
+    dst: torch.Tensor
+    times: torch.Tensor
+    destinations: torch.Tensor
+    span: torch.Tensor
+    draws: torch.Tensor
+    size: int
+    each: int = 1
+
+
+def _reference(of: Draw) -> Batch:
+    span, destinations, times = of.span, of.destinations, of.times
+    first, end = span.clamp(0, times.numel())
+    row, candidate = (torch.arange(count, device=span.device) for count in (of.size, of.size * of.each))
+    event = first + row
+    place = torch.minimum(event, end - 1).clamp_(min=0)
+    drawn = destinations.index_select(0, philox_integers(of.draws, candidate, destinations.numel()))
+    nodes = torch.cat([of.src.index_select(0, place).long(), of.dst.index_select(0, place).long(), drawn.long()])
+    owner = torch.cat([row, row, candidate // of.each])
+    real, moments = event < end, times.index_select(0, place)
+    roots = torch.where(real.index_select(0, owner), nodes, -1)
+    return roots, moments.index_select(0, owner), torch.where(real, event, -1), real.sum(0, keepdim=True)
+
+
+@kernel(
+    Config({"BLOCK": 128}, num_warps=4),
+    Config({"BLOCK": 64}, num_warps=2),
+    Config({"BLOCK": 256}, num_warps=4),
+    space=spaces.FLAT,
+)
+def batch_kernel(
+    p_src, p_dst, p_times, p_destinations, p_span, p_draws, p_roots, p_root_times, p_events, p_count,
+    size, num_events, num_destinations, EACH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of roots r < (2 + EACH)·B, with [first, end) the span cut to the stream of E events:
+
+        i = r, r − B or ⌊(r − 2B) / EACH⌋          e = first + i          time_r = times[max(min(e, end − 1), 0)]
+        root_r = src_e, dst_e or destinations[⌊philox(r − 2B)₀ · K / 2³²⌋] where e < end, else −1
+
+    and events_i = e where e < end, else −1; count = min(end − first, B), at least 0.
+    """
+    o_root = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    m_root = o_root < (2 + EACH) * size
+    i_drawn = o_root - 2 * size
+    m_drawn = i_drawn >= 0
+    m_src = o_root < size
+    i_event = tl.where(m_drawn, i_drawn // EACH, tl.where(m_src, o_root, o_root - size))
+    first = tl.minimum(tl.maximum(tl.load(p_span), 0), num_events)
+    end = tl.minimum(tl.maximum(tl.load(p_span + 1), 0), num_events)
+    b_event = first + i_event
+    m_real = m_root & (b_event < end)
+    b_word, _, _, _ = philox_block(p_draws, i_drawn)
+    b_choice = philox_below(b_word, tl.full([BLOCK], num_destinations, tl.int64))
+    b_src = tl.load(p_src + b_event, mask=m_real & m_src, other=-1).to(tl.int64)
+    b_dst = tl.load(p_dst + b_event, mask=m_real & ~m_src & ~m_drawn, other=-1).to(tl.int64)
+    b_drawn = tl.load(p_destinations + b_choice, mask=m_real & m_drawn, other=-1).to(tl.int64)
+    tl.store(p_roots + o_root, tl.where(m_drawn, b_drawn, tl.where(m_src, b_src, b_dst)), mask=m_root)
+    b_time = tl.load(p_times + tl.maximum(tl.minimum(b_event, end - 1), 0), mask=m_root)
+    tl.store(p_root_times + o_root, b_time, mask=m_root)
+    tl.store(p_events + o_root, tl.where(m_real, b_event, -1), mask=m_src)
+    tl.store(p_count, tl.minimum(tl.maximum(end - first, 0), size), mask=tl.program_id(0) == 0)
+
+
+def _launch(of: Draw) -> Batch:
+    """A program makes BLOCK roots; one at least, for the count of a batch without any."""
+    out, config = _empty(of), batch_kernel.config()
+    batch_kernel.launch(
+        (max(cdiv(out[0].numel(), config["BLOCK"]), 1),), config,
+        *of[:6], *out, of.size, of.times.numel(), of.destinations.numel(), EACH=of.each,
+    )  # fmt: skip
+    return out
+
+
+def _empty(of: Draw) -> Batch:
+    """The outputs, unwritten."""
+    roots = of.span.new_empty((2 + of.each) * of.size)
+    return roots, torch.empty_like(roots, dtype=of.times.dtype), of.span.new_empty(of.size), of.span.new_empty(1)
+
+
+def _check(of: Draw) -> None:
+    ends, words = {"src": of.src, "dst": of.dst}, {"span": of.span, "draws": of.draws}
+    checks.dtype(_NAME, checks.INTEGERS, **ends, destinations=of.destinations)
+    checks.dtype(_NAME, checks.TIMES, times=of.times)
+    checks.dtype(_NAME, (torch.int64,), **words)
+    checks.dims(_NAME, 1, times=of.times, destinations=of.destinations)
+    checks.shape(_NAME, **{name: (part, tuple(of.times.shape)) for name, part in ends.items()})
+    checks.shape(_NAME, span=(of.span, (2,)), draws=(of.draws, (4,)))
+    for name in ("times", "destinations"):
+        if getattr(of, name).numel() == 0:
+            raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
+    for name, number, least in (("size", of.size, 0), ("each", of.each, 1)):
+        if not isinstance(number, (int, torch.SymInt)) or number < least:
+            raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
+    checks.layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
+    checks.device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)
+
+
+draw_batch = operation(_NAME, Draw, reference=_reference, launch=_launch, fake=_empty, check=_check, on="span")

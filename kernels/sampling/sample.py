@@ -1,0 +1,295 @@
+"""Temporal neighbours of each root, strictly before its time: the most recent ones, or uniformly drawn ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.numbers.philox import philox_below, philox_block, philox_integers
+from mspipe_triton.kernels.runtime import checks, spaces
+from mspipe_triton.kernels.runtime.fusion import fused
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, device_function, kernel, pow2, tl
+from mspipe_triton.kernels.runtime.operation import operation
+
+CONFIGS = Config({"BLOCK": 32}, num_warps=2), Config({"BLOCK": 16}, num_warps=1), Config({"BLOCK": 64}, num_warps=4)
+Sampled = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Recent(NamedTuple):
+    """For every root, the `fanout` latest T-CSR entries with time < root time, the latest first.
+
+    Args:
+        indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
+        neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
+        event_ids: [M] integer, the event of each entry.
+        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        roots: [R] integer nodes; a negative one is padding and has no neighbours.
+        root_times: [R], in the dtype of `times`.
+        fanout: F ≥ 1.
+        dtype: floating type of the returned differences.
+
+    Returns:
+        neighbours [R, F] int64 and event ids [R, F] int64, −1 in slots without a neighbour; Δt = root time − entry
+        time [R, F] in `dtype`, subtracted before it is rounded, 0 in empty slots; counts [R] int64 of filled slots
+        (the filled ones come first). Nothing is mutated, nothing is differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout, device or fanout; with debugging on, a root outside the graph.
+    """
+
+    indptr: torch.Tensor
+    neighbours: torch.Tensor
+    event_ids: torch.Tensor
+    times: torch.Tensor
+    roots: torch.Tensor
+    root_times: torch.Tensor
+    fanout: int
+    dtype: torch.dtype = torch.float32
+
+
+class Uniform(NamedTuple):
+    """For every root, `fanout` T-CSR entries with time < root time, drawn uniformly with replacement (as TGL does).
+
+    A root with n > 0 earlier entries gets min(n, fanout) slots, so that a short history is not weighed more than
+    once per entry on average. The draw of root r, slot j depends on `draws` and on r·fanout + j alone.
+
+    Args:
+        indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
+        neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
+        event_ids: [M] integer, the event of each entry.
+        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        roots: [R] integer nodes; a negative one is padding and has no neighbours.
+        root_times: [R], in the dtype of `times`.
+        fanout: F ≥ 1.
+        draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
+        dtype: floating type of the returned differences.
+
+    Returns:
+        As `sample_recent`, in the order of the draws: neighbours [R, F] int64 and event ids [R, F] int64, −1 in empty
+        slots; Δt [R, F] in `dtype`, 0 in empty slots; counts [R] int64 of filled slots, which come first. Nothing is
+        mutated, nothing is differentiable.
+
+    Raises:
+        ValueError: a wrong dtype, shape, layout, device or fanout; with debugging on, a root outside the graph.
+    """
+
+    indptr: torch.Tensor
+    neighbours: torch.Tensor
+    event_ids: torch.Tensor
+    times: torch.Tensor
+    roots: torch.Tensor
+    root_times: torch.Tensor
+    fanout: int
+    draws: torch.Tensor
+    dtype: torch.dtype = torch.float32
+
+
+def _draws(of: Recent | Uniform) -> torch.Tensor | None:
+    """The key of the draws, if anything is drawn."""
+    return of.draws if isinstance(of, Uniform) else None
+
+
+def _reference(of: Recent | Uniform) -> Sampled:
+    roots, device, draws = of.roots, of.roots.device, _draws(of)
+    if of.times.numel() == 0:
+        nothing = torch.full((roots.numel(), of.fanout), -1, dtype=torch.int64, device=device)
+        none = torch.zeros_like(roots, dtype=torch.int64)
+        return nothing, nothing.clone(), torch.zeros_like(nothing, dtype=of.dtype), none
+    start, segment_end = segments(of.indptr, roots)
+    end = first_not_before(of.times, start, segment_end, of.root_times)
+    if draws is None:
+        positions = end.unsqueeze(1) - torch.arange(1, of.fanout + 1, device=device)
+    else:
+        slots = torch.arange(roots.numel() * of.fanout, device=device).view(-1, of.fanout)
+        positions = start.unsqueeze(1) + philox_integers(draws, slots, (end - start).unsqueeze(1))
+    counts = (end - start).clamp_(max=of.fanout)
+    return (*gather_entries(positions, counts, of.root_times, of.neighbours, of.event_ids, of.times, of.dtype), counts)
+
+
+def segments(indptr: torch.Tensor, roots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Start and end [R] of the entries of each root; an empty segment for a negative one."""
+    node = roots.clamp(min=0)
+    start = indptr.index_select(0, node)
+    return start, torch.where(roots < 0, start, indptr.index_select(0, node + 1))
+
+
+def first_not_before(times: torch.Tensor, start: torch.Tensor, end: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+    """Per segment [start, end) of sorted `times` [M > 0], the first position whose time is ≥ its bound; all [R]."""
+    position = start
+    for bit in reversed(range(int((end - start).max()).bit_length() if start.numel() else 0)):
+        # A step that would leave the segment goes to its end, and is taken where all before it is early enough.
+        candidate = torch.minimum(position + (1 << bit), end)
+        probe = times.index_select(0, (candidate - 1).clamp_(min=0))
+        position = torch.where(probe < bounds, candidate, position)
+    return torch.maximum(position, start)
+
+
+@fused()
+def gather_entries(
+    positions: torch.Tensor,
+    counts: torch.Tensor,
+    root_times: torch.Tensor,
+    neighbours: torch.Tensor,
+    event_ids: torch.Tensor,
+    times: torch.Tensor,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """T-CSR entries at `positions` [R, F], the first `counts` [R] a row: neighbours, event ids, time differences."""
+    filled = torch.arange(positions.shape[1], device=positions.device) < counts.unsqueeze(1)
+    positions = torch.where(filled, positions, 0)
+    deltas = torch.where(filled, root_times.unsqueeze(1) - times[positions], 0).to(dtype)
+    nodes = torch.where(filled, neighbours[positions].long(), -1)
+    return nodes, torch.where(filled, event_ids[positions].long(), -1), deltas
+
+
+@device_function
+def block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root):
+    """Of a block of roots [BLOCK]: where the entries start, where those before the root's time end, and that time.
+
+    A binary search, all roots in step; a negative root and one beyond the mask have no entries.
+    """
+    b_root = tl.load(p_roots + o_root, mask=m_root, other=-1).to(tl.int64)
+    m_real = b_root >= 0
+    b_time = tl.load(p_root_times + o_root, mask=m_root, other=0)
+    b_start = tl.load(p_indptr + b_root, mask=m_real, other=0)
+    low, high = b_start, tl.load(p_indptr + b_root + 1, mask=m_real, other=0)
+    while tl.max(high - low, 0) > 0:
+        middle = low + (high - low) // 2
+        m_open = low < high
+        early = m_open & (tl.load(p_times + middle, mask=m_open, other=0) < b_time)
+        low, high = tl.where(early, middle + 1, low), tl.where(m_open & ~early, middle, high)
+    return b_start, low, b_time
+
+
+@device_function
+def write_entries(
+    p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
+    o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT: tl.constexpr,
+):  # fmt: skip
+    """Write slots i_slot [SLOTS] of a block of roots: the entries at b_position [BLOCK, SLOTS] where m_filled, else
+    −1 and 0."""
+    o_slot = o_root.to(tl.int64)[:, None] * FANOUT + i_slot[None, :]
+    m_slot = m_root[:, None] & (i_slot < FANOUT)[None, :]
+    b_node = tl.load(p_neighbours + b_position, mask=m_filled, other=-1).to(tl.int64)
+    b_event = tl.load(p_event_ids + b_position, mask=m_filled, other=-1).to(tl.int64)
+    b_delta = b_time[:, None] - tl.load(p_times + b_position, mask=m_filled, other=0)
+    tl.store(p_out_nodes + o_slot, b_node, mask=m_slot)
+    tl.store(p_out_events + o_slot, b_event, mask=m_slot)
+    b_delta = tl.where(m_filled, b_delta, 0)
+    if p_out_deltas.dtype.element_ty == tl.bfloat16:
+        b_delta = b_delta.to(tl.float32)  # as torch goes; the interpreter, which then truncates, knows no other way
+    tl.store(p_out_deltas + o_slot, b_delta.to(p_out_deltas.dtype.element_ty), mask=m_slot)
+
+
+@kernel(*CONFIGS, space=spaces.SAMPLE)
+def recent_kernel(
+    p_indptr, p_neighbours, p_event_ids, p_times, p_roots, p_root_times,
+    p_out_nodes, p_out_events, p_out_deltas, p_out_counts, num_roots,
+    FANOUT: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Slot j of root r: the entry at end_r − 1 − j, where end_r is the first of r's entries with time ≥ time_r."""
+    o_root = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_root = o_root < num_roots
+    b_start, b_end, b_time = block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root)
+    b_count = tl.minimum(b_end - b_start, FANOUT)
+    tl.store(p_out_counts + o_root, b_count, mask=m_root)
+    for i_first in range(0, FANOUT, SLOTS):
+        i_slot = i_first + tl.arange(0, SLOTS)
+        m_filled = i_slot[None, :] < b_count[:, None]
+        b_position = tl.where(m_filled, b_end[:, None] - 1 - i_slot[None, :], 0)
+        write_entries(
+            p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
+            o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT,
+        )  # fmt: skip
+
+
+@kernel(*CONFIGS, space=spaces.SAMPLE)
+def uniform_kernel(
+    p_indptr, p_neighbours, p_event_ids, p_times, p_roots, p_root_times, p_draws,
+    p_out_nodes, p_out_events, p_out_deltas, p_out_counts, num_roots,
+    FANOUT: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Slot j < min(n_r, F) of root r: the entry at start_r + ⌊philox(rF + j)₀ · n_r / 2³²⌋ of its n_r earlier ones."""
+    o_root = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_root = o_root < num_roots
+    b_start, b_end, b_time = block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root)
+    b_available = b_end - b_start
+    b_count = tl.minimum(b_available, FANOUT)
+    tl.store(p_out_counts + o_root, b_count, mask=m_root)
+    for i_first in range(0, FANOUT, SLOTS):
+        i_slot = i_first + tl.arange(0, SLOTS)
+        m_filled = i_slot[None, :] < b_count[:, None]
+        b_word, _, _, _ = philox_block(p_draws, o_root.to(tl.int64)[:, None] * FANOUT + i_slot[None, :])
+        b_position = tl.where(m_filled, b_start[:, None] + philox_below(b_word, b_available[:, None]), 0)
+        write_entries(
+            p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
+            o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT,
+        )  # fmt: skip
+
+
+def _launch(of: Recent | Uniform) -> Sampled:
+    """A program searches for BLOCK roots, draws if it has to, and copies their entries.
+
+    It handles all slots of a usual fanout at a time; those of a large one would spill its registers.
+    """
+    out, (sampler, draws) = (
+        _empty(of),
+        (uniform_kernel, (of.draws,)) if isinstance(of, Uniform) else (recent_kernel, ()),
+    )
+    config = sampler.config()
+    sampler.launch(
+        (cdiv(of.roots.numel(), config["BLOCK"]),), config,
+        of.indptr, of.neighbours, of.event_ids, of.times, of.roots, of.root_times, *draws, *out, of.roots.numel(),
+        FANOUT=of.fanout, SLOTS=min(pow2(of.fanout, 1), 16),
+    )  # fmt: skip
+    return out
+
+
+def _empty(of: Recent | Uniform) -> Sampled:
+    """The outputs, unwritten."""
+    nodes = of.roots.new_empty((of.roots.numel(), of.fanout), dtype=torch.int64)
+    counts = torch.empty_like(of.roots, dtype=torch.int64)
+    return nodes, torch.empty_like(nodes), torch.empty_like(nodes, dtype=of.dtype), counts
+
+
+def _check(of: Recent | Uniform) -> None:
+    draws = _draws(of)
+    name = "sample_recent" if draws is None else "sample_uniform"
+    entries = {"neighbours": of.neighbours, "event_ids": of.event_ids, "times": of.times}
+    starts = {"roots": of.roots, "root_times": of.root_times}
+    if not isinstance(of.fanout, int) or of.fanout < 1:
+        raise ValueError(f"{name}: fanout must be an integer of at least 1, not {of.fanout!r}")
+    if of.indptr.dim() != 1 or of.indptr.numel() == 0:
+        raise ValueError(f"{name}: indptr has shape {tuple(of.indptr.shape)}; give [N + 1] for N nodes")
+    if of.dtype not in checks.FLOATS:
+        raise ValueError(f"{name}: dtype must be a floating type, not {of.dtype}; torch.float32 is the default")
+    if of.root_times.dtype != of.times.dtype:
+        raise ValueError(
+            f"{name}: root_times is {of.root_times.dtype}, times are {of.times.dtype}; give both one dtype"
+        )
+    for vectors in (starts, entries):
+        shapes = [tuple(vector.shape) for vector in vectors.values()]
+        if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
+            raise ValueError(f"{name}: {', '.join(vectors)} are {shapes}; give vectors of one length")
+    checks.dtype(name, (torch.int64,), indptr=of.indptr, draws=draws)
+    checks.dtype(name, checks.INTEGERS, neighbours=of.neighbours, event_ids=of.event_ids, roots=of.roots)
+    checks.dtype(name, checks.TIMES, times=of.times)
+    if draws is not None and draws.shape != (4,):
+        words = "(seed, purpose, epoch, iteration)"
+        raise ValueError(f"{name}: draws is {tuple(draws.shape)}; give the four words {words} as [4]")
+    checks.layout(name, indptr=of.indptr, **entries, **starts, draws=draws)
+    checks.device(
+        name, of.roots.device, ("indptr", *entries),
+        indptr=of.indptr, **entries, root_times=of.root_times, draws=draws,
+    )  # fmt: skip
+    checks.within(name, "roots", of.roots, of.indptr.numel() - 1, None)
+    checks.within(name, "indptr", of.indptr, of.times.numel() + 1)
+
+
+sample_recent = operation(
+    "sample_recent", Recent, reference=_reference, launch=_launch, fake=_empty, check=_check, on="roots"
+)
+sample_uniform = operation(
+    "sample_uniform", Uniform, reference=_reference, launch=_launch, fake=_empty, check=_check, on="roots"
+)

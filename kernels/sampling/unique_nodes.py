@@ -1,0 +1,233 @@
+"""Deduplication of the nodes that a batch touches, with a capacity-sized result and the count kept in a tensor."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import torch
+
+from mspipe_triton.kernels.runtime import checks, spaces
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, pow2, tl
+from mspipe_triton.kernels.runtime.operation import operation
+
+# Positions a program counts and numbers. One size for both kernels: the second adds up what the first counted.
+SPAN = 512
+
+_scratch = threading.local()
+_KEPT = 1 << 28  # entries of the largest scratch table that stays with its thread, 2 GiB
+
+
+class Nodes(NamedTuple):
+    """The distinct nodes of a list, and where each entry of the list stands among them.
+
+    Neither path does work in the number of nodes that exist; the kernels wait for nothing, and their result does not
+    depend on the order in which the device runs them.
+
+    Args:
+        nodes: [M] integer, below 2³¹, M at most 2³⁰; negative entries are padding.
+        capacity: C, room for the distinct nodes; M is always enough.
+
+    Returns:
+        ids [C] int64, in order of first occurrence, −1 behind the last; inverse [M] int64 with
+        ids[inverse[i]] == nodes[i], 0 for padding; count [1] int64 of distinct nodes. Order of first occurrence
+        makes the rows of a list's head (a batch's roots) the head of the table. Nothing is mutated, nothing is
+        differentiable. Of more distinct nodes than C the first C are kept, inverse is 0 for every entry of the
+        others, and count still is the true number: a count above C tells of it.
+
+    Raises:
+        ValueError: a wrong dtype, shape or layout; a negative capacity; with debugging on, a node of 2³¹ or more.
+    """
+
+    nodes: torch.Tensor
+    capacity: int
+
+
+Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _reference(of: Nodes) -> Unique:
+    """Every position is stamped on its node, the least one stays, and a prefix sum over the positions that stayed
+    numbers the nodes; no sort, and no work in the number of nodes that exist.
+    """
+    (nodes, capacity), length = of, of.nodes.numel()
+    ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=nodes.device)  # the last takes what has no row
+    if length == 0:
+        return ids[:-1], nodes.new_zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=nodes.device)
+    nodes = nodes.long()
+    position = torch.arange(length, device=nodes.device)
+    slot = nodes + 1  # all padding shares slot 0
+    slot.clamp_(min=0)
+    stamp = stamps(int(slot.max()) + 1, nodes.device)
+    stamp.index_fill_(0, slot, length)
+    stamp.scatter_reduce_(0, slot, position, "amin")
+    first = stamp.index_select(0, slot)
+    new = (first == position) & (nodes >= 0)
+    rank = torch.cumsum(new, 0)
+    count = rank[-1:].clone()
+    new &= rank <= capacity
+    rank -= 1
+    ids.scatter_(0, torch.where(new, rank, capacity), nodes)
+    return ids[:-1], torch.where(new, rank, 0).index_select(0, first), count
+
+
+def stamps(size: int, device: torch.device) -> torch.Tensor:
+    """A table of at least `size` int64 whose contents mean nothing.
+
+    It is kept a thread, so that its pages stay mapped, unless it is huge: in deterministic mode torch fills all that is
+    allocated, and that much would stay taken.
+    """
+    table: torch.Tensor | None = getattr(_scratch, "table", None)
+    if table is None or table.numel() < size or table.device != device:
+        table = torch.empty(max(size, 1024) * 5 // 4, dtype=torch.int64, device=device)
+        if table.numel() <= _KEPT:
+            _scratch.table = table
+    return table
+
+
+@kernel(
+    Config({"BLOCK": 128}, num_warps=4),
+    Config({"BLOCK": 128}, num_warps=1),
+    Config({"BLOCK": 256}, num_warps=4),
+    space={
+        "BLOCK": (128, 256, 512, 1024),
+        **spaces.PLAIN,
+        "num_warps": (1, 2, 4),
+    },  # fewer nodes than threads would race for an entry
+)
+def unique_insert_kernel(p_nodes, p_table, p_slots, num_nodes, BITS: tl.constexpr, BLOCK: tl.constexpr):
+    """slot_i = the entry of node_i in a hash table of 2^BITS entries node·2³² + position (−1: free), −1 for padding;
+    table[slot_i] becomes the least position of node_i.
+
+    The slots are probed from h(node) = ⌊(node · 0x9E3779B9 mod 2³²) / 2^(32 − BITS)⌋ on. An entry goes from free to its
+    node's for good, and from there to lesser positions only. So the probe of a node ends at one slot whichever lane
+    comes first, and an old value that a load returns never misleads: another node's entry still is, a lesser
+    position stands, and whether a free one still is free the exchange decides.
+    """
+    o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_node = o_node < num_nodes
+    b_node = tl.load(p_nodes + o_node, mask=m_node, other=-1).to(tl.int64)
+    b_own = (b_node << 32) | o_node
+    m_real = b_node >= 0
+    b_hash = ((b_node.to(tl.uint32) * 0x9E3779B9) >> (32 - BITS)).to(tl.int32)
+    # The exchange takes no mask: a lane without need of it exchanges −1 for −1, padding at a place of its own.
+    b_slot = tl.where(m_real, b_hash, o_node & ((1 << BITS) - 1))
+    b_free = tl.full([BLOCK], -1, tl.int64)
+    m_seek = m_real
+    while tl.max(m_seek.to(tl.int32), 0) > 0:
+        b_entry = tl.load(p_table + b_slot, mask=m_seek, other=0, volatile=True)
+        m_free = m_seek & (b_entry == -1)
+        b_before = tl.atomic_cas(p_table + b_slot, b_free, tl.where(m_free, b_own, -1), sem="relaxed")
+        b_entry = tl.where(m_free, b_before, b_entry)
+        m_found = m_seek & ((b_entry == -1) | ((b_entry >> 32) == b_node))
+        tl.atomic_min(p_table + b_slot, b_own, mask=m_found & (b_entry > b_own), sem="relaxed")
+        m_seek = m_seek & ~m_found
+        b_slot = tl.where(m_seek, (b_slot + 1) & ((1 << BITS) - 1), b_slot)
+    tl.store(p_slots + o_node, tl.where(m_real, b_slot, -1), mask=m_node)
+
+
+@kernel(
+    Config(num_warps=4),
+    Config(num_warps=2),
+    Config(num_warps=8),
+    space=spaces.SPAN,
+)
+def unique_count_kernel(p_table, p_slots, p_first, p_counts, num_nodes, SPAN: tl.constexpr):
+    """first_i = table[slot_i] mod 2³², −1 for padding; counts[p] = number of i in program p's span with first_i = i."""
+    o_node = tl.program_id(0) * SPAN + tl.arange(0, SPAN)
+    m_node = o_node < num_nodes
+    b_slot = tl.load(p_slots + o_node, mask=m_node, other=-1)
+    b_first = tl.load(p_table + b_slot, mask=b_slot >= 0, other=-1).to(tl.int32)
+    tl.store(p_first + o_node, b_first, mask=m_node)
+    tl.store(p_counts + tl.program_id(0), tl.sum((b_first == o_node).to(tl.int32), 0))
+
+
+@kernel(
+    Config(num_warps=4),
+    Config(num_warps=2),
+    Config(num_warps=8),
+    space=spaces.SPAN,
+)
+def unique_number_kernel(
+    p_nodes, p_first, p_counts, p_ids, p_inverse, p_count, num_nodes, num_spans, capacity, SPAN: tl.constexpr
+):
+    """rank_i = |{k < i: first_k = k}| where first_i = i, then inverse_i = rank_i and ids[rank_i] = node_i;
+    count = Σ counts, and ids[r] = −1 for r ≥ count. Nothing is written beyond `capacity`, and inverse_i = 0 there."""
+    i_span = tl.program_id(0)
+    before = 0
+    total = 0
+    for i_start in range(0, num_spans, SPAN):
+        o_span = i_start + tl.arange(0, SPAN)
+        b_count = tl.load(p_counts + o_span, mask=o_span < num_spans, other=0)
+        before += tl.sum(tl.where(o_span < i_span, b_count, 0), 0)
+        total += tl.sum(b_count, 0)
+    o_node = i_span * SPAN + tl.arange(0, SPAN)
+    m_node = o_node < num_nodes
+    m_first = m_node & (tl.load(p_first + o_node, mask=m_node, other=-1) == o_node)
+    b_rank = before + tl.cumsum(m_first.to(tl.int32), 0) - 1
+    m_fits = m_first & (b_rank < capacity)
+    b_node = tl.load(p_nodes + o_node, mask=m_fits, other=-1).to(tl.int64)
+    tl.store(p_ids + b_rank, b_node, mask=m_fits)
+    tl.store(p_ids + o_node, tl.full([SPAN], -1, tl.int64), mask=(o_node >= total) & (o_node < capacity))
+    tl.store(p_inverse + o_node, tl.where(m_fits, b_rank, 0).to(tl.int64), mask=m_first)
+    tl.store(p_count, total, mask=i_span == 0)
+
+
+@kernel(
+    Config({"BLOCK": 256}, num_warps=4),
+    Config({"BLOCK": 128}, num_warps=4),
+    Config({"BLOCK": 512}, num_warps=4),
+    space=spaces.FLAT,
+)
+def unique_inverse_kernel(p_first, p_inverse, num_nodes, BLOCK: tl.constexpr):
+    """inverse_i = inverse[first_i] where first_i ≠ i, 0 for padding; first occurrences are read and never written."""
+    o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_node = o_node < num_nodes
+    b_first = tl.load(p_first + o_node, mask=m_node, other=-1)
+    b_inverse = tl.load(p_inverse + b_first, mask=b_first >= 0, other=0)
+    tl.store(p_inverse + o_node, b_inverse, mask=m_node & (b_first != o_node))
+
+
+def _launch(of: Nodes) -> Unique:
+    """Four kernels, whose launches order their reads: fill the table, count, number, look up."""
+    (nodes, capacity), (ids, inverse, count), length = of, _empty(of), of.nodes.numel()
+    size = pow2(2 * length)  # half of it stays free, so every probe ends, and soon
+    table = torch.full((size,), -1, dtype=torch.int64, device=nodes.device)
+    slots = torch.empty_like(nodes, dtype=torch.int32)
+    first = torch.empty_like(slots)
+    spans = cdiv(length, SPAN)
+    counts = slots.new_empty(spans)
+
+    insert, inverted = unique_insert_kernel.config(), unique_inverse_kernel.config()
+    unique_insert_kernel.launch(
+        (cdiv(length, insert["BLOCK"]),), insert, nodes, table, slots, length, BITS=size.bit_length() - 1
+    )
+    unique_count_kernel.launch((spans,), unique_count_kernel.config(), table, slots, first, counts, length, SPAN=SPAN)
+    unique_number_kernel.launch(
+        (max(cdiv(max(length, capacity), SPAN), 1),), unique_number_kernel.config(),
+        nodes, first, counts, ids, inverse, count, length, spans, capacity, SPAN=SPAN,
+    )  # fmt: skip
+    unique_inverse_kernel.launch((cdiv(length, inverted["BLOCK"]),), inverted, first, inverse, length)
+    return ids, inverse, count
+
+
+def _empty(of: Nodes) -> Unique:
+    """The outputs, unwritten."""
+    nodes, ids = of.nodes, of.nodes.new_empty(of.capacity, dtype=torch.int64)
+    return ids, torch.empty_like(nodes, dtype=torch.int64), nodes.new_empty(1, dtype=torch.int64)
+
+
+def _check(of: Nodes) -> None:
+    nodes, capacity = of
+    checks.dtype("unique_nodes", checks.INTEGERS, nodes=nodes)
+    if nodes.dim() != 1:
+        raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")
+    if not isinstance(capacity, (int, torch.SymInt)) or capacity < 0:
+        raise ValueError(f"unique_nodes: capacity must be an integer ≥ 0, not {capacity!r}; nodes.numel() is enough")
+    checks.layout("unique_nodes", nodes=nodes)
+    checks.within("unique_nodes", "nodes", nodes, 2**31, None)
+
+
+unique_nodes = operation(
+    "unique_nodes", Nodes, reference=_reference, launch=_launch, fake=_empty, check=_check, on="nodes"
+)

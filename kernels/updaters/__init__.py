@@ -1,0 +1,1 @@
+"""Memory updaters: the GRU of TGN and the RNN of JODIE, with row fetch and message build."""

@@ -1,0 +1,1 @@
+"""Evaluation of a run: metrics, EdgeBank, the node task."""

@@ -1,0 +1,106 @@
+"""Node classification: a decoder of dynamic labels, trained on the frozen embeddings of a run's best epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import RunFolderError
+from mspipe_triton.evaluation.metrics import area_under_curve, average_precision
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.training.checkpoint import atomic_file
+from mspipe_triton.training.way import Way
+
+EPOCHS = 20
+LEARNING_RATE = 1e-3
+
+
+class NodeDecoder(nn.Module):
+    """The score of label 1, W_o ReLU(W_h z + b_h) + b_o, before the logistic function."""
+
+    def __init__(self, dim: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(dim, dim, dtype=dtype), nn.Linear(dim, 1, dtype=dtype)
+
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Scores [E] of embeddings [E, D]."""
+        scores: torch.Tensor = self.output(torch.relu(self.hidden(embedded)))
+        return scores.squeeze(1)
+
+
+def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
+    """Train a decoder on the training events' embeddings; the epoch with the best AUC on validation is kept.
+
+    Args:
+        embedded: [E, D], at least of the training and validation events.
+    """
+    split, size = session.split, session.config.train.batch_size
+    labels = _labels(session.stream).to(embedded.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(session.config.train.seed)
+        decoder = NodeDecoder(embedded.shape[1], embedded.dtype)
+        optimizer = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE)
+        best, kept = -1.0, decoder.state_dict()
+        for _ in range(EPOCHS):
+            for chosen in torch.randperm(split.train_end).split(size):
+                loss = binary_cross_entropy_with_logits(
+                    decoder(embedded.index_select(0, chosen)), labels.index_select(0, chosen)
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            found = label_metrics(decoder, embedded, session.stream, split.train_end, split.val_end)["auc"]
+            if found is None or found > best:
+                best = found if found is not None else best
+                kept = {name: value.clone() for name, value in decoder.state_dict().items()}
+    decoder.load_state_dict(kept)
+    return decoder
+
+
+@torch.no_grad()
+def label_metrics(
+    decoder: NodeDecoder, embedded: torch.Tensor, stream: EventStream, start: int, stop: int
+) -> dict[str, Any]:
+    """`auc` and `ap` of the labels of events [start, stop), and how many of them are 1; None where all are alike."""
+    scores, ones = decoder(embedded[start:stop]), _labels(stream)[start:stop] == 1
+    positive, negative = scores[ones], scores[~ones]
+    found: dict[str, Any] = {"auc": None, "ap": None, "events": stop - start, "positives": positive.numel()}
+    if positive.numel() and negative.numel():
+        found |= {"auc": area_under_curve(positive, negative), "ap": average_precision(positive, negative)}
+    return found
+
+
+def evaluate_labels(way: Way, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The label metrics of "val" and "test", as asked for, with the decoder at `path`, which is trained if missing."""
+    session = way.session
+    ends = {"val": (session.split.train_end, session.split.val_end), "test": (session.split.val_end, None)}
+    last = len(session.stream) if "test" in splits else session.split.val_end
+    embedded = way.embed(last)
+    decoder = _load(path, embedded) if path.exists() else train_decoder(session, embedded)
+    if not path.exists():
+        with atomic_file(path) as temporary:
+            torch.save(decoder.state_dict(), temporary)
+    found = {}
+    for split in splits:
+        start, stop = ends[split]
+        found[split] = label_metrics(decoder, embedded, session.stream, start, stop or len(session.stream))
+    return found
+
+
+def _load(path: Path, embedded: torch.Tensor) -> NodeDecoder:
+    decoder = NodeDecoder(embedded.shape[1], embedded.dtype)
+    try:
+        decoder.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunFolderError(f"{path}: damaged or truncated ({type(error).__name__}); train again") from error
+    return decoder
+
+
+def _labels(stream: EventStream) -> torch.Tensor:
+    assert stream.labels is not None
+    return stream.labels

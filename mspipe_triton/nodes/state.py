@@ -1,0 +1,161 @@
+"""The nodes' tables: where they live, how rows are read and written beside one another, patched, saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic
+
+import torch
+
+from mspipe_triton.kernels import patch_rows
+from mspipe_triton.nodes.mailbox import Interactions, Mailbox, R, Rows, Written
+from mspipe_triton.placement import Placement
+
+
+@dataclass
+class NodeState(Generic[R]):
+    """The tables of a mailbox, with one record a node.
+
+    One thread may write while another reads. Writes are published before they begin and counted when they begin and
+    when they end, so a read knows which of them it may have met half done, and lays those whole over what it got: a
+    record is always that of one version, the number of writes it contains.
+
+    Args:
+        mailbox: what is kept of a node and what a batch writes.
+        tables: by name, [N, …] each; `sent` [N] int64 counts every node's mails as soon as they are composed.
+        start: the stream's first time, which all times are reset to.
+        placement: where rows go when they are read.
+    """
+
+    mailbox: Mailbox[R]
+    tables: dict[str, torch.Tensor]
+    sent: torch.Tensor
+    start: torch.Tensor
+    placement: Placement
+    begun: int = 0
+    ended: int = 0
+    published: dict[int, Written] = field(default_factory=dict)
+
+    @staticmethod
+    def create(
+        mailbox: Mailbox[R], num_nodes: int, start: torch.Tensor, placement: Placement | None = None
+    ) -> NodeState[R]:
+        """An empty state of N nodes; `start` [] is the stream's first time."""
+        placement = placement or Placement()
+        tables = {
+            name: placement.home(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
+            for name, table in mailbox.tables().items()
+        }
+        sent = torch.zeros(num_nodes if "received" in tables else 0, dtype=torch.int64, device=placement.device)
+        state = NodeState(mailbox, tables, sent, start, placement)
+        state.reset()
+        return state
+
+    def reset(self) -> None:
+        """Forget everything: memory and mail 0, no event, all times the stream's first. Nothing may be under way."""
+        for name, table in self.mailbox.tables().items():
+            self.tables[name].fill_(self.start if table.dtype is None else table.empty)
+        self.sent.zero_()
+        self.settle()
+
+    def settle(self) -> None:
+        """Count writes from 0 again; nothing may be under way."""
+        self.begun = self.ended = 0
+        self.published.clear()
+
+    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> R:
+        """Read the records of `nodes` [U]; `features` [·, E] is the stream's edge table (E may be 0).
+
+        Beside writes of another thread, `read` is what gives whole records.
+        """
+        at, gather = self.placement.numbers(nodes), self.placement.gather
+        rows = {name: gather(table, at) for name, table in self.tables.items() if name != "event_id"}
+        if "event_id" not in self.tables:
+            return self.mailbox.record(rows)
+        events = self.tables["event_id"].index_select(0, nodes)
+        rows["event_id"] = self.placement.load(events)
+        if "mail_features" not in rows and features.shape[1]:
+            mail_features = gather(features, events.view(-1).clamp(min=0))
+            rows["mail_features"] = mail_features.view(*events.shape, -1)
+        elif "mail_features" not in rows:
+            rows["mail_features"] = self.placement.load(features.new_zeros((*events.shape, 0)))
+        return self.mailbox.record(rows)
+
+    def read(self, nodes: torch.Tensor, on_device: torch.Tensor, features: torch.Tensor) -> tuple[R, int]:
+        """The records of `nodes` [U] at one version, and that version: the number of writes that they contain.
+
+        Args:
+            nodes: on the tables' device; `on_device` are the same beside the record that is returned.
+            features: [·, E], the stream's edge table.
+        """
+        whole = self.ended
+        record = self.fetch(nodes, features)
+        self.placement.settle()  # so that no write that begins after this was met on the way
+        version = self.begun
+        self.patch(record, on_device, whole, version)
+        return record, version
+
+    def read_memory(self, nodes: torch.Tensor) -> torch.Tensor:
+        """The memory rows [M, D] of `nodes` [M] alone, whole as in `read`, on the tables' device."""
+        whole = self.ended
+        found = self.tables["memory"].index_select(0, nodes)
+        for write in range(whole, self.begun):
+            for rows in self.published[write]:
+                if "memory" in rows.parts:
+                    patch_rows(
+                        [found], nodes, [self.placement.store(rows.parts["memory"])], self.placement.store(rows.nodes)
+                    )
+        return found
+
+    def patch(self, record: R, nodes: torch.Tensor, version: int, upto: int) -> None:
+        """Bring records of `nodes` [U] from a version to a later one, in place, from what was published."""
+        for write in range(version, upto):
+            for rows in self.published[write]:
+                ids = nodes
+                if rows.each:
+                    ids = (nodes.unsqueeze(1) * rows.each + torch.arange(rows.each, device=nodes.device)).view(-1)
+                stale = [_by_row(getattr(record, name), rows) for name in rows.parts]
+                patch_rows(stale, ids, list(rows.parts.values()), rows.nodes)
+
+    def compose(self, record: R, hidden: torch.Tensor | None, events: Interactions) -> Written:
+        """What a batch writes; batches must be composed in their order, one at a time."""
+        return self.mailbox.compose(record, hidden, events, self.sent)
+
+    def publish(self, number: int, written: Written) -> None:
+        """Make the write with this number known to readers, before it begins."""
+        self.published[number] = written
+
+    def write(self, number: int) -> None:
+        """Carry a published write out; writes come one after the other, by number from 0."""
+        store = self.placement.store
+        stored = [
+            (_by_row(self.tables[name], rows), store(rows.nodes), store(part))
+            for rows in self.published[number]
+            for name, part in rows.parts.items()
+            if name in self.tables
+        ]
+        self.begun = number + 1
+        for table, at, part in stored:
+            table.index_copy_(0, at, part)
+        self.ended = number + 1
+
+    def forget(self, version: int) -> None:
+        """Drop what was published below a version, which no patch will start from any more."""
+        for number in [number for number in list(self.published) if number < version]:
+            del self.published[number]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tables by name, for a checkpoint."""
+        return self.tables
+
+    def load_state_dict(self, tables: dict[str, torch.Tensor]) -> None:
+        """Copy saved tables into these, in place."""
+        for name, table in self.tables.items():
+            table.copy_(tables[name])
+        if "received" in self.tables:
+            self.sent.copy_(self.tables["received"])
+
+
+def _by_row(table: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """A table with the rows that a write names: nodes, or slots of nodes."""
+    return table.flatten(0, 1) if rows.each else table

@@ -1,0 +1,148 @@
+"""Tuning on the command line: `autotune`, what `train` makes of it, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.data.writers import write_stream
+from mspipe_triton.tuning.profile.profile import Profile
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = ("--batch-size", "50", "--dim", "8", "--fanout", "3", "--threads", "1")
+RUN = ("--epochs", "1", "--negatives", "3", "--autotune", "--budget", "2")
+
+
+@pytest.fixture(autouse=True)
+def events(tmp_path: Path) -> None:
+    write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
+
+
+def test_autotune_leaves_a_profile_that_train_takes(command: Command, tmp_path: Path) -> None:
+    done = command("autotune", "events.csv", *SMALL, "--budget", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    profile = Profile.from_json(document)
+    assert profile.settings["threads"] == 1
+    assert "Trials" in done.stderr
+    assert "shipped settings" in " ".join(done.stderr.split())
+    (kept,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
+    assert kept.name.startswith("tgn-events-")
+    assert json.loads(kept.read_text()) == document
+    trained = command("train", "events.csv", *SMALL, *RUN, "--out", "run", "--json")
+    assert trained.returncode == 0, trained.stderr
+    assert f"Settings from {kept.name}:" in trained.stderr
+    result = json.loads(trained.stdout)
+    assert result["tuning"]["profile"] == kept.name
+    assert result["settings"] == document["settings"]
+    assert result["tuning"]["stage_seconds_off"].keys() == document["stage_seconds"].keys()
+    other = command("train", "events.csv", *SMALL, *RUN[:4], "--no-autotune", "--out", "other", "--json")
+    assert json.loads(other.stdout)["tuning"] is None
+    assert "Settings from" not in other.stderr
+
+
+def test_train_tunes_where_no_profile_fits_and_sets_a_damaged_one_aside(command: Command, tmp_path: Path) -> None:
+    first = command("train", "events.csv", *SMALL, *RUN, "--out", "first", "--json")
+    assert first.returncode == 0, first.stderr
+    assert "No tuning profile fits yet: compiling, and tuning for 2 s; --no-autotune skips it." in " ".join(
+        first.stderr.split()
+    )
+    assert "Tuned: " in first.stderr
+    assert json.loads(first.stdout)["tuning"]["seconds"] > 1
+    (kept,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
+    kept.write_text(kept.read_text()[:100])
+    second = command("train", "events.csv", *SMALL, *RUN, "--out", "second")
+    assert second.returncode == 0, second.stderr
+    said = " ".join(second.stderr.split())
+    assert "damaged" in said
+    assert "tuning for 2 s" in said
+    assert kept.with_name(f"{kept.name}.damaged").exists()
+    assert json.loads(kept.read_text())["schema"] == 1
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command("train", "events.csv", *SMALL, *RUN, "--out", "run", XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert done.returncode == 0, done.stderr
+    assert "the profile is not kept" in " ".join(done.stderr.split())
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("autotune", "events.csv", "--budget", "0"), "--budget must be a number of seconds above 0, not 0"),
+        (("autotune", "events.csv", "--budget", "inf"), "--budget must be a number of seconds above 0, not inf"),
+        (("autotune", "events.csv", "--deterministic"), "--deterministic runs take the shipped settings"),
+        (("autotune", "none.csv"), "no such file"),
+        (("autotune", "events.csv", "--batch-size", "5000"), "above the 630 training events"),
+        (("train", "events.csv", "--budget", "-1", "--autotune"), "--budget must be a number of seconds above 0"),
+        (
+            ("train", "events.csv", "--no-autotune", "--budget", "9"),
+            "--budget is for tuning, and this run is not tuned",
+        ),
+        (("train", "events.csv", "--autotune", "--out", "events.csv"), "is a file"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments: tuple[str, ...], said: str, command: Command) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, "nothing is tuned before the input is known to be right"
+
+
+def test_an_interrupted_autotune_says_that_it_goes_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mspipe_triton.tuning.tuner.Tuner.prepare", interrupted)
+    done = command("autotune", "events.csv", *SMALL)
+    assert done.returncode == 1
+    assert done.stderr == "mspipe-triton: interrupted; the same command goes on after the trials that are done\n"
+
+
+def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
+    done = command("train", "events.csv", *SMALL, *RUN[:4], "--autotune", "--deterministic", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert "uning" not in done.stderr
+
+
+def test_a_killed_autotune_goes_on(command: Command, tmp_path: Path) -> None:
+    environment = {
+        **os.environ, "TORCHDYNAMO_DISABLE": "1", "TRITON_INTERPRET": "0", "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }  # fmt: skip
+    arguments = [sys.executable, "-m", "mspipe_triton", "autotune", "events.csv", *SMALL, "--budget", "100"]
+    folder = tmp_path / "cache" / "mspipe-triton" / "profiles"
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as tuner:
+        deadline = time.monotonic() + 90
+        while not _trials(folder) > 8:
+            assert tuner.poll() is None, tuner.stderr and tuner.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        tuner.kill()
+    before = _trials(folder)  # more than a second has room for
+    done = command("autotune", "events.csv", *SMALL, "--budget", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["search"]["trials"] >= before
+
+
+def _trials(folder: Path) -> int:
+    """Trials that are over, measured whole or cut short, as the study's file has them."""
+    import sqlite3
+
+    for path in folder.glob("*.db"):
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as study:
+                over = study.execute("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')")
+                return int(over.fetchone()[0])
+        except sqlite3.Error:
+            return 0
+    return 0

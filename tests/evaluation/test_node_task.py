@@ -1,0 +1,159 @@
+"""Labels of nodes: what the built-in stream's are, a decoder on frozen embeddings, and what cannot be learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.data.writers import write_stream
+from mspipe_triton.errors import DataError, RunFolderError
+from mspipe_triton.evaluation.evaluate import evaluate_run
+from mspipe_triton.evaluation.node_task import NodeDecoder, evaluate_labels, label_metrics
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.training.trainer import train
+from mspipe_triton.training.way import carry_out
+
+USERS, ITEMS, TASTES = 60, 30, 10
+
+
+@pytest.fixture(autouse=True)
+def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture(scope="module")
+def stream() -> EventStream:
+    return synthetic_stream(SyntheticConfig(events=3000, users=USERS, items=ITEMS, seed=1))
+
+
+def config(model: str = "jodie", **given: Any) -> RunConfig:
+    settings = {"task": "node", "epochs": 1, "batch_size": 50, "negatives": 1, "threads": 1, "schedule": "serial"}
+    return RunConfig(
+        model=ModelConfig(model=model, dim=16), train=TrainConfig(**{**settings, "deterministic": True, **given})
+    )
+
+
+def test_the_built_in_labels_are_changes_of_taste(stream: EventStream) -> None:
+    assert stream.labels is not None
+    tastes: dict[int, int] = {}
+    expected = []
+    for user, item in zip(stream.src.tolist(), stream.dst.tolist(), strict=True):
+        taste = (item - USERS) // (ITEMS // TASTES)
+        expected.append(int(tastes.get(user, taste) != taste))
+        tastes[user] = taste
+    assert stream.labels.tolist() == expected
+    assert 0 < sum(expected) < len(expected) / 20
+
+
+@pytest.mark.parametrize("model", ["tgn", "jodie", "tgat"])
+def test_labels_are_learned(stream: EventStream, model: str, tmp_path: Path) -> None:
+    result = train(config(model), stream, out=str(tmp_path / "run"))
+    split = stream.split()
+    for part, start, stop in (("val", split.train_end, split.val_end), ("test", split.val_end, len(stream))):
+        found = result[part]["node"]
+        assert set(found) == {"auc", "ap", "events", "positives"}
+        assert (found["events"], found["positives"]) == (stop - start, int(stream.labels[start:stop].sum()))
+        assert found["auc"] > 0.7
+        assert found["ap"] > 2 * found["positives"] / found["events"]
+    assert result["task"] == "node"
+    assert (tmp_path / "run" / "decoder.pt").exists()
+
+
+def test_the_task_of_links_says_nothing_of_labels(stream: EventStream, tmp_path: Path) -> None:
+    result = train(config(task="link"), stream, out=str(tmp_path / "run"))
+    assert "node" not in result["test"]
+    assert not (tmp_path / "run" / "decoder.pt").exists()
+
+
+def test_evaluation_gives_the_same_numbers_again(stream: EventStream, tmp_path: Path) -> None:
+    write_stream(stream, tmp_path / "events.csv")
+    settings = replace(config(), data=DataConfig(path=str(tmp_path / "events.csv")))
+    run = tmp_path / "run"
+    result = train(settings, out=str(run))
+    for split in ("val", "test"):
+        assert evaluate_run(str(run), split)[0] == result[split]
+    (run / "decoder.pt").unlink()
+    assert evaluate_run(str(run), "test")[0] == result["test"], "a missing decoder is trained again"
+    (run / "decoder.pt").write_bytes(b"half a file")
+    with pytest.raises(RunFolderError, match=r"decoder.pt: damaged or truncated") as caught:
+        evaluate_run(str(run), "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_run_s_decoder_is_that_of_its_best_epoch(stream: EventStream, tmp_path: Path) -> None:
+    whole = train(config(epochs=2), stream, out=str(tmp_path / "whole"))
+    first = train(config(), stream, out=str(tmp_path / "parts"))
+    resumed = train(config(epochs=2), stream, out=str(tmp_path / "parts"), resume=True)
+    assert whole["best_epoch"] == 2
+    assert first["test"]["node"] != whole["test"]["node"]
+    assert (resumed["val"], resumed["test"]) == (whole["val"], whole["test"])
+
+
+def test_the_decoder_alone_is_trained(stream: EventStream, tmp_path: Path) -> None:
+    run = Session.create(config("tgn"), stream)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    found = evaluate_labels(carry_out(run), tmp_path / "decoder.pt", ("test",))
+    assert found.keys() == {"test"}
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    assert run.optimizer.state_dict()["state"] == {}
+    decoder = torch.load(tmp_path / "decoder.pt", weights_only=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.config.train.seed)
+        fresh = NodeDecoder(16, torch.float32).state_dict()
+    assert decoder.keys() == fresh.keys()
+    assert not torch.equal(decoder["hidden.weight"], fresh["hidden.weight"])
+
+
+def test_embeddings_are_of_the_source_before_its_event(stream: EventStream) -> None:
+    seen = 120
+    dst = torch.cat([stream.dst[: seen - 1], stream.dst[seen - 1 :].flip(0)])  # from the last event of a batch on
+    changed = replace(stream, dst=dst)
+    ours, others = (carry_out(Session.create(config("tgn", batch_size=60), s)).embed(200) for s in (stream, changed))
+    assert ours.shape == (200, 16)
+    assert torch.equal(ours[:seen], others[:seen])
+    assert not torch.equal(ours[seen:], others[seen:])
+    again = carry_out(Session.create(config("tgn", batch_size=60), stream))
+    again.embed(100)
+    assert torch.equal(again.embed(200), ours), "it begins at the stream's start"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "no label column for --task node; name it with --columns label=NAME"),
+        ({7: 2}, "event 7: label 2 is neither 0 nor 1"),
+        ({2000: 0}, "0 of 2100 training events have label 1; a decoder needs both"),
+    ],
+)
+def test_labels_that_cannot_be_learned(
+    stream: EventStream, labels: dict[int, int] | None, message: str, tmp_path: Path
+) -> None:
+    given = None
+    if labels is not None:
+        given = torch.zeros(len(stream), dtype=torch.int64)
+        given[2500] = 1
+        for event, label in labels.items():
+            given[event] = label
+    with pytest.raises(DataError, match=f"synthetic: {message}") as caught:
+        train(config(), replace(stream, labels=given), out=str(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_with_one_label_has_no_figures(stream: EventStream) -> None:
+    alike = replace(stream, labels=torch.zeros(len(stream), dtype=torch.int64))
+    decoder, embedded = NodeDecoder(4, torch.float64), torch.randn(len(stream), 4, dtype=torch.float64)
+    assert label_metrics(decoder, embedded, alike, 10, 30) == {"auc": None, "ap": None, "events": 20, "positives": 0}
+    given = alike.labels.clone()
+    given[12] = 1
+    embedded[:] = 0.0
+    found = label_metrics(decoder, embedded, replace(alike, labels=given), 10, 30)
+    assert found == {"auc": 0.5, "ap": pytest.approx(1 / 20), "events": 20, "positives": 1}

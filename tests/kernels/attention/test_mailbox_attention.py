@@ -1,0 +1,59 @@
+"""What mailbox_attention alone says: temporal_attention over a table of slots, without order, read in place."""
+
+from __future__ import annotations
+
+import torch
+
+from mspipe_triton.kernels import temporal_attention
+from mspipe_triton.kernels.attention.slots import mail_slots, mixed, products
+from mspipe_triton.kernels.runtime import fusion
+from tests.kernels.attention.attention_case import MailCase
+from tests.kernels.comparing import Agree
+from tests.kernels.runtime.operation_case import check
+
+
+def test_it_is_temporal_attention_over_a_table_of_slots() -> None:
+    """The same bits, dropout included, with a node's slots as rows of a table."""
+    case = MailCase(33, choices=20, indexed_features=True, dropout=0.3)
+    assert case.chosen is not None
+    rows = case.chosen[:, None] * case.fanout + torch.arange(case.fanout)
+    twin = temporal_attention(
+        case.mails.view(-1, case.dim), rows, case.features, case.feature_rows, case.deltas, case.filled,
+        case.leaves["frequency"], case.leaves["phase"], case.leaves["query"], None, case.leaves["bias"],
+        case.dropout, case.draws,
+    )  # fmt: skip
+    for ours, theirs in zip(case.actual(), twin, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert torch.equal(case.actual()[1] == 0, twin[1] == 0)
+
+
+def test_the_order_of_mails_carries_no_meaning(agree: Agree) -> None:
+    case = MailCase(33, counts="all")
+    before = case.with_gradients(case.actual())
+    case.mails, case.deltas = case.mails.flip(1), case.deltas.flip(1)
+    case.features = case.features.view(33, 6, 3).flip(1).reshape(-1, 3)
+    agree(case.with_gradients(case.actual()), before)
+
+
+def test_bfloat16_rows_are_read_as_they_are(agree: Agree) -> None:
+    case = MailCase(33, choices=9, indexed_features=True).to(torch.float64, torch.bfloat16)
+    check(case, agree)
+
+
+def test_loops_that_read_mailboxes_in_place_are_right(agree: Agree) -> None:
+    """Compiled, both sums over x_j read mails by their rows, and convert them."""
+    case = MailCase(9, choices=20, indexed_features=True).to(torch.float64, torch.float32)
+    counts, encoded = torch.full((9,), 6), case.normal(9, 6, 3)
+    given = (case.mails, case.chosen, case.features, case.feature_rows, counts, encoded)
+    query, weights = case.leaves["query"].detach(), case.normal(9, 2, 6)
+    seconds = fusion.compile_seconds()
+    fusion.enable_fusion(True)
+    read = mail_slots(*given)
+    fused = {"products": products(query, *read), "mixed": torch.cat(mixed(weights, *read), 2)}
+    assert fusion.fusion_failure() is None
+    fusion.enable_fusion(False)
+    assert fusion.compile_seconds() > seconds, "nothing was compiled"
+    assert read.table is case.mails, "nothing may be gathered before"
+    copied = mail_slots(*given)
+    assert copied.rows is None
+    agree(fused, {"products": products(query, *copied), "mixed": torch.cat(mixed(weights, *copied), 2)})

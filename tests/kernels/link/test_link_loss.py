@@ -1,0 +1,133 @@
+"""link_loss in torch: against autograd on torch's own cross-entropy, padding, extremes, as an operation, refusals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from mspipe_triton.kernels import link_loss
+from mspipe_triton.kernels.runtime.checks import enable_debug
+from tests.kernels.link.link_case import Case, close
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize(
+    ("events", "dim", "count"),
+    [(0, 3, None), (1, 1, None), (5, 3, None), (123, 20, None), (0, 3, 0), (1, 3, 1), (123, 20, 61), (123, 20, 122)],
+)
+def test_loss_scores_and_gradients(events: int, dim: int, count: int | None) -> None:
+    case = Case(events, dim, count)
+    close(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
+
+
+@pytest.mark.parametrize("count", range(6))
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
+def test_events_from_the_count_on_do_not_count_whatever_they_hold(count: int, junk: float) -> None:
+    case, clean = Case(5, 3, count, junk), Case(5, 3, count, 0.0)
+    actual = case.with_gradients(case.actual())
+    close(actual, clean.with_gradients(clean.expected()))
+    assert actual["scores"][:, count:].eq(0).all()
+    assert actual["embedded"].view(3, 5, 3)[:, count:].eq(0).all()
+
+
+def test_a_count_of_all_is_none() -> None:
+    case, whole = Case(5, count=5), Case(5)
+    close(case.with_gradients(case.actual()), whole.with_gradients(whole.actual()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_without_a_product_the_loss_is_known(dtype: torch.dtype) -> None:
+    """All scores are b_out: softplus(−b) + softplus(b), with the slope σ(b) − σ(−b), also where e^|b| overflows."""
+    for bias in (0.0, 3.0, -40.0, 1e4, -1e4):
+        case = Case(5).to(dtype)
+        case.leaves["weight_out"].data.zero_()
+        case.leaves["bias_out"].data.fill_(bias)
+        loss, scores = case.actual()
+        assert scores.eq(bias).all()
+        expected = abs(bias) + 2 * math.log1p(math.exp(-abs(bias)))
+        # Ten roundings at most: two functions of 2 units in the last place each, their sum, four additions, a division.
+        tolerance = 5 * torch.finfo(dtype).eps
+        assert loss.item() == pytest.approx(expected, rel=tolerance)
+        (slope,) = torch.autograd.grad(loss, case.leaves["bias_out"])
+        assert slope.item() == pytest.approx(math.tanh(bias / 2), abs=tolerance)  # of terms that are at most 1
+
+
+def test_rows_may_lie_apart() -> None:
+    case, apart = Case(5, 3, 4), Case(5, 3, 4)
+    wide = torch.cat([case.leaves["embedded"], case.leaves["embedded"]], 1).detach()
+    apart.leaves["embedded"] = wide[:, :3].requires_grad_()
+    assert apart.leaves["embedded"].stride() == (6, 1)
+    close(apart.with_gradients(apart.actual()), case.with_gradients(case.expected()))
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_gradcheck(count: int | None) -> None:
+    case = Case(4, 3, count, junk=0.5)
+    taken = {name: value for name, value in case.named().items() if name != "count"}
+
+    def loss(*leaves: torch.Tensor) -> torch.Tensor:
+        return link_loss(**dict(zip(taken, leaves, strict=True)), count=case.named()["count"])[0]
+
+    torch.autograd.gradcheck(loss, list(taken.values()))
+
+
+def test_scores_have_no_gradient_and_the_loss_has_one() -> None:
+    loss, scores = Case(4).actual()
+    assert loss.requires_grad
+    assert not scores.requires_grad
+    case = Case(4)
+    for leaf in case.leaves.values():
+        leaf.requires_grad_(False)
+    assert torch.equal(case.actual()[0], loss.detach())
+    assert not case.actual()[0].requires_grad
+
+
+def test_gradients_of_some() -> None:
+    """Frozen weights, or a predictor trained alone."""
+    whole = Case(5, count=4)
+    expected = whole.with_gradients(whole.expected())
+    for wanted in (("embedded",), ("weight_dst", "bias_out")):
+        case = Case(5, count=4)
+        for name, leaf in case.leaves.items():
+            leaf.requires_grad_(name in wanted)
+        close(case.with_gradients(case.actual()), {key: expected[key] for key in ("loss", "scores", *wanted)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedded": torch.zeros(13, 3, dtype=F64)}, r"embedded has shape \(13, 3\); give three rows an event"),
+        ({"embedded": torch.zeros(12, 0, dtype=F64)}, r"embedded has shape \(12, 0\); .* one number or more"),
+        ({"embedded": torch.zeros(12, dtype=F64)}, r"embedded has shape \(12,\); give 2 dimensions"),
+        ({"embedded": torch.zeros(12, 3)}, r"embedded is torch\.float32 beside weight_src in torch\.float64"),
+        ({"embedded": torch.zeros(3, 12, dtype=F64).t()}, r"embedded \(12, 3\) has strides .*contiguous"),
+        ({"embedded": torch.zeros(12, 3, dtype=F64, device="meta")}, "weight_src is on cpu, not on meta"),
+        ({"count": torch.tensor([1, 2])}, r"count has shape \(2,\); give \(1,\)"),
+        ({"count": torch.tensor([1.0])}, "count is torch.float32; give int32 or int64"),
+        ({"weight_src": torch.zeros(3, 4, dtype=F64)}, r"weight_src has shape \(3, 4\); give \(3, 3\)"),
+        ({"weight_src": torch.zeros(3, 3, dtype=torch.float16)}, "weight_src is torch.float16; give float32 or"),
+        ({"weight_dst": torch.zeros(3, 3)}, "weight_dst is torch.float32 beside weight_src in torch.float64"),
+        ({"bias_dst": torch.zeros(1, dtype=F64)}, r"bias_dst has shape \(1,\); give \(3,\)"),
+        ({"weight_out": torch.zeros(3, dtype=F64)}, r"weight_out has shape \(3,\); give \(1, 3\)"),
+        ({"bias_out": torch.zeros((), dtype=F64)}, r"bias_out has shape \(\); give \(1,\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"link_loss: {message}"):
+        link_loss(**{**Case(4).named(), **changes})
+
+
+def test_debugging_finds_a_count_outside_the_batch() -> None:
+    enable_debug()
+    try:
+        Case(4, count=4).actual()
+        for count in (-1, 5):
+            with pytest.raises(ValueError, match=rf"link_loss: count holds {count}, outside \[0, 5\)"):
+                link_loss(**{**Case(4).named(), "count": torch.tensor([count])})
+    finally:
+        enable_debug(False)

@@ -1,0 +1,159 @@
+"""The kernels of link_loss in Triton's interpreter: results and gradients, counts, widths, types, launches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mspipe_triton.kernels.runtime import launch
+from mspipe_triton.kernels.runtime.operation import OPERATIONS
+from tests.kernels.comparing import Derived
+from tests.kernels.link.link_case import Case, Named, close
+from tests.kernels.runtime.operation_case import three
+from tests.kernels.sampling.graph_case import launched
+
+F32, F64 = torch.float32, torch.float64
+
+
+def judge(case: Case, dtype: torch.dtype, derived: Derived) -> Named:
+    """Kernels against torch in float64. Returns what they gave."""
+    ours, *torchs = three(case.to(dtype))
+    derived(ours, *torchs)
+    return ours
+
+
+@pytest.fixture
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs, by which the interpreter's time goes; the shipped blocks run in `test_results_and_gradients`."""
+    for name, blocks in (
+        ("link_scores_kernel", {"BLOCK_U": 32, "BLOCK_D": 128, "BLOCK_K": 64}),
+        ("link_backward_kernel", {"BLOCK_U": 32, "BLOCK_N": 128, "BLOCK_K": 128, "PART": 512}),
+        ("link_sum_kernel", {"BLOCK": 8192}),
+    ):
+        for variant in launch.KERNELS[name].chosen:
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config(blocks))
+
+
+@pytest.mark.parametrize(
+    ("events", "dim", "dtype"),
+    [(1, 3, F64), (5, 3, F32), (33, 20, F32), (17, 33, F64), (123, 3, F32), (129, 3, F64)],
+    ids=str,
+)
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_results_and_gradients(events: int, dim: int, dtype: torch.dtype, derived: Derived) -> None:
+    """One event over a block of products, and over a part; one number over a block of them."""
+    judge(Case(events, dim), dtype, derived)
+
+
+@pytest.mark.parametrize(("events", "dim"), [(5, 100), (3, 172), (17, 129)])
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_widths(events: int, dim: int, derived: Derived) -> None:
+    judge(Case(events, dim), F32, derived)
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned")
+def test_all_sizes_one(derived: Derived) -> None:
+    judge(Case(1, 1), F32, derived)
+
+
+@pytest.mark.parametrize(
+    ("events", "count", "dtype"),
+    [(0, None, F32), (0, 0, F64), (5, 0, F32), (5, 1, F64), (70, 33, F32), (70, 64, F64), (70, 70, F32)],
+    ids=str,
+)
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_events_from_the_count_on_do_not_count(
+    events: int, count: int | None, dtype: torch.dtype, derived: Derived
+) -> None:
+    """Their embeddings are NaN, as is what no program has written; 64 of 70 leave nothing to the third block."""
+    case = Case(events, 3, count)
+    ours = judge(case, dtype, derived)
+    assert ours["scores"][:, case.real :].eq(0).all()
+    assert ours["embedded"].view(3, events, 3)[:, case.real :].eq(0).all()
+    if not case.real:
+        assert all(value.eq(0).all() for value in ours.values())
+
+
+@pytest.mark.parametrize("count", [None, 40])
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_sums_over_events_in_several_parts(
+    count: int | None, derived: Derived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five parts the last one is short, or the last two hold no real event."""
+    kernels = {"link_backward_kernel": {"BLOCK_U": 16, "BLOCK_N": 16, "BLOCK_K": 16, "PART": 16}}
+    kernels["link_loss_kernel"] = {"BLOCK": 16}
+    for name, blocks in kernels.items():
+        for variant in launch.KERNELS[name].chosen:
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config(blocks))
+    judge(Case(70, 3, count), F32, derived)
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_rows_that_lie_apart_and_an_int32_count(derived: Derived) -> None:
+    case = Case(5, 3, 4)
+    expected = case.with_gradients(case.expected())
+    wide = torch.cat([case.leaves["embedded"], case.leaves["embedded"]], 1).detach()
+    case.leaves["embedded"] = wide[:, :3].requires_grad_()
+    named = case.named()
+    close(case.with_gradients(case.actual()), expected)
+    result = torch.ops.mspipe_triton.link_loss(*{**named, "count": named["count"].int()}.values(), True)
+    close(case.with_gradients(result[:2]), expected)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+@pytest.mark.parametrize("bias", [-1e4, -60.0, 20.0, 1e4])
+def test_extreme_scores(bias: float, dtype: torch.dtype, derived: Derived) -> None:
+    """Loss and gradients are torch's even if e^|s| overflows or vanishes beside 1."""
+    case = Case(5)
+    case.leaves["bias_out"].data.fill_(bias)
+    judge(case, dtype, derived)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@pytest.mark.usefixtures("interpreter", "large_blocks")
+def test_a_small_loss_keeps_its_digits(dtype: torch.dtype) -> None:
+    """s⁺ = 20 and s⁻ = −20 make it 2 log(1 + e⁻²⁰), of which 1 + e⁻²⁰ would keep none in float32."""
+    case = Case(5, 1).to(dtype)
+    for name, value in (("weight_src", 0.0), ("bias_src", 0.0), ("weight_dst", 1.0), ("bias_dst", 0.0)):
+        case.leaves[name].data.fill_(value)
+    case.leaves["weight_out"].data.fill_(1.0)
+    case.leaves["bias_out"].data.fill_(-20.0)
+    case.leaves["embedded"].data[5:10], case.leaves["embedded"].data[10:] = 40.0, -1.0
+    expected = 2 * math.log1p(math.exp(-20))
+    assert case.actual()[0].item() == pytest.approx(expected, rel=20 * torch.finfo(dtype).eps, abs=0.0)
+
+
+@pytest.mark.usefixtures("interpreter", "large_blocks")
+def test_a_real_embedding_that_is_nan_shows_in_the_loss() -> None:
+    case = Case(5)
+    case.leaves["embedded"].data[2, 1] = torch.nan  # of a source
+    loss, scores = case.actual()
+    assert loss.isnan()
+    assert scores.isnan().nonzero().tolist() == [[0, 2], [1, 2]]
+
+
+@pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
+def test_without_gradients_loss_and_scores_are_the_same() -> None:
+    case = Case(20, count=17)
+    with_gradient = [value.detach() for value in case.actual()]
+    for leaf in case.leaves.values():
+        leaf.requires_grad_(False)
+    assert all(torch.equal(*pair) for pair in zip(case.actual(), with_gradient, strict=True))
+
+
+def test_four_launches_and_no_other_operation() -> None:
+    case = Case(5, count=4)
+    for leaf in case.leaves.values():
+        leaf.requires_grad_(False)
+    given = tuple(case.named().values())
+
+    def both() -> None:
+        loss, scores, hidden = OPERATIONS["link_loss"].launch(*given, True)
+        OPERATIONS["link_loss_backward"].launch(*given, None, scores, hidden, loss, [True] * len(case.leaves))
+
+    kernels, operations = launched(both)
+    assert kernels == ["link_scores_kernel", "link_loss_kernel", "link_backward_kernel", "link_sum_kernel"]
+    assert operations == {"new_empty"}, "nothing else may be launched"

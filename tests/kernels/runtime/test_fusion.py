@@ -1,0 +1,242 @@
+"""Fusion changes nothing but speed, gives way to a broken compiler, and the kernels import alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from mspipe_triton.kernels import memory_gru, temporal_attention
+from mspipe_triton.kernels.runtime import fusion
+from tests.kernels.comparing import Agree, Derived, Named
+from tests.kernels.updaters.updater_case import RNN, Case
+
+ROOT = Path(__file__).resolve().parents[3]
+
+BROKEN_COMPILER = """
+import torch
+from mspipe_triton.kernels import memory_gru
+from mspipe_triton.kernels.runtime import fusion
+
+torch.manual_seed(0)
+rows = [torch.randn(123, width, requires_grad=True) for width in (8, 8, 3)]
+sources = [part for table in rows for part in (table, None)]
+weights = [torch.randn(*shape, requires_grad=True) for shape in ((4,), (4,), (24, 23), (24, 8), (24,), (24,))]
+
+deltas, has_mail = torch.rand(123), torch.arange(123) % 3 > 0
+
+def run():
+    h = memory_gru(*sources, deltas, has_mail, *weights)
+    return [h, *torch.autograd.grad(h.sum(), [*rows, *weights])]
+
+eager = run()
+fusion.enable_fusion(True)
+assert fusion.fusion_enabled()
+assert all(torch.equal(a, b) for a, b in zip(run(), eager, strict=True))
+assert not fusion.fusion_enabled()
+fusion.enable_fusion(True)
+assert not fusion.fusion_enabled(), "it stays off after a failure"
+assert all(torch.equal(a, b) for a, b in zip(run(), eager, strict=True))
+print(fusion.fusion_failure())
+"""
+
+IMPORTS = """
+import sys
+import mspipe_triton.kernels
+heavy = ("mspipe_triton.training", "optuna", "typer", "rich", "pyarrow")
+print([name for name in sys.modules if name.startswith(heavy)])
+print(mspipe_triton.kernels.runtime.fusion.fusion_enabled(), mspipe_triton.kernels.runtime.fusion.fusion_failure())
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter from the checkout's root."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fusion on, with what other tests compiled or broke before forgotten."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler: {compiler} is not on the path")
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        pytest.skip("TORCHDYNAMO_DISABLE=1 turns torch.compile off")
+    torch._dynamo.reset()
+    monkeypatch.setattr(fusion._State, "failure", None)
+    fusion.enable_fusion(True)
+    yield
+    fusion.enable_fusion(False)
+
+
+def leaves_of(**shapes: tuple[int, ...]) -> Named:
+    generator = torch.Generator().manual_seed(5)
+    return {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+
+
+def gru(leaves: Named, nodes: int) -> tuple[torch.Tensor, ...]:
+    """memory_gru on `nodes` rows, a third of them without mail."""
+    times = torch.rand(nodes, generator=torch.Generator().manual_seed(2)) * 100
+    cut = [leaves[name][:nodes] for name in ("memory", "partner", "features")]
+    sources = [part for table in cut for part in (table, None)]
+    weights = [leaves[name] for name in leaves if name not in ("memory", "partner", "features")]
+    return (memory_gru(*sources, times, torch.arange(nodes) % 3 > 0, *weights),)
+
+
+def attention(leaves: Named, roots: int) -> tuple[torch.Tensor, ...]:
+    """temporal_attention of `roots` roots over up to 10 neighbours."""
+    generator = torch.Generator().manual_seed(3)
+    rows, counts = torch.randint(0, 50, (roots, 10), generator=generator), torch.arange(roots) % 11
+    deltas = torch.rand(roots, 10, generator=generator) * 100
+    query, bias = leaves["query"][:roots], leaves["bias"][:roots]
+    features = torch.randn(roots * 10, 3, generator=generator).to(query.dtype)
+    encoder = (leaves["frequency"], leaves["phase"])
+    return temporal_attention(leaves["table"], rows, features, None, deltas, counts, *encoder, query, None, bias)
+
+
+OPERATIONS: dict[str, tuple[Callable[[Named, int], tuple[torch.Tensor, ...]], Named]] = {
+    "memory_gru": (
+        gru,
+        leaves_of(
+            memory=(257, 16), partner=(257, 16), features=(257, 5), frequency=(6,), phase=(6,), weight_ih=(48, 43),
+            weight_hh=(48, 16), bias_ih=(48,), bias_hh=(48,),
+        ),
+    ),
+    "temporal_attention": (
+        attention,
+        leaves_of(table=(50, 16), frequency=(6,), phase=(6,), query=(257, 2, 25), bias=(257, 2)),
+    ),
+}  # fmt: skip
+
+
+def results(name: str, size: int, dtype: torch.dtype) -> Named:
+    """Outputs and the gradients of all leaves."""
+    operation, values = OPERATIONS[name]
+    leaves = {leaf: value.to(dtype).requires_grad_() for leaf, value in values.items()}
+    outputs = operation(leaves, size)
+    probes = [torch.linspace(-1, 1, output.numel(), dtype=dtype).view(output.shape) for output in outputs]
+    loss = sum((output * probe).sum() for output, probe in zip(outputs, probes, strict=True))
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
+    return named | dict(zip(leaves, gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_compiled_is_eager(name: str, fused: None, derived: Derived) -> None:
+    seconds = fusion.compile_seconds()
+    compiled = {size: results(name, size, torch.float32) for size in (123, 257)}
+    assert fusion.fusion_failure() is None
+    assert fusion.fusion_enabled()
+    assert fusion.compile_seconds() > seconds, "nothing was compiled"
+    assert torch.compiler.config.cache_key_tag, "other processors' loops are kept apart"
+    fusion.enable_fusion(False)
+    for size, outcome in compiled.items():
+        derived(outcome, results(name, size, torch.float32), partial(results, name, size, torch.float64))
+
+
+def test_memory_rnn_without_features_compiles_to_the_same(fused: None, agree: Agree) -> None:
+    case = Case(RNN, 123, width=0, padding=2)
+    compiled = case.with_gradients(case.actual())
+    assert fusion.fusion_failure() is None
+    fusion.enable_fusion(False)
+    agree(compiled, case.with_gradients(case.actual()))
+
+
+def test_callers_errors_pass_through_a_fused_function(fused: None) -> None:
+    @fusion.fused()
+    def joined(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return left + right
+
+    with pytest.raises(RuntimeError, match="must match"):
+        joined(torch.zeros(3, 2), torch.zeros(3, 5))
+    assert fusion.fusion_failure() is None
+
+
+def test_no_compilation_begins_after_its_limit_and_what_is_compiled_goes_on(fused: None) -> None:
+    @fusion.fused()
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        runs.append(torch.compiler.is_compiling())
+        return x + x
+
+    runs: list[bool] = []
+    narrow, wide = torch.rand(9, 3), torch.rand(9, 5)
+    assert torch.equal(doubled(narrow), 2 * narrow)
+    spent = fusion.compile_seconds()
+    fusion.limit_compiling(time.perf_counter())
+    try:
+        del runs[:]
+        assert torch.equal(doubled(narrow[:4]), 2 * narrow[:4])
+        assert torch.equal(doubled(wide), 2 * wide)
+        assert runs == [True, False], "the narrow one as it was traced, the wide one as it is"
+        assert fusion.compile_seconds() == spent
+    finally:
+        fusion.limit_compiling()
+    assert torch.equal(doubled(wide), 2 * wide)
+    assert fusion.compile_seconds() > spent
+    assert fusion.fusion_enabled()
+
+
+def test_fusion_stays_off_where_dynamo_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion._State, "failure", None)
+    for value, enabled in (("0", True), ("1", False)):
+        monkeypatch.setenv("TORCHDYNAMO_DISABLE", value)
+        fusion.enable_fusion(True)
+        assert fusion.fusion_enabled() is enabled
+
+
+def test_broken_compiler_gives_way_to_eager() -> None:
+    done = python(BROKEN_COMPILER, CXX="/bin/false", TORCHINDUCTOR_FORCE_DISABLE_CACHES="1", TORCHDYNAMO_DISABLE="0")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("torch.compile failed (")
+    assert not lines[0].endswith("raised:)"), "what was raised is said"
+
+
+OTHER_PROCESSOR = """
+import torch
+from mspipe_triton.kernels.runtime import fusion
+
+fusion.enable_fusion(True)
+
+@fusion.fused()
+def scaled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.exp(x) * y.unsqueeze(1) + x[:, :16].sum(1, keepdim=True)
+
+x, y = torch.ones(123, 37), torch.arange(123.0)
+torch.testing.assert_close(scaled(x, y), torch.e * y.unsqueeze(1).expand(123, 37) + 16)
+print(fusion.fusion_failure())
+"""
+
+
+@pytest.mark.slow
+def test_loops_compiled_for_other_vectors_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    """A cache that machines share: torch alone takes the first one's code, which is wrong on the second."""
+    for capability in ("", "default"):
+        environment = {"ATEN_CPU_CAPABILITY": capability} if capability else {}
+        done = python(OTHER_PROCESSOR, TORCHINDUCTOR_CACHE_DIR=str(tmp_path), TORCHDYNAMO_DISABLE="0", **environment)
+        assert done.stdout == "None\n", done.stderr
+
+
+def test_kernels_import_alone_and_with_fusion_off() -> None:
+    done = python(IMPORTS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[]", "False None"]
+
+
+def test_importing_the_folder_under_its_bare_name_says_the_right_one() -> None:
+    done = python("import kernels")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: ")
+    assert "mspipe_triton.kernels" in done.stderr.splitlines()[-1]

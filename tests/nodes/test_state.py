@@ -1,0 +1,261 @@
+"""Node state beside a writer: a read is whole and of one version, however the write is cut up."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mspipe_triton.nodes.mailbox import CompactMailbox, LastMail, R, Rows, Written
+from mspipe_triton.nodes.ring import MailRing, RingMailbox
+from mspipe_triton.nodes.state import NodeState
+
+NODES, DIM, EDGE = 12, 3, 2
+FEATURES = torch.arange(200 * EDGE, dtype=torch.float64).view(200, EDGE)
+
+
+def written(number: int, nodes: list[int], dim: int = DIM) -> Written:
+    """A write whose every field is `number`, so that a record of two writes shows."""
+    ids, size = torch.tensor(nodes, dtype=torch.int64), len(nodes)
+    rows, times = torch.full((size, dim), float(number), dtype=torch.float64), torch.full((size,), number)
+    record = LastMail(rows, times, rows.clone(), times.clone(), times.clone(), FEATURES[times])
+    return [Rows(ids, record._asdict())]
+
+
+def empty(nodes: int = NODES, dim: int = DIM) -> NodeState[LastMail]:
+    return NodeState.create(CompactMailbox(dim, EDGE, torch.float64), nodes, torch.tensor(0))
+
+
+def expected(writes: list[list[int]], upto: int, node: int) -> int | None:
+    """The number of the last write of a node among the first `upto`, or None."""
+    return max((number for number in range(upto) if node in writes[number]), default=None)
+
+
+def check(record: LastMail, version: int, writes: list[list[int]]) -> None:
+    for node in range(NODES):
+        number = expected(writes, version, node)
+        if number is None:
+            assert record.event_id[node] == -1
+            assert not record.memory[node].any()
+            continue
+        for part in record[:-1]:
+            assert (part[node] == number).all(), (node, number, part[node])
+        assert torch.equal(record.mail_features[node], FEATURES[number])
+
+
+class Interrupted(NodeState[R]):
+    """Lets writes happen after some of the tables have been read."""
+
+    pending: list[int]
+
+    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> R:
+        before = super().fetch(nodes, features)
+        early = list(self.tables)[: self.pending.pop(0)]
+        if "mail_features" not in self.tables and "event_id" in early:
+            early.append("mail_features")
+        for _ in range(self.pending.pop(0)):
+            self.write(self.ended)
+        return super().fetch(nodes, features)._replace(**{name: getattr(before, name) for name in early})
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_read_that_writes_fall_into_is_of_the_later_version(data: st.DataObject) -> None:
+    some = st.lists(st.integers(0, NODES - 1), min_size=1, max_size=8, unique=True)
+    writes = data.draw(st.lists(some, min_size=1, max_size=6))
+    state = empty()
+    state.__class__ = Interrupted
+    for number, nodes in enumerate(writes):
+        state.publish(number, written(number, nodes))
+    first = data.draw(st.integers(0, len(writes)))
+    for number in range(first):
+        state.write(number)
+    during = data.draw(st.integers(0, len(writes) - first))
+    state.pending = [data.draw(st.integers(0, 5)), during]
+    everyone = torch.arange(NODES)
+    record, version = state.read(everyone, everyone, FEATURES)
+    assert version == first + during
+    check(record, version, writes)
+    state.patch(record, everyone, version, len(writes))
+    check(record, len(writes), writes)
+
+
+def test_a_write_that_has_begun_counts_whole() -> None:
+    state, writes = empty(), [[1, 2, 3], [2, 3, 4]]
+    for number, nodes in enumerate(writes):
+        state.publish(number, written(number, nodes))
+    state.write(0)
+    state.begun = 2
+    state.tables["memory"][[2, 3]] = 1.0  # of the second write, nothing else is there yet
+    everyone = torch.arange(NODES)
+    torn = state.fetch(everyone, FEATURES)
+    assert (torn.memory[2] == 1).all()
+    assert (torn.partner[2] == 0).all()
+    check(*state.read(everyone, everyone, FEATURES), writes)
+
+
+def test_reads_beside_a_writing_thread_are_whole() -> None:
+    count, nodes, dim = 150, 400, 64
+    generator = torch.Generator().manual_seed(0)
+    state = empty(nodes, dim)
+    writes = [torch.randperm(nodes, generator=generator)[:300].tolist() for _ in range(count)]
+    for number, chosen in enumerate(writes):
+        state.publish(number, written(number, chosen, dim))
+    thread = threading.Thread(target=lambda: [state.write(number) for number in range(count)])
+    everyone, versions = torch.arange(nodes), []
+    thread.start()
+    while not versions or versions[-1] < count:
+        record, version = state.read(everyone, everyone, FEATURES)
+        versions.append(version)
+        own = record.event_id
+        for part in (record.memory, record.partner):
+            assert (part == own.clamp(min=0).unsqueeze(1)).all()
+        assert torch.equal(record.memory_time, own.clamp(min=0))
+        known = own >= 0
+        assert torch.equal(record.mail_features[known], FEATURES[own[known]])
+        assert int(own.max()) == version - 1
+    thread.join()
+    assert versions == sorted(versions)
+
+
+def test_what_is_forgotten_cannot_be_patched_from() -> None:
+    state = empty()
+    for number in range(3):
+        state.publish(number, written(number, [number]))
+        state.write(number)
+    state.forget(2)
+    assert list(state.published) == [2]
+    everyone = torch.arange(NODES)
+    record = state.fetch(everyone, FEATURES)
+    state.patch(record, everyone, 2, 3)
+    with pytest.raises(KeyError):
+        state.patch(record, everyone, 1, 3)
+
+
+SLOTS = 3
+Told = tuple[list[int], list[int]]  # the ends of a batch's events, and who hears of them
+
+
+class Version(NamedTuple):
+    """What a ring mailbox holds after a number of writes: of memory [N] and slots [N, S] by which write, 0 being none.
+
+    Writes count from 1 here.
+    """
+
+    memory: torch.Tensor
+    received: torch.Tensor
+    slots: torch.Tensor
+
+
+def ring(nodes: int = NODES, dim: int = DIM, aggregator: str = "last") -> NodeState[MailRing]:
+    return NodeState.create(RingMailbox(dim, EDGE, torch.float64, SLOTS, aggregator), nodes, torch.tensor(0))
+
+
+def told(state: NodeState[MailRing], writes: list[Told], nodes: int = NODES, dim: int = DIM) -> list[Version]:
+    """Publish the writes, every field of which is the write's number; what is there before the first and after each."""
+    versions = [Version(*(torch.zeros(shape, dtype=torch.int64) for shape in (nodes, nodes, (nodes, SLOTS))))]
+    for number, (ends, heard) in enumerate(writes):
+        memory, received, slots = (part.clone() for part in versions[-1])
+        ids, own, mails = torch.tensor(heard), *(torch.full((len(who),), number + 1) for who in (ends, heard))
+        places = ids * SLOTS + received[ids] % SLOTS
+        parts = {
+            "mails": mails.double().unsqueeze(1).repeat(1, 2 * dim), "event_id": mails - 1, "mail_time": mails,
+            "mail_features": FEATURES[mails - 1],
+        }  # fmt: skip
+        memory[ends] = number + 1
+        received[ids] += 1
+        slots.view(-1)[places] = number + 1
+        versions.append(Version(memory, received, slots))
+        rows = own.double().unsqueeze(1).repeat(1, dim)
+        state.publish(
+            number,
+            [
+                Rows(torch.tensor(ends), {"memory": rows, "memory_time": own}),
+                Rows(ids, {"received": received[ids]}),
+                Rows(places, parts, SLOTS),
+            ],
+        )
+    return versions
+
+
+def check_ring(record: MailRing, version: Version) -> None:
+    """Every record is whole and of that version: memory, its time, the count, and all of every slot."""
+    assert torch.equal(record.memory, version.memory.double().unsqueeze(1).expand_as(record.memory))
+    assert torch.equal(record.memory_time, version.memory)
+    assert torch.equal(record.received, version.received)
+    assert torch.equal(record.mails, version.slots.double().unsqueeze(2).expand_as(record.mails))
+    assert torch.equal(record.event_id, version.slots - 1)
+    assert torch.equal(record.mail_time, version.slots)
+    filled = version.slots > 0
+    assert torch.equal(record.mail_features[filled], FEATURES[version.slots[filled] - 1])
+    assert torch.equal(record.filled, version.received.clamp(max=SLOTS))
+
+
+@pytest.mark.parametrize("aggregator", ["last", "mean"])
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_read_of_rings_that_writes_fall_into_is_of_the_later_version(aggregator: str, data: st.DataObject) -> None:
+    some = st.lists(st.integers(0, NODES - 1), min_size=1, max_size=8, unique=True)
+    writes = data.draw(st.lists(st.tuples(some, some), min_size=1, max_size=8))
+    state = ring(aggregator=aggregator)
+    state.__class__ = Interrupted
+    versions = told(state, writes)
+    first = data.draw(st.integers(0, len(writes)))
+    for number in range(first):
+        state.write(number)
+    during = data.draw(st.integers(0, len(writes) - first))
+    state.pending = [data.draw(st.integers(0, len(state.tables))), during]
+    asked = torch.tensor(data.draw(st.permutations(range(NODES)))[: data.draw(st.integers(1, NODES))])
+    record, version = state.read(asked, asked, FEATURES)
+    assert version == first + during
+    check_ring(record, Version(*(part[asked] for part in versions[version])))
+    state.patch(record, asked, version, len(writes))
+    check_ring(record, Version(*(part[asked] for part in versions[-1])))
+
+
+def test_a_ring_s_write_that_has_begun_counts_whole() -> None:
+    state = ring()
+    versions = told(state, [([0, 1], [0, 1, 2]), ([1, 2], [1, 2, 3])])
+    state.write(0)
+    state.begun = 2
+    state.tables["received"][[1, 2, 3]] = versions[2].received[[1, 2, 3]]  # of the second write, nothing else is there
+    everyone = torch.arange(NODES)
+    record, version = state.read(everyone, everyone, FEATURES)
+    assert version == 2
+    check_ring(record, versions[2])
+
+
+@pytest.mark.parametrize("aggregator", ["last", "mean"])
+def test_reads_of_rings_beside_a_writing_thread_are_whole(aggregator: str) -> None:
+    count, nodes, dim = 100, 300, 64
+    generator = torch.Generator().manual_seed(0)
+    state = ring(nodes, dim, aggregator)
+    chosen = [torch.randperm(nodes, generator=generator).tolist() for _ in range(count)]
+    versions = told(state, [(order[:120], order[50:250]) for order in chosen], nodes, dim)
+    thread = threading.Thread(target=lambda: [state.write(number) for number in range(count)])
+    everyone, seen = torch.arange(nodes), []
+    thread.start()
+    while not seen or seen[-1] < count:
+        record, version = state.read(everyone, everyone, FEATURES)
+        seen.append(version)
+        check_ring(record, versions[version])
+    thread.join()
+    assert seen == sorted(seen)
+
+
+def test_a_saved_ring_goes_on_where_it_was() -> None:
+    state, other = ring(), ring()
+    versions = told(state, [([0, 1], [0, 1, 2])] * 4)
+    for number in range(4):
+        state.write(number)
+    other.load_state_dict(state.state_dict())
+    everyone = torch.arange(NODES)
+    check_ring(other.fetch(everyone, FEATURES), versions[4])
+    assert torch.equal(other.sent, versions[4].received)
+    other.reset()
+    check_ring(other.fetch(everyone, FEATURES), versions[0])
+    assert not other.sent.any()

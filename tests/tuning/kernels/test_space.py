@@ -1,0 +1,57 @@
+"""Kernels' search spaces: every kernel has one, which holds what it ships and what Triton takes."""
+
+from __future__ import annotations
+
+import pytest
+
+import mspipe_triton.kernels  # noqa: F401  # registers the kernels
+from mspipe_triton.kernels.runtime.launch import KERNELS, VARIANTS, Config
+from mspipe_triton.kernels.updaters import gru
+from mspipe_triton.tuning.kernels.space import config_point, kernel_config, kernel_space
+
+NAMES = [name for name, kernel in KERNELS.items() if kernel.space]
+
+
+def test_every_kernel_has_a_space_and_no_other() -> None:
+    written = {name: getattr(kernel.function, "fn", kernel.function) for name, kernel in KERNELS.items()}
+    ours = {name for name, function in written.items() if function.__module__.startswith("mspipe_triton.")}
+    assert {name for name, kernel in KERNELS.items() if kernel.space} == ours
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kernels_space_has_every_shipped_configuration(name: str) -> None:
+    kernel = KERNELS[name]
+    for variant, configs in kernel.configs.items():
+        space = kernel_space(kernel, variant)
+        assert space.default == config_point(configs[0])
+        for config in configs:
+            assert set(space.choices) == {*config.blocks, "num_warps", "num_stages"}
+            assert space.contains(config_point(config)), config
+            assert kernel_config(kernel, variant, config_point(config)) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choices_are_ascending_and_what_triton_takes(name: str) -> None:
+    for choice, values in KERNELS[name].space.items():
+        assert list(values) == sorted(set(values))
+        if choice not in ("HELD", "num_stages"):
+            assert all(value & (value - 1) == 0 for value in values), choice
+
+
+@pytest.mark.parametrize("name", ["fused_gru_kernel", "fused_rnn_kernel", "weights_backward_kernel"])
+def test_blocks_of_products_are_at_least_sixteen(name: str) -> None:
+    assert min(min(values) for block, values in KERNELS[name].space.items() if block.startswith("BLOCK")) == 16
+
+
+def test_an_arithmetic_that_a_kernel_does_not_treat_apart_takes_float32s_default() -> None:
+    kernel = KERNELS["gates_kernel"]
+    assert kernel_space(kernel, "float64").default == kernel_space(kernel, "float32").default
+
+
+def test_a_configuration_beside_the_space_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gates_kernel: .*7.* is no point"):
+        kernel_config(KERNELS["gates_kernel"], "float32", config_point(Config({"BLOCK_U": 7})))
+
+
+def test_variants_are_those_that_the_launcher_knows() -> None:
+    assert {"memory_gru": tuple(gru.VARIANTS)} == VARIANTS

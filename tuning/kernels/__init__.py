@@ -1,0 +1,1 @@
+"""Tuning kernel configurations: recorded calls, their gate, the search per kernel."""

@@ -1,0 +1,1 @@
+"""Profiles: their content, their key, their store, their description."""

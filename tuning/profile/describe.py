@@ -1,0 +1,34 @@
+"""What a profile chose, in words."""
+
+from __future__ import annotations
+
+from mspipe_triton.config import RunSettings
+from mspipe_triton.tuning.profile.profile import Profile
+
+
+def described(profile: Profile) -> str:
+    """What a profile chose, and what that gains, as a clause."""
+    facts = profile.search
+    if facts["shipped_kept"]:
+        return f"nothing is faster than the shipped settings by more than the noise ({counted(facts['trials'])})"
+    chosen = RunSettings(**profile.settings)
+    return f"{worded(chosen)}, {facts['gain']:.0%} faster than the shipped settings ({counted(facts['trials'])})"
+
+
+def counted(trials: int) -> str:
+    """So many trials, in words."""
+    return f"{trials} trial{'s' * (trials != 1)}"
+
+
+def worded(settings: RunSettings) -> str:
+    """Settings in a few words."""
+    ahead = "" if settings.resident or settings.schedule == "serial" else f" {settings.prefetch} ahead"
+    others = "" if settings.host_threads == settings.threads else f" ({settings.host_threads} beside)"
+    words = [f"{settings.schedule}{ahead}", f"{settings.threads} thread{'s' * (settings.threads > 1)}{others}"]
+    words += ["neighbours not deduplicated"] * (settings.deduplicate == "roots")
+    words += ["unfused"] * (not settings.fused)
+    words += ["features on the device"] * (settings.features == "device")
+    words += ["not captured"] * (not settings.captured)
+    words += ["sampled in turn"] * (not settings.branch)
+    words += ["rows gathered by kernel"] * (settings.gather == "kernel")
+    return ", ".join(words)

@@ -1,0 +1,231 @@
+"""Tuning profiles: what was found the fastest for a model, data set and machine; checked when read, and applied."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mspipe_triton.config import RunSettings
+from mspipe_triton.errors import ConfigError, InputError
+from mspipe_triton.kernels.runtime.launch import KERNELS, VARIANTS, VARIANTS_CHOSEN, Config, Kernel
+from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.tuning.profile.key import Key, kernel_sources
+
+SCHEMA = 1
+STATISTICS = ("median", "p90", "mean")
+LARGEST = {"prefetch": 64, "threads": 1024, "host_threads": 1024}
+_SHIPPED_VARIANTS = dict(VARIANTS_CHOSEN)
+
+
+class ProfileError(InputError):
+    """A tuning profile that is missing, damaged, or made for other kernels."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What tuning found.
+
+    Args:
+        key: what it was measured for.
+        dataset: name of the stream it was measured on.
+        created: when, in UTC, as ISO 8601 has it.
+        settings: `RunSettings` by name.
+        kernels: configurations as {"blocks", "num_warps", "num_stages"}, by kernel and variant of the arithmetic.
+        variants: of operations that have several, by operation.
+        stage_seconds: "median", "p90" and "mean" seconds an iteration of every stage under these settings.
+        plan: `Plan.to_json()` for those times.
+        search: how it was found: budget, trials, speeds, noise.
+    """
+
+    key: Key
+    dataset: str
+    created: str
+    settings: Mapping[str, Any]
+    kernels: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    variants: Mapping[str, str]
+    stage_seconds: Mapping[str, Mapping[str, float]]
+    plan: Mapping[str, Any]
+    search: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as one JSON object."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
+        key = {"subject": self.key.subject, "circumstances": self.key.circumstances}
+        return {"schema": SCHEMA, **key, **own}
+
+    @staticmethod
+    def from_json(document: Any) -> Profile:
+        """The profile that `to_json` gave, with every value checked that a run will take from it.
+
+        Whether the kernels named are the installed ones is left to `configurations`.
+
+        Raises:
+            ProfileError: the schema is another, or a field is missing or holds what it cannot.
+        """
+        _check("the document", document, "a JSON object", isinstance(document, dict))
+        _check(
+            "schema", document.get("schema"), f"{SCHEMA}, which this version reads", document.get("schema") == SCHEMA
+        )
+        own = [f.name for f in fields(Profile) if f.name != "key"]
+        _check_names("the document", document, ["schema", "subject", "circumstances", *own])
+        for name in ("dataset", "created"):
+            _check(name, document[name], "text", isinstance(document[name], str))
+        for name in ("subject", "circumstances", *own[2:]):
+            _check(name, document[name], "a JSON object", isinstance(document[name], dict))
+        try:
+            json.dumps(document, allow_nan=False)
+            datetime.fromisoformat(document["created"])
+        except (ValueError, RecursionError) as error:
+            raise ProfileError(str(error)) from None
+        for name, text in document["circumstances"].items():
+            _check(f"circumstances.{name}", text, "a line of text", isinstance(text, str) and text.isprintable())
+        _check_settings(document["settings"], document["subject"])
+        _check_stages(document["stage_seconds"], document["settings"]["schedule"])
+        _check_kernels(document["kernels"], document["variants"])
+        key = Key(document["subject"], document["circumstances"], document["dataset"])
+        return Profile(key, **{name: document[name] for name in own})
+
+    @staticmethod
+    def parse(content: bytes) -> Profile:
+        """The profile that a file holds.
+
+        Raises:
+            ProfileError: it holds none, or one that `from_json` refuses.
+        """
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ProfileError(f"not JSON: {error}") from None
+        return Profile.from_json(document)
+
+
+def load(path: str | Path) -> Profile:
+    """Read a profile.
+
+    Raises:
+        ProfileError: the file is missing, cannot be read, or is damaged.
+    """
+    try:
+        return Profile.parse(Path(path).read_bytes())
+    except OSError as error:
+        raise ProfileError(
+            f"{path}: cannot be read: {error.strerror}; `mspipe-triton autotune` makes profiles"
+        ) from error
+    except ProfileError as error:
+        raise ProfileError(f"{path}: damaged ({error}); tune again") from None
+
+
+def apply(profile: Profile | str | Path) -> None:
+    """Launch this process's kernels as a profile says: for users of the operations alone, since a run does it itself.
+
+    What the profile does not name stays as it is; one that was made on the CPU names no kernel.
+
+    Raises:
+        ProfileError: it cannot be read, or was tuned for kernels other than the installed ones; nothing is changed.
+    """
+    if not isinstance(profile, Profile):
+        profile = load(profile)
+    if profile.key.circumstances.get("kernels") != kernel_sources():
+        raise ProfileError(
+            f"the profile of {profile.dataset!r}, {profile.created}, was tuned for other kernels; tune again"
+        )
+    for kernel, variant, config in configurations(profile):
+        kernel.chosen[variant] = config
+    VARIANTS_CHOSEN.update(profile.variants)
+
+
+def restore() -> None:
+    """Launch all kernels as they ship."""
+    for kernel in KERNELS.values():
+        kernel.chosen = {variant: choices[0] for variant, choices in kernel.configs.items()}
+    VARIANTS_CHOSEN.update(_SHIPPED_VARIANTS)
+
+
+def configurations(profile: Profile) -> list[tuple[Kernel, str, Config]]:
+    """The installed kernels that a profile names, with the variant of the arithmetic and the configuration for it.
+
+    Raises:
+        ProfileError: a kernel or operation, a variant of it or a block is not one of the installed ones.
+    """
+    found = []
+    for name, variants in profile.kernels.items():
+        if name not in KERNELS:
+            raise ProfileError(f"kernel {name!r} is not installed; tune again")
+        shipped = KERNELS[name].configs
+        for variant, values in variants.items():
+            if variant not in shipped:
+                raise ProfileError(f"kernel {name} has no variant {variant!r}, only {', '.join(shipped)}; tune again")
+            blocks, given = sorted(shipped[variant][0].blocks), sorted(values["blocks"])
+            if given != blocks:
+                raise ProfileError(f"kernel {name} has the blocks {blocks}, not {given}; tune again")
+            found.append((KERNELS[name], variant, Config(**values)))
+    for operation, variant in profile.variants.items():
+        if variant not in VARIANTS.get(operation, ()):
+            raise ProfileError(f"operation {operation!r} has no variant {variant!r}; tune again")
+    return found
+
+
+def _check(where: str, value: object, wanted: str, holds: bool) -> None:
+    if not holds:
+        raise ProfileError(f"{where} must be {wanted}, not {reprlib.repr(value)}")
+
+
+def _check_names(where: str, values: Any, names: Collection[str]) -> None:
+    """Refuse what is no JSON object with exactly these names."""
+    _check(where, values, "a JSON object", isinstance(values, dict))
+    wrong = [f"no {name!r}" for name in names if name not in values]
+    wrong += [f"an unknown {name!r}" for name in values if name not in names]
+    if wrong:
+        raise ProfileError(f"{where} has {wrong[0]}")
+
+
+def _check_whole(where: str, value: object, largest: int) -> None:
+    _check(where, value, f"an integer of 1 to {largest}", type(value) is int and 1 <= value <= largest)
+
+
+def _check_settings(values: Any, subject: Mapping[str, Any]) -> None:
+    """Refuse settings that are none, or that change what a run with the subject's flags computes."""
+    defaults = asdict(RunSettings())
+    _check_names("settings", values, defaults)
+    for name, default in defaults.items():
+        wanted = type(default)
+        _check(f"settings.{name}", values[name], wanted.__name__, type(values[name]) is wanted)
+    for name, largest in LARGEST.items():
+        _check_whole(f"settings.{name}", values[name], largest)
+    _check("settings.schedule", values["schedule"], "the name of a schedule", values["schedule"] != "auto")
+    try:
+        RunSettings(**values).check_fits(subject.get("schedule", ""), subject.get("threads", 0))
+    except ConfigError as error:
+        raise ProfileError(f"settings: {error}") from None
+
+
+def _check_stages(stages: Any, schedule: str) -> None:
+    _check_names("stage_seconds", stages, stage_names(schedule))
+    for stage, statistics in stages.items():
+        _check_names(f"stage_seconds.{stage}", statistics, STATISTICS)
+        for name, value in statistics.items():
+            holds = type(value) in (int, float) and math.isfinite(value) and value > 0
+            _check(f"stage_seconds.{stage}.{name}", value, "finite seconds above 0", holds)
+
+
+def _check_kernels(kernels: Any, variants: Any) -> None:
+    for name, choices in kernels.items():
+        _check(f"kernels {name!r}", choices, "a JSON object", isinstance(choices, dict))
+        for variant, values in choices.items():
+            where = f"kernels {name!r} {variant!r}"
+            _check_names(where, values, ("blocks", "num_warps", "num_stages"))
+            _check(f"{where} blocks", values["blocks"], "a JSON object", isinstance(values["blocks"], dict))
+            for block, size in values["blocks"].items():
+                _check_whole(f"{where} {block!r}", size, 2**20)
+            _check_whole(f"{where} num_stages", values["num_stages"], 16)
+            _check_whole(f"{where} num_warps", values["num_warps"], 32)
+            power = values["num_warps"] & (values["num_warps"] - 1) == 0
+            _check(f"{where} num_warps", values["num_warps"], "a power of two", power)
+    for operation, variant in variants.items():
+        _check(f"variants {operation!r}", variant, "text", isinstance(variant, str))

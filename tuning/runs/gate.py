@@ -1,0 +1,110 @@
+"""The gate in front of timing a run's settings: they must compute what the plain run computes."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import torch
+
+from mspipe_triton.config import RunConfig, RunSettings
+from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.errors import TrainingError
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.settings import default_settings, process_settings
+from mspipe_triton.training.way import carry_out
+from mspipe_triton.tuning.kernels.gate import poisoned
+from mspipe_triton.tuning.rounding import Errors, Expected, Named, expected
+
+ITERATIONS, EVENTS = 5, 200
+
+
+class RunGate:
+    """Compares what settings compute over the first iterations of a stream with the same in float64.
+
+    The parameters stay as they are (a learning rate of 0), so that losses, gradients and node state are smooth
+    functions of what is compared. Errors may be those that rounding makes (`rounding.expected`), or twice those of the
+    shipped settings where that is more, as it is with tables in bfloat16. It stands in for every precision: what is
+    computed in float64 is checked in float32, on tables as the run keeps them.
+
+    Args:
+        config: of the run to tune. `mspipe` reads what has been written by then, so it is checked as `exact`.
+        stream: of which the first batches are taken.
+    """
+
+    def __init__(self, config: RunConfig, stream: EventStream) -> None:
+        stale = config.train.schedule == "mspipe"
+        self.schedule = "exact" if stale else None
+        schedule, size = "exact" if stale else config.train.schedule, min(config.train.batch_size, EVENTS)
+        train = replace(config.train, mitigation="none", schedule=schedule, batch_size=size)
+        self.config = replace(config, train=train, model=replace(config.model, dtype="float32"))
+        self.stream = _head(stream, -(-(ITERATIONS + 1) * train.batch_size * 100 // 70))
+        self.default = default_settings(train)
+
+    def refusal(self, settings: RunSettings) -> str | None:
+        """Why these settings must not be used, in one line, or None where they compute what they should."""
+        if self.schedule is not None:
+            settings = replace(settings, schedule=self.schedule)
+        right, shipped = self.reference
+        try:
+            found = self._outcome(self.config, settings)
+        except TrainingError as error:  # a loss that is not finite
+            return str(error).partition(";")[0]
+        for name, entry in right.errors(found).items():
+            allowed = max(entry["allowed"], 2 * shipped[name]["error"])
+            if not entry["error"] <= allowed:
+                return f"{name} is off by {entry['error']:.2g}, where {allowed:.2g} is allowed"
+        return None
+
+    @functools.cached_property
+    def reference(self) -> tuple[Expected, Errors]:
+        """The results that a run must compute, and the errors of the shipped settings.
+
+        Every schedule but `fixed` computes what `serial` does, whose stages run on the one thread that draws roundings.
+        """
+        plain = replace(self.default, fused=False, schedule="fixed" if self.default.schedule == "fixed" else "serial")
+        exact = replace(
+            self.config,
+            model=replace(self.config.model, dtype="float64", precision="full"),
+            train=replace(self.config.train, placement="auto", schedule=plain.schedule),
+        )
+        like = self._session(replace(self.config, train=exact.train), plain)
+        shipped = self._outcome(self.config, self.default)
+        right = expected(lambda: self._outcome(exact, plain, like), shipped, draws=2)
+        return right, right.errors(shipped)
+
+    def _session(self, config: RunConfig, settings: RunSettings) -> Session:
+        return Session.create(replace(config, settings=settings), self.stream)
+
+    def _outcome(self, config: RunConfig, settings: RunSettings, like: Session | None = None) -> Named:
+        """Losses, the last iteration's gradients, and the nodes' tables; with the parameters of `like`, if given."""
+        config = replace(config, settings=settings)
+        with process_settings(config):
+            session = self._session(config, settings)
+            if like is not None:
+                session.model.load_state_dict(like.model.state_dict())
+            for group in session.optimizer.param_groups:
+                group["lr"] = 0.0
+            way = carry_out(session)
+            # Where iterations run whole, the last, partial batch of the head counts too.
+            stop = None if self.default.resident else min(ITERATIONS * session.size, session.split.train_end)
+            with poisoned():
+                losses = way.train_epoch(1, stop=stop).losses
+        gradients = [weight.grad.cpu().flatten() for weight in session.model.parameters() if weight.grad is not None]
+        tables = {name: table.cpu() for name, table in session.state.tables.items()}
+        return {
+            "the loss": losses,
+            "the gradient": torch.cat(gradients),
+            **{f"node table {k}": v for k, v in tables.items()},
+        }
+
+
+def _head(stream: EventStream, events: int) -> EventStream:
+    """The first events, with node ids counted anew, so that the tables hold no more nodes than they touch, and times
+    too, since the angle of a long time is off in float32 by more than all else."""
+    events = min(events, len(stream))
+    src, dst, ids = compact_ids(stream.src[:events].numpy(), stream.dst[:events].numpy())
+    rows = None if stream.node_features is None else stream.node_features[torch.from_numpy(ids)]
+    edges = None if stream.edge_features is None else stream.edge_features[:events]
+    t = stream.t[:events].unique(return_inverse=True)[1].to(stream.t.dtype)
+    return EventStream(torch.from_numpy(src), torch.from_numpy(dst), t, edges, rows, name=stream.name)
