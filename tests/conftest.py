@@ -13,6 +13,8 @@ import pytest
 # Before torch imports triton: tests run kernels in Triton's interpreter, on the CPU, whatever the machine has.
 os.environ["TRITON_INTERPRET"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# torchmetrics imports matplotlib where it is installed, which writes its list of fonts, else into a test's own cache.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "matplotlib"))
 
 import torch
 import torch._dynamo

@@ -24,6 +24,7 @@ from mspipe_triton.evaluation.metrics import summarise
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.pipeline.online import Replanned
+from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
@@ -168,7 +169,10 @@ class _Run:
 
     def _result(self, metrics: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, records = self.session, self.session.config, self.records
-        fastest = min(records, key=lambda record: record["seconds"])
+        # A run that goes on with another number of cores may take another schedule, whose epochs have other stages.
+        stages = set(stage_names(self.way.schedule))
+        alike = [record for record in records if record["stage_seconds"].keys() == stages]
+        fastest = min(alike or records, key=lambda record: record["seconds"])
         best = max(records, key=lambda record: (record["val"]["ap"], -record["epoch"]))
         missed = sum((Counter(record["staleness_measured"]) for record in records), Counter[str]())
         return {
@@ -196,7 +200,7 @@ class _Run:
             "settings": asdict(session.settings),
             "captured": fastest.get("captured", False),
             "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
-            "plan": self.way.plan(fastest["stage_seconds"]),
+            "plan": self.way.plan(fastest["stage_seconds"]) if alike else None,
             "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),
             "peak_device_mb": peak_device_mb(session.state.placement.device),

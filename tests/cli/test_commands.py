@@ -32,6 +32,7 @@ def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command, pro
     assert json.loads(evaluated.stdout) == result["val"]
     assert command("train", "events.csv", *SMALL, "--out", "a/run").returncode == 2
     resumed = command("train", "events.csv", *SMALL, "--epochs", "2", "--out", "a/run", "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["epochs"] == 2
 
 

@@ -91,6 +91,20 @@ def test_a_resumed_run_is_the_uninterrupted_one(small_stream: EventStream, tmp_p
         assert resumed[key] == whole[key]
 
 
+def test_a_run_goes_on_under_the_schedule_of_another_number_of_cores(
+    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resumed(epochs: int, cores: int) -> dict[str, Any]:
+        monkeypatch.setattr("mspipe_triton.settings.cores", lambda: cores)
+        return train(config(epochs=epochs, schedule="auto"), small_stream, out=str(tmp_path / "run"), resume=epochs > 1)
+
+    first, second = resumed(1, 1), resumed(2, 4)
+    assert (first["schedule"], second["schedule"]) == ("serial", "exact")
+    assert "patch" in second["stage_seconds"]
+    assert second["plan"]["schedule"] == "exact"
+    assert resumed(2, 1)["plan"]["schedule"] == "serial"
+
+
 def test_resuming_between_checkpoint_and_validation(small_stream: EventStream, tmp_path: Path) -> None:
     whole = train(config(epochs=2), small_stream, out=str(tmp_path / "run"))
     metrics = tmp_path / "run" / "metrics.jsonl"
