@@ -26,7 +26,7 @@ class Table:
         return ROOT / self.page
 
     @property
-    def record(self) -> Path:
+    def result_path(self) -> Path:
         """The JSON file."""
         return RESULTS / self.result
 

@@ -2,7 +2,7 @@
 
 `python -m bench.aot` compiles everything, writes bench/results/aot.json and the table in docs/measured/kernels.md; with
 `--defaults float32` (or ieee, float64) it compiles the configurations that the package starts with, for one GPU, and
-writes nothing; with `--record bench/results/aot-3.6.json` it writes that file alone, for another version of Triton.
+writes nothing; with `--out bench/results/aot-3.6.json` it writes that file alone, for another version of Triton.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
     kinds = sorted({case.arithmetic for case in CASES})
     parser.add_argument("--defaults", choices=kinds, help="default configurations of one arithmetic; writes no files")
     parser.add_argument("--capability", type=int, choices=CAPABILITIES, default=CAPABILITIES[-1], help="of --defaults")
-    parser.add_argument("--record", type=Path, help="write the rows here, and no page")
+    parser.add_argument("--out", type=Path, help="write the rows here, and no page")
     options = parser.parse_args()
     if options.defaults:
         rows, kinds = defaults(options.defaults, options.capability), [options.defaults]
@@ -63,10 +63,10 @@ def main() -> int:
     print(table(most))
     print(f"{len(rows)} compilations, {len(problems)} faults", *problems, sep="\n", file=sys.stderr)
     if not options.defaults and not problems:
-        command = f"python -m bench.aot --record {options.record}" if options.record else TABLE.command
+        command = f"python -m bench.aot --out {options.out}" if options.out else TABLE.command
         report = {**header(command), "compilations": len(rows), "rows": most}
-        write(report, options.record or TABLE.record, by_line="rows")
-        if not options.record:
+        write(report, options.out or TABLE.result_path, by_line="rows")
+        if not options.out:
             TABLE.write(table(most))
     return 1 if problems else 0
 

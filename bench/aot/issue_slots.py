@@ -183,7 +183,7 @@ def main() -> int:
     """Compile, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, help="write this checkout's figures here, and nothing else")
-    parser.add_argument("--before", type=Path, default=TABLE.record, help="of --rows in an earlier checkout")
+    parser.add_argument("--before", type=Path, default=TABLE.result_path, help="of --rows in an earlier checkout")
     options = parser.parse_args()
     recorded = launches()
     after = {name: figures(recorded[name]) for name in KERNELS}
@@ -191,7 +191,7 @@ def main() -> int:
         options.rows.write_text(json.dumps({name: {"before": row} for name, row in after.items()}, indent=1) + "\n")
         return 0
     sides = json.loads(options.before.read_text())
-    before = sides["kernels"] if options.before == TABLE.record else sides
+    before = sides["kernels"] if options.before == TABLE.result_path else sides
     document = {
         **header(TABLE.command),
         "assumed": {
@@ -200,7 +200,7 @@ def main() -> int:
         },
         "kernels": {name: {"before": before[name]["before"], "after": row} for name, row in after.items()},
     }  # fmt: skip
-    write(document, TABLE.record)
+    write(document, TABLE.result_path)
     TABLE.write(table(document["kernels"]))
     print(table(document["kernels"]))
     return 0

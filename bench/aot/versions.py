@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [row for version in options.versions for row in compiled_with(version)]
     report = header(f"{TABLE.command} {' '.join(options.versions)}")
     report["versions"]["triton"] = list(options.versions)
-    write({**report, "rows": rows}, TABLE.record)
+    write({**report, "rows": rows}, TABLE.result_path)
     TABLE.write(table(rows))
     print(table(rows))
     return int(any(row["failed"] for row in rows))

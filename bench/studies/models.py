@@ -44,7 +44,7 @@ def main(
     """Run what is missing, write the JSON after every run, and the page at the end."""
     torch.set_num_threads(threads)
     settings = {"batch_size": batch_size, "negatives": negatives, "seed": 0}
-    report: dict[str, Any] = json.loads(TABLE.record.read_text(encoding="utf-8")) if TABLE.record.exists() else {}
+    report: dict[str, Any] = json.loads(TABLE.result_path.read_text(encoding="utf-8")) if TABLE.result_path.exists() else {}
     if report.get("settings") != settings:
         report = {"streams": {}}
     report |= {**header(command("bench.studies.models"), threads), "settings": settings}
@@ -61,7 +61,7 @@ def main(
                 )
                 found[name][schedule] = _run(stream, name, config)
                 console.print(stream.name, name, schedule, found[name][schedule])
-                write(report, TABLE.record)
+                write(report, TABLE.result_path)
     TABLE.write(table(report))
     console.print(table(report))
 

@@ -110,19 +110,19 @@ def covered(file: Path) -> list[dict[str, Any]]:
 
 def test_the_committed_table_covers_every_kernel_and_configuration() -> None:
     page = aot.TABLE.path.read_text()
-    written = aot.TABLE.written(aot.table(covered(aot.TABLE.record)))
+    written = aot.TABLE.written(aot.table(covered(aot.TABLE.result_path)))
     assert written == page, "docs/measured/kernels.md is not what `make aot` writes"
 
 
 def test_no_configuration_has_a_stack_with_triton_3_6() -> None:
     """Triton 3.6 spilled in five kernels' defaults once."""
-    record = aot.TABLE.record.with_name("aot-3.6.json")
+    record = aot.TABLE.result_path.with_name("aot-3.6.json")
     covered(record)
     assert json.loads(record.read_text())["versions"]["triton"] == "3.6.0"
 
 
 def test_every_kernel_was_compiled_with_other_versions_of_triton() -> None:
-    document = json.loads(versions.TABLE.record.read_text())
+    document = json.loads(versions.TABLE.result_path.read_text())
     tried = {(row["triton"], row["arithmetic"]) for row in document["rows"]}
     assert tried == {(version, kind) for version in document["versions"]["triton"] for kind in versions.KINDS}
     assert not any(row["failed"] for row in document["rows"])

@@ -47,7 +47,7 @@ def test_a_floor_is_instructions_over_what_a_gpu_issues() -> None:
 
 
 def test_the_record_is_of_the_shipped_defaults_and_the_page_shows_it() -> None:
-    document = json.loads(issue_slots.TABLE.record.read_text())
+    document = json.loads(issue_slots.TABLE.result_path.read_text())
     assert tuple(document["kernels"]) == issue_slots.KERNELS
     for name, sides in document["kernels"].items():
         config = KERNELS[name].configs["float32"][0]

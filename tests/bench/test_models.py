@@ -8,7 +8,7 @@ import pytest
 
 from bench.studies.models import MODELS, SCHEDULES, TABLE, table
 
-REPORT = json.loads(TABLE.record.read_text(encoding="utf-8"))
+REPORT = json.loads(TABLE.result_path.read_text(encoding="utf-8"))
 
 
 def test_the_page_shows_the_committed_runs() -> None:
