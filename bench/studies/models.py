@@ -44,12 +44,13 @@ def main(
     """Run what is missing, write the JSON after every run, and the page at the end."""
     torch.set_num_threads(threads)
     settings = {"batch_size": batch_size, "negatives": negatives, "seed": 0}
-    report: dict[str, Any] = json.loads(TABLE.result_path.read_text(encoding="utf-8")) if TABLE.result_path.exists() else {}
+    path = TABLE.result_path
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if report.get("settings") != settings:
         report = {"streams": {}}
     report |= {**header(command("bench.studies.models"), threads), "settings": settings}
-    for path in data:
-        stream = load_stream(DataConfig(path=path))
+    for source in data:
+        stream = load_stream(DataConfig(path=source))
         found = report["streams"].setdefault(stream.name, {})
         for name in model or MODELS:
             _warm(stream, name, threads, batch_size)
@@ -61,7 +62,7 @@ def main(
                 )
                 found[name][schedule] = _run(stream, name, config)
                 console.print(stream.name, name, schedule, found[name][schedule])
-                write(report, TABLE.result_path)
+                write(report, path)
     TABLE.write(table(report))
     console.print(table(report))
 
