@@ -42,7 +42,7 @@ lint: install-dev
 bench: install-dev
 	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
 
-# Every kernel in every configuration, for sm_80 and sm_90, without a GPU: docs/kernels.md.
+# Every kernel in every configuration, for sm_80 and sm_90, without a GPU: docs/measured/kernels.md.
 aot: install-dev
 	$(BIN)/python -m bench.aot
 

@@ -17,7 +17,7 @@ from mspipe_triton.data.writers import write_stream
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
-# What makes each command small enough for a test; a later flag goes over an earlier one.
+# Flags that make each command small enough for a test; a later flag overrides an earlier one.
 SMALLER = {
     "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--negatives", "3", "--no-autotune"],
     "autotune": ["--batch-size", "100", "--dim", "8", "--threads", "1", "--budget", "3"],
@@ -36,7 +36,11 @@ def run(arguments: list[str], cwd: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/models.md", "docs/tuning.md"])
+GUIDES = ("data", "devices", "models", "pyg", "schedules", "tuning")
+PAGES = ["README.md", *(f"docs/guides/{name}.md" for name in GUIDES), "docs/measured/peers.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands(page: str, tmp_path: Path, command: Command) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
     assert commands
@@ -75,19 +79,15 @@ def check_make(words: list[str], tmp_path: Path) -> None:
 
 def test_python_examples(tmp_path: Path) -> None:
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
-    examples = [
-        *blocks("README.md", "python"),
-        *blocks("docs/models.md", "python"),
-        *blocks("docs/tuning.md", "python"),
-    ]
-    assert len(examples) == 4
+    examples = [example for page in PAGES for example in blocks(page, "python")]
+    assert len(examples) == 3
     for example in examples:
         run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
 
 
 def test_kernels_example(tmp_path: Path) -> None:
     """What the page's comments say is what its lines print."""
-    (example,) = blocks("docs/kernels.md", "python")
+    (example,) = blocks("docs/guides/kernels.md", "python")
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280

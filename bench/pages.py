@@ -1,0 +1,93 @@
+"""Tables of docs/measured/ from committed results: `python -m bench.pages` writes every one of them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.aot import issue_slots, rows, versions
+from bench.studies import models
+from bench.tables import Table
+
+Report = Mapping[str, Any]
+COMMAND = "python -m bench.pages"
+STAGES = ("sample", "features", "memory", "train", "update")
+# Schedules of the stand-in stages, with the patch of `exact` in milliseconds.
+STAND_INS = {
+    "serial": "serial", "prefetch": "prefetch", "mspipe": "mspipe", "exact": "exact, patch 2",
+    "exact_small": "exact, patch 0.2",
+}  # fmt: skip
+THREADS = {"threads1": "one training thread", "threads2": "two, as many as cores"}
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def periods(report: Report) -> str:
+    """Planned and measured periods of the pipeline, one line per vector of stage times and schedule."""
+    lines = []
+    for cases in report["cases"].values():
+        times = ", ".join(f"{cases['serial']['stage_ms'][stage]:g}" for stage in STAGES)
+        for name, title in STAND_INS.items():
+            case = cases[name]
+            figures = (str(case["staleness"]), f"{case['planned_ms']:.1f}", f"{case['measured_ms']:.2f}")
+            lines.append((times, title, *figures, f"{case['speed']:.2f}"))
+            times = ""
+    return markdown(("stage times", "schedule", "s", "planned", "measured", "× serial"), lines)
+
+
+def ablation(report: Report) -> str:
+    """Speed and scores of every schedule on one stream."""
+    head = ("schedule", "seeds", "events/s", "× serial", "test AP", "points lost", "MRR", "last loss", "staleness")
+    columns = {
+        "seeds": "d", "events_per_s": ",.0f", "speed_ratio": ".2f", "ap": ".4f", "ap_points_lost": ".2f", "mrr": ".4f",
+        "loss": ".4f", "mean_staleness": ".2f", "memory_ms": ".2f",
+    }  # fmt: skip
+    lines = [
+        (name, *(format(row[column], form) for column, form in columns.items()))
+        for name, row in report["schedules"].items()
+    ]
+    return markdown((*head, "memory fetch, ms"), lines)
+
+
+def speeds(report: Report) -> str:
+    """Speed of the schedules against serial epochs beside them, one line per stream and number of threads."""
+    schedules = ("prefetch", "mspipe", "exact")
+    lines = [
+        (f"`{stream}.csv`, {title}", *(f"{report[stream][threads][name]['speed_ratio']:.2f}" for name in schedules))
+        for stream in ("wiki", "uci")
+        for threads, title in THREADS.items()
+    ]
+    return markdown(("speed against `serial`", *(f"`{name}`" for name in schedules)), lines)
+
+
+SCHEDULES = "docs/measured/schedules.md"
+TABLES: list[tuple[Table, Callable[[Report], str]]] = [
+    (rows.TABLE, lambda report: rows.table(report["rows"])),
+    (versions.TABLE, lambda report: versions.table(report["rows"])),
+    (issue_slots.TABLE, lambda report: issue_slots.table(report["kernels"])),
+    (models.TABLE, lambda report: models.table(dict(report))),
+    (Table(SCHEDULES, "pipeline.json", COMMAND), periods),
+    (Table(SCHEDULES, "ablation-wiki.json", COMMAND), ablation),
+    (Table(SCHEDULES, "ablation-uci.json", COMMAND), ablation),
+    (Table(SCHEDULES, "schedule-speed.json", COMMAND), speeds),
+]
+
+
+def rendered(table: Table, render: Callable[[Report], str]) -> str:
+    """The page with a table made from its result."""
+    return table.written(render(json.loads(table.result_path.read_text(encoding="utf-8"))))
+
+
+def main() -> None:
+    """Write all tables."""
+    for table, render in TABLES:
+        table.path.write_text(rendered(table, render), encoding="utf-8")
+        print(f"wrote the table of {table.result} in {table.page}")
+
+
+if __name__ == "__main__":
+    main()
