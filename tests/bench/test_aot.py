@@ -104,13 +104,13 @@ def covered(file: Path) -> list[dict[str, Any]]:
     assert aot.faults(document["rows"], {"float32", "float64", "ieee"}) == []
     for row in document["rows"]:
         config = KERNELS[row["kernel"]].configs[row["arithmetic"]][row["config"]]
-        assert row["blocks"] == aot.described(config), f"run `{document['command']}`"
+        assert row["blocks"] == aot.describe(config), f"run `{document['command']}`"
     return document["rows"]
 
 
 def test_the_committed_table_covers_every_kernel_and_configuration() -> None:
     page = aot.TABLE.path.read_text()
-    written = aot.TABLE.written(aot.table(covered(aot.TABLE.result_path)))
+    written = aot.TABLE.page_with(aot.table(covered(aot.TABLE.result_path)))
     assert written == page, "docs/measured/kernels.md is not what `make aot` writes"
 
 
@@ -129,7 +129,7 @@ def test_every_kernel_was_compiled_with_other_versions_of_triton() -> None:
     oldest = min(tuple(map(int, version.split("."))) for version in document["versions"]["triton"])
     assert oldest[:2] == (3, 5), "the oldest that pyproject.toml allows"
     page = versions.TABLE.path.read_text()
-    assert versions.TABLE.written(versions.table(document["rows"])) == page, "run `python -m bench.aot.versions`"
+    assert versions.TABLE.page_with(versions.table(document["rows"])) == page, "run `python -m bench.aot.versions`"
 
 
 def test_products_in_float64_depend_on_no_narrow_number() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bench.aot import issue_slots
-from bench.aot.rows import described
+from bench.aot.rows import describe
 from mspipe_triton.kernels.runtime.launch import KERNELS, cdiv
 
 # A slow path that is called, a loop of two instructions, a jump over one, and padding behind the end.
@@ -33,7 +33,7 @@ LISTING = """
 
 
 def test_what_a_warp_executes_is_counted_once() -> None:
-    counts = issue_slots.counted(issue_slots.executed(issue_slots.parsed(LISTING)))
+    counts = issue_slots.count(issue_slots.reachable(issue_slots.parse(LISTING)))
     assert counts == {
         "instructions": 12, "loops": 1, "barriers": 1, "shuffles": 1, "calls": 1,
         "copies_4": 1, "copies_8": 1, "copies_16": 1,
@@ -51,7 +51,7 @@ def test_the_record_is_of_the_shipped_defaults_and_the_page_shows_it() -> None:
     assert tuple(document["kernels"]) == issue_slots.KERNELS
     for name, sides in document["kernels"].items():
         config = KERNELS[name].configs["float32"][0]
-        assert sides["after"]["configuration"] == described(config), "run `python -m bench.aot.issue_slots`"
+        assert sides["after"]["configuration"] == describe(config), "run `python -m bench.aot.issue_slots`"
         assert sides["after"]["stack"] == 0
         if "floor_us" in sides["after"]:
             floor = issue_slots.floor_us(sides["after"]["instructions"], config.num_warps, issue_slots.ROOTS)
@@ -59,4 +59,4 @@ def test_the_record_is_of_the_shipped_defaults_and_the_page_shows_it() -> None:
         if "rounds" in sides["after"]:
             rounds = {str(batch): cdiv(batch, config["CHUNK"]) for batch in issue_slots.BATCHES}
             assert sides["after"]["rounds"] == rounds
-    assert issue_slots.TABLE.path.read_text() == issue_slots.TABLE.written(issue_slots.table(document["kernels"]))
+    assert issue_slots.TABLE.path.read_text() == issue_slots.TABLE.page_with(issue_slots.table(document["kernels"]))

@@ -12,7 +12,7 @@ REPORT = json.loads(TABLE.result_path.read_text(encoding="utf-8"))
 
 
 def test_the_page_shows_the_committed_runs() -> None:
-    assert TABLE.path.read_text(encoding="utf-8") == TABLE.written(table(REPORT))
+    assert TABLE.path.read_text(encoding="utf-8") == TABLE.page_with(table(REPORT))
 
 
 def test_every_model_has_run_under_every_schedule_on_both_streams() -> None:
