@@ -50,9 +50,7 @@ def importances(trials: list[dict[str, Any]]) -> dict[str, float]:
     study = optuna.create_study(direction="maximize")
     for trial in scored:
         space = {name: choices[name] for name in trial["point"]}
-        study.add_trial(
-            optuna.trial.create_trial(value=trial["score"], params=trial["point"], distributions=space)
-        )
+        study.add_trial(optuna.trial.create_trial(value=trial["score"], params=trial["point"], distributions=space))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 

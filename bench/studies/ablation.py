@@ -105,16 +105,16 @@ def _row(runs: dict[str, list[dict[str, Any]]], name: str) -> dict[str, Any]:
     error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
     return {
         "seeds": len(repeats),
-        "events_per_s": statistics.median(run["train_events_per_s"] for run in own),
+        "events_per_s": statistics.median(run["train_events_per_s"] for run in repeats),
         "speed_ratio": statistics.median(a["train_events_per_s"] / b["train_events_per_s"] for a, b in pairs),
-        "ap": statistics.mean(run["test"]["ap"] for run in own),
-        "mrr": statistics.mean(run["test"]["mrr"] for run in own),
-        "loss": statistics.mean(run["losses"][-1] for run in own),
-        "mean_staleness": statistics.mean(run["mean_staleness"] for run in own),
-        "planned_staleness": max(run["plan"]["staleness"] for run in own),
+        "ap": statistics.mean(run["test"]["ap"] for run in repeats),
+        "mrr": statistics.mean(run["test"]["mrr"] for run in repeats),
+        "loss": statistics.mean(run["losses"][-1] for run in repeats),
+        "mean_staleness": statistics.mean(run["mean_staleness"] for run in repeats),
+        "planned_staleness": max(run["plan"]["staleness"] for run in repeats),
         "ap_points_lost": 100 * statistics.mean(losses),
         "ap_points_lost_at_most": 100 * (statistics.mean(losses) + 2 * error),
-        "memory_ms": 1e3 * statistics.median(run["stage_seconds"]["memory"] for run in own),
+        "memory_ms": 1e3 * statistics.median(run["stage_seconds"]["memory"] for run in repeats),
         "same_losses_as_serial": all(a["losses"] == b["losses"] for a, b in pairs),
         "runs": repeats,
     }

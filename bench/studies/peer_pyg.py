@@ -20,8 +20,8 @@ Draws = Callable[[int], torch.Tensor]
 class FixedAggregator(LastAggregator):
     """PyG's LastAggregator with a fix for nodes without messages.
 
-    Without torch_scatter, PyG 2.8 marks such a node with U − 1, which is another node's message if the U nodes have U messages
-    or more.
+    Without torch_scatter, PyG 2.8 marks such a node with U − 1, which is another node's message if the U nodes that
+    are read have U messages or more.
     """
 
     def forward(self, msg: torch.Tensor, index: torch.Tensor, t: torch.Tensor, dim_size: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The figures of machine code: how a listing is counted, and that the record is of the shipped defaults."""
+"""Figures of machine code: counts of a listing, and the committed figures of the shipped defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.aot import issue_slots
 from bench.aot.rows import describe
 from mspipe_triton.kernels.runtime.launch import KERNELS, cdiv
 
-# A slow path that is called, a loop of two instructions, a jump over one, and padding behind the end.
+# A call of a slow path, a loop of two instructions, a jump over one, and padding after the end.
 LISTING = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;              /* 0x00000a00ff017b82 */
                                                                        /* 0x000fe20000000800 */
@@ -32,7 +32,7 @@ LISTING = """
 """
 
 
-def test_what_a_warp_executes_is_counted_once() -> None:
+def test_reachable_instructions_count_once() -> None:
     counts = issue_slots.count(issue_slots.reachable(issue_slots.parse(LISTING)))
     assert counts == {
         "instructions": 12, "loops": 1, "barriers": 1, "shuffles": 1, "calls": 1,
@@ -40,13 +40,13 @@ def test_what_a_warp_executes_is_counted_once() -> None:
     }  # fmt: skip
 
 
-def test_a_floor_is_instructions_over_what_a_gpu_issues() -> None:
-    cycles = 132 * 4  # programs of 1,000 instructions that run beside each other
+def test_floor_is_instructions_over_issue_rate() -> None:
+    cycles = 132 * 4  # programs of 1,000 instructions that run in parallel
     assert issue_slots.floor_us(1000, 1, cycles) == pytest.approx(1000 / 1980)
     assert issue_slots.floor_us(1000, 2, cycles) == pytest.approx(2000 / 1980)
 
 
-def test_the_record_is_of_the_shipped_defaults_and_the_page_shows_it() -> None:
+def test_committed_figures_are_of_the_shipped_defaults_and_in_the_page() -> None:
     document = json.loads(issue_slots.TABLE.result_path.read_text())
     assert tuple(document["kernels"]) == issue_slots.KERNELS
     for name, sides in document["kernels"].items():
