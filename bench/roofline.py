@@ -31,9 +31,9 @@ class Roofline:
 
     Args:
         device: name of the processor or GPU. threads: torch threads, for a CPU.
-        bytes_per_s: of a large copy, bytes read plus bytes written.
-        flops_per_s: of a large matrix product, by precision ("float32", "tf32", "float64", "bfloat16").
-        launch_seconds: of an empty kernel among others in a replayed CUDA graph; 0 on a CPU.
+        bytes_per_s: rate of a large copy, bytes read plus bytes written.
+        flops_per_s: rate of a large matrix product, by precision ("float32", "tf32", "float64", "bfloat16").
+        launch_seconds: time of an empty kernel among others in a replayed CUDA graph; 0 on a CPU.
     """
 
     device: str

@@ -127,7 +127,7 @@ class Judge:
     expected: Expected
 
     def __call__(self, actual: Named) -> Errors:
-        """Errors of a result, beside the errors that are allowed."""
+        """Errors of a result, and their limits."""
         return self.expected.errors(actual)
 
 

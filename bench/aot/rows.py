@@ -58,9 +58,9 @@ def faults(rows: list[dict[str, Any]], kinds: set[str]) -> list[str]:
         for row in rows
         if row["stack"] or row["shared"] > SHARED_LIMIT[row["capability"]]
     ]
-    launched = {(row["kernel"], row["arithmetic"]) for row in rows}
+    launches = {(row["kernel"], row["arithmetic"]) for row in rows}
     expected = {(name, kind) for name, kernel in KERNELS.items() for kind in kernel.configs if kind in kinds}
-    return excesses + [f"{name} was never launched in {kind}" for name, kind in sorted(expected - launched)]
+    return excesses + [f"{name} was never launched in {kind}" for name, kind in sorted(expected - launches)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -60,7 +60,7 @@ def _dropout(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
 
 
 def _dropout_work(batch: RandomBatch, table: int, compute: int) -> Work:
-    """Writes: the multipliers. Drawing them takes integer operations only."""
+    """Writes: the multipliers. Drawing them needs only integer operations."""
     return Work(4 * 8 + batch.roots.numel() * batch.shape.dim * compute)
 
 

@@ -93,14 +93,14 @@ def _trace_spans(plan: Plan, spans: list[Span], first: int) -> tuple[list[Span],
         return read_spans(path, MEASURED)[1], read_spans(path, PLANNED)[1]
 
 
-def _panel(axes: Axes, opening: str, first: int, measured: list[Span], plan: list[Span]) -> None:
+def _panel(axes: Axes, opening: str, first: int, spans: list[Span], plan: list[Span]) -> None:
     """Draw rows of bars, from shortly before stage `opening` of iteration `first`, whose period is shaded."""
-    starts = {span.iteration: span.start for span in measured if span.stage == opening}
+    starts = {span.iteration: span.start for span in spans if span.stage == opening}
     begin = starts[first] - 0.4e-3
     period = [(starts[first + ahead] - begin) * 1e3 for ahead in (0, 1)]
     axes.axvspan(*period, color=SHADE, zorder=0, linewidth=0)
     axes.annotate("one period", (sum(period) / 2, -0.54), ha="center", va="center", color=FAINT, fontsize=8.5)
-    for span in measured:
+    for span in spans:
         _bar(axes, span, begin, -0.34, 0.46, filled=True)
     for span in plan:
         _bar(axes, span, begin, 0.17, 0.26, filled=False)

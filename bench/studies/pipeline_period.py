@@ -171,7 +171,7 @@ def main(
 
 def _table(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     table = Table(
-        title="stages that sleep: the engine beside the plan",
+        title="stages that sleep: the engine against its plan",
         caption="milliseconds per iteration; missed: updates that a fetch does not see, mean ≤ bound;\n"
         "sleep +: milliseconds that a stage oversleeps, mean",
     )

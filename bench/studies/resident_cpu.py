@@ -1,4 +1,4 @@
-"""Resident training on the CPU: losses of an epoch beside the serial run's in float64, and the speed of both."""
+"""Resident training on the CPU: losses of an epoch against the serial run's in float64, and the speed of both."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def main(
 
 
 def _measure(stream: EventStream, threads: int, repeats: int, events: int) -> dict[str, Any]:
-    """Events/s of every schedule, seconds of its stages, and its speed relative to serial's epoch beside it."""
+    """Events/s of every schedule, seconds of its stages, and its speed relative to serial's neighbouring epoch."""
     configs = {name: RunConfig(train=TrainConfig(schedule=name, threads=threads)) for name in SCHEDULES}
     rates: dict[str, list[float]] = {name: [] for name in SCHEDULES}
     times = {name: StageTimes() for name in SCHEDULES}

@@ -1,4 +1,4 @@
-"""Gains by tuning on the CPU: tuned beside shipped and bad settings, its stage times, and the time that it needs.
+"""Gains from tuning on the CPU: tuned against shipped and bad settings, stage times, and the time that tuning needs.
 
 `python -m bench.studies.tuning --data wiki.csv` writes bench/results/tuning.json, which `python -m
 bench.pictures.tuning` draws.

@@ -1,4 +1,4 @@
-"""The benchmark of the engine beside its plan, and the picture: measurements, and failures that they report."""
+"""The comparison of the engine with its plan, and the picture: measurements, and failures that they report."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_picture_shows_measured_stages_and_the_plan(tmp_path: Path) -> None:
     figure = draw_pipeline.draw(plans, {variant: run(plan, 25, 5) for variant, plan in plans.items()})
     for axes, plan in zip(figure.axes, plans.values(), strict=True):
         bars = axes.patches[1:]  # the first is the shade of a period
-        measured = [bar for bar in bars if bar.get_facecolor()[3] == 1]
-        assert len(measured) >= len(plan.graph.stages)
-        assert len(bars) > len(measured)
-        widths = {round(bar.get_width(), 3) for bar in bars if bar not in measured}
+        solid = [bar for bar in bars if bar.get_facecolor()[3] == 1]
+        assert len(solid) >= len(plan.graph.stages)
+        assert len(bars) > len(solid)
+        widths = {round(bar.get_width(), 3) for bar in bars if bar not in solid}
         assert widths == {float(stage.time) for stage in plan.graph.stages}
