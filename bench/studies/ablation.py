@@ -101,8 +101,8 @@ def _row(runs: dict[str, list[dict[str, Any]]], name: str) -> dict[str, Any]:
     """A schedule's medians over its seeds, and its differences from serial, seed by seed."""
     repeats = runs[name]
     pairs = list(zip(repeats, runs["serial"], strict=False))
-    losses = [serial["test"]["ap"] - run["test"]["ap"] for run, serial in pairs]
-    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    gaps = [serial["test"]["ap"] - run["test"]["ap"] for run, serial in pairs]
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
     return {
         "seeds": len(repeats),
         "events_per_s": statistics.median(run["train_events_per_s"] for run in repeats),
@@ -112,8 +112,8 @@ def _row(runs: dict[str, list[dict[str, Any]]], name: str) -> dict[str, Any]:
         "loss": statistics.mean(run["losses"][-1] for run in repeats),
         "mean_staleness": statistics.mean(run["mean_staleness"] for run in repeats),
         "planned_staleness": max(run["plan"]["staleness"] for run in repeats),
-        "ap_points_lost": 100 * statistics.mean(losses),
-        "ap_points_lost_at_most": 100 * (statistics.mean(losses) + 2 * error),
+        "ap_points_lost": 100 * statistics.mean(gaps),
+        "ap_points_lost_at_most": 100 * (statistics.mean(gaps) + 2 * error),
         "memory_ms": 1e3 * statistics.median(run["stage_seconds"]["memory"] for run in repeats),
         "same_losses_as_serial": all(a["losses"] == b["losses"] for a, b in pairs),
         "runs": repeats,
