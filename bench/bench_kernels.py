@@ -1,4 +1,4 @@
-"""pytest-benchmark cases of every kernel; each checks its result against float64 before it times anything."""
+"""pytest-benchmark cases of every kernel; each checks its result against float64 before it is timed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from bench.variants import Judge, failures, in_training, judge, result, variant
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REPLAYS = 20
 SHORT = [str(shape) for shape in WIKI[:2]]
-NEEDS_GPU = "Triton kernels need a CUDA device here; their results are tested in tests/kernels by Triton's interpreter"
+NEEDS_GPU = "Triton kernels need a CUDA device; tests/kernels tests their results in Triton's interpreter"
 
 
 def _parameters() -> list[Any]:
-    """Every operation, variant, direction and shape, with a name to pick by: -k 'memory_gru and WIKI-B600'."""
-    made = []
+    """Every operation, variant, direction and shape, with an id to select by: -k 'memory_gru and WIKI-B600'."""
+    parameters = []
     for name, operation in OPERATIONS.items():
-        hows = ["eager", "compile" if DEVICE.type == "cuda" else "fused", "triton"]
-        hows = [how for how in hows if how != "fused" or operation.fuses]
+        ways = ["eager", "compile" if DEVICE.type == "cuda" else "fused", "triton"]
+        ways = [way for way in ways if way != "fused" or operation.fuses]
         for shape in SHAPES:
-            for how in hows:
+            for way in ways:
                 for direction in ["forward", *(["both"] if operation.trained else [])]:
                     marks = [] if str(shape) in SHORT else [pytest.mark.full]
-                    made.append(
-                        pytest.param(name, shape, how, direction, id=f"{name}-{shape}-{how}-{direction}", marks=marks)
+                    parameters.append(
+                        pytest.param(name, shape, way, direction, id=f"{name}-{shape}-{way}-{direction}", marks=marks)
                     )
-    return made
+    return parameters
 
 
 @functools.cache
@@ -48,45 +48,45 @@ def _inputs(name: str, shape: Shape) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _judge(name: str, shape: Shape) -> Judge:
-    """Shared by the variants and directions of a case, which run one after the other."""
+    """Judge that the variants and directions of a case share, as they run one after the other."""
     return judge(in_training(OPERATIONS[name]), short(_inputs(name, shape)))
 
 
 @pytest.mark.benchmark(max_time=0.5)
-@pytest.mark.parametrize(("name", "shape", "how", "direction"), _parameters())
-def bench_kernel(benchmark: Any, name: str, shape: Shape, how: str, direction: str) -> None:
-    if how == "triton" and DEVICE.type != "cuda":
+@pytest.mark.parametrize(("name", "shape", "way", "direction"), _parameters())
+def bench_kernel(benchmark: Any, name: str, shape: Shape, way: str, direction: str) -> None:
+    if way == "triton" and DEVICE.type != "cuda":
         pytest.skip(NEEDS_GPU)
     operation, arguments = in_training(OPERATIONS[name]), _inputs(name, shape)
-    judged = _judge(name, shape)
-    wrong = failures(judged(result(operation, how, short(arguments), judged.grads)))
-    assert not wrong, f"not timed, since the result is wrong: {wrong}"
+    oracle = _judge(name, shape)
+    wrong = failures(oracle(result(operation, way, short(arguments), oracle.grads)))
+    assert not wrong, f"not timed, because the result is wrong: {wrong}"
     least = work(name, shape)
-    moved, flops = least.bytes, least.flops
+    traffic, flops = least.bytes, least.flops
     if direction == "both":
-        moved, flops = moved + least.backward_bytes, flops + least.backward_flops
-    with variant(how):
-        ready = prepare(name, arguments, moved, how, judged.grads if direction == "both" else None)
+        traffic, flops = traffic + least.backward_bytes, flops + least.backward_flops
+    with variant(way):
+        ready = prepare(name, arguments, traffic, way, oracle.grads if direction == "both" else None)
         calls = ready.calls
         if DEVICE.type == "cuda":
             calls *= REPLAYS
             benchmark.pedantic(_replays(ready.run), rounds=20, warmup_rounds=2)
         else:
             benchmark(ready.run)
-    if benchmark.stats is None:  # checks alone were asked for
+    if benchmark.stats is None:  # --benchmark-disable: only checks
         return
     seconds, ceilings = benchmark.stats["median"] / calls, _roofline(torch.get_num_threads())
-    floor = ceilings.floor(moved, flops, precision_of(torch.float32))
+    floor = ceilings.floor(traffic, flops, precision_of(torch.float32))
     benchmark.extra_info.update(
         device=ceilings.device, threads=ceilings.threads, timed=ready.timed, calls=calls, cold=ready.cold,
-        seconds=seconds, events_per_s=round(shape.batch / seconds), gb_per_s=moved / seconds / 1e9,
+        seconds=seconds, events_per_s=round(shape.batch / seconds), gb_per_s=traffic / seconds / 1e9,
         tflop_per_s=flops / seconds / 1e12, floor_seconds=floor.seconds, floor_bound=floor.bound,
         share_of_floor=floor.seconds / seconds, peak_mib=ready.peak_mib,
     )  # fmt: skip
 
 
 def _replays(run: Any) -> Any:
-    """A round of many replays and one wait for all, so that neither the wait nor a launch from the host is timed."""
+    """Make a round of many replays and one wait, so that neither the wait nor a launch from the host counts."""
 
     def replay() -> None:
         for _ in range(REPLAYS):

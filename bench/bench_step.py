@@ -1,6 +1,6 @@
-"""pytest-benchmark cases of the training step and its operations; a check of the result comes before any timing.
+"""pytest-benchmark cases of the training step and its operations; each checks its result before it is timed.
 
-The step is timed both ways: in stages, and resident, at static shapes, as a GPU replays it.
+The step is timed both ways: in stages, and resident, with static shapes, as a GPU replays it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WARM_BATCHES, ROUNDS = 20, 30
 
 @pytest.fixture(params=[(200, 0), (600, 0), (600, 172)], ids=["B200", "B600", "B600-features172"])
 def warm(request: pytest.FixtureRequest) -> Iterator[tuple[Session, Batch]]:
-    """A session whose memory has seen some batches, and the next batch."""
+    """Session whose memory has seen some batches, and the next batch."""
     size, width = request.param
     enable_fusion(compiler() is not None)
     stream = synthetic_stream(SyntheticConfig(events=40_000, edge_features=width))
@@ -45,30 +45,31 @@ def warm(request: pytest.FixtureRequest) -> Iterator[tuple[Session, Batch]]:
 
 
 def _resident(session: Session, way: str) -> TrainPass:
-    """The training pass of a session at static shapes, with the parameters and node state of a staged one."""
+    """Training pass with static shapes, with the parameters and node state of a staged session."""
     train = replace(session.config.train, placement="device")
-    made = Session.create(replace(session.config, train=train, settings=WAYS[way]), session.stream)
-    steps = Resident(made).training()
-    _begin_as(made, session)
+    resident = Session.create(replace(session.config, train=train, settings=WAYS[way]), session.stream)
+    steps = Resident(resident).training()
+    _copy_state(resident, session)
     return steps
 
 
 def _double(session: Session) -> Session:
-    """A staged session in float64 with the parameters and node state of one in float32."""
-    made = Session.create(replace(session.config, model=replace(session.config.model, dtype="float64")), session.stream)
-    _begin_as(made, session)
-    return made
+    """Staged session in float64 with the parameters and node state of a session in float32."""
+    config = replace(session.config, model=replace(session.config.model, dtype="float64"))
+    double = Session.create(config, session.stream)
+    _copy_state(double, session)
+    return double
 
 
 @torch.no_grad()
-def _begin_as(made: Session, session: Session) -> None:
-    made.model.load_state_dict(session.model.state_dict())
-    for name, table in session.state.tables.items():
-        made.state.tables[name].copy_(table)
+def _copy_state(target: Session, source: Session) -> None:
+    target.model.load_state_dict(source.model.state_dict())
+    for name, table in source.state.tables.items():
+        target.state.tables[name].copy_(table)
 
 
 def _go_to(steps: TrainPass, batch: Batch) -> None:
-    """Put a pass before a batch of the first epoch."""
+    """Move a pass to the start of a batch of the first epoch."""
     for clock in (steps.clock, steps.ahead):
         clock.start(0, batch.stop, 1)
         for _ in range(batch.index):
@@ -78,33 +79,33 @@ def _go_to(steps: TrainPass, batch: Batch) -> None:
 
 
 def _check(session: Session, batch: Batch, way: str, step: Callable[[TrainPass], object]) -> None:
-    """That in float64 a step leaves the loss and the node tables that the stages leave from the same beginning."""
+    """Check that in float64 a step computes the loss and the node tables of the stages, from the same state."""
     exact = _double(session)
     steps = _resident(exact, way)
 
     def staged() -> Named:
-        _begin_as(exact, session)
+        _copy_state(exact, session)
         run = Stages(exact)
-        done = run.update(run.train(run.memory(run.features(run.sample(batch)))))
-        return {"loss": done.outcome.loss, **{name: table.clone() for name, table in exact.state.tables.items()}}
+        work = run.update(run.train(run.memory(run.features(run.sample(batch)))))
+        return {"loss": work.outcome.loss, **{name: table.clone() for name, table in exact.state.tables.items()}}
 
     _go_to(steps, batch)
     step(steps)
-    found = {"loss": steps.losses[batch.index], **steps.session.state.tables}
-    _passed(expected(staged, found), found)
+    results = {"loss": steps.losses[batch.index], **steps.session.state.tables}
+    _assert_close(expected(staged, results), results)
 
 
-def _passed(right: Expected, found: Named) -> None:
-    entries = right.errors(found)
+def _assert_close(truth: Expected, results: Named) -> None:
+    entries = truth.errors(results)
     assert all(entry["passed"] for entry in entries.values()), entries
 
 
-def _scored(run: Stages, fetched: Work) -> Named:
-    return {"logits": run.score(fetched).outcome.logits}
+def _logits(run: Stages, work: Work) -> Named:
+    return {"logits": run.score(work).outcome.logits}
 
 
-def _record(benchmark: Any, batch: Batch) -> None:
-    if benchmark.stats is None:  # checks alone were asked for
+def _add_rate(benchmark: Any, batch: Batch) -> None:
+    if benchmark.stats is None:  # --benchmark-disable: only checks
         return
     benchmark.extra_info["events_per_s"] = round((batch.stop - batch.start) / benchmark.stats["median"])
     benchmark.extra_info["threads"] = torch.get_num_threads()
@@ -113,11 +114,11 @@ def _record(benchmark: Any, batch: Batch) -> None:
 def bench_train_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
     run = Stages(session)
-    fetched = run.memory(run.features(run.sample(batch)))
-    found, exact = _scored(run, fetched), Stages(_double(session))
-    _passed(expected(lambda: _scored(exact, exact.memory(exact.features(exact.sample(batch)))), found), found)
-    benchmark(lambda: run.train(fetched))
-    _record(benchmark, batch)
+    work = run.memory(run.features(run.sample(batch)))
+    logits, exact = _logits(run, work), Stages(_double(session))
+    _assert_close(expected(lambda: _logits(exact, exact.memory(exact.features(exact.sample(batch)))), logits), logits)
+    benchmark(lambda: run.train(work))
+    _add_rate(benchmark, batch)
 
 
 def bench_fetch(benchmark: Any, warm: tuple[Session, Batch]) -> None:
@@ -130,18 +131,18 @@ def bench_fetch(benchmark: Any, warm: tuple[Session, Batch]) -> None:
         around.nodes[around.root_rows[: batch.stop - batch.start]], session.stream.src[batch.start : batch.stop]
     )
     benchmark(lambda: run.memory(run.features(run.sample(batch))))
-    _record(benchmark, batch)
+    _add_rate(benchmark, batch)
 
 
 def bench_update(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
     run = Stages(session)
-    done = run.score(run.memory(run.features(run.sample(batch))))
-    run.update(done)
+    work = run.score(run.memory(run.features(run.sample(batch))))
+    run.update(work)
     last = session.stream.dst[batch.stop - 1]
     assert session.state.tables["event_id"][last] == batch.stop - 1
-    benchmark(lambda: run.update(done))
-    _record(benchmark, batch)
+    benchmark(lambda: run.update(work))
+    _add_rate(benchmark, batch)
 
 
 def bench_resident_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
@@ -149,7 +150,7 @@ def bench_resident_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     _check(session, batch, "captured, branch", TrainPass.step)
     steps = _resident(session, "captured, branch")
     benchmark.pedantic(steps.step, setup=lambda: _go_to(steps, batch), rounds=ROUNDS, warmup_rounds=2)
-    _record(benchmark, batch)
+    _add_rate(benchmark, batch)
 
 
 @pytest.mark.parametrize("stage", ["sample", "forward", "backward", "write"])
@@ -158,15 +159,15 @@ def bench_resident_stage(benchmark: Any, warm: tuple[Session, Batch], stage: str
     _check(session, batch, "captured", lambda steps: [run() for run in Parts(steps).by_name().values()])
     steps = _resident(session, "captured")
     stages = Parts(steps).by_name()
-    before = [*stages.values()][: [*stages].index(stage)]
+    earlier = [*stages.values()][: [*stages].index(stage)]
 
     def setup() -> None:
         _go_to(steps, batch)
-        for run in before:
+        for run in earlier:
             run()
 
     benchmark.pedantic(stages[stage], setup=setup, rounds=ROUNDS, warmup_rounds=2)
-    _record(benchmark, batch)
+    _add_rate(benchmark, batch)
 
 
 def bench_unique_nodes(benchmark: Any) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks' own option: `--full` adds the large cases."""
+"""Option of the benchmarks: `--full` adds the large cases."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
 
 def rendered(table: Table, render: Callable[[Report], str]) -> str:
     """The page with a table made from its result."""
-    return table.written(render(json.loads(table.result_path.read_text(encoding="utf-8"))))
+    return table.page_with(render(json.loads(table.result_path.read_text(encoding="utf-8"))))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The report of a measurement: its header (command, date, commit, machine, versions), printed and written as JSON."""
+"""Reports of measurements: the header (command, date, commit, machine, versions), printed and written as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = ROOT / "bench" / "results"
 
 
 def command(module: str) -> str:
-    """The command of this process as others would type it: `python -m MODULE` and its arguments, without folders."""
+    """The command of this process as a user would type it: `python -m MODULE` and its arguments, without folders."""
     words = (word.rpartition("data/")[2] for word in sys.argv[1:])
     return " ".join(["python -m", module, *words])
 
@@ -31,8 +31,8 @@ def header(text: str, threads: int | None = None, commit: str | None = None) -> 
 
     Args:
         text: the command, as in `command("bench.studies.peers")`.
-        threads: torch threads of the measurement, where this process has another number.
-        commit: where git cannot tell it.
+        threads: torch threads of the measurement, if not this process's number.
+        commit: the commit, if git does not know it.
     """
     facts = {} if threads is None else {"threads": threads}
     return {
@@ -42,7 +42,7 @@ def header(text: str, threads: int | None = None, commit: str | None = None) -> 
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, torch threads and platform, and the GPU where torch can use one."""
+    """Processor, cores, torch threads and platform, and the GPU if torch can use one."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -87,7 +87,7 @@ def checkout() -> str:
 
 
 def as_text(report: Mapping[str, Any], by_line: str | None = None) -> str:
-    """A report as JSON; the entries of its list `by_line` take a line each."""
+    """A report as JSON, with one line per entry of its list `by_line`."""
     rows = report.get(by_line, []) if by_line else []
     if not rows:
         return json.dumps(report, indent=1) + "\n"
@@ -97,13 +97,13 @@ def as_text(report: Mapping[str, Any], by_line: str | None = None) -> str:
 
 
 def write(report: Mapping[str, Any], path: Path, by_line: str | None = None) -> None:
-    """Write a report as JSON, as `as_text` gives it."""
+    """Write a report as the JSON of `as_text`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_text(report, by_line), encoding="utf-8")
 
 
 def show(report: Mapping[str, Any], path: Path | None) -> None:
-    """Print a report as JSON, and write it where a file is named."""
+    """Print a report as JSON, and write it to `path` if there is one."""
     if path is not None:
         write(report, path)
     print(as_text(report), end="")

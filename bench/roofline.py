@@ -1,4 +1,4 @@
-"""The measured ceilings of a machine, and the least time that they leave an operation."""
+"""Measured ceilings of a machine, and the least time that an operation needs under them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAUNCHES = 100
 
 @dataclass(frozen=True)
 class Floor:
-    """The least seconds, and what sets them: "bytes", "flops" or "launch"."""
+    """Least time in seconds, and its bound: "bytes", "flops" or "launch"."""
 
     seconds: float
     bound: str
@@ -27,13 +27,13 @@ class Floor:
 
 @dataclass(frozen=True)
 class Roofline:
-    """What a machine was seen to do.
+    """Measured ceilings of a machine.
 
     Args:
-        device: its name. threads: torch's, on a CPU.
-        bytes_per_s: of a large copy, bytes read plus bytes written.
-        flops_per_s: of a large matrix product, by precision ("float32", "tf32", "float64", "bfloat16").
-        launch_seconds: of an empty kernel among others in a replayed CUDA graph; 0 on a CPU.
+        device: name of the processor or GPU. threads: torch threads, for a CPU.
+        bytes_per_s: rate of a large copy, bytes read plus bytes written.
+        flops_per_s: rate of a large matrix product, by precision ("float32", "tf32", "float64", "bfloat16").
+        launch_seconds: time of an empty kernel among others in a replayed CUDA graph; 0 on a CPU.
     """
 
     device: str
@@ -43,7 +43,7 @@ class Roofline:
     launch_seconds: float = 0.0
 
     def floor(self, bytes: float, flops: float = 0.0, precision: str = "float32") -> Floor:
-        """No version of an operation that moves these bytes and does these operations takes less."""
+        """Least time of any implementation that moves these bytes and does these operations."""
         terms = {
             "bytes": bytes / self.bytes_per_s,
             "flops": flops / self.flops_per_s[precision],
@@ -53,17 +53,17 @@ class Roofline:
         return Floor(terms[bound], bound)
 
     def as_json(self) -> dict[str, Any]:
-        """For a results file."""
+        """Fields of the roofline, for a results file."""
         return asdict(self)
 
 
 def _write_one(p_out, VALUE: tl.constexpr):  # noqa: ANN001, ANN202
-    """out_0 = VALUE; an empty function might be dropped."""
+    """out_0 = VALUE; a compiler might drop an empty kernel."""
     tl.store(p_out, VALUE)
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """The name under which a product of this dtype is measured, at torch's present setting for float32."""
+    """Precision of a product in this dtype, as `Roofline.flops_per_s` names it, at torch's current float32 setting."""
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return "tf32"
     return str(dtype).removeprefix("torch.")
@@ -71,7 +71,7 @@ def precision_of(dtype: torch.dtype) -> str:
 
 @contextmanager
 def matmul_precision(setting: str) -> Iterator[None]:
-    """torch.set_float32_matmul_precision within a block: "highest" or "high" (TF32 on a GPU)."""
+    """Set torch's float32 matmul precision within a block: "highest" or "high" (TF32 on a GPU)."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
@@ -81,9 +81,9 @@ def matmul_precision(setting: str) -> Iterator[None]:
 
 
 def measure(device: torch.device, quick: bool = False) -> Roofline:
-    """Measure a machine's ceilings on random numbers; `quick` is for tests of this code, its figures mean nothing."""
+    """Measure a machine's ceilings on random numbers; `quick` is for tests, and its figures mean nothing."""
     gpu = device.type == "cuda"
-    # Several times any cache: a GPU's L2 is tens of megabytes, a server's L3 up to hundreds.
+    # Several times larger than any cache: a GPU's L2 is tens of megabytes, a server's L3 up to hundreds.
     numbers = 1 << (16 if quick else 28 if gpu else 26)
     side = 64 if quick else 8192 if gpu else 2048
     seconds = 0.01 if quick else 0.5

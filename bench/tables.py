@@ -1,4 +1,4 @@
-"""Tables of the documentation that commands write, each between two marks that name its result and its command."""
+"""Tables that commands write into the documentation, each between two marks that name its result and its command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Table:
     """A table's place in a page.
 
     Args:
-        page: path below the checkout. result: the JSON file, below `bench/results/`. command: that writes both.
+        page: path in the checkout. result: JSON file in `bench/results/`. command: the command that writes both.
     """
 
     page: str
@@ -30,7 +30,7 @@ class Table:
         """The JSON file."""
         return RESULTS / self.result
 
-    def written(self, table: str) -> str:
+    def page_with(self, table: str) -> str:
         """The page with this table between its marks."""
         begin = f"<!-- table of {self.result}, written by `{self.command}` -->"
         end = f"<!-- end of {self.result} -->"
@@ -38,5 +38,5 @@ class Table:
         return f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 
     def write(self, table: str) -> None:
-        """Write the page."""
-        self.path.write_text(self.written(table), encoding="utf-8")
+        """Write the table into the page."""
+        self.path.write_text(self.page_with(table), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The record of ahead-of-time compilation: a row per kernel, arithmetic, configuration and target, and its table."""
+"""Rows of ahead-of-time compilation, one per kernel, arithmetic, configuration and target, and their table."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ KEY = ("kernel", "arithmetic", "config", "blocks", "capability")
 
 
 def row(launch: Launch, case: Case, number: int, capability: int) -> dict[str, Any]:
-    """One compilation: the launch of a case, with the kernel's configuration of a number, for sm_`capability`."""
+    """Compile a case's launch with the kernel's configuration `number` for sm_`capability`."""
     config = launch.kernel.configs[launch.variant][number]
     return {
-        "kernel": launch.kernel.name, "arithmetic": launch.variant, "config": number, "blocks": described(config),
+        "kernel": launch.kernel.name, "arithmetic": launch.variant, "config": number, "blocks": describe(config),
         "capability": capability, "case": str(case), **asdict(compile_launch(launch, config, capability)),
     }  # fmt: skip
 
 
-def described(config: Config) -> str:
-    """A configuration in words, as in "u 16, k 32, 4 warps, 2 stages"."""
+def describe(config: Config) -> str:
+    """Describe a configuration in words: "u 16, k 32, 4 warps, 2 stages"."""
     blocks = " ".join(f"{name.removeprefix('BLOCK_').lower()} {size}" for name, size in config.blocks.items())
     return f"{blocks}, {config.num_warps} warps, {config.num_stages} stages".removeprefix(", ")
 
 
 def worst(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each kernel, arithmetic, configuration and target the most that any case takes.
+    """Largest figures over all cases, one row per kernel, arithmetic, configuration and target.
 
-    `case` is the one with the largest stack, then the most registers, then the most shared memory; `cases` counts them.
+    `case` has the largest stack, then the most registers, then the most shared memory; `cases` counts the cases.
     """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for each in rows:
@@ -51,23 +51,23 @@ def worst(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def faults(rows: list[dict[str, Any]], kinds: set[str]) -> list[str]:
-    """What breaks the rule: a stack, too much shared memory, a kernel that no case launched."""
-    found = [
+    """List the faults: a stack, too much shared memory, a kernel that no case launched."""
+    excesses = [
         f"{row['kernel']} ({row['blocks']}; {row['case']}; sm_{row['capability']}): "
         f"stack {row['stack']} bytes, shared memory {row['shared']} of {SHARED_LIMIT[row['capability']]} bytes"
         for row in rows
         if row["stack"] or row["shared"] > SHARED_LIMIT[row["capability"]]
     ]
-    launched = {(row["kernel"], row["arithmetic"]) for row in rows}
+    launches = {(row["kernel"], row["arithmetic"]) for row in rows}
     expected = {(name, kind) for name, kernel in KERNELS.items() for kind in kernel.configs if kind in kinds}
-    return found + [f"{name} was never launched in {kind}" for name, kind in sorted(expected - launched)]
+    return excesses + [f"{name} was never launched in {kind}" for name, kind in sorted(expected - launches)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of `worst` as Markdown, a line per kernel and configuration."""
+    """Rows of `worst` as Markdown, one line per kernel and configuration."""
     capabilities = sorted({row["capability"] for row in rows})
-    heads = "".join(f" sm_{capability}: registers, stack, shared |" for capability in capabilities)
-    lines = [f"| kernel | variant | configuration |{heads}", "| --- | --- | --- |" + " --- |" * len(capabilities)]
+    headings = "".join(f" sm_{capability}: registers, stack, shared |" for capability in capabilities)
+    lines = [f"| kernel | variant | configuration |{headings}", "| --- | --- | --- |" + " --- |" * len(capabilities)]
     cells: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
         product = f", {row['matrix']}" if row["matrix"] else ""

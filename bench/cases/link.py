@@ -1,4 +1,4 @@
-"""The link predictor's inputs for its benchmark, and the least work that its scores and loss must do on them."""
+"""Benchmark case of the link loss: its inputs, and the least work of scores and loss on them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from bench.cases.random_batch import Numbers, RandomBatch
 LEAVES = ("embedded", "weight_src", "bias_src", "weight_dst", "bias_dst", "weight_out", "bias_out")
 
 
-def _link(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
-    """A full batch, whose count is on the device as in resident training."""
-    dim, scale = at.shape.dim, at.shape.dim**-0.5
+def _link(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+    """Inputs of a full batch; its count is on the device, as in resident training."""
+    dim, scale = batch.shape.dim, batch.shape.dim**-0.5
     return {
-        "embedded": numbers.normal(at.roots.numel(), dim), "count": torch.tensor([at.shape.batch]),
+        "embedded": numbers.normal(batch.roots.numel(), dim), "count": torch.tensor([batch.shape.batch]),
         "weight_src": numbers.normal(dim, dim, scale=scale), "bias_src": numbers.normal(dim, scale=0.1),
         "weight_dst": numbers.normal(dim, dim, scale=scale), "bias_dst": numbers.normal(dim, scale=0.1),
         "weight_out": numbers.normal(1, dim, scale=scale), "bias_out": numbers.normal(1, scale=0.1),
     }  # fmt: skip
 
 
-def _link_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """Each of an event's three rows meets a weight; it is read once, as are the weights, and two scores are written.
-    Training's backward pass: a row's gradient and its share of a weight's, from the rows and weights read again and the
-    two hidden rows kept; the gradients of all of them are written."""
-    dim, rows = at.shape.dim, at.roots.numel()
-    weights, scores = 2 * dim * dim + 3 * dim + 1, 2 * at.shape.batch
+def _link_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Products: each of an event's three rows with a weight. Reads: rows and weights once. Writes: two scores per
+    event. Training's backward pass computes the gradients of rows and weights from both, read again, and from the two
+    stored hidden rows, and writes all of them."""
+    dim, rows = batch.shape.dim, batch.roots.numel()
+    weights, scores = 2 * dim * dim + 3 * dim + 1, 2 * batch.shape.batch
     products = 2 * rows * dim * dim
     return Work(
         (rows * dim + weights + scores + 1) * compute,

@@ -1,4 +1,4 @@
-"""What the benchmarks know of an operation: its arguments on a scene, its outputs, the least work that it must do."""
+"""Operations as the benchmarks see them: arguments on a random batch, outputs, least work."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bench.cases.random_batch import Numbers, RandomBatch
 
 @dataclass(frozen=True)
 class Work:
-    """The least bytes that must be moved and floating-point operations that must be done: forward, and backward alone.
+    """Least bytes moved and floating-point operations done, in the forward pass and in the backward pass alone.
 
-    The backward pass is training's: to the weights and to what the model computed, not to tables of data or a fixed φ.
+    The backward pass is training's: gradients of weights and computed values, not of tables of data or a fixed φ.
     """
 
     bytes: int
@@ -24,17 +24,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Operation:
-    """A public operation as the benchmarks know it.
+    """Benchmark case of a public operation.
 
     Args:
-        name: of the function; outputs: names of what it returns.
-        arguments: its keyword arguments on a scene; work: its least work there, given bytes a number of tables and of
-            computation.
-        leaves: arguments that may need a gradient; trained: those that do in training.
-        mutated: arguments (tensors or lists of them) that it writes.
+        name: name of the function; outputs: names of the values that it returns.
+        arguments: makes its keyword arguments from a random batch; work: computes its least work there, from the bytes
+            per number of tables and of the computation.
+        leaves: arguments that may need a gradient; trained: those that need one in training.
+        mutated: arguments (tensors or lists of tensors) that it writes.
         indices: arguments that may be int32.
-        tables: arguments that may lie in pinned host memory.
-        fuses: whether the reference has loops that fusion compiles.
+        tables: arguments that may be in pinned host memory.
+        fuses: the reference has loops that fusion compiles.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The streams that the kernels' benchmarks run on: their sizes, and a batch drawn with what surrounds it."""
+"""Streams for the benchmarks of kernels: their sizes, and a random batch with its neighbourhood."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 from mspipe_triton.kernels import sample_recent
 
-# Of p(k) ∝ k^-1.1 over WIKI's nodes, 19,800 slots at B 600 hold about 1,680 distinct ones, as in the real stream.
+# With p(k) ∝ k^-1.1 over WIKI's nodes, 19,800 slots at B 600 hold about 1,680 distinct nodes, as in the real stream.
 EXPONENT = 1.1
 SECONDS_BETWEEN_EVENTS = 30
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A stream and a model as sizes: widths of memory, φ and edge rows, neighbours a root, nodes, events, batch."""
+    """Sizes of a stream and a model: widths of memory, φ and edge rows, neighbours per root, nodes, events, batch."""
 
     name: str
     nodes: int
@@ -37,8 +37,8 @@ def shapes(name: str, nodes: int, events: int, features: int) -> list[Shape]:
 
 WIKI = shapes("WIKI", 9_227, 157_474, 172)
 REDDIT = shapes("REDDIT", 10_984, 672_447, 172)
-# GDELT's nodes and its widest row on 500,000 events: its 1.9e8 would fill most of a GPU's memory and change no kernel's
-# work but one or two steps of the binary search.
+# GDELT's nodes and its widest row, with 500,000 events: all 1.9e8 would fill most of a GPU's memory and only add one or
+# two steps to the binary search.
 GDELT = shapes("GDELT", 16_682, 500_000, 413)
 SHAPES = [*WIKI, *REDDIT, *GDELT]
 TINY = Shape("TINY", 60, 300, 7, 8, dim=20, times=12, fanout=4)
@@ -46,11 +46,11 @@ TINY = Shape("TINY", 60, 300, 7, 8, dim=20, times=12, fanout=4)
 
 @dataclass(frozen=True)
 class RandomBatch:
-    """A stream's last batch and what surrounds it: T-CSR, 3B roots, their recent neighbours, the distinct nodes.
+    """A stream's last batch and its neighbourhood: T-CSR, 3B roots, their recent neighbours, the distinct nodes.
 
     indptr [N + 1], neighbours, event_ids [2E] int32, times [2E]; src, dst [B]; roots, root_times [3B]; events, deltas
     [3B, F], counts [3B]; nodes [3B + 3B·F], roots first, −1 in empty slots; distinct [U] in order of first occurrence,
-    inverse as nodes; degree [N]; earlier [P], the distinct endpoints of the batch before.
+    inverse as nodes; degree [N]; earlier [P], the distinct endpoints of the previous batch.
     """
 
     shape: Shape
@@ -70,24 +70,24 @@ class RandomBatch:
 
     @property
     def root_rows(self) -> torch.Tensor:
-        """[3B] each root's row among the distinct nodes; the distinct roots are its head."""
+        """Row of each root among the distinct nodes, [3B]; distinct roots come first."""
         return self.inverse[: self.roots.numel()]
 
     @property
     def filled(self) -> int:
-        """Slots that hold a neighbour."""
+        """Number of slots with a neighbour."""
         return int(self.counts.sum())
 
 
 @functools.lru_cache(maxsize=4)
 def random_batch(shape: Shape, seed: int = 0) -> RandomBatch:
-    """Draw a stream whose endpoints follow a Zipf law, and sample around its last batch; on the CPU."""
+    """Draw a stream whose endpoints follow Zipf's law, and sample around its last batch, on the CPU."""
     random = torch.Generator().manual_seed(seed)
     law = torch.arange(1, shape.nodes + 1, dtype=torch.float64) ** -EXPONENT
-    names = torch.randperm(shape.nodes, generator=random)  # popular nodes do not lie side by side
+    ids = torch.randperm(shape.nodes, generator=random)  # spreads popular nodes over the tables
 
     def draw(count: int) -> torch.Tensor:
-        return names[torch.multinomial(law, count, replacement=True, generator=random)]
+        return ids[torch.multinomial(law, count, replacement=True, generator=random)]
 
     src, dst, negatives = draw(shape.events), draw(shape.events), draw(shape.batch)
     times = torch.randint(0, 2 * SECONDS_BETWEEN_EVENTS, (shape.events,), generator=random).cumsum(0)
@@ -115,7 +115,7 @@ def random_batch(shape: Shape, seed: int = 0) -> RandomBatch:
 
 
 def first_occurrence(nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distinct nodes in order of first occurrence and every entry's place among them, 0 for negative entries."""
+    """Distinct nodes in order of first occurrence and each entry's index among them, 0 for negative entries."""
     real = nodes >= 0
     values, places = nodes[real].unique(return_inverse=True)
     first = places.new_full((values.numel(),), nodes.numel()).scatter_reduce_(0, places, real.nonzero()[:, 0], "amin")
@@ -127,7 +127,7 @@ def first_occurrence(nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How floating-point inputs are drawn: device, dtypes of computation and of tables, columns between table rows."""
+    """Source of floating-point inputs: device, dtypes of computation and tables, unused columns between table rows."""
 
     random: torch.Generator
     device: torch.device
@@ -140,10 +140,10 @@ class Numbers:
         return torch.randn(size, generator=self.random, device=self.device, dtype=self.dtype) * scale
 
     def table(self, rows: int, width: int) -> torch.Tensor:
-        """[rows, width] in the tables' dtype, cut out of a wider one where rows are padded."""
-        made = torch.randn(rows, width + self.padding, generator=self.random, device=self.device, dtype=self.dtype)
-        return made.to(self.table_dtype)[:, :width]
+        """Table [rows, width] in the tables' dtype, a slice of a wider one if rows are padded."""
+        wide = torch.randn(rows, width + self.padding, generator=self.random, device=self.device, dtype=self.dtype)
+        return wide.to(self.table_dtype)[:, :width]
 
     def seconds(self, rows: int) -> torch.Tensor:
-        """[rows] whole seconds, up to about a week."""
+        """Whole seconds up to about a week, [rows]."""
         return torch.randint(0, 600_000, (rows,), generator=self.random, device=self.device)

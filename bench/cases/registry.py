@@ -1,4 +1,4 @@
-"""Inputs of every operation for its benchmark, and the least work that it must do on them."""
+"""Benchmark cases of every operation: inputs, and the least work on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from bench.cases.batch import BATCH
 from bench.cases.layer import ATTENTION_LAYER
 from bench.cases.link import LINK_LOSS
-from bench.cases.mailbox import MAILBOX_ATTENTION, delivering
+from bench.cases.mailbox import MAILBOX_ATTENTION, delivery
 from bench.cases.operation import Operation, Work
 from bench.cases.random_batch import Numbers, RandomBatch, Shape, random_batch
 from bench.cases.updaters import UPDATERS
@@ -22,124 +22,126 @@ from mspipe_triton.tuning.kernels.calls import each
 HEADS = 2
 
 
-def _recent(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+def _recent(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
     return {
-        **at.csr, "roots": at.roots, "root_times": at.root_times, "fanout": at.shape.fanout, "dtype": numbers.dtype,
+        **batch.csr, "roots": batch.roots, "root_times": batch.root_times, "fanout": batch.shape.fanout,
+        "dtype": numbers.dtype,
     }  # fmt: skip
 
 
-def _sampling_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """A root is read, its two ends and the probes of its search; a filled slot is read, every slot is written."""
-    probes = sum(math.ceil(math.log2(count + 1)) for count in at.degree[at.roots].tolist())
-    read = at.roots.numel() * (8 + 8 + 16) + probes * 8 + at.filled * (4 + 4 + 8)
-    return Work(read + at.deltas.numel() * (8 + 8 + compute) + at.roots.numel() * 8)
+def _sampling_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Reads: roots, the two bounds and the probes of each search, filled slots. Writes: all slots."""
+    probes = sum(math.ceil(math.log2(count + 1)) for count in batch.degree[batch.roots].tolist())
+    read = batch.roots.numel() * (8 + 8 + 16) + probes * 8 + batch.filled * (4 + 4 + 8)
+    return Work(read + batch.deltas.numel() * (8 + 8 + compute) + batch.roots.numel() * 8)
 
 
-def _uniform(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+def _uniform(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
     words = torch.randint(0, 2**31, (4,), generator=numbers.random, device=numbers.device)
-    return {**_recent(at, numbers), "draws": words}
+    return {**_recent(batch, numbers), "draws": words}
 
 
-def _unique(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
-    return {"nodes": at.nodes, "capacity": at.nodes.numel()}
+def _unique(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+    return {"nodes": batch.nodes, "capacity": batch.nodes.numel()}
 
 
-def _unique_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """The list is read, ids and inverse are written; a distinct node's stamp is written and read."""
-    return Work(3 * at.nodes.numel() * 8 + 2 * at.distinct.numel() * 8)
+def _unique_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Reads: the list. Writes: ids and inverse. A distinct node's stamp is written and read."""
+    return Work(3 * batch.nodes.numel() * 8 + 2 * batch.distinct.numel() * 8)
 
 
-def _aggregate(at: RandomBatch, numbers: Numbers, mode: str) -> dict[str, Any]:
-    shape, batch, rows = at.shape, at.shape.batch, at.root_rows
+def _aggregate(batch: RandomBatch, numbers: Numbers, mode: str) -> dict[str, Any]:
+    shape, size, rows = batch.shape, batch.shape.batch, batch.root_rows
     mean = mode == "mean"
     return {
         "memory": numbers.table(shape.nodes, shape.dim), "memory_time": numbers.seconds(shape.nodes),
         "partner": numbers.table(shape.nodes, shape.dim), "event_id": numbers.seconds(shape.nodes),
         "mail_time": numbers.seconds(shape.nodes),
         "mail_features": numbers.table(shape.nodes, shape.features) if mean else None,
-        "src": at.src, "dst": at.dst, "batch_event_ids": torch.arange(shape.events - batch, shape.events),
-        "times": at.root_times[:batch], "features": numbers.table(batch, shape.features) if mean else None,
-        "hidden": numbers.normal(at.distinct.numel(), shape.dim), "hidden_time": numbers.seconds(at.distinct.numel()),
-        "src_rows": rows[:batch], "dst_rows": rows[batch : 2 * batch], "mode": mode,
+        "src": batch.src, "dst": batch.dst, "batch_event_ids": torch.arange(shape.events - size, shape.events),
+        "times": batch.root_times[:size], "features": numbers.table(size, shape.features) if mean else None,
+        "hidden": numbers.normal(batch.distinct.numel(), shape.dim),
+        "hidden_time": numbers.seconds(batch.distinct.numel()),
+        "src_rows": rows[:size], "dst_rows": rows[size : 2 * size], "mode": mode,
     }  # fmt: skip
 
 
-def _aggregate_work(at: RandomBatch, table: int, compute: int, mode: str) -> Work:
-    """Six numbers an event are read; an endpoint's h (also its partners') is read once, its record is written once.
-    The mean adds one row an endpoint, and reads and adds the events' feature rows."""
-    shape, batch = at.shape, at.shape.batch
-    written = torch.cat([at.src, at.dst]).unique().numel()
-    moved = 6 * 8 * batch + written * (shape.dim * compute + 8) + written * (2 * shape.dim * table + 3 * 8)
+def _aggregate_work(batch: RandomBatch, table: int, compute: int, mode: str) -> Work:
+    """Reads: six numbers per event, h once per endpoint (it serves the partners too). Writes: one record per endpoint.
+    The mean adds one row per endpoint, and reads and adds the events' feature rows."""
+    shape, size = batch.shape, batch.shape.batch
+    endpoints = torch.cat([batch.src, batch.dst]).unique().numel()
+    traffic = 6 * 8 * size + endpoints * (shape.dim * compute + 8) + endpoints * (2 * shape.dim * table + 3 * 8)
     if mode == "last":
-        return Work(moved)
-    return Work(moved + (batch + written) * shape.features * table, 2 * batch * (shape.dim + shape.features))
+        return Work(traffic)
+    return Work(traffic + (size + endpoints) * shape.features * table, 2 * size * (shape.dim + shape.features))
 
 
-def _attention(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
-    shape = at.shape
-    width, queries = shape.dim + shape.features + shape.times, int(at.root_rows.max()) + 1
+def _attention(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+    shape = batch.shape
+    width, queries = shape.dim + shape.features + shape.times, int(batch.root_rows.max()) + 1
     return {
-        "table": numbers.table(at.distinct.numel(), shape.dim),
-        "rows": at.inverse[at.roots.numel() :].view(-1, shape.fanout),
-        "features": numbers.table(shape.events, shape.features), "feature_rows": at.events,
-        "deltas": at.deltas.to(numbers.dtype), "counts": at.counts,
+        "table": numbers.table(batch.distinct.numel(), shape.dim),
+        "rows": batch.inverse[batch.roots.numel() :].view(-1, shape.fanout),
+        "features": numbers.table(shape.events, shape.features), "feature_rows": batch.events,
+        "deltas": batch.deltas.to(numbers.dtype), "counts": batch.counts,
         "frequency": time_frequencies(shape.times, numbers.dtype), "phase": numbers.normal(shape.times),
-        "query": numbers.normal(queries, HEADS, width, scale=width**-0.5), "query_rows": at.root_rows,
+        "query": numbers.normal(queries, HEADS, width, scale=width**-0.5), "query_rows": batch.root_rows,
         "bias": numbers.normal(queries, HEADS),
     }  # fmt: skip
 
 
-def _attention_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """A filled slot's x = [h ‖ e ‖ φ] meets each head's query and is added to each head's context; h is read once a
-    node, e once an event, a query once a distinct root. Training's backward pass reads the same and the context's
-    gradient, and writes those of query, bias and table: d weight and d query over x, d h from both (cosines and the
-    softmax are not counted)."""
-    shape, roots, slots = at.shape, at.roots.numel(), at.deltas.numel()
-    width, queries = shape.dim + shape.features + shape.times, int(at.root_rows.max()) + 1
-    events = at.events[at.events >= 0].unique().numel()
-    nodes = at.distinct.numel() * shape.dim
+def _attention_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Products: a filled slot's x = [h ‖ e ‖ φ] with each head's query, and added to each head's context. Reads: h once
+    per node, e once per event, a query once per distinct root. Training's backward pass reads the same and the
+    context's gradient, and writes the gradients of query, bias and table: d weight and d query over x, d h from both.
+    Cosines and the softmax are not counted."""
+    shape, roots, slots = batch.shape, batch.roots.numel(), batch.deltas.numel()
+    width, queries = shape.dim + shape.features + shape.times, int(batch.root_rows.max()) + 1
+    events = batch.events[batch.events >= 0].unique().numel()
+    nodes = batch.distinct.numel() * shape.dim
     read = nodes * table + events * shape.features * table + slots * (8 + 8 + compute) + roots * 2 * 8
-    asked, context = queries * HEADS * (width + 1) * compute, roots * HEADS * (width + 1) * compute
+    query, context = queries * HEADS * (width + 1) * compute, roots * HEADS * (width + 1) * compute
     return Work(
-        read + asked + context,
-        4 * at.filled * HEADS * width,
-        read + asked + context + asked + nodes * table,
-        4 * at.filled * HEADS * (width + shape.dim),
+        read + query + context,
+        4 * batch.filled * HEADS * width,
+        read + query + context + query + nodes * table,
+        4 * batch.filled * HEADS * (width + shape.dim),
     )
 
 
-def _gather(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
-    """Edge rows of the slots, of which no other table has as many; an empty slot takes row 0."""
+def _gather(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+    """Edge rows of the slots, more than any other table has to gather; an empty slot reads row 0."""
     return {
-        "table": numbers.table(at.shape.events, at.shape.features), "rows": at.events.clamp(min=0).view(-1),
+        "table": numbers.table(batch.shape.events, batch.shape.features), "rows": batch.events.clamp(min=0).view(-1),
     }  # fmt: skip
 
 
-def _gather_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """A row's number is read and the row written; of a row that is asked for several times the table's is read once."""
-    rows = at.events.clamp(min=0)
-    return Work(rows.numel() * 8 + (rows.numel() + rows.unique().numel()) * at.shape.features * table)
+def _gather_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Reads: every row number, and each distinct row of the table once. Writes: every row."""
+    rows = batch.events.clamp(min=0)
+    return Work(rows.numel() * 8 + (rows.numel() + rows.unique().numel()) * batch.shape.features * table)
 
 
 RECORD = ("memory", "partner", "memory_time", "event_id", "mail_time")
 
 
-def _patch(at: RandomBatch, numbers: Numbers) -> dict[str, Any]:
+def _patch(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
     def record(rows: int) -> list[torch.Tensor]:
-        tables = [numbers.table(rows, at.shape.dim) for _ in range(2)]
+        tables = [numbers.table(rows, batch.shape.dim) for _ in range(2)]
         return [*tables, *(numbers.seconds(rows) for _ in range(3))]
 
     return {
-        "stale": record(at.distinct.numel()), "nodes": at.distinct,
-        "fresh": record(at.earlier.numel()), "fresh_nodes": at.earlier,
+        "stale": record(batch.distinct.numel()), "nodes": batch.distinct,
+        "fresh": record(batch.earlier.numel()), "fresh_nodes": batch.earlier,
     }  # fmt: skip
 
 
-def _patch_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """Both lists of nodes are read; a record in both is read once and written once."""
-    shared = int(torch.isin(at.distinct, at.earlier).sum())
-    lists = (at.distinct.numel() + at.earlier.numel()) * 8
-    return Work(lists + 2 * shared * (2 * at.shape.dim * table + 3 * 8))
+def _patch_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Reads: both lists of nodes. A record in both is read once and written once."""
+    shared = int(torch.isin(batch.distinct, batch.earlier).sum())
+    lists = (batch.distinct.numel() + batch.earlier.numel()) * 8
+    return Work(lists + 2 * shared * (2 * batch.shape.dim * table + 3 * 8))
 
 
 CSR = ("indptr", "neighbours", "event_ids", "times")
@@ -156,7 +158,7 @@ def _aggregating(mode: str) -> dict[str, Any]:
     }
 
 
-# By what is measured: an operation, or one mode of it.
+# By benchmark: an operation, or one mode of it.
 OPERATIONS = {
     "sample_recent": Operation("sample_recent", _recent, _sampling_work, SAMPLED, indices=("roots",), tables=CSR),
     "sample_uniform": Operation("sample_uniform", _uniform, _sampling_work, SAMPLED, indices=("roots",), tables=CSR),
@@ -181,8 +183,8 @@ OPERATIONS = {
     ),
     "attention_layer": ATTENTION_LAYER,
     "mailbox_attention": MAILBOX_ATTENTION,
-    "deliver_mails": delivering("last"),
-    "deliver_mails-mean": delivering("mean"),
+    "deliver_mails": delivery("last"),
+    "deliver_mails-mean": delivery("mean"),
     "link_loss": LINK_LOSS,
     "gather_rows": Operation(
         "gather_rows", _gather, _gather_work, ("gathered",), indices=("rows",), tables=("table",), fuses=False
@@ -207,40 +209,40 @@ def build(
     """Keyword arguments of OPERATIONS[name] at a shape.
 
     Args:
-        seed: of the stream and of the numbers.
-        dtype: of the computation; table_dtype: of memory and features, `dtype` where None.
+        seed: seed of the stream and of the numbers.
+        dtype: dtype of the computation; table_dtype: dtype of memory and features, None for `dtype`.
         padding: unused columns between the rows of tables.
-        indices: dtype of rows and nodes, where the operation takes both.
+        indices: dtype of rows and nodes, if the operation accepts int32 and int64.
     """
     operation, device = OPERATIONS[name], torch.device(device)
     random = torch.Generator(device).manual_seed(seed + 1)
     numbers = Numbers(random, device, dtype, table_dtype or dtype, padding)
-    made = operation.arguments(random_batch(shape, seed), numbers)
+    arguments = operation.arguments(random_batch(shape, seed), numbers)
     for key in operation.indices:
-        made[key] = made[key].to(indices)
-    return moved(made, device)
+        arguments[key] = arguments[key].to(indices)
+    return to_device(arguments, device)
 
 
-def moved(arguments: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Arguments whose tensors are on a device. What is there already is not copied."""
+def to_device(arguments: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move the tensors of arguments to a device; tensors that are there already are not copied."""
     return {key: each(value, lambda tensor: tensor.to(device)) for key, value in arguments.items()}
 
 
 def work(name: str, shape: Shape, dtype: torch.dtype = torch.float32, table_dtype: torch.dtype | None = None) -> Work:
-    """The least work of OPERATIONS[name] at a shape, on what `build` makes of seed 0."""
+    """Least work of OPERATIONS[name] at a shape, on the arguments that `build` makes from seed 0."""
     return OPERATIONS[name].work(random_batch(shape), (table_dtype or dtype).itemsize, dtype.itemsize)
 
 
 def short(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments whose time differences are below 64: in float32 the angle of a week at 1 radian a second is off by
-    0.04, and beside that no other error would show."""
+    """Arguments with time differences below 64: in float32 the angle of a week at 1 radian per second is off by 0.04,
+    which would hide any other error."""
     return {key: value % 64 if key == "deltas" else value for key, value in arguments.items()}
 
 
 def measured(shape: Shape, seed: int = 0) -> dict[str, int]:
-    """What was drawn: slots, distinct nodes among them, distinct roots, filled neighbour slots."""
-    at = random_batch(shape, seed)
+    """Sizes of a random batch: slots, distinct nodes among them, distinct roots, filled neighbour slots."""
+    batch = random_batch(shape, seed)
     return {
-        "slots": at.nodes.numel(), "distinct": at.distinct.numel(), "distinct_roots": int(at.root_rows.max()) + 1,
-        "filled": at.filled,
+        "slots": batch.nodes.numel(), "distinct": batch.distinct.numel(),
+        "distinct_roots": int(batch.root_rows.max()) + 1, "filled": batch.filled,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The memory updaters' inputs for their benchmarks, and the least work that they must do on them."""
+"""Benchmark cases of the memory updaters: their inputs, and the least work on them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def _updater(at: RandomBatch, numbers: Numbers, gates: int) -> dict[str, Any]:
-    shape, rows = at.shape, at.distinct
+def _updater(batch: RandomBatch, numbers: Numbers, gates: int) -> dict[str, Any]:
+    shape, rows = batch.shape, batch.distinct
     width = 2 * shape.dim + shape.features + shape.times
-    last = at.csr["event_ids"][(at.csr["indptr"][1:] - 1).clamp(min=0)].long()  # a node's last event made its mail
-    has_mail = at.degree[rows] > 0
+    # A node's mail comes from its last event.
+    last = batch.csr["event_ids"][(batch.csr["indptr"][1:] - 1).clamp(min=0)].long()
+    has_mail = batch.degree[rows] > 0
     # Weights as small as trained ones, so that the gates do not saturate.
     weights = {
         "weight_ih": numbers.normal(gates * shape.dim, width, scale=width**-0.5),
@@ -35,25 +36,25 @@ def _updater(at: RandomBatch, numbers: Numbers, gates: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gru_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """x = [m ‖ p ‖ e ‖ φ] of a node is read by its rows and meets W_i (r, z, n), with W_h of r and z added to it; m
-    meets W_hn. Training's backward pass: the two weight gradients, from x read again and the four gates kept."""
-    width, rows, weights, hidden = _moved(at, table, compute, 3)
-    products = 2 * at.distinct.numel() * at.shape.dim * (3 * width + at.shape.dim)
+def _gru_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Products: a node's x = [m ‖ p ‖ e ‖ φ] with W_i (r, z, n), which includes W_h of r and z; m with W_hn. Reads: the
+    rows of x. Training's backward pass: the two weight gradients, from x, read again, and the four stored gates."""
+    width, rows, weights, hidden = _traffic(batch, table, compute, 3)
+    products = 2 * batch.distinct.numel() * batch.shape.dim * (3 * width + batch.shape.dim)
     return Work(rows + weights + hidden, products, rows + hidden + 2 * 4 * hidden + weights, products)
 
 
-def _rnn_work(at: RandomBatch, table: int, compute: int) -> Work:
-    """x = [m ‖ p ‖ e ‖ φ] of a node is read by its rows and meets W_i, with W_h added to it. Training's backward pass:
-    the one product that holds both weight gradients, from x read again, h and its gradient."""
-    width, rows, weights, hidden = _moved(at, table, compute, 1)
-    products = 2 * at.distinct.numel() * at.shape.dim * width
+def _rnn_work(batch: RandomBatch, table: int, compute: int) -> Work:
+    """Products: a node's x = [m ‖ p ‖ e ‖ φ] with W_i, which includes W_h. Reads: the rows of x. Training's backward
+    pass: one product for both weight gradients, from x, read again, h and its gradient."""
+    width, rows, weights, hidden = _traffic(batch, table, compute, 1)
+    products = 2 * batch.distinct.numel() * batch.shape.dim * width
     return Work(rows + weights + hidden, products, rows + 2 * hidden + weights, products)
 
 
-def _moved(at: RandomBatch, table: int, compute: int, gates: int) -> tuple[int, int, int, int]:
-    """Numbers in a message, and bytes of the rows that make all of them, of the weights and of h."""
-    shape, nodes = at.shape, at.distinct.numel()
+def _traffic(batch: RandomBatch, table: int, compute: int, gates: int) -> tuple[int, int, int, int]:
+    """Numbers per message, and bytes of the rows that make up all messages, of the weights, and of h."""
+    shape, nodes = batch.shape, batch.distinct.numel()
     width = 2 * shape.dim + shape.features + shape.times
     rows = nodes * ((2 * shape.dim + shape.features) * table + 3 * 8 + compute + 1)
     weights = (gates * shape.dim * (width + shape.dim + 2) + 2 * shape.times) * compute

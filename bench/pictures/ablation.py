@@ -1,4 +1,4 @@
-"""The picture of the ablation: the training loss of every schedule on each stream, seed 0, from the committed JSON."""
+"""Picture of the ablation: the training loss of every schedule on each stream, seed 0, from the committed JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("
 
 
 def _curves(axes: Any, report: dict[str, Any]) -> None:
-    """A line a schedule; `exact` and `prefetch` lie on `serial` and are dashed, so that it shows."""
+    """Draw one line per schedule; `exact` and `prefetch` coincide with `serial` and are dashed, so that it shows."""
     epochs = report["stream"]["epochs"]
     for name, row in report["schedules"].items():
         curve = row["runs"][0]["curve"]

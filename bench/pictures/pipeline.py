@@ -1,4 +1,4 @@
-"""The picture of the pipeline at work: measured stages of a serial and a pipelined run, the plan outlined below."""
+"""Picture of the pipeline at work: measured stages of a serial and a pipelined run, with the plan outlined below."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.studies.pipeline_period import VECTORS, Measured, planned, run
+from bench.studies.pipeline_period import VECTORS, Measurement, run, variant_plan
 from mspipe_triton.pipeline.flight import Span
 from mspipe_triton.pipeline.plan import Plan, make_plan
 from mspipe_triton.pipeline.schedules import RESOURCES, STAGES
@@ -40,14 +40,14 @@ def main(
     vector: Annotated[str, typer.Option(help=f"Stage times: one of {', '.join(VECTORS)}.")] = "compute",
     iterations: int = 60,
 ) -> None:
-    """Run stages that sleep, serially and pipelined, and draw the same span of time of both."""
-    plans = {variant: planned(variant, VECTORS[vector]) for variant in PANELS}
+    """Run stages that sleep, serially and pipelined, and draw the same time span of both."""
+    plans = {variant: variant_plan(variant, VECTORS[vector]) for variant in PANELS}
     runs = {variant: run(plan, iterations, WARMUP) for variant, plan in plans.items()}
     draw(plans, runs).savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
-def draw(plans: dict[str, Plan], runs: dict[str, Measured]) -> Figure:
-    """A panel for each run."""
+def draw(plans: dict[str, Plan], runs: dict[str, Measurement]) -> Figure:
+    """Draw one panel per run."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -57,12 +57,12 @@ def draw(plans: dict[str, Plan], runs: dict[str, Measured]) -> Figure:
     figure, panels = pyplot.subplots(len(plans), 1, figsize=(9.2, 5.9), sharex=True)
     serial = next(iter(runs.values())).period
     for axes, (variant, plan) in zip(panels, plans.items(), strict=True):
-        measured = runs[variant]
+        measurement = runs[variant]
         opening = "sample" if plan.schedule == "serial" else "train"
-        first = _typical(measured)
-        _panel(axes, opening, first, *_traced(plan, measured.spans, first))
-        every = f"an iteration every {measured.period * 1e3:.1f} ms, planned {float(plan.period):g} ms"
-        faster = f", {serial / measured.period:.1f} times as fast" if measured.period < serial else ""
+        first = _typical_iteration(measurement)
+        _panel(axes, opening, first, *_trace_spans(plan, measurement.spans, first))
+        every = f"an iteration every {measurement.period * 1e3:.1f} ms, planned {float(plan.period):g} ms"
+        faster = f", {serial / measurement.period:.1f} times as fast" if measurement.period < serial else ""
         axes.set_title(plan.schedule, loc="left", fontweight="bold", color=INK, fontsize=12, pad=7)
         axes.set_title(every + faster, loc="right", color=INK, fontsize=9.5, pad=7)
     panels[-1].set_xlabel("milliseconds", color=INK)
@@ -71,36 +71,36 @@ def draw(plans: dict[str, Plan], runs: dict[str, Measured]) -> Figure:
     return figure
 
 
-def _typical(measured: Measured) -> int:
-    """The iteration from which on the periods shown are nearest to the run's mean."""
-    trained = [span.start for span in measured.spans if span.stage == "train"]
-    off = [abs(then - start - measured.period) for start, then in pairwise(trained)]
-    shown = ceil(SHOWN_MS / 1e3 / measured.period) + 1
-    return min(range(WARMUP, len(off) - shown), key=lambda first: sum(off[first - 1 : first + shown]))
+def _typical_iteration(measurement: Measurement) -> int:
+    """First iteration of the span whose periods are nearest to the run's mean."""
+    starts = [span.start for span in measurement.spans if span.stage == "train"]
+    errors = [abs(later - start - measurement.period) for start, later in pairwise(starts)]
+    length = ceil(SHOWN_MS / 1e3 / measurement.period) + 1
+    return min(range(WARMUP, len(errors) - length), key=lambda first: sum(errors[first - 1 : first + length]))
 
 
-def _traced(plan: Plan, spans: list[Span], first: int) -> tuple[list[Span], list[Span]]:
-    """Measured spans, and those of a plan that starts with iteration `first`, as a trace holds them."""
+def _trace_spans(plan: Plan, spans: list[Span], first: int) -> tuple[list[Span], list[Span]]:
+    """Spans of a trace: the measured ones, and the spans of a plan that starts with iteration `first`."""
     trace = Trace()
     times = {name: float(milliseconds) / 1e3 for name, milliseconds in plan.graph.times.items()}
-    for number, of in groupby(spans, key=lambda span: span.iteration):
+    for number, group in groupby(spans, key=lambda span: span.iteration):
         if number == first:
             trace.plan(make_plan(plan.schedule, times, plan.staleness))
-        trace.add(1, list(of))
+        trace.add(1, list(group))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         trace.write(path)
         return read_spans(path, MEASURED)[1], read_spans(path, PLANNED)[1]
 
 
-def _panel(axes: Axes, opening: str, first: int, measured: list[Span], plan: list[Span]) -> None:
-    """Rows of bars, from shortly before stage `opening` of iteration `first`; its period is shaded."""
-    opened = {span.iteration: span.start for span in measured if span.stage == opening}
-    begin = opened[first] - 0.4e-3
-    period = [(opened[first + ahead] - begin) * 1e3 for ahead in (0, 1)]
+def _panel(axes: Axes, opening: str, first: int, spans: list[Span], plan: list[Span]) -> None:
+    """Draw rows of bars, from shortly before stage `opening` of iteration `first`, whose period is shaded."""
+    starts = {span.iteration: span.start for span in spans if span.stage == opening}
+    begin = starts[first] - 0.4e-3
+    period = [(starts[first + ahead] - begin) * 1e3 for ahead in (0, 1)]
     axes.axvspan(*period, color=SHADE, zorder=0, linewidth=0)
     axes.annotate("one period", (sum(period) / 2, -0.54), ha="center", va="center", color=FAINT, fontsize=8.5)
-    for span in measured:
+    for span in spans:
         _bar(axes, span, begin, -0.34, 0.46, filled=True)
     for span in plan:
         _bar(axes, span, begin, 0.17, 0.26, filled=False)
@@ -121,10 +121,10 @@ def _bar(axes: Axes, span: Span, begin: float, top: float, height: float, *, fil
         row, width, height, start, align="edge", facecolor=colour if filled else "none",
         edgecolor="white" if filled else colour, linewidth=0.6 if filled else 1.0, zorder=2,
     )  # fmt: skip
-    left, right = max(0.0, start), min(SHOWN_MS, start + width)
-    if right - left > 0.9:
+    begin_ms, end_ms = max(0.0, start), min(SHOWN_MS, start + width)
+    if end_ms - begin_ms > 0.9:
         axes.text(
-            (left + right) / 2, row + height / 2 + 0.015, str(span.iteration), ha="center", va="center_baseline",
+            (begin_ms + end_ms) / 2, row + height / 2 + 0.015, str(span.iteration), ha="center", va="center_baseline",
             color="white" if filled else colour, fontsize=9.5 if filled else 7.5, zorder=3,
             fontweight="bold" if filled else "normal",
         )  # fmt: skip

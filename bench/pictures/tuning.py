@@ -1,4 +1,4 @@
-"""The pictures of a search, from the committed JSON: Optuna's optimisation history and the settings' importance."""
+"""Pictures of a search, from the committed JSON: Optuna's optimisation history and the settings' importance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULT = RESULTS / "tuning.json"
 
 
 def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("docs/tuning.svg")) -> None:
-    """Draw both beside each other."""
+    """Draw both side by side."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -25,39 +25,38 @@ def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("
     from matplotlib import pyplot
 
     report = json.loads(RESULT.read_text(encoding="utf-8"))
-    found = report["models"]["tgn"]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.2, 3.9), width_ratios=(3, 2))
-    _history(left, found["trials"])
-    _importance(right, importances(found["trials"]))
-    left.set_title(f"tgn on {report['stream']}: trials beside the shipped settings", loc="left", fontsize=10)
-    right.set_title("what the speed depends on", loc="left", fontsize=10)
+    trials = report["models"]["tgn"]["trials"]
+    figure, (history, importance) = pyplot.subplots(1, 2, figsize=(9.2, 3.9), width_ratios=(3, 2))
+    _history(history, trials)
+    _importance(importance, importances(trials))
+    history.set_title(f"tgn on {report['stream']}: trials beside the shipped settings", loc="left", fontsize=10)
+    importance.set_title("what the speed depends on", loc="left", fontsize=10)
     figure.tight_layout()
     figure.savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
 def importances(trials: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of each setting in what tells the better quarter of the trials from the others (PED-ANOVA, by Optuna).
+    """Share of each setting in the difference between the best quarter of the trials and the rest (Optuna's PED-ANOVA).
 
-    A trial that was cut short counts with what it had reached.
+    A trial that was cut short counts with its score at that point.
     """
     import optuna
     from optuna.distributions import CategoricalDistribution
 
     scored = [trial for trial in trials if trial["score"] is not None]
-    tried = {name: {trial["point"][name]: None for trial in scored if name in trial["point"]} for name in _NAMES}
-    choices = {name: CategoricalDistribution(tuple(values)) for name, values in tried.items() if values}
+    options = {name: {trial["point"][name]: None for trial in scored if name in trial["point"]} for name in _NAMES}
+    choices = {name: CategoricalDistribution(tuple(values)) for name, values in options.items() if values}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for trial in scored:
-        taken = {name: choices[name] for name in trial["point"]}
-        made = optuna.trial.create_trial(value=trial["score"], params=trial["point"], distributions=taken)
-        study.add_trial(made)
+        space = {name: choices[name] for name in trial["point"]}
+        study.add_trial(optuna.trial.create_trial(value=trial["score"], params=trial["point"], distributions=space))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
 def _history(axes: Any, trials: list[dict[str, Any]]) -> None:
-    """Every trial's ratio to the shipped settings, and the best one so far."""
+    """Draw every trial's ratio to the shipped settings, and the best one so far."""
     best, line = 0.0, []
     for trial in trials:
         best = max(best, trial["score"]) if trial["state"] == "measured" else best

@@ -1,4 +1,4 @@
-"""What every schedule costs and gains on a stream: events/s, AP, MRR, loss curve and staleness, in one run."""
+"""Costs and gains of every schedule on a stream: events/s, AP, MRR, loss curve and staleness, in one run."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _POINTS = 20
 
 
 class Curve(Observer):
-    """Keeps the loss of every iteration."""
+    """Observer that keeps the loss of every iteration."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
 
     def batch(self, epoch: int, events: int, loss: float) -> None:
-        """Keep it."""
+        """Keep the loss."""
         self.losses.append(loss)
 
     def points(self, epochs: int) -> list[float]:
-        """Means over equal parts, `_POINTS` an epoch."""
+        """Mean losses of equal parts, `_POINTS` per epoch."""
         parts = torch.tensor(self.losses).tensor_split(epochs * _POINTS)
         return [part.mean().item() for part in parts if part.numel()]
 
@@ -59,7 +59,7 @@ def main(
     threads: int = 2,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
-    """Train under every schedule, seed by seed in turn, so that all schedules meet the same moods of the machine."""
+    """Train under every schedule, seed by seed in turn, so that all schedules share the machine's changes in speed."""
     torch.set_num_threads(threads)
     stream = load_stream(DataConfig(path=data))
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
@@ -76,7 +76,7 @@ def main(
                 curve = Curve()
                 result = train(RunConfig(train=config), stream, out=f"{folder}/{name}-{seed}", observer=curve)
                 runs[name].append(_summary(result, curve.points(epochs)))
-                _tell(name, seed, runs[name][-1])
+                _print_run(name, seed, runs[name][-1])
     report = {
         **header(command("bench.studies.ablation"), threads),
         "stream": {"name": stream.name, "events": len(stream), "epochs": epochs, "batch_size": batch_size},
@@ -87,10 +87,10 @@ def main(
 
 
 def _summary(result: dict[str, Any], curve: list[float]) -> dict[str, Any]:
-    kept = ("train_events_per_s", "stage_seconds", "plan", "staleness_measured", "losses", "best_epoch")
+    names = ("train_events_per_s", "stage_seconds", "plan", "staleness_measured", "losses", "best_epoch")
     counts = {int(missed): n for missed, n in result["staleness_measured"].items()}
     return {
-        **{name: result[name] for name in kept},
+        **{name: result[name] for name in names},
         "test": {name: result["test"][name] for name in ("ap", "auc", "mrr")},
         "mean_staleness": sum(missed * n for missed, n in counts.items()) / sum(counts.values()),
         "curve": curve,
@@ -99,28 +99,28 @@ def _summary(result: dict[str, Any], curve: list[float]) -> dict[str, Any]:
 
 def _row(runs: dict[str, list[dict[str, Any]]], name: str) -> dict[str, Any]:
     """A schedule's medians over its seeds, and its differences from serial, seed by seed."""
-    own = runs[name]
-    pairs = list(zip(own, runs["serial"], strict=False))
-    lost = [theirs["test"]["ap"] - ours["test"]["ap"] for ours, theirs in pairs]
-    error = statistics.stdev(lost) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
+    repeats = runs[name]
+    pairs = list(zip(repeats, runs["serial"], strict=False))
+    gaps = [serial["test"]["ap"] - run["test"]["ap"] for run, serial in pairs]
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
     return {
-        "seeds": len(own),
-        "events_per_s": statistics.median(run["train_events_per_s"] for run in own),
+        "seeds": len(repeats),
+        "events_per_s": statistics.median(run["train_events_per_s"] for run in repeats),
         "speed_ratio": statistics.median(a["train_events_per_s"] / b["train_events_per_s"] for a, b in pairs),
-        "ap": statistics.mean(run["test"]["ap"] for run in own),
-        "mrr": statistics.mean(run["test"]["mrr"] for run in own),
-        "loss": statistics.mean(run["losses"][-1] for run in own),
-        "mean_staleness": statistics.mean(run["mean_staleness"] for run in own),
-        "planned_staleness": max(run["plan"]["staleness"] for run in own),
-        "ap_points_lost": 100 * statistics.mean(lost),
-        "ap_points_lost_at_most": 100 * (statistics.mean(lost) + 2 * error),
-        "memory_ms": 1e3 * statistics.median(run["stage_seconds"]["memory"] for run in own),
+        "ap": statistics.mean(run["test"]["ap"] for run in repeats),
+        "mrr": statistics.mean(run["test"]["mrr"] for run in repeats),
+        "loss": statistics.mean(run["losses"][-1] for run in repeats),
+        "mean_staleness": statistics.mean(run["mean_staleness"] for run in repeats),
+        "planned_staleness": max(run["plan"]["staleness"] for run in repeats),
+        "ap_points_lost": 100 * statistics.mean(gaps),
+        "ap_points_lost_at_most": 100 * (statistics.mean(gaps) + 2 * error),
+        "memory_ms": 1e3 * statistics.median(run["stage_seconds"]["memory"] for run in repeats),
         "same_losses_as_serial": all(a["losses"] == b["losses"] for a, b in pairs),
-        "runs": own,
+        "runs": repeats,
     }
 
 
-def _tell(name: str, seed: int, run: dict[str, Any]) -> None:
+def _print_run(name: str, seed: int, run: dict[str, Any]) -> None:
     console.print(
         f"seed {seed}, {name}: {run['train_events_per_s']:,.0f} events/s, test AP {run['test']['ap']:.4f}, "
         f"staleness {run['mean_staleness']:.2f}"

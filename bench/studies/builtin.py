@@ -1,4 +1,4 @@
-"""The run that `make train` makes, on the built-in stream, kept as a result that the README quotes."""
+"""Run of `make train` on the built-in stream, whose result the README quotes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mspipe_triton.training.trainer import train
 
 
 def main(out: Annotated[Path, typer.Option(help="The JSON file to write.")]) -> None:
-    """Train with all defaults and nothing compiled before, in a temporary folder, and write the result."""
+    """Train with all defaults and an empty compile cache, in a temporary folder, and write the result."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/cache"
         result: dict[str, Any] = train(out=f"{folder}/run")

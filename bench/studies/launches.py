@@ -1,7 +1,7 @@
-"""How many kernels a resident training step launches, counted on the CPU in Triton's interpreter.
+"""Number of kernels that a resident training step launches, counted on the CPU in Triton's interpreter.
 
-A count of launches estimates the nodes of the step's CUDA graph: a torch operation counts once, where on a GPU cuBLAS
-may split a product in two kernels and a large reduction may take two. `python -m bench.studies.launches` prints the
+The number estimates the nodes of the step's CUDA graph: a torch operation counts once, while on a GPU cuBLAS may split
+a product in two kernels and a large reduction may need two. `python -m bench.studies.launches` prints the
 counts by name and writes bench/results/launches.json.
 """
 
@@ -29,7 +29,7 @@ RESULT = RESULTS / "launches.json"
 MODELS = ("tgn", "jodie", "apan")
 OURS, TORCH = "mspipe_triton", "aten"
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-# What makes a tensor and writes no number: views that their schemas do not show, and allocations.
+# Operations that make a tensor and write no number: views that their schemas do not show, and allocations.
 WRITES_NOTHING = frozenset({
     "_unsafe_view", "_reshape_alias", "detach", "alias", "lift_fresh", "empty", "empty_like", "empty_strided",
     "new_empty", "new_empty_strided",
@@ -39,21 +39,21 @@ WRITES_NOTHING = frozenset({
 def launches(step: Callable[[], Any]) -> dict[str, int]:
     """Launches of a step on the CPU, by name: Triton kernels, and "aten::…" for torch operations that write memory.
 
-    Our operations must run as kernels (`use_triton(True)`, in the interpreter). They do not count themselves; what they
-    launch and what torch does inside them counts. Views, allocations and whatever has no number to write do not.
+    Our operations must run as kernels (`use_triton(True)`, in the interpreter). Their launches and the torch operations
+    inside them count; they themselves do not, nor do views, allocations and operations with no number to write.
     """
     counter = _Counter()
-    with _counting_kernels(counter.found), counter:
+    with _counting_kernels(counter.counts), counter:
         step()
-    return dict(counter.found.most_common())
+    return dict(counter.counts.most_common())
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operation below autograd, those inside our own too."""
+    """Counter of torch operations below autograd, also inside our own operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -63,29 +63,29 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **kwargs)
         name = func._schema.name.removeprefix(f"{TORCH}::")
         if func.namespace == TORCH and name not in WRITES_NOTHING and not func.is_view and _any_numbers(result):
-            self.found[func._schema.name] += 1
+            self.counts[func._schema.name] += 1
         return result
 
 
 def _any_numbers(result: Any) -> bool:
-    """Whether an operation that gave this had anything to write; one that gives nothing wrote into its arguments."""
+    """Check that an operation with this result wrote numbers; one without a result wrote into its arguments."""
     parts = result if isinstance(result, (list, tuple)) else [result]
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     return not tensors or any(tensor.numel() for tensor in tensors)
 
 
 @contextmanager
-def _counting_kernels(found: Counter[str]) -> Iterator[None]:
-    """Within it, launches of kernels count, and what the interpreter does with torch to carry them out does not."""
+def _counting_kernels(counts: Counter[str]) -> Iterator[None]:
+    """Count launches of kernels within a block, but not the torch operations that the interpreter runs them with."""
     launch = Kernel.launch
 
-    def counted(self: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
+    def count_launch(self: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
         if all(grid):
-            found[self.name] += 1
+            counts[self.name] += 1
         with _disable_current_modes():
             launch(self, grid, config, *arguments, **constants)
 
-    Kernel.launch = counted
+    Kernel.launch = count_launch
     try:
         yield
     finally:
@@ -96,7 +96,7 @@ def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[s
     """Launches of one training step of a model, on a small stream with edge features.
 
     Args:
-        size: B, events a batch. dim: of memory, time encoding and embeddings. fanout: of the models that have one.
+        size: B, events per batch. dim: width of memory, time encoding and embeddings. fanout: for models that use one.
     """
     stream = synthetic_stream(SyntheticConfig(events=10 * size, users=3 * size, items=10, edge_features=3))
     config = ModelConfig(model, dim=dim, **({} if model == "jodie" else {"fanout": fanout}))
@@ -105,23 +105,23 @@ def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[s
     try:
         steps = Resident(Session.create(RunConfig(model=config, train=train), stream)).training()
         steps.start(0, 3 * size, 1)
-        steps.step()  # what is made once is made here
+        steps.step()  # one-off work happens here
         return launches(steps.step)
     finally:
         use_triton(None)
 
 
-def summary(found: dict[str, int]) -> dict[str, Any]:
-    """The counts with their sums: of all, of Triton's kernels and of torch's operations."""
-    total, by_torch = sum(found.values()), sum(count for name, count in found.items() if "::" in name)
-    return {"total": total, "triton": total - by_torch, "torch": by_torch, "by_operation": found}
+def summary(counts: dict[str, int]) -> dict[str, Any]:
+    """Counts with their sums: of all, of Triton's kernels and of torch's operations."""
+    total, by_torch = sum(counts.values()), sum(count for name, count in counts.items() if "::" in name)
+    return {"total": total, "triton": total - by_torch, "torch": by_torch, "by_operation": counts}
 
 
 def main() -> None:
     """Count, print, write."""
     models = {model: summary(of_model(model)) for model in MODELS}
     for model, counts in models.items():
-        print(f"{model}: {counts['total']} launches, {counts['torch']} of them torch's")
+        print(f"{model}: {counts['total']} launches, {counts['torch']} of them by torch")
         for name, count in counts["by_operation"].items():
             print(f"{count:6d}  {name}")
     report = {**header(command("bench.studies.launches")), "models": models}

@@ -1,4 +1,4 @@
-"""What the package promises of scale: building a T-CSR of 50 million events, and what importing costs."""
+"""Limits of scale: the time and memory of a T-CSR of 50 million events, and the time of an import."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def main(
     nodes: int = 1_000_000,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
-    """Build T-CSRs of a tenth, half and all of the events; the peak memory is that of the last, stream included."""
+    """Build T-CSRs of a tenth, half and all of the events; the peak memory includes the last stream."""
     generator = torch.Generator().manual_seed(0)
     builds: list[dict[str, Any]] = []
     for count in (events // 10, events // 2, events):
         src, dst = (torch.randint(0, nodes, (count,), generator=generator) for _ in range(2))
         stream = EventStream(src, dst, torch.arange(count), num_nodes=nodes)
         start = time.perf_counter()
-        built = TemporalCSR.build(stream)
+        csr = TemporalCSR.build(stream)
         builds.append({"events": count, "seconds": time.perf_counter() - start})
-        assert int(built.indptr[-1]) == 2 * count
-        del src, dst, stream, built
+        assert int(csr.indptr[-1]) == 2 * count
+        del src, dst, stream, csr
     report = {
         **header(command("bench.studies.limits")),
         "tcsr": {"nodes": nodes, "builds": builds, "peak_rss_gib": peak_rss_mb() / 1024},

@@ -1,7 +1,7 @@
 """Every model under every schedule on real streams: events/s, AP, AUC and MRR, and their table.
 
 `python -m bench.studies.models --data wiki.csv --data uci.csv` writes bench/results/models.json, and from it the table
-in docs/measured/models.md; it keeps runs that the JSON has already at the same settings.
+in docs/measured/models.md; runs that the JSON already has at the same settings are not repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mspipe_triton.training.trainer import train
 
 console = Console(stderr=True, highlight=False)
 TABLE = Table("docs/measured/models.md", "models.json", "python -m bench.studies.models")
-# What is run, with its epochs: two layers sample a hundred neighbours a root.
+# Epochs by model; tgat gets one, as its two layers sample a hundred neighbours per root.
 MODELS = {"tgn": 3, "jodie": 3, "apan": 3, "tgat": 1}
 SCHEDULES: dict[str, dict[str, Any]] = {
     "serial": {"schedule": "serial"},
@@ -35,13 +35,13 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 def main(
-    data: Annotated[list[str], typer.Option(help="CSV or Parquet file; may be given again.")],
-    model: Annotated[list[str] | None, typer.Option(help="Models to run; may be given again.")] = None,
-    negatives: Annotated[int, typer.Option(help="N random negatives of the MRR.")] = 9,
+    data: Annotated[list[str], typer.Option(help="CSV or Parquet file; may be repeated.")],
+    model: Annotated[list[str] | None, typer.Option(help="Model to run; may be repeated.")] = None,
+    negatives: Annotated[int, typer.Option(help="Random negatives per event for the MRR.")] = 9,
     batch_size: int = 600,
     threads: int = 2,
 ) -> None:
-    """Run what is missing, write the JSON after every run, and the page at the end."""
+    """Run the missing combinations, write the JSON after every run, and the page at the end."""
     torch.set_num_threads(threads)
     settings = {"batch_size": batch_size, "negatives": negatives, "seed": 0}
     path = TABLE.result_path
@@ -51,24 +51,24 @@ def main(
     report |= {**header(command("bench.studies.models"), threads), "settings": settings}
     for source in data:
         stream = load_stream(DataConfig(path=source))
-        found = report["streams"].setdefault(stream.name, {})
+        models = report["streams"].setdefault(stream.name, {})
         for name in model or MODELS:
             _warm(stream, name, threads, batch_size)
             for schedule in SCHEDULES:
-                if schedule in found.setdefault(name, {}):
+                if schedule in models.setdefault(name, {}):
                     continue
                 config = TrainConfig(
                     epochs=MODELS[name], threads=threads, device="cpu", **settings, **SCHEDULES[schedule]
                 )
-                found[name][schedule] = _run(stream, name, config)
-                console.print(stream.name, name, schedule, found[name][schedule])
+                models[name][schedule] = _run(stream, name, config)
+                console.print(stream.name, name, schedule, models[name][schedule])
                 write(report, path)
     TABLE.write(table(report))
     console.print(table(report))
 
 
 def _warm(stream: EventStream, model: str, threads: int, batch_size: int) -> None:
-    """Compile the loops before anything is timed, since schedules would pay for it in turn."""
+    """Compile the loops before any timing, so that no schedule pays for it."""
     head = EventStream(stream.src[:6000], stream.dst[:6000], stream.t[:6000], num_nodes=stream.num_nodes)
     config = TrainConfig(epochs=1, threads=threads, batch_size=batch_size, negatives=1, schedule="serial", device="cpu")
     _run(head, model, config)
@@ -89,7 +89,7 @@ def _run(stream: EventStream, model: str, config: TrainConfig) -> dict[str, Any]
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown, a row a stream, model and schedule."""
+    """Report as Markdown, one row per stream, model and schedule."""
     ranked = report["settings"]["negatives"] + 1
     lines = [
         f"| stream | model | schedule | events/s | AP | AUC | MRR of {ranked} | updates missed |",

@@ -1,4 +1,4 @@
-"""Our trainer behind the methods that every peer of the comparison has."""
+"""Our TGN behind the interface of the comparison's peers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Draws = Callable[[int], torch.Tensor]
 
 
 class OursTGN:
-    """TGN of this package; the fused loops' compile time is kept out of the epochs' seconds."""
+    """TGN of this package; an epoch's seconds do not include the compile time of fused loops."""
 
     def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int) -> None:
         config = RunConfig(model=ModelConfig(dim=dim, fanout=fanout), train=TrainConfig(lr=lr, seed=seed, batch_size=1))
@@ -41,7 +41,7 @@ class OursTGN:
     def evaluate(
         self, start: int, stop: int, batch_size: int, negatives: Draws, candidates: Draws | None = None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-        """Logits of positives, negatives and candidates a batch, going on from the present memory."""
+        """Logits of positives, negatives and candidates per batch, continuing from the current memory."""
         self.session.model.eval()
         self.session.state.settle()
         stages = Stages(self.session).scoring()
@@ -51,7 +51,7 @@ class OursTGN:
         return [each.logits[0] for each in scores], [each.logits[1] for each in scores], ranked
 
     def snapshot(self) -> Any:
-        """Everything that training changes."""
+        """Copy everything that training changes."""
         return copy.deepcopy((self.session.model.state_dict(), self.session.state.state_dict()))
 
     def restore(self, saved: Any) -> None:

@@ -1,4 +1,4 @@
-"""PyG's TGN as its documentation puts it together, behind the methods that every peer of the comparison has."""
+"""PyG's TGN as in its documentation, behind the interface of the comparison's peers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mspipe_triton.data.events import EventStream
 Draws = Callable[[int], torch.Tensor]
 
 
-class MendedAggregator(LastAggregator):
-    """PyG's LastAggregator, told that a node without messages has none.
+class FixedAggregator(LastAggregator):
+    """PyG's LastAggregator with a fix for nodes without messages.
 
-    Without torch_scatter, PyG 2.8 marks such a node with U − 1, which is another node's message where the U nodes that
+    Without torch_scatter, PyG 2.8 marks such a node with U − 1, which is another node's message if the U nodes that
     are read have U messages or more.
     """
 
     def forward(self, msg: torch.Tensor, index: torch.Tensor, t: torch.Tensor, dim_size: int) -> torch.Tensor:
-        """The last message of each of dim_size nodes, 0 for a node without."""
+        """Last message of each of dim_size nodes, 0 for a node without messages."""
         aggregated: torch.Tensor = super().forward(msg, index, t, max(dim_size, msg.size(0) + 1))
         return aggregated[:dim_size]
 
@@ -64,7 +64,7 @@ class PygTGN:
     """TGNMemory, LastNeighborLoader and TransformerConv in the order of the documented training loop.
 
     Without edge features the raw message is one zero, since TGNMemory needs a message; its times are int64. Everything
-    lies on one device, the negatives that the methods are given too.
+    is on one device, including the negatives that callers pass.
     """
 
     def __init__(self, stream: EventStream, dim: int, fanout: int, lr: float, seed: int, device: str = "cpu") -> None:
@@ -75,7 +75,7 @@ class PygTGN:
             column.to(self.device) for column in (stream.src, stream.dst, stream.t.long(), message)
         )
         width, nodes = self.message.shape[1], stream.num_nodes
-        self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), MendedAggregator())
+        self.memory = TGNMemory(nodes, width, dim, dim, IdentityMessage(width, dim, dim), FixedAggregator())
         self.embedding = _Embedding(dim, width, self.memory.time_enc)
         self.predictor = _Predictor(dim)
         self.modules = nn.ModuleList([self.memory, self.embedding, self.predictor]).to(self.device)
@@ -86,7 +86,7 @@ class PygTGN:
     def train_epoch(self, stop: int, batch_size: int, negatives: Draws) -> float:
         """Train on events [0, stop) from an empty memory; returns wall seconds."""
         self._settle()
-        started = time.perf_counter()
+        begin = time.perf_counter()
         self.modules.train()
         self.memory.reset_state()
         self.neighbours.reset_state()
@@ -101,13 +101,13 @@ class PygTGN:
             self.optimizer.step()
             self.memory.detach()
         self._settle()
-        return time.perf_counter() - started
+        return time.perf_counter() - begin
 
     @torch.no_grad()
     def evaluate(
         self, start: int, stop: int, batch_size: int, negatives: Draws, candidates: Draws | None = None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-        """Logits of positives, negatives and candidates a batch, going on from the present memory."""
+        """Logits of positives, negatives and candidates per batch, continuing from the current memory."""
         self.modules.eval()
         scores: tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]] = ([], [], [])
         for index, begin in enumerate(range(start, stop, batch_size)):
@@ -115,15 +115,15 @@ class PygTGN:
             destinations = [self.dst[events], negatives(index)]
             if candidates is not None:
                 destinations.append(candidates(index))
-            for done, logits in zip(scores, self._scores(events, *destinations), strict=False):
-                done.append(logits)
+            for lists, logits in zip(scores, self._scores(events, *destinations), strict=False):
+                lists.append(logits)
             self._observe(events)
         return scores
 
     def snapshot(self) -> Any:
-        """Parameters, memory, message stores, neighbour loader and mode, without Adam's moments.
+        """Copy parameters, memory, message stores, neighbour loader and mode, but not Adam's moments.
 
-        The stores are copied flat: TGNMemory replaces their tensors and never writes into them.
+        The stores are copied shallowly: TGNMemory replaces their tensors and never writes into them.
         """
         stores = (dict(self.memory.msg_s_store), dict(self.memory.msg_d_store))
         loader = {name: getattr(self.neighbours, name) for name in ("neighbors", "e_id", "cur_e_id")}
@@ -154,12 +154,12 @@ class PygTGN:
         return scores
 
     def _observe(self, events: slice) -> None:
-        """Tell memory and loader of the batch's true events."""
+        """Pass the batch's events to memory and loader."""
         src, dst = self.src[events], self.dst[events]
         self.memory.update_state(src, dst, self.t[events], self.message[events])
         self.neighbours.insert(src, dst)
 
     def _settle(self) -> None:
-        """Wait for a GPU."""
+        """Wait for the GPU, if there is one."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

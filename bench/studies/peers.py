@@ -31,9 +31,9 @@ def compare(
     data: Annotated[str, typer.Option(help="CSV or Parquet file, or `synthetic`.")] = "synthetic",
     epochs: int = 3,
     batch_size: int = 600,
-    peer_batch_size: Annotated[int, typer.Option(help="PyG's own batch size; 0: the same.")] = 0,
-    peer_epochs: Annotated[int, typer.Option(help="PyG's own number of epochs; 0: the same.")] = 0,
-    negatives: Annotated[int, typer.Option(help="N random negatives of the MRR.")] = 49,
+    peer_batch_size: Annotated[int, typer.Option(help="PyG's batch size; 0: the same as ours.")] = 0,
+    peer_epochs: Annotated[int, typer.Option(help="PyG's number of epochs; 0: the same as ours.")] = 0,
+    negatives: Annotated[int, typer.Option(help="Random negatives per event for the MRR.")] = 49,
     dim: int = 100,
     fanout: int = 10,
     lr: float = 1e-3,
@@ -41,9 +41,9 @@ def compare(
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
-    """Train both, epoch by epoch in turn, and judge both by the same code; the table goes to stderr, JSON to stdout.
+    """Train both, epoch by epoch in turn, and score both with the same code; the table goes to stderr, JSON to stdout.
 
-    Each system lives in a process of its own, which gives its peak memory, and waits while the other works.
+    Each system runs in its own process, which shows its peak memory, and waits while the other works.
     """
     shared = {
         "data": data,
@@ -59,17 +59,17 @@ def compare(
         "pyg": {**shared, "batch_size": peer_batch_size or batch_size, "epochs": peer_epochs or epochs},
     }
     workers = {name: _Worker(name, plan) for name, plan in plans.items()}
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in plans}
+    histories: dict[str, list[dict[str, Any]]] = {name: [] for name in plans}
     for epoch in range(max(plan["epochs"] for plan in plans.values())):
         for name, plan in plans.items():
             if epoch < plan["epochs"]:
-                record = workers[name].ask("epoch", epoch)
-                results[name].append(record)
+                metrics = workers[name].ask("epoch", epoch)
+                histories[name].append(metrics)
                 console.print(
-                    f"{name} epoch {epoch + 1}: {record['seconds']:.1f} s, {record['events_per_s']:,.0f} events/s, "
-                    f"val AP {record['val_ap']:.4f}, test AP {record['test_ap_batch_mean']:.4f}"
+                    f"{name} epoch {epoch + 1}: {metrics['seconds']:.1f} s, {metrics['events_per_s']:,.0f} events/s, "
+                    f"val AP {metrics['val_ap']:.4f}, test AP {metrics['test_ap_batch_mean']:.4f}"
                 )
-    report = _report(plans, results, {name: worker.ask("finish", 0) for name, worker in workers.items()})
+    report = _report(plans, histories, {name: worker.ask("finish", 0) for name, worker in workers.items()})
     for worker in workers.values():
         worker.stop()
     _print_table(report)
@@ -77,7 +77,7 @@ def compare(
 
 
 class _Worker:
-    """A system in a process of its own that answers one request at a time."""
+    """System in its own process, which answers one request at a time."""
 
     def __init__(self, name: str, plan: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -86,9 +86,9 @@ class _Worker:
         self.process.start()
         self.ask("start", 0)
 
-    def ask(self, what: str, epoch: int) -> dict[str, Any]:
-        """Send a request and wait for its answer; an error of the worker ends the comparison."""
-        self.connection.send((what, epoch))
+    def ask(self, request: str, epoch: int) -> dict[str, Any]:
+        """Send a request and wait for its answer; an error in the worker ends the comparison."""
+        self.connection.send((request, epoch))
         while not self.connection.poll(1.0):
             if not self.process.is_alive():
                 raise RuntimeError(f"the worker ended with exit code {self.process.exitcode}")
@@ -110,12 +110,12 @@ def _serve(name: str, plan: dict[str, Any], connection: Connection) -> None:
         "finish": judge.finish,
     }
     while True:
-        what, epoch = connection.recv()
-        connection.send(answers[what](epoch))
+        request, epoch = connection.recv()
+        connection.send(answers[request](epoch))
 
 
 class _Judge:
-    """Trains one system and scores it; everything but the system itself is the same for both."""
+    """Trainer and scorer of one system; only the system itself differs between the two."""
 
     def __init__(self, name: str, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -135,15 +135,15 @@ class _Judge:
         self.saved: Any = None
 
     def epoch(self, epoch: int) -> dict[str, Any]:
-        """Train an epoch, score validation and test without ranking, keep the best by validation."""
+        """Train one epoch, score validation and test without ranking, keep the best epoch by validation AP."""
         draws = self._draws(Purpose.TRAIN_NEGATIVES, epoch + 1, self.split.train_end)
         wall = time.perf_counter()
         seconds = self.system.train_epoch(self.split.train_end, self.plan["batch_size"], draws)
         wall = time.perf_counter() - wall
-        trained = self.system.snapshot()
+        snapshot = self.system.snapshot()
         val, test = (summarise(self._predict(split, 0)) for split in ("val", "test"))
         if val["ap"] > self.best:
-            self.best, self.saved = val["ap"], trained
+            self.best, self.saved = val["ap"], snapshot
         return {
             "seconds": seconds,
             "wall_seconds": wall,
@@ -167,50 +167,52 @@ class _Judge:
         draws = self._draws(Purpose.EVAL_NEGATIVES, number, stop - start)
         candidates = self._draws(Purpose.RANKING_NEGATIVES, number, stop - start, ranked) if ranked else None
         positive, negative, others = self.system.evaluate(start, stop, size, draws, candidates)
-        ranks = [reciprocal_ranks(own, each) for own, each in zip(positive, others, strict=True)] if ranked else []
-        sizes = [own.numel() for own in positive]
+        ranks = (
+            [reciprocal_ranks(logits, each) for logits, each in zip(positive, others, strict=True)] if ranked else []
+        )
+        sizes = [logits.numel() for logits in positive]
         return Predictions(torch.cat(positive), torch.cat(negative), torch.cat(ranks) if ranks else None, sizes)
 
     def _draws(self, purpose: Purpose, epoch: int, events: int, each: int = 1) -> Callable[[int], torch.Tensor]:
         """Negatives of batch i: [B], or [B, N] candidates."""
         size = self.plan["batch_size"]
-        drawn = list(self.sampler.iterate(purpose, epoch, size, -(-events // size), each))
+        batches = list(self.sampler.iterate(purpose, epoch, size, -(-events // size), each))
 
         def draw(index: int) -> torch.Tensor:
-            rows = drawn[index][: min(size, events - index * size)]
+            rows = batches[index][: min(size, events - index * size)]
             return rows if purpose == Purpose.RANKING_NEGATIVES else rows[:, 0]
 
         return draw
 
 
 def _report(
-    plans: dict[str, dict[str, Any]], results: dict[str, list[dict[str, Any]]], ends: dict[str, dict[str, Any]]
+    plans: dict[str, dict[str, Any]], histories: dict[str, list[dict[str, Any]]], ends: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     report = header(command("bench.studies.peers"), plans["ours"]["threads"])
     report["versions"]["torch_geometric"] = importlib.metadata.version("torch_geometric")
-    for name, records in results.items():
+    for name, history in histories.items():
         report[name] = {
             "batch_size": plans[name]["batch_size"],
             "epochs": plans[name]["epochs"],
-            "train_events_per_s": statistics.median(record["events_per_s"] for record in records),
+            "train_events_per_s": statistics.median(metrics["events_per_s"] for metrics in history),
             "test": ends[name]["test"],
             "peak_rss_mb": ends[name]["peak_rss_mb"],
-            "compile_seconds": sum(record["wall_seconds"] - record["seconds"] for record in records),
-            "seconds_to_ap_96": _seconds_to(records, "seconds"),
-            "seconds_to_ap_96_with_compiling": _seconds_to(records, "wall_seconds"),
-            "by_epoch": records,
+            "compile_seconds": sum(metrics["wall_seconds"] - metrics["seconds"] for metrics in history),
+            "seconds_to_ap_96": _seconds_to(history, "seconds"),
+            "seconds_to_ap_96_with_compiling": _seconds_to(history, "wall_seconds"),
+            "by_epoch": history,
         }
-    pairs = zip(results["ours"], results["pyg"], strict=False)
+    pairs = zip(histories["ours"], histories["pyg"], strict=False)
     report["speed_ratio"] = statistics.median(ours["events_per_s"] / theirs["events_per_s"] for ours, theirs in pairs)
     return report
 
 
-def _seconds_to(records: list[dict[str, Any]], clock: str) -> float | None:
+def _seconds_to(history: list[dict[str, Any]], clock: str) -> float | None:
     """Training time until the first epoch whose test AP (mean over batches) is 0.96 or more, or None."""
     total = 0.0
-    for record in records:
-        total += record[clock]
-        if record["test_ap_batch_mean"] >= 0.96:
+    for metrics in history:
+        total += metrics[clock]
+        if metrics["test_ap_batch_mean"] >= 0.96:
             return total
     return None
 
@@ -221,11 +223,11 @@ def _print_table(report: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name in ("ours", "pyg"):
         row = report[name]
-        reached = row["seconds_to_ap_96"]
+        seconds = row["seconds_to_ap_96"]
         table.add_row(
             name, str(row["batch_size"]), str(row["epochs"]), f"{row['train_events_per_s']:,.0f}",
             f"{row['test']['ap']:.4f}", f"{row['test']['ap_batch_mean']:.4f}", f"{row['test']['mrr']:.4f}",
-            "never" if reached is None else f"{reached:.1f}", f"{row['peak_rss_mb']:,.0f}",
+            "never" if seconds is None else f"{seconds:.1f}", f"{row['peak_rss_mb']:,.0f}",
         )  # fmt: skip
     console.print(table)
 

@@ -1,4 +1,4 @@
-"""Whether the engine keeps up with the plan: stages that only sleep, planned and measured periods side by side."""
+"""Comparison of the engine with its plan: stages that only sleep, planned and measured periods side by side."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ VECTORS: dict[str, tuple[float, ...]] = {
     "copies": (3, 2, 4, 5, 6),
     "all": (7, 2, 5, 7, 7),
 }
-# Every stage sleeps 2 to 10 ms, the patch of `exact` 2 ms too; since it gathers few rows, once more with 0.2 ms.
+# Every stage sleeps 2 to 10 ms, and the patch of `exact` 2 ms; as a patch gathers few rows, `exact_small` has 0.2 ms.
 PATCHES = {"exact": 2.0, "exact_small": 0.2}
 VARIANTS = ("serial", "prefetch", "mspipe", *PATCHES)
 WITHIN = 0.08
-# Variants that have to be this much faster than serial, where the plan allows a little more.
+# Variants that must be this much faster than serial; the plan allows a little more.
 FASTER = {"mspipe": 2.45, "exact_small": 2.45}
 FASTER_ON = "compute"
 
 
 @dataclass
 class StandIns:
-    """Stages that sleep for known times, and count the updates that a memory fetch does not see.
+    """Stages that sleep for fixed times, and count the updates that a memory fetch does not see.
 
-    A machine wakes a sleeper late, by 0.1 to 0.6 ms here. Each stage asks for less by what it was late before, so that
-    on average it takes the time that the plan knows of.
+    A machine wakes a sleeping thread late, by 0.1 to 0.6 ms here. Each stage subtracts its earlier delays from its
+    sleep, so that on average it lasts as long as planned.
     """
 
     milliseconds: Mapping[str, float]
@@ -54,7 +54,7 @@ class StandIns:
     missed: Counter[int] = field(default_factory=Counter)
 
     def functions(self) -> dict[str, Callable[[int], int]]:
-        """The stages; what passes through them is the iteration's number."""
+        """Stages by name; they pass the iteration's number on."""
         return {name: self._stage(name, milliseconds / 1e3) for name, milliseconds in self.milliseconds.items()}
 
     def _stage(self, name: str, seconds: float) -> Callable[[int], int]:
@@ -75,8 +75,8 @@ class StandIns:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run: seconds of an iteration, how much longer than its time a stage took, updates missed, and all spans."""
+class Measurement:
+    """One run: seconds per iteration, mean seconds by which a stage overslept, updates missed, and all spans."""
 
     period: float
     oversleep: float
@@ -84,34 +84,34 @@ class Measured:
     spans: list[Span]
 
 
-def planned(variant: str, vector: tuple[float, ...]) -> Plan:
-    """The plan, in milliseconds, of a variant for a vector of stage times."""
+def variant_plan(variant: str, vector: tuple[float, ...]) -> Plan:
+    """Plan of a variant for a vector of stage times, in milliseconds."""
     schedule = variant.partition("_")[0]
     times = dict(zip(stage_names("mspipe"), vector, strict=True))
     return make_plan(schedule, {**times, "patch": PATCHES[variant]} if schedule == "exact" else times)
 
 
-def run(plan: Plan, iterations: int, warmup: int) -> Measured:
-    """Run a plan's stages as stand-ins; the period is that of the iterations after `warmup`."""
+def run(plan: Plan, iterations: int, warmup: int) -> Measurement:
+    """Run a plan's stages as stand-ins; the period is the mean over the iterations after `warmup`."""
     times = {name: float(milliseconds) for name, milliseconds in plan.graph.times.items()}
     stand_ins, spans = StandIns(times), list[Span]()
     if plan.schedule == "serial":
         results = run_serial(plan.graph, stand_ins.functions(), range(iterations), spans.extend)
     else:
-        # The plan again in seconds, which the engine's delay is in.
+        # The same plan in seconds, the unit of the engine's delay.
         timed = make_plan(plan.schedule, {name: ms / 1e3 for name, ms in times.items()}, plan.staleness)
         engine = Engine(timed.graph, stand_ins.functions(), guarded(timed), observe=spans.extend)
         results = engine.run(range(iterations))
     assert list(results) == list(range(iterations))
     ends = [span.end for span in spans if span.stage == "update"]
     oversleep = statistics.mean(span.seconds - times[span.stage] / 1e3 for span in spans)
-    return Measured((ends[-1] - ends[warmup]) / (iterations - 1 - warmup), oversleep, stand_ins.missed, spans)
+    return Measurement((ends[-1] - ends[warmup]) / (iterations - 1 - warmup), oversleep, stand_ins.missed, spans)
 
 
 def compare(vector: tuple[float, ...], iterations: int, warmup: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """All variants on one vector in turn, `repeats` times; medians."""
-    plans = {variant: planned(variant, vector) for variant in VARIANTS}
-    runs = {variant: list[Measured]() for variant in VARIANTS}
+    """Run all variants on one vector in turn, `repeats` times, and take medians."""
+    plans = {variant: variant_plan(variant, vector) for variant in VARIANTS}
+    runs = {variant: list[Measurement]() for variant in VARIANTS}
     for _ in range(repeats):
         for variant, plan in plans.items():
             runs[variant].append(run(plan, iterations, warmup))
@@ -135,27 +135,27 @@ def compare(vector: tuple[float, ...], iterations: int, warmup: int, repeats: in
 
 
 def failures(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """What the measurement was to show and does not, a line each."""
-    found = []
+    """Expectations that the measurement does not meet, one line each."""
+    lines = []
     for vector, variants in cases.items():
         for variant, case in variants.items():
             if abs(case["measured_over_planned"] - 1) > WITHIN:
-                found.append(f"{vector}, {variant}: {case['measured_over_planned']:.3f} of the planned period")
+                lines.append(f"{vector}, {variant}: {case['measured_over_planned']:.3f} of the planned period")
             if max(map(int, case["updates_missed"])) > case["staleness"]:
-                found.append(f"{vector}, {variant}: a fetch missed more updates than its bound of {case['staleness']}")
+                lines.append(f"{vector}, {variant}: a fetch missed more updates than its bound of {case['staleness']}")
             if vector == FASTER_ON and case["speed"] < FASTER.get(variant, 0):
-                found.append(f"{vector}, {variant}: {case['speed']:.2f} times serial, not {FASTER[variant]}")
-    return found
+                lines.append(f"{vector}, {variant}: {case['speed']:.2f} times serial, not {FASTER[variant]}")
+    return lines
 
 
 def main(
-    iterations: Annotated[int, typer.Option(help="Iterations of a run.")] = 90,
-    warmup: Annotated[int, typer.Option(help="The first of them, which are not timed.")] = 15,
-    repeats: Annotated[int, typer.Option(help="Runs of each variant, in turn with the others.")] = 5,
+    iterations: Annotated[int, typer.Option(help="Iterations per run.")] = 90,
+    warmup: Annotated[int, typer.Option(help="First iterations, which are not timed.")] = 15,
+    repeats: Annotated[int, typer.Option(help="Runs per variant, in turn with the others.")] = 5,
     vector: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(VECTORS)}; default all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
-    """Measure; the table goes to stderr, JSON to stdout. Exits 1 where a period is off or a speed is missed."""
+    """Measure; the table goes to stderr, JSON to stdout. Exits with 1 if a period is off or a speed is too low."""
     cases = {name: compare(VECTORS[name], iterations, warmup, repeats) for name in vector or VECTORS}
     report = {
         **header(command("bench.studies.pipeline_period")),
@@ -171,9 +171,9 @@ def main(
 
 def _table(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     table = Table(
-        title="stages that sleep: the engine beside the plan",
-        caption="milliseconds an iteration; missed: updates that a fetch does not see, mean ≤ bound;\n"
-        "sleep +: milliseconds that a stage takes beyond its time, mean",
+        title="stages that sleep: the engine against its plan",
+        caption="milliseconds per iteration; missed: updates that a fetch does not see, mean ≤ bound;\n"
+        "sleep +: milliseconds that a stage oversleeps, mean",
     )
     table.add_column("busiest")
     for name in ("planned", "measured", "ratio", "× serial", "missed", "sleep +"):

@@ -1,4 +1,4 @@
-"""Resident training tried on the CPU: an epoch's losses beside the serial run's in float64, and the speed of both."""
+"""Resident training on the CPU: losses of an epoch against the serial run's in float64, and the speed of both."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ WAYS: dict[str, dict[str, Any]] = {"serial": {"schedule": "serial"}, "resident":
 
 def main(
     data: Annotated[list[str], typer.Option(help="CSV or Parquet files.")],
-    model: Annotated[list[str] | None, typer.Option(help="Models to run; may be given again.")] = None,
-    repeats: Annotated[int, typer.Option(help="Epochs of each way in float32, after one that is not counted.")] = 5,
+    model: Annotated[list[str] | None, typer.Option(help="Model to run; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(help="Epochs of each way in float32, after a warm-up epoch.")] = 5,
     threads: int = 2,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
-    """An epoch of each model in float64, then epochs in float32 in turn; ratios are medians of neighbouring epochs."""
+    """Run an epoch of each model in float64, then float32 epochs in turn; ratios are medians of neighbouring epochs."""
     torch.set_num_threads(threads)
     report: dict[str, Any] = {**header(command("bench.studies.resident_cpu"), threads), "streams": {}}
     for path in data:
         stream = load_stream(DataConfig(path=path))
-        found = report["streams"].setdefault(stream.name, {})
+        models = report["streams"].setdefault(stream.name, {})
         for name in model or ("tgn", "jodie", "apan"):
-            found[name] = {**_equality(stream, name, threads), **_speed(stream, name, threads, repeats)}
-            console.print(stream.name, name, found[name])
+            models[name] = {**_equality(stream, name, threads), **_speed(stream, name, threads, repeats)}
+            console.print(stream.name, name, models[name])
     show(report, out)
 
 
@@ -51,7 +51,7 @@ def _run(config: RunConfig, stream: EventStream) -> Way:
 
 
 def _equality(stream: EventStream, name: str, threads: int) -> dict[str, float]:
-    """The largest relative difference of a batch's loss over an epoch in float64, in 1e-15."""
+    """Largest relative difference between the two losses of a batch, over one epoch in float64, in units of 1e-15."""
     losses: dict[str, list[float]] = {}
     for way in WAYS:
         config = _config(name, way, threads, "float64")
@@ -62,7 +62,7 @@ def _equality(stream: EventStream, name: str, threads: int) -> dict[str, float]:
 
 
 def _speed(stream: EventStream, name: str, threads: int, repeats: int) -> dict[str, Any]:
-    """Events/s of both ways in float32, and how much faster the resident one is."""
+    """Events/s of both ways in float32, and the ratio of resident to serial."""
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     configs = {way: _config(name, way, threads, "float32") for way in WAYS}
     with process_settings(configs["serial"]):
@@ -70,13 +70,13 @@ def _speed(stream: EventStream, name: str, threads: int, repeats: int) -> dict[s
         for epoch in range(1, repeats + 2):
             for way, run in runs.items():
                 compiling = compile_seconds()
-                record = run.train(epoch)
+                metrics = run.train(epoch)
                 assert epoch == 1 or compile_seconds() == compiling
                 if epoch > 1:
-                    rates[way].append(record["events_per_s"])
+                    rates[way].append(metrics["events_per_s"])
     ratios = [a / b for a, b in zip(rates["resident"], rates["serial"], strict=True)]
     return {
-        "events_per_s": {way: statistics.median(of) for way, of in rates.items()},
+        "events_per_s": {way: statistics.median(values) for way, values in rates.items()},
         "ratio": statistics.median(ratios),
     }
 

@@ -1,9 +1,9 @@
-"""Measure how far rounding takes results, beside the change that random roundings make of the float64 truth.
+"""Measure rounding errors of results, relative to the change that random roundings make to the float64 truth.
 
-`python -m bench.studies.rounding` compares torch and our kernels (Triton's interpreter, on the CPU) in float32 on drawn
-inputs of every operation that has a gradient, with the vector instructions of several processors, whose orders of
-additions differ. It writes bench/results/rounding.json, which tells how much room the tolerance of
-`tuning/rounding.py` leaves.
+`python -m bench.studies.rounding` compares torch and our kernels (in Triton's interpreter, on the CPU) in float32 on
+random inputs of every operation with a gradient, with the vector instructions of several processors, which add in
+different orders. It writes bench/results/rounding.json, which shows how much room the tolerance of `tuning/rounding.py`
+leaves.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from bench.variants import judge, result
 from mspipe_triton.tuning.rounding import DRAWS, FACTOR
 
 RESULT = RESULTS / "rounding.json"
-# What torch, MKL and numpy's OpenBLAS are told, each in its own words.
+# By torch's ATEN_CPU_CAPABILITY: variables that select the same instructions in MKL and numpy's OpenBLAS.
 CAPABILITIES = {
     "default": {"MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Nehalem"},
     "avx2": {"MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell"},
     "avx512": {"MKL_CBWR": "AVX512", "OPENBLAS_CORETYPE": "SkylakeX"},
 }
-# Sums of many terms, and results of few numbers.
+# Sums of many terms, and results with few numbers.
 SHAPES = (TINY, Shape("FEW", 12, 40, 2, 2, dim=5, times=3, fanout=3))
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of every operation's inputs, at both shapes.")] = 20,
-    capability: Annotated[str | None, typer.Option(help="Print the ratios with these instructions alone.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Random inputs per operation and shape.")] = 20,
+    capability: Annotated[str | None, typer.Option(help="Print the ratios with these instructions only.")] = None,
 ) -> None:
-    """Measure with each set of instructions in a process of its own."""
+    """Measure with each set of instructions in its own process."""
     if capability is not None:
         print(json.dumps(list(ratios(seeds))))
         return
@@ -50,8 +50,8 @@ def main(
     for name, libraries in CAPABILITIES.items():
         words = [sys.executable, "-m", "bench.studies.rounding", "--seeds", str(seeds), "--capability", name]
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1", **libraries}
-        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append({"capability": name, **summary(json.loads(done.stdout))})
+        process = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append({"capability": name, **summary(json.loads(process.stdout))})
         print(rows[-1])
     report = {
         **header(command("bench.studies.rounding"), 1),
@@ -63,25 +63,25 @@ def main(
 
 
 def ratios(seeds: int) -> Iterator[dict[str, Any]]:
-    """By operation, way and result: the error in float32 over the largest change by random roundings."""
+    """Errors in float32 over the largest change by random roundings, by operation, way and result."""
     for name, operation in OPERATIONS.items():
         for shape in SHAPES if operation.leaves else ():
             for seed in range(seeds):
                 arguments = short(build(name, shape, seed=seed))
-                judged = judge(operation, arguments, seed)
+                oracle = judge(operation, arguments, seed)
                 for way in ("eager", "interpreter"):
-                    for part, entry in judged(result(operation, way, arguments, judged.grads)).items():
-                        change = judged.expected.change[part]
+                    for part, entry in oracle(result(operation, way, arguments, oracle.grads)).items():
+                        change = oracle.expected.change[part]
                         if change > 0:
                             yield {"operation": name, "way": way, "result": part, "ratio": entry["error"] / change}
 
 
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median and largest ratio, and how many are above 1."""
-    values = [row["ratio"] for row in found]
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and largest ratio, and the number of ratios above 1."""
+    values = [row["ratio"] for row in rows]
     return {
         "comparisons": len(values), "median": statistics.median(values),
-        "above_one": sum(value > 1 for value in values), "largest": max(found, key=lambda row: row["ratio"]),
+        "above_one": sum(value > 1 for value in values), "largest": max(rows, key=lambda row: row["ratio"]),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Speed of the schedules on the CPU, epoch by epoch in turn, so that the machine's moods fall on all alike."""
+"""Speed of the schedules on the CPU, epoch by epoch in turn, so that all share the machine's changes in speed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SCHEDULES = ("serial", "prefetch", "mspipe", "exact")
 
 def main(
     data: Annotated[list[str], typer.Option(help="CSV or Parquet files.")],
-    threads: Annotated[list[int], typer.Option(help="Numbers of threads that train.")],
-    repeats: Annotated[int, typer.Option(help="Epochs of each schedule, after one that is not counted.")] = 9,
-    events: Annotated[int, typer.Option(help="Events an epoch, the stream's first.")] = 24_000,
+    threads: Annotated[list[int], typer.Option(help="Number of training threads; may be repeated.")],
+    repeats: Annotated[int, typer.Option(help="Epochs of each schedule, after a warm-up epoch.")] = 9,
+    events: Annotated[int, typer.Option(help="Events per epoch, from the stream's start.")] = 24_000,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
-    """Measure; ratios are medians of pairs of neighbouring epochs."""
+    """Measure; ratios are medians over pairs of neighbouring epochs."""
     report: dict[str, Any] = {**header(command("bench.studies.schedule_speed")), "events": events, "repeats": repeats}
     for path in data:
         stream = load_stream(DataConfig(path=path))
@@ -40,7 +40,7 @@ def main(
 
 
 def _measure(stream: EventStream, threads: int, repeats: int, events: int) -> dict[str, Any]:
-    """Events/s of every schedule, its stages' seconds, and its speed against serial's epoch beside it."""
+    """Events/s of every schedule, seconds of its stages, and its speed relative to serial's neighbouring epoch."""
     configs = {name: RunConfig(train=TrainConfig(schedule=name, threads=threads)) for name in SCHEDULES}
     rates: dict[str, list[float]] = {name: [] for name in SCHEDULES}
     times = {name: StageTimes() for name in SCHEDULES}
@@ -48,8 +48,8 @@ def _measure(stream: EventStream, threads: int, repeats: int, events: int) -> di
         runs = {name: Staged(Session.create(config, stream)) for name, config in configs.items()}
         for epoch in range(repeats + 1):
             for name, run in runs.items():
-                counted = times[name] if epoch else StageTimes()
-                rate = _epoch(run, epoch, events, counted)
+                stage_times = times[name] if epoch else StageTimes()
+                rate = _epoch(run, epoch, events, stage_times)
                 if epoch:
                     rates[name].append(rate)
                 console.print(f"{stream.name}, {threads} threads, epoch {epoch}, {name}: {rate:,.0f} events/s")

@@ -1,4 +1,4 @@
-"""What tuning is worth on the CPU: tuned beside shipped and beside bad settings, its stage times, and its own time.
+"""Gains from tuning on the CPU: tuned against shipped and bad settings, stage times, and the time that tuning needs.
 
 `python -m bench.studies.tuning --data wiki.csv` writes bench/results/tuning.json, which `python -m
 bench.pictures.tuning` draws.
@@ -36,41 +36,41 @@ RESULT = RESULTS / "tuning.json"
 
 
 class _Trials(TuningObserver):
-    """Keeps the trials as JSON has them."""
+    """Observer that keeps the trials as rows."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
 
-    def trial(self, told: Told) -> None:
-        """Keep one."""
-        self.told.append({"point": told.point, "state": told.state, "score": told.score, **told.facts})
-        console.print(self.told[-1])
+    def trial(self, result: Told) -> None:
+        """Keep and print one trial."""
+        self.rows.append({"point": result.point, "state": result.state, "score": result.score, **result.facts})
+        console.print(self.rows[-1])
 
 
 def main(
     data: Annotated[Path, typer.Option(help="A CSV or Parquet file.")],
     model: Annotated[list[str], typer.Option(help="Models to tune.")] = ["tgn"],  # noqa: B006
     budget: Annotated[float, typer.Option(help="Seconds of tuning.")] = 60.0,
-    pairs: Annotated[int, typer.Option(help="Epochs of each settings, in turn, after one that is not counted.")] = 5,
-    start: Annotated[str, typer.Option(help="What is to be beaten: shipped or bad.")] = "shipped",
-    repeats: Annotated[int, typer.Option(help="Runs after a short tuning whose stage times are compared.")] = 3,
-    commands: Annotated[list[float], typer.Option(help="Budgets of commands that are timed.")] = [20.0, 60.0],  # noqa: B006
+    pairs: Annotated[int, typer.Option(help="Epochs of each settings, in turn, after a warm-up epoch.")] = 5,
+    start: Annotated[str, typer.Option(help="Settings to beat: shipped or bad.")] = "shipped",
+    repeats: Annotated[int, typer.Option(help="Short tunings, each with a run to compare stage times.")] = 3,
+    commands: Annotated[list[float], typer.Option(help="Budgets of the timed commands.")] = [20.0, 60.0],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Write the JSON here.")] = RESULT,
 ) -> None:
-    """Measure all of it; nothing else should run meanwhile."""
+    """Run all measurements; nothing else should run meanwhile."""
     stream = load_stream(DataConfig(path=str(data)))
-    named = {"stream": stream.name, "pairs": pairs, "start": start}
-    report: dict[str, Any] = {**header(command("bench.studies.tuning")), **named, "models": {}}
+    facts = {"stream": stream.name, "pairs": pairs, "start": start}
+    report: dict[str, Any] = {**header(command("bench.studies.tuning")), **facts, "models": {}}
     for name in model:
         config = RunConfig(model=ModelConfig(name), data=DataConfig(path=str(data)), train=TrainConfig(device="cpu"))
-        report["models"][name] = tuned_beside(config, stream, budget, pairs, start)
+        report["models"][name] = compare_settings(config, stream, budget, pairs, start)
         report["models"][name]["stage_times"] = [stage_times(config, stream) for _ in range(repeats)]
-    report["commands"] = [timed_command(data, seconds, cold) for seconds in commands for cold in (True, False)]
+    report["commands"] = [time_command(data, seconds, cold) for seconds in commands for cold in (True, False)]
     write(report, out)
 
 
-def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: int, start: str) -> dict[str, Any]:
-    """A profile, its trials, and epochs of tuned, shipped and bad settings (one thread, nothing prefetched) in turn."""
+def compare_settings(config: RunConfig, stream: EventStream, budget: float, pairs: int, start: str) -> dict[str, Any]:
+    """Tune, then run epochs of tuned, shipped and bad settings (one thread, nothing prefetched) in turn."""
     observer = _Trials()
     with process_settings(config):
         shipped = default_settings(config.train)
@@ -92,30 +92,30 @@ def tuned_beside(config: RunConfig, stream: EventStream, budget: float, pairs: i
                 rates[name].append(rate)
     return {
         "settings": {name: asdict(settings) for name, settings in ways.items()},
-        "trials": observer.told, "search": dict(profile.search), "rates": rates,
-        "events_per_s": {name: statistics.median(taken) for name, taken in rates.items()},
+        "trials": observer.rows, "search": dict(profile.search), "rates": rates,
+        "events_per_s": {name: statistics.median(values) for name, values in rates.items()},
         "to_shipped": _ratio(rates["tuned"], rates["shipped"]), "to_bad": _ratio(rates["tuned"], rates["bad"]),
     }  # fmt: skip
 
 
-def _ratio(mine: list[float], others: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(mine, others, strict=True))
+def _ratio(rates: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(rates, others, strict=True))
 
 
 def stage_times(config: RunConfig, stream: EventStream) -> dict[str, Any]:
-    """Tune the serial schedule for a moment, train an epoch, and see how far the profile's stage times were off."""
+    """Tune the serial schedule briefly, train one epoch, and compare its stage times with the profile's."""
     config = replace(config, train=TrainConfig(schedule="serial", epochs=1, negatives=1, device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
         tuned = settings_for(config, stream, store=ProfileStore(Path(folder) / "profiles"), note=console.print)
         result = train(config, stream, out=f"{folder}/run", tuned=tuned)
-    found = result["tuning"]["stage_seconds_off"]
-    spent, known = (sum(seconds.values()) for seconds in (result["stage_seconds"], result["tuning"]["stage_seconds"]))
-    console.print(found)
-    return {"off": found, "largest_off": max(map(abs, found.values())), "iteration_off": spent / known - 1}
+    errors = result["tuning"]["stage_seconds_off"]
+    run, profile = (sum(seconds.values()) for seconds in (result["stage_seconds"], result["tuning"]["stage_seconds"]))
+    console.print(errors)
+    return {"off": errors, "largest_off": max(map(abs, errors.values())), "iteration_off": run / profile - 1}
 
 
-def timed_command(data: Path, budget: float, cold: bool) -> dict[str, Any]:
-    """Wall time of the command with nothing compiled before, or with all that a first one left."""
+def time_command(data: Path, budget: float, cold: bool) -> dict[str, Any]:
+    """Time the command with an empty compile cache (`cold`), or with the cache of an earlier command."""
     environment = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         environment["XDG_CACHE_HOME"] = folder
@@ -123,15 +123,15 @@ def timed_command(data: Path, budget: float, cold: bool) -> dict[str, Any]:
             environment["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"
         start = time.perf_counter()
         arguments = ["autotune", str(data), "--budget", str(budget), "--json"]
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "mspipe_triton", *arguments], env=environment, capture_output=True, text=True
         )
         wall = time.perf_counter() - start
-    console.print(f"budget {budget:g}, cold {cold}: {wall:.1f} s, exit {done.returncode} {done.stderr[-300:]}")
-    trials = json.loads(done.stdout)["search"]["trials"] if done.returncode == 0 else 0
+    console.print(f"budget {budget:g}, cold {cold}: {wall:.1f} s, exit {process.returncode} {process.stderr[-300:]}")
+    trials = json.loads(process.stdout)["search"]["trials"] if process.returncode == 0 else 0
     return {
         "budget": budget, "compiled_before": not cold, "wall_seconds": wall, "limit_seconds": 1.1 * budget + 15,
-        "exit": done.returncode, "trials": trials,
+        "exit": process.returncode, "trials": trials,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The ablation's arithmetic: pairs by seed, what is lost against serial and its error, the curve of a run."""
+"""Arithmetic of the ablation: pairs by seed, the loss against serial and its error, the curve of a run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def result(ap: float, speed: float, losses: list[float], missed: dict[str, int])
 def test_schedules_are_compared_seed_by_seed() -> None:
     serial = [result(0.90, 100.0, [1.0, 0.5], {"0": 10}), result(0.92, 200.0, [1.1, 0.6], {"0": 10})]
     stale = [result(0.89, 150.0, [1.0, 0.5], {"0": 5, "2": 15}), result(0.925, 200.0, [1.1, 0.7], {"1": 20})]
-    runs = {name: [_summary(each, []) for each in own] for name, own in (("serial", serial), ("mspipe", stale))}
+    runs = {name: [_summary(each, []) for each in results] for name, results in (("serial", serial), ("mspipe", stale))}
     row = _row(runs, "mspipe")
     assert row["speed_ratio"] == pytest.approx((1.5 + 1.0) / 2)
     assert row["ap_points_lost"] == pytest.approx(100 * (0.01 - 0.005) / 2)
-    error = 100 * 0.0075  # half the difference of two, which is their mean's standard error
+    error = 100 * 0.0075  # half the difference of two values, which is the standard error of their mean
     assert row["ap_points_lost_at_most"] == pytest.approx(0.25 + 2 * error)
     assert row["mean_staleness"] == pytest.approx((1.5 + 1.0) / 2)
     assert row["memory_ms"] == pytest.approx(2.0)
@@ -35,7 +35,7 @@ def test_schedules_are_compared_seed_by_seed() -> None:
     assert _row(runs, "serial")["same_losses_as_serial"]
 
 
-def test_a_curve_has_as_many_points_an_epoch() -> None:
+def test_a_curve_has_a_fixed_number_of_points_per_epoch() -> None:
     curve = Curve()
     for loss in range(400):
         curve.batch(1, 600, float(loss))
@@ -46,7 +46,7 @@ def test_a_curve_has_as_many_points_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("stream", ["wiki", "uci"])
-def test_the_committed_ablation_keeps_its_promises(stream: str) -> None:
+def test_committed_ablation_is_within_its_limits(stream: str) -> None:
     report = json.loads((RESULTS / f"ablation-{stream}.json").read_text(encoding="utf-8"))
     schedules = report["schedules"]
     assert list(schedules) == list(VARIANTS)

@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of the default configurations: they compile for sm_80 and sm_90, and nothing spills."""
+"""Ahead-of-time compilation of the default configurations: they compile for sm_80 and sm_90 without spills."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ for config in launch.kernel.configs["float32"]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no wheel for this platform")
-def test_a_ring_is_read_by_all_warps_before_one_moves_it_on() -> None:
-    """The first store of 64 bits is the count; the compiler reads it once for every layout that needs it."""
+def test_all_warps_read_a_ring_before_one_advances_it() -> None:
+    """The first 64-bit store is the count; the compiler loads it once for every layout that needs it."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", BARRIER], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -68,29 +68,29 @@ def test_a_ring_is_read_by_all_warps_before_one_moves_it_on() -> None:
     assert run.returncode == 0, run.stderr[-2000:]
 
 
-def test_faults_are_found() -> None:
+def test_faults() -> None:
     row = {
         "kernel": "recent_kernel", "arithmetic": "float32", "config": 0, "blocks": "", "capability": 80, "case": "c",
         "registers": 255, "stack": 0, "shared": SHARED_LIMIT[80], "matrix": "",
     }  # fmt: skip
-    silent = {fault for fault in aot.faults([row], {"float32"}) if "never launched" not in fault}
-    assert not silent
+    others = {fault for fault in aot.faults([row], {"float32"}) if "never launched" not in fault}
+    assert not others
     assert any("stack 8 bytes" in fault for fault in aot.faults([{**row, "stack": 8}], {"float32"}))
-    over = aot.faults([{**row, "shared": SHARED_LIMIT[80] + 1}], {"float32"})
-    assert any("shared memory" in fault for fault in over)
-    assert "unique_insert_kernel was never launched in float32" in over
+    faults = aot.faults([{**row, "shared": SHARED_LIMIT[80] + 1}], {"float32"})
+    assert any("shared memory" in fault for fault in faults)
+    assert "unique_insert_kernel was never launched in float32" in faults
 
 
-def test_compiling_in_the_interpreter_is_refused() -> None:
-    with recording() as launched:
+def test_compiling_in_the_interpreter_is_an_error() -> None:
+    with recording() as log:
         pass
-    assert launched == []
+    assert log == []
     with pytest.raises(RuntimeError, match="without TRITON_INTERPRET"):
         compile_launch(None, None, 90)
 
 
-def covered(file: Path) -> list[dict[str, Any]]:
-    """The rows of a record, which has every configuration as it ships, none with a stack."""
+def checked_rows(file: Path) -> list[dict[str, Any]]:
+    """Read a result's rows, and check that they cover every shipped configuration, none with a stack."""
     document = json.loads(file.read_text())
     rows = {(row["kernel"], row["arithmetic"], row["config"], row["capability"]) for row in document["rows"]}
     shipped = {
@@ -104,36 +104,36 @@ def covered(file: Path) -> list[dict[str, Any]]:
     assert aot.faults(document["rows"], {"float32", "float64", "ieee"}) == []
     for row in document["rows"]:
         config = KERNELS[row["kernel"]].configs[row["arithmetic"]][row["config"]]
-        assert row["blocks"] == aot.described(config), f"run `{document['command']}`"
+        assert row["blocks"] == aot.describe(config), f"run `{document['command']}`"
     return document["rows"]
 
 
-def test_the_committed_table_covers_every_kernel_and_configuration() -> None:
+def test_committed_table_covers_every_kernel_and_configuration() -> None:
     page = aot.TABLE.path.read_text()
-    written = aot.TABLE.written(aot.table(covered(aot.TABLE.result_path)))
-    assert written == page, "docs/measured/kernels.md is not what `make aot` writes"
+    expected = aot.TABLE.page_with(aot.table(checked_rows(aot.TABLE.result_path)))
+    assert page == expected, "docs/measured/kernels.md differs from the page that `make aot` writes"
 
 
 def test_no_configuration_has_a_stack_with_triton_3_6() -> None:
-    """Triton 3.6 spilled in five kernels' defaults once."""
-    record = aot.TABLE.result_path.with_name("aot-3.6.json")
-    covered(record)
-    assert json.loads(record.read_text())["versions"]["triton"] == "3.6.0"
+    """Triton 3.6 once spilled in the defaults of five kernels."""
+    path = aot.TABLE.result_path.with_name("aot-3.6.json")
+    checked_rows(path)
+    assert json.loads(path.read_text())["versions"]["triton"] == "3.6.0"
 
 
-def test_every_kernel_was_compiled_with_other_versions_of_triton() -> None:
+def test_every_kernel_compiles_with_other_versions_of_triton() -> None:
     document = json.loads(versions.TABLE.result_path.read_text())
-    tried = {(row["triton"], row["arithmetic"]) for row in document["rows"]}
-    assert tried == {(version, kind) for version in document["versions"]["triton"] for kind in versions.KINDS}
+    pairs = {(row["triton"], row["arithmetic"]) for row in document["rows"]}
+    assert pairs == {(version, kind) for version in document["versions"]["triton"] for kind in versions.KINDS}
     assert not any(row["failed"] for row in document["rows"])
     oldest = min(tuple(map(int, version.split("."))) for version in document["versions"]["triton"])
-    assert oldest[:2] == (3, 5), "the oldest that pyproject.toml allows"
+    assert oldest[:2] == (3, 5), "the oldest version that pyproject.toml allows"
     page = versions.TABLE.path.read_text()
-    assert versions.TABLE.written(versions.table(document["rows"])) == page, "run `python -m bench.aot.versions`"
+    assert versions.TABLE.page_with(versions.table(document["rows"])) == page, "run `python -m bench.aot.versions`"
 
 
-def test_products_in_float64_depend_on_no_narrow_number() -> None:
-    """Triton before 3.9 does not compile them (see `updaters/inputs.py`, `flags`)."""
+def test_products_in_float64_have_no_narrow_arguments() -> None:
+    """Triton before 3.9 does not compile products that depend on narrow numbers (see `updaters/inputs.py`, `flags`)."""
     double = next(case for case in CASES if case.arithmetic == "float64")
     products = [launch for launch in launches(double) if "PRECISION" in launch.constants]
     assert {"fused_gru_kernel", "fused_rnn_kernel", "weights_backward_kernel"} <= {
@@ -144,7 +144,7 @@ def test_products_in_float64_depend_on_no_narrow_number() -> None:
         assert min(sizes) >= 4, launch.kernel.name
 
 
-def test_what_fails_with_a_version_is_told() -> None:
+def test_table_lists_failures_of_a_version() -> None:
     row = {
         "triton": "3.5.1", "arithmetic": "float64", "compilations": 2, "stacks": [{"kernel": "a", "bytes": 8}],
         "failed": [{"kernel": "b", "capability": 80}, {"kernel": "b", "capability": 90}],

@@ -1,4 +1,4 @@
-"""The figures of machine code: how a listing is counted, and that the record is of the shipped defaults."""
+"""Figures of machine code: counts of a listing, and the committed figures of the shipped defaults."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import pytest
 
 from bench.aot import issue_slots
-from bench.aot.rows import described
+from bench.aot.rows import describe
 from mspipe_triton.kernels.runtime.launch import KERNELS, cdiv
 
-# A slow path that is called, a loop of two instructions, a jump over one, and padding behind the end.
+# A call of a slow path, a loop of two instructions, a jump over one, and padding after the end.
 LISTING = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;              /* 0x00000a00ff017b82 */
                                                                        /* 0x000fe20000000800 */
@@ -32,26 +32,26 @@ LISTING = """
 """
 
 
-def test_what_a_warp_executes_is_counted_once() -> None:
-    counts = issue_slots.counted(issue_slots.executed(issue_slots.parsed(LISTING)))
+def test_reachable_instructions_count_once() -> None:
+    counts = issue_slots.count(issue_slots.reachable(issue_slots.parse(LISTING)))
     assert counts == {
         "instructions": 12, "loops": 1, "barriers": 1, "shuffles": 1, "calls": 1,
         "copies_4": 1, "copies_8": 1, "copies_16": 1,
     }  # fmt: skip
 
 
-def test_a_floor_is_instructions_over_what_a_gpu_issues() -> None:
-    cycles = 132 * 4  # programs of 1,000 instructions that run beside each other
+def test_floor_is_instructions_over_issue_rate() -> None:
+    cycles = 132 * 4  # programs of 1,000 instructions that run in parallel
     assert issue_slots.floor_us(1000, 1, cycles) == pytest.approx(1000 / 1980)
     assert issue_slots.floor_us(1000, 2, cycles) == pytest.approx(2000 / 1980)
 
 
-def test_the_record_is_of_the_shipped_defaults_and_the_page_shows_it() -> None:
+def test_committed_figures_are_of_the_shipped_defaults_and_in_the_page() -> None:
     document = json.loads(issue_slots.TABLE.result_path.read_text())
     assert tuple(document["kernels"]) == issue_slots.KERNELS
     for name, sides in document["kernels"].items():
         config = KERNELS[name].configs["float32"][0]
-        assert sides["after"]["configuration"] == described(config), "run `python -m bench.aot.issue_slots`"
+        assert sides["after"]["configuration"] == describe(config), "run `python -m bench.aot.issue_slots`"
         assert sides["after"]["stack"] == 0
         if "floor_us" in sides["after"]:
             floor = issue_slots.floor_us(sides["after"]["instructions"], config.num_warps, issue_slots.ROOTS)
@@ -59,4 +59,4 @@ def test_the_record_is_of_the_shipped_defaults_and_the_page_shows_it() -> None:
         if "rounds" in sides["after"]:
             rounds = {str(batch): cdiv(batch, config["CHUNK"]) for batch in issue_slots.BATCHES}
             assert sides["after"]["rounds"] == rounds
-    assert issue_slots.TABLE.path.read_text() == issue_slots.TABLE.written(issue_slots.table(document["kernels"]))
+    assert issue_slots.TABLE.path.read_text() == issue_slots.TABLE.page_with(issue_slots.table(document["kernels"]))

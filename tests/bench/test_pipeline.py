@@ -1,4 +1,4 @@
-"""The benchmark of the engine beside its plan, and the picture: what they measure, and when they say that it failed."""
+"""The comparison of the engine with its plan, and the picture: measurements, and failures that they report."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from bench.studies.pipeline_period import (
     compare,
     failures,
     main,
-    planned,
     run,
+    variant_plan,
 )
 
 
-def test_the_vectors_cover_every_bottleneck_and_bound() -> None:
+def test_vectors_cover_every_bottleneck_and_bound() -> None:
     assert VECTORS[FASTER_ON] == (2, 3, 2, 6, 3)
     assert all(2 <= milliseconds <= 10 for vector in VECTORS.values() for milliseconds in vector)
-    plans = {name: {variant: planned(variant, vector) for variant in VARIANTS} for name, vector in VECTORS.items()}
-    full = [name for of in plans.values() for name, load in of["mspipe"].utilisation.items() if load == 1]
+    plans = {name: {variant: variant_plan(variant, vector) for variant in VARIANTS} for name, vector in VECTORS.items()}
+    full = [name for each in plans.values() for name, load in each["mspipe"].utilisation.items() if load == 1]
     assert set(full) == {"sampler", "copy_in", "compute", "copy_out"}
-    assert {of["mspipe"].staleness for of in plans.values()} == {0, 1, 2}
+    assert {each["mspipe"].staleness for each in plans.values()} == {0, 1, 2}
     for variant, least in FASTER.items():
         assert plans[FASTER_ON]["serial"].period / plans[FASTER_ON][variant].period > least
     for variant, patch in PATCHES.items():
@@ -45,9 +45,11 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
 
 def test_every_variant_is_measured_beside_its_plan(cases: dict[str, dict[str, dict[str, Any]]]) -> None:
     for variant, case in cases["compute"].items():
-        plan = planned(variant, VECTORS["compute"])
+        plan = variant_plan(variant, VECTORS["compute"])
         assert (case["planned_ms"], case["staleness"]) == (float(plan.period), plan.staleness)
-        assert case["measured_ms"] > 0.5 * case["planned_ms"]  # nothing runs faster, but for noise at the ends
+        assert (
+            case["measured_ms"] > 0.5 * case["planned_ms"]
+        )  # runs are not faster than the plan, apart from noise at the ends
         assert case["measured_over_planned"] == pytest.approx(case["measured_ms"] / case["planned_ms"])
         assert sum(case["updates_missed"].values()) == 12
         assert max(map(int, case["updates_missed"])) <= plan.staleness
@@ -56,7 +58,7 @@ def test_every_variant_is_measured_beside_its_plan(cases: dict[str, dict[str, di
     assert cases["compute"]["mspipe"]["planned_speed"] == pytest.approx(16 / 6)
 
 
-def test_what_is_off_is_named(cases: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_failures_name_the_deviation(cases: dict[str, dict[str, dict[str, Any]]]) -> None:
     good = copy.deepcopy(cases)
     for variant, case in good["compute"].items():
         case.update(measured_over_planned=1.079, speed=FASTER.get(variant, 1.0))
@@ -72,27 +74,27 @@ def test_what_is_off_is_named(cases: dict[str, dict[str, dict[str, Any]]]) -> No
         assert failures(bad) == [message]
 
 
-def test_the_command_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_its_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "pipeline.json"
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(typer.Exit) as exit_info:
         main(iterations=5, warmup=1, repeats=2, vector=["sampler"], out=out)
     report = json.loads(out.read_text(encoding="utf-8"))
     assert json.loads(capsys.readouterr().out) == report
     assert {"command", "date", "machine", "versions", "cases"} <= report.keys()
     assert list(report["cases"]) == ["sampler"]
     assert list(report["cases"]["sampler"]) == list(VARIANTS)
-    assert ended.value.exit_code == bool(failures(report["cases"]))
+    assert exit_info.value.exit_code == bool(failures(report["cases"]))
 
 
-def test_the_picture_shows_measured_stages_and_the_plan(tmp_path: Path) -> None:
+def test_picture_shows_measured_stages_and_the_plan(tmp_path: Path) -> None:
     draw_pipeline.main(out=tmp_path / "pipeline.svg", iterations=25)
     assert (tmp_path / "pipeline.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
-    plans = {variant: planned(variant, VECTORS["compute"]) for variant in draw_pipeline.PANELS}
+    plans = {variant: variant_plan(variant, VECTORS["compute"]) for variant in draw_pipeline.PANELS}
     figure = draw_pipeline.draw(plans, {variant: run(plan, 25, 5) for variant, plan in plans.items()})
     for axes, plan in zip(figure.axes, plans.values(), strict=True):
         bars = axes.patches[1:]  # the first is the shade of a period
-        measured = [bar for bar in bars if bar.get_facecolor()[3] == 1]
-        assert len(measured) >= len(plan.graph.stages)
-        assert len(bars) > len(measured)
-        widths = {round(bar.get_width(), 3) for bar in bars if bar not in measured}
+        solid = [bar for bar in bars if bar.get_facecolor()[3] == 1]
+        assert len(solid) >= len(plan.graph.stages)
+        assert len(bars) > len(solid)
+        widths = {round(bar.get_width(), 3) for bar in bars if bar not in solid}
         assert widths == {float(stage.time) for stage in plan.graph.stages}

@@ -1,4 +1,4 @@
-"""The comparison of precisions: its arithmetic, the bytes it counts, and what the committed runs promise."""
+"""The comparison of precisions: its arithmetic, its count of bytes, and the limits of the committed runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 
 
 def test_precisions_are_compared_seed_by_seed() -> None:
-    found = difference([0.90, 0.80, 0.70], [0.91, 0.80, 0.68])
-    assert found["points"] == pytest.approx([1, 0, -2])
-    assert found["mean"] == pytest.approx(-1 / 3)
-    assert found["standard_error"] == pytest.approx(math.sqrt(7 / 9))
-    assert found["at_most"] == pytest.approx(1 / 3 + 2 * math.sqrt(7 / 9))
+    gain = difference([0.90, 0.80, 0.70], [0.91, 0.80, 0.68])
+    assert gain["points"] == pytest.approx([1, 0, -2])
+    assert gain["mean"] == pytest.approx(-1 / 3)
+    assert gain["standard_error"] == pytest.approx(math.sqrt(7 / 9))
+    assert gain["at_most"] == pytest.approx(1 / 3 + 2 * math.sqrt(7 / 9))
 
 
-def test_bytes_are_those_of_every_table(small_stream: EventStream) -> None:
+def test_bytes_include_every_table(small_stream: EventStream) -> None:
     stream = replace(small_stream, node_features=torch.ones(small_stream.num_nodes, 5))
     nodes, features = stream.num_nodes, 3 * len(stream) + 5 * stream.num_nodes
     for precision, size in (("full", 4), ("bf16", 2)):
@@ -34,7 +34,7 @@ def test_bytes_are_those_of_every_table(small_stream: EventStream) -> None:
 
 
 @pytest.mark.parametrize("stream", ["uci", "wiki", "synthetic"])
-def test_bfloat16_costs_no_more_than_was_promised(stream: str) -> None:
+def test_bfloat16_costs_no_more_than_promised(stream: str) -> None:
     report = json.loads((RESULTS / f"precision-{stream}.json").read_text(encoding="utf-8"))
     scores = [[run["ap"] for run in report[precision]["seeds"]] for precision in PRECISIONS]
     assert len(scores[0]) >= 5

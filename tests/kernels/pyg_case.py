@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, TGNMemory
 
-from bench.studies.peer_pyg import MendedAggregator
+from bench.studies.peer_pyg import FixedAggregator
 from mspipe_triton.kernels.pyg import FusedTGNMemory
 
 Memory = FusedTGNMemory | TGNMemory
@@ -22,7 +22,7 @@ def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIME
     if kind == "fused":
         memory = FusedTGNMemory(*widths, message_module=message, aggregator_module=LastAggregator())
     else:
-        memory = TGNMemory(*widths, message, MendedAggregator() if kind == "mended" else LastAggregator())
+        memory = TGNMemory(*widths, message, FixedAggregator() if kind == "mended" else LastAggregator())
     memory.double()
     memory.reset_state()  # PyG's empty messages keep the dtype they were made in
     return memory
