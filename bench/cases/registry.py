@@ -123,9 +123,6 @@ def _gather_work(batch: RandomBatch, table: int, compute: int) -> Work:
     return Work(rows.numel() * 8 + (rows.numel() + rows.unique().numel()) * batch.shape.features * table)
 
 
-RECORD = ("memory", "partner", "memory_time", "event_id", "mail_time")
-
-
 def _patch(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
     def record(rows: int) -> list[torch.Tensor]:
         tables = [numbers.table(rows, batch.shape.dim) for _ in range(2)]

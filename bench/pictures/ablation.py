@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.pictures.style import pyplot, save
 from bench.report import RESULTS
 
 STREAMS = ("wiki", "uci")
@@ -26,20 +27,14 @@ COLOURS = {
 
 def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("docs/ablation.svg")) -> None:
     """Draw both streams side by side."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams |= {"font.family": "DejaVu Sans", "font.size": 9.5, "svg.hashsalt": "ablation"}
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(STREAMS), figsize=(9.2, 3.9))
+    figure, panels = pyplot("ablation").subplots(1, len(STREAMS), figsize=(9.2, 3.9))
     for axes, name in zip(panels, STREAMS, strict=True):
         report = json.loads((RESULTS / f"ablation-{name}.json").read_text(encoding="utf-8"))
         _curves(axes, report)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.14, 1, 1))
-    figure.savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
+    save(figure, out)
 
 
 def _curves(axes: Any, report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.pictures.style import pyplot, save
 from bench.studies.pipeline_period import VECTORS, Measurement, run, variant_plan
 from mspipe_triton.pipeline.flight import Span
 from mspipe_triton.pipeline.plan import Plan, make_plan
@@ -43,18 +44,12 @@ def main(
     """Run stages that sleep, serially and pipelined, and draw the same time span of both."""
     plans = {variant: variant_plan(variant, VECTORS[vector]) for variant in PANELS}
     runs = {variant: run(plan, iterations, WARMUP) for variant, plan in plans.items()}
-    draw(plans, runs).savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
+    save(draw(plans, runs), out)
 
 
 def draw(plans: dict[str, Plan], runs: dict[str, Measurement]) -> Figure:
     """Draw one panel per run."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams |= {"font.family": "DejaVu Sans", "font.size": 9.5, "svg.hashsalt": "pipeline"}
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(len(plans), 1, figsize=(9.2, 5.9), sharex=True)
+    figure, panels = pyplot("pipeline").subplots(len(plans), 1, figsize=(9.2, 5.9), sharex=True)
     serial = next(iter(runs.values())).period
     for axes, (variant, plan) in zip(panels, plans.items(), strict=True):
         measurement = runs[variant]

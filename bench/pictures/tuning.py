@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.pictures.style import pyplot, save
 from bench.report import RESULTS
 from mspipe_triton.config import RunSettings
 
@@ -18,21 +19,15 @@ RESULT = RESULTS / "tuning.json"
 
 def main(out: Annotated[Path, typer.Option(help="An SVG or PNG file.")] = Path("docs/tuning.svg")) -> None:
     """Draw both side by side."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams |= {"font.family": "DejaVu Sans", "font.size": 9.5, "svg.hashsalt": "tuning"}
-    from matplotlib import pyplot
-
     report = json.loads(RESULT.read_text(encoding="utf-8"))
     trials = report["models"]["tgn"]["trials"]
-    figure, (history, importance) = pyplot.subplots(1, 2, figsize=(9.2, 3.9), width_ratios=(3, 2))
+    figure, (history, importance) = pyplot("tuning").subplots(1, 2, figsize=(9.2, 3.9), width_ratios=(3, 2))
     _history(history, trials)
     _importance(importance, importances(trials))
     history.set_title(f"tgn on {report['stream']}: trials beside the shipped settings", loc="left", fontsize=10)
     importance.set_title("what the speed depends on", loc="left", fontsize=10)
     figure.tight_layout()
-    figure.savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
+    save(figure, out)
 
 
 def importances(trials: list[dict[str, Any]]) -> dict[str, float]:
