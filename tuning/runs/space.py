@@ -1,0 +1,56 @@
+"""The search space of a run's settings, and the settings of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mspipe_triton.config import WITHOUT_STALENESS, RunSettings, TrainConfig
+from mspipe_triton.tuning.study.space import Point, Space, Value
+
+
+def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int, layers: int = 1) -> Space:
+    """What may be chosen of a run: fields of `RunSettings` with two choices or more that compute the same function.
+
+    Of a resident run nothing is left but how its iteration is launched, and on the CPU threads and fusion.
+
+    What the run's own flags have fixed is left out: the schedule, and with `threads` those of the stages that compute,
+    which are then the most that the others get.
+
+    Args:
+        default: the shipped settings of this run.
+        device: "cpu" or "cuda".
+        cores: logical CPUs that the run may take.
+        layers: of the model's embedding; without any, it reads no neighbours.
+    """
+    free = train.schedule == "auto"
+    choices: dict[str, tuple[Value, ...]] = {
+        "threads": (default.threads,) if train.threads else _thread_counts(cores, default.threads),
+        "host_threads": _thread_counts(train.threads or cores, default.host_threads),
+        "schedule": WITHOUT_STALENESS if free else (default.schedule,),
+        "prefetch": tuple(sorted({1, 2, 3, 4, 6, default.prefetch})) if free or default.schedule != "serial" else (),
+        "deduplicate": ("all", "roots") if layers and train.mitigation == "none" else (),
+        "fused": (True, False) if default.fused else (),
+        "features": ("host", "device") if device == "cuda" else (),
+        "gather": ("copy", "kernel") if device == "cuda" else (),
+    }
+    if default.resident:
+        graph: dict[str, tuple[Value, ...]] = {"captured": (True, False), "branch": (True, False)}
+        choices = graph if device == "cuda" else {name: choices[name] for name in ("threads", "fused")}
+        free = False
+    choices = {name: values for name, values in choices.items() if len(values) > 1}
+    applies = {"prefetch": ("schedule", ("prefetch", "exact"))} if free else {}
+    taken: Point = {name: getattr(default, name) for name in choices}
+    if free and default.schedule == "serial":
+        del taken["prefetch"]
+    return Space(choices, taken, applies)
+
+
+def settings_at(default: RunSettings, point: Mapping[str, Value]) -> RunSettings:
+    """The settings of a point of `run_space`; what it leaves out is the default's."""
+    fields: dict[str, object] = dict(point)
+    return replace(default, **fields)  # type: ignore[arg-type]  # the space's choices have the fields' types
+
+
+def _thread_counts(most: int, default: int) -> tuple[int, ...]:
+    return tuple(sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most, default}))
