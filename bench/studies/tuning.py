@@ -29,7 +29,7 @@ from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.trainer import train
 from mspipe_triton.training.way import carry_out
 from mspipe_triton.tuning import ProfileStore, TuningObserver, autotune, settings_for
-from mspipe_triton.tuning.study.search import Told
+from mspipe_triton.tuning.study.search import Trial
 
 console = Console(stderr=True, highlight=False)
 RESULT = RESULTS / "tuning.json"
@@ -41,7 +41,7 @@ class _Trials(TuningObserver):
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
 
-    def trial(self, told: Told) -> None:
+    def trial(self, told: Trial) -> None:
         """Keep one."""
         self.told.append({"point": told.point, "state": told.state, "score": told.score, **told.facts})
         console.print(self.told[-1])
