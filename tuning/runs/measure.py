@@ -31,13 +31,13 @@ class OutOfTime(RuntimeError):
 class SpanLog(StageTimes):
     """Seconds of every stage, per iteration."""
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, spans: Sequence[Span]) -> None:
         """Add an iteration."""
         super().add(spans)
         for span in spans:
-            self.seconds.setdefault(span.stage, []).append(span.seconds)
+            self.samples.setdefault(span.stage, []).append(span.seconds)
 
 
 class RunMeasurer:
@@ -144,12 +144,12 @@ class RunMeasurer:
                     if count == WARM + self.timed or (count > WARM and stop - start > _SLOW * self.block_seconds):
                         break
                 way.settle()
-        staged = bool(log.seconds)
+        staged = bool(log.samples)
         elapsed = (stop if staged else time.perf_counter()) - start
         if settings == self.shipped:
             self.block_seconds = elapsed
         stages = self.stages.setdefault(settings, {})
-        for stage, seconds in log.seconds.items():
+        for stage, seconds in log.samples.items():
             stages.setdefault(stage, []).extend(seconds[WARM:])
         if not staged:
             stages.setdefault("iteration", []).append(elapsed / (count - WARM))
