@@ -105,10 +105,10 @@ def expected(run: Callable[[], Named], like: Named, draws: int = DRAWS) -> Expec
         change = dict.fromkeys(truth, 0.0)
         for seed in range(draws):
             with Rounded(dtype, seed, tf32):
-                moved = run()
+                results = run()
             for name, true in truth.items():
                 if true.is_floating_point():
-                    change[name] = max(change[name], distance(moved[name], true))
+                    change[name] = max(change[name], distance(results[name], true))
     return Expected(truth, change, dtypes, dtype)
 
 
@@ -179,12 +179,12 @@ class Rounded(TorchDispatchMode):
             for place, value in enumerate(args)
         )
 
-    def _draw(self, like: torch.Tensor, middle: float, most: float) -> torch.Tensor:
-        """Return numbers uniform from `middle` − `most` to `middle` + `most`."""
+    def _draw(self, like: torch.Tensor, middle: float, radius: float) -> torch.Tensor:
+        """Return numbers uniform from `middle` − `radius` to `middle` + `radius`."""
         device = like.device
         if device not in self.generators:
             self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return torch.empty_like(like).uniform_(middle - most, middle + most, generator=self.generators[device])
+        return torch.empty_like(like).uniform_(middle - radius, middle + radius, generator=self.generators[device])
 
 
 def _decompose(func: torch._ops.OpOverload, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:

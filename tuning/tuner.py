@@ -35,8 +35,8 @@ BUDGET = 60.0
 SHORT_BUDGET = 20.0
 _PAIRS = 3  # of blocks per trial
 _KERNELS, _CONFIRMING = 0.5, 0.35  # shares of the remaining time
-_STARTING = 5.0
-_GRACE = 6.0
+_STARTING = 5.0  # seconds of a command's start-up that do not count
+_GRACE = 6.0  # seconds from the deadline until measuring stops
 
 
 class TuningObserver:
@@ -114,8 +114,8 @@ class Tuner:
         name = f"run settings {digest(self.key.circumstances)}"  # trials with other software do not count
         search = Search(space, name, self.store.studies(self.key), train.seed)
         remaining = self._remaining()
-        confirming = min(1.2 * ROUNDS * self.measurer.round_seconds, _CONFIRMING * remaining)
-        result = search.run(self._measure, remaining - confirming, trials, self.observer.trial)
+        reserve = min(1.2 * ROUNDS * self.measurer.round_seconds, _CONFIRMING * remaining)
+        result = search.run(self._measure, remaining - reserve, trials, self.observer.trial)
         if search.notice:
             self.observer.note(search.notice)
         return result

@@ -105,10 +105,10 @@ def test_the_tolerance_is_the_same_on_every_processor() -> None:
     """Compare this processor with torch without vector instructions."""
     code = "from tests.tuning.test_rounding import allowed_of_a_layer; print(allowed_of_a_layer())"
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) == pytest.approx(allowed_of_a_layer(), rel=1e-6)
+    assert float(process.stdout) == pytest.approx(allowed_of_a_layer(), rel=1e-6)
 
 
 def in_order(values: torch.Tensor) -> torch.Tensor:
@@ -119,20 +119,20 @@ def in_order(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def product(at: Named, order: str = "torch") -> torch.Tensor:
+def product(inputs: Named, order: str = "torch") -> torch.Tensor:
     """Return x Wᵀ + b with an order of additions."""
-    terms = (at["x"][:, None] * at["weight"]).permute(2, 0, 1)
+    terms = (inputs["x"][:, None] * inputs["weight"]).permute(2, 0, 1)
     if order == "backwards":
-        return in_order(terms.flip(0)) + at["bias"]
+        return in_order(terms.flip(0)) + inputs["bias"]
     if order == "forwards":
-        return at["bias"] + in_order(terms)
+        return inputs["bias"] + in_order(terms)
     if order == "blocks":
-        return in_order(torch.stack([in_order(block) for block in terms.split(16)])) + at["bias"]
-    return torch.addmm(at["bias"], at["x"], at["weight"].t())
+        return in_order(torch.stack([in_order(block) for block in terms.split(16)])) + inputs["bias"]
+    return torch.addmm(inputs["bias"], inputs["x"], inputs["weight"].t())
 
 
-def activated(at: Named, order: str = "torch") -> torch.Tensor:
-    return torch.softmax(torch.tanh(product(at, order)), 1)
+def activated(inputs: Named, order: str = "torch") -> torch.Tensor:
+    return torch.softmax(torch.tanh(product(inputs, order)), 1)
 
 
 def random_inputs(seed: int, rows: int = 17, width: int = 70) -> Named:
@@ -140,17 +140,17 @@ def random_inputs(seed: int, rows: int = 17, width: int = 70) -> Named:
     return {name: normal(*shape, seed=10 * seed + k).to(F32) for k, (name, shape) in enumerate(shapes.items())}
 
 
-def outcome(at: Named, compute: Compute) -> Named:
+def outcome(inputs: Named, compute: Compute) -> Named:
     """Return the result and the gradients of its sum of squares."""
-    leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
+    leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
     result = compute(leaves)
     gradients = torch.autograd.grad((result**2).sum(), list(leaves.values()))
     return {"result": result.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
-def expectation(at: Named, compute: Compute) -> Expected:
-    wide = {name: value.double() for name, value in at.items()}
-    return expected(lambda: outcome(wide, compute), outcome(at, compute))
+def expectation(inputs: Named, compute: Compute) -> Expected:
+    wide = {name: value.double() for name, value in inputs.items()}
+    return expected(lambda: outcome(wide, compute), outcome(inputs, compute))
 
 
 def wrong(right: Expected, actual: Named) -> set[str]:
@@ -162,10 +162,10 @@ def wrong(right: Expected, actual: Named) -> set[str]:
 def test_every_order_of_additions_passes(compute: Callable[..., torch.Tensor], rows: int) -> None:
     largest = 0.0
     for seed in range(10):
-        at = random_inputs(seed, rows)
-        right = expectation(at, compute)
+        inputs = random_inputs(seed, rows)
+        right = expectation(inputs, compute)
         for order in ("torch", "forwards", "backwards", "blocks"):
-            errors = right.errors(outcome(at, lambda leaves, order=order: compute(leaves, order)))
+            errors = right.errors(outcome(inputs, lambda leaves, order=order: compute(leaves, order)))
             assert all(entry["passed"] for entry in errors.values()), (order, errors)
             largest = max(largest, *(entry["error"] / entry["allowed"] for entry in errors.values()))
     assert largest > 0.02, "the tolerance is not far above the rounding error"
@@ -178,46 +178,46 @@ def truncate(value: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 FAULTS: dict[str, Compute] = {
-    "a term left out": lambda at: product({**at, "x": at["x"][:, :-1], "weight": at["weight"][:, :-1]}),
-    "a term twice": lambda at: product(at) + at["x"][:, :1] * at["weight"][:, 0],
-    "a column's term of the next block": lambda at: product({**at, "weight": at["weight"].roll(1, 1)}),
-    "the bias twice": lambda at: product(at) + at["bias"],
-    "the bias left out": lambda at: product({**at, "bias": 0 * at["bias"]}),
-    "the last row of a block masked": lambda at: product(at) * (torch.arange(len(at["x"])) % 16 != 15)[:, None],
-    "factors in TF32": lambda at: product({**at, "x": truncate(at["x"], 13), "weight": truncate(at["weight"], 13)}),
-    "one factor in TF32": lambda at: product({**at, "x": truncate(at["x"], 13)}),
-    "factors in bfloat16": lambda at: product({**at, "x": at["x"].bfloat16().float()}),
-    "sums in float16": lambda at: product({name: value.half() for name, value in at.items()}, "forwards").float(),
-    "the result in float16": lambda at: product(at).half().float(),
-    "eight last bits lost": lambda at: truncate(product(at), 8),
+    "a term left out": lambda case: product({**case, "x": case["x"][:, :-1], "weight": case["weight"][:, :-1]}),
+    "a term twice": lambda case: product(case) + case["x"][:, :1] * case["weight"][:, 0],
+    "a column's term of the next block": lambda case: product({**case, "weight": case["weight"].roll(1, 1)}),
+    "the bias twice": lambda case: product(case) + case["bias"],
+    "the bias left out": lambda case: product({**case, "bias": 0 * case["bias"]}),
+    "the last row of a block masked": lambda case: product(case) * (torch.arange(len(case["x"])) % 16 != 15)[:, None],
+    "factors in TF32": lambda case: product({**case, "x": truncate(case["x"], 13), "weight": truncate(case["weight"], 13)}),
+    "one factor in TF32": lambda case: product({**case, "x": truncate(case["x"], 13)}),
+    "factors in bfloat16": lambda case: product({**case, "x": case["x"].bfloat16().float()}),
+    "sums in float16": lambda case: product({name: value.half() for name, value in case.items()}, "forwards").float(),
+    "the result in float16": lambda case: product(case).half().float(),
+    "eight last bits lost": lambda case: truncate(product(case), 8),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_caught(name: str) -> None:
-    at = random_inputs(1)
-    assert "result" in wrong(expectation(at, product), outcome(at, FAULTS[name]))
+    inputs = random_inputs(1)
+    assert "result" in wrong(expectation(inputs, product), outcome(inputs, FAULTS[name]))
 
 
 def test_tf32_is_allowed_where_torch_allows_it_and_bfloat16_is_not() -> None:
-    at, before = random_inputs(1), torch.get_float32_matmul_precision()
+    inputs, before = random_inputs(1), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        right = expectation(at, product)
+        right = expectation(inputs, product)
     finally:
         torch.set_float32_matmul_precision(before)
-    assert "result" not in wrong(right, outcome(at, FAULTS["factors in TF32"]))
-    coarse = {**at, "x": truncate(at["x"], 18), "weight": truncate(at["weight"], 18)}
-    assert "result" in wrong(right, {**outcome(at, product), "result": product(coarse)})
-    assert "result" in wrong(right, outcome(at, FAULTS["a term left out"]))
+    assert "result" not in wrong(right, outcome(inputs, FAULTS["factors in TF32"]))
+    coarse = {**inputs, "x": truncate(inputs["x"], 18), "weight": truncate(inputs["weight"], 18)}
+    assert "result" in wrong(right, {**outcome(inputs, product), "result": product(coarse)})
+    assert "result" in wrong(right, outcome(inputs, FAULTS["a term left out"]))
 
 
 def test_float32_within_a_float64_computation_is_caught() -> None:
-    at = {name: value.double() for name, value in random_inputs(1).items()}
-    right = expectation(at, product)
-    assert not wrong(right, outcome(at, lambda leaves: product(leaves, "backwards")))
-    narrow = {name: value.float() for name, value in at.items()}
-    assert "result" in wrong(right, {**outcome(at, product), "result": product(narrow).double()})
+    inputs = {name: value.double() for name, value in random_inputs(1).items()}
+    right = expectation(inputs, product)
+    assert not wrong(right, outcome(inputs, lambda leaves: product(leaves, "backwards")))
+    narrow = {name: value.float() for name, value in inputs.items()}
+    assert "result" in wrong(right, {**outcome(inputs, product), "result": product(narrow).double()})
 
 
 def test_copies_are_exact_and_bfloat16_results_have_one_rounding() -> None:

@@ -49,23 +49,23 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def paced(monkeypatch: pytest.MonkeyPatch) -> dict[RunSettings, int]:
+def block_counts(monkeypatch: pytest.MonkeyPatch) -> dict[RunSettings, int]:
     """Replace blocks by ones that run nothing: prefetch is twice as fast as the rest, and 10 % faster with 4 ahead."""
-    blocks: dict[RunSettings, int] = {}
+    counts: dict[RunSettings, int] = {}
 
     def block(self: RunMeasurer, settings: RunSettings, place: int) -> float:
         if time.perf_counter() > self.until:
             raise KeyboardInterrupt("blocks that run nothing must not use up a budget of one minute")
-        blocks[settings] = blocks.get(settings, 0) + 1
+        counts[settings] = counts.get(settings, 0) + 1
         stages = [name for name in STAGES if name != "patch" or settings.schedule == "exact"]
         for number, stage in enumerate(stages, 1):
             self.stages.setdefault(settings, {}).setdefault(stage, []).append(number * 1e-3)
-        noise = 1 + 0.01 * (blocks[settings] % 3)
+        noise = 1 + 0.01 * (counts[settings] % 3)
         return 1000.0 * noise * (2.0 + 0.2 * (settings.prefetch == 4) if settings.schedule == "prefetch" else 1.0)
 
     monkeypatch.setattr(RunMeasurer, "block", block)
     monkeypatch.setattr(RunGate, "refusal", lambda self, settings: None)
-    return blocks
+    return counts
 
 
 def tune(stream: EventStream, folder: Path, budget: float = 60.0, trials: int = 12, seed: int = 0) -> tuple[Any, Notes]:
@@ -75,7 +75,7 @@ def tune(stream: EventStream, folder: Path, budget: float = 60.0, trials: int = 
     return profile.to_json(), observer
 
 
-@pytest.mark.usefixtures("paced")
+@pytest.mark.usefixtures("block_counts")
 def test_the_fastest_settings_are_found_confirmed_planned_and_saved(small_stream: EventStream, tmp_path: Path) -> None:
     profile, observer = tune(small_stream, tmp_path, trials=40)
     settings = RunSettings(**profile["settings"])
@@ -104,18 +104,18 @@ def test_the_fastest_settings_are_found_confirmed_planned_and_saved(small_stream
 
 
 def test_the_same_seed_tries_the_same_points_and_another_seed_does_not(
-    small_stream: EventStream, tmp_path: Path, paced: dict[RunSettings, int], monkeypatch: pytest.MonkeyPatch
+    small_stream: EventStream, tmp_path: Path, block_counts: dict[RunSettings, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        paced.clear()
+        block_counts.clear()
         _, observer = tune(small_stream, tmp_path / name, seed=seed)
         points.append([trial.point for trial in observer.trials])
     assert points[0] == points[1]
     assert points[0] != points[2]
 
 
-@pytest.mark.usefixtures("paced")
+@pytest.mark.usefixtures("block_counts")
 def test_a_gain_within_the_noise_keeps_the_shipped_settings(
     small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,12 +133,12 @@ def test_a_gain_within_the_noise_keeps_the_shipped_settings(
 
 
 def test_an_interrupted_tuner_resumes_where_it_stopped(
-    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paced: dict[RunSettings, int]
+    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_counts: dict[RunSettings, int]
 ) -> None:
     real, interrupted = RunMeasurer.block, list[RunSettings]()
 
     def block(self: RunMeasurer, settings: RunSettings, place: int) -> float:
-        if len(paced) == 4 and settings not in paced:
+        if len(block_counts) == 4 and settings not in block_counts:
             interrupted.append(settings)
             raise KeyboardInterrupt
         return real(self, settings, place)
@@ -147,9 +147,9 @@ def test_an_interrupted_tuner_resumes_where_it_stopped(
         context.setattr(RunMeasurer, "block", block)
         with pytest.raises(KeyboardInterrupt):
             tune(small_stream, tmp_path)
-    shipped, *measured = paced
+    shipped, *measured = block_counts
     assert shipped == default_settings(CONFIG.train)
-    paced.clear()
+    block_counts.clear()
     profile, observer = tune(small_stream, tmp_path)
     resumed = [settings_at(shipped, trial.point) for trial in observer.trials]
     assert resumed[:1] == interrupted, "the interrupted trial runs again first"
@@ -179,7 +179,7 @@ def test_a_budget_that_is_too_small_is_an_error_and_training_continues_untuned(
     assert lines[1].startswith("Not tuned: the budget of 0.0001 s")
 
 
-@pytest.mark.usefixtures("paced")
+@pytest.mark.usefixtures("block_counts")
 def test_an_unwritable_cache_gives_a_note_and_no_failure(
     small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a custom operation with copies of its arguments, which running it does not change.
+    """One call of a custom operation with its own arguments, which running it does not change.
 
     Args:
         operation: of the namespace mspipe_triton.
@@ -88,12 +88,12 @@ class Call:
     def reference(self) -> Named:
         """Return the results of the torch reference, in the same dtypes."""
         with plain_references():
-            return self._results(self._converted(lambda tensor: tensor))
+            return self._results(self._convert(lambda tensor: tensor))
 
     def truth(self) -> Named:
         """Return the results of the torch reference in float64; integers keep their dtype."""
         with plain_references():
-            return self._results(exact(self._converted(lambda tensor: tensor)))
+            return self._results(exact(self._convert(lambda tensor: tensor)))
 
     @cached_property
     def expected(self) -> Expected:
@@ -135,7 +135,7 @@ class Call:
             results |= {f"{name} {place}": tensor for place, tensor in enumerate(tensors(arguments[name]))}
         return {name: value.detach() for name, value in results.items()}
 
-    def _converted(self, change: Change) -> dict[str, Any]:
+    def _convert(self, change: Change) -> dict[str, Any]:
         """Return the arguments on the device that computes, with `change` applied to floating tensors."""
         arguments = {}
         for name, value in self.arguments.items():
@@ -147,23 +147,23 @@ class Call:
 
 def exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with floating tensors and dtypes in float64."""
-    converted = {}
+    result = {}
     for name, value in arguments.items():
         value = each(value, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
         wide = isinstance(value, torch.dtype) and value.is_floating_point
-        converted[name] = torch.float64 if wide else value
-    return converted
+        result[name] = torch.float64 if wide else value
+    return result
 
 
 def duplicate(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy with the same strides, alignment, kind of memory and gaps between rows."""
+    """Return a copy with the same strides, alignment and kind of memory, and with the data between rows."""
     if tensor.numel() == 0:
         return tensor.clone()
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     lead = tensor.data_ptr() % 16 // tensor.element_size()
-    whole = torch.empty(lead + span, dtype=tensor.dtype, device=tensor.device, pin_memory=is_pinned(tensor))
-    whole[lead:].copy_(tensor.as_strided((span,), (1,)))
-    return whole.as_strided(tensor.shape, tensor.stride(), lead)
+    storage = torch.empty(lead + span, dtype=tensor.dtype, device=tensor.device, pin_memory=is_pinned(tensor))
+    storage[lead:].copy_(tensor.as_strided((span,), (1,)))
+    return storage.as_strided(tensor.shape, tensor.stride(), lead)
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:

@@ -69,7 +69,7 @@ def _fault(entry: Mapping[str, Any]) -> str:
 
 
 def compute_capability() -> int | None:
-    """Return that of the GPU that kernels are compiled for here (80, 90), or None if they are not compiled."""
+    """Return the compute capability (80, 90) of the GPU that kernels are compiled for, or None without compilation."""
     if not torch.cuda.is_available() or torch.version.hip or os.environ.get("TRITON_INTERPRET") == "1":
         return None
     major, minor = torch.cuda.get_device_capability()
@@ -84,7 +84,7 @@ def unfit(kernel: Kernel, variant: str, config: Config, calls: list[Call], capab
     for call in calls:
         try:
             resources = _resources(kernel, variant, config, call, capability)
-        except Exception as error:  # whatever a compiler raises
+        except Exception as error:  # compilers raise various errors
             if _stack(kernel, variant, shipped, call, capability) is None:
                 continue  # no compiler, or none for this GPU: the trial itself will show
             return f"it does not compile ({type(error).__name__}: {first_line(error)})"

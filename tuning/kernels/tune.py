@@ -1,4 +1,4 @@
-"""Tuning kernels on the calls of a training iteration: a search each, then a comparison with what ships."""
+"""Tuning kernels on the calls of a training iteration: a search per kernel, then a comparison with what ships."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class KernelChoice:
     def apply(self) -> None:
         """Use these configurations and variants in this process."""
         for name, variants in self.kernels.items():
-            KERNELS[name].chosen.update({variant: Config(**chosen) for variant, chosen in variants.items()})
+            KERNELS[name].chosen.update({variant: Config(**config) for variant, config in variants.items()})
         VARIANTS_CHOSEN.update(self.variants)
 
 
@@ -104,15 +104,15 @@ def tune_kernels(
 @contextmanager
 def _as_shipped() -> Iterator[None]:
     """Start with the shipped configurations and variants; at the end, restore those in force before."""
-    chosen, variants = {name: dict(kernel.chosen) for name, kernel in KERNELS.items()}, dict(VARIANTS_CHOSEN)
+    configs, variants = {name: dict(kernel.chosen) for name, kernel in KERNELS.items()}, dict(VARIANTS_CHOSEN)
     for kernel in KERNELS.values():
-        kernel.chosen.update({variant: configs[0] for variant, configs in kernel.configs.items()})
+        kernel.chosen.update({variant: choices[0] for variant, choices in kernel.configs.items()})
     try:
         yield
     finally:
         for name, kernel in KERNELS.items():
             kernel.chosen.clear()
-            kernel.chosen.update(chosen[name])
+            kernel.chosen.update(configs[name])
         VARIANTS_CHOSEN.update(variants)
 
 
@@ -182,15 +182,15 @@ class _Tuner:
 
     def _tune(self, part: _Part, budget: float) -> dict[str, Any]:
         """Search one kernel, keep the best configuration in force if it is better, and return the facts."""
-        untuned = {"tuned": False}
+        row = {"tuned": False}
         if not part.gated_calls:
-            return {**untuned, "reason": "no call can check its results"}
+            return {**row, "reason": "no call can check its results"}
         if budget <= 0:
-            return {**untuned, "reason": "no time was left for it"}
+            return {**row, "reason": "no time was left for it"}
         start = self.clock()
         shipped = self._attempt(part, part.shipped)
         if isinstance(shipped, str):
-            return {**untuned, "reason": f"as shipped: {shipped}"}
+            return {**row, "reason": f"as shipped: {shipped}"}
 
         def measure(point: Point, cutoff: Cutoff) -> Mapping[str, float]:
             times = self._attempt(part, kernel_config(part.kernel, part.variant, point), shipped, cutoff)
@@ -211,7 +211,7 @@ class _Tuner:
         if search.notice is not None:
             self.notices[search.notice] = None
         score = result.score if math.isfinite(result.score) else None
-        facts = {**untuned, "trials": len(result.trials), "score": score}
+        facts = {**row, "trials": len(result.trials), "score": score}
         part.kernel.chosen[part.variant] = part.shipped
         best = kernel_config(part.kernel, part.variant, result.point)
         if config_point(best) == config_point(part.shipped):

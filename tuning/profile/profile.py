@@ -171,22 +171,22 @@ def configurations(profile: Profile) -> list[tuple[Kernel, str, Config]]:
     return configs
 
 
-def _check(where: str, value: object, requirement: str, valid: bool) -> None:
+def _check(label: str, value: object, requirement: str, valid: bool) -> None:
     if not valid:
-        raise ProfileError(f"{where} must be {requirement}, not {reprlib.repr(value)}")
+        raise ProfileError(f"{label} must be {requirement}, not {reprlib.repr(value)}")
 
 
-def _check_names(where: str, values: Any, names: Collection[str]) -> None:
+def _check_names(label: str, values: Any, names: Collection[str]) -> None:
     """Refuse anything but a JSON object with exactly these names."""
-    _check(where, values, "a JSON object", isinstance(values, dict))
+    _check(label, values, "a JSON object", isinstance(values, dict))
     wrong = [f"no {name!r}" for name in names if name not in values]
     wrong += [f"an unknown {name!r}" for name in values if name not in names]
     if wrong:
-        raise ProfileError(f"{where} has {wrong[0]}")
+        raise ProfileError(f"{label} has {wrong[0]}")
 
 
-def _check_whole(where: str, value: object, largest: int) -> None:
-    _check(where, value, f"an integer of 1 to {largest}", type(value) is int and 1 <= value <= largest)
+def _check_integer(label: str, value: object, largest: int) -> None:
+    _check(label, value, f"an integer of 1 to {largest}", type(value) is int and 1 <= value <= largest)
 
 
 def _check_settings(values: Any, subject: Mapping[str, Any]) -> None:
@@ -197,7 +197,7 @@ def _check_settings(values: Any, subject: Mapping[str, Any]) -> None:
         kind = type(default)
         _check(f"settings.{name}", values[name], kind.__name__, type(values[name]) is kind)
     for name, largest in LARGEST.items():
-        _check_whole(f"settings.{name}", values[name], largest)
+        _check_integer(f"settings.{name}", values[name], largest)
     _check("settings.schedule", values["schedule"], "the name of a schedule", values["schedule"] != "auto")
     try:
         RunSettings(**values).check_fits(subject.get("schedule", ""), subject.get("threads", 0))
@@ -218,14 +218,14 @@ def _check_kernels(kernels: Any, variants: Any) -> None:
     for name, choices in kernels.items():
         _check(f"kernels {name!r}", choices, "a JSON object", isinstance(choices, dict))
         for variant, values in choices.items():
-            where = f"kernels {name!r} {variant!r}"
-            _check_names(where, values, ("blocks", "num_warps", "num_stages"))
-            _check(f"{where} blocks", values["blocks"], "a JSON object", isinstance(values["blocks"], dict))
+            label = f"kernels {name!r} {variant!r}"
+            _check_names(label, values, ("blocks", "num_warps", "num_stages"))
+            _check(f"{label} blocks", values["blocks"], "a JSON object", isinstance(values["blocks"], dict))
             for block, size in values["blocks"].items():
-                _check_whole(f"{where} {block!r}", size, 2**20)
-            _check_whole(f"{where} num_stages", values["num_stages"], 16)
-            _check_whole(f"{where} num_warps", values["num_warps"], 32)
+                _check_integer(f"{label} {block!r}", size, 2**20)
+            _check_integer(f"{label} num_stages", values["num_stages"], 16)
+            _check_integer(f"{label} num_warps", values["num_warps"], 32)
             power = values["num_warps"] & (values["num_warps"] - 1) == 0
-            _check(f"{where} num_warps", values["num_warps"], "a power of two", power)
+            _check(f"{label} num_warps", values["num_warps"], "a power of two", power)
     for operation, variant in variants.items():
         _check(f"variants {operation!r}", variant, "text", isinstance(variant, str))

@@ -18,8 +18,8 @@ from mspipe_triton.training.way import Way, carry_out
 from mspipe_triton.tuning.study.comparison import ROUNDS, Comparison
 
 WARM = 2  # iterations before the clock starts, while the first stages fill their queues
-LEAST, MOST = 4, 64  # timed iterations per block
-_SLOW = 2.5
+MIN_ITERATIONS, MAX_ITERATIONS = 4, 64  # timed iterations per block
+_SLOW = 2.5  # a block this much slower than the shipped one is stopped
 _GOLDEN = 0.6180339887498949
 
 
@@ -59,8 +59,8 @@ class RunMeasurer:
     ) -> None:
         self.session, self.shipped, self.seconds, self.until = session, shipped, seconds, until
         self.size = session.config.train.batch_size
-        self.whole = session.split.train_end // self.size
-        self.timed = min(LEAST, self.whole)
+        self.batches = session.split.train_end // self.size
+        self.iterations = min(MIN_ITERATIONS, self.batches)
         self.ways: dict[RunSettings, Way] = {}
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
         self.places, self.block_seconds = 0, float("inf")
@@ -70,19 +70,19 @@ class RunMeasurer:
         place = self.place()
         self.block(self.shipped, place)
         iteration = self.size / self.block(self.shipped, place)
-        self.timed = max(self.timed, min(MOST, self.whole, round(self.seconds / iteration)))
-        self.block_seconds = self.timed * iteration
+        self.iterations = max(self.iterations, min(MAX_ITERATIONS, self.batches, round(self.seconds / iteration)))
+        self.block_seconds = self.iterations * iteration
         self.stages.clear()
 
     @property
     def round_seconds(self) -> float:
         """Approximate seconds per round of a comparison: four blocks, with the iterations that fill the pipeline."""
-        return 4 * self.block_seconds * (self.timed + WARM) / self.timed
+        return 4 * self.block_seconds * (self.iterations + WARM) / self.iterations
 
     def place(self) -> int:
         """Return the first batch of the next stretch."""
         self.places += 1
-        return int(self.whole * (self.places * _GOLDEN % 1))
+        return int(self.batches * (self.places * _GOLDEN % 1))
 
     def pair(self, settings: RunSettings, place: int, first: bool) -> tuple[float, float]:
         """Return rates of the settings and of the shipped ones on a stretch; `first` puts the settings' block first."""
@@ -92,15 +92,15 @@ class RunMeasurer:
         return self.block(settings, place), shipped
 
     def head_to_head(
-        self, settings: RunSettings, seconds: float, least: int = ROUNDS, most: int = 4 * ROUNDS
+        self, settings: RunSettings, seconds: float, min_rounds: int = ROUNDS, max_rounds: int = 4 * ROUNDS
     ) -> Comparison:
-        """Run blocks of both settings in turn, for about `seconds`; fewer than `least` rounds only if time runs out."""
+        """Run blocks of both settings in turn, for about `seconds`; fewer than `min_rounds` only if time runs out."""
         rounds: list[tuple[tuple[float, float], tuple[float, float]]] = []
         start = time.perf_counter()
         try:
-            while (count := len(rounds)) < most:
+            while (count := len(rounds)) < max_rounds:
                 elapsed = time.perf_counter() - start
-                if count >= least and elapsed * (count + 1) / max(count, 1) >= seconds:
+                if count >= min_rounds and elapsed * (count + 1) / max(count, 1) >= seconds:
                     break
                 place, first = self.place(), count % 2 == 1
                 one, two = (self.pair(settings, place, first) for _ in range(2))
@@ -118,9 +118,9 @@ class RunMeasurer:
             OutOfTime: the time `until` has passed.
         """
         for _ in range(3):
-            compiled = compile_seconds()
+            before = compile_seconds()
             rate = self._train(settings, place)
-            if compile_seconds() == compiled:
+            if compile_seconds() == before:
                 break
         return rate
 
@@ -130,7 +130,7 @@ class RunMeasurer:
         with process_settings(replace(self.session.config, settings=settings)):
             way = self._way(settings)
             start = stop = time.perf_counter()
-            stretch = way.train_stretch(place, WARM + self.timed, log)
+            stretch = way.train_stretch(place, WARM + self.iterations, log)
             with Interrupts() as interrupts, closing(stretch) as iterations:
                 for count, _ in enumerate(iterations, 1):
                     interrupts.check()
@@ -141,17 +141,17 @@ class RunMeasurer:
                         raise OutOfTime("the time for measuring is over")
                     if count == WARM:
                         start = stop
-                    if count == WARM + self.timed or (count > WARM and stop - start > _SLOW * self.block_seconds):
+                    if count == WARM + self.iterations or (count > WARM and stop - start > _SLOW * self.block_seconds):
                         break
                 way.settle()
-        staged = bool(log.samples)
-        elapsed = (stop if staged else time.perf_counter()) - start
+        has_stages = bool(log.samples)
+        elapsed = (stop if has_stages else time.perf_counter()) - start
         if settings == self.shipped:
             self.block_seconds = elapsed
         stages = self.stages.setdefault(settings, {})
         for stage, seconds in log.samples.items():
             stages.setdefault(stage, []).extend(seconds[WARM:])
-        if not staged:
+        if not has_stages:
             stages.setdefault("iteration", []).append(elapsed / (count - WARM))
         return (count - WARM) * self.size / elapsed
 

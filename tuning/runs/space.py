@@ -52,5 +52,5 @@ def settings_at(default: RunSettings, point: Mapping[str, Value]) -> RunSettings
     return replace(default, **fields)  # type: ignore[arg-type]  # the space's choices have the fields' types
 
 
-def _thread_counts(most: int, default: int) -> tuple[int, ...]:
-    return tuple(sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most, default}))
+def _thread_counts(limit: int, default: int) -> tuple[int, ...]:
+    return tuple(sorted({1 << i for i in range(limit.bit_length()) if 1 << i <= limit} | {limit, default}))

@@ -53,21 +53,21 @@ class Proposals:
         with silent():
             self._study = optuna.create_study(direction="maximize")
 
-    def tell(self, point: Point, score: float | None, whole: bool) -> None:
-        """Add a point's score, if it has one (higher is better); `whole` says that the measurement was complete.
+    def tell(self, point: Point, score: float | None, complete: bool) -> None:
+        """Add a point's score, if it has one (higher is better); `complete` marks a complete measurement.
 
         TPE ranks points that were cut short behind all complete ones, and points without a score last.
         """
         self._keys.add(_key(point))
-        if whole and score is not None and (self._best is None or score > self._best[0]):
+        if complete and score is not None and (self._best is None or score > self._best[0]):
             self._best = score, point
         self._study.add_trial(
             create_trial(
-                state=TrialState.COMPLETE if whole else TrialState.PRUNED,
-                value=score if whole else None,
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                value=score if complete else None,
                 params=dict(point),
                 distributions={name: CategoricalDistribution(self._space.choices[name]) for name in point},
-                intermediate_values={} if whole or score is None else {0: score},
+                intermediate_values={} if complete or score is None else {0: score},
             )
         )
 

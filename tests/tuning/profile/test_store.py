@@ -177,9 +177,9 @@ def test_an_interrupted_write_leaves_nothing(
 
 def test_concurrent_writers_leave_whole_profiles(profile: Profile, store: ProfileStore) -> None:
     def write(writer: int) -> None:
-        writing = ProfileStore(store.folder)
+        writer_store = ProfileStore(store.folder)
         for i in range(25):
-            assert writing.save(_long(profile, writer, 1000 * (i % 5))), writing.notices
+            assert writer_store.save(_long(profile, writer, 1000 * (i % 5))), writer_store.notices
 
     def work(process: int) -> None:
         failures = []

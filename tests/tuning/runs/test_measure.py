@@ -65,7 +65,7 @@ def test_too_few_rounds_decide_nothing() -> None:
 
 def test_stretches_are_spread_over_the_training_events(measurer: RunMeasurer) -> None:
     places = [measurer.place() for _ in range(40)]
-    assert measurer.whole == 16
+    assert measurer.batches == 16
     assert set(places) == set(range(16))
 
 
@@ -74,10 +74,10 @@ def test_a_block_measures_rate_and_stage_times(measurer: RunMeasurer) -> None:
     assert measurer.stages == {}
     start = time.perf_counter()
     rate = measurer.block(measurer.shipped, 0)
-    assert rate > measurer.timed * measurer.size / (time.perf_counter() - start)
+    assert rate > measurer.iterations * measurer.size / (time.perf_counter() - start)
     (stages,) = measurer.stages.values()
     assert list(stages) == ["sample", "features", "memory", "train", "update"]
-    assert {len(seconds) for seconds in stages.values()} == {measurer.timed}
+    assert {len(seconds) for seconds in stages.values()} == {measurer.iterations}
     assert _share(measurer, rate) <= 1
     shares = (_share(measurer, measurer.block(measurer.shipped, 0)) for _ in range(20))
     assert any(share > 0.7 for share in shares), "a busy machine may pause it between two stages"
@@ -86,14 +86,14 @@ def test_a_block_measures_rate_and_stage_times(measurer: RunMeasurer) -> None:
 def _share(measurer: RunMeasurer, rate: float) -> float:
     """Return the share of the last block's time that its stages used."""
     (stages,) = measurer.stages.values()
-    total = sum(sum(seconds[-measurer.timed :]) for seconds in stages.values())
-    return total * rate / (measurer.timed * measurer.size)
+    total = sum(sum(seconds[-measurer.iterations :]) for seconds in stages.values())
+    return total * rate / (measurer.iterations * measurer.size)
 
 
 def test_batches_start_at_a_place_wrap_around_and_last_until_the_clock_stops(measurer: RunMeasurer) -> None:
     def starts(schedule: str) -> list[int]:
         settings = replace(measurer.shipped, schedule=schedule, prefetch=6)
-        items = list(Staged(measurer.session.under(settings)).stretch(14, WARM + measurer.timed))
+        items = list(Staged(measurer.session.under(settings)).stretch(14, WARM + measurer.iterations))
         assert [item.index for item in items] == list(range(len(items)))
         assert all(item.stop - item.start == 50 == item.negatives.numel() for item in items)
         return [item.start for item in items]
@@ -111,7 +111,7 @@ def test_both_sides_run_in_turns_on_the_same_stretch(measurer: RunMeasurer, monk
         return 1.0
 
     monkeypatch.setattr(measurer, "block", block)
-    assert len(measurer.head_to_head(other, 0.0, least=2).rounds) == 2
+    assert len(measurer.head_to_head(other, 0.0, min_rounds=2).rounds) == 2
     assert [side for side, _ in blocks] == ["shipped", "other"] * 2 + ["other", "shipped"] * 2
     assert len({place for _, place in blocks[:4]}) == len({place for _, place in blocks[4:]}) == 1
 
