@@ -1,4 +1,4 @@
-"""Search spaces, measurement, Optuna studies and profiles that tune a run and the kernels; loaded when first used."""
+"""Tuning of runs and kernels: search spaces, measurement, Optuna studies and profiles, loaded on first use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Key", "Profile", "ProfileStore", "TuningObserver", "apply", "autotun
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used: the kernels' users need `apply` and nothing of the trainer."""
+    """Load a public name on first use, since users of the kernels alone need `apply` but not the trainer."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"mspipe_triton.tuning.{_PUBLIC[name]}"), name)

@@ -1,4 +1,4 @@
-"""Tuning a run for its model, data and machine: search, confirm, plan, and keep what was found as a profile."""
+"""Tuning a run for its model, data and machine: search, confirm, plan, and save the result as a profile."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mspipe_triton.kernels.runtime.fusion import compile_seconds, limit_compilin
 from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.settings import Tuned, cores, default_settings, process_settings
 from mspipe_triton.training.footprint import resolve_placement
-from mspipe_triton.tuning.kernels.operations import recorded
+from mspipe_triton.tuning.kernels.operations import record_calls
 from mspipe_triton.tuning.kernels.tune import KernelChoice, tune_kernels
-from mspipe_triton.tuning.profile.describe import described
+from mspipe_triton.tuning.profile.describe import describe
 from mspipe_triton.tuning.profile.key import Key, digest
 from mspipe_triton.tuning.profile.profile import Profile, apply
 from mspipe_triton.tuning.profile.store import ProfileStore
@@ -28,28 +28,28 @@ from mspipe_triton.tuning.runs.gate import RunGate
 from mspipe_triton.tuning.runs.measure import OutOfTime, RunMeasurer, stage_summary
 from mspipe_triton.tuning.runs.space import run_space, settings_at
 from mspipe_triton.tuning.study.comparison import ROUNDS, Comparison
-from mspipe_triton.tuning.study.search import Cut, Found, Search, Told
+from mspipe_triton.tuning.study.search import Cutoff, Search, SearchResult, Trial
 from mspipe_triton.tuning.study.space import Point, Space
 
 BUDGET = 60.0
 SHORT_BUDGET = 20.0
-_PAIRS = 3
-_KERNELS, _CONFIRMING = 0.5, 0.35  # shares of the time that is left
-_STARTING = 5.0
-_GRACE = 6.0
+_PAIRS = 3  # of blocks per trial
+_KERNELS, _CONFIRMING = 0.5, 0.35  # shares of the remaining time
+_STARTING = 5.0  # seconds of a command's start-up that do not count
+_GRACE = 6.0  # seconds from the deadline until measuring stops
 
 
 class TuningObserver:
-    """Told of a tuning's progress; this one does nothing with it, screens override what they show."""
+    """Receives the progress of tuning and ignores it; screens override the methods that they need."""
 
     def phase(self, name: str) -> None:
-        """Another part of the work begins."""
+        """A phase of the work begins."""
 
     def start(self, space: Space, shipped: RunSettings) -> None:
         """The search over a run's settings begins."""
 
-    def trial(self, told: Told) -> None:
-        """A trial of it is over."""
+    def trial(self, trial: Trial) -> None:
+        """A trial of that search has ended."""
 
     def note(self, message: str) -> None:
         """One line that the user should see."""
@@ -57,14 +57,14 @@ class TuningObserver:
 
 @dataclass
 class Tuner:
-    """The tuning of one run; `autotune` is how to use it.
+    """The tuning of one run; use it through `autotune`.
 
     Args:
-        config: of the run; what it fixes (threads, schedule) is not searched. stream: its events.
-        store: where profiles and studies lie. observer: told of progress.
-        until: when it has to be over, as `time.perf_counter` counts. shipped: what is to be beaten.
-        key: of the run, for which the data were read through once.
-        line: about the device, for the user, once the session is built and the input known to be right.
+        config: of the run; the search leaves out what it fixes (threads, schedule). stream: its events.
+        store: for profiles and studies. observer: receives the progress.
+        until: deadline, in the time of `time.perf_counter`. shipped: the settings to beat.
+        key: of the run; it is passed because computing it reads all data.
+        line: about the device, shown to the user after the session is built and the input is checked.
     """
 
     config: RunConfig
@@ -77,7 +77,7 @@ class Tuner:
     line: str | None = None
 
     def prepare(self, compiling_counts: bool) -> None:
-        """Build the session, run the shipped settings for the first time, and make the gate."""
+        """Build the session, run the shipped settings once to compile and warm up, and build the gate."""
         self.session = Session.create(replace(self.config, settings=self.shipped), self.stream)
         self.measurer = RunMeasurer(self.session, self.shipped)
         if self.line is not None:
@@ -93,56 +93,56 @@ class Tuner:
         self.gate = RunGate(self.config, self.stream)
 
     def kernels(self) -> KernelChoice:
-        """On a GPU, the fastest configurations of the kernels that one training iteration launches; none on the CPU."""
+        """Tune the kernels that one training iteration launches, on a GPU; on the CPU the choice is empty."""
         if not self.session.state.placement.apart:
             return KernelChoice({}, {}, {})
         self.observer.phase("tuning kernels")
         place, free = self.measurer.place(), self.config.train.schedule == "auto"
-        alone = replace(self.shipped, schedule="serial") if free else self.shipped  # then all is on this thread
+        settings = replace(self.shipped, schedule="serial") if free else self.shipped  # serial: all on this thread
         if self.shipped.resident:
-            alone = replace(self.shipped, captured=False, branch=False)  # a replay calls nothing
-        calls = recorded(lambda: self.measurer.block(alone, place))
-        choice = tune_kernels(calls, self._left() * _KERNELS, self.store.studies(self.key), self.config.train.seed)
+            settings = replace(self.shipped, captured=False, branch=False)  # a replay makes no calls
+        calls = record_calls(lambda: self.measurer.block(settings, place))
+        choice = tune_kernels(calls, self._remaining() * _KERNELS, self.store.studies(self.key), self.config.train.seed)
         choice.apply()
         return choice
 
-    def search(self, trials: int | None) -> Found:
-        """Optuna's search over the run's settings."""
+    def search(self, trials: int | None) -> SearchResult:
+        """Search the run's settings with Optuna."""
         train, device = self.config.train, self.session.state.placement.device.type
         space = run_space(self.shipped, train, device, cores(), self.session.model.layers)
         self.observer.start(space, self.shipped)
-        name = f"run settings {digest(self.key.circumstances)}"  # a trial made with other software tells nothing
+        name = f"run settings {digest(self.key.circumstances)}"  # trials with other software do not count
         search = Search(space, name, self.store.studies(self.key), train.seed)
-        left = self._left()
-        confirming = min(1.2 * ROUNDS * self.measurer.round_seconds, _CONFIRMING * left)
-        found = search.run(self._measure, left - confirming, trials, self.observer.trial)
+        remaining = self._remaining()
+        reserve = min(1.2 * ROUNDS * self.measurer.round_seconds, _CONFIRMING * remaining)
+        result = search.run(self._measure, remaining - reserve, trials, self.observer.trial)
         if search.notice:
             self.observer.note(search.notice)
-        return found
+        return result
 
     def confirm(self, settings: RunSettings) -> Comparison:
-        """The best settings beside the shipped ones, with the time that is left."""
-        self.observer.phase("confirming the best settings beside the shipped ones")
-        return self.measurer.head_to_head(settings, self._left(), 1 if settings == self.shipped else ROUNDS)
+        """Compare the best settings with the shipped ones in the remaining time."""
+        self.observer.phase("comparing the best settings with the shipped ones")
+        return self.measurer.head_to_head(settings, self._remaining(), 1 if settings == self.shipped else ROUNDS)
 
-    def profile(self, chosen: RunSettings, kernels: KernelChoice, facts: Mapping[str, Any]) -> Profile:
-        """The profile of the settings that were chosen, with the plan that their stage times lead to."""
-        stages, staleness = stage_summary(self.measurer.stages[chosen]), self.config.train.staleness
+    def profile(self, settings: RunSettings, kernels: KernelChoice, facts: Mapping[str, Any]) -> Profile:
+        """Build the profile of the best settings, with the plan for their stage times."""
+        stages, staleness = stage_summary(self.measurer.stages[settings]), self.config.train.staleness
         times = {name: seconds["median"] for name, seconds in stages.items()}
-        plan = make_plan(chosen.schedule, times, None if staleness < 0 else staleness, depth=chosen.prefetch)
+        plan = make_plan(settings.schedule, times, None if staleness < 0 else staleness, depth=settings.prefetch)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        facts = {**facts, "shipped": asdict(self.shipped), "shipped_kept": chosen == self.shipped, **kernels.facts}
+        facts = {**facts, "shipped": asdict(self.shipped), "shipped_kept": settings == self.shipped, **kernels.facts}
         return Profile(
-            self.key, self.stream.name, created, asdict(chosen), kernels.kernels, kernels.variants, stages,
+            self.key, self.stream.name, created, asdict(settings), kernels.kernels, kernels.variants, stages,
             plan.to_json(), facts,
         )  # fmt: skip
 
-    def _measure(self, point: Point, cut: Cut) -> Mapping[str, float]:
-        """A trial: the gate, then pairs of blocks in turn; the score is the median of their ratios."""
+    def _measure(self, point: Point, cutoff: Cutoff) -> Mapping[str, float]:
+        """Run a trial: the gate, then pairs of blocks; the score is the median of their ratios."""
         settings = settings_at(self.shipped, point)
         reason = self.gate.refusal(settings)
         if reason is not None:
-            raise RuntimeError(f"computes something else: {reason}")
+            raise RuntimeError(f"the results are wrong: {reason}")
         pairs: list[tuple[float, float]] = []
         for number in range(_PAIRS):
             try:
@@ -151,17 +151,17 @@ class Tuner:
                 if not pairs:
                     raise
                 break
-            if cut(_ratio(pairs)):
+            if cutoff(_ratio(pairs)):
                 break
-        rate, shipped = (statistics.median(each) for each in zip(*pairs, strict=True))
+        rate, shipped = (statistics.median(rates) for rates in zip(*pairs, strict=True))
         score = 1.0 if settings == self.shipped else _ratio(pairs)
         return {"score": score, "events_per_s": rate, "shipped_events_per_s": shipped}
 
-    def _left(self) -> float:
+    def _remaining(self) -> float:
         return max(0.0, self.until - time.perf_counter())
 
     def _limit(self) -> None:
-        """From here on nothing compiles past the end, and what is being measured then may only just be finished."""
+        """Stop compiling at the deadline, and measuring shortly after it."""
         limit_compiling(self.until)
         self.measurer.until = self.until + _GRACE
 
@@ -178,31 +178,30 @@ def autotune(
     shipped: RunSettings | None = None,
     key: Key | None = None,
 ) -> Profile:
-    """Find the fastest way to carry a run out here, and keep it as a profile.
+    """Find the fastest settings for a run on this machine, and save them as a profile.
 
-    On a GPU the kernels that a training iteration launches come first. Then Optuna searches the run's settings, the
-    shipped ones first; a trial's score is the median ratio to the shipped settings, which run beside it on the same
-    stretches of the stream. The best one is confirmed head to head, and the shipped settings stay unless the gain
-    exceeds the noise of that very comparison. A search that was broken off goes on where it was.
+    On a GPU the kernels that a training iteration launches are tuned first. Then Optuna searches the run's settings,
+    starting with the shipped ones. A trial's score is its median speed relative to the shipped settings on the same
+    stretches of the stream. The best settings are compared head to head with the shipped ones, which stay unless the
+    gain exceeds the noise of that comparison. An interrupted search resumes where it stopped.
 
     Args:
-        config: of the run; what it fixes by flags (threads, schedule) is not searched. stream: its events.
-        budget: seconds in all, 60 by default; what came after `started` (of `time.perf_counter`) counts, too, but for
-            the few seconds that a command takes to start.
-        store: where profiles and studies lie; by default the user's cache folder.
-        observer: told of progress.
-        compiling_counts: whether the budget pays for compiling what the shipped settings need.
-        trials: the most that the search over a run's settings makes, if it is not ended by the budget.
-        shipped: what is to be beaten, in the place of the settings that ship.
-        key: of the run, where it is known already.
+        config: of the run; the search leaves out what its flags fix (threads, schedule). stream: its events.
+        budget: seconds, 60 by default, counted from `started` (of `time.perf_counter`) except for a command's start-up.
+        store: for profiles and studies; in the user's cache folder by default.
+        observer: receives the progress.
+        compiling_counts: True counts compiling for the shipped settings towards the budget.
+        trials: the maximum number of trials of the run's settings; the budget may end the search earlier.
+        shipped: the settings to beat, instead of the shipped ones.
+        key: of the run, if already computed.
 
     Raises:
-        ConfigError: the batch is above the number of training events, or no GPU is usable to tune on.
-        TuningError: the budget was over before the shipped settings had run.
+        ConfigError: the batch exceeds the number of training events, or no usable GPU is found for a GPU run.
+        TuningError: the budget ran out before the shipped settings had run.
     """
-    begun, budget = time.perf_counter(), BUDGET if budget is None else budget
+    begin, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
-    start = begun if started is None else min(begun, started + _STARTING)
+    start = begin if started is None else min(begin, started + _STARTING)
     config, line = resolve_device(config)
     key = key or Key.of(config, stream)
     config, _ = resolve_placement(config, stream)
@@ -211,22 +210,23 @@ def autotune(
     with process_settings(replace(config, settings=None)):
         try:
             tuner.prepare(compiling_counts)
-            kernels, found = tuner.kernels(), tuner.search(trials)
-            best = settings_at(tuner.shipped, found.point)
+            kernels, result = tuner.kernels(), tuner.search(trials)
+            best = settings_at(tuner.shipped, result.point)
             comparison = tuner.confirm(best)
             if tuner.shipped not in tuner.measurer.stages:
                 raise OutOfTime
         except OutOfTime:
             raise TuningError(
-                f"the budget of {budget:g} s was over before the shipped settings had run, of which compiling took "
-                f"{compile_seconds():.0f} s; give it more, as in --budget {max(BUDGET, 2 * budget):g}"
+                f"the budget of {budget:g} s ran out before the shipped settings had run (compiling took "
+                f"{compile_seconds():.0f} s); use a larger one, as in --budget {max(BUDGET, 2 * budget):g}"
             ) from None
         finally:
             limit_compiling()
-    chosen = best if comparison.better else tuner.shipped
-    profile = tuner.profile(chosen, kernels, {
-        "budget": budget, "seconds": time.perf_counter() - begun, "seed": config.train.seed, "trials": len(found.told),
-        "best": asdict(best), "best_score": found.score if isfinite(found.score) else None, **comparison.to_json(),
+    settings = best if comparison.better else tuner.shipped
+    profile = tuner.profile(settings, kernels, {
+        "budget": budget, "seconds": time.perf_counter() - begin, "seed": config.train.seed,
+        "trials": len(result.trials), "best": asdict(best),
+        "best_score": result.score if isfinite(result.score) else None, **comparison.to_json(),
     })  # fmt: skip
     store.save(profile)
     for notice in store.notices:
@@ -241,12 +241,12 @@ def settings_for(
     store: ProfileStore | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Tuned | None:
-    """What the profile of a run gives it, which is made first, in a short time, where none fits; None where that fails.
+    """Return the tuned settings of a run, after a short tuning if no profile fits; None if that fails.
 
     Args:
         config: of the run. stream: its events. store: as in `autotune`.
-        budget: seconds that making a profile may take, besides what compiling takes that the run needs itself.
-        note: told one line at a time what is done.
+        budget: seconds for tuning, not counting the compiling that the run needs anyway.
+        note: gets one line at a time on the progress.
     """
     store, budget = store or ProfileStore(), SHORT_BUDGET if budget is None else budget
     resolved, line = resolve_device(config)
@@ -259,42 +259,42 @@ def settings_for(
     if profile is not None:
         if line is not None:
             note(line)
-        note(f"Settings from {path.name}: {described(profile)}.")
+        note(f"Settings from {path.name}: {describe(profile)}.")
         apply(profile)
-        return tuned(profile, path.name)
+        return _as_tuned(profile, path.name)
     lines = _Lines(note, f"No tuning profile fits yet: compiling, and tuning for {budget:g} s; --no-autotune skips it.")
     try:
         profile = autotune(config, stream, budget, store, lines, compiling_counts=False, key=key)
     except TuningError as error:
         note(f"Not tuned: {error}.")
         return None
-    note(f"Tuned: {described(profile)}.")
+    note(f"Tuned: {describe(profile)}.")
     apply(profile)
-    return tuned(profile, path.name, time.perf_counter() - start)
+    return _as_tuned(profile, path.name, time.perf_counter() - start)
 
 
 class _Lines(TuningObserver):
-    """Says one line before the work begins, and passes notes on."""
+    """Passes on one line before the work begins, and all notes."""
 
     def __init__(self, line: Callable[[str], None], first: str) -> None:
         self.line, self.first = line, first
 
     def phase(self, name: str) -> None:
-        """Only the first one counts."""
+        """Pass on the first line at the first phase."""
         if self.first:
             self.line(self.first)
         self.first = ""
 
     def note(self, message: str) -> None:
-        """A line."""
+        """Pass on a note."""
         self.line(message)
 
 
-def tuned(profile: Profile, name: str, seconds: float = 0.0) -> Tuned:
-    """What a profile of this file name gives a run; `seconds` is what making it has cost just now."""
-    times = {stage: found["median"] for stage, found in profile.stage_seconds.items()}
+def _as_tuned(profile: Profile, name: str, seconds: float = 0.0) -> Tuned:
+    """Return the settings of a profile with this file name; `seconds` is the time that tuning has just needed."""
+    times = {stage: summary["median"] for stage, summary in profile.stage_seconds.items()}
     return Tuned(RunSettings(**profile.settings), times, name, seconds)
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:
-    return statistics.median(mine / shipped for mine, shipped in pairs)
+    return statistics.median(rate / shipped for rate, shipped in pairs)

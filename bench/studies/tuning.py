@@ -29,7 +29,7 @@ from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.trainer import train
 from mspipe_triton.training.way import carry_out
 from mspipe_triton.tuning import ProfileStore, TuningObserver, autotune, settings_for
-from mspipe_triton.tuning.study.search import Told
+from mspipe_triton.tuning.study.search import Trial
 
 console = Console(stderr=True, highlight=False)
 RESULT = RESULTS / "tuning.json"
@@ -41,9 +41,9 @@ class _Trials(TuningObserver):
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def trial(self, result: Told) -> None:
+    def trial(self, trial: Trial) -> None:
         """Keep and print one trial."""
-        self.rows.append({"point": result.point, "state": result.state, "score": result.score, **result.facts})
+        self.rows.append({"point": trial.point, "state": trial.state, "score": trial.score, **trial.facts})
         console.print(self.rows[-1])
 
 

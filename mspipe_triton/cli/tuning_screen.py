@@ -12,10 +12,10 @@ from rich.text import Text
 
 from mspipe_triton.cli.screens import console
 from mspipe_triton.config import RunSettings
-from mspipe_triton.tuning.profile.describe import counted, worded
+from mspipe_triton.tuning.profile.describe import count_trials, describe_settings
 from mspipe_triton.tuning.profile.profile import Profile
 from mspipe_triton.tuning.runs.space import settings_at
-from mspipe_triton.tuning.study.search import Told
+from mspipe_triton.tuning.study.search import Trial
 from mspipe_triton.tuning.study.space import Space
 from mspipe_triton.tuning.tuner import TuningObserver
 
@@ -27,7 +27,7 @@ class TuningScreen(TuningObserver):
     """A line a phase, and while the search runs a table of the last trials with the best one so far."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.told: list[Trial] = []
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def phase(self, name: str) -> None:
@@ -42,7 +42,7 @@ class TuningScreen(TuningObserver):
         if console.is_terminal:
             self.live.start()
 
-    def trial(self, told: Told) -> None:
+    def trial(self, told: Trial) -> None:
         """Another row."""
         self.told.append(told)
         if self.live.is_started:
@@ -53,7 +53,7 @@ class TuningScreen(TuningObserver):
         console.print(message)
 
     @property
-    def best(self) -> Told | None:
+    def best(self) -> Trial | None:
         """The best trial that was measured whole."""
         whole = [told for told in self.told if told.state == "measured"]
         return max(whole, key=lambda told: told.score or 0.0, default=None)
@@ -67,7 +67,7 @@ class TuningScreen(TuningObserver):
             self.told = []
 
 
-def trials_table(told: list[Told], best: Told | None, shipped: RunSettings) -> Table:
+def trials_table(told: list[Trial], best: Trial | None, shipped: RunSettings) -> Table:
     """Trials with their settings, speed, and ratio to the shipped settings beside them."""
     table = Table(title="Trials")
     for name in ("", "settings", "events/s", "to shipped", ""):
@@ -77,8 +77,8 @@ def trials_table(told: list[Told], best: Told | None, shipped: RunSettings) -> T
         score = "" if each.score is None else f"{each.score:.2f}"
         state = "best" if each is best else _MARKS.get(each.state, "")
         table.add_row(
-            str(each.number), worded(settings_at(shipped, each.point)), "" if rate is None else f"{rate:,.0f}", score,
-            state, style="bold" if each is best else None,
+            str(each.number), describe_settings(settings_at(shipped, each.point)),
+            "" if rate is None else f"{rate:,.0f}", score, state, style="bold" if each is best else None,
         )  # fmt: skip
     return table
 
@@ -93,7 +93,9 @@ def profile_summary(profile: Profile) -> Group:
         table.add_row(stage, *(f"{seconds[name] * 1e3:.2f}" for name in ("median", "p90")))
     chosen, plan = RunSettings(**profile.settings), profile.plan
     return Group(
-        Text(f"{profile.key.subject['model']['model']} on {profile.dataset}: {worded(chosen)}", style="bold"),
+        Text(
+            f"{profile.key.subject['model']['model']} on {profile.dataset}: {describe_settings(chosen)}", style="bold"
+        ),
         table,
         _gain(profile.search),
         f"plan: an iteration every {plan['period'] * 1e3:.1f} ms, staleness {plan['staleness']}",
@@ -101,7 +103,7 @@ def profile_summary(profile: Profile) -> Group:
 
 
 def _gain(facts: Mapping[str, Any]) -> str:
-    trials = f"{counted(facts['trials'])} in {facts['seconds']:.0f} s"
+    trials = f"{count_trials(facts['trials'])} in {facts['seconds']:.0f} s"
     if facts["gain"] is None:
         return f"{trials}; no time was left to confirm any of them, so the shipped settings stay"
     shipped = f"{facts['shipped_events_per_s']:,.0f} events/s"

@@ -72,7 +72,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
     (tmp_path / "file").touch()
     done = command("train", "events.csv", *SMALL, *RUN, "--out", "run", XDG_CACHE_HOME=str(tmp_path / "file"))
     assert done.returncode == 0, done.stderr
-    assert "the profile is not kept" in " ".join(done.stderr.split())
+    assert "the profile is not saved" in " ".join(done.stderr.split())
     assert (tmp_path / "run" / "result.json").exists()
 
 

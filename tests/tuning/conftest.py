@@ -1,4 +1,4 @@
-"""Shared by the tests of tuning: a key, its profile, and a store in an empty folder."""
+"""Fixtures of the tuning tests: a key, its profile, and a store in an empty folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.tuning.profile.key import Key
 from mspipe_triton.tuning.profile.profile import Profile
 from mspipe_triton.tuning.profile.store import ProfileStore
-from tests.tuning.profile.profile_case import ATTENTION, CONFIG, STAGES, launched
+from tests.tuning.profile.profile_case import ATTENTION, CONFIG, STAGES, configuration
 
 
 @pytest.fixture
@@ -28,7 +28,10 @@ def profile(key: Key) -> Profile:
         dataset="wiki.csv",
         created="2026-01-31T12:00:00+00:00",
         settings=asdict(RunSettings(schedule="exact", prefetch=4, threads=2)),
-        kernels={"attention_kernel": {"float32": ATTENTION}, "unique_count_kernel": {"float32": launched({}, 1, 2)}},
+        kernels={
+            "attention_kernel": {"float32": ATTENTION},
+            "unique_count_kernel": {"float32": configuration({}, 1, 2)},
+        },
         variants={"memory_gru": "split"},
         stage_seconds={name: {"median": time, "p90": 2 * time, "mean": time} for name, time in STAGES.items()},
         plan=make_plan("exact", STAGES).to_json(),

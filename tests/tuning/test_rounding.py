@@ -1,4 +1,4 @@
-"""The tolerance of every kernel check: what rounding does passes, whatever the order, and what is wrong does not."""
+"""The tolerance of every kernel check: it allows rounding in any order of additions, and catches faults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def moved(compute: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor, seed: int = 0) -> torch.Tensor:
+def perturb(compute: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor, seed: int = 0) -> torch.Tensor:
     with Rounded(F32, seed):
         return compute(value.clone())
 
@@ -62,35 +62,35 @@ EXACT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.mark.parametrize("name", ROUNDED)
-def test_what_rounds_is_moved_by_a_few_roundings(name: str) -> None:
+def test_operations_that_round_are_moved_by_a_few_roundings(name: str) -> None:
     value, compute = normal(4, 4), ROUNDED[name]
-    true, first, again, other = compute(value.clone()), *(moved(compute, value, seed) for seed in (0, 0, 1))
+    true, first, again, other = compute(value.clone()), *(perturb(compute, value, seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    off = float((first - true).abs().max())
-    assert 0 < off < 64 * 2.0**-24 * max(1.0, float(true.abs().max()))
+    error = float((first - true).abs().max())
+    assert 0 < error < 64 * 2.0**-24 * max(1.0, float(true.abs().max()))
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_what_moves_or_selects_is_exact(name: str) -> None:
+def test_operations_that_move_or_select_are_exact(name: str) -> None:
     value, compute = normal(4, 4), EXACT[name]
-    assert torch.equal(moved(compute, value), compute(value.clone()))
+    assert torch.equal(perturb(compute, value), compute(value.clone()))
 
 
-def test_our_own_operations_are_taken_apart() -> None:
-    """More than one rounding of the result moves it: those of the products and the gates."""
+def test_our_own_operations_are_decomposed() -> None:
+    """The result moves by more than its own rounding, through those of the products and the gates."""
     weights = [normal(12, 11), normal(12, 4), normal(12), normal(12)]
     inputs = (normal(5, 4), None, normal(5, 4), None, normal(5, 1), None, normal(5).abs(), torch.arange(5) > 1)
 
     def update(table: torch.Tensor) -> torch.Tensor:
         return memory_gru(table, *inputs[1:], normal(2), normal(2), *weights)
 
-    h, off = update(inputs[0]), moved(update, inputs[0]) - update(inputs[0])
-    assert float(off.abs().max()) > 2.0**-24 * float(h.abs().max())
+    h, error = update(inputs[0]), perturb(update, inputs[0]) - update(inputs[0])
+    assert float(error.abs().max()) > 2.0**-24 * float(h.abs().max())
 
 
 def test_the_error_of_a_sum_grows_with_the_root_of_its_terms() -> None:
-    """64 times as many terms of one size: the sum is 64 times as large, and its error 8 times that."""
+    """With 64 times as many equal terms the sum is 64 times as large, and its relative error 8 times."""
     like = {"sum": torch.ones(())}
     few, many = (expected(lambda n=n: {"sum": torch.ones(n, dtype=F64).sum()}, like) for n in (4, 256))
     assert many.change["sum"] / few.change["sum"] == pytest.approx(64 * 8)
@@ -101,127 +101,127 @@ def allowed_of_a_layer() -> float:
     return expected(lambda: {"z": layer_norm(torch.tanh(x @ x.t()), (40,))}, {"z": x.float()}).change["z"]
 
 
-def test_the_same_on_every_processor() -> None:
-    """Here, and where torch takes no vector instructions."""
+def test_the_tolerance_is_the_same_on_every_processor() -> None:
+    """Compare this processor with torch without vector instructions."""
     code = "from tests.tuning.test_rounding import allowed_of_a_layer; print(allowed_of_a_layer())"
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) == pytest.approx(allowed_of_a_layer(), rel=1e-6)
+    assert float(process.stdout) == pytest.approx(allowed_of_a_layer(), rel=1e-6)
 
 
 def in_order(values: torch.Tensor) -> torch.Tensor:
-    """Σ over the first dimension, one after the other."""
+    """Return the sum over the first dimension, added one by one."""
     total = torch.zeros_like(values[0])
     for value in values:
         total = total + value
     return total
 
 
-def product(at: Named, order: str = "torch") -> torch.Tensor:
-    """x Wᵀ + b in an order of additions."""
-    terms = (at["x"][:, None] * at["weight"]).permute(2, 0, 1)
+def product(inputs: Named, order: str = "torch") -> torch.Tensor:
+    """Return x Wᵀ + b with an order of additions."""
+    terms = (inputs["x"][:, None] * inputs["weight"]).permute(2, 0, 1)
     if order == "backwards":
-        return in_order(terms.flip(0)) + at["bias"]
+        return in_order(terms.flip(0)) + inputs["bias"]
     if order == "forwards":
-        return at["bias"] + in_order(terms)
+        return inputs["bias"] + in_order(terms)
     if order == "blocks":
-        return in_order(torch.stack([in_order(block) for block in terms.split(16)])) + at["bias"]
-    return torch.addmm(at["bias"], at["x"], at["weight"].t())
+        return in_order(torch.stack([in_order(block) for block in terms.split(16)])) + inputs["bias"]
+    return torch.addmm(inputs["bias"], inputs["x"], inputs["weight"].t())
 
 
-def activated(at: Named, order: str = "torch") -> torch.Tensor:
-    return torch.softmax(torch.tanh(product(at, order)), 1)
+def activation(inputs: Named, order: str = "torch") -> torch.Tensor:
+    return torch.softmax(torch.tanh(product(inputs, order)), 1)
 
 
-def drawn(seed: int, rows: int = 17, width: int = 70) -> Named:
+def random_inputs(seed: int, rows: int = 17, width: int = 70) -> Named:
     shapes = {"x": (rows, width), "weight": (9, width), "bias": (9,)}
     return {name: normal(*shape, seed=10 * seed + k).to(F32) for k, (name, shape) in enumerate(shapes.items())}
 
 
-def outcome(at: Named, compute: Compute) -> Named:
-    """The result and the gradients of its sum of squares."""
-    leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
+def outcome(inputs: Named, compute: Compute) -> Named:
+    """Return the result and the gradients of its sum of squares."""
+    leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
     result = compute(leaves)
     gradients = torch.autograd.grad((result**2).sum(), list(leaves.values()))
     return {"result": result.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
-def right_for(at: Named, compute: Compute) -> Expected:
-    wide = {name: value.double() for name, value in at.items()}
-    return expected(lambda: outcome(wide, compute), outcome(at, compute))
+def expectation(inputs: Named, compute: Compute) -> Expected:
+    wide = {name: value.double() for name, value in inputs.items()}
+    return expected(lambda: outcome(wide, compute), outcome(inputs, compute))
 
 
 def wrong(right: Expected, actual: Named) -> set[str]:
     return {name for name, entry in right.errors(actual).items() if not entry["passed"]}
 
 
-@pytest.mark.parametrize("compute", [product, activated], ids=["product", "activated"])
+@pytest.mark.parametrize("compute", [product, activation], ids=["product", "activation"])
 @pytest.mark.parametrize("rows", [1, 17])
 def test_every_order_of_additions_passes(compute: Callable[..., torch.Tensor], rows: int) -> None:
     largest = 0.0
     for seed in range(10):
-        at = drawn(seed, rows)
-        right = right_for(at, compute)
+        inputs = random_inputs(seed, rows)
+        right = expectation(inputs, compute)
         for order in ("torch", "forwards", "backwards", "blocks"):
-            found = right.errors(outcome(at, lambda leaves, order=order: compute(leaves, order)))
-            assert all(entry["passed"] for entry in found.values()), (order, found)
-            largest = max(largest, *(entry["error"] / entry["allowed"] for entry in found.values()))
-    assert largest > 0.02, "the tolerance is not far above what rounding does"
+            errors = right.errors(outcome(inputs, lambda leaves, order=order: compute(leaves, order)))
+            assert all(entry["passed"] for entry in errors.values()), (order, errors)
+            largest = max(largest, *(entry["error"] / entry["allowed"] for entry in errors.values()))
+    assert largest > 0.02, "the tolerance is not far above the rounding error"
 
 
-def shortened(value: torch.Tensor, bits: int) -> torch.Tensor:
-    """float32 numbers with their last bits cut off; the gradient passes."""
-    cut = ((value.detach().view(torch.int32) >> bits) << bits).view(F32)
-    return value + (cut - value.detach())
+def truncate(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Cut off the last bits of float32 numbers; the gradient passes through."""
+    truncated = ((value.detach().view(torch.int32) >> bits) << bits).view(F32)
+    return value + (truncated - value.detach())
 
 
 FAULTS: dict[str, Compute] = {
-    "a term left out": lambda at: product({**at, "x": at["x"][:, :-1], "weight": at["weight"][:, :-1]}),
-    "a term twice": lambda at: product(at) + at["x"][:, :1] * at["weight"][:, 0],
-    "a column's term of the next block": lambda at: product({**at, "weight": at["weight"].roll(1, 1)}),
-    "the bias twice": lambda at: product(at) + at["bias"],
-    "the bias left out": lambda at: product({**at, "bias": 0 * at["bias"]}),
-    "the last row of a block masked": lambda at: product(at) * (torch.arange(len(at["x"])) % 16 != 15)[:, None],
-    "factors in TF32": lambda at: product({**at, "x": shortened(at["x"], 13), "weight": shortened(at["weight"], 13)}),
-    "one factor in TF32": lambda at: product({**at, "x": shortened(at["x"], 13)}),
-    "factors in bfloat16": lambda at: product({**at, "x": at["x"].bfloat16().float()}),
-    "sums in float16": lambda at: product({name: value.half() for name, value in at.items()}, "forwards").float(),
-    "the result in float16": lambda at: product(at).half().float(),
-    "eight last bits lost": lambda at: shortened(product(at), 8),
+    "a term left out": lambda case: product({**case, "x": case["x"][:, :-1], "weight": case["weight"][:, :-1]}),
+    "a term twice": lambda case: product(case) + case["x"][:, :1] * case["weight"][:, 0],
+    "a column's term of the next block": lambda case: product({**case, "weight": case["weight"].roll(1, 1)}),
+    "the bias twice": lambda case: product(case) + case["bias"],
+    "the bias left out": lambda case: product({**case, "bias": 0 * case["bias"]}),
+    "the last row of a block masked": lambda case: product(case) * (torch.arange(len(case["x"])) % 16 != 15)[:, None],
+    "factors in TF32": lambda case: product({**case, **{name: truncate(case[name], 13) for name in ("x", "weight")}}),
+    "one factor in TF32": lambda case: product({**case, "x": truncate(case["x"], 13)}),
+    "factors in bfloat16": lambda case: product({**case, "x": case["x"].bfloat16().float()}),
+    "sums in float16": lambda case: product({name: value.half() for name, value in case.items()}, "forwards").float(),
+    "the result in float16": lambda case: product(case).half().float(),
+    "eight last bits lost": lambda case: truncate(product(case), 8),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_caught(name: str) -> None:
-    at = drawn(1)
-    assert "result" in wrong(right_for(at, product), outcome(at, FAULTS[name]))
+    inputs = random_inputs(1)
+    assert "result" in wrong(expectation(inputs, product), outcome(inputs, FAULTS[name]))
 
 
 def test_tf32_is_allowed_where_torch_allows_it_and_bfloat16_is_not() -> None:
-    at, before = drawn(1), torch.get_float32_matmul_precision()
+    inputs, before = random_inputs(1), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        right = right_for(at, product)
+        right = expectation(inputs, product)
     finally:
         torch.set_float32_matmul_precision(before)
-    assert "result" not in wrong(right, outcome(at, FAULTS["factors in TF32"]))
-    coarse = {**at, "x": shortened(at["x"], 18), "weight": shortened(at["weight"], 18)}
-    assert "result" in wrong(right, {**outcome(at, product), "result": product(coarse)})
-    assert "result" in wrong(right, outcome(at, FAULTS["a term left out"]))
+    assert "result" not in wrong(right, outcome(inputs, FAULTS["factors in TF32"]))
+    coarse = {**inputs, "x": truncate(inputs["x"], 18), "weight": truncate(inputs["weight"], 18)}
+    assert "result" in wrong(right, {**outcome(inputs, product), "result": product(coarse)})
+    assert "result" in wrong(right, outcome(inputs, FAULTS["a term left out"]))
 
 
-def test_float32_in_the_midst_of_float64_is_caught() -> None:
-    at = {name: value.double() for name, value in drawn(1).items()}
-    right = right_for(at, product)
-    assert not wrong(right, outcome(at, lambda leaves: product(leaves, "backwards")))
-    narrow = {name: value.float() for name, value in at.items()}
-    assert "result" in wrong(right, {**outcome(at, product), "result": product(narrow).double()})
+def test_float32_within_a_float64_computation_is_caught() -> None:
+    inputs = {name: value.double() for name, value in random_inputs(1).items()}
+    right = expectation(inputs, product)
+    assert not wrong(right, outcome(inputs, lambda leaves: product(leaves, "backwards")))
+    narrow = {name: value.float() for name, value in inputs.items()}
+    assert "result" in wrong(right, {**outcome(inputs, product), "result": product(narrow).double()})
 
 
-def test_what_is_copied_may_not_change_by_a_bit_and_bfloat16_is_stored_with_one_rounding() -> None:
-    table = drawn(1)["x"]
+def test_copies_are_exact_and_bfloat16_results_have_one_rounding() -> None:
+    table = random_inputs(1)["x"]
     right = expected(lambda: {"rows": table.double()[:5]}, {"rows": table[:5]})
     assert not wrong(right, {"rows": table[:5]})
     assert wrong(right, {"rows": table[:5] * (1 + 2.0**-23)})
@@ -230,7 +230,7 @@ def test_what_is_copied_may_not_change_by_a_bit_and_bfloat16_is_stored_with_one_
     assert wrong(stored, {"rows": (table[:5] * 1.02).bfloat16()})
 
 
-def test_types_shapes_integers_and_nan() -> None:
+def test_dtypes_shapes_integers_and_nan() -> None:
     right = expected(lambda: {"x": normal(3) * 3, "n": torch.arange(3)}, {"x": normal(3).float(), "n": torch.arange(3)})
     good = {"x": (normal(3) * 3).float(), "n": torch.arange(3)}
     assert not wrong(right, good)

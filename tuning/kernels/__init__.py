@@ -1,1 +1,1 @@
-"""Tuning kernel configurations: recorded calls, their gate, the search per kernel."""
+"""Tuning kernel configurations: recorded calls, their gate, and a search per kernel."""

@@ -1,5 +1,4 @@
-"""What a kernel's configuration has to pass before it is timed: it fits the GPU, writes all, and computes what torch
-does."""
+"""Checks of a kernel's configuration before timing: it fits the GPU, writes every output, and matches torch."""
 
 from __future__ import annotations
 
@@ -16,21 +15,21 @@ from mspipe_triton.kernels.runtime.launch import Config, Kernel, Launch
 from mspipe_triton.tuning.kernels.calls import Call
 from mspipe_triton.tuning.rounding import Named
 
-JUNK = 3  # a small integer: a kernel that reads what nothing wrote goes wrong without leaving its tables
-RUNS = 3  # of a gate, so that a race has chances to show
+JUNK = 3  # a small integer, so that a kernel that reads unwritten memory is wrong but stays inside its tables
+RUNS = 3  # per gate, so that a race has a chance to show
 
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Within it, torch's empty tensors are full of NaN, `JUNK` and True, so that what a kernel leaves out shows."""
+    """Fill torch's empty tensors with NaN, `JUNK` or True, so that values that a kernel leaves unwritten show."""
 
     def filling(make: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(make)
-        def made(*arguments: Any, **keywords: Any) -> torch.Tensor:
+        def make_filled(*arguments: Any, **keywords: Any) -> torch.Tensor:
             tensor: torch.Tensor = make(*arguments, **keywords)
             return tensor.fill_(torch.nan if tensor.is_floating_point() else JUNK)
 
-        return made
+        return make_filled
 
     places: list[tuple[Any, str]] = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")]
     originals = [getattr(owner, name) for owner, name in places]
@@ -44,10 +43,10 @@ def poisoned() -> Iterator[None]:
 
 
 def gate(call: Call) -> str | None:
-    """Why the configurations in force must not be used for a call, in one line, or None where the call comes out right.
+    """Return why a call must not use the configurations in force, in one line, or None if its results are right.
 
-    It is run a few times on poisoned outputs. Each of them, what it mutates and every gradient is judged by
-    `Call.expected`; what no float addition in random order can touch must also be the same bits each time.
+    The call runs a few times on poisoned outputs. `Call.expected` judges the outputs, mutated arguments and gradients;
+    without float additions in random order, the bits must also be the same each time.
     """
     first: Named = {}
     for _ in range(RUNS):
@@ -65,12 +64,12 @@ def gate(call: Call) -> str | None:
 
 def _fault(entry: Mapping[str, Any]) -> str:
     if "error" not in entry:
-        return f"is {entry['dtype']} {entry['shape']}, which is not what torch gives"
+        return f"is {entry['dtype']} {entry['shape']}, unlike the result of torch"
     return f"is off by {entry['error']:.3g}, where {entry['allowed']:.3g} is allowed"
 
 
 def compute_capability() -> int | None:
-    """Of the GPU that kernels are compiled for here (80, 90), or None where none are."""
+    """Return the compute capability (80, 90) of the GPU that kernels are compiled for, or None without compilation."""
     if not torch.cuda.is_available() or torch.version.hip or os.environ.get("TRITON_INTERPRET") == "1":
         return None
     major, minor = torch.cuda.get_device_capability()
@@ -78,36 +77,36 @@ def compute_capability() -> int | None:
 
 
 def unfit(kernel: Kernel, variant: str, config: Config, calls: list[Call], capability: int) -> str | None:
-    """Why a configuration need not be tried in these calls, in one line: compiled ahead of time, it uses a stack where
-    the shipped one has none, takes more shared memory than there is, or does not compile. None where it fits, or where
-    the shipped one cannot be compiled here either."""
+    """Return why a configuration need not be tried in these calls, in one line: compiled ahead of time, it uses more
+    stack than the shipped one, needs too much shared memory, or does not compile. None if it fits, or if the shipped
+    one does not compile here either."""
     shipped = kernel.configs.get(variant, kernel.configs["float32"])[0]
     for call in calls:
         try:
-            taken = _resources(kernel, variant, config, call, capability)
-        except Exception as error:  # whatever a compiler raises
+            resources = _resources(kernel, variant, config, call, capability)
+        except Exception as error:  # compilers raise various errors
             if _stack(kernel, variant, shipped, call, capability) is None:
-                continue  # no compiler, or none that knows this GPU: the trial itself will tell
+                continue  # no compiler, or none for this GPU: the trial itself will show
             return f"it does not compile ({type(error).__name__}: {first_line(error)})"
-        shared, limit = max((resources.shared for resources in taken), default=0), _shared_limit(capability)
+        shared, limit = max((needs.shared for needs in resources), default=0), _shared_limit(capability)
         if shared > limit:
-            return f"{shared:,} bytes of shared memory, of {limit:,} there are"
-        stack = max((resources.stack for resources in taken), default=0)
+            return f"it needs {shared:,} bytes of shared memory; the GPU has {limit:,}"
+        stack = max((needs.stack for needs in resources), default=0)
         if stack and stack > (_stack(kernel, variant, shipped, call, capability) or 0):
             return f"its registers spill: {stack:,} bytes of stack"
     return None
 
 
 def _stack(kernel: Kernel, variant: str, config: Config, call: Call, capability: int) -> int | None:
-    """Bytes of stack that a kernel takes in a call, or None where it does not compile."""
+    """Return the bytes of stack that a kernel uses in a call, or None if it does not compile."""
     try:
-        return max((resources.stack for resources in _resources(kernel, variant, config, call, capability)), default=0)
+        return max((needs.stack for needs in _resources(kernel, variant, config, call, capability)), default=0)
     except Exception:  # as above
         return None
 
 
 def _resources(kernel: Kernel, variant: str, config: Config, call: Call, capability: int) -> list[Resources]:
-    """What each specialisation takes that a call launches under a configuration."""
+    """Return the resources of each specialisation that a call launches under a configuration."""
     before = kernel.chosen.get(variant)
     kernel.chosen[variant] = config  # sizes of buffers and constants follow from it
     try:
@@ -136,6 +135,6 @@ def _shared_limit(capability: int) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line: the first, or the last where Triton puts the place in the code before it."""
+    """Return an error's message as one line: the first, or the last if Triton puts the code position before it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if lines[0].startswith("at ") else 0].strip()[:160]

@@ -1,4 +1,4 @@
-"""The calls of our operations that training makes: recorded as they come by, and timed."""
+"""Recording and timing the calls that training makes of our operations."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mspipe_triton.kernels.runtime.fusion import enable_fusion, fusion_enabled
 from mspipe_triton.kernels.runtime.launch import on_triton, triton
-from mspipe_triton.tuning.kernels.calls import Call, duplicate, each, pinned, tensors
+from mspipe_triton.tuning.kernels.calls import Call, duplicate, each, is_pinned, tensors
 
 NAMESPACE = "mspipe_triton"
 
 
-def recorded(run: Callable[[], Any]) -> list[Call]:
-    """The calls of our operations as kernels that `run` makes on this thread, backward passes included.
+def record_calls(run: Callable[[], Any]) -> list[Call]:
+    """Return the calls that `run` makes of our operations as kernels on this thread, including backward passes.
 
-    Of a run whose stages have threads of their own only this thread's share is seen; the serial schedule has one.
+    Stages on other threads are not seen; the serial schedule runs all stages on one thread.
 
-    Of calls alike in operation, dtypes, flags and shapes the last one is kept, whose tables are no longer empty as an
-    epoch's first are. First dimensions, of which batches differ, are alike within one power of two. Arguments are
-    copied as they were at the call, strides and alignment too; tables in pinned host memory, which can be larger than
-    the device, are shared unless the call writes them. What fusion compiles runs uncompiled meanwhile.
+    Among calls with the same operation, dtypes, flags and shapes the last one counts, since tables are empty at the
+    start of an epoch. First dimensions, which differ between batches, match within one power of two. Arguments are
+    copied at the call with their strides and alignment; tables in pinned host memory, which can be larger than the
+    device, are shared unless the call writes them. Fused loops run uncompiled while recording.
     """
     recorder, before = _Recorder(), fusion_enabled()
     enable_fusion(False)
@@ -43,7 +43,7 @@ def recorded(run: Callable[[], Any]) -> list[Call]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees every operation below autograd; ours are kept."""
+    """Sees every operation below autograd and records ours."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,44 +53,44 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: torch._ops.OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        given = kwargs or {}
+        keywords = kwargs or {}
         if func.namespace == NAMESPACE:
-            self._keep(func, args, given)
-        return func(*args, **given)
+            self._record(func, args, keywords)
+        return func(*args, **keywords)
 
-    def _keep(self, operation: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _record(self, operation: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         names = [entry.name for entry in operation._schema.arguments]
         call = Call(operation, {**dict(zip(names, args, strict=False)), **kwargs})
         if not any(on_triton(tensor) for value in call.arguments.values() for tensor in tensors(value)):
             return
-        key = (call.name, *(_kind(value) for value in call.arguments.values()))
-        kept = {
+        key = (call.name, *(_signature(value) for value in call.arguments.values()))
+        copies = {
             name: each(value, functools.partial(self._copy, shared=name not in call.mutated))
             for name, value in call.arguments.items()
         }
-        seen = self.calls.pop(key, None)
-        self.calls[key] = replace(call, arguments=kept, times=1 if seen is None else seen.times + 1)
+        earlier = self.calls.pop(key, None)
+        self.calls[key] = replace(call, arguments=copies, times=1 if earlier is None else earlier.times + 1)
 
     def _copy(self, tensor: torch.Tensor, shared: bool) -> torch.Tensor:
-        """A copy outside autograd that remembers whether a gradient was asked for; the last one while it is unchanged.
+        """Return a detached copy with the same `requires_grad`; the previous one if the tensor has not changed.
 
-        `shared` lets a table in pinned memory stand for itself.
+        With `shared`, a table in pinned memory is not copied.
         """
-        asks = tensor.requires_grad
-        if shared and pinned(tensor):
-            return tensor.detach().requires_grad_(asks)
-        version, known = tensor._version, self.copies.get(tensor)
-        if known is None or known[0] != version:
-            known = version, duplicate(tensor.detach()).requires_grad_(asks)
-            self.copies[tensor] = known
-        copy: torch.Tensor = known[1]
+        requires_grad = tensor.requires_grad
+        if shared and is_pinned(tensor):
+            return tensor.detach().requires_grad_(requires_grad)
+        version, entry = tensor._version, self.copies.get(tensor)
+        if entry is None or entry[0] != version:
+            entry = version, duplicate(tensor.detach()).requires_grad_(requires_grad)
+            self.copies[tensor] = entry
+        copy: torch.Tensor = entry[1]
         return copy
 
 
-def _kind(value: Any) -> Any:
-    """What calls that are alike share of an argument."""
+def _signature(value: Any) -> Any:
+    """Return the properties of an argument that equal calls share."""
     if isinstance(value, (list, tuple)):
-        return tuple(_kind(item) for item in value)
+        return tuple(_signature(item) for item in value)
     if not isinstance(value, torch.Tensor):
         return value
     first = value.shape[0].bit_length() if value.dim() else 0
@@ -99,23 +99,23 @@ def _kind(value: Any) -> Any:
 
 
 def seconds(call: Call) -> float:
-    """The median of a call's time: replays of a CUDA graph, or launches where it waits for the GPU; a CPU's clock."""
+    """Return a call's median seconds: of CUDA graph replays, or of launches if it waits for the GPU; or on the CPU."""
     run = call.step()
     run()
     if call.device.type != "cuda":
-        return statistics.median(_by_clock(run) for _ in range(3))
+        return statistics.median(_wall_time(run) for _ in range(3))
     bench = triton.testing.do_bench_cudagraph if synchronises(run) is None else triton.testing.do_bench
     return float(bench(run, return_mode="median")) * 1e-3
 
 
-def _by_clock(run: Callable[[], Any]) -> float:
+def _wall_time(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def synchronises(run: Callable[[], Any]) -> str | None:
-    """What waits for the GPU inside a run, or None; such a run cannot be captured. Call it once before, to warm up."""
+    """Return what in `run` waits for the GPU, which prevents capturing, or None; call it once before, to warm up."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

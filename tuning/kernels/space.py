@@ -1,4 +1,4 @@
-"""A kernel's search space, which stands in its decorator, as the search takes it, and its points as configurations."""
+"""A kernel's search space, from its decorator, and the configurations at its points."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from mspipe_triton.tuning.study.space import Point, Space, Value
 
 
 def kernel_space(kernel: Kernel, variant: str) -> Space:
-    """A kernel's space, with the configuration that ships for a variant of the arithmetic as its default."""
+    """Return a kernel's space; its default is the shipped configuration for a variant of the arithmetic."""
     shipped = kernel.configs.get(variant, kernel.configs["float32"])[0]
     return Space(kernel.space, config_point(shipped))
 
 
 def kernel_config(kernel: Kernel, variant: str, point: Mapping[str, Value]) -> Config:
-    """The configuration of a point of `kernel_space`.
+    """Return the configuration at a point of `kernel_space`.
 
     Raises:
-        ValueError: the point is none of that space.
+        ValueError: the point is not in that space.
     """
     if not kernel_space(kernel, variant).contains(point):
-        raise ValueError(f"{kernel.name}: {dict(point)} is no point of its space; take one of kernel_space")
+        raise ValueError(f"{kernel.name}: {dict(point)} is not a point of its space; use one of kernel_space")
     values = {name: int(value) for name, value in point.items()}
     warps, stages = values.pop("num_warps"), values.pop("num_stages")
     return Config(values, num_warps=warps, num_stages=stages)
 
 
 def config_point(config: Config) -> Point:
-    """A configuration as a point: its blocks, warps and stages."""
+    """Return a configuration's point: its blocks, warps and stages."""
     return {**config.blocks, "num_warps": config.num_warps, "num_stages": config.num_stages}

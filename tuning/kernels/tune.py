@@ -1,4 +1,4 @@
-"""Tuning the kernels on the calls that a training iteration makes: search each, then confirm it against the shipped."""
+"""Tuning kernels on the calls of a training iteration: a search per kernel, then a comparison with what ships."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from mspipe_triton.tuning.kernels.gate import compute_capability, first_line, ga
 from mspipe_triton.tuning.kernels.operations import seconds
 from mspipe_triton.tuning.kernels.space import config_point, kernel_config, kernel_space
 from mspipe_triton.tuning.study.comparison import compare
-from mspipe_triton.tuning.study.search import Cut, Search, Told
+from mspipe_triton.tuning.study.search import Cutoff, Search, Trial
 from mspipe_triton.tuning.study.space import Point
 
-Observe = Callable[[str, Told], None]
-ROUNDS = 5  # of a confirmation, which takes each side twice a round
-_SEARCHING = 0.8  # of a kernel's budget; the rest is for the gate of the shipped configuration and for confirming
+Observe = Callable[[str, Trial], None]
+ROUNDS = 5  # per comparison; each side runs twice per round
+_SEARCHING = 0.8  # share of a kernel's budget; the rest is for the shipped configuration's gate and the comparison
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """What tuning the kernels has found.
+    """The result of tuning the kernels.
 
     Args:
         kernels: by name and variant of the arithmetic, the "blocks", "num_warps" and "num_stages" that were faster than
-            the shipped ones by more than the noise; what is not named stays as it ships.
+            the shipped ones by more than the noise; other kernels keep the shipped ones.
         variants: by operation, the variant of its kernels.
-        facts: of the search, a record for each kernel and operation: what was tried, gain, noise, and why it stayed.
+        facts: of the search, a row per kernel and operation: trials, gain, noise, and why the shipped one stays.
     """
 
     kernels: dict[str, dict[str, dict[str, Any]]]
@@ -44,20 +44,20 @@ class KernelChoice:
     facts: dict[str, Any]
 
     def apply(self) -> None:
-        """Put it in force for this process."""
+        """Use these configurations and variants in this process."""
         for name, variants in self.kernels.items():
-            KERNELS[name].chosen.update({variant: Config(**chosen) for variant, chosen in variants.items()})
+            KERNELS[name].chosen.update({variant: Config(**config) for variant, config in variants.items()})
         VARIANTS_CHOSEN.update(self.variants)
 
 
 @dataclass(eq=False)
 class _Part:
-    """A kernel in one variant of its arithmetic, the calls that launch it, and those that tell whether it is right."""
+    """A kernel in one variant of its arithmetic, the calls to time, and the calls whose gate checks it."""
 
     kernel: Kernel
     variant: str
-    timed: list[Call] = field(default_factory=list)
-    judged: list[Call] = field(default_factory=list)
+    timed_calls: list[Call] = field(default_factory=list)
+    gated_calls: list[Call] = field(default_factory=list)
     share: float = 0.0
 
     @property
@@ -74,28 +74,28 @@ def tune_kernels(
     budget: float,
     storage: Path | None = None,
     seed: int = 0,
-    observe: Observe = lambda name, told: None,
+    observe: Observe = lambda name, trial: None,
     measure: Callable[[Call], float] = seconds,
     clock: Callable[[], float] = time.monotonic,
 ) -> KernelChoice:
-    """Find for each kernel the configuration that is fastest in these calls and computes the same.
+    """Find for each kernel the fastest configuration in these calls that computes the same.
 
-    The kernels that take the most time come first, and the budget is split by that time. A configuration is refused
-    where it does not fit the GPU (`unfit`), and fails where a call comes out wrong (`gate`); only then it is timed. The
-    best one runs against the shipped one in turns, and takes its place where it is faster by more than those turns
-    differ among themselves; so do the variants of an operation, each with its own kernels tuned. Nothing stays changed:
-    configurations and variants in force are afterwards what they were before, whatever happens.
+    The kernels that use the most time come first, and the budget is split by that time. A configuration that does not
+    fit the GPU (`unfit`) is refused, and one that makes a call wrong (`gate`) fails; only the others are timed. The
+    best one runs against the shipped one in turns, and replaces it if the gain exceeds the noise of those turns; so do
+    the variants of an operation, each with its own kernels tuned. Afterwards the configurations and variants in force
+    are the same as before, even after an exception.
 
     Args:
-        calls: as `recorded` gives them.
-        budget: seconds for all of it; a kernel whose turn comes too late stays as it ships.
+        calls: from `record_calls`.
+        budget: seconds in total; a kernel whose turn comes too late keeps its shipped configuration.
         storage: an SQLite file for the searches, which are resumed.
         seed: of the searches.
-        observe: told each trial, with the kernel's name and variant.
-        measure: seconds of a call by the configurations in force.
+        observe: gets each trial, with the kernel's name and variant.
+        measure: returns the seconds of a call with the configurations in force.
 
     Raises:
-        TuningError: the GPU answers no more, after a kernel that read or wrote what it must not.
+        TuningError: the GPU no longer answers, after a kernel that made an invalid memory access.
     """
     with _as_shipped():
         return _Tuner(list(calls), budget, storage, seed, observe, measure, clock).run()
@@ -103,16 +103,16 @@ def tune_kernels(
 
 @contextmanager
 def _as_shipped() -> Iterator[None]:
-    """Within it, nothing is tuned at first; afterwards, all is in force that was before."""
-    chosen, variants = {name: dict(kernel.chosen) for name, kernel in KERNELS.items()}, dict(VARIANTS_CHOSEN)
+    """Start with the shipped configurations and variants; at the end, restore those in force before."""
+    configs, variants = {name: dict(kernel.chosen) for name, kernel in KERNELS.items()}, dict(VARIANTS_CHOSEN)
     for kernel in KERNELS.values():
-        kernel.chosen.update({variant: configs[0] for variant, configs in kernel.configs.items()})
+        kernel.chosen.update({variant: choices[0] for variant, choices in kernel.configs.items()})
     try:
         yield
     finally:
         for name, kernel in KERNELS.items():
             kernel.chosen.clear()
-            kernel.chosen.update(chosen[name])
+            kernel.chosen.update(configs[name])
         VARIANTS_CHOSEN.update(variants)
 
 
@@ -129,132 +129,134 @@ class _Tuner:
         self.capability = compute_capability()
         self.notices: dict[str, None] = {}
         self.operations = {
-            name: {variant: [call.taking(variant) for call in calls if call.name == name] for variant in variants}
+            name: {variant: [call.with_variant(variant) for call in calls if call.name == name] for variant in variants}
             for name, variants in VARIANTS.items()
             if any(call.name == name for call in calls)
         }
         self.calls = [call for call in calls if call.name not in self.operations]
-        self.calls += [call for variants in self.operations.values() for same in variants.values() for call in same]
+        self.calls += [call for variants in self.operations.values() for group in variants.values() for call in group]
 
     def run(self) -> KernelChoice:
-        """Every kernel, then every operation of several variants."""
+        """Tune every kernel, then every operation with several variants."""
         kernels: dict[str, dict[str, dict[str, Any]]] = {}
         facts: dict[str, dict[str, Any]] = {}
         parts = self._parts()
-        whole = sum(part.share for part in parts)
+        total = sum(part.share for part in parts)
         for place, part in enumerate(parts):
-            left, rest = self.until - self.clock(), sum(other.share for other in parts[place:])
-            found = self._tuned(part, left * part.share / rest)
-            facts[part.name] = {"share": part.share / whole, **found}
-            if found["tuned"]:
-                chosen = part.kernel.chosen[part.variant]
+            remaining, rest = self.until - self.clock(), sum(other.share for other in parts[place:])
+            row = self._tune(part, remaining * part.share / rest)
+            facts[part.name] = {"share": part.share / total, **row}
+            if row["tuned"]:
+                config = part.kernel.chosen[part.variant]
                 kernels.setdefault(part.kernel.name, {})[part.variant] = {
-                    "blocks": dict(chosen.blocks), "num_warps": chosen.num_warps, "num_stages": chosen.num_stages,
+                    "blocks": dict(config.blocks), "num_warps": config.num_warps, "num_stages": config.num_stages,
                 }  # fmt: skip
-        chosen_variants, compared = {}, {}
+        choices, variant_facts = {}, {}
         for operation, variants in self.operations.items():
-            chosen_variants[operation], compared[operation] = self._compared(operation, variants)
-        spent = {"kernel_seconds": self.clock() - self.start, "kernel_notices": list(self.notices)}
-        return KernelChoice(kernels, chosen_variants, {"kernels": facts, "variants": compared, **spent})
+            choices[operation], variant_facts[operation] = self._compare_variants(operation, variants)
+        totals = {"kernel_seconds": self.clock() - self.start, "kernel_notices": list(self.notices)}
+        return KernelChoice(kernels, choices, {"kernels": facts, "variants": variant_facts, **totals})
 
     def _parts(self) -> list[_Part]:
-        """What the calls launch, by share of time; a call's time counts in equal parts for its kernels."""
+        """Return the kernels that the calls launch, by share of time; a call's kernels share its time equally."""
         parts: dict[tuple[str, str], _Part] = {}
         calls: list[Call] = []
         for call in self.calls:
-            launched = {(launch.kernel.name, launch.variant) for launch in call.launches()}
+            kernels = {(launch.kernel.name, launch.variant) for launch in call.launches()}
             try:
-                taken = call.times * self.measure(call)
+                duration = call.times * self.measure(call)
             except Exception as error:  # of a variant that training has not run yet
-                self.notices[f"{call.name} cannot be tuned: {self._told(error)}"] = None
+                self.notices[f"{call.name} cannot be tuned: {self._reason(error)}"] = None
                 continue
             calls.append(call)
-            for name, variant in sorted(launched):
+            for name, variant in sorted(kernels):
                 part = parts.setdefault((name, variant), _Part(KERNELS[name], variant))
-                part.timed.append(call)
-                part.share += taken / len(launched)
+                part.timed_calls.append(call)
+                part.share += duration / len(kernels)
         for call in calls:
-            whole = [] if call.backward else call.launches(whole=True)
-            for key in {(launch.kernel.name, launch.variant) for launch in whole}:
+            launches = [] if call.backward else call.launches(whole=True)
+            for key in {(launch.kernel.name, launch.variant) for launch in launches}:
                 if key in parts:
-                    parts[key].judged.append(call)
+                    parts[key].gated_calls.append(call)
         return sorted(parts.values(), key=lambda part: (-part.share, part.name))
 
-    def _tuned(self, part: _Part, budget: float) -> dict[str, Any]:
-        """Search one kernel, put the best configuration in force if it is better, and tell what happened."""
-        kept = {"tuned": False}
-        if not part.judged:
-            return {**kept, "reason": "no call tells whether it is right"}
+    def _tune(self, part: _Part, budget: float) -> dict[str, Any]:
+        """Search one kernel, keep the best configuration in force if it is better, and return the facts."""
+        row = {"tuned": False}
+        if not part.gated_calls:
+            return {**row, "reason": "no call can check its results"}
         if budget <= 0:
-            return {**kept, "reason": "no time was left for it"}
+            return {**row, "reason": "no time was left for it"}
         start = self.clock()
         shipped = self._attempt(part, part.shipped)
         if isinstance(shipped, str):
-            return {**kept, "reason": f"as shipped: {shipped}"}
+            return {**row, "reason": f"as shipped: {shipped}"}
 
-        def measured(point: Point, cut: Cut) -> Mapping[str, float]:
-            found = self._attempt(part, kernel_config(part.kernel, part.variant, point), shipped, cut)
-            if isinstance(found, str):
-                raise RuntimeError(found)
-            return {"score": sum(shipped[: len(found)]) / sum(found), "seconds": sum(found)}
+        def measure(point: Point, cutoff: Cutoff) -> Mapping[str, float]:
+            times = self._attempt(part, kernel_config(part.kernel, part.variant, point), shipped, cutoff)
+            if isinstance(times, str):
+                raise RuntimeError(times)
+            return {"score": sum(shipped[: len(times)]) / sum(times), "seconds": sum(times)}
 
-        def refused(point: Point) -> str | None:
+        def refuse(point: Point) -> str | None:
             config = kernel_config(part.kernel, part.variant, point)
-            capability = self.capability
-            return None if capability is None else unfit(part.kernel, part.variant, config, part.timed, capability)
+            if self.capability is None:
+                return None
+            return unfit(part.kernel, part.variant, config, part.timed_calls, self.capability)
 
         space = kernel_space(part.kernel, part.variant)
-        search = Search(space, part.name, self.storage, self.seed, refused, self.clock)
-        left = budget * _SEARCHING - (self.clock() - start)
-        found = search.run(measured, left, observe=lambda told: self.observe(part.name, told))
+        search = Search(space, part.name, self.storage, self.seed, refuse, self.clock)
+        remaining = budget * _SEARCHING - (self.clock() - start)
+        result = search.run(measure, remaining, observe=lambda trial: self.observe(part.name, trial))
         if search.notice is not None:
             self.notices[search.notice] = None
-        facts = {**kept, "trials": len(found.told), "score": found.score if math.isfinite(found.score) else None}
+        score = result.score if math.isfinite(result.score) else None
+        facts = {**row, "trials": len(result.trials), "score": score}
         part.kernel.chosen[part.variant] = part.shipped
-        best = kernel_config(part.kernel, part.variant, found.point)
+        best = kernel_config(part.kernel, part.variant, result.point)
         if config_point(best) == config_point(part.shipped):
             return {**facts, "reason": "the shipped one is the fastest"}
-        again = self._attempt(part, best, shipped)  # a resumed search may have measured it in another process
-        if isinstance(again, str):
+        times = self._attempt(part, best, shipped)  # a resumed search may have measured it in another process
+        if isinstance(times, str):
             part.kernel.chosen[part.variant] = part.shipped
-            return {**facts, "reason": again}
-        return {**facts, **self._confirmed(part, best)}
+            return {**facts, "reason": times}
+        return {**facts, **self._confirm(part, best)}
 
     def _attempt(
-        self, part: _Part, config: Config, shipped: list[float] | None = None, cut: Cut | None = None
+        self, part: _Part, config: Config, shipped: list[float] | None = None, cutoff: Cutoff | None = None
     ) -> list[float] | str:
-        """Seconds in each call under a configuration, which stays in force; or why it must not be used."""
+        """Return seconds in each call under a configuration, which stays in force; or why it must not be used."""
         part.kernel.chosen[part.variant] = config
-        taken: list[float] = []
+        times: list[float] = []
         try:
-            for call in part.judged:
+            for call in part.gated_calls:
                 reason = gate(call)
                 if reason is not None:
                     return reason
-            for call in part.timed:
-                taken.append(call.times * self.measure(call))
-                if cut is not None and shipped is not None and cut(sum(shipped[: len(taken)]) / sum(taken)):
+            for call in part.timed_calls:
+                times.append(call.times * self.measure(call))
+                if cutoff is not None and shipped is not None and cutoff(sum(shipped[: len(times)]) / sum(times)):
                     break
-        except Exception as error:  # whatever Triton and torch raise of a configuration that they cannot run
-            return self._told(error)
-        return taken
+        except Exception as error:  # Triton and torch raise various errors for a configuration that cannot run
+            return self._reason(error)
+        return times
 
-    def _confirmed(self, part: _Part, best: Config) -> dict[str, Any]:
-        """The best configuration beside the shipped one; the better stays in force."""
+    def _confirm(self, part: _Part, best: Config) -> dict[str, Any]:
+        """Compare the best configuration with the shipped one; the better one stays in force."""
 
-        def under(config: Config) -> float:
+        def total(config: Config) -> float:
             part.kernel.chosen[part.variant] = config
-            return sum(call.times * self.measure(call) for call in part.timed)
+            return sum(call.times * self.measure(call) for call in part.timed_calls)
 
-        better, facts = self._beside(lambda: under(best), lambda: under(part.shipped))
+        better, facts = self._compare(lambda: total(best), lambda: total(part.shipped))
         part.kernel.chosen[part.variant] = best if better else part.shipped
         return {**facts, "tuned": better}
 
-    def _compared(self, operation: str, variants: Mapping[str, list[Call]]) -> tuple[str, dict[str, Any]]:
-        """The fastest variant of an operation, each with the kernels in force, and how it compares with the shipped."""
-        chosen, facts = VARIANTS_CHOSEN[operation], dict[str, Any]()
+    def _compare_variants(self, operation: str, variants: Mapping[str, list[Call]]) -> tuple[str, dict[str, Any]]:
+        """Return the fastest variant of an operation, each with its kernels in force, and the facts per variant."""
+        best, facts = VARIANTS_CHOSEN[operation], dict[str, Any]()
 
-        def taken(variant: str) -> float:
+        def total(variant: str) -> float:
             return sum(call.times * self.measure(call) for call in variants[variant])
 
         for other in variants:
@@ -262,32 +264,32 @@ class _Tuner:
                 try:
                     reason = next(filter(None, map(gate, variants[other])), None)
                     if reason is None:
-                        better, facts[other] = self._beside(partial(taken, other), partial(taken, chosen))
-                        chosen = other if better else chosen
-                except Exception as error:  # whatever Triton and torch raise of kernels that they cannot run
-                    reason = self._told(error)
+                        better, facts[other] = self._compare(partial(total, other), partial(total, best))
+                        best = other if better else best
+                except Exception as error:  # Triton and torch raise various errors for kernels that cannot run
+                    reason = self._reason(error)
                 if reason is not None:
                     facts[other] = {"reason": reason}
-        return chosen, facts
+        return best, facts
 
-    def _beside(self, mine: Callable[[], float], shipped: Callable[[], float]) -> tuple[bool, dict[str, Any]]:
-        """Whether one way is faster than another by more than the noise, measured in turns; gain and noise."""
+    def _compare(self, candidate: Callable[[], float], shipped: Callable[[], float]) -> tuple[bool, dict[str, Any]]:
+        """Return True if the candidate is faster by more than the noise, measured in turns, with gain and noise."""
         rounds = []
         for _ in range(ROUNDS):
-            c, a, d, b = (1 / way() for way in (shipped, mine, shipped, mine))
+            c, a, d, b = (1 / measure() for measure in (shipped, candidate, shipped, candidate))
             rounds.append(((a, b), (c, d)))
         gain, noise = compare(rounds)
         facts: dict[str, Any] = {"gain": gain, "noise": noise}
         return gain > noise, facts if gain > noise else {**facts, "reason": "the gain is within the noise"}
 
-    def _told(self, error: Exception) -> str:
-        """An error in one line; raises where it has cost the GPU, after which nothing measured there means anything."""
+    def _reason(self, error: Exception) -> str:
+        """Return an error as one line; raises if the GPU is lost, since later measurements would mean nothing."""
         if torch.cuda.is_initialized():
             try:
                 torch.cuda.synchronize()
             except RuntimeError:
                 raise TuningError(
-                    f"the GPU answers no more after a kernel's trial ({first_line(error)}); "
-                    "start again, and the search goes on from the next trial"
+                    f"the GPU no longer answers after a kernel's trial ({first_line(error)}); "
+                    "start again to resume the search at the next trial"
                 ) from error
         return f"{type(error).__name__}: {first_line(error)}"

@@ -1,1 +1,1 @@
-"""Profiles: their content, their key, their store, their description."""
+"""Tuning profiles: content, key, store and description."""

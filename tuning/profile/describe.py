@@ -1,4 +1,4 @@
-"""What a profile chose, in words."""
+"""Descriptions of a profile's settings, in words."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from mspipe_triton.config import RunSettings
 from mspipe_triton.tuning.profile.profile import Profile
 
 
-def described(profile: Profile) -> str:
-    """What a profile chose, and what that gains, as a clause."""
+def describe(profile: Profile) -> str:
+    """Return a profile's settings and their gain, as a clause."""
     facts = profile.search
+    trials = count_trials(facts["trials"])
     if facts["shipped_kept"]:
-        return f"nothing is faster than the shipped settings by more than the noise ({counted(facts['trials'])})"
-    chosen = RunSettings(**profile.settings)
-    return f"{worded(chosen)}, {facts['gain']:.0%} faster than the shipped settings ({counted(facts['trials'])})"
+        return f"nothing is faster than the shipped settings by more than the noise ({trials})"
+    settings = describe_settings(RunSettings(**profile.settings))
+    return f"{settings}, {facts['gain']:.0%} faster than the shipped settings ({trials})"
 
 
-def counted(trials: int) -> str:
-    """So many trials, in words."""
+def count_trials(trials: int) -> str:
+    """Return a number of trials, in words."""
     return f"{trials} trial{'s' * (trials != 1)}"
 
 
-def worded(settings: RunSettings) -> str:
-    """Settings in a few words."""
+def describe_settings(settings: RunSettings) -> str:
+    """Return settings in a few words."""
     ahead = "" if settings.resident or settings.schedule == "serial" else f" {settings.prefetch} ahead"
     others = "" if settings.host_threads == settings.threads else f" ({settings.host_threads} beside)"
     words = [f"{settings.schedule}{ahead}", f"{settings.threads} thread{'s' * (settings.threads > 1)}{others}"]

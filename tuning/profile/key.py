@@ -1,4 +1,4 @@
-"""What a tuning profile is for: the machine, model, data and flags that it was measured with, and the software."""
+"""Keys of tuning profiles: the machine, model, data and flags that a profile was measured with, and the software."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mspipe_triton.settings import compiler, cores
 
 @dataclass(frozen=True)
 class Key:
-    """What a profile is for.
+    """The run that a profile is for.
 
     Args:
-        subject: what stays when software changes: machine, model, data and the flags that restrict the search.
-        circumstances: what makes a profile stale when it changes, as text by name.
-        dataset: the stream's name, for the names of files; the same data under another name have an equal key.
+        subject: machine, model, data and the flags that restrict the search; software updates do not change it.
+        circumstances: versions, as text by name; a change makes a profile stale.
+        dataset: the stream's name, for file names; the same data under another name have an equal key.
     """
 
     subject: Mapping[str, Any]
@@ -38,12 +38,12 @@ class Key:
 
     @staticmethod
     def of(config: RunConfig, stream: EventStream) -> Key:
-        """The key of a run.
+        """Return the key of a run.
 
         Raises:
             ConfigError: the run is for a GPU, and none is usable.
         """
-        from mspipe_triton.data.source import fingerprint  # it reads files, for which pyarrow is loaded
+        from mspipe_triton.data.source import fingerprint  # it imports pyarrow to read files
 
         train, stream = resolve_device(config)[0].train, stream.to_dtype(getattr(torch, config.model.table_dtype))
         subject = {
@@ -72,31 +72,31 @@ class Key:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that tell subjects apart."""
+        """16 hexadecimal digits that identify the subject."""
         return digest(self.subject)
 
     def changes(self, now: Key) -> list[str]:
-        """Which circumstances differ at present, as in "torch 2.12.0 then, 2.13.0 now"."""
+        """Return the circumstances that have changed, as in "torch 2.12.0 then, 2.13.0 now"."""
         names = sorted({*self.circumstances, *now.circumstances})
         pairs = [(name, self.circumstances.get(name), now.circumstances.get(name)) for name in names]
         return [f"{name} {then} then, {current} now" for name, then, current in pairs if then != current]
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that tell JSON objects apart, whatever the order of their names."""
+    """Return 16 hexadecimal digits that identify a JSON object, independent of the order of its names."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def kernel_sources() -> str:
-    """A digest of all that is installed as `mspipe_triton.kernels`."""
+    """Return a digest of the sources installed as `mspipe_triton.kernels`."""
     folder = Path(kernels.__path__[0])
     sources = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
     return digest(sources)
 
 
 def host_name() -> str:
-    """The processor's name and how many of its logical CPUs this process may run on."""
+    """Return the processor's name and the number of logical CPUs that this process may use."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -107,14 +107,14 @@ def host_name() -> str:
 
 
 def _model(model: ModelConfig) -> dict[str, Any]:
-    """A model's settings as text, integers and floats, 0 being 0.0 where floats are taken, without those it has not."""
+    """Return a model's settings in the types of their defaults (0 becomes 0.0), without those that it does not use."""
     resolved, defaults = model.resolved(), asdict(ModelConfig())
     values = {name: type(default)(getattr(resolved, name)) for name, default in defaults.items()}
     return {name: value for name, value in values.items() if value != -1}
 
 
 def _driver() -> str:
-    """The GPU driver's version, or "unknown"."""
+    """Return the GPU driver's version, or "unknown"."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()[0]

@@ -1,4 +1,4 @@
-"""Tuning profiles: what was found the fastest for a model, data set and machine; checked when read, and applied."""
+"""Tuning profiles: the fastest settings for a model, data set and machine; checked when read, and applied."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class ProfileError(InputError):
 
 @dataclass(frozen=True)
 class Profile:
-    """What tuning found.
+    """The result of tuning.
 
     Args:
-        key: what it was measured for.
-        dataset: name of the stream it was measured on.
-        created: when, in UTC, as ISO 8601 has it.
+        key: the run that it was measured for.
+        dataset: name of the stream that it was measured on.
+        created: time of creation in UTC, in ISO 8601.
         settings: `RunSettings` by name.
         kernels: configurations as {"blocks", "num_warps", "num_stages"}, by kernel and variant of the arithmetic.
-        variants: of operations that have several, by operation.
-        stage_seconds: "median", "p90" and "mean" seconds an iteration of every stage under these settings.
+        variants: by operation, for operations with several variants.
+        stage_seconds: "median", "p90" and "mean" seconds per iteration of every stage under these settings.
         plan: `Plan.to_json()` for those times.
-        search: how it was found: budget, trials, speeds, noise.
+        search: facts of the search: budget, trials, speeds, noise.
     """
 
     key: Key
@@ -54,29 +54,29 @@ class Profile:
     search: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The profile as one JSON object."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
+        """Return the profile as one JSON object."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
         key = {"subject": self.key.subject, "circumstances": self.key.circumstances}
-        return {"schema": SCHEMA, **key, **own}
+        return {"schema": SCHEMA, **key, **values}
 
     @staticmethod
     def from_json(document: Any) -> Profile:
-        """The profile that `to_json` gave, with every value checked that a run will take from it.
+        """Return the profile of a `to_json` object, after checking every value that a run will use.
 
-        Whether the kernels named are the installed ones is left to `configurations`.
+        `configurations` checks that the named kernels are installed.
 
         Raises:
-            ProfileError: the schema is another, or a field is missing or holds what it cannot.
+            ProfileError: the schema is another, or a field is missing or has an invalid value.
         """
         _check("the document", document, "a JSON object", isinstance(document, dict))
         _check(
-            "schema", document.get("schema"), f"{SCHEMA}, which this version reads", document.get("schema") == SCHEMA
+            "schema", document.get("schema"), f"{SCHEMA}, the schema of this version", document.get("schema") == SCHEMA
         )
-        own = [f.name for f in fields(Profile) if f.name != "key"]
-        _check_names("the document", document, ["schema", "subject", "circumstances", *own])
+        names = [f.name for f in fields(Profile) if f.name != "key"]
+        _check_names("the document", document, ["schema", "subject", "circumstances", *names])
         for name in ("dataset", "created"):
             _check(name, document[name], "text", isinstance(document[name], str))
-        for name in ("subject", "circumstances", *own[2:]):
+        for name in ("subject", "circumstances", *names[2:]):
             _check(name, document[name], "a JSON object", isinstance(document[name], dict))
         try:
             json.dumps(document, allow_nan=False)
@@ -89,14 +89,14 @@ class Profile:
         _check_stages(document["stage_seconds"], document["settings"]["schedule"])
         _check_kernels(document["kernels"], document["variants"])
         key = Key(document["subject"], document["circumstances"], document["dataset"])
-        return Profile(key, **{name: document[name] for name in own})
+        return Profile(key, **{name: document[name] for name in names})
 
     @staticmethod
     def parse(content: bytes) -> Profile:
-        """The profile that a file holds.
+        """Return the profile in a file's content.
 
         Raises:
-            ProfileError: it holds none, or one that `from_json` refuses.
+            ProfileError: the content is not JSON, or `from_json` refuses it.
         """
         try:
             document = json.loads(content)
@@ -115,19 +115,19 @@ def load(path: str | Path) -> Profile:
         return Profile.parse(Path(path).read_bytes())
     except OSError as error:
         raise ProfileError(
-            f"{path}: cannot be read: {error.strerror}; `mspipe-triton autotune` makes profiles"
+            f"{path}: cannot be read: {error.strerror}; create one with `mspipe-triton autotune`"
         ) from error
     except ProfileError as error:
         raise ProfileError(f"{path}: damaged ({error}); tune again") from None
 
 
 def apply(profile: Profile | str | Path) -> None:
-    """Launch this process's kernels as a profile says: for users of the operations alone, since a run does it itself.
+    """Use a profile's kernel configurations in this process; for users of the operations alone, since a run does it.
 
-    What the profile does not name stays as it is; one that was made on the CPU names no kernel.
+    Kernels that the profile does not name stay unchanged; a profile made on the CPU names none.
 
     Raises:
-        ProfileError: it cannot be read, or was tuned for kernels other than the installed ones; nothing is changed.
+        ProfileError: it cannot be read, or was tuned for kernels other than the installed ones; nothing changes.
     """
     if not isinstance(profile, Profile):
         profile = load(profile)
@@ -141,19 +141,19 @@ def apply(profile: Profile | str | Path) -> None:
 
 
 def restore() -> None:
-    """Launch all kernels as they ship."""
+    """Use the shipped configurations of all kernels and variants again."""
     for kernel in KERNELS.values():
         kernel.chosen = {variant: choices[0] for variant, choices in kernel.configs.items()}
     VARIANTS_CHOSEN.update(_SHIPPED_VARIANTS)
 
 
 def configurations(profile: Profile) -> list[tuple[Kernel, str, Config]]:
-    """The installed kernels that a profile names, with the variant of the arithmetic and the configuration for it.
+    """Return the installed kernels that a profile names, each with a variant of the arithmetic and its configuration.
 
     Raises:
-        ProfileError: a kernel or operation, a variant of it or a block is not one of the installed ones.
+        ProfileError: a kernel, an operation, a variant or a block is not installed.
     """
-    found = []
+    configs = []
     for name, variants in profile.kernels.items():
         if name not in KERNELS:
             raise ProfileError(f"kernel {name!r} is not installed; tune again")
@@ -161,43 +161,43 @@ def configurations(profile: Profile) -> list[tuple[Kernel, str, Config]]:
         for variant, values in variants.items():
             if variant not in shipped:
                 raise ProfileError(f"kernel {name} has no variant {variant!r}, only {', '.join(shipped)}; tune again")
-            blocks, given = sorted(shipped[variant][0].blocks), sorted(values["blocks"])
-            if given != blocks:
-                raise ProfileError(f"kernel {name} has the blocks {blocks}, not {given}; tune again")
-            found.append((KERNELS[name], variant, Config(**values)))
+            blocks, names = sorted(shipped[variant][0].blocks), sorted(values["blocks"])
+            if names != blocks:
+                raise ProfileError(f"kernel {name} has the blocks {blocks}, not {names}; tune again")
+            configs.append((KERNELS[name], variant, Config(**values)))
     for operation, variant in profile.variants.items():
         if variant not in VARIANTS.get(operation, ()):
             raise ProfileError(f"operation {operation!r} has no variant {variant!r}; tune again")
-    return found
+    return configs
 
 
-def _check(where: str, value: object, wanted: str, holds: bool) -> None:
-    if not holds:
-        raise ProfileError(f"{where} must be {wanted}, not {reprlib.repr(value)}")
+def _check(label: str, value: object, requirement: str, valid: bool) -> None:
+    if not valid:
+        raise ProfileError(f"{label} must be {requirement}, not {reprlib.repr(value)}")
 
 
-def _check_names(where: str, values: Any, names: Collection[str]) -> None:
-    """Refuse what is no JSON object with exactly these names."""
-    _check(where, values, "a JSON object", isinstance(values, dict))
+def _check_names(label: str, values: Any, names: Collection[str]) -> None:
+    """Refuse anything but a JSON object with exactly these names."""
+    _check(label, values, "a JSON object", isinstance(values, dict))
     wrong = [f"no {name!r}" for name in names if name not in values]
     wrong += [f"an unknown {name!r}" for name in values if name not in names]
     if wrong:
-        raise ProfileError(f"{where} has {wrong[0]}")
+        raise ProfileError(f"{label} has {wrong[0]}")
 
 
-def _check_whole(where: str, value: object, largest: int) -> None:
-    _check(where, value, f"an integer of 1 to {largest}", type(value) is int and 1 <= value <= largest)
+def _check_integer(label: str, value: object, largest: int) -> None:
+    _check(label, value, f"an integer of 1 to {largest}", type(value) is int and 1 <= value <= largest)
 
 
 def _check_settings(values: Any, subject: Mapping[str, Any]) -> None:
-    """Refuse settings that are none, or that change what a run with the subject's flags computes."""
+    """Refuse invalid settings, and settings that change what a run with the subject's flags computes."""
     defaults = asdict(RunSettings())
     _check_names("settings", values, defaults)
     for name, default in defaults.items():
-        wanted = type(default)
-        _check(f"settings.{name}", values[name], wanted.__name__, type(values[name]) is wanted)
+        kind = type(default)
+        _check(f"settings.{name}", values[name], kind.__name__, type(values[name]) is kind)
     for name, largest in LARGEST.items():
-        _check_whole(f"settings.{name}", values[name], largest)
+        _check_integer(f"settings.{name}", values[name], largest)
     _check("settings.schedule", values["schedule"], "the name of a schedule", values["schedule"] != "auto")
     try:
         RunSettings(**values).check_fits(subject.get("schedule", ""), subject.get("threads", 0))
@@ -210,22 +210,22 @@ def _check_stages(stages: Any, schedule: str) -> None:
     for stage, statistics in stages.items():
         _check_names(f"stage_seconds.{stage}", statistics, STATISTICS)
         for name, value in statistics.items():
-            holds = type(value) in (int, float) and math.isfinite(value) and value > 0
-            _check(f"stage_seconds.{stage}.{name}", value, "finite seconds above 0", holds)
+            valid = type(value) in (int, float) and math.isfinite(value) and value > 0
+            _check(f"stage_seconds.{stage}.{name}", value, "finite seconds above 0", valid)
 
 
 def _check_kernels(kernels: Any, variants: Any) -> None:
     for name, choices in kernels.items():
         _check(f"kernels {name!r}", choices, "a JSON object", isinstance(choices, dict))
         for variant, values in choices.items():
-            where = f"kernels {name!r} {variant!r}"
-            _check_names(where, values, ("blocks", "num_warps", "num_stages"))
-            _check(f"{where} blocks", values["blocks"], "a JSON object", isinstance(values["blocks"], dict))
+            label = f"kernels {name!r} {variant!r}"
+            _check_names(label, values, ("blocks", "num_warps", "num_stages"))
+            _check(f"{label} blocks", values["blocks"], "a JSON object", isinstance(values["blocks"], dict))
             for block, size in values["blocks"].items():
-                _check_whole(f"{where} {block!r}", size, 2**20)
-            _check_whole(f"{where} num_stages", values["num_stages"], 16)
-            _check_whole(f"{where} num_warps", values["num_warps"], 32)
+                _check_integer(f"{label} {block!r}", size, 2**20)
+            _check_integer(f"{label} num_stages", values["num_stages"], 16)
+            _check_integer(f"{label} num_warps", values["num_warps"], 32)
             power = values["num_warps"] & (values["num_warps"] - 1) == 0
-            _check(f"{where} num_warps", values["num_warps"], "a power of two", power)
+            _check(f"{label} num_warps", values["num_warps"], "a power of two", power)
     for operation, variant in variants.items():
         _check(f"variants {operation!r}", variant, "text", isinstance(variant, str))

@@ -1,4 +1,4 @@
-"""Where tuning profiles are kept: a file each in the user's cache, replaced whole, renamed once it no longer holds."""
+"""Storage of tuning profiles: one file each in the user's cache, replaced atomically, renamed when stale or damaged."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mspipe_triton.tuning.profile.profile import Profile, ProfileError, configur
 
 
 class ProfileStore:
-    """Profiles by key. What goes wrong with its files never stops a run: it is a line in `notices`.
+    """Profiles by key. Errors with the files never stop a run; each adds a line to `notices`.
 
     Args:
-        folder: by default `profiles` in the user's cache folder.
+        folder: `profiles` in the user's cache folder by default.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -27,13 +27,13 @@ class ProfileStore:
         self.notices: list[str] = []
 
     def path(self, key: Key) -> Path:
-        """The file of a key's profile, as in tgn-wiki-0123456789abcdef.json; data of another name find it as well."""
-        known = sorted(self.folder.glob(f"*-{key.digest}.json"))
+        """Return the file of a key's profile, as in tgn-wiki-0123456789abcdef.json; the dataset's name may differ."""
+        paths = sorted(self.folder.glob(f"*-{key.digest}.json"))
         names = (_safe(name) for name in (key.subject["model"]["model"], key.dataset))
-        return known[0] if known else self.folder / f"{'-'.join(names)}-{key.digest}.json"
+        return paths[0] if paths else self.folder / f"{'-'.join(names)}-{key.digest}.json"
 
     def find(self, key: Key) -> Profile | None:
-        """The profile of this key; a file that is damaged or stale is renamed to *.damaged or *.stale."""
+        """Return the profile of a key, or None; a damaged or stale file is renamed to *.damaged or *.stale."""
         path = self.path(key)
         try:
             content = path.read_bytes()
@@ -45,7 +45,7 @@ class ProfileStore:
         try:
             profile = Profile.parse(content)
             if profile.key.subject != key.subject:
-                raise ProfileError("its subject is not the one of its name")
+                raise ProfileError("its subject does not match the file name")
             changes = profile.key.changes(key)
             if not changes:
                 configurations(profile)
@@ -56,7 +56,7 @@ class ProfileStore:
         return None
 
     def save(self, profile: Profile) -> Path | None:
-        """Write a profile whole or not at all, in the place of its key's former one; the path, or None."""
+        """Write a profile atomically, replacing the key's former one; returns the path, or None on failure."""
         path = self.path(profile.key)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         try:
@@ -68,7 +68,7 @@ class ProfileStore:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, ValueError) as error:
-            self._note(f"{path}: cannot be written, so the profile is not kept: {_reason(error)}")
+            self._note(f"{path}: cannot be written, so the profile is not saved: {_reason(error)}")
             return None
         finally:
             with contextlib.suppress(OSError):
@@ -76,11 +76,11 @@ class ProfileStore:
         return path
 
     def studies(self, key: Key) -> Path | None:
-        """The SQLite file for the key's studies, in a folder that is there; None where it cannot be made."""
+        """Return the SQLite file for a key's studies, after creating its folder; None if that fails."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self._note(f"{self.folder}: cannot be made, so trials are not kept: {_reason(error)}")
+            self._note(f"{self.folder}: cannot be created, so trials are not saved: {_reason(error)}")
             return None
         return self.path(key).with_suffix(".db")
 
@@ -105,5 +105,5 @@ def _reason(error: Exception) -> str:
 
 
 def _safe(name: str) -> str:
-    """A name as part of a file's."""
+    """Return a name with only characters that are safe in a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60] or "stream"

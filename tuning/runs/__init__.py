@@ -1,1 +1,1 @@
-"""Tuning a run's settings: their space, their gate, the measurement of a run."""
+"""Tuning a run's settings: search space, gate and measurement."""

@@ -1,4 +1,4 @@
-"""The gate in front of timing a run's settings: they must compute what the plain run computes."""
+"""The gate that a run's settings must pass before timing: they must compute the same as the plain run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ITERATIONS, EVENTS = 5, 200
 
 
 class RunGate:
-    """Compares what settings compute over the first iterations of a stream with the same in float64.
+    """Compares the results of settings over the first iterations of a stream with the results in float64.
 
-    The parameters stay as they are (a learning rate of 0), so that losses, gradients and node state are smooth
-    functions of what is compared. Errors may be those that rounding makes (`rounding.expected`), or twice those of the
-    shipped settings where that is more, as it is with tables in bfloat16. It stands in for every precision: what is
-    computed in float64 is checked in float32, on tables as the run keeps them.
+    The parameters stay fixed (a learning rate of 0), so that losses, gradients and node state are smooth functions of
+    the compared values. Results may be off by the rounding error (`rounding.expected`), or by twice the error of the
+    shipped settings if that is larger, as with tables in bfloat16. One check covers every precision: it computes in
+    float32, also for a run in float64, on tables in the run's own type.
 
     Args:
-        config: of the run to tune. `mspipe` reads what has been written by then, so it is checked as `exact`.
-        stream: of which the first batches are taken.
+        config: of the run to tune. The results of `mspipe` depend on timing, so it is checked as `exact`.
+        stream: the first batches of it are used.
     """
 
     def __init__(self, config: RunConfig, stream: EventStream) -> None:
@@ -42,15 +42,15 @@ class RunGate:
         self.default = default_settings(train)
 
     def refusal(self, settings: RunSettings) -> str | None:
-        """Why these settings must not be used, in one line, or None where they compute what they should."""
+        """Return why these settings must not be used, in one line, or None if their results are right."""
         if self.schedule is not None:
             settings = replace(settings, schedule=self.schedule)
-        right, shipped = self.reference
+        expectation, shipped = self.reference
         try:
-            found = self._outcome(self.config, settings)
+            results = self._results(self.config, settings)
         except TrainingError as error:  # a loss that is not finite
             return str(error).partition(";")[0]
-        for name, entry in right.errors(found).items():
+        for name, entry in expectation.errors(results).items():
             allowed = max(entry["allowed"], 2 * shipped[name]["error"])
             if not entry["error"] <= allowed:
                 return f"{name} is off by {entry['error']:.2g}, where {allowed:.2g} is allowed"
@@ -58,9 +58,9 @@ class RunGate:
 
     @functools.cached_property
     def reference(self) -> tuple[Expected, Errors]:
-        """The results that a run must compute, and the errors of the shipped settings.
+        """The expected results of a run, and the errors of the shipped settings.
 
-        Every schedule but `fixed` computes what `serial` does, whose stages run on the one thread that draws roundings.
+        Every schedule but `fixed` computes the same as `serial`, whose stages all run on the thread that draws roundings.
         """
         plain = replace(self.default, fused=False, schedule="fixed" if self.default.schedule == "fixed" else "serial")
         exact = replace(
@@ -69,15 +69,15 @@ class RunGate:
             train=replace(self.config.train, placement="auto", schedule=plain.schedule),
         )
         like = self._session(replace(self.config, train=exact.train), plain)
-        shipped = self._outcome(self.config, self.default)
-        right = expected(lambda: self._outcome(exact, plain, like), shipped, draws=2)
-        return right, right.errors(shipped)
+        shipped = self._results(self.config, self.default)
+        expectation = expected(lambda: self._results(exact, plain, like), shipped, draws=2)
+        return expectation, expectation.errors(shipped)
 
     def _session(self, config: RunConfig, settings: RunSettings) -> Session:
         return Session.create(replace(config, settings=settings), self.stream)
 
-    def _outcome(self, config: RunConfig, settings: RunSettings, like: Session | None = None) -> Named:
-        """Losses, the last iteration's gradients, and the nodes' tables; with the parameters of `like`, if given."""
+    def _results(self, config: RunConfig, settings: RunSettings, like: Session | None = None) -> Named:
+        """Return losses, the last iteration's gradients and the node tables, with the parameters of `like` if passed."""
         config = replace(config, settings=settings)
         with process_settings(config):
             session = self._session(config, settings)
@@ -86,7 +86,7 @@ class RunGate:
             for group in session.optimizer.param_groups:
                 group["lr"] = 0.0
             way = carry_out(session)
-            # Where iterations run whole, the last, partial batch of the head counts too.
+            # A resident run trains on the whole head, including the last, partial batch.
             stop = None if self.default.resident else min(ITERATIONS * session.size, session.split.train_end)
             with poisoned():
                 losses = way.train_epoch(1, stop=stop).losses
@@ -95,13 +95,13 @@ class RunGate:
         return {
             "the loss": losses,
             "the gradient": torch.cat(gradients),
-            **{f"node table {k}": v for k, v in tables.items()},
+            **{f"node table {name}": table for name, table in tables.items()},
         }
 
 
 def _head(stream: EventStream, events: int) -> EventStream:
-    """The first events, with node ids counted anew, so that the tables hold no more nodes than they touch, and times
-    too, since the angle of a long time is off in float32 by more than all else."""
+    """Return the first events with node ids renumbered, so that the tables have only the nodes they touch, and times
+    too, since in float32 the angle of a long time has the largest error."""
     events = min(events, len(stream))
     src, dst, ids = compact_ids(stream.src[:events].numpy(), stream.dst[:events].numpy())
     rows = None if stream.node_features is None else stream.node_features[torch.from_numpy(ids)]

@@ -1,4 +1,4 @@
-"""The search space of a run's settings, and the settings of its points."""
+"""The search space of a run's settings, and the settings at its points."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mspipe_triton.tuning.study.space import Point, Space, Value
 
 
 def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int, layers: int = 1) -> Space:
-    """What may be chosen of a run: fields of `RunSettings` with two choices or more that compute the same function.
+    """Return the search space of a run: fields of `RunSettings` with several choices that compute the same function.
 
-    Of a resident run nothing is left but how its iteration is launched, and on the CPU threads and fusion.
+    A resident run only has the choice of how an iteration is launched, or of threads and fusion on the CPU.
 
-    What the run's own flags have fixed is left out: the schedule, and with `threads` those of the stages that compute,
-    which are then the most that the others get.
+    The space leaves out what the run's flags fix: the schedule, and with `threads` the threads of the compute stages,
+    which then limit the threads of the other stages.
 
     Args:
         default: the shipped settings of this run.
         device: "cpu" or "cuda".
-        cores: logical CPUs that the run may take.
-        layers: of the model's embedding; without any, it reads no neighbours.
+        cores: logical CPUs that the run may use.
+        layers: of the model's embedding; a model with none reads no neighbours.
     """
     free = train.schedule == "auto"
     choices: dict[str, tuple[Value, ...]] = {
@@ -40,17 +40,17 @@ def run_space(default: RunSettings, train: TrainConfig, device: str, cores: int,
         free = False
     choices = {name: values for name, values in choices.items() if len(values) > 1}
     applies = {"prefetch": ("schedule", ("prefetch", "exact"))} if free else {}
-    taken: Point = {name: getattr(default, name) for name in choices}
+    point: Point = {name: getattr(default, name) for name in choices}
     if free and default.schedule == "serial":
-        del taken["prefetch"]
-    return Space(choices, taken, applies)
+        del point["prefetch"]
+    return Space(choices, point, applies)
 
 
 def settings_at(default: RunSettings, point: Mapping[str, Value]) -> RunSettings:
-    """The settings of a point of `run_space`; what it leaves out is the default's."""
+    """Return the settings at a point of `run_space`; fields that it leaves out keep their default."""
     fields: dict[str, object] = dict(point)
     return replace(default, **fields)  # type: ignore[arg-type]  # the space's choices have the fields' types
 
 
-def _thread_counts(most: int, default: int) -> tuple[int, ...]:
-    return tuple(sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most, default}))
+def _thread_counts(limit: int, default: int) -> tuple[int, ...]:
+    return tuple(sorted({1 << i for i in range(limit.bit_length()) if 1 << i <= limit} | {limit, default}))

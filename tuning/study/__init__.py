@@ -1,1 +1,1 @@
-"""The search: spaces, proposals, records."""
+"""The search: spaces, proposals, trials and their log."""

@@ -1,4 +1,4 @@
-"""Small calls of operations, and a tuning of kernels whose seconds are made up and pass on a clock of their own."""
+"""Small calls of operations, and kernel tuning with simulated times and a simulated clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from mspipe_triton.kernels import memory_gru, sample_recent
 from mspipe_triton.kernels.runtime.launch import KERNELS
 from mspipe_triton.tuning.kernels.calls import Call
-from mspipe_triton.tuning.kernels.operations import recorded
+from mspipe_triton.tuning.kernels.operations import record_calls
 from mspipe_triton.tuning.kernels.tune import KernelChoice, tune_kernels
 
 RECENT = KERNELS["recent_kernel"]
@@ -18,7 +18,7 @@ Seconds = Callable[[Call], float]
 
 
 class Clock:
-    """A clock that every measurement moves on by a second."""
+    """A clock that every measurement advances by one second."""
 
     def __init__(self, seconds: Seconds) -> None:
         self.now, self.seconds = 0.0, seconds
@@ -31,15 +31,15 @@ class Clock:
         return self.seconds(call)
 
 
-def sampled() -> Call:
-    """A sampler's call."""
+def sampler_call() -> Call:
+    """Return a call of a sampler."""
     graph = torch.tensor([0, 3, 6]), torch.tensor([1, 1, 1, 0, 0, 0]), torch.arange(6), torch.arange(6) % 3
-    (call,) = recorded(lambda: sample_recent(*graph, torch.tensor([0, 1, 1]), torch.tensor([2, 1, 2]), 2))
+    (call,) = record_calls(lambda: sample_recent(*graph, torch.tensor([0, 1, 1]), torch.tensor([2, 1, 2]), 2))
     return call
 
 
-def updates() -> list[Call]:
-    """A memory update and its backward pass."""
+def update_calls() -> list[Call]:
+    """Return a memory update and its backward pass."""
     random, dim = torch.Generator().manual_seed(0), 2
     sizes = [(3 * dim, 2 * dim + 2), (3 * dim, dim), (3 * dim,), (3 * dim,)]
     weights = [torch.randn(size, generator=random).requires_grad_() for size in sizes]
@@ -51,14 +51,14 @@ def updates() -> list[Call]:
         )
         h.sum().backward()
 
-    return recorded(run)
+    return record_calls(run)
 
 
-def blocks(call: Call) -> float:
-    """The larger a sampler's block, the faster."""
+def block_seconds(call: Call) -> float:
+    """Return seconds that are inversely proportional to the sampler's block."""
     return 1.0 / RECENT.config()["BLOCK"]
 
 
-def tuned(calls: list[Call], seconds: Seconds, budget: float = 1000.0, **options: Any) -> KernelChoice:
+def tune(calls: list[Call], seconds: Seconds, budget: float = 1000.0, **options: Any) -> KernelChoice:
     clock = Clock(seconds)
     return tune_kernels(calls, budget, measure=clock.measure, clock=clock, **options)

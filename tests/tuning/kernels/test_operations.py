@@ -1,4 +1,4 @@
-"""Recorded calls: what is kept of a training iteration, that copies stand apart, and the gate in front of timing."""
+"""Recorded calls: the calls of a training iteration, independent copies, and the gate before timing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.kernels.runtime.launch import KERNELS, Config, Kernel
 from mspipe_triton.tuning.kernels.calls import Call, duplicate
 from mspipe_triton.tuning.kernels.gate import gate
-from mspipe_triton.tuning.kernels.operations import recorded, seconds
+from mspipe_triton.tuning.kernels.operations import record_calls, seconds
 
 pytestmark = pytest.mark.skipif(launch.triton is None, reason="triton has no wheel for this platform")
 
@@ -36,11 +36,11 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def updating(nodes: int = 5, dim: int = 3, tables: torch.dtype = torch.float32, variant: str | None = None) -> Call:
-    """A memory update in training, its tables' rows two numbers apart."""
+    """Return a memory update in training, on tables with a gap of two numbers between rows."""
     weights = [normal(3 * dim, 2 * dim + 3, seed=1), normal(3 * dim, dim, seed=2), normal(3 * dim), normal(3 * dim)]
     padded = normal(nodes + 2, dim + 2, seed=3).to(tables)[:, :dim]
     rows = torch.arange(nodes)
-    (call,) = recorded(
+    (call,) = record_calls(
         lambda: memory_gru(
             padded, rows, padded, rows, normal(nodes, 1), None, normal(nodes).abs(), rows % 2 == 0,
             normal(2), normal(2), *(weight.requires_grad_() for weight in weights), variant=variant,
@@ -52,39 +52,39 @@ def updating(nodes: int = 5, dim: int = 3, tables: torch.dtype = torch.float32, 
 def sampling(roots: int = 4) -> Call:
     node = torch.arange(roots) % 2
     graph = torch.tensor([0, 3, 6]), torch.tensor([1, 1, 1, 0, 0, 0]), torch.arange(6), torch.arange(6) % 3
-    (call,) = recorded(lambda: sample_recent(*graph, node, torch.full((roots,), 2), 2, torch.float32))
+    (call,) = record_calls(lambda: sample_recent(*graph, node, torch.full((roots,), 2), 2, torch.float32))
     return call
 
 
 def patching() -> Call:
     stale, fresh = [normal(3, 2), torch.arange(3.0)], [normal(2, 2, seed=1), torch.tensor([7.0, 8.0])]
-    (call,) = recorded(lambda: patch_rows(stale, torch.tensor([4, 5, 6]), fresh, torch.tensor([6, 4])))
+    (call,) = record_calls(lambda: patch_rows(stale, torch.tensor([4, 5, 6]), fresh, torch.tensor([6, 4])))
     return call
 
 
 def gathering(table: torch.Tensor) -> Call:
-    (call,) = recorded(lambda: gather_rows(table, torch.arange(3)))
+    (call,) = record_calls(lambda: gather_rows(table, torch.arange(3)))
     return call
 
 
 def after(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Kernel, tuple[Any, ...]], None]) -> None:
-    """Have `change` spoil a kernel's arguments once it has run."""
+    """Change a kernel's arguments with `change` after it has run."""
     run = Kernel.launch
 
-    def launched(kernel: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
+    def faulty_launch(kernel: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
         run(kernel, grid, config, *arguments, **constants)
         if kernel.name == name:
             change(kernel, arguments)
 
-    monkeypatch.setattr(Kernel, "launch", launched)
+    monkeypatch.setattr(Kernel, "launch", faulty_launch)
 
 
-def test_a_training_iteration_is_recorded() -> None:
+def test_recording_a_training_iteration() -> None:
     stream = synthetic_stream(SyntheticConfig(events=60, users=8, items=10, edge_features=2, seed=1))
     model = ModelConfig(model="tgn", dim=6, heads=2, fanout=2)
     session = Session.create(RunConfig(model=model, train=TrainConfig(batch_size=2)), stream)
     items = batches(0, 4, 2, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
-    calls = recorded(lambda: list(in_turn(Stages(session).training(), items)))
+    calls = record_calls(lambda: list(in_turn(Stages(session).training(), items)))
     assert {call.name for call in calls} == {
         "sample_recent", "unique_nodes", "memory_gru", "memory_gru_backward", "attention_layer",
         "attention_layer_backward", "link_loss", "link_loss_backward", "aggregate_messages",
@@ -99,8 +99,8 @@ def test_a_training_iteration_is_recorded() -> None:
     assert "frequency" not in last["attention_layer"].leaves
     assert last["aggregate_messages"].mutated[:2] == ("memory", "memory_time")
     assert not last["aggregate_messages"].leaves
-    launched = {entry.kernel.name for entry in last["memory_gru"].launches(whole=True)}
-    assert {"fused_gru_kernel", "weights_backward_kernel"} <= launched
+    kernels = {entry.kernel.name for entry in last["memory_gru"].launches(whole=True)}
+    assert {"fused_gru_kernel", "weights_backward_kernel"} <= kernels
     assert "weights_backward_kernel" not in {entry.kernel.name for entry in last["memory_gru"].launches()}
     assert all(gate(last[name]) is None for name in ("memory_gru", "attention_layer", "link_loss"))
     assert gate(last["aggregate_messages"]) is None
@@ -108,10 +108,10 @@ def test_a_training_iteration_is_recorded() -> None:
 
 def test_calls_that_run_as_references_are_not_recorded() -> None:
     launch.use_triton(None)
-    assert recorded(lambda: gather_rows(normal(4, 2), torch.tensor([1]))) == []
+    assert record_calls(lambda: gather_rows(normal(4, 2), torch.tensor([1]))) == []
 
 
-def test_of_calls_alike_the_last_is_kept() -> None:
+def test_the_last_of_equal_calls_is_recorded() -> None:
     table = normal(9, 2)
 
     def run() -> None:
@@ -120,20 +120,20 @@ def test_of_calls_alike_the_last_is_kept() -> None:
         gather_rows(table[:, :1], torch.arange(4))
         gather_rows(table.double(), torch.arange(4))
 
-    counted = [(call.times, call.arguments["rows"].numel()) for call in recorded(run)]
-    assert counted == [(3, 7), (1, 8), (1, 4), (1, 4)]
+    rows = [(call.times, call.arguments["rows"].numel()) for call in record_calls(run)]
+    assert rows == [(3, 7), (1, 8), (1, 4), (1, 4)]
 
 
-def test_a_recorded_call_is_what_was_given_and_stays_so() -> None:
+def test_a_recorded_call_keeps_its_arguments() -> None:
     table, rows = normal(6, 5)[:, 1:4], torch.tensor([0, 3])
-    given = table.clone()
-    first, second = recorded(lambda: (gather_rows(table, rows), gather_rows(table, torch.arange(4))))
-    assert first.arguments["table"] is second.arguments["table"], "what nobody wrote is copied once"
+    original = table.clone()
+    first, second = record_calls(lambda: (gather_rows(table, rows), gather_rows(table, torch.arange(4))))
+    assert first.arguments["table"] is second.arguments["table"], "an unchanged table is copied once"
     table.zero_()
-    assert torch.equal(first.arguments["table"], given)
+    assert torch.equal(first.arguments["table"], original)
     assert first.arguments["table"].stride() == table.stride()
-    assert torch.equal(first.run()["output 0"], given[rows])
-    changed = recorded(lambda: (gather_rows(table, rows), table.add_(1), gather_rows(table, torch.arange(4))))
+    assert torch.equal(first.run()["output 0"], original[rows])
+    changed = record_calls(lambda: (gather_rows(table, rows), table.add_(1), gather_rows(table, torch.arange(4))))
     assert [float(call.arguments["table"].sum()) for call in changed] == [0.0, 18.0]
 
 
@@ -145,11 +145,11 @@ def test_a_mutating_call_runs_on_copies() -> None:
     assert first.keys() == {"stale 0", "stale 1"}
     assert first["stale 1"].tolist() == [8.0, 1.0, 7.0]
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert all(torch.equal(mine, before) for mine, before in zip(call.arguments["stale"], stale, strict=True))
+    assert all(torch.equal(argument, before) for argument, before in zip(call.arguments["stale"], stale, strict=True))
 
 
 @pytest.mark.parametrize("view", [normal(4, 6)[:, 1:4], normal(4, 3).t(), normal(3, 1).expand(3, 4), normal(0, 3)])
-def test_a_copy_has_the_strides_and_alignment(view: torch.Tensor) -> None:
+def test_a_copy_has_the_same_strides_and_alignment(view: torch.Tensor) -> None:
     copy = duplicate(view)
     assert torch.equal(copy, view)
     assert copy.stride() == view.stride()
@@ -158,23 +158,23 @@ def test_a_copy_has_the_strides_and_alignment(view: torch.Tensor) -> None:
 
 
 def test_the_truth_is_in_float64() -> None:
-    sampled, updated = sampling(), updating(tables=torch.bfloat16)
-    assert sampled.reference()["output 2"].dtype == torch.float32
-    assert sampled.truth()["output 2"].dtype == torch.float64
-    assert sampled.truth()["output 0"].dtype == torch.int64
-    names = {"output 0", *(f"d_{name}" for name in updated.leaves)}
-    assert updated.run().keys() == updated.reference().keys() == updated.truth().keys() == names
-    assert {value.dtype for value in updated.truth().values()} == {torch.float64}
-    assert {value.dtype for value in updated.reference().values()} == {torch.float32}
+    sample, update = sampling(), updating(tables=torch.bfloat16)
+    assert sample.reference()["output 2"].dtype == torch.float32
+    assert sample.truth()["output 2"].dtype == torch.float64
+    assert sample.truth()["output 0"].dtype == torch.int64
+    names = {"output 0", *(f"d_{name}" for name in update.leaves)}
+    assert update.run().keys() == update.reference().keys() == update.truth().keys() == names
+    assert {value.dtype for value in update.truth().values()} == {torch.float64}
+    assert {value.dtype for value in update.reference().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("call", ["updating", "split", "bfloat16", "sampling", "patching"])
 def test_shipped_kernels_pass_the_gate(call: str) -> None:
-    made = {
+    make = {
         "updating": updating, "split": lambda: updating(variant="split"), "sampling": sampling, "patching": patching,
         "bfloat16": lambda: updating(tables=torch.bfloat16),
-    }[call]()  # fmt: skip
-    assert gate(made) is None
+    }[call]  # fmt: skip
+    assert gate(make()) is None
 
 
 @pytest.mark.parametrize(("name", "place"), [("weights_backward_kernel", 4), ("gates_backward_kernel", 6)])
@@ -197,24 +197,24 @@ def test_a_wrong_table_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["recent_kernel", "fused_gru_kernel", "sum_parts_kernel", "gather_kernel"])
-def test_what_a_kernel_leaves_unwritten_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Also where the memory happens to hold the right numbers, here zeros."""
+def test_unwritten_outputs_are_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Even if the memory happens to have the right numbers, here zeros."""
     run = Kernel.launch
 
-    def launched(kernel: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
+    def faulty_launch(kernel: Kernel, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
         if kernel.name != name:
             run(kernel, grid, config, *arguments, **constants)
 
-    made = {"recent_kernel": sampling, "gather_kernel": lambda: gathering(torch.zeros(3, 2))}
-    call = made.get(name, updating)()
+    calls = {"recent_kernel": sampling, "gather_kernel": lambda: gathering(torch.zeros(3, 2))}
+    call = calls.get(name, updating)()
     assert call.expected
-    monkeypatch.setattr(Kernel, "launch", launched)
+    monkeypatch.setattr(Kernel, "launch", faulty_launch)
     monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
     assert "is off by" in (gate(call) or "")
 
 
 def test_a_result_that_changes_from_run_to_run_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A last bit, which the tolerance lets pass where numbers are rounded."""
+    """In the last bit, which the tolerance allows where numbers are rounded."""
     runs: list[int] = []
     call = sampling()
 
@@ -226,16 +226,16 @@ def test_a_result_that_changes_from_run_to_run_is_caught(monkeypatch: pytest.Mon
     assert gate(call) == "sample_recent: output 2 changes from run to run"
 
 
-def test_a_last_bit_of_what_is_copied_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_last_bit_of_a_copy_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     after(monkeypatch, "gather_kernel", lambda kernel, arguments: arguments[2].mul_(1 + 2.0**-23))
     assert "is off by" in (gate(gathering(torch.full((3, 2), 1.5))) or "")
 
 
-def test_a_result_of_another_type_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_of_another_dtype_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     call = sampling()
     wider = {name: value.double() if value.is_floating_point() else value for name, value in call.reference().items()}
     monkeypatch.setattr(Call, "run", lambda self: wider)
-    assert gate(call) == "sample_recent: output 2 is torch.float64 [4, 2], which is not what torch gives"
+    assert gate(call) == "sample_recent: output 2 is torch.float64 [4, 2], unlike the result of torch"
 
 
 def test_a_call_is_timed_alone() -> None:

@@ -1,4 +1,4 @@
-"""Kernels' search spaces: every kernel has one, which holds what it ships and what Triton takes."""
+"""Kernels' search spaces: every kernel has one, with its shipped configurations and values that Triton accepts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mspipe_triton.tuning.kernels.space import config_point, kernel_config, kern
 NAMES = [name for name, kernel in KERNELS.items() if kernel.space]
 
 
-def test_every_kernel_has_a_space_and_no_other() -> None:
-    written = {name: getattr(kernel.function, "fn", kernel.function) for name, kernel in KERNELS.items()}
-    ours = {name for name, function in written.items() if function.__module__.startswith("mspipe_triton.")}
+def test_exactly_our_kernels_have_a_space() -> None:
+    functions = {name: getattr(kernel.function, "fn", kernel.function) for name, kernel in KERNELS.items()}
+    ours = {name for name, function in functions.items() if function.__module__.startswith("mspipe_triton.")}
     assert {name for name, kernel in KERNELS.items() if kernel.space} == ours
 
 
@@ -31,7 +31,7 @@ def test_a_kernels_space_has_every_shipped_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_choices_are_ascending_and_what_triton_takes(name: str) -> None:
+def test_choices_are_ascending_and_accepted_by_triton(name: str) -> None:
     for choice, values in KERNELS[name].space.items():
         assert list(values) == sorted(set(values))
         if choice not in ("HELD", "num_stages"):
@@ -43,15 +43,15 @@ def test_blocks_of_products_are_at_least_sixteen(name: str) -> None:
     assert min(min(values) for block, values in KERNELS[name].space.items() if block.startswith("BLOCK")) == 16
 
 
-def test_an_arithmetic_that_a_kernel_does_not_treat_apart_takes_float32s_default() -> None:
+def test_a_variant_without_its_own_default_uses_float32s() -> None:
     kernel = KERNELS["gates_kernel"]
     assert kernel_space(kernel, "float64").default == kernel_space(kernel, "float32").default
 
 
-def test_a_configuration_beside_the_space_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gates_kernel: .*7.* is no point"):
+def test_a_configuration_outside_the_space_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gates_kernel: .*7.* is not a point"):
         kernel_config(KERNELS["gates_kernel"], "float32", config_point(Config({"BLOCK_U": 7})))
 
 
-def test_variants_are_those_that_the_launcher_knows() -> None:
+def test_variants_match_the_launcher() -> None:
     assert {"memory_gru": tuple(gru.VARIANTS)} == VARIANTS

@@ -1,4 +1,4 @@
-"""A run, a profile's parts, and how the tests of profiles save and list them."""
+"""A run, parts of a profile, and helpers that save profiles and list files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ ATTENTION = {"blocks": {"BLOCK": 32, "HELD": 4096}, "num_warps": 2, "num_stages"
 STAGES = {"sample": 2e-3, "features": 1e-3, "memory": 2e-3, "patch": 1e-4, "train": 6e-3, "update": 3e-3}
 
 
-def launched(blocks: dict[str, int], num_warps: int, num_stages: int) -> dict[str, Any]:
-    """A kernel's configuration as a profile holds it."""
+def configuration(blocks: dict[str, int], num_warps: int, num_stages: int) -> dict[str, Any]:
+    """Return a kernel's configuration in the format of a profile."""
     return {"blocks": blocks, "num_warps": num_warps, "num_stages": num_stages}
 
 
-def saved(store: ProfileStore, profile: Profile) -> Path:
-    """Save a profile, which must go well."""
+def save(store: ProfileStore, profile: Profile) -> Path:
+    """Save a profile, and fail the test if that fails."""
     path = store.save(profile)
     assert path is not None, store.notices
     return path
 
 
 def files(store: ProfileStore) -> list[str]:
-    """Names of all files of a store."""
+    """Return the names of all files in a store."""
     return sorted(path.name for path in store.folder.iterdir())

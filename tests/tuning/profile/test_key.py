@@ -1,4 +1,4 @@
-"""Keys of tuning profiles: what tells one from another, and what does not."""
+"""Keys of tuning profiles: the changes that give another key, and those that do not."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mspipe_triton.tuning.profile.key import Key, digest, kernel_sources
 from tests.tuning.profile.profile_case import CONFIG
 
 
-def test_a_key_is_the_same_however_its_settings_were_given(key: Key, small_stream: EventStream) -> None:
-    said = ModelConfig(dim=8, fanout=10, heads=2, layers=1, dropout=0)
-    run = replace(CONFIG, model=said, train=replace(CONFIG.train, device="cpu", seed=3, epochs=9, lr=0.1, negatives=2))
+def test_defaults_written_out_and_unrelated_flags_keep_the_key(key: Key, small_stream: EventStream) -> None:
+    model = ModelConfig(dim=8, fanout=10, heads=2, layers=1, dropout=0)
+    run = replace(CONFIG, model=model, train=replace(CONFIG.train, device="cpu", seed=3, epochs=9, lr=0.1, negatives=2))
     assert Key.of(run, replace(small_stream, name="another")) == key
     assert Key.of(run, small_stream).digest == key.digest
     assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
     assert re.fullmatch("[0-9a-f]{16}", key.digest)
 
 
-def test_a_key_does_not_depend_on_the_dtype_that_features_came_in(small_stream: EventStream) -> None:
+def test_a_key_does_not_depend_on_the_features_dtype(small_stream: EventStream) -> None:
     double = replace(CONFIG, model=replace(CONFIG.model, dtype="float64"))
     assert Key.of(double, small_stream) == Key.of(double, small_stream.to_dtype(torch.float64))
 
@@ -70,12 +70,12 @@ def test_a_key_changes_with_the_data_and_the_machine(
 @pytest.mark.usefixtures("gpu")
 def test_the_key_of_a_gpu_has_its_name_and_driver(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIG.with_flags({"device": "cuda"})
-    with monkeypatch.context() as without:
-        without.setattr(torch.cuda, "is_available", lambda: False)
+    with monkeypatch.context() as context:
+        context.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(ConfigError, match="torch sees no GPU here"):
             Key.of(config, small_stream)
-    answer = subprocess.CompletedProcess([], 0, stdout="570.86.15\n570.86.15\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    output = subprocess.CompletedProcess([], 0, stdout="570.86.15\n570.86.15\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: output)
     key = Key.of(config, small_stream)
     assert (key.subject["device_name"], key.subject["device"]) == ("a GPU", "cuda")
     assert key.circumstances["driver"] == "570.86.15"
@@ -88,17 +88,17 @@ def test_the_key_of_a_gpu_has_its_name_and_driver(small_stream: EventStream, mon
 
 
 @pytest.mark.usefixtures("gpu")
-def test_auto_has_the_key_of_the_device_that_it_stands_for(
+def test_auto_has_the_key_of_the_device_it_resolves_to(
     small_stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = {device: Key.of(CONFIG.with_flags({"device": device}), small_stream) for device in ("auto", "cuda", "cpu")}
-    assert there["auto"] == there["cuda"]
+    keys = {device: Key.of(CONFIG.with_flags({"device": device}), small_stream) for device in ("auto", "cuda", "cpu")}
+    assert keys["auto"] == keys["cuda"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert Key.of(CONFIG, small_stream) == there["cpu"]
-    assert there["cpu"].digest != there["cuda"].digest
+    assert Key.of(CONFIG, small_stream) == keys["cpu"]
+    assert keys["cpu"].digest != keys["cuda"].digest
 
 
-def test_the_digest_of_kernels_is_that_of_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_digest_covers_file_names_and_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, copy = kernel_sources(), tmp_path / "kernels"
     shutil.copytree(kernels.__path__[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(kernels, "__path__", [str(copy)])

@@ -1,4 +1,4 @@
-"""Tuning profiles: what is refused of their values, and their use for the kernels alone."""
+"""Tuning profiles: the values that are refused, and applying one to the kernels alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mspipe_triton.errors import InputError
 from mspipe_triton.kernels.runtime.launch import KERNELS, VARIANTS_CHOSEN, Config
 from mspipe_triton.tuning.profile.profile import Profile, ProfileError, apply, restore
 from mspipe_triton.tuning.profile.store import ProfileStore
-from tests.tuning.profile.profile_case import ATTENTION, files, launched, saved
+from tests.tuning.profile.profile_case import ATTENTION, configuration, files, save
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def shipped() -> Iterator[None]:
     restore()
 
 
-def _chosen() -> list[Any]:
+def _choices() -> list[Any]:
     return [{name: dict(kernel.chosen) for name, kernel in KERNELS.items()}, dict(VARIANTS_CHOSEN)]
 
 
@@ -72,16 +72,16 @@ WRONG = [
 @pytest.mark.parametrize(
     ("where", "value", "message"), WRONG, ids=[f"{where}={value!r}"[:60] for where, value, _ in WRONG]
 )
-def test_a_profile_edited_by_hand_stops_no_run(
+def test_a_profile_with_a_wrong_value_stops_no_run(
     where: str, value: object, message: str, profile: Profile, store: ProfileStore
 ) -> None:
     document = json.loads(json.dumps(profile.to_json()))
     *parents, name = where.split(".")
-    inside = document
+    inner = document
     for parent in parents:
-        inside = inside[parent]
-    inside[name] = value
-    path = saved(store, profile)
+        inner = inner[parent]
+    inner[name] = value
+    path = save(store, profile)
     path.write_text(json.dumps(document))
     assert store.find(profile.key) is None
     (notice,) = store.notices
@@ -91,10 +91,10 @@ def test_a_profile_edited_by_hand_stops_no_run(
 
 
 @pytest.mark.parametrize("name", ["schema", "subject", "settings", "created", "stage_seconds", "search"])
-def test_a_field_that_is_missing_is_damage(name: str, profile: Profile, store: ProfileStore) -> None:
+def test_a_profile_with_a_missing_field_is_damaged(name: str, profile: Profile, store: ProfileStore) -> None:
     document = profile.to_json()
     del document[name]
-    saved(store, profile).write_text(json.dumps(document))
+    save(store, profile).write_text(json.dumps(document))
     assert store.find(profile.key) is None
     assert name in store.notices[0]
 
@@ -102,22 +102,22 @@ def test_a_field_that_is_missing_is_damage(name: str, profile: Profile, store: P
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("as_path", [False, True])
 def test_apply_and_restore(as_path: bool, profile: Profile, store: ProfileStore) -> None:
-    before = _chosen()
-    apply(saved(store, profile) if as_path else profile)
+    before = _choices()
+    apply(save(store, profile) if as_path else profile)
     assert KERNELS["attention_kernel"].config() == Config({"BLOCK": 32, "HELD": 4096}, 2, 1)
     assert KERNELS["attention_kernel"].config("float64") == before[0]["attention_kernel"]["float64"]
     assert KERNELS["unique_count_kernel"].config() == Config({}, 1, 2)
     assert KERNELS["recent_kernel"].chosen == before[0]["recent_kernel"]
     assert VARIANTS_CHOSEN["memory_gru"] == "split"
     restore()
-    assert _chosen() == before
+    assert _choices() == before
 
 
 @pytest.mark.usefixtures("shipped")
 def test_a_profile_of_the_cpu_changes_no_kernel(profile: Profile) -> None:
-    before = _chosen()
+    before = _choices()
     apply(replace(profile, kernels={}, variants={}))
-    assert _chosen() == before
+    assert _choices() == before
 
 
 @pytest.mark.usefixtures("shipped")
@@ -128,29 +128,29 @@ def test_a_profile_of_the_cpu_changes_no_kernel(profile: Profile) -> None:
             {"kernels": {"attention_kernel": {"float32": ATTENTION}, "magic_kernel": {}}},
             "'magic_kernel' is not installed",
         ),
-        ({"kernels": {"attention_kernel": {"float32": launched({"BLOCK": 32}, 4, 2)}}}, r"not \['BLOCK'\]"),
+        ({"kernels": {"attention_kernel": {"float32": configuration({"BLOCK": 32}, 4, 2)}}}, r"not \['BLOCK'\]"),
         ({"variants": {"memory_gru": "magic"}}, "'memory_gru' has no variant 'magic'"),
     ],
 )
 def test_apply_is_all_or_nothing(fields: dict[str, Any], message: str, profile: Profile, store: ProfileStore) -> None:
-    before, wrong = _chosen(), replace(profile, **fields)
-    for given in (wrong, saved(store, wrong)):
+    before, wrong = _choices(), replace(profile, **fields)
+    for target in (wrong, save(store, wrong)):
         with pytest.raises(ProfileError, match=message):
-            apply(given)
-        assert _chosen() == before
+            apply(target)
+        assert _choices() == before
 
 
 @pytest.mark.usefixtures("shipped")
-def test_apply_refuses_what_was_tuned_for_other_kernels(profile: Profile, store: ProfileStore) -> None:
-    before = _chosen()
+def test_apply_refuses_a_profile_of_other_kernels(profile: Profile, store: ProfileStore) -> None:
+    before = _choices()
     other = replace(profile, key=replace(profile.key, circumstances={"kernels": "0123456789abcdef"}))
-    for given in (other, saved(store, other)):
+    for target in (other, save(store, other)):
         with pytest.raises(ProfileError, match="was tuned for other kernels; tune again"):
-            apply(given)
-    assert _chosen() == before
+            apply(target)
+    assert _choices() == before
 
 
-def test_apply_says_which_file_it_cannot_read(tmp_path: Path) -> None:
+def test_apply_names_the_file_that_it_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json: cannot be read: No such file"):
         apply(tmp_path / "none.json")
     (tmp_path / "half.json").write_text('{"schema": 1')

@@ -1,4 +1,4 @@
-"""The files of tuning profiles: found, renamed once they no longer hold, and whole whoever writes or fails to."""
+"""The files of tuning profiles: they are found, renamed when stale or damaged, and never written in part."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mspipe_triton.tuning.profile import key as key_module
 from mspipe_triton.tuning.profile.key import Key
 from mspipe_triton.tuning.profile.profile import Profile, load
 from mspipe_triton.tuning.profile.store import ProfileStore
-from tests.tuning.profile.profile_case import ATTENTION, CONFIG, files, saved
+from tests.tuning.profile.profile_case import ATTENTION, CONFIG, files, save
 
 
-def test_a_profile_comes_back_as_it_was_saved(profile: Profile, store: ProfileStore) -> None:
+def test_a_saved_profile_is_loaded_unchanged(profile: Profile, store: ProfileStore) -> None:
     assert store.find(profile.key) is None
-    path = saved(store, profile)
+    path = save(store, profile)
     assert path.name == f"tgn-synthetic-{profile.key.digest}.json" == store.path(profile.key).name
     assert store.find(profile.key) == profile == load(path)
     assert Profile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
@@ -36,25 +36,25 @@ def test_a_profile_comes_back_as_it_was_saved(profile: Profile, store: ProfileSt
     assert path.read_text().startswith('{\n "schema": 1,\n')
 
 
-def test_a_profile_is_found_under_whatever_name_its_data_had(profile: Profile, store: ProfileStore) -> None:
-    path, renamed = saved(store, profile), replace(profile.key, dataset="../odd name\n" + "x" * 300)
+def test_a_profile_is_found_with_another_name_of_the_data(profile: Profile, store: ProfileStore) -> None:
+    path, renamed = save(store, profile), replace(profile.key, dataset="../odd name\n" + "x" * 300)
     assert store.find(renamed) == profile
     assert store.save(replace(profile, key=renamed)) == path
     path.unlink()
-    named = saved(store, replace(profile, key=renamed))
-    assert named.parent == store.folder
-    assert named.name.startswith("tgn-.._odd_name_xxx")
-    assert store.studies(renamed) == named.with_suffix(".db")
+    path = save(store, replace(profile, key=renamed))
+    assert path.parent == store.folder
+    assert path.name.startswith("tgn-.._odd_name_xxx")
+    assert store.studies(renamed) == path.with_suffix(".db")
 
 
-def test_the_store_lies_in_the_users_cache(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_in_the_users_cache(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = ProfileStore()
     assert store.folder == tmp_path / "cache" / "mspipe-triton" / "profiles"
     study = store.studies(profile.key)
     assert study == store.path(profile.key).with_suffix(".db")
     assert store.folder.is_dir()
-    assert saved(store, profile).parent == store.folder
+    assert save(store, profile).parent == store.folder
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_the_store_lies_in_the_users_cache(profile: Profile, tmp_path: Path, mon
     ],
     ids=["truncated", "empty", "binary", "deep", "list", "text", "nan", "infinite", "schema", "subject"],
 )
-def test_a_damaged_file_is_renamed_and_said(
+def test_a_damaged_file_is_renamed_with_a_notice(
     damage: Callable[[bytes], bytes], profile: Profile, store: ProfileStore
 ) -> None:
-    path = saved(store, profile)
+    path = save(store, profile)
     content = path.read_bytes()
     damaged = damage(content)
     assert damaged != content
-    for _ in range(2):  # the second replaces what the first was renamed to
+    for _ in range(2):  # the second replaces the file that the first was renamed to
         path.write_bytes(damaged)
         assert store.find(profile.key) is None
         assert files(store) == [f"{path.name}.damaged"]
@@ -90,11 +90,11 @@ def test_a_damaged_file_is_renamed_and_said(
     assert notice.isprintable()
 
 
-def test_a_stale_profile_is_renamed_and_says_what_changed(profile: Profile, store: ProfileStore) -> None:
+def test_a_stale_profile_is_renamed_and_its_changes_are_reported(profile: Profile, store: ProfileStore) -> None:
     old = replace(profile.key, circumstances={**profile.key.circumstances, "torch": "2.12.0", "triton": "3.0"})
-    unknown = {"magic_kernel": {"float32": ATTENTION}}  # of other kernels, which is no damage
+    unknown = {"magic_kernel": {"float32": ATTENTION}}  # of other kernels, which does not count as damage
     for _ in range(2):
-        path = saved(store, replace(profile, key=old, kernels=unknown))
+        path = save(store, replace(profile, key=old, kernels=unknown))
         assert store.find(profile.key) is None
         assert files(store) == [f"{path.name}.stale"]
     assert f"stale (torch 2.12.0 then, {torch.__version__} now; triton 3.0 then, " in store.notices[0]
@@ -104,7 +104,7 @@ def test_a_stale_profile_is_renamed_and_says_what_changed(profile: Profile, stor
 def test_an_edited_kernel_makes_a_profile_stale(
     profile: Profile, store: ProfileStore, small_stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved(store, profile)
+    save(store, profile)
     monkeypatch.setattr(key_module, "kernel_sources", lambda: "0123456789abcdef")
     assert store.find(Key.of(CONFIG, small_stream)) is None
     assert "kernels" in store.notices[0]
@@ -112,10 +112,10 @@ def test_an_edited_kernel_makes_a_profile_stale(
 
 
 @pytest.mark.parametrize(("error", "notices"), [(errno.EACCES, 1), (errno.ENOENT, 0)])
-def test_a_file_that_cannot_be_renamed_is_no_profile(
+def test_a_file_that_cannot_be_renamed_gives_no_profile(
     error: int, notices: int, profile: Profile, store: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(store, profile)
+    path = save(store, profile)
     path.write_text("{}")
     monkeypatch.setattr(os, "replace", _raiser(error))
     assert store.find(profile.key) is None
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_renamed_is_no_profile(
     assert all("cannot be renamed: Permission denied" in notice for notice in store.notices)
 
 
-def test_a_file_that_cannot_be_read_is_no_profile(profile: Profile, store: ProfileStore) -> None:
+def test_a_file_that_cannot_be_read_gives_no_profile(profile: Profile, store: ProfileStore) -> None:
     store.path(profile.key).mkdir(parents=True)
     assert store.find(profile.key) is None
     assert store.save(profile) is None
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_no_profile(profile: Profile, store: Profi
     assert files(store) == [store.path(profile.key).name]
 
 
-def test_a_cache_that_cannot_be_written_is_one_notice(profile: Profile, tmp_path: Path) -> None:
+def test_an_unwritable_cache_gives_one_notice_per_message(profile: Profile, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     store = ProfileStore(tmp_path / "file" / "profiles")
     assert store.find(profile.key) is None
@@ -144,22 +144,22 @@ def test_a_cache_that_cannot_be_written_is_one_notice(profile: Profile, tmp_path
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_former_profile(
+def test_a_full_disk_leaves_the_earlier_profile(
     failing: str, profile: Profile, store: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(store, profile)
+    path = save(store, profile)
     with monkeypatch.context() as patched:
         patched.setattr(os, failing, _raiser(errno.ENOSPC))
         assert store.save(replace(profile, search={})) is None
-    assert "cannot be written, so the profile is not kept: No space left on device" in store.notices[0]
+    assert "cannot be written, so the profile is not saved: No space left on device" in store.notices[0]
     assert store.find(profile.key) == profile
     assert files(store) == [path.name]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_never_written(value: float, profile: Profile, store: ProfileStore) -> None:
+def test_a_value_that_is_not_finite_is_never_written(value: float, profile: Profile, store: ProfileStore) -> None:
     assert store.save(replace(profile, search={"noise": value})) is None
-    assert "not kept: Out of range float values" in store.notices[0]
+    assert "not saved: Out of range float values" in store.notices[0]
     assert not store.path(profile.key).exists()
 
 
@@ -177,29 +177,29 @@ def test_an_interrupted_write_leaves_nothing(
 
 def test_concurrent_writers_leave_whole_profiles(profile: Profile, store: ProfileStore) -> None:
     def write(writer: int) -> None:
-        mine = ProfileStore(store.folder)
+        writer_store = ProfileStore(store.folder)
         for i in range(25):
-            assert mine.save(_long(profile, writer, 1000 * (i % 5))), mine.notices
+            assert writer_store.save(_long(profile, writer, 1000 * (i % 5))), writer_store.notices
 
     def work(process: int) -> None:
-        failed = []
-        threading.excepthook = lambda failure: failed.append(failure.exc_value)
+        failures = []
+        threading.excepthook = lambda failure: failures.append(failure.exc_value)
         threads = [threading.Thread(target=write, args=(2 * process + i,)) for i in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        os._exit(1 if failed else 0)
+        os._exit(1 if failures else 0)
 
-    path = saved(store, _long(profile, 9, 9))
+    path = save(store, _long(profile, 9, 9))
     processes = [multiprocessing.get_context("fork").Process(target=work, args=(i,)) for i in range(2)]
     for process in processes:
         process.start()
     reads = 0
     while any(process.is_alive() for process in processes):
-        found = store.find(profile.key)
-        assert found is not None, store.notices
-        assert set(found.search["fill"]) <= {found.search["writer"]}
+        stored = store.find(profile.key)
+        assert stored is not None, store.notices
+        assert set(stored.search["fill"]) <= {stored.search["writer"]}
         reads += 1
     assert [process.exitcode for process in processes] == [0, 0]
     assert reads > 3

@@ -1,4 +1,4 @@
-"""The gate in front of a run's settings lets pass what computes the same, and nothing else."""
+"""The gate of a run's settings passes settings with the same results, and no others."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from mspipe_triton.tuning.runs.gate import RunGate, _head
 BASE = RunSettings("serial", threads=1, host_threads=1, fused=False)
 
 
-def gate(stream: EventStream, model: str = "tgn", **train: Any) -> RunGate:
+def make_gate(stream: EventStream, model: str = "tgn", **train: Any) -> RunGate:
     config = RunConfig(model=ModelConfig(model, dim=8), train=TrainConfig(batch_size=60, **train))
     return RunGate(config, stream)
 
 
 @pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])
-def test_every_way_of_every_model_passes(small_stream: EventStream, model: str) -> None:
-    found = gate(small_stream, model)
+def test_all_settings_of_every_model_pass(small_stream: EventStream, model: str) -> None:
+    gate = make_gate(small_stream, model)
     for schedule in ("serial", "prefetch", "exact"):
         for deduplicate in ("all", "roots"):
             settings = replace(BASE, schedule=schedule, prefetch=2, deduplicate=deduplicate)
-            assert found.refusal(settings) is None, settings
+            assert gate.refusal(settings) is None, settings
 
 
-def test_tables_in_bfloat16_are_checked_as_such(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_in_bfloat16_are_checked_in_bfloat16(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     config = RunConfig(model=ModelConfig(dim=8, precision="bf16"), train=TrainConfig(batch_size=60))
-    found = RunGate(config, small_stream)
-    assert found.refusal(replace(BASE, schedule="exact")) is None
-    assert found._session(found.config, BASE).state.tables["memory"].dtype == torch.bfloat16
+    gate = RunGate(config, small_stream)
+    assert gate.refusal(replace(BASE, schedule="exact")) is None
+    assert gate._session(gate.config, BASE).state.tables["memory"].dtype == torch.bfloat16
 
 
-def test_stale_schedules_are_compared_with_their_own_kind(small_stream: EventStream) -> None:
-    fixed = gate(small_stream, schedule="fixed", staleness=2)
+def test_stale_schedules_are_compared_with_their_own_reference(small_stream: EventStream) -> None:
+    fixed = make_gate(small_stream, schedule="fixed", staleness=2)
     assert fixed.refusal(replace(BASE, schedule="fixed", prefetch=1)) is None
-    losses = [found.reference[0].truth["the loss"] for found in (fixed, gate(small_stream))]
-    assert not torch.allclose(*losses), "fixed misses what serial sees"
-    mspipe = gate(small_stream, schedule="mspipe", mitigation="similarity")
+    losses = [gate.reference[0].truth["the loss"] for gate in (fixed, make_gate(small_stream))]
+    assert not torch.allclose(*losses), "fixed does not see the latest writes, and serial does"
+    mspipe = make_gate(small_stream, schedule="mspipe", mitigation="similarity")
     assert mspipe.refusal(replace(BASE, schedule="mspipe")) is None
 
 
 def test_a_wrong_neighbour_is_caught(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gate(small_stream)
-    assert found.refusal(BASE) is None
+    gate = make_gate(small_stream)
+    assert gate.refusal(BASE) is None
     real = NeighbourSampler.around
 
     def around(self: NeighbourSampler, *arguments: Any) -> Any:
@@ -60,13 +60,13 @@ def test_a_wrong_neighbour_is_caught(small_stream: EventStream, monkeypatch: pyt
         return result
 
     monkeypatch.setattr(NeighbourSampler, "around", around)
-    assert "is off by" in (found.refusal(replace(BASE, deduplicate="roots")) or "")
-    assert found.refusal(BASE) is None
+    assert "is off by" in (gate.refusal(replace(BASE, deduplicate="roots")) or "")
+    assert gate.refusal(BASE) is None
 
 
-def test_what_is_left_unwritten_is_caught(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gate(small_stream)
-    assert found.refusal(BASE) is None
+def test_unwritten_values_are_caught(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = make_gate(small_stream)
+    assert gate.refusal(BASE) is None
     real = Stages.features
 
     def features(self: Stages, work: Any) -> Any:
@@ -76,10 +76,10 @@ def test_what_is_left_unwritten_is_caught(small_stream: EventStream, monkeypatch
         return replace(result, scene=replace(result.scene, edges=edges))
 
     monkeypatch.setattr(Stages, "features", features)
-    assert "nan" in (found.refusal(BASE) or "")
+    assert "nan" in (gate.refusal(BASE) or "")
 
 
-def test_the_head_holds_the_first_events_and_only_their_nodes(small_stream: EventStream) -> None:
+def test_the_head_has_the_first_events_and_only_their_nodes(small_stream: EventStream) -> None:
     rows = torch.arange(small_stream.num_nodes * 2.0).view(-1, 2)
     head = _head(replace(small_stream, node_features=rows), 20)
     ids = torch.cat([small_stream.src[:20], small_stream.dst[:20]]).unique()

@@ -1,4 +1,4 @@
-"""Measuring a run: when a gain counts, where blocks stand, and what ends a measurement."""
+"""Measuring a run: gain and noise, the places of blocks, and the end of a measurement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = RunConfig(model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_s
 
 @pytest.fixture
 def measurer(small_stream: EventStream) -> RunMeasurer:
-    shipped = replace(default_settings(CONFIG.train), fused=False)  # compiling takes longer than all else
+    shipped = replace(default_settings(CONFIG.train), fused=False)  # compiling takes longer than all the rest
     with process_settings(CONFIG):
         return RunMeasurer(Session.create(replace(CONFIG, settings=shipped), small_stream), shipped, seconds=0.01)
 
@@ -37,24 +37,24 @@ def rounds(gain: float, noise: float, count: int, seed: int) -> list[tuple[tuple
 def test_gain_and_noise_of_a_comparison_by_hand() -> None:
     steady = [((11.0, 11.0), (10.0, 10.0))] * 5
     assert compare(steady) == (pytest.approx(0.1), 0.0)
-    drifting = [((11.0, 11.0), (10.5, 10.0))] * 5  # what is shipped is 5 % from itself, always the same way
+    drifting = [((11.0, 11.0), (10.5, 10.0))] * 5  # the two shipped rates differ by 5 %, always in the same direction
     gain, noise = compare(drifting)
     assert gain == pytest.approx(22 / 20.5 - 1)
     assert noise == pytest.approx(max(0.05, 2.5 * 1.4826 * 0.05 / 10**0.5))
-    either = [((10.0, 10.0), (10.0 + 0.2 * sign, 10.0)) for sign in (-1, 1, -1, 1)]
-    assert compare(either)[1] == pytest.approx(2.5 * 1.4826 * 0.02 / 8**0.5)
+    alternating = [((10.0, 10.0), (10.0 + 0.2 * sign, 10.0)) for sign in (-1, 1, -1, 1)]
+    assert compare(alternating)[1] == pytest.approx(2.5 * 1.4826 * 0.02 / 8**0.5)
 
 
-def test_noise_seldom_passes_for_a_gain_and_a_gain_is_seldom_missed() -> None:
+def test_noise_rarely_counts_as_a_gain_and_a_gain_is_rarely_missed() -> None:
     def better(gain: float) -> int:
         return sum(Comparison(rounds(gain, 0.05, 7, seed)).better for seed in range(400))
 
-    assert better(0.0) < 40  # one in ten: one side of two standard errors, of a spread that is itself estimated
+    assert better(0.0) < 40  # one in ten: one side of two standard errors, with an estimated spread
     assert better(0.2) > 380
     assert better(-0.2) == 0
 
 
-def test_few_rounds_decide_nothing() -> None:
+def test_too_few_rounds_decide_nothing() -> None:
     few = Comparison(((((20.0, 20.0)), (10.0, 10.0)),) * (ROUNDS - 1))
     assert not few.better
     assert few.to_json()["gain"] == 1.0
@@ -63,37 +63,37 @@ def test_few_rounds_decide_nothing() -> None:
     }  # fmt: skip
 
 
-def test_stretches_are_spread_over_training_and_lie_inside(measurer: RunMeasurer) -> None:
+def test_stretches_are_spread_over_the_training_events(measurer: RunMeasurer) -> None:
     places = [measurer.place() for _ in range(40)]
-    assert measurer.whole == 16
+    assert measurer.batches == 16
     assert set(places) == set(range(16))
 
 
-def test_a_block_counts_what_it_ran(measurer: RunMeasurer) -> None:
+def test_a_block_measures_rate_and_stage_times(measurer: RunMeasurer) -> None:
     measurer.warm_up()
     assert measurer.stages == {}
     start = time.perf_counter()
     rate = measurer.block(measurer.shipped, 0)
-    assert rate > measurer.timed * measurer.size / (time.perf_counter() - start)
+    assert rate > measurer.iterations * measurer.size / (time.perf_counter() - start)
     (stages,) = measurer.stages.values()
     assert list(stages) == ["sample", "features", "memory", "train", "update"]
-    assert {len(seconds) for seconds in stages.values()} == {measurer.timed}
+    assert {len(seconds) for seconds in stages.values()} == {measurer.iterations}
     assert _share(measurer, rate) <= 1
     shares = (_share(measurer, measurer.block(measurer.shipped, 0)) for _ in range(20))
-    assert any(share > 0.7 for share in shares), "a busy machine may stop it between two stages"
+    assert any(share > 0.7 for share in shares), "a busy machine may pause it between two stages"
 
 
 def _share(measurer: RunMeasurer, rate: float) -> float:
-    """The part of the last block that its stages took."""
+    """Return the share of the last block's time that its stages used."""
     (stages,) = measurer.stages.values()
-    spent = sum(sum(seconds[-measurer.timed :]) for seconds in stages.values())
-    return spent * rate / (measurer.timed * measurer.size)
+    total = sum(sum(seconds[-measurer.iterations :]) for seconds in stages.values())
+    return total * rate / (measurer.iterations * measurer.size)
 
 
-def test_batches_go_on_from_a_place_and_around_and_do_not_run_out_while_the_clock_runs(measurer: RunMeasurer) -> None:
+def test_batches_start_at_a_place_wrap_around_and_last_until_the_clock_stops(measurer: RunMeasurer) -> None:
     def starts(schedule: str) -> list[int]:
         settings = replace(measurer.shipped, schedule=schedule, prefetch=6)
-        items = list(Staged(measurer.session.under(settings)).stretch(14, WARM + measurer.timed))
+        items = list(Staged(measurer.session.under(settings)).stretch(14, WARM + measurer.iterations))
         assert [item.index for item in items] == list(range(len(items)))
         assert all(item.stop - item.start == 50 == item.negatives.numel() for item in items)
         return [item.start for item in items]
@@ -102,21 +102,21 @@ def test_batches_go_on_from_a_place_and_around_and_do_not_run_out_while_the_cloc
     assert len(starts("prefetch")) == 6 + 2 * 6 + 4
 
 
-def test_both_sides_run_on_the_same_stretch_in_turns(measurer: RunMeasurer, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, int]] = []
+def test_both_sides_run_in_turns_on_the_same_stretch(measurer: RunMeasurer, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[tuple[str, int]] = []
     other = replace(measurer.shipped, schedule="exact")
 
     def block(settings: object, place: int) -> float:
-        seen.append(("other" if settings == other else "shipped", place))
+        blocks.append(("other" if settings == other else "shipped", place))
         return 1.0
 
     monkeypatch.setattr(measurer, "block", block)
-    assert len(measurer.head_to_head(other, 0.0, least=2).rounds) == 2
-    assert [who for who, _ in seen] == ["shipped", "other"] * 2 + ["other", "shipped"] * 2
-    assert len({place for _, place in seen[:4]}) == len({place for _, place in seen[4:]}) == 1
+    assert len(measurer.head_to_head(other, 0.0, min_rounds=2).rounds) == 2
+    assert [side for side, _ in blocks] == ["shipped", "other"] * 2 + ["other", "shipped"] * 2
+    assert len({place for _, place in blocks[:4]}) == len({place for _, place in blocks[4:]}) == 1
 
 
-def test_time_that_is_over_ends_a_block_and_a_comparison_keeps_whole_rounds(measurer: RunMeasurer) -> None:
+def test_the_deadline_ends_a_block_and_a_comparison_keeps_complete_rounds(measurer: RunMeasurer) -> None:
     measurer.until = time.perf_counter()
     with pytest.raises(OutOfTime):
         measurer.block(measurer.shipped, 0)
@@ -125,6 +125,6 @@ def test_time_that_is_over_ends_a_block_and_a_comparison_keeps_whole_rounds(meas
 
 
 def test_stage_summary() -> None:
-    found = stage_summary({"train": [float(value) for value in range(1, 11)], "update": [2.0]})
-    assert found["train"] == {"median": 5.5, "p90": 10.0, "mean": 5.5}
-    assert found["update"] == {"median": 2.0, "p90": 2.0, "mean": 2.0}
+    summary = stage_summary({"train": [float(value) for value in range(1, 11)], "update": [2.0]})
+    assert summary["train"] == {"median": 5.5, "p90": 10.0, "mean": 5.5}
+    assert summary["update"] == {"median": 2.0, "p90": 2.0, "mean": 2.0}

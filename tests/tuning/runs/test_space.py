@@ -1,4 +1,4 @@
-"""The search space of a run: what it may choose on a CPU and on a GPU, and the settings of its points."""
+"""The search space of a run on a CPU and on a GPU, and the settings at its points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mspipe_triton.tuning.runs.space import run_space, settings_at
 DEFAULT = RunSettings(schedule="exact", prefetch=3, threads=3, host_threads=1)
 
 
-def test_what_a_run_on_the_cpu_may_choose() -> None:
+def test_choices_of_a_run_on_the_cpu() -> None:
     space = run_space(DEFAULT, TrainConfig(), "cpu", 6)
     assert space.choices == {
         "threads": (1, 2, 3, 4, 6),
@@ -24,20 +24,20 @@ def test_what_a_run_on_the_cpu_may_choose() -> None:
     assert settings_at(DEFAULT, space.default) == DEFAULT
 
 
-def test_a_gpu_adds_where_features_lie_and_how_rows_come() -> None:
+def test_a_gpu_adds_the_place_of_features_and_the_way_to_gather_rows() -> None:
     space = run_space(DEFAULT, TrainConfig(), "cuda", 6)
     assert space.choices["features"] == ("host", "device")
     assert space.choices["gather"] == ("copy", "kernel")
     assert space.size == run_space(DEFAULT, TrainConfig(), "cpu", 6).size * 4
 
 
-def test_neighbours_are_deduplicated_where_none_are_read_and_for_the_mitigation() -> None:
+def test_deduplication_is_fixed_without_neighbours_and_with_the_mitigation() -> None:
     assert "deduplicate" not in run_space(DEFAULT, TrainConfig(), "cpu", 6, layers=0).choices
     stale = TrainConfig(schedule="mspipe", mitigation="similarity")
     assert "deduplicate" not in run_space(DEFAULT, stale, "cpu", 6).choices
 
 
-def test_serial_knows_no_prefetch() -> None:
+def test_serial_has_no_prefetch() -> None:
     default = replace(DEFAULT, schedule="serial")
     space = run_space(default, TrainConfig(), "cpu", 4)
     assert "prefetch" not in space.default
@@ -45,7 +45,7 @@ def test_serial_knows_no_prefetch() -> None:
     assert "prefetch" not in run_space(default, TrainConfig(schedule="serial"), "cpu", 4).choices
 
 
-def test_flags_are_left_alone() -> None:
+def test_flags_are_not_searched() -> None:
     default = replace(DEFAULT, schedule="mspipe", threads=2)
     space = run_space(default, TrainConfig(schedule="mspipe", threads=2), "cpu", 8)
     assert "threads" not in space.choices
@@ -55,11 +55,11 @@ def test_flags_are_left_alone() -> None:
     assert {settings_at(default, point).schedule for point in space.points()} == {"mspipe"}
 
 
-def test_without_a_compiler_or_a_second_core_there_is_less_to_choose() -> None:
+def test_choices_without_a_compiler_or_a_second_core() -> None:
     default = RunSettings("serial", fused=False)
     assert set(run_space(default, TrainConfig(), "cpu", 1).choices) == {"schedule", "prefetch", "deduplicate"}
 
 
-def test_settings_of_a_point() -> None:
+def test_settings_at_a_point() -> None:
     point = {"schedule": "prefetch", "prefetch": 6, "threads": 1, "fused": False}
     assert settings_at(DEFAULT, point) == replace(DEFAULT, schedule="prefetch", prefetch=6, threads=1, fused=False)

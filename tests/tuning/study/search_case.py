@@ -1,11 +1,11 @@
-"""A small space with a known best point, a clock, and a measurement for the tests of the search."""
+"""Spaces, a clock and a measurement for the tests of the search."""
 
 from __future__ import annotations
 
-from mspipe_triton.tuning.study.search import Cut
+from mspipe_triton.tuning.study.search import Cutoff
 from mspipe_triton.tuning.study.space import Point, Space
 
-# 2,000 points, as many of them unordered as there may be of a run.
+# 2,000 points, with as many unordered names as a run may have.
 SPACE = Space(
     {
         "threads": (1, 2, 4, 8, 16),
@@ -24,7 +24,7 @@ SMALL = Space(
 
 
 class Clock:
-    """Time that passes only when something says so."""
+    """A clock that only moves when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -33,27 +33,27 @@ class Clock:
         return self.now
 
 
-class Measured:
-    """Speeds of points of SMALL, in four steps; each measurement takes ten seconds of a clock."""
+class Measurement:
+    """Speeds of points of SMALL, in four steps; each measurement moves the clock by ten seconds."""
 
     def __init__(self, clock: Clock | None = None, seconds: float = 10.0) -> None:
         self.clock, self.seconds = clock or Clock(), seconds
         self.points: list[Point] = []
         self.steps: list[int] = []
 
-    def __call__(self, point: Point, cut: Cut) -> dict[str, float]:
+    def __call__(self, point: Point, cutoff: Cutoff) -> dict[str, float]:
         self.points.append(point)
         self.steps.append(0)
         score = speed(point)
         for _ in range(4):
             self.clock.now += self.seconds / 4
             self.steps[-1] += 1
-            if cut(score):
+            if cutoff(score):
                 break
         return {"score": score, "stalls": 0.25}
 
 
 def speed(point: Point) -> float:
-    """Best, 219, at four threads, exact with six finished iterations and fused."""
+    """Speed of a point; the best is 219, with four threads, `exact` with prefetch 6, and fused."""
     threads = {1: 0, 2: 30, 4: 50, 6: 40}[int(point["threads"])]
     return 100 + threads + 9 * int(point.get("prefetch", 0)) + 15 * bool(point["fused"])

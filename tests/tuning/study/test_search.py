@@ -1,4 +1,4 @@
-"""The search: what it finds against random points, and how it refuses, cuts short and keeps its budget."""
+"""The search: its results against random points, refusals, trials cut short, and the budget."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable
 import pytest
 
 from mspipe_triton.tuning.study import proposals
-from mspipe_triton.tuning.study.search import Cut, Measure, Search, Told
+from mspipe_triton.tuning.study.search import Cutoff, Measure, Search, Trial
 from mspipe_triton.tuning.study.space import Point, Space
-from tests.tuning.study.search_case import SMALL, SPACE, Clock, Measured, speed
+from tests.tuning.study.search_case import SMALL, SPACE, Clock, Measurement, speed
 
 
 def landscape(seed: int) -> Callable[[Point], float]:
-    """Events per second: walks over the numbers, a level a name, and how two of them bear each other, multiplied."""
+    """Events per second as a product: random walks over numbers, a level per name, and interactions of two choices."""
     chance = random.Random(seed)
     terms: dict[object, float] = {}
     for name, choices in SPACE.choices.items():
@@ -38,145 +38,146 @@ def landscape(seed: int) -> Callable[[Point], float]:
     return events_per_second
 
 
-def scored(speed_of: Callable[[Point], float]) -> Measure:
-    """A measurement that takes one step."""
-    return lambda point, cut: {"score": speed_of(point)}
+def one_step(speed_of: Callable[[Point], float]) -> Measure:
+    """A measurement with one step."""
+    return lambda point, cutoff: {"score": speed_of(point)}
 
 
-def test_its_regret_is_at_most_a_quarter_of_random_searchs() -> None:
+def test_regret_is_at_most_a_quarter_of_random_search() -> None:
     points = list(SPACE.points())
     assert len(points) == SPACE.size == 2000
-    searched, drawn = [], []
-    for number in range(3000, 3005):  # none of those that the search was made with
+    regrets, random_regrets = [], []
+    for number in range(3000, 3005):  # not the ones that the search was developed on
         speed_of = landscape(number)
         speeds = sorted(map(speed_of, points))
         assert speeds[-1] > speeds[-2]
         for seed in range(number, number + 4):
-            found = Search(SPACE, "regret", seed=seed).run(scored(speed_of), 1e9, trials=60)
-            assert len({str(told.point) for told in found.told}) == 60
-            searched.append(1 - found.score / speeds[-1])
-            drawn.append(1 - max(map(speed_of, random.Random(seed).sample(points, 60))) / speeds[-1])
-    assert statistics.median(searched) <= statistics.median(drawn) / 4
+            result = Search(SPACE, "regret", seed=seed).run(one_step(speed_of), 1e9, trials=60)
+            assert len({str(trial.point) for trial in result.trials}) == 60
+            regrets.append(1 - result.score / speeds[-1])
+            random_regrets.append(1 - max(map(speed_of, random.Random(seed).sample(points, 60))) / speeds[-1])
+    assert statistics.median(regrets) <= statistics.median(random_regrets) / 4
 
 
-def test_the_default_is_tried_first_and_every_point_once() -> None:
-    measured, seen = Measured(), list[Told]()
-    found = Search(SMALL, "all").run(measured, 1e9, observe=seen.append)
-    assert measured.points[0] == SMALL.default
-    assert len(measured.points) == SMALL.size == 48
-    assert len({str(sorted(point.items())) for point in measured.points}) == SMALL.size
-    assert found.score == 219
-    assert found.point == {"schedule": "exact", "prefetch": 6, "threads": 4, "fused": True}
-    assert tuple(seen) == found.told
-    assert [told.number for told in seen] == list(range(48))
-    assert seen[0].facts == {"score": 115.0, "stalls": 0.25}
+def test_the_default_is_first_and_every_point_is_tried_once() -> None:
+    measurement, trials = Measurement(), list[Trial]()
+    result = Search(SMALL, "all").run(measurement, 1e9, observe=trials.append)
+    assert measurement.points[0] == SMALL.default
+    assert len(measurement.points) == SMALL.size == 48
+    assert len({str(sorted(point.items())) for point in measurement.points}) == SMALL.size
+    assert result.score == 219
+    assert result.point == {"schedule": "exact", "prefetch": 6, "threads": 4, "fused": True}
+    assert tuple(trials) == result.trials
+    assert [trial.number for trial in trials] == list(range(48))
+    assert trials[0].facts == {"score": 115.0, "stalls": 0.25}
     best = -1.0
-    for told in seen:
-        best = max(best, told.score or 0) if told.state == "measured" else best
-        assert told.best == best
+    for trial in trials:
+        best = max(best, trial.score or 0) if trial.state == "measured" else best
+        assert trial.best == best
 
 
 def test_a_space_of_one_point_is_measured_once() -> None:
-    found = Search(Space({}, {}), "one").run(lambda point, cut: {"score": -3.0}, 1e9)
-    assert (found.point, found.score, len(found.told)) == ({}, -3.0, 1)
+    result = Search(Space({}, {}), "one").run(lambda point, cutoff: {"score": -3.0}, 1e9)
+    assert (result.point, result.score, len(result.trials)) == ({}, -3.0, 1)
 
 
-def test_the_same_seed_makes_the_same_choices() -> None:
-    first, again, other = (Search(SMALL, "seeds", seed=seed).run(Measured(), 1e9, trials=25).told for seed in (5, 5, 6))
+def test_the_same_seed_gives_the_same_trials() -> None:
+    first, again, other = (
+        Search(SMALL, "seeds", seed=seed).run(Measurement(), 1e9, trials=25).trials for seed in (5, 5, 6)
+    )
     assert first == again
     assert first != other
 
 
 def test_a_refused_point_is_never_measured() -> None:
-    measured = Measured()
-    found = Search(SMALL, "refusing", refuse=lambda p: "spills\n80 bytes" if p["threads"] == 4 else None).run(
-        measured, 1e9
-    )
-    assert all(point["threads"] != 4 for point in measured.points)
-    refused = [told for told in found.told if told.state == "refused"]
-    assert [(told.score, told.reason) for told in refused] == [(None, "spills")] * 12
-    assert len(measured.points) == 36
-    assert found.score == 209
+    measurement = Measurement()
+    search = Search(SMALL, "refusing", refuse=lambda p: "spills\n80 bytes" if p["threads"] == 4 else None)
+    result = search.run(measurement, 1e9)
+    assert all(point["threads"] != 4 for point in measurement.points)
+    refused = [trial for trial in result.trials if trial.state == "refused"]
+    assert [(trial.score, trial.reason) for trial in refused] == [(None, "spills")] * 12
+    assert len(measurement.points) == 36
+    assert result.score == 209
 
 
-def test_refusals_teach_the_search_to_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proposals, "LOCAL", 1000)  # nothing beside the best, which is never refused
+def test_the_search_learns_from_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "LOCAL", 1000)  # no neighbours of the best point, which is never refused
 
     def refuse(point: Point) -> str | None:
         return "too much shared memory" if point["block"] in (128, 256) else None
 
-    told = Search(SPACE, "refusing", refuse=refuse).run(lambda point, cut: {"score": 1.0}, 1e9, trials=40).told
-    assert sum(one.state == "refused" for one in told[:10]) >= 2
-    assert sum(one.state == "refused" for one in told[10:]) <= len(told[10:]) / 5  # 2 in 5 of all points are
+    trials = Search(SPACE, "refusing", refuse=refuse).run(lambda point, cutoff: {"score": 1.0}, 1e9, trials=40).trials
+    assert sum(trial.state == "refused" for trial in trials[:10]) >= 2
+    assert sum(trial.state == "refused" for trial in trials[10:]) <= len(trials[10:]) / 5  # of all points, 2 in 5
 
 
 def test_a_slow_trial_is_cut_short_and_never_the_best() -> None:
-    measured = Measured()
-    found = Search(SMALL, "cutting").run(measured, 1e9)
+    measurement = Measurement()
+    result = Search(SMALL, "cutting").run(measurement, 1e9)
     best = -1.0
-    for told, steps in zip(found.told, measured.steps, strict=True):
-        assert told.state == ("cut short" if speed(told.point) < 0.8 * best else "measured")
-        assert steps == (4 if told.state == "measured" else 1 if speed(told.point) < 0.6 * best else 2)
-        assert told.score == speed(told.point)
-        best = max(best, told.score) if told.state == "measured" else best
-    assert {told.state for told in found.told} == {"measured", "cut short"}
+    for trial, steps in zip(result.trials, measurement.steps, strict=True):
+        assert trial.state == ("cut short" if speed(trial.point) < 0.8 * best else "measured")
+        assert steps == (4 if trial.state == "measured" else 1 if speed(trial.point) < 0.6 * best else 2)
+        assert trial.score == speed(trial.point)
+        best = max(best, trial.score) if trial.state == "measured" else best
+    assert {trial.state for trial in result.trials} == {"measured", "cut short"}
 
 
-def test_trials_are_compared_with_the_best_at_the_same_step() -> None:
-    def warming(point: Point, cut: Cut) -> dict[str, float]:
+def test_a_trial_is_compared_with_the_best_at_the_same_step() -> None:
+    def warming(point: Point, cutoff: Cutoff) -> dict[str, float]:
         for score in (10.0, 20.0, 100.0):
-            cut(score)
+            cutoff(score)
         return {"score": 100.0}
 
-    assert {told.state for told in Search(SMALL, "warm").run(warming, 1e9).told} == {"measured"}
+    assert {trial.state for trial in Search(SMALL, "warm").run(warming, 1e9).trials} == {"measured"}
 
 
-def test_a_score_that_shoots_up_after_it_was_cut_short_is_not_taken() -> None:
-    def late(point: Point, cut: Cut) -> dict[str, float]:
+def test_a_score_that_rises_after_the_cutoff_does_not_count() -> None:
+    def late(point: Point, cutoff: Cutoff) -> dict[str, float]:
         slow = point != SMALL.default
         for _ in range(3):
-            cut(-50.0 if slow else -10.0)
+            cutoff(-50.0 if slow else -10.0)
         return {"score": 1e6 if slow else -10.0}
 
-    found = Search(SMALL, "late").run(late, 1e9)
-    assert (found.point, found.score) == (SMALL.default, -10.0)
-    assert {(told.state, told.score) for told in found.told[1:]} == {("cut short", -50.0)}
+    result = Search(SMALL, "late").run(late, 1e9)
+    assert (result.point, result.score) == (SMALL.default, -10.0)
+    assert {(trial.state, trial.score) for trial in result.trials[1:]} == {("cut short", -50.0)}
 
 
 def test_no_trial_starts_that_would_end_after_the_budget() -> None:
     clock = Clock()
     clock.now = 1000.0
-    found = Search(SMALL, "budget", clock=clock).run(Measured(clock), 47.0)
+    result = Search(SMALL, "budget", clock=clock).run(Measurement(clock), 47.0)
     assert clock.now - 1000.0 <= 47.0
-    assert sum(told.state == "measured" for told in found.told) >= 3
+    assert sum(trial.state == "measured" for trial in result.trials) >= 3
 
 
-def test_the_default_is_measured_whatever_the_budget() -> None:
+def test_the_default_is_measured_with_any_budget() -> None:
     clock = Clock()
-    assert len(Search(SMALL, "none", clock=clock).run(Measured(clock), -1.0).told) == 1
+    assert len(Search(SMALL, "none", clock=clock).run(Measurement(clock), -1.0).trials) == 1
 
 
-def test_a_failed_measurement_is_told_and_the_search_goes_on() -> None:
-    measured = Measured()
+def test_a_failed_measurement_is_reported_and_the_search_continues() -> None:
+    measurement = Measurement()
 
-    def failing(point: Point, cut: Cut) -> dict[str, float]:
+    def failing(point: Point, cutoff: Cutoff) -> dict[str, float]:
         if point["threads"] == 4:
             raise RuntimeError("\nCUDA out of memory.\nTried to allocate 20 GiB")
-        return measured(point, cut) if point["threads"] != 6 else {"score": float("nan")}
+        return measurement(point, cutoff) if point["threads"] != 6 else {"score": float("nan")}
 
-    found = Search(SMALL, "failing").run(failing, 1e9)
-    failed = {told.reason for told in found.told if told.state == "failed"}
-    assert failed == {"RuntimeError: CUDA out of memory.", "the score is nan"}
-    assert len(found.told) == 48
-    assert found.score == 199
-    assert all(told.score is None for told in found.told if told.state == "failed")
+    result = Search(SMALL, "failing").run(failing, 1e9)
+    reasons = {trial.reason for trial in result.trials if trial.state == "failed"}
+    assert reasons == {"RuntimeError: CUDA out of memory.", "the score is nan"}
+    assert len(result.trials) == 48
+    assert result.score == 199
+    assert all(trial.score is None for trial in result.trials if trial.state == "failed")
 
 
-def test_where_nothing_can_be_measured_the_default_comes_out() -> None:
-    found = Search(SMALL, "nothing", refuse=lambda point: "spills").run(Measured(), 1e9)
-    assert (found.point, found.score, len(found.told)) == (SMALL.default, float("-inf"), 48)
+def test_the_result_is_the_default_if_nothing_can_be_measured() -> None:
+    result = Search(SMALL, "nothing", refuse=lambda point: "spills").run(Measurement(), 1e9)
+    assert (result.point, result.score, len(result.trials)) == (SMALL.default, float("-inf"), 48)
 
 
 def test_other_errors_end_the_search() -> None:
     with pytest.raises(KeyError, match="score"):
-        Search(SMALL, "wrong").run(lambda point, cut: {"speed": 1.0}, 1e9)
+        Search(SMALL, "wrong").run(lambda point, cutoff: {"speed": 1.0}, 1e9)

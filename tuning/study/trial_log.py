@@ -1,4 +1,4 @@
-"""A search's record in an SQLite file: every trial as Optuna's study has it, to be resumed and looked at."""
+"""Log of a search's trials in an SQLite file: an Optuna study that can be resumed and inspected."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _STATES = {
 _REASON, _SECONDS = "reason", "trial_seconds"
 
 
-class Record:
-    """One study in a file; whatever goes wrong with the file comes out as the exception of the library that met it.
+class TrialLog:
+    """One study in a file; file errors are raised as the exceptions of the library that hits them.
 
-    Trials that a killed process left running are marked failed, without a reason, and are then none of `finished`.
+    Trials that a killed process left running are marked failed, without a reason, and `trials` leaves them out.
 
     Args:
-        path: of the file, which is made where it is missing; its folder is not.
-        name: of the study, which is resumed where the file has it.
-        space: of its points.
+        path: the file, which is created if missing; its folder is not.
+        name: of the study, which is resumed if the file has it.
+        space: the points.
     """
 
     def __init__(self, path: Path, name: str, space: Space) -> None:
@@ -41,13 +41,13 @@ class Record:
                 self._study.tell(trial.number, state=TrialState.FAIL)
         self._trial: optuna.Trial | None = None
 
-    def finished(self) -> list[Finished]:
-        """What came of every trial that ended, in their order."""
+    def trials(self) -> list[StoredTrial]:
+        """Return every trial that has ended, in order."""
         trials = self._study.get_trials(deepcopy=False)
-        return [Finished(trial) for trial in trials if trial.state != TrialState.FAIL or _REASON in trial.user_attrs]
+        return [StoredTrial(trial) for trial in trials if trial.state != TrialState.FAIL or _REASON in trial.user_attrs]
 
     def begin(self, point: Point) -> None:
-        """A trial starts."""
+        """Start a trial."""
         with silent():
             self._study.sampler = optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler())
             self._trial = self._study.ask()
@@ -55,12 +55,12 @@ class Record:
                 suggest(self._trial, self._space, name)
 
     def report(self, score: float, step: int) -> None:
-        """The score so far of the trial that runs."""
+        """Log the running trial's score so far."""
         if self._trial is not None:
             self._trial.report(score, step)
 
     def end(self, state: str, score: float | None, facts: Mapping[str, float], reason: str, seconds: float) -> None:
-        """The trial that runs has ended."""
+        """End the running trial."""
         if self._trial is None:
             return
         for name, value in {**facts, _SECONDS: seconds, **({_REASON: reason} if reason else {})}.items():
@@ -70,13 +70,13 @@ class Record:
         self._trial = None
 
 
-class Finished:
-    """A trial read back.
+class StoredTrial:
+    """A trial read from the file.
 
     Attributes:
-        point, state, score, facts, reason: as `Told` has them.
-        scores: those that were reported on the way.
-        seconds: the trial took.
+        point, state, score, facts, reason: as in `Trial`.
+        scores: the scores reported during the trial.
+        seconds: the duration of the trial.
     """
 
     def __init__(self, trial: FrozenTrial) -> None:
