@@ -60,7 +60,7 @@ class RunGate:
     def reference(self) -> tuple[Expected, Errors]:
         """The expected results of a run, and the errors of the shipped settings.
 
-        Every schedule but `fixed` computes the same as `serial`, whose stages all run on the thread that draws roundings.
+        Every schedule but `fixed` computes the same as `serial`, whose stages run on the thread that draws roundings.
         """
         plain = replace(self.default, fused=False, schedule="fixed" if self.default.schedule == "fixed" else "serial")
         exact = replace(
@@ -77,7 +77,7 @@ class RunGate:
         return Session.create(replace(config, settings=settings), self.stream)
 
     def _results(self, config: RunConfig, settings: RunSettings, like: Session | None = None) -> Named:
-        """Return losses, the last iteration's gradients and the node tables, with the parameters of `like` if passed."""
+        """Return losses, the last iteration's gradients and the node tables, with parameters of `like` if passed."""
         config = replace(config, settings=settings)
         with process_settings(config):
             session = self._session(config, settings)
