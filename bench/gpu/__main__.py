@@ -40,9 +40,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the kernel checks' inputs; default: the kit's, or the time")
     parser.add_argument("--commit", help="commit to report, where git cannot tell it")
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--prewarm", action="store_true", help="compile the kernels of both scripts first, in parallel"
-    )
+    parser.add_argument("--prewarm", action="store_true", help="compile the kernels of both scripts first, in parallel")
     arguments = parser.parse_args()
     if arguments.out.exists() and not arguments.out.is_dir():
         parser.error(f"{arguments.out} is a file; name a folder")
@@ -54,7 +52,9 @@ def main() -> int:
     if arguments.kit is not None:
         manifest = kit.manifest(arguments.kit)
         facts, seed = {"bundle_commit": manifest["commit"]}, manifest["seed"]  # another seed may need other kernels
-        setup = dataclasses.replace(setup, data=str(arguments.kit / "wiki.csv"), references=arguments.kit / kit.REFERENCES)
+        setup = dataclasses.replace(
+            setup, data=str(arguments.kit / "wiki.csv"), references=arguments.kit / kit.REFERENCES
+        )
     setup = dataclasses.replace(setup, seed=seed if arguments.seed is None else arguments.seed)
     script = f"bench.gpu.scripts.{arguments.script}"
     phases = importlib.import_module(script).phases(setup)
@@ -74,7 +74,9 @@ def main() -> int:
     if arguments.prewarm:
         compile_first(setup, arguments.out)
     path = arguments.out / f"gpu-{arguments.script}.json"
-    report = Report(path, {**header(setup, command(arguments.kit is not None), arguments.commit), **facts}, arguments.began)
+    report = Report(
+        path, {**header(setup, command(arguments.kit is not None), arguments.commit), **facts}, arguments.began
+    )
     code = run(script, phases, setup, report, parts)
     show(report.data)
     print(f"wrote {path}")

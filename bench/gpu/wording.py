@@ -123,7 +123,9 @@ def _host(row: Mapping[str, Any]) -> str:
 def _tuned(row: Mapping[str, Any]) -> str:
     facts = row["profile"]["search"]
     gain = "none" if facts["gain"] is None else f"{facts['gain']:+.1%}, noise {facts['noise']:.1%}"
-    return f"tuned {row['model']}: gain {gain}, {facts['trials']} trials, shipped settings kept: {facts['shipped_kept']}"
+    return (
+        f"tuned {row['model']}: gain {gain}, {facts['trials']} trials, shipped settings kept: {facts['shipped_kept']}"
+    )
 
 
 _LINES: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
