@@ -17,7 +17,7 @@ def phases(setup: Setup) -> list[Phase]:
     checks = [
         *(
             Unit("schedules", schedules.losses, (kind, name), checks=True)
-            for kind, name in product(ALL_MODELS, schedules.CHECKED)
+            for kind, name in product(ALL_MODELS, schedules.CHECKS)
         ),
         *(
             Unit("settings", tuned.checks, ("tgn", *choice), checks=True)
