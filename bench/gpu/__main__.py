@@ -91,7 +91,7 @@ def compile_first(setup: Setup, out: Path) -> None:
 
 
 def command(bundle: bool) -> str:
-    """Command line as others would type it: that of the shell script if there is a bundle, without folders."""
+    """Return the command line for the report: without folders, and with a bundle as a call of `run.sh`."""
     words = sys.argv[1:]
     for name in ("--began", "--kit"):
         if name in words:

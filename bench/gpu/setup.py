@@ -69,7 +69,7 @@ class Setup:
 
     @property
     def stub(self) -> bool:
-        """True where launches reach a stub, which computes nothing to check."""
+        """True if launches reach a stub, which computes nothing that could be checked."""
         return self.target == "stub"
 
     @property
@@ -140,7 +140,7 @@ def resident(
     stream: EventStream, device: str, size: int, model: dict[str, Any], settings: RunSettings | None = None,
     seed: int = 0, note: Callable[[str], None] = silent,
 ) -> Resident:  # fmt: skip
-    """Build a run with all its tables on a device; `note` receives messages for the user."""
+    """Build a resident run on a device; `note` receives messages for the user."""
     train = TrainConfig(batch_size=size, device=device, placement="device", seed=seed)
     config = RunConfig(model=ModelConfig(**model), train=train, settings=settings)
     return Resident(Session.create(config, stream), Watch(note))

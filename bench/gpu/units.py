@@ -49,7 +49,7 @@ class Phase:
     Args:
         name: in the report and on the screen. units: in order.
         seconds: time limit, after which no unit starts; units still running at 1.5 times the limit are cut off.
-        workers: processes, at most one per unit; 0: one per core, except two cores.
+        workers: processes, at most one per unit; 0: all cores but two.
         environment: environment variables of the processes.
     """
 

@@ -26,7 +26,7 @@ VERSIONS = ("torch==2.11.0", "triton==3.6.0")
 PACKAGES = ("numpy", "pyarrow", "typer", "rich", "torchmetrics", "torch-geometric")
 WHEELS = ("tomli_w", "optuna", "alembic", "mako", "sqlalchemy", "colorlog", "platformdirs")
 MAX_MIB = 60
-SEED = 0  # of the kernel checks' inputs, to which some kernels are specialised
+SEED = 0  # of the kernel checks' inputs, on which some kernels' specialisations depend
 
 
 def main() -> int:

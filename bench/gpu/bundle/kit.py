@@ -23,7 +23,7 @@ MAX_NAMES = 6  # different keys that a message names
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a bundle or of an unpacked one."""
+    """Read the manifest of a bundle, packed or unpacked."""
     facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return facts
 
@@ -65,7 +65,7 @@ def pack(cache: Path, archive: Path) -> int:
 
 
 def unpack_cache(archive: Path, cache: Path, final: Path) -> None:
-    """Unpack a Triton cache that will move to `final`; its groups, which name files by absolute paths, name `final`."""
+    """Unpack a Triton cache that will move to `final`, and adapt the absolute paths in its groups."""
     cache.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:
         tar.extractall(cache, filter="data")

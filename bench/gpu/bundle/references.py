@@ -1,4 +1,4 @@
-"""CPU results that judge a GPU: computed once and stored in a folder, or computed again if the folder lacks them."""
+"""CPU results to check a GPU against: computed once and stored in a folder, or computed again if it lacks them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _receivers(batch: RandomBatch, table: int, compute: int) -> Work:
 
 
 def _updater(batch: RandomBatch) -> Work:
-    """Return the work of APAN's updater, per node: memory times W_q, query times W_k, context times W_v, two more."""
+    """Return the work of APAN's updater: per node, products of W_q, W_k and W_v, and of their result with two more."""
     dim = batch.shape.dim
     width = 2 * dim + batch.shape.features + batch.shape.times
     products = 2 * batch.distinct.numel() * dim * (3 * dim + 2 * width)

@@ -46,7 +46,7 @@ FLOAT32, FLOAT64, BFLOAT16 = torch.float32, torch.float64, torch.bfloat16
 
 
 def shapes(setup: Setup) -> list[Shape]:
-    """List the shapes at which values are checked; their names differ."""
+    """List the shapes at which values are checked, with distinct names."""
     return [QUICK] if setup.quick else [TINY, NARROW, ODD, WIDE, WIKI[1]]
 
 
@@ -170,7 +170,7 @@ class Checker:
         return (unjudged if self.setup.stub else judge)(operation, arguments, seed, self.device)
 
     def _values(self, shape: Shape, seed: int, how: str, precision: str = "highest", **settings: Any) -> Errors:
-        """Compare outputs, mutated tables and every gradient with float64; outputs start as NaN."""
+        """Compare outputs, mutated tables and every gradient with float64, on poisoned outputs."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed, **settings)
         with matmul_precision(precision):
             judgement = self._judge(operation, arguments, seed)

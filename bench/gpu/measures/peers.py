@@ -36,14 +36,14 @@ def pyg(setup: Setup, size: int) -> Rows:
     sampler = NegativeSampler(stream, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, batch_size, -(-stop // batch_size))
     negatives = [batch[:, 0].to(setup.device) for batch in sampler]
     with matmul_precision(setup.fastest):
-        theirs = PygTGN(stream, shape.dim, shape.fanout, 1e-3, 0, setup.device)
-        ours = resident(stream, setup.device, batch_size, model_arguments("tgn", shape))
+        peer = PygTGN(stream, shape.dim, shape.fanout, 1e-3, 0, setup.device)
+        run = resident(stream, setup.device, batch_size, model_arguments("tgn", shape))
         seconds: dict[str, list[float]] = {"pyg": [], "resident": []}
         for _ in range(1 + setup.rounds(REPEATS)):
             seconds["pyg"].append(
-                theirs.train_epoch(stop, batch_size, lambda i: negatives[i][: min(batch_size, stop - i * batch_size)])
+                peer.train_epoch(stop, batch_size, lambda i: negatives[i][: min(batch_size, stop - i * batch_size)])
             )
-            seconds["resident"].append(_epoch(ours, stop))
+            seconds["resident"].append(_epoch(run, stop))
     rates = {name: stop / statistics.median(epochs[1:]) for name, epochs in seconds.items()}
     ratios = [a / b for a, b in zip(seconds["pyg"][1:], seconds["resident"][1:], strict=True)]
     yield "pyg", {
@@ -119,9 +119,9 @@ def schedules(setup: Setup, kind: str) -> Rows:
     stream, size = setup.synthetic(), 20 if setup.quick else 600
     with matmul_precision(setup.fastest):
         figures = host.measure(setup, stream, kind, size)
-        ours = resident(stream, setup.device, size, {"model": kind})
-        stop = setup.stop(ours.session.split.train_end, size)
-        seconds = [_epoch(ours, stop) for _ in range(1 + setup.rounds(REPEATS))][1:]
+        run = resident(stream, setup.device, size, {"model": kind})
+        stop = setup.stop(run.session.split.train_end, size)
+        seconds = [_epoch(run, stop) for _ in range(1 + setup.rounds(REPEATS))][1:]
     ms = {name: 1e3 * figures[name]["seconds_per_iteration"] for name in host.SCHEDULES}
     ms["resident"] = 1e3 * statistics.median(seconds) / -(-stop // size)
     yield "schedules", {

@@ -42,21 +42,22 @@ def losses(setup: Setup, name: str, way: str) -> Rows:
     The epoch has twelve batches, the last one partial.
     """
     stream, size, _ = _epoch(setup)
-    right = serial_run(setup, name)
+    truth = serial_run(setup, name)
     settings = WAYS[way]
     notes = list[str]()
     run = resident(stream, setup.device, size, _float64_model(setup, name), settings, note=notes.append)
     actual = run.train_epoch(1).losses
-    error = float(((actual - right["losses"]).abs() / right["losses"].abs()).max())
+    error = float(((actual - truth["losses"]).abs() / truth["losses"].abs()).max())
     same_way = not setup.gpu or (run.training().replay.graph is not None) == settings.captured
-    case = {"model": name, "way": way, "reference_kept": right["kept"]}
+    case = {"model": name, "way": way, "reference_kept": truth["kept"]}
     passed = setup.verdict(error <= TOLERANCE and same_way)
     row = {"check": "losses", **case, "iterations": actual.numel(), "relative_error": error, "notes": notes}
     yield "correctness", {**row, "passed": passed}
-    ours, _ = predict_split(run, "val", RANKED)
-    assert ours.reciprocal_ranks is not None
-    scores = {"positive": ours.positive, "negative": ours.negative, "ranks": ours.reciprocal_ranks}
-    error = max(_relative_distance(value, right[part]) for part, value in scores.items())
+    prediction, _ = predict_split(run, "val", RANKED)
+    ranks = prediction.reciprocal_ranks
+    assert ranks is not None
+    scores = {"positive": prediction.positive, "negative": prediction.negative, "ranks": ranks}
+    error = max(_relative_distance(value, truth[part]) for part, value in scores.items())
     row = {"check": "scores and ranks", **case, "relative_error": error}
     yield "correctness", {**row, "passed": setup.verdict(error <= TOLERANCE)}
 
@@ -108,11 +109,11 @@ def iteration(setup: Setup, kind: str) -> Rows:
     """
     stream, model, size = _short_iteration(setup, kind)
     with matmul_precision("highest"):
-        right = reference_iteration(setup, kind)
+        truth = reference_iteration(setup, kind)
         run = resident(stream, setup.device, size, model)
-        errors = as_expected(right).errors(_iterate(run, right["held"], 12))
+        errors = as_expected(truth).errors(_iterate(run, truth["held"], 12))
     passed = setup.verdict(all(entry["passed"] for entry in errors.values()))
-    row = {"check": "one iteration, float32", "model": kind, "reference_kept": right["kept"], "results": errors}
+    row = {"check": "one iteration, float32", "model": kind, "reference_kept": truth["kept"], "results": errors}
     yield "correctness", {**row, "passed": passed}
 
 
@@ -128,8 +129,8 @@ def reference_iteration(setup: Setup, kind: str) -> Results:
         for _ in range(6):
             steps.step()
         start = [value.detach().clone() for value in _tensors(plain)]
-        right = expected(lambda: _iterate(exact, start, 12), _iterate(plain, start, 12))
-        return {"held": start, **as_results(right)}
+        truth = expected(lambda: _iterate(exact, start, 12), _iterate(plain, start, 12))
+        return {"held": start, **as_results(truth)}
 
     with matmul_precision("highest"):
         return reference(setup, f"iteration {kind}", stream, compute)

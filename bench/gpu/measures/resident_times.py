@@ -21,7 +21,7 @@ from mspipe_triton.training.footprint import Footprint
 from mspipe_triton.training.resident import Resident
 
 REPEATS = 5
-NODE_BATCHES = 16  # whose distinct nodes are counted
+NODE_BATCHES = 16  # spread over the training events, whose distinct nodes are counted
 BUSY_CYCLES = 40_000_000  # about 20 ms, for which the device is kept busy while the host launches a step
 STAGE_BATCHES = 25  # timed stage by stage
 _MIB = 2**20

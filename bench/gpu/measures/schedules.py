@@ -30,12 +30,12 @@ REPEATS = 3
 
 
 def losses(setup: Setup, kind: str, name: str) -> Rows:
-    """Compare losses in float64 with the CPU's: of the same schedule for fixed, of the serial schedule for others."""
-    right = on_cpu(setup, kind, "fixed 2" if name == "fixed 2" else "serial")
-    ours = torch.tensor(_losses(setup, setup.device, kind, CHECKS[name]), dtype=torch.float64)
-    error = float(((ours - right["losses"]) / right["losses"]).abs().max())
-    row = {"check": "losses", "model": kind, "schedule": name, "iterations": ours.numel(), "relative_error": error}
-    yield "correctness", {**row, "reference_kept": right["kept"], "passed": setup.verdict(error <= TOLERANCE)}
+    """Compare float64 losses with the CPU's: fixed with its own, every schedule without staleness with serial's."""
+    truth = on_cpu(setup, kind, "fixed 2" if name == "fixed 2" else "serial")
+    actual = torch.tensor(_losses(setup, setup.device, kind, CHECKS[name]), dtype=torch.float64)
+    error = float(((actual - truth["losses"]) / truth["losses"]).abs().max())
+    row = {"check": "losses", "model": kind, "schedule": name, "iterations": actual.numel(), "relative_error": error}
+    yield "correctness", {**row, "reference_kept": truth["kept"], "passed": setup.verdict(error <= TOLERANCE)}
 
 
 def on_cpu(setup: Setup, kind: str, name: str) -> Results:

@@ -1,4 +1,4 @@
-"""All figures, without a time limit in mind: streams, models and sizes, all kernels, torch.compile, the schedules."""
+"""All figures, for a machine with more time: streams, models, sizes, kernels, torch.compile and the schedules."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from bench.gpu.scripts import first, second
 from bench.gpu.setup import Setup
 from bench.gpu.units import NO_LIMIT, Phase
 
-# Parts that launch only one of our kernels, none of them, and whichever ones tuning tries.
+# Parts that would add one kernel, none, and whichever ones tuning tries.
 EXCLUSIONS = ("roofline", "pyg", "tuning")
 
 

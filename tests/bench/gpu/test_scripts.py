@@ -213,7 +213,7 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert "error:" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_report_s_command_has_no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_in_a_report_has_no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     main = importlib.import_module("bench.gpu.__main__")
     words = ["first", "/tmp/x/out", "--kit", "/tmp/x/kit", "--began", "1.5", "--prewarm", "--target", "stub"]
     monkeypatch.setattr(sys, "argv", ["bench.gpu", *words])

@@ -98,7 +98,7 @@ def test_units_of_a_phase_have_different_titles(name: str) -> None:
             assert phase.processes() <= len(titles)
 
 
-def test_the_report_of_a_stub_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_names_its_device_and_a_stub_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     assert header(Setup("stub"), "command", "abc")["device"] == "stub"
     assert Setup("stub").verdict(True) is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
