@@ -1,4 +1,4 @@
-"""Runs a GPU script: its phases in turn, their units over processes, every row in the report as soon as it is there."""
+"""Run a GPU script: phases in turn, units in parallel processes, each row in the report as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from typing import Any
 
 from bench.gpu.report import Report
 from bench.gpu.setup import Setup
-from bench.gpu.units import NEVER, Phase, Unit
+from bench.gpu.units import NO_LIMIT, Phase, Unit
 from bench.gpu.worker import as_json
 from bench.report import ROOT
 
-ENDING = 10.0  # seconds that a process has to end in
+EXIT_SECONDS = 10.0  # that a process has to exit
 
 
 def run(script: str, phases: list[Phase], setup: Setup, report: Report, parts: Collection[str] = ()) -> int:
-    """Run the phases in turn; 1 where a check failed.
+    """Run the phases in turn; return 1 if a check failed, else 0.
 
     Args:
-        script: module that the processes take the phases from, by name.
-        parts: of the units, the kinds to run; all where there are none.
+        script: name of the module from which the processes import the phases.
+        parts: kinds of units to run; empty: all.
     """
     for phase in phases:
         start = time.time()
-        # A stub takes longer for what it fakes, and all of it is to be tried.
-        running = Running(script, phase, setup, report, start + (NEVER if setup.stub else phase.seconds))
-        running.run(parts)
-        taken = time.time() - start
-        limit = None if phase.seconds == NEVER else phase.seconds
-        row = {"began_s": start - report.began, "seconds": taken, "limit": limit, **running.counts}
+        # A stub runs slower than a GPU, and every unit must be tried.
+        phase_run = PhaseRun(script, phase, setup, report, start + (NO_LIMIT if setup.stub else phase.seconds))
+        phase_run.run(parts)
+        seconds, counts = time.time() - start, phase_run.counts
+        limit = None if phase.seconds == NO_LIMIT else phase.seconds
+        row = {"began_s": start - report.start, "seconds": seconds, "limit": limit, **counts}
         report.data["phases"][phase.name] = row
         report.write()
-        late = f", {running.counts['skipped']} units skipped" if running.counts["skipped"] else ""
-        within = "" if limit is None else f" of {limit:.0f}"
+        skips = f", {counts['skipped']} units skipped" if counts["skipped"] else ""
+        share = "" if limit is None else f" of {limit:.0f}"
         print(
-            f"{taken:5.0f} s{within}  {phase.name}: {running.counts['units']} units, "
-            f"{running.counts['compiled']} kernels compiled, {running.counts['from_cache']} from the cache{late}",
+            f"{seconds:5.0f} s{share}  {phase.name}: {counts['units']} units, "
+            f"{counts['compiled']} kernels compiled, {counts['from_cache']} from the cache{skips}",
             flush=True,
         )
     return 1 if report.failures else 0
 
 
-class Running:
-    """A phase under way.
+class PhaseRun:
+    """The run of a phase.
 
     Args:
-        until: nothing begins later.
+        until: time after which no unit starts.
     """
 
     def __init__(self, script: str, phase: Phase, setup: Setup, report: Report, until: float) -> None:
         self.script, self.phase, self.setup, self.report, self.until = script, phase, setup, report, until
-        self.last = until + phase.seconds / 2  # when what still runs is cut off
-        self.left: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.last = until + phase.seconds / 2  # time at which running units are cut off
+        self.numbers: queue.SimpleQueue[int] = queue.SimpleQueue()  # of units that have not started
         self.counts = {"units": 0, "skipped": 0, "cut_off": 0, "compiled": 0, "from_cache": 0}
         self.lock = threading.Lock()
 
     def run(self, parts: Collection[str] = ()) -> None:
-        """Take the units, or those of some parts, through the processes."""
+        """Run the units, or those of some parts, in the phase's processes."""
         for number, unit in enumerate(self.phase.units):
             if not parts or unit.part in parts:
-                self.left.put(number)
+                self.numbers.put(number)
         threads = [threading.Thread(target=self._serve) for _ in range(self.phase.processes())]
         for thread in threads:
             thread.start()
@@ -76,25 +76,25 @@ class Running:
             thread.join()
 
     def _serve(self) -> None:
-        """Keep a process busy, and start another where it ended."""
+        """Keep a process busy, and start another when it ends."""
         process: Process | None = None
-        broken = 0  # processes in a row that ended before they could take a unit
+        failures = 0  # processes in a row that ended before they could run a unit
         try:
             while True:
                 try:
-                    number = self.left.get_nowait()
+                    number = self.numbers.get_nowait()
                 except queue.Empty:
                     return
                 unit = self.phase.units[number]
-                if time.time() > self.until or broken > 1:
-                    why = "no time was left" if broken < 2 else "processes end as they start"
+                if time.time() > self.until or failures > 1:
+                    reason = "no time left" if failures < 2 else "processes exit before they are ready"
                     self._count(skipped=1)
-                    self.report.add("skipped", {"part": unit.part, "case": unit.title, "why": why})
+                    self.report.add("skipped", {"part": unit.part, "case": unit.title, "why": reason})
                     continue
                 process = process or Process(self.script, self.phase, self.setup)
-                goes_on = self._unit(process, unit, number)
-                broken = 0 if process.started else broken + 1
-                if not goes_on:
+                reusable = self._unit(process, unit, number)
+                failures = 0 if process.ready else failures + 1
+                if not reusable:
                     process.close()
                     process = None
         finally:
@@ -102,9 +102,9 @@ class Running:
                 process.close()
 
     def _unit(self, process: Process, unit: Unit, number: int) -> bool:
-        """Have a process do a unit; True where it is good for another."""
-        if process.starts(self.last):
-            seconds = NEVER if self.setup.stub else unit.seconds
+        """Run a unit in a process; return True if the process can run another."""
+        if process.wait_until_ready(self.last):
+            seconds = NO_LIMIT if self.setup.stub else unit.seconds
             for section, row in process.do(number, min(time.time() + seconds, self.last)):
                 if section == "end":
                     self._count(units=1, compiled=len(row["compiled"]), from_cache=row["from_cache"])
@@ -112,19 +112,19 @@ class Running:
                         self.report.add("compiled_kernels", {"case": unit.title, "names": row["compiled"]})
                     return not row["renew"]
                 self.report.add(section, row)
-        why = process.reason()
+        reason = process.reason()
         self._count(cut_off=1)
-        self.report.add(*unit.failure(why))
+        self.report.add(*unit.failure(reason))
         return False
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **increments: int) -> None:
         with self.lock:
-            for name, count in more.items():
+            for name, count in increments.items():
                 self.counts[name] += count
 
 
 class Process:
-    """A worker and the pipe that its rows come through."""
+    """A worker process and the pipe of its rows."""
 
     def __init__(self, script: str, phase: Phase, setup: Setup) -> None:
         read, write = os.pipe()
@@ -142,15 +142,15 @@ class Process:
             cwd=ROOT, text=True,
         )  # fmt: skip
         os.close(write)
-        self.read, self.buffer, self.why, self.started = read, b"", "", False
+        self.read, self.buffer, self.cause, self.ready = read, b"", "", False
 
-    def starts(self, limit: float) -> bool:
-        """Wait until it can take units; False where it ends before, or does not get there by a time."""
-        self.started = self.started or any(self._rows(limit))
-        return self.started
+    def wait_until_ready(self, limit: float) -> bool:
+        """Wait until the process can run units; return False if it ends first, or is not ready by the time `limit`."""
+        self.ready = self.ready or any(self._rows(limit))
+        return self.ready
 
     def do(self, number: int, limit: float) -> Iterator[tuple[str, Any]]:
-        """The rows of a unit as they come; they stop where the process ends, or is cut off at a time."""
+        """Yield a unit's rows as they arrive, until the process ends or is cut off at the time `limit`."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{number}\n")
@@ -160,31 +160,31 @@ class Process:
         yield from self._rows(limit)
 
     def _rows(self, limit: float) -> Iterator[tuple[str, Any]]:
-        """All that it writes until a time."""
+        """Yield everything that the process writes until the time `limit`."""
         while True:
             wait = min(max(0.0, limit - time.time()), 3600.0)
             if not select.select([self.read], [], [], wait)[0]:
-                self.why = "cut off at its limit"
+                self.cause = "cut off at its limit"
                 return
-            found = os.read(self.read, 1 << 16)
-            if not found:
+            data = os.read(self.read, 1 << 16)
+            if not data:
                 return
-            *lines, self.buffer = (self.buffer + found).split(b"\n")
-            yield from (tuple(json.loads(each)) for each in lines)
+            *lines, self.buffer = (self.buffer + data).split(b"\n")
+            yield from (tuple(json.loads(line)) for line in lines)
 
     def reason(self) -> str:
-        """The reason that it gave no more rows, and the end of what it said."""
-        if not self.why:
+        """Return the reason that the rows stopped, and the end of the process's output."""
+        if not self.cause:
             try:
-                self.why = f"exit code {self.process.wait(ENDING)}"
-            except subprocess.TimeoutExpired:  # a driver that hangs while it is left
-                self.why = "hangs at its end"
+                self.cause = f"exit code {self.process.wait(EXIT_SECONDS)}"
+            except subprocess.TimeoutExpired:  # a driver can hang at exit
+                self.cause = "hangs at exit"
         self.errors.flush()
         self.errors.seek(0)
-        return f"{self.why}\n{self.errors.read()[-2000:]}".strip()
+        return f"{self.cause}\n{self.errors.read()[-2000:]}".strip()
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process and close its files."""
         self.process.kill()
         self.process.wait()
         os.close(self.read)

@@ -1,4 +1,4 @@
-"""Pieces of the GPU scripts: a unit fails alone, a phase is the units that may run side by side within a time."""
+"""Units and phases of the GPU scripts: a unit fails alone; a phase runs its units in parallel within a time limit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from bench.gpu.setup import Row, Rows
 
-NEVER = float("inf")  # the limit of what may take as long as it takes
+NO_LIMIT = float("inf")  # seconds of a unit or phase that is never cut off
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of a report that fails alone.
+    """A part of a report that fails alone.
 
     Args:
-        part: its kind, which `--parts` names.
-        function: called with the set-up and the case, gives the rows.
-        checks: whether what it raises is a failed check, and not only a figure that is missing.
-        traced: whether it may use the profiler, which can leave launches slower, so that a new process follows.
-        seconds: after which it is taken to hang.
+        part: its kind, as named by `--parts`.
+        function: called with the setup and the case; yields the rows.
+        checks: whether an exception is a failed check, rather than a missing figure.
+        traced: whether it may use the profiler, which can slow later launches; a new process follows.
+        seconds: time limit, at which it counts as hanging.
     """
 
     part: str
@@ -33,24 +33,24 @@ class Unit:
 
     @property
     def title(self) -> str:
-        """The part and the case in words."""
+        """The part and the case, as text."""
         return f"{self.part} {', '.join(map(str, self.case))}".strip()
 
     def failure(self, message: str) -> Row:
-        """The row of a unit that did not come to its end: a failed check, or a figure that is missing."""
+        """Return the row of a unit that did not finish: a failed check or a missing figure."""
         row = {"case": self.title, "message": message}
         return ("correctness", {"check": self.part, **row, "passed": False}) if self.checks else ("failed", row)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Units that run side by side.
+    """Units that run in parallel.
 
     Args:
-        name: in the report and on the screen. units: in their order.
-        seconds: nothing begins later, and what still runs half of it later is cut off.
-        workers: processes, at most one a unit; 0 takes one per core, but for two.
-        environment: variables of its processes.
+        name: in the report and on the screen. units: in order.
+        seconds: time limit, after which no unit starts; units still running at 1.5 times the limit are cut off.
+        workers: processes, at most one per unit; 0: all cores but two.
+        environment: environment variables of the processes.
     """
 
     name: str
@@ -60,6 +60,6 @@ class Phase:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def processes(self) -> int:
-        """The number of processes to start."""
+        """Return the number of processes to start."""
         cores = os.cpu_count() or 1
         return max(1, min(self.workers or max(2, cores - 2), len(self.units)))

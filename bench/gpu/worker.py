@@ -1,4 +1,4 @@
-"""A process of a GPU script: takes units by number from its input, and writes rows as lines of JSON as they come."""
+"""Worker process of a GPU script: reads numbers of units from its input, and writes each row as a line of JSON."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mspipe_triton.kernels.runtime.launch import triton
 
 
 def main() -> int:
-    """Do the units whose numbers come in, one a line."""
+    """Run the units whose numbers arrive, one per line."""
     parser = argparse.ArgumentParser(prog="bench.gpu.worker", description=__doc__)
     parser.add_argument("script", help="module with `phases`")
-    parser.add_argument("setup", type=json.loads, help="the set-up's fields")
+    parser.add_argument("setup", type=json.loads, help="fields of the setup, as JSON")
     parser.add_argument("--phase", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--pipe", type=int, required=True, help="file descriptor of the rows")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    folder = given.setup.pop("references")
-    setup = Setup(**given.setup, references=folder and Path(folder))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    folder = arguments.setup.pop("references")
+    setup = Setup(**arguments.setup, references=folder and Path(folder))
     if setup.stub:
         from bench.gpu.bundle.stub import activate
 
         activate()
-    compiled = Compilations()
-    phases = importlib.import_module(given.script).phases(setup)
-    units = next(phase for phase in phases if phase.name == given.phase).units
-    with os.fdopen(given.pipe, "w", encoding="utf-8") as pipe:
+    compilations = Compilations()
+    phases = importlib.import_module(arguments.script).phases(setup)
+    units = next(phase for phase in phases if phase.name == arguments.phase).units
+    with os.fdopen(arguments.pipe, "w", encoding="utf-8") as pipe:
 
         def write(kind: str, value: Any) -> None:
             pipe.write(json.dumps([kind, value]) + "\n")
@@ -50,29 +50,29 @@ def main() -> int:
             unit, start = units[int(line)], time.time()
             message = run(unit, setup, write)
             renew = setup.gpu and (unit.traced or (message is not None and unusable()))
-            write("end", {"seconds": time.time() - start, "renew": renew, **compiled.since()})
-            if renew:  # another process goes on
+            write("end", {"seconds": time.time() - start, "renew": renew, **compilations.since()})
+            if renew:  # another process takes over
                 return 0
     return 0
 
 
 def run(unit: Unit, setup: Setup, write: Any) -> str | None:
-    """Write a unit's rows; what it raised, in a line, or None."""
+    """Write a unit's rows; return its error in one line, or None."""
     message = None
     try:
         for section, row in unit.function(setup, *unit.case):
             write(section, row)
-    except Exception as error:  # recorded; the other units go on
+    except Exception as error:  # goes into the report; the other units still run
         message = f"{type(error).__name__}: {error}"[:600]
         write(*unit.failure(message))
     if setup.gpu:
-        gc.collect()  # a session's passes refer to themselves, and hold the device's memory
+        gc.collect()  # a session's passes are reference cycles that hold device memory
         torch.cuda.empty_cache()
     return message
 
 
 def unusable() -> bool:
-    """True where an error has left the GPU's context broken."""
+    """Return True if an error has broken the GPU's context."""
     try:
         torch.ones(1, device="cuda").sum().item()
         torch.cuda.synchronize()
@@ -82,29 +82,29 @@ def unusable() -> bool:
 
 
 class Compilations:
-    """Triton's lookups in this process: how many kernels were found in its cache, and the names of those compiled."""
+    """Triton's cache lookups in this process: the number of hits, and the names of the kernels that were compiled."""
 
     def __init__(self) -> None:
-        self.from_cache, self.compiled = 0, list[str]()
+        self.hits, self.names = 0, list[str]()
         if triton is not None:
             triton.knobs.compilation.listener = self
 
     def __call__(self, *, cache_hit: bool, metadata: dict[str, Any], **_: Any) -> None:
-        """Be told of a lookup by Triton."""
+        """Count a lookup; Triton calls this."""
         if cache_hit:
-            self.from_cache += 1
+            self.hits += 1
         else:
-            self.compiled.append(metadata["name"])
+            self.names.append(metadata["name"])
 
     def since(self) -> dict[str, Any]:
-        """The lookups since the last call."""
-        found = {"from_cache": self.from_cache, "compiled": self.compiled}
-        self.from_cache, self.compiled = 0, []
-        return found
+        """Return the lookups since the last call."""
+        lookups = {"from_cache": self.hits, "compiled": self.names}
+        self.hits, self.names = 0, []
+        return lookups
 
 
 def as_json(setup: Setup) -> str:
-    """The set-up as `main` takes it."""
+    """Convert the setup to JSON, as `main` reads it."""
     return json.dumps(dataclasses.asdict(setup), default=str)
 
 

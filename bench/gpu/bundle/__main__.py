@@ -1,7 +1,7 @@
-"""Makes the folder that a machine with a GPU is given: compiled kernels, references, missing packages, two streams.
+"""Make the bundle for a machine with a GPU: compiled kernels, references, packages that may be missing, two streams.
 
 `python3 -m bench.gpu.bundle OUT` needs Python 3.12 (`--python`), a C compiler, and some gigabytes for an environment
-of the versions that the machine has. It takes about a quarter of an hour on two cores.
+with that machine's versions. It runs for about a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -22,56 +22,55 @@ from bench.report import ROOT, write
 
 PYTHON = "3.12"
 VERSIONS = ("torch==2.11.0", "triton==3.6.0")
-# Imported by the scripts. A machine that has some of the others keeps its own.
+# The machine must have PACKAGES; those of WHEELS that it lacks are installed from the bundle.
 PACKAGES = ("numpy", "pyarrow", "typer", "rich", "torchmetrics", "torch-geometric")
-CARRIED = ("tomli_w", "optuna", "alembic", "mako", "sqlalchemy", "colorlog", "platformdirs")
-MOST_MIB = 60
+WHEELS = ("tomli_w", "optuna", "alembic", "mako", "sqlalchemy", "colorlog", "platformdirs")
+MAX_MIB = 60
 SEED = 0  # of the kernel checks' inputs, on which some kernels' specialisations depend
 
 
 def main() -> int:
-    """Make the bundle; 1 where a part of it failed or it is too large."""
+    """Make the bundle; the exit code is 1 if a part fails or the bundle is too large."""
     parser = argparse.ArgumentParser(prog="bench.gpu.bundle", description=__doc__)
-    parser.add_argument("out", type=Path, help="the bundle's folder, which must not be there or be empty")
-    parser.add_argument("--python", default="python3.12", help="of the version that the machine with the GPU has")
-    parser.add_argument("--venv", type=Path, help="environment to make, or to use where it is there; temporary without")
-    parser.add_argument("--cache", type=Path, help="Triton cache to go on with and to keep; temporary without")
+    parser.add_argument("out", type=Path, help="the bundle's folder, new or empty")
+    parser.add_argument("--python", default="python3.12", help="Python of the version on the machine with the GPU")
+    parser.add_argument("--venv", type=Path, help="environment to create or reuse; default: a temporary one")
+    parser.add_argument("--cache", type=Path, help="Triton cache to start from and keep; default: a temporary one")
     parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of wiki.csv, uci.csv"
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of wiki.csv and uci.csv"
     )
-    parser.add_argument("--commit", help="the commit, where git cannot say")
-    given = parser.parse_args()
-    if given.out.exists() and (not given.out.is_dir() or any(given.out.iterdir())):
-        parser.error(f"{given.out} is a file or not empty; name another folder")
-    if version(given.python) != PYTHON:
-        parser.error(f"{given.python} is not Python {PYTHON}; name one that is with --python")
-    missing = [name for name in ("wiki.csv", "uci.csv") if not (given.data / name).exists()]
+    parser.add_argument("--commit", help="commit to report, where git cannot tell it")
+    arguments = parser.parse_args()
+    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
+        parser.error(f"{arguments.out} is a file or not empty; name another folder")
+    if version(arguments.python) != PYTHON:
+        parser.error(f"{arguments.python} is not Python {PYTHON}; name a Python {PYTHON} with --python")
+    missing = [name for name in ("wiki.csv", "uci.csv") if not (arguments.data / name).exists()]
     if missing:
-        parser.error(f"{given.data} has no {' and no '.join(missing)}; give the folder that has them with --data")
+        parser.error(f"{arguments.data} has no {' and no '.join(missing)}; name the folder that has them with --data")
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        work, out = Path(folder), given.out.resolve()
-        python = environment(given.python, given.venv or work / "venv")
+        work, out = Path(folder), arguments.out.resolve()
+        python = environment(arguments.python, arguments.venv or work / "venv")
         out.mkdir(parents=True, exist_ok=True)
         for name in ("wiki.csv", "uci.csv"):
-            shutil.copyfile(given.data / name, out / name)
+            shutil.copyfile(arguments.data / name, out / name)
         command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        subprocess.run([*command, "--dest", str(out / kit.WHEELS), *CARRIED], check=True)
-        cache = given.cache.resolve() if given.cache else work / "cache"
+        subprocess.run([*command, "--dest", str(out / kit.WHEELS), *WHEELS], check=True)
+        cache = arguments.cache.resolve() if arguments.cache else work / "cache"
         scripts(python, out, work, cache)
-        made = {"command": "python3 -m bench.gpu.bundle BUNDLE", "seed": SEED, **described(python, given.commit)}
-        made["kernels"] = kit.packed(cache, out / kit.CACHE)
-    made["mib"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
-    made["seconds"] = time.time() - start
-    write(made, out / kit.MANIFEST)
-    print(
-        f"{given.out}: {made['kernels']} kernels, {made['mib']:.1f} MiB of at most {MOST_MIB}, {made['seconds']:.0f} s"
-    )
-    return int(made["mib"] > MOST_MIB)
+        facts = {"command": "python3 -m bench.gpu.bundle BUNDLE", "seed": SEED, **describe(python, arguments.commit)}
+        facts["kernels"] = kit.pack(cache, out / kit.CACHE)
+    facts["mib"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
+    facts["seconds"] = time.time() - start
+    write(facts, out / kit.MANIFEST)
+    size = f"{facts['mib']:.1f} MiB of at most {MAX_MIB}"
+    print(f"{arguments.out}: {facts['kernels']} kernels, {size}, {facts['seconds']:.0f} s")
+    return int(facts["mib"] > MAX_MIB)
 
 
 def version(python: str) -> str | None:
-    """The version of a Python, as in "3.12", or None where it does not run."""
+    """Return the version of a Python, such as "3.12", or None if it does not run."""
     text = "import sys; print(*sys.version_info[:2], sep='.')"
     try:
         return subprocess.run([python, "-c", text], capture_output=True, text=True, check=True).stdout.strip()
@@ -80,17 +79,17 @@ def version(python: str) -> str | None:
 
 
 def environment(python: str, folder: Path) -> str:
-    """The Python of an environment with the versions of the machine with the GPU, made where it is not there."""
-    inside = folder / "bin" / "python"
-    if not inside.exists():
+    """Return the Python of an environment with the GPU machine's versions; create the environment if needed."""
+    executable = folder / "bin" / "python"
+    if not executable.exists():
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        install = [str(inside), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
-        subprocess.run([*install, *VERSIONS, *PACKAGES, *CARRIED], check=True)
-    return str(inside)
+        install = [str(executable), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+        subprocess.run([*install, *VERSIONS, *PACKAGES, *WHEELS], check=True)
+    return str(executable)
 
 
 def scripts(python: str, out: Path, work: Path, cache: Path) -> None:
-    """Compute the references, and compile every kernel that the first script launches."""
+    """Compute the references, and compile every kernel that the first and second scripts launch."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
     for script, target in (("kept", "cpu"), ("prewarm", "stub")):
@@ -102,8 +101,8 @@ def scripts(python: str, out: Path, work: Path, cache: Path) -> None:
             raise RuntimeError(f"bench.gpu.bundle: {script}: {report['failed'][0]}")
 
 
-def described(python: str, commit: str | None) -> dict[str, Any]:
-    """Of the manifest the commit, the machine, the versions and the keys of the kernels."""
+def describe(python: str, commit: str | None) -> dict[str, Any]:
+    """Return the manifest's commit, machine, versions and cache keys."""
     modules = {
         "json": "dumps",
         "bench.gpu.bundle.kit": "keys",

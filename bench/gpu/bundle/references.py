@@ -1,4 +1,4 @@
-"""The CPU's results that a GPU is judged by: computed once, kept in a folder, and computed anew where that has none."""
+"""CPU results to check a GPU against: computed once and stored in a folder, or computed again if it lacks them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from mspipe_triton.data.source import fingerprint
 from mspipe_triton.kernels.runtime.launch import references
 from mspipe_triton.tuning.rounding import Expected
 
-Results = dict[str, Any]  # tensors, numbers, texts, and lists and dicts of these
+Results = dict[str, Any]  # tensors, numbers, strings, and lists and dicts of these
 
 
 def reference(setup: Setup, name: str, stream: EventStream, compute: Callable[[], Results]) -> Results:
-    """The results of a name on a stream, by the torch references on the CPU.
+    """Return the named results on a stream, computed by the torch references on the CPU.
 
-    The folder's are taken where they are of the very same stream: `kept` in what comes back tells.
+    Results in the folder are used if they belong to the same stream; then "kept" is True.
     """
     about = {"stream": fingerprint(stream), "quick": setup.quick}
     path = None if setup.references is None else setup.references / f"{name}.pt"
     if path is not None and path.exists():
-        found: Results = torch.load(path)
-        if found["about"] == about:
-            return {**found, "kept": True}
+        results: Results = torch.load(path)
+        if results["about"] == about:
+            return {**results, "kept": True}
     with references():
-        computed = {**compute(), "about": about}
+        results = {**compute(), "about": about}
     if path is not None and setup.target == "cpu":
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(computed, path)
-    return {**computed, "kept": False}
+        torch.save(results, path)
+    return {**results, "kept": False}
 
 
-def as_results(right: Expected) -> Results:
-    """An `Expected` as results that can be kept."""
-    dtypes = {name: _text(dtype) for name, dtype in right.dtypes.items()}
-    return {"truth": right.truth, "change": dict(right.change), "dtypes": dtypes, "dtype": _text(right.dtype)}
+def as_results(expected: Expected) -> Results:
+    """Convert an `Expected` to results that can be stored."""
+    dtypes = {name: _text(dtype) for name, dtype in expected.dtypes.items()}
+    dtype = _text(expected.dtype)
+    return {"truth": expected.truth, "change": dict(expected.change), "dtypes": dtypes, "dtype": dtype}
 
 
 def as_expected(results: Results) -> Expected:
-    """The `Expected` of kept results."""
+    """Convert stored results back to an `Expected`."""
     dtypes = {name: getattr(torch, text) for name, text in results["dtypes"].items()}
     return Expected(results["truth"], results["change"], dtypes, getattr(torch, results["dtype"]))
 

@@ -1,7 +1,7 @@
 """Triton's real launch path without a GPU: its JIT compiles for sm_90 and calls its launchers, whose driver is a stub.
 
-Tensors lie on the CPU and kernels compute nothing: what torch leaves empty is filled with zeros, and operations that
-sample, count and choose give what their references do. The cache that this fills has the very keys that a process on a
+Tensors are on the CPU and kernels compute nothing: memory that torch leaves uninitialised is zeroed, and operations
+that sample, count or choose return the results of their references. The cache gets the same keys that a process on a
 GPU looks up.
 """
 
@@ -26,20 +26,20 @@ from mspipe_triton.kernels.runtime.operation import OPERATIONS
 
 SOURCE = Path(__file__).with_name("stub_libcuda.c")
 LIBRARY = "libcuda.so.1"
-# Operations whose results are sizes and rows of tables: kernels' arguments and control flow depend on them.
+# Operations that return sizes and table rows, on which kernel arguments and control flow depend.
 STEERING = ("draw_batch", "sample_recent", "sample_uniform", "unique_nodes", "aggregate_messages")
 CAPABILITY = 90
 
 
 def unavailable() -> str | None:
-    """The reason that this process can have no stub, in a line, or None."""
+    """Return the reason that this process cannot use a stub, in one line, or None."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "this process runs Triton's interpreter"
     return missing()
 
 
 def missing() -> str | None:
-    """The thing that a stub needs and this machine lacks, in a line, or None."""
+    """Return the requirement of a stub that this machine lacks, in one line, or None."""
     if launch.triton is None:
         return "triton is not installed"
     if compiler() is None:
@@ -50,18 +50,18 @@ def missing() -> str | None:
 
 
 def compiler() -> str | None:
-    """The C compiler that Triton would take."""
+    """Return the C compiler that Triton would use."""
     return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def headers() -> Path:
-    """The folder of triton's cuda.h."""
+    """Return the folder of triton's cuda.h."""
     return Path(launch.triton.__file__).parent / "backends" / "nvidia" / "include"
 
 
 @functools.lru_cache
 def library() -> ctypes.CDLL:
-    """The stub of the CUDA driver, compiled and loaded: launchers then find it by its name."""
+    """Compile and load the stub of the CUDA driver; launchers then find it by its name."""
     digest = hashlib.sha256(SOURCE.read_bytes() + str(headers()).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir(), f"mspipe-stub-{os.getuid()}-{digest}")
     if not folder.exists():
@@ -73,36 +73,36 @@ def library() -> ctypes.CDLL:
             part.rename(folder)
         except OSError:  # another process was first
             shutil.rmtree(part)
-    os.environ["TRITON_LIBCUDA_PATH"] = str(folder)  # where Triton links its launchers against
+    os.environ["TRITON_LIBCUDA_PATH"] = str(folder)  # Triton links its launchers against it
     return ctypes.CDLL(str(folder / LIBRARY), mode=ctypes.RTLD_GLOBAL)
 
 
 def launches() -> int:
-    """Launches that have reached the stub in this process."""
+    """Return the number of launches that have reached the stub in this process."""
     return int(library().stub_launches())
 
 
 def activate() -> None:
-    """Put the stub in the place of the driver for the rest of this process.
+    """Replace the driver with the stub for the rest of this process.
 
     Raises:
-        RuntimeError: there can be none here.
+        RuntimeError: this process cannot use a stub.
     """
-    why = unavailable()
-    if why is not None:
-        raise RuntimeError(f"bench.gpu.bundle.stub: {why}")
+    reason = unavailable()
+    if reason is not None:
+        raise RuntimeError(f"bench.gpu.bundle.stub: {reason}")
     library()
-    warnings.filterwarnings("ignore", message="CUDA initialization")  # torch finds the stub too, and takes it for old
+    warnings.filterwarnings("ignore", message="CUDA initialization")  # torch finds the stub too, and calls it too old
     launch.triton.runtime.driver.set_active(_driver())
     launch.serve("cuda", "cpu")
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        setattr(owner, name, _zeroed(getattr(owner, name)))
+        setattr(owner, name, _zero(getattr(owner, name)))
     for name in STEERING:
-        _steering(name)
+        _steer(name)
 
 
 def _driver() -> Any:
-    """Triton's own driver for CUDA, which never asks torch for a device."""
+    """Build Triton's own CUDA driver, without its queries of torch for a device."""
     from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia import driver
 
@@ -125,21 +125,23 @@ def _driver() -> Any:
     return Stub()
 
 
-def _zeroed(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _zero(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Wrap a function that returns an uninitialised tensor, to return zeros."""
+
     @functools.wraps(make)
-    def made(*arguments: Any, **keywords: Any) -> torch.Tensor:
+    def make_zeros(*arguments: Any, **keywords: Any) -> torch.Tensor:
         return make(*arguments, **keywords).zero_()
 
-    return made
+    return make_zeros
 
 
-def _steering(name: str) -> None:
-    """Let an operation launch its kernels, and give what its reference does."""
-    registered = OPERATIONS[name]
-    launched = registered.launch
+def _steer(name: str) -> None:
+    """Make an operation launch its kernels, but return its reference's results."""
+    operation = OPERATIONS[name]
+    launch_kernels = operation.launch
 
-    def made(*arguments: Any) -> Any:
-        launched(*arguments)
-        return registered.reference(*arguments)
+    def launch_and_compute(*arguments: Any) -> Any:
+        launch_kernels(*arguments)
+        return operation.reference(*arguments)
 
-    registered.launch = made
+    operation.launch = launch_and_compute

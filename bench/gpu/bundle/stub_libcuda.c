@@ -1,4 +1,4 @@
-/* A CUDA driver that takes launches and runs nothing: what Triton's launchers call, with the numbers of an H100. */
+/* A CUDA driver that accepts launches and runs nothing: the functions that Triton's launchers call, for an H100. */
 #include <cuda.h>
 #include <string.h>
 
@@ -76,7 +76,7 @@ CALL(cuModuleLoadData, CUmodule *module, const void *image) {
 CALL(cuModuleUnload, CUmodule module) { return CUDA_SUCCESS; }
 
 CALL(cuModuleGetFunction, CUfunction *function, CUmodule module, const char *name) {
-    *function = (CUfunction)strdup(name); /* lives as long as the process, as a function does */
+    *function = (CUfunction)strdup(name); /* never freed: a function lives as long as the process */
     return CUDA_SUCCESS;
 }
 

@@ -1,4 +1,4 @@
-"""Checks of one operation's kernels on the device that they run on; each is recorded with its errors and allowances."""
+"""Checks of one operation's kernels on their device; each row holds the errors and what is allowed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bench.variants import (
     variant,
 )
 
-# Widths of 1 and 3, no edge features, one neighbour; an odd number of roots; the widest rows; the real sizes.
+# Widths of 1 and 3, no edge features, one neighbour; an odd number of roots; the widest rows; small sizes.
 NARROW = Shape("NARROW", 40, 200, 0, 5, dim=1, times=3, fanout=1)
 ODD = Shape("ODD", 300, 2000, 172, 41)
 WIDE = Shape("WIDE", 500, 3000, 413, 50, dim=172, times=100)
@@ -46,31 +46,31 @@ FLOAT32, FLOAT64, BFLOAT16 = torch.float32, torch.float64, torch.bfloat16
 
 
 def shapes(setup: Setup) -> list[Shape]:
-    """The shapes at which values are checked, each with a name of its own."""
+    """List the shapes at which values are checked, with distinct names."""
     return [QUICK] if setup.quick else [TINY, NARROW, ODD, WIDE, WIKI[1]]
 
 
 def values(setup: Setup, name: str, shape: str) -> Rows:
-    """Outputs, what is mutated and gradients of an operation at the shape of a name."""
+    """Check an operation's outputs, mutated tables and gradients at a named shape."""
     yield from (("correctness", row) for row in Checker(name, setup).values(shape))
 
 
-def others(setup: Setup, name: str) -> Rows:
-    """An operation's counts, races, captured graph, pinned tables and refusals."""
-    yield from (("correctness", row) for row in Checker(name, setup).others())
+def behaviour(setup: Setup, name: str) -> Rows:
+    """Check an operation's counts, races, captured graph, pinned tables and refusals."""
+    yield from (("correctness", row) for row in Checker(name, setup).behaviour())
 
 
 def deterministic(setup: Setup, name: str) -> Rows:
-    """An operation in deterministic mode."""
+    """Check an operation in deterministic mode."""
     yield "correctness", Checker(name, setup).deterministic()
 
 
 @dataclass(frozen=True)
 class Checker:
-    """Runs one operation's checks.
+    """Checks of one operation, each on its own random inputs.
 
     Args:
-        name: in OPERATIONS. setup: where its kernels run. Every check draws inputs of its own.
+        name: in OPERATIONS. setup: says where its kernels run.
     """
 
     name: str
@@ -78,155 +78,153 @@ class Checker:
 
     @property
     def seed(self) -> int:
-        """The seed of the operation's first check."""
+        """Seed of the operation's first check."""
         return self.setup.seed + 1000 * list(OPERATIONS).index(self.name)
 
     @property
     def device(self) -> torch.device:
-        """The device of the inputs."""
+        """Device of the inputs."""
         return torch.device(self.setup.device)
 
     @property
-    def how(self) -> str:
-        """The variant that is checked."""
+    def variant(self) -> str:
+        """Main variant of the kernels."""
         return "interpreter" if self.setup.target == "cpu" else "triton"
 
     @property
-    def hows(self) -> list[str]:
-        """The variants of the operation's kernels."""
+    def variants(self) -> list[str]:
+        """All variants of the operation's kernels."""
         split = self.name == "memory_gru" and self.setup.target != "cpu"
-        return [self.how, *(["triton-split"] if split else [])]
+        return [self.variant, *(["triton-split"] if split else [])]
 
     @property
     def large(self) -> Shape:
-        """The shape of checks that need the real size."""
+        """Shape of the checks that need a real size."""
         return QUICK if self.setup.quick else WIKI[1]
 
     def values(self, name: str) -> Iterator[dict[str, Any]]:
-        """Records of outputs and gradients at the shape of this name."""
-        place, shape = next((place, shape) for place, shape in enumerate(shapes(self.setup)) if shape.name == name)
-        number = 100 * place
+        """Yield rows on outputs and gradients at the shape of this name."""
+        index, shape = next((index, shape) for index, shape in enumerate(shapes(self.setup)) if shape.name == name)
+        number = 100 * index
         for settings in self._settings(shape):
-            for how in self.hows:
+            for how in self.variants:
                 number += 1
-                yield self._record("values", shape, self.seed + number, self._values, how=how, **settings)
+                yield self._row("values", shape, self.seed + number, self._values, how=how, **settings)
 
-    def others(self) -> Iterator[dict[str, Any]]:
-        """Records of all else, but for deterministic mode."""
+    def behaviour(self) -> Iterator[dict[str, Any]]:
+        """Yield rows of all other checks, except deterministic mode."""
         small = shapes(self.setup)[0]
         if self.name in UPDATERS:
-            for how in self.hows:
-                yield self._record("count", small, self.seed + 900, self._count, how=how)
+            for how in self.variants:
+                yield self._row("count", small, self.seed + 900, self._count, how=how)
         if self.name in RACING:
-            yield self._record("races", self.large, self.seed + 901, self._races)
+            yield self._row("races", self.large, self.seed + 901, self._races)
         if self.setup.gpu:
-            yield self._record("graph", self.large, self.seed + 902, self._graph)
+            yield self._row("graph", self.large, self.seed + 902, self._graph)
         if self.setup.target != "cpu" and OPERATIONS[self.name].tables:
-            yield self._record("pinned", ODD, self.seed + 903, self._pinned)
-        yield self._record("refusals", small, self.seed + 904, self._refusals)
+            yield self._row("pinned", ODD, self.seed + 903, self._pinned)
+        yield self._row("refusals", small, self.seed + 904, self._refusals)
 
     def deterministic(self) -> dict[str, Any]:
-        """The same bits, run after run, under torch.use_deterministic_algorithms."""
-        return self._record("deterministic", self.large, self.seed + 905, self._races, deterministic=True)
+        """Check that every run gives the same bits under torch.use_deterministic_algorithms."""
+        return self._row("deterministic", self.large, self.seed + 905, self._races, deterministic=True)
 
     def _settings(self, shape: Shape) -> list[dict[str, Any]]:
-        """Dtypes of computation and tables, int32 rows and padded tables, TF32 where it is asked for.
+        """List dtypes of computation and tables, int32 rows with padded tables, and TF32.
 
-        Each is another compilation, so the extreme widths have one or two.
+        Each needs another compilation, so the extreme widths have one or two.
         """
         narrow = {"indices": torch.int32, "padding": 5}
-        made: list[dict[str, Any]] = [
+        settings: list[dict[str, Any]] = [
             {"dtype": FLOAT32, **(narrow if self.setup.quick else {})}, {"dtype": FLOAT64},
             {"dtype": FLOAT32, "table_dtype": BFLOAT16},
         ]  # fmt: skip
         if shape in (NARROW, WIDE):
-            return made[:: 2 if shape is WIDE else 3]
+            return settings[:: 2 if shape is WIDE else 3]
         if not self.setup.quick:
-            made.append({"dtype": FLOAT32, **narrow})
+            settings.append({"dtype": FLOAT32, **narrow})
         if self.setup.target != "cpu" and OPERATIONS[self.name].leaves:
-            made.append({"dtype": FLOAT32, "precision": "high"})
-        return made
+            settings.append({"dtype": FLOAT32, "precision": "high"})
+        return settings
 
-    def _record(
-        self, check: str, shape: Shape, seed: int, body: Callable[..., Errors], **settings: Any
-    ) -> dict[str, Any]:
-        """Run one check; whatever goes wrong in it becomes part of its record."""
-        shown = {key: value if isinstance(value, (int, str)) else str(value) for key, value in settings.items()}
-        record = {"operation": self.name, "check": check, "shape": str(shape), "seed": seed, "settings": shown}
+    def _row(self, check: str, shape: Shape, seed: int, body: Callable[..., Errors], **settings: Any) -> dict[str, Any]:
+        """Run one check and return its row, with its errors or its exception."""
+        text = {key: value if isinstance(value, (int, str)) else str(value) for key, value in settings.items()}
+        row = {"operation": self.name, "check": check, "shape": str(shape), "seed": seed, "settings": text}
         try:
-            found = body(shape, seed, **settings)
+            errors = body(shape, seed, **settings)
             if self.setup.gpu:
                 torch.cuda.synchronize()
-        except Exception as error:  # a check that fails must not keep the others from running
+        except Exception as error:  # one check must not stop the others
             where = traceback.format_exc(limit=-3)
-            return {**record, "passed": False, "message": f"{type(error).__name__}: {error}"[:600], "where": where}
-        return {**record, "passed": self.setup.verdict(not failures(found)), "results": found}
+            return {**row, "passed": False, "message": f"{type(error).__name__}: {error}"[:600], "where": where}
+        return {**row, "passed": self.setup.verdict(not failures(errors)), "results": errors}
 
     def _arguments(self, shape: Shape, seed: int, **settings: Any) -> dict[str, Any]:
-        """Inputs; with long time differences at the real size alone."""
-        made = build(self.name, shape, seed=seed, device=self.device, **settings)
-        return made if shape is WIKI[1] else short(made)
+        """Build inputs; only those at the real size have long time differences."""
+        arguments = build(self.name, shape, seed=seed, device=self.device, **settings)
+        return arguments if shape is WIKI[1] else short(arguments)
 
     def _judge(self, operation: Operation, arguments: dict[str, Any], seed: int) -> Judge:
-        """The results to compare with; a stub computes nothing to compare."""
+        """Compute the results to compare with; a stub has nothing to compare."""
         return (unjudged if self.setup.stub else judge)(operation, arguments, seed, self.device)
 
     def _values(self, shape: Shape, seed: int, how: str, precision: str = "highest", **settings: Any) -> Errors:
-        """Outputs, mutated tables and every gradient against float64; outputs are poisoned before."""
+        """Compare outputs, mutated tables and every gradient with float64, on poisoned outputs."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed, **settings)
         with matmul_precision(precision):
-            judged = self._judge(operation, arguments, seed)
-            return judged(result(operation, how, arguments, judged.grads))
+            judgement = self._judge(operation, arguments, seed)
+            return judgement(result(operation, how, arguments, judgement.grads))
 
     def _count(self, shape: Shape, seed: int, how: str) -> Errors:
-        """A memory updater with rows beyond `count`, whose numbers mean nothing."""
+        """Check a memory updater on inputs with meaningless rows beyond `count`."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
         nodes = arguments["deltas"].numel()
-        padded = {
+        longer = {
             key: torch.cat([arguments[key], arguments[key].new_full((7,), junk)])
             for key, junk in (
                 ("memory_rows", -1), ("partner_rows", -1), ("feature_rows", -1), ("deltas", 1e6), ("has_mail", 0),
             )
         }  # fmt: skip
-        judged = self._judge(operation, arguments, seed)
+        judgement = self._judge(operation, arguments, seed)
         grads = {
-            key: torch.cat([value, value.new_ones(7, value.shape[1])]) for key, value in (judged.grads or {}).items()
+            key: torch.cat([value, value.new_ones(7, value.shape[1])]) for key, value in (judgement.grads or {}).items()
         }
-        given = {**arguments, **padded, "count": torch.full((1,), nodes, device=self.device)}
-        actual = result(operation, how, given, grads)
+        inputs = {**arguments, **longer, "count": torch.full((1,), nodes, device=self.device)}
+        actual = result(operation, how, inputs, grads)
         beyond = {"beyond": actual["h"][nodes:]}
         zeros = {"beyond": torch.zeros_like(beyond["beyond"])}
-        nothing = expected(lambda: {"beyond": zeros["beyond"].double()}, zeros)
-        return judged({**actual, "h": actual["h"][:nodes]}) | nothing.errors(beyond)
+        expected_zeros = expected(lambda: {"beyond": zeros["beyond"].double()}, zeros)
+        return judgement({**actual, "h": actual["h"][:nodes]}) | expected_zeros.errors(beyond)
 
     def _races(self, shape: Shape, seed: int, deterministic: bool = False) -> Errors:
-        """Twenty runs on the same inputs: right each time, and the same bits wherever no float is added atomically."""
+        """Compare twenty runs on the same inputs: all correct, and the same bits unless floats are added atomically."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = self._judge(operation, arguments, seed)
+        judgement = self._judge(operation, arguments, seed)
         same_bits = deterministic or not operation.leaves
         first: Named = {}
-        found: Errors = {}
-        with variant(self.how), poisoned(), _deterministic(deterministic):
+        errors: Errors = {}
+        with variant(self.variant), poisoned(), _deterministic(deterministic):
             for _ in range(20 if self.setup.gpu and not self.setup.quick else 2):
-                actual = outcome(operation, callee(operation, self.how), arguments, judged.grads)
+                actual = outcome(operation, callee(operation, self.variant), arguments, judgement.grads)
                 first = first or actual
-                for name, entry in judged(actual).items():
+                for name, entry in judgement(actual).items():
                     changed = not torch.equal(actual[name], first[name])
-                    entry["changed_runs"] = found.get(name, {}).get("changed_runs", 0) + changed
+                    entry["changed_runs"] = errors.get(name, {}).get("changed_runs", 0) + changed
                     entry["passed"] = entry["passed"] and not (same_bits and changed)
-                    worst = name not in found or entry["error"] >= found[name]["error"] or not entry["passed"]
-                    found[name] = entry if worst else {**found[name], "changed_runs": entry["changed_runs"]}
-        return found
+                    worst = name not in errors or entry["error"] >= errors[name]["error"] or not entry["passed"]
+                    errors[name] = entry if worst else {**errors[name], "changed_runs": entry["changed_runs"]}
+        return errors
 
     def _graph(self, shape: Shape, seed: int) -> Errors:
-        """Nothing waits for the device, and the replay of a captured graph computes what the call does."""
+        """Check that a call never waits for the device, and that a replay of its captured graph gives its results."""
         operation, arguments = OPERATIONS[self.name], self._arguments(shape, seed)
-        judged = self._judge(operation, arguments, seed)
-        with variant(self.how):
-            call = callee(operation, self.how)
+        judgement = self._judge(operation, arguments, seed)
+        with variant(self.variant):
+            call = callee(operation, self.variant)
 
             def run() -> Named:
-                return outcome(operation, call, arguments, judged.grads)
+                return outcome(operation, call, arguments, judgement.grads)
 
             run()
             waits = synchronises(run)
@@ -236,37 +234,37 @@ class Checker:
         for value in results[0].values():
             value.fill_(torch.nan if value.is_floating_point() else -7)
         replay()
-        return judged(results[0])
+        return judgement(results[0])
 
     def _pinned(self, shape: Shape, seed: int) -> Errors:
-        """Tables in pinned host memory; gradients of all but them."""
+        """Check tables in pinned host memory, and the gradients of all other inputs."""
         tables = OPERATIONS[self.name].tables
-        kept = tuple(name for name in OPERATIONS[self.name].leaves if name not in tables)
-        operation, arguments = replace(OPERATIONS[self.name], leaves=kept), self._arguments(shape, seed)
-        judged = self._judge(operation, arguments, seed)
+        leaves = tuple(name for name in OPERATIONS[self.name].leaves if name not in tables)
+        operation, arguments = replace(OPERATIONS[self.name], leaves=leaves), self._arguments(shape, seed)
+        judgement = self._judge(operation, arguments, seed)
         if self.setup.gpu:
             arguments |= {name: arguments[name].to(CPU).pin_memory() for name in tables}
-        return judged(result(operation, self.how, arguments, judged.grads))
+        return judgement(result(operation, self.variant, arguments, judgement.grads))
 
     def _refusals(self, shape: Shape, seed: int) -> Errors:
-        """Each wrong argument raises a ValueError that names the operation, and the device works on."""
+        """Check that each wrong argument raises a ValueError, and that the device still works afterwards."""
         operation = OPERATIONS[self.name]
         arguments = self._arguments(shape, seed)
-        call, found = callee(operation, self.how), {}
-        with variant(self.how):
+        call, results = callee(operation, self.variant), {}
+        with variant(self.variant):
             for key in operation.indices:
                 right = arguments[key]
                 wrong = {"dtype": right.float(), "layout": torch.stack([right, right], -1)[..., 0]}
-                if self.setup.gpu and len(arguments) > 2:  # more than unique_nodes' one tensor
+                if self.setup.gpu and len(arguments) > 2:  # not unique_nodes, which has only one tensor
                     wrong["device"] = right.to(CPU)
                 for kind, value in wrong.items():
                     if kind == "layout" and value.is_contiguous():
                         continue
-                    found[f"{key} {kind}"] = _refusal(lambda key=key, value=value: call(**{**arguments, key: value}))
+                    results[f"{key} {kind}"] = _refusal(lambda key=key, value=value: call(**{**arguments, key: value}))
             call(**cloned(arguments))
         alive = torch.arange(10, device=self.device).sum()
-        found["alive"] = {"passed": int(alive) == 45}
-        return found
+        results["alive"] = {"passed": int(alive) == 45}
+        return results
 
 
 def _refusal(attempt: Callable[[], Any]) -> dict[str, Any]:
@@ -274,9 +272,9 @@ def _refusal(attempt: Callable[[], Any]) -> dict[str, Any]:
         attempt()
     except ValueError as error:
         return {"passed": True, "message": str(error)}
-    except Exception as error:  # any other kind is what this check looks for
+    except Exception as error:  # any other exception fails the check
         return {"passed": False, "message": f"{type(error).__name__}: {error}"[:300]}
-    return {"passed": False, "message": "was taken"}
+    return {"passed": False, "message": "was accepted"}
 
 
 @contextmanager

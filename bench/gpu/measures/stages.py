@@ -1,4 +1,4 @@
-"""A resident training step taken apart: sampling, forward, loss and backward, Adam, write-back, one after the other."""
+"""Stages of a resident training step: sampling, forward, loss and backward, Adam, write-back, one after the other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mspipe_triton.iteration.step import differentiate, forward
 
 
 class Parts:
-    """The stages of a training pass, each launched kernel by kernel; taken in order they are `TrainPass.step`.
+    """The stages of a training pass, each launched kernel by kernel; in order they equal `TrainPass.step`.
 
     Args:
-        steps: a pass without a branch (`RunSettings(branch=False)`), so that a step begins with its own batch.
+        steps: a pass without a branch (`RunSettings(branch=False)`), so that each step samples its own batch.
     """
 
     scene: Scene
@@ -26,33 +26,33 @@ class Parts:
         self.steps = steps
 
     def by_name(self) -> dict[str, Callable[[], None]]:
-        """The stages in their order."""
+        """Return the stages by name, in order."""
         return {
             "sample": self.sample, "forward": self.forward, "backward": self.backward, "adam": self.adam,
             "write": self.write,
         }  # fmt: skip
 
     def sample(self) -> None:
-        """Events, negatives, neighbours, distinct nodes."""
+        """Sample events, negatives, neighbours and distinct nodes."""
         self.scene = self.steps.sample()
 
     def forward(self) -> None:
-        """Memory and embeddings."""
+        """Compute memory and embeddings."""
         self.scene = self.steps.fetched(self.scene, self.steps.clock)
         self.hidden, self.embeddings = forward(self.steps.model, self.scene)
 
     def backward(self) -> None:
-        """Scores, loss and gradients."""
+        """Compute scores, loss and gradients."""
         steps = self.steps
         loss = differentiate(steps.model, self.scene, self.embeddings, steps.optimizer, steps.unit)
         steps.losses.index_copy_(0, steps.clock.iteration, loss.view(1))
 
     def adam(self) -> None:
-        """The optimiser's step."""
+        """Take the optimiser's step."""
         self.steps.optimizer.step()
 
     @torch.no_grad()
     def write(self) -> None:
-        """Memory and mail of the endpoints, and on to the next batch."""
+        """Write memory and mail of the endpoints, and move to the next batch."""
         self.steps.deliver(self.scene, self.hidden)
         self.steps.clock.advance()

@@ -1,4 +1,4 @@
-"""Tuning on a GPU: settings that may be chosen compute the same, then kernels and runs are tuned within a budget."""
+"""Tuning on a GPU: checks that all candidate settings compute the same, and a tuning run within a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mspipe_triton.tuning.runs.gate import RunGate
 
 
 def checks(setup: Setup, kind: str, schedule: str, features: str, gather: str) -> Rows:
-    """A way of bringing rows to the device, under a schedule, beside the shipped one: it must compute the same."""
+    """Check that a way of moving rows to the device, under a schedule, gives the results of the shipped way."""
     config = _config(setup, kind)
     settings = replace(default_settings(config.train), schedule=schedule, features=features, gather=gather)
     reason = RunGate(config, setup.synthetic()).refusal(settings)
@@ -23,7 +23,7 @@ def checks(setup: Setup, kind: str, schedule: str, features: str, gather: str) -
 
 
 def tuning(setup: Setup, kind: str, budget: float) -> Rows:
-    """The profile that tuning a model finds within so many seconds."""
+    """Tune a model for `budget` seconds and report its profile."""
     with tempfile.TemporaryDirectory() as folder:
         store, config = ProfileStore(Path(folder)), _config(setup, kind)
         profile = autotune(config, setup.synthetic(), 3.0 if setup.quick else budget, store)

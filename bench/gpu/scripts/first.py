@@ -5,28 +5,27 @@ from __future__ import annotations
 from bench.cases.random_batch import WIKI
 from bench.cases.registry import OPERATIONS
 from bench.gpu.measures import kernel_checks, kernel_timings, peers, resident_checks, resident_times
-from bench.gpu.setup import EVERY, TINY, WAYS, Setup
+from bench.gpu.setup import ALL_MODELS, TINY, WAYS, Setup
 from bench.gpu.units import Phase, Unit
 
 MAIN = ("memory_gru", "attention_layer", "link_loss", "aggregate_messages")
 HEADLINE = [(stream, size) for stream in ("WIKI", "GDELT") for size in (600, 4000, 200)]
-# torch refuses cuBLAS in deterministic mode without it.
+# Without it, torch refuses cuBLAS in deterministic mode.
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def phases(setup: Setup) -> list[Phase]:
-    """Correctness side by side; figures one after the other."""
+    """List the phases: checks in parallel, then figures one after the other."""
     checks = [*resident(setup), *kernels(setup)]
-    small = setup.quick
-    streams = [(TINY.name, TINY.batch)] if small else HEADLINE
-    middle = [TINY.batch] if small else [600, 200]
+    streams = [(TINY.name, TINY.batch)] if setup.quick else HEADLINE
+    sizes = [TINY.batch] if setup.quick else [600, 200]
     headline = [
         Unit("roofline", resident_times.roofline),
-        *(Unit("steps", resident_times.steps, (*at, "tgn"), seconds=45) for at in streams),
-        *(Unit("profile", resident_times.profile, (streams[0][0], size, "tgn"), traced=True) for size in middle[:1]),
-        *(Unit("pyg", peers.pyg, (size,), seconds=45) for size in middle),
+        *(Unit("steps", resident_times.steps, (*case, "tgn"), seconds=45) for case in streams),
+        *(Unit("profile", resident_times.profile, (streams[0][0], size, "tgn"), traced=True) for size in sizes[:1]),
+        *(Unit("pyg", peers.pyg, (size,), seconds=45) for size in sizes),
     ]
-    shapes = WIKI[:1] if small else [WIKI[1], WIKI[0], WIKI[2]]
+    shapes = WIKI[:1] if setup.quick else [WIKI[1], WIKI[0], WIKI[2]]
     timings = [Unit("timings", kernel_timings.timings, (name, shape)) for shape in shapes for name in MAIN]
     return [
         Phase("correctness", tuple(checks), 130, workers=0, environment=DETERMINISTIC),
@@ -36,7 +35,7 @@ def phases(setup: Setup) -> list[Phase]:
 
 
 def resident(setup: Setup) -> list[Unit]:
-    """Checks of resident training, the longest first."""
+    """List the checks of resident training, the longest first."""
     ways = [way for way, settings in WAYS.items() if setup.gpu or settings.captured]
     return [
         *(
@@ -44,13 +43,13 @@ def resident(setup: Setup) -> list[Unit]:
             for variant in resident_checks.VARIANTS
             for way in ways
         ),
-        *(Unit("iteration", resident_checks.iteration, (kind,), checks=True) for kind in EVERY),
-        *(Unit("waits", resident_checks.waits, (kind, ways[0]), checks=True, traced=True) for kind in EVERY),
+        *(Unit("iteration", resident_checks.iteration, (kind,), checks=True) for kind in ALL_MODELS),
+        *(Unit("waits", resident_checks.waits, (kind, ways[0]), checks=True, traced=True) for kind in ALL_MODELS),
     ]
 
 
 def kernels(setup: Setup) -> list[Unit]:
-    """Checks of every operation, the large shapes first."""
+    """List the checks of every operation, large shapes first."""
     names = [shape.name for shape in kernel_checks.shapes(setup)]
     return [
         *(
@@ -58,6 +57,6 @@ def kernels(setup: Setup) -> list[Unit]:
             for shape in reversed(names)
             for name in OPERATIONS
         ),
-        *(Unit("kernels", kernel_checks.others, (name,), checks=True) for name in OPERATIONS),
+        *(Unit("kernels", kernel_checks.behaviour, (name,), checks=True) for name in OPERATIONS),
         *(Unit("deterministic", kernel_checks.deterministic, (name,), checks=True) for name in OPERATIONS),
     ]

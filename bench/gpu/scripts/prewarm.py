@@ -1,4 +1,4 @@
-"""The launches of both scripts, made by a stub so that their kernels are compiled; nothing is timed or judged."""
+"""Launches of both scripts through a stub, which compiles their kernels; nothing is timed or checked."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from bench.gpu.scripts import first, second
 from bench.gpu.setup import Setup
-from bench.gpu.units import NEVER, Phase
+from bench.gpu.units import NO_LIMIT, Phase
 
-WITHOUT = ("roofline", "pyg", "tuning")  # of our kernels they launch one, none, and what tuning comes upon
+# Parts that would add one kernel, none, and whichever ones tuning tries.
+EXCLUSIONS = ("roofline", "pyg", "tuning")
 
 
 def phases(setup: Setup) -> list[Phase]:
-    """All units side by side, as long as they take."""
+    """List all units in one parallel phase, without a time limit."""
     phases = [*first.phases(setup), *second.phases(setup)]
-    units = [unit for phase in phases for unit in phase.units if unit.part not in WITHOUT]
-    return [Phase("prewarm", tuple(replace(unit, seconds=NEVER) for unit in units), NEVER, workers=0)]
+    units = [unit for phase in phases for unit in phase.units if unit.part not in EXCLUSIONS]
+    return [Phase("prewarm", tuple(replace(unit, seconds=NO_LIMIT) for unit in units), NO_LIMIT, workers=0)]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from itertools import product
 
 from bench.gpu.measures import resident_checks, resident_times, schedules, tuned
-from bench.gpu.setup import EVERY, TINY, Setup
+from bench.gpu.setup import ALL_MODELS, TINY, Setup
 from bench.gpu.units import Phase, Unit
 
 TUNING_SECONDS = 60.0
 
 
 def phases(setup: Setup) -> list[Phase]:
-    """Checks side by side; figures one after the other; AP's pairs of runs side by side."""
-    at = (TINY.name, TINY.batch) if setup.quick else ("WIKI", 600)
+    """List the phases: checks in parallel, figures one after the other, pairs of AP runs in parallel, tuning."""
+    case = (TINY.name, TINY.batch) if setup.quick else ("WIKI", 600)
     checks = [
         *(
             Unit("schedules", schedules.losses, (kind, name), checks=True)
-            for kind, name in product(EVERY, schedules.CHECKED)
+            for kind, name in product(ALL_MODELS, schedules.CHECKS)
         ),
         *(
             Unit("settings", tuned.checks, ("tgn", *choice), checks=True)
@@ -25,8 +25,8 @@ def phases(setup: Setup) -> list[Phase]:
         ),
     ]
     figures = [
-        *(Unit("host", schedules.speeds, (kind,), seconds=40) for kind in EVERY[: 1 if setup.quick else None]),
-        *(Unit("steps", resident_times.steps, (*at, kind), seconds=40) for kind in EVERY[1:]),
+        *(Unit("host", schedules.speeds, (kind,), seconds=40) for kind in ALL_MODELS[: 1 if setup.quick else None]),
+        *(Unit("steps", resident_times.steps, (*case, kind), seconds=40) for kind in ALL_MODELS[1:]),
     ]
     precisions = [
         Unit("precision", resident_checks.precision, (name,), checks=True, seconds=90) for name in ("tf32", "bf16")

@@ -1,4 +1,4 @@
-"""A script for the runner's tests: units that pass, raise, hang, end their process, and leave word of it."""
+"""A script for the supervisor's tests: units that pass, raise, hang, end their process, or never let it exit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lingers(setup: Setup) -> Rows:
 
 
 def phases(setup: Setup) -> list[Phase]:
-    """All kinds of ends in turn, units side by side, and units that come too late."""
+    """List a phase with every way to end, a phase with parallel units, and a phase that is already over."""
     fine = tuple(Unit("fine", passes, (name,)) for name in "abc")
     mixed = (Unit("figure", breaks), Unit("check", breaks, checks=True), Unit("ends", ends, checks=True), fine[0])
     return [

@@ -1,4 +1,4 @@
-"""The bundle on its way: a cache packed and unpacked elsewhere, wheels, keys that tell whether its kernels serve."""
+"""Tests of the bundle: packing a cache and unpacking it elsewhere, wheels, and keys that say if its kernels fit."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from bench.gpu.bundle import kit
 
 
 def cache(folder: Path) -> None:
-    """Make the files that Triton leaves of one kernel."""
-    place = folder / "AAAA"
-    place.mkdir(parents=True)
+    """Make the files that Triton writes for one kernel."""
+    entry = folder / "AAAA"
+    entry.mkdir(parents=True)
     for name in ("a.cubin", "a.ptx", "a.ttir", "a.json", "launcher.so"):
-        (place / name).write_text(name, encoding="utf-8")
-    group = {"child_paths": {name: str(place / name) for name in ("a.cubin", "a.ptx", "a.json")}}
-    (place / "__grp__a.json").write_text(json.dumps(group), encoding="utf-8")
+        (entry / name).write_text(name, encoding="utf-8")
+    group = {"child_paths": {name: str(entry / name) for name in ("a.cubin", "a.ptx", "a.json")}}
+    (entry / "__grp__a.json").write_text(json.dumps(group), encoding="utf-8")
 
 
 def test_a_cache_is_pruned_and_works_in_another_folder(tmp_path: Path) -> None:
     cache(tmp_path / "here")
-    assert kit.packed(tmp_path / "here", tmp_path / "cache.tar.xz") == 1
-    kit.unpacked(tmp_path / "cache.tar.xz", tmp_path / "part", tmp_path / "there")
+    assert kit.pack(tmp_path / "here", tmp_path / "cache.tar.xz") == 1
+    kit.unpack_cache(tmp_path / "cache.tar.xz", tmp_path / "part", tmp_path / "there")
     (tmp_path / "part").rename(tmp_path / "there")
-    place = tmp_path / "there" / "AAAA"
-    assert sorted(path.name for path in place.iterdir()) == ["__grp__a.json", "a.cubin", "a.json", "launcher.so"]
-    group = json.loads((place / "__grp__a.json").read_text(encoding="utf-8"))["child_paths"]
-    assert group == {name: str(place / name) for name in ("a.cubin", "a.json")}
+    entry = tmp_path / "there" / "AAAA"
+    assert sorted(path.name for path in entry.iterdir()) == ["__grp__a.json", "a.cubin", "a.json", "launcher.so"]
+    group = json.loads((entry / "__grp__a.json").read_text(encoding="utf-8"))["child_paths"]
+    assert group == {name: str(entry / name) for name in ("a.cubin", "a.json")}
 
 
 def wheel(folder: Path, name: str, module: str) -> None:
@@ -41,7 +41,7 @@ def wheel(folder: Path, name: str, module: str) -> None:
         archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\n")
 
 
-def test_packages_are_installed_where_they_are_missing(tmp_path: Path) -> None:
+def test_missing_packages_are_installed(tmp_path: Path) -> None:
     wheel(tmp_path / "wheels", "not_here", "not_here_at_all")
     wheel(tmp_path / "wheels", "torch", "torch")
     assert kit.install(tmp_path / "wheels", tmp_path / "site") == ["not_here"]
@@ -51,15 +51,15 @@ def test_packages_are_installed_where_they_are_missing(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle whose keys are those of this machine."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of a bundle whose keys fit this machine."""
     folder = tmp_path / "bundle"
     cache(tmp_path / "built")
     for name in (kit.WHEELS, kit.REFERENCES):
         (folder / name).mkdir(parents=True)
     (folder / "wiki.csv").touch()
     (folder / "uci.csv").touch()
-    kit.packed(tmp_path / "built", folder / kit.CACHE)
+    kit.pack(tmp_path / "built", folder / kit.CACHE)
     monkeypatch.setattr(kit, "keys", lambda: {"version": "3.6.0", "triton": "one", "kernel gru": "two"})
     facts = {"keys": kit.keys(), "kernels": 1, "commit": "abc", "seed": 0}
     (folder / kit.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
@@ -68,9 +68,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_bundle_hits_on_a_machine_like_its_own(
-    tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_fits_a_machine_like_its_own(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert kit.main() == 0
     assert "HIT: Triton 3.6.0, 1 kernels of abc" in capsys.readouterr().out
     assert (tmp_path / "kit" / "cache" / "AAAA" / "a.cubin").exists()
@@ -80,31 +78,31 @@ def test_a_bundle_hits_on_a_machine_like_its_own(
     assert not (tmp_path / "kit.part").exists()
 
 
-def test_a_folder_that_holds_something_else_is_refused(
-    tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_with_other_contents_is_refused(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kit.main() == 0
-    facts = {**kit.manifest(made), "commit": "another"}
-    (made / kit.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
+    facts = {**kit.manifest(folder), "commit": "another"}
+    (folder / kit.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
     for message in ("holds another bundle; name another folder", "holds no bundle; name another folder"):
         with pytest.raises(SystemExit, match="2"):
             kit.main()
         assert message in capsys.readouterr().err
         (tmp_path / "kit" / kit.MANIFEST).unlink(missing_ok=True)
-    (made / kit.CACHE).unlink()
+    (folder / kit.CACHE).unlink()
     with pytest.raises(SystemExit, match="2"):
         kit.main()
     assert "has no cache.tar.xz; make a bundle with" in capsys.readouterr().err
 
 
-def test_what_was_left_half_unpacked_is_unpacked_anew(tmp_path: Path, made: Path) -> None:
+def test_a_half_unpacked_bundle_is_unpacked_again(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "kit.part" / "references").mkdir(parents=True)
     assert kit.main() == 0
     assert not (tmp_path / "kit.part").exists()
 
 
-def test_another_kind_of_gpu_misses(
-    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_bundle_does_not_fit_another_compute_capability(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(kit, "capability", lambda: (8, 0))
     assert kit.main() == 4
@@ -112,8 +110,8 @@ def test_another_kind_of_gpu_misses(
 
 
 @pytest.mark.parametrize("changed", [{"kernel gru": "three"}, {"triton": "other"}, {"kernel new": "four"}])
-def test_a_bundle_misses_where_a_key_differs(
-    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, str]
+def test_a_bundle_does_not_fit_if_a_key_differs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, str]
 ) -> None:
     here = {**kit.keys(), **changed}
     monkeypatch.setattr(kit, "keys", lambda: here)
@@ -121,7 +119,7 @@ def test_a_bundle_misses_where_a_key_differs(
     assert f"keys differ: {next(iter(changed))}" in capsys.readouterr().out
 
 
-def test_what_is_no_bundle_is_refused(
+def test_a_folder_without_a_bundle_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kit", str(tmp_path), str(tmp_path / "kit")])
@@ -131,7 +129,7 @@ def test_what_is_no_bundle_is_refused(
     assert not (tmp_path / "kit").exists()
 
 
-def test_a_python_tells_its_version() -> None:
+def test_the_version_of_a_python() -> None:
     assert bundle.version(sys.executable) == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert bundle.version("no-such-python") is None
 
@@ -148,7 +146,7 @@ def test_a_bundle_needs_its_streams_and_an_empty_folder(
         ([str(full / "something")], "is a file or not empty; name another folder"),
         (
             [str(tmp_path / "new"), "--python", "python3.11"],
-            "python3.11 is not Python 3.12; name one that is with --python",
+            "python3.11 is not Python 3.12; name a Python 3.12 with --python",
         ),
         ([str(tmp_path / "new"), "--data", str(full)], "has no wiki.csv and no uci.csv"),
     ):

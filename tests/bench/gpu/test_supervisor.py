@@ -1,4 +1,4 @@
-"""The runner of the GPU scripts: every way in which a unit can end leaves a whole report, and the others go on."""
+"""Tests of the GPU scripts' supervisor: however a unit ends, the report is complete and the other units still run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.bench.gpu.failing_script import phases
 
 SCRIPT = "tests.bench.gpu.failing_script"
 FINE = [("fine", name, True) for name in "abc"]
-Ran = tuple[int, dict[str, Any]]
 
 
-def ran(folder: Path, name: str) -> Ran:
+def run_phase(folder: Path, name: str) -> tuple[int, dict[str, Any]]:
+    """Run a phase of the script; return the exit code and the report."""
     setup = Setup("cpu", quick=True)
     report = Report(folder / "out" / "report.json", header(setup, "python -m bench.gpu", "abc"))
     code = run(SCRIPT, [phase for phase in phases(setup) if phase.name == name], setup, report)
@@ -31,64 +31,64 @@ def checks(report: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(check["check"], check["case"], check["passed"]) for check in report["correctness"]]
 
 
-def test_a_unit_that_raises_ends_its_process_or_hangs_leaves_the_others_theirs(
+def test_units_that_raise_exit_or_hang_do_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.gpu.supervisor.ENDING", 0.2)
-    code, report = ran(tmp_path, "mixed")
+    monkeypatch.setattr("bench.gpu.supervisor.EXIT_SECONDS", 0.2)
+    code, report = run_phase(tmp_path, "mixed")
     assert code == 1
     before = ["it raises", "it raises", "it ends", "it hangs", "it lingers"]
-    assert [row["before"] for row in report["measured"]["figures"]] == before  # rows that were there are kept
+    assert [row["before"] for row in report["measured"]["figures"]] == before  # earlier rows stay
     assert checks(report) == [("check", "check", False), ("ends", "ends", False), *FINE]
     assert report["correctness"][1]["message"] == "exit code 3\nwhere it was"
     assert [row["case"] for row in report["failed"]] == ["figure", "hangs", "lingers"]
     assert report["failed"][0]["message"] == "RuntimeError: no such luck"
     assert report["failed"][1]["message"].startswith("cut off at its limit")
-    assert report["failed"][2]["message"].startswith("hangs at its end")
+    assert report["failed"][2]["message"].startswith("hangs at exit")
     assert (report["phases"]["mixed"]["units"], report["phases"]["mixed"]["cut_off"]) == (5, 3)
     assert {"device", "commit", "command", "versions", "machine", "date"} <= report.keys()
     assert (report["device"], report["commit"]) == ("cpu", "abc")
-    said = capsys.readouterr().out
-    assert "not measured: figure: RuntimeError: no such luck" in said
-    assert said.count("FAILED") == 2
+    output = capsys.readouterr().out
+    assert "not measured: figure: RuntimeError: no such luck" in output
+    assert output.count("FAILED") == 2
 
 
-def test_processes_that_end_as_they_start_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_units_start_after_two_processes_exit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.gpu.supervisor.sys.executable", "/bin/false")
-    code, report = ran(tmp_path, "mixed")
+    code, report = run_phase(tmp_path, "mixed")
     assert code == 1
     assert [(row["case"], row["message"]) for row in report["failed"]] == [("figure", "exit code 1")]
     assert [(check["case"], check["passed"]) for check in report["correctness"]] == [("check", False)]
-    assert [row["why"] for row in report["skipped"]] == ["processes end as they start"] * 6
+    assert [row["why"] for row in report["skipped"]] == ["processes exit before they are ready"] * 6
 
 
-def test_several_processes_do_every_unit_once(tmp_path: Path) -> None:
-    code, report = ran(tmp_path, "several")
+def test_several_processes_run_every_unit_once(tmp_path: Path) -> None:
+    code, report = run_phase(tmp_path, "several")
     assert code == 0
     assert sorted(checks(report)) == FINE
 
 
-def test_what_would_begin_late_is_listed_and_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_units_are_listed_and_start_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.gpu.supervisor.Process", None)
-    code, report = ran(tmp_path, "late")
+    code, report = run_phase(tmp_path, "late")
     assert code == 0
-    assert [(row["part"], row["why"]) for row in report["skipped"]] == [("fine", "no time was left")] * 3
+    assert [(row["part"], row["why"]) for row in report["skipped"]] == [("fine", "no time left")] * 3
 
 
-def test_a_report_is_whole_while_it_grows(tmp_path: Path) -> None:
+def test_a_report_is_complete_while_it_grows(tmp_path: Path) -> None:
     report = Report(tmp_path / "report.json", {"machine": {"cpu": "one"}})
-    report.written = 0.0
+    report.last_write = 0.0
     report.add("machine", {"gpu": "two"})
-    report.written = 0.0
+    report.last_write = 0.0
     report.add("figures", {"a": 1})
-    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert found["machine"] == {"cpu": "one", "gpu": "two"}
-    assert found["measured"]["figures"] == [{"a": 1}]
+    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert data["machine"] == {"cpu": "one", "gpu": "two"}
+    assert data["measured"]["figures"] == [{"a": 1}]
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
 @pytest.mark.parametrize("name", ["first", "second", "everything", "prewarm", "kept"])
-def test_units_of_a_script_have_titles_of_their_own(name: str) -> None:
+def test_units_of_a_phase_have_different_titles(name: str) -> None:
     script = importlib.import_module(f"bench.gpu.scripts.{name}")
     for target, quick in (("cuda", False), ("stub", False), ("cpu", True)):
         for phase in script.phases(Setup(target, quick)):
@@ -98,7 +98,7 @@ def test_units_of_a_script_have_titles_of_their_own(name: str) -> None:
             assert phase.processes() <= len(titles)
 
 
-def test_a_stub_s_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_names_its_device_and_a_stub_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     assert header(Setup("stub"), "command", "abc")["device"] == "stub"
     assert Setup("stub").verdict(True) is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")

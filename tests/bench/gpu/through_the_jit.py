@@ -1,4 +1,4 @@
-"""Launches through Triton's real JIT beside a stub of the driver, in a process that has no interpreter; prints JSON.
+"""Launches through Triton's real JIT with a stub of the driver, in a process without the interpreter; prints JSON.
 
 `python -m tests.bench.gpu.through_the_jit operations|step` needs triton, a C compiler and triton's cuda.h.
 """
@@ -13,46 +13,48 @@ import torch
 
 from bench.aot.launches import CASES, distinct, launches
 from bench.gpu.bundle import kit, stub
-from bench.gpu.setup import TINY, drawn, of_shape, resident
+from bench.gpu.setup import TINY, model_arguments, random_stream, resident
 from bench.roofline import matmul_precision
 from mspipe_triton.evaluation.evaluate import predict_split
 from mspipe_triton.kernels.runtime import compiling, launch
 
 
 def operations() -> dict[str, Any]:
-    """Every operation, forward and backward, in TF32; and each kernel's hash beside the one compiled ahead of time."""
-    found: dict[str, Any] = {"kernels": [], "differ": []}
-    compiled: dict[str, str] = {}
-    launch.triton.knobs.compilation.listener = lambda *, metadata, **_: compiled.update(
+    """Launch every operation in TF32, forward and backward; compare kernel hashes with compiling ahead of time."""
+    result: dict[str, Any] = {"kernels": [], "differ": []}
+    hashes: dict[str, str] = {}
+    launch.triton.knobs.compilation.listener = lambda *, metadata, **_: hashes.update(
         {metadata["name"]: metadata["hash"]}
     )
     with matmul_precision("high"):
-        for each in distinct(launches(CASES[0])):
+        for call in distinct(launches(CASES[0])):
             before = stub.launches()
-            each.kernel.launch((1,), each.config, *each.arguments, **each.constants)
-            assert stub.launches() == before + 1, each.kernel.name
-            by_jit = compiled[each.kernel.name]
-            if compiling.compiled(each, each.config, stub.CAPABILITY).hash != by_jit:
-                found["differ"].append(each.kernel.name)
-            found["kernels"].append(each.kernel.name)
-    return {**found, "keys": kit.keys()}
+            call.kernel.launch((1,), call.config, *call.arguments, **call.constants)
+            assert stub.launches() == before + 1, call.kernel.name
+            if compiling.compiled(call, call.config, stub.CAPABILITY).hash != hashes[call.kernel.name]:
+                result["differ"].append(call.kernel.name)
+            result["kernels"].append(call.kernel.name)
+    return {**result, "keys": kit.keys()}
 
 
 def step(kind: str) -> dict[str, Any]:
-    """A resident epoch of training and the scores of validation after it: launches by kernel, and losses that ended."""
-    names: dict[str, int] = {}
-    plain = launch.Kernel.launch
+    """Train a resident epoch and score validation; return launches by kernel, and numbers of launches and losses."""
+    counts: dict[str, int] = {}
+    original = launch.Kernel.launch
 
-    def counted(self: launch.Kernel, *arguments: Any, **named: Any) -> None:
-        names[self.name] = names.get(self.name, 0) + 1
-        plain(self, *arguments, **named)
+    def count_launch(self: launch.Kernel, *arguments: Any, **keywords: Any) -> None:
+        counts[self.name] = counts.get(self.name, 0) + 1
+        original(self, *arguments, **keywords)
 
-    launch.Kernel.launch = counted  # type: ignore[method-assign]
-    run, before = resident(drawn(TINY.name, True), "cpu", 40, of_shape(kind, TINY)), stub.launches()
+    launch.Kernel.launch = count_launch  # type: ignore[method-assign]
+    run = resident(random_stream(TINY.name, True), "cpu", 40, model_arguments(kind, TINY))
+    start = stub.launches()
     losses = run.train_epoch(1).losses
-    trained = stub.launches() - before
+    middle = stub.launches()
     predict_split(run, "val", 3)
-    return {"kernels": names, "trained": trained, "scored": stub.launches() - before - trained, "losses": len(losses)}
+    return {
+        "kernels": counts, "trained": middle - start, "scored": stub.launches() - middle, "losses": len(losses),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
