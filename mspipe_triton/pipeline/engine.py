@@ -201,7 +201,7 @@ class Engine:
             lane.close()
 
     def _wake(self, resources: Iterable[str]) -> None:
-        """Make the threads of resources check again; call with the lock held. Waking all threads each time is slower."""
+        """Make the threads of resources check again; call with the lock held. Waking all of them is slower."""
         for name in set(resources):
             self.turns[name].notify()
 
@@ -211,7 +211,7 @@ class Engine:
     def _missing(self, stage: Stage, iteration: int) -> Dependency | None:
         """Return a dependency that the stage still waits for, or None; call with the lock held."""
         for each in self.graph.waits[stage.name]:
-            other = each.awaited(iteration, self.total)
+            other = each.target(iteration, self.total)
             if other is not None and self.counts[each.before] <= other:
                 return each
         return None
@@ -278,7 +278,7 @@ class Engine:
                 each = self._missing(stage, self.counts[stage.name])
                 if each is not None:
                     iteration = self.counts[stage.name]
-                    other = each.awaited(iteration, self.total)
+                    other = each.target(iteration, self.total)
                     facts.append(f"stage {stage.name} of iteration {iteration} waits for {each.before} of {other}")
         return f"nothing has ended for {self.patience:g} s: {'; '.join(facts) or 'no stage runs or waits'}"
 

@@ -41,7 +41,7 @@ class Dependency:
     after: str
     distance: int = 0
 
-    def awaited(self, iteration: int, total: int | None) -> int | None:
+    def target(self, iteration: int, total: int | None) -> int | None:
         """Return the iteration that this one of `total` (None: unknown yet) waits for, or None if it need not wait."""
         other = iteration - self.distance
         if other < 0:

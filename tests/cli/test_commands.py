@@ -104,7 +104,7 @@ WRONG = {
     ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--mitigation", "similarity"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--staleness", "2"): "or take --placement host",
-    ("train", "events.csv", "--placement", "device", "--trace"): "--trace is of stages, and --placement device has",
+    ("train", "events.csv", "--placement", "device", "--trace"): "--trace records stages, and --placement device has",
     ("train", "events.csv", "--schedule", "resident"): "fixed, exact; --placement device runs so",
     ("train", "events.csv", "--placement", "moon"): "none of auto, device, host",
     ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",
