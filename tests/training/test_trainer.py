@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(small_stream
 
 
 def test_a_run_that_failed_in_its_first_epoch_leaves_a_usable_folder(small_stream: EventStream, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no epoch was done"):
+    with pytest.raises(TrainingError, match="no epoch was finished"):
         train(config(), small_stream, out=str(tmp_path / "run"), observer=PoisonAfter(2))
     assert train(config(epochs=1), small_stream, out=str(tmp_path / "run"))["epochs"] == 1
 
