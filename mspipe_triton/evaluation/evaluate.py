@@ -51,8 +51,9 @@ def evaluate_checkpoint(
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of a run's best epoch, by split, as in `result.json`.
 
-    Each of `splits` is ranked. The top level of a split covers all its events, "inductive" those with a node that training
-    has not seen, and "node" the labels, if the run's task is to predict them. Test starts from validation's node state.
+    Each of `splits` is ranked. The top level of a split covers all its events, "inductive" the events with a node that
+    is not in the training events, and "node" the labels, if the run's task is to predict them. Test starts from
+    validation's node state.
 
     Raises:
         RunFolderError: the checkpoint is missing or damaged.

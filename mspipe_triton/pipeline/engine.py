@@ -261,8 +261,8 @@ class Engine:
             del self.running[stage.name]
             self.counts[stage.name] = iteration + 1
             self.watchdog.touch()
-            behind = [each.after for each in self.graph.dependencies if each.before == stage.name]
-            self._wake(self.graph.resource_of[name] for name in behind)
+            successors = [each.after for each in self.graph.dependencies if each.before == stage.name]
+            self._wake(self.graph.resource_of[name] for name in successors)
             if min(self.counts.values()) > iteration:
                 self._wake([self.caller])
 
