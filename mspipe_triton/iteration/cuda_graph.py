@@ -74,7 +74,7 @@ class Replay:
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         main = torch.cuda.current_stream(self.device)
         try:
-            with _isolated(), torch.cuda.graph(graph, pool=pool, stream=side):
+            with _isolation(), torch.cuda.graph(graph, pool=pool, stream=side):
                 self.step()
         except RuntimeError as error:
             _abandon(main, pool)
@@ -93,7 +93,7 @@ class Replay:
 
 
 @contextmanager
-def _isolated() -> Iterator[None]:
+def _isolation() -> Iterator[None]:
     """Keep a capture apart from other graphs: share no memory with them, and destroy none of them meanwhile.
 
     Destroying a graph breaks a running capture, and the garbage collector would destroy graphs in reference cycles.

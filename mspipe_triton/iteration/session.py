@@ -80,7 +80,7 @@ class Session:
         return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 
     def under(self, settings: RunSettings) -> Session:
-        """Return a session with the same data, model and node state under other settings; no iteration may run."""
+        """Return the session under other settings, with the same data, model and state; call it between iterations."""
         state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
         edges = self.edges if settings.features == self.settings.features else self._edges(settings)
         return replace(self, settings=settings, state=state, sampler=self._sampler(settings), edges=edges)

@@ -167,7 +167,7 @@ def _relax(
 
 
 def _paths(graph: StageGraph, period: Fraction, source: str) -> dict[str, Fraction]:
-    """Return the shortest time from `source` to each stage of the same iteration, at a feasible period."""
+    """Return each stage's earliest start after that of `source` in the same iteration, at a feasible period."""
     times, scale = whole_times(graph)
     longest, _ = _relax(graph, times, period * scale, [source])
     unit = scale * (period * scale).denominator

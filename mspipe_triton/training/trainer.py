@@ -87,19 +87,19 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
     with process_settings(config):
-        task = _Run(Session.create(config, entry.stream), entry.folder, observer, Trace() if trace else None, tuned)
+        trainer = _Run(Session.create(config, entry.stream), entry.folder, observer, Trace() if trace else None, tuned)
         entry.folder.prepare(entry.config, entry.resume)
         if line is not None:
             observer.note(line)
-        done = task.resume() if entry.resume else 0
-        observer.start(task.session, entry.folder)
-        settings = task.session.settings
+        done = trainer.resume() if entry.resume else 0
+        observer.start(trainer.session, entry.folder)
+        settings = trainer.session.settings
         if not fusion_enabled() and (settings.fused or compiler() is None):
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
             observer.note(f"All {done} epochs are already trained; evaluating the best one again.")
-        return task.finish(done)
+        return trainer.finish(done)
 
 
 class _Run:

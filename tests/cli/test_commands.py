@@ -91,7 +91,7 @@ WRONG = {
     (
         "train", "events.csv", "--model", "tgat", "--batch-size", "100", "--schedule", "mspipe", "--mitigation",
         "similarity",
-    ): "which model tgat has none of",
+    ): "and model tgat has no memory",
     ("train", "events.csv", "--schedule", "fast"): "none of auto, serial, prefetch, mspipe, fixed, exact",
     ("train", "events.csv", "--schedule", "fixed"): "needs a staleness, as in --staleness 1",
     ("train", "events.csv", "--schedule", "exact", "--staleness", "2"): "staleness 2 is for schedule fixed",

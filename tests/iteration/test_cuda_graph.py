@@ -125,7 +125,7 @@ def test_a_step_is_warmed_up_on_a_side_stream_then_captured_and_replayed(cuda: C
 
 
 @pytest.mark.parametrize("device", [GPU, torch.device("cpu")], ids=str)
-def test_a_step_that_shall_not_be_captured_is_called(cuda: Cuda, device: torch.device) -> None:
+def test_a_step_that_is_not_captured_is_called(cuda: Cuda, device: torch.device) -> None:
     replay = Replay(lambda: cuda.work("step"), device, captured=device.type == "cpu")
     assert replay.prepare(lambda: cuda.work("begin")) is None
     assert ("begin on main" in cuda.log, cuda.streams) == (False, int(device == GPU))
