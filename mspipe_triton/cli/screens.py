@@ -61,12 +61,12 @@ class TrainingScreen(Observer):
             self.progress.refresh()
             self.pending, self.since = 0, time.perf_counter()
 
-    def epoch(self, record: dict[str, Any]) -> None:
+    def epoch(self, metrics: dict[str, Any]) -> None:
         """A line for a finished epoch."""
-        compiled = f", compiling {record['compile_seconds']:.1f} s" if record["compile_seconds"] >= 0.1 else ""
+        compiled = f", compiling {metrics['compile_seconds']:.1f} s" if metrics["compile_seconds"] >= 0.1 else ""
         console.print(
-            f"epoch {record['epoch']}/{self.epochs}: loss {record['loss']:.4f}, val AP {record['val']['ap']:.4f}, "
-            f"{record['events_per_s']:,.0f} events/s, {record['seconds']:.1f} s{compiled}"
+            f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['loss']:.4f}, val AP {metrics['val']['ap']:.4f}, "
+            f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiled}"
         )
         self.since = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""EdgeBank (Poursafaei et al., 2022): memorise every pair seen, predict exactly those."""
+"""EdgeBank (Poursafaei et al., 2022): memorise every pair seen, and predict exactly these pairs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class EdgeBank:
         )
 
     def score(self, src: torch.Tensor, dst: torch.Tensor, before: int) -> torch.Tensor:
-        """Scores [...] of pairs (src, dst), both [...], from the events before event `before`."""
+        """Score pairs (src, dst), both [...], from the events before event `before`; the scores are [...]."""
         pairs = src * self.nodes + dst
         place = torch.searchsorted(self.keys, pairs).clamp_(max=self.keys.numel() - 1)
-        known: torch.Tensor = (self.keys[place] == pairs) & (self.first[place] < before)
-        return known.float()
+        matches: torch.Tensor = (self.keys[place] == pairs) & (self.first[place] < before)
+        return matches.float()

@@ -1,4 +1,4 @@
-"""Evaluation on validation and test with memory carried on in time order, EdgeBank beside the model."""
+"""Evaluation on validation and test with memory updated in time order, for the model and EdgeBank."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ from mspipe_triton.settings import process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.entry import resolve
 from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.way import SPLITS, Predicted, Way, carry_out
+from mspipe_triton.training.way import SPLITS, BatchScores, Way, carry_out
 
 
 def predict_split(way: Way, split: str, negatives: int = 0) -> tuple[Predictions, Predictions | None]:
-    """Score a split's events, going on from the present node state and updating it.
+    """Score a split's events, starting from the current node state and updating it.
 
     Args:
         split: "val" or "test".
-        negatives: N random destinations to rank each event's among; 0 ranks none and leaves EdgeBank out.
+        negatives: N random destinations to rank each event's among; 0 for no ranking and no EdgeBank.
 
     Returns:
-        The model's predictions, and EdgeBank's on the same negatives when ranking.
+        The model's predictions, and EdgeBank's on the same negatives if ranking.
     """
     stream = way.session.stream
     bank = EdgeBank(stream) if negatives else None
-    ours, theirs = list[Predicted](), list[Predicted]()
-    for batch, scored in way.predict(split, negatives):
-        ours.append(scored)
+    model_scores, bank_scores = list[BatchScores](), list[BatchScores]()
+    for batch, scores in way.predict(split, negatives):
+        model_scores.append(scores)
         if bank is not None and batch.candidates is not None:
             src = stream.src[batch.start : batch.stop]
-            known = bank.score(src, stream.dst[batch.start : batch.stop], batch.start)
-            others = bank.score(src.unsqueeze(1), batch.candidates, batch.start)
-            theirs.append((known, bank.score(src, batch.negatives, batch.start), reciprocal_ranks(known, others)))
-    return _joined(ours), _joined(theirs) if theirs else None
+            positive = bank.score(src, stream.dst[batch.start : batch.stop], batch.start)
+            negative = bank.score(src, batch.negatives, batch.start)
+            candidates = bank.score(src.unsqueeze(1), batch.candidates, batch.start)
+            bank_scores.append((positive, negative, reciprocal_ranks(positive, candidates)))
+    return _join(model_scores), _join(bank_scores) if bank_scores else None
 
 
 def evaluate_checkpoint(
     way: Way, folder: RunFolder, negatives: int, splits: tuple[str, ...] = SPLITS
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of a run's best epoch, split by split, as `result.json` holds them.
+    """Compute the metrics of a run's best epoch, by split, as in `result.json`.
 
-    "val" is ranked too; the top level of a split is over all its events, "inductive" over those with a node that
-    training has not seen, "node" over labels where the run's task is theirs. Test goes on from validation's node state.
+    Each of `splits` is ranked. The top level of a split covers all its events, "inductive" the events with a node that
+    is not in the training events, and "node" the labels, if the run's task is to predict them. Test starts from
+    validation's node state.
 
     Raises:
         RunFolderError: the checkpoint is missing or damaged.
@@ -60,26 +62,26 @@ def evaluate_checkpoint(
     load_checkpoint(folder.best, session, fingerprint(session.stream))
     result: dict[str, dict[str, Any]] = {}
     for split in SPLITS[: SPLITS.index(splits[-1]) + 1]:
-        ours, bank = predict_split(way, split, negatives if split in splits else 0)
+        model, bank = predict_split(way, split, negatives if split in splits else 0)
         if bank is None:
             continue
-        result[split] = dict(summarise(ours))
+        result[split] = dict(summarise(model))
         if split == "test":
             result[split]["edgebank"] = {name: value for name, value in summarise(bank).items() if name in _BANK}
             mask = session.stream.unseen_in_training()[session.split.val_end :]
-            result[split]["inductive"] = {**summarise(ours, mask), "events": int(mask.sum())}
+            result[split]["inductive"] = {**summarise(model, mask), "events": int(mask.sum())}
     if session.config.train.task == "node":
-        for split, found in evaluate_labels(way, folder.decoder, splits).items():
-            result[split]["node"] = found
+        for split, metrics in evaluate_labels(way, folder.decoder, splits).items():
+            result[split]["node"] = metrics
     return result
 
 
 def evaluate_run(run: str, split: str, negatives: int | None = None) -> tuple[dict[str, Any], int]:
-    """The metrics of one split of a run's best epoch, and the number of negatives ranked (the run's by default).
+    """Return one split's metrics of a run's best epoch, and the number of negatives ranked (by default the run's).
 
     Raises:
-        InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it asks for
-            a GPU and none is usable.
+        InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it needs a
+            GPU and none is usable.
     """
     folder = RunFolder.open(run)
     try:
@@ -96,6 +98,6 @@ def evaluate_run(run: str, split: str, negatives: int | None = None) -> tuple[di
 _BANK = ("ap", "auc", "mrr")
 
 
-def _joined(parts: list[Predicted]) -> Predictions:
+def _join(parts: list[BatchScores]) -> Predictions:
     positive, negative, ranks = (torch.cat(column) for column in zip(*parts, strict=True))
     return Predictions(positive, negative, ranks if ranks.numel() else None, [part[0].numel() for part in parts])

@@ -19,27 +19,27 @@ class Predictions:
 
 
 def area_under_curve(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """Area under the receiver operating characteristic, all scores together."""
+    """Return the area under the receiver operating characteristic, over all scores together."""
     return float(binary_auroc(*_scores_and_labels(positive, negative)))
 
 
 def average_precision(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """Area under precision over recall, all scores together."""
+    """Return the area under the precision-recall curve, over all scores together."""
     return float(binary_average_precision(*_scores_and_labels(positive, negative)))
 
 
 def summarise(predictions: Predictions, mask: torch.Tensor | None = None) -> dict[str, float | None]:
-    """`ap`, `auc` and `mrr` over all predictions (of the events in `mask` [E]); `ap_batch_mean` without a mask.
+    """Compute `ap`, `auc` and `mrr` over all predictions, or over the events in `mask` [E]; without it `ap_batch_mean`.
 
-    `ap_batch_mean` is the mean of the batches' average precisions, which TGL and MSPipe report. A metric of no events,
-    and `mrr` where nothing was ranked, is None.
+    `ap_batch_mean` is the mean of the batches' average precisions, which TGL and MSPipe report. Metrics over no events
+    are None, and so is `mrr` without ranking.
     """
     positive, negative, ranks = predictions.positive, predictions.negative, predictions.reciprocal_ranks
     result: dict[str, float | None] = {}
     if mask is None:
         parts = zip(positive.split(predictions.batch_sizes), negative.split(predictions.batch_sizes), strict=True)
-        each = [average_precision(*part) for part in parts]
-        result["ap_batch_mean"] = sum(each) / len(each)
+        precisions = [average_precision(*part) for part in parts]
+        result["ap_batch_mean"] = sum(precisions) / len(precisions)
     else:
         positive, negative = positive[mask], negative[mask]
         ranks = None if ranks is None else ranks[mask]
@@ -53,7 +53,7 @@ def summarise(predictions: Predictions, mask: torch.Tensor | None = None) -> dic
 
 
 def _scores_and_labels(positive: torch.Tensor, negative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # torchmetrics would squash logits itself, and large ones would tie at 1; ranks keep their order exactly.
+    # torchmetrics would apply a sigmoid to logits, and large ones would tie at 1; ranks keep the order exactly.
     _, ranks = torch.cat([positive, negative]).unique(return_inverse=True)
     scores = ranks.double() / max(1, int(ranks.max()))
     return scores, torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).long()

@@ -34,10 +34,10 @@ class NodeDecoder(nn.Module):
 
 
 def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
-    """Train a decoder on the training events' embeddings; the epoch with the best AUC on validation is kept.
+    """Train a decoder on the training events' embeddings, and return it as of the epoch with the best validation AUC.
 
     Args:
-        embedded: [E, D], at least of the training and validation events.
+        embedded: [E, D], of at least the training and validation events.
     """
     split, size = session.split, session.config.train.batch_size
     labels = _labels(session.stream).to(embedded.dtype)
@@ -45,20 +45,20 @@ def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
         torch.manual_seed(session.config.train.seed)
         decoder = NodeDecoder(embedded.shape[1], embedded.dtype)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE)
-        best, kept = -1.0, decoder.state_dict()
+        best, parameters = -1.0, decoder.state_dict()
         for _ in range(EPOCHS):
-            for chosen in torch.randperm(split.train_end).split(size):
+            for events in torch.randperm(split.train_end).split(size):
                 loss = binary_cross_entropy_with_logits(
-                    decoder(embedded.index_select(0, chosen)), labels.index_select(0, chosen)
+                    decoder(embedded.index_select(0, events)), labels.index_select(0, events)
                 )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            found = label_metrics(decoder, embedded, session.stream, split.train_end, split.val_end)["auc"]
-            if found is None or found > best:
-                best = found if found is not None else best
-                kept = {name: value.clone() for name, value in decoder.state_dict().items()}
-    decoder.load_state_dict(kept)
+            auc = label_metrics(decoder, embedded, session.stream, split.train_end, split.val_end)["auc"]
+            if auc is None or auc > best:
+                best = auc if auc is not None else best
+                parameters = {name: value.clone() for name, value in decoder.state_dict().items()}
+    decoder.load_state_dict(parameters)
     return decoder
 
 
@@ -66,17 +66,17 @@ def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
 def label_metrics(
     decoder: NodeDecoder, embedded: torch.Tensor, stream: EventStream, start: int, stop: int
 ) -> dict[str, Any]:
-    """`auc` and `ap` of the labels of events [start, stop), and how many of them are 1; None where all are alike."""
+    """Compute `auc` and `ap` of the labels of events [start, stop), None if all labels are equal, and count the 1s."""
     scores, ones = decoder(embedded[start:stop]), _labels(stream)[start:stop] == 1
     positive, negative = scores[ones], scores[~ones]
-    found: dict[str, Any] = {"auc": None, "ap": None, "events": stop - start, "positives": positive.numel()}
+    metrics: dict[str, Any] = {"auc": None, "ap": None, "events": stop - start, "positives": positive.numel()}
     if positive.numel() and negative.numel():
-        found |= {"auc": area_under_curve(positive, negative), "ap": average_precision(positive, negative)}
-    return found
+        metrics |= {"auc": area_under_curve(positive, negative), "ap": average_precision(positive, negative)}
+    return metrics
 
 
 def evaluate_labels(way: Way, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The label metrics of "val" and "test", as asked for, with the decoder at `path`, which is trained if missing."""
+    """Compute the label metrics of `splits` with the decoder at `path`, which is trained if it is missing."""
     session = way.session
     ends = {"val": (session.split.train_end, session.split.val_end), "test": (session.split.val_end, None)}
     last = len(session.stream) if "test" in splits else session.split.val_end
@@ -85,11 +85,11 @@ def evaluate_labels(way: Way, path: Path, splits: tuple[str, ...]) -> dict[str, 
     if not path.exists():
         with atomic_file(path) as temporary:
             torch.save(decoder.state_dict(), temporary)
-    found = {}
+    metrics = {}
     for split in splits:
         start, stop = ends[split]
-        found[split] = label_metrics(decoder, embedded, session.stream, start, stop or len(session.stream))
-    return found
+        metrics[split] = label_metrics(decoder, embedded, session.stream, start, stop or len(session.stream))
+    return metrics
 
 
 def _load(path: Path, embedded: torch.Tensor) -> NodeDecoder:

@@ -1,4 +1,4 @@
-"""A step that is carried out again and again: a CUDA graph that is replayed, or the step itself where there is none."""
+"""Repeated steps: a CUDA graph that is replayed, or the step itself where there is no graph."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 from mspipe_triton.kernels.runtime.checks import debugging
 
-_WARM = 3  # the first compiles and lets the optimizer make its state, the next lets the allocator settle
+_WARM = 3  # the first step compiles and creates the optimizer's state, the next lets the allocator settle
 
 
 class Snapshot:
-    """What tensors hold now, to be put back into the very same memory.
+    """Copies of tensors' current values, which `restore` writes back into the same memory.
 
     Args:
-        on_host: keep the copies in host memory, which spares the device's.
+        on_host: keep the copies in host memory, which saves device memory.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor], on_host: bool = False) -> None:
@@ -27,17 +27,17 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put it back."""
-        for tensor, kept in self.pairs:
-            tensor.copy_(kept)
+        """Write the values back."""
+        for tensor, value in self.pairs:
+            tensor.copy_(value)
 
 
 class Replay:
-    """Runs `step`, which takes no arguments, always works on the same memory and never waits for the device.
+    """Run `step`, which has no arguments, always works on the same memory and never waits for the device.
 
     Args:
-        device: of the step; on the CPU the step itself is called.
-        captured: whether to capture it on a GPU.
+        device: the step's device; on the CPU the step itself is called.
+        captured: whether to capture the step on a GPU.
     """
 
     def __init__(self, step: Callable[[], None], device: torch.device, captured: bool) -> None:
@@ -45,18 +45,18 @@ class Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, begin: Callable[[], object]) -> str | None:
-        """Run the step a few times, so that all kernels are compiled, and capture it once more without running it.
+        """Run the step a few times to compile all kernels, then capture it without running it.
 
-        What the step changes, the caller puts back. A step that cannot be captured is launched kernel by kernel from
+        The caller restores what the step changes. A step that cannot be captured is launched kernel by kernel from
         then on.
 
         Args:
-            begin: called before every step; lets it find what it works on.
+            begin: called before every step to set up its input.
 
         Returns:
-            Why it was not captured, in one line, or None.
+            The reason why the step was not captured, in one line, or None.
         """
-        self.graph = None  # one that was captured before holds other memory
+        self.graph = None  # a graph captured before holds other memory
         if self.device.type != "cuda":
             return None
         side = torch.cuda.Stream(self.device)
@@ -69,23 +69,23 @@ class Replay:
         if not self.captured:
             return None
         if debugging():
-            return "debugging is on, whose checks read values on the host"
+            return "debugging is on, and its checks read values on the host"
         begin()
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         main = torch.cuda.current_stream(self.device)
         try:
-            with _alone(), torch.cuda.graph(graph, pool=pool, stream=side):
+            with _isolation(), torch.cuda.graph(graph, pool=pool, stream=side):
                 self.step()
         except RuntimeError as error:
             _abandon(main, pool)
-            within = error.__context__  # a capture that ends after an error raises one more
-            cause = within if isinstance(within, RuntimeError) else error
+            context = error.__context__  # ending a capture after an error raises a second error
+            cause = context if isinstance(context, RuntimeError) else error
             return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         self.graph = graph
         return None
 
     def __call__(self) -> None:
-        """Run the step once; nothing is waited for."""
+        """Run the step once, without waiting for the device."""
         if self.graph is not None:
             self.graph.replay()
         else:
@@ -93,12 +93,12 @@ class Replay:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Nothing that a capture needs belongs to other graphs, and none of them is destroyed within it.
+def _isolation() -> Iterator[None]:
+    """Keep a capture apart from other graphs: share no memory with them, and destroy none of them meanwhile.
 
-    Destroying a graph ends a capture that is under way, and the collector would destroy those that only cycles hold.
-    cuBLAS keeps a workspace a stream, in the memory of the graph that used it first; given up before and after, each
-    graph has its own.
+    Destroying a graph breaks a running capture, and the garbage collector would destroy graphs in reference cycles.
+    cuBLAS keeps one workspace per stream, in the memory of the graph that used it first; clearing the workspaces before
+    and after gives each graph its own.
     """
     gc.collect()
     enabled = gc.isenabled()
@@ -113,32 +113,32 @@ def _alone() -> Iterator[None]:
 
 
 def _abandon(main: torch.cuda.Stream, pool: tuple[int, int]) -> None:
-    """Let torch forget a capture that failed: up to 2.13 its stream may stay the present one, and the allocator may
-    go on as if it were under way, which later refuses to give memory back."""
+    """Clean up after a failed capture: up to torch 2.13 its stream may stay the current one, and the allocator may
+    treat the capture as running, and later refuse to free memory."""
     torch.cuda.set_stream(main)
-    with suppress(RuntimeError):  # where torch has ended it already
+    with suppress(RuntimeError):  # raised where torch has already ended the capture
         torch._C._cuda_endAllocateToPool(main.device_index, pool)
     torch.cuda.synchronize(main.device)
 
 
-class Aside:
-    """A stream beside the present one on a device; without a GPU, or where it is not wanted, all is queued in turn."""
+class SideStream:
+    """A second stream beside a device's current one; without a GPU, or if not `enabled`, all work runs in order."""
 
-    def __init__(self, device: torch.device, wanted: bool = True) -> None:
+    def __init__(self, device: torch.device, enabled: bool = True) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device) if wanted and device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if enabled and device.type == "cuda" else None
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[], None]]:
-        """Within it, work goes to the stream beside and needs nothing that is queued later on the present one.
+        """Send work to the second stream; it may not depend on work queued later on the current stream.
 
-        In a capture that is a parallel branch of the graph. The function that it gives joins both again and must be
-        called.
+        In a capture this makes a parallel branch of the graph. The context yields a function that joins the two streams
+        again; the caller must call it.
         """
         if self.stream is None:
             yield lambda: None
             return
-        main, beside = torch.cuda.current_stream(self.device), self.stream
-        beside.wait_stream(main)
-        with torch.cuda.stream(beside):
-            yield lambda: main.wait_stream(beside)
+        main, side = torch.cuda.current_stream(self.device), self.stream
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            yield lambda: main.wait_stream(side)

@@ -17,7 +17,7 @@ from mspipe_triton.kernels import draw_batch
 
 
 class TrainPass(Pass):
-    """Training; `losses` [iterations] keeps the loss of every batch."""
+    """Training pass; `losses` [iterations] holds the loss of every batch."""
 
     def __init__(self, session: Session, iterations: int) -> None:
         super().__init__(session, Purpose.TRAIN_NEGATIVES, iterations)
@@ -28,15 +28,15 @@ class TrainPass(Pass):
     def work(self, scene: Scene) -> None:
         """Learn from a batch."""
         scene = self.fetched(scene, self.clock)
-        learned = learn(self.model, scene, self.optimizer, self.deliver, self.aside, self.unit)
-        self.losses.index_copy_(0, self.clock.iteration, learned.loss.view(1))
+        result = learn(self.model, scene, self.optimizer, self.deliver, self.side_stream, self.unit)
+        self.losses.index_copy_(0, self.clock.iteration, result.loss.view(1))
 
-    def changed(self) -> list[torch.Tensor]:
-        """Node tables, parameters, and the optimiser's state."""
-        return [*super().changed(), *self.learned()]
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return node tables, parameters and the optimiser's state."""
+        return [*super().state_tensors(), *self.model_tensors()]
 
-    def learned(self) -> list[torch.Tensor]:
-        """Parameters and the optimiser's state, which is made where it is not there yet."""
+    def model_tensors(self) -> list[torch.Tensor]:
+        """Return parameters and the optimiser's state, which is created if it is missing."""
         states = self.optimizer.state
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         if any(each not in states for each in parameters):
@@ -46,23 +46,23 @@ class TrainPass(Pass):
 
     @torch.no_grad()
     def _make_state(self, parameters: list[torch.Tensor]) -> None:
-        """Let the optimiser make its state by a step that is undone."""
+        """Let the optimiser create its state in a step, and undo that step."""
         before = [each.clone() for each in parameters]
         for each in parameters:
             each.grad = torch.zeros_like(each)
         self.optimizer.step()
-        for each, kept in zip(parameters, before, strict=True):
-            each.copy_(kept)
-            for value in self.optimizer.state[each].values():
-                value.zero_()
+        for each, value in zip(parameters, before, strict=True):
+            each.copy_(value)
+            for moment in self.optimizer.state[each].values():
+                moment.zero_()
         self.optimizer.zero_grad()
 
 
 class ScorePass(Pass):
-    """Logits `scores` [iterations, 2, B] of positives and negatives, and `ranks` [iterations, B], reciprocal, if asked.
+    """Logits `scores` [iterations, 2, B] of positives and negatives, and reciprocal `ranks` [iterations, B] if ranking.
 
     Args:
-        ranked: N random destinations that each event is ranked among, 0 for none.
+        ranked: N random destinations to rank each event among; 0 for no ranking.
     """
 
     def __init__(self, session: Session, iterations: int, ranked: int = 0) -> None:
@@ -75,26 +75,26 @@ class ScorePass(Pass):
     @torch.no_grad()
     def work(self, scene: Scene) -> None:
         """Score a batch, and rank its destinations."""
-        candidates = (self.fetched(each) for each in self._drawn())
-        scored = score(self.model, self.fetched(scene), self.deliver, candidates)
-        self.scores.index_copy_(0, self.clock.iteration, scored.logits.unsqueeze(0))
+        candidates = (self.fetched(each) for each in self._candidate_scenes())
+        result = score(self.model, self.fetched(scene), self.deliver, candidates)
+        self.scores.index_copy_(0, self.clock.iteration, result.logits.unsqueeze(0))
         if self.ranked:
-            self.ranks.index_copy_(0, self.clock.iteration, scored.ranks.unsqueeze(0))
+            self.ranks.index_copy_(0, self.clock.iteration, result.ranks.unsqueeze(0))
 
     def look(self) -> None:
-        """The batch, and the candidates of its events."""
+        """Sample the batch and the candidates of its events."""
         self.clock.table.copy_(self.ahead.table)
         super().look()
-        for _ in self._drawn():
+        for _ in self._candidate_scenes():
             pass
 
     def samplers(self) -> Iterator[StaticSampler]:
-        """Of the batch and of candidates."""
+        """Yield the samplers of the batch and of its candidates."""
         yield from super().samplers()
         yield self.candidates
 
-    def _drawn(self) -> Iterator[Scene]:
-        """The candidates of the clock's batch in groups of columns, the true destination in front of each group."""
+    def _candidate_scenes(self) -> Iterator[Scene]:
+        """Yield the candidates of the clock's batch in groups of columns, each behind a column of true destinations."""
         if not self.ranked:
             return
         session, clock, size, layers = self.session, self.clock, self.session.size, self.model.layers
@@ -102,13 +102,14 @@ class ScorePass(Pass):
         nodes, times, events, _ = draw_batch(
             stream.src, stream.dst, stream.t, session.negatives.destinations, clock.span, words, size, self.ranked
         )
-        both = (part[2 * size :].view(size, -1).split(self.columns, 1) for part in (nodes, times))
-        dst, at = (part[size : 2 * size, None] for part in (nodes, times))
-        for number, (group, group_at) in enumerate(zip(*both, strict=True)):
-            roots, moments = torch.cat([dst, group], 1).reshape(-1), torch.cat([at, group_at], 1).reshape(-1)
-            points = Roots(roots, moments, new_keys(roots, len(stream)) if layers > 1 else roots)
+        groups = (part[2 * size :].view(size, -1).split(self.columns, 1) for part in (nodes, times))
+        dst, dst_times = (part[size : 2 * size, None] for part in (nodes, times))
+        for number, (group, group_times) in enumerate(zip(*groups, strict=True)):
+            root_nodes = torch.cat([dst, group], 1).reshape(-1)
+            root_times = torch.cat([dst_times, group_times], 1).reshape(-1)
+            roots = Roots(root_nodes, root_times, new_keys(root_nodes, len(stream)) if layers > 1 else root_nodes)
             hops = [clock.words(Purpose.RANKING_NEIGHBOURS, hop, number) for hop in range(layers)]
-            yield Scene(roots, moments, events, None, self.candidates.around(points, 0, hops))
+            yield Scene(root_nodes, root_times, events, None, self.candidates.around(roots, 0, hops))
 
 
 class EmbedPass(Pass):
@@ -120,6 +121,6 @@ class EmbedPass(Pass):
 
     @torch.no_grad()
     def work(self, scene: Scene) -> None:
-        """Keep the sources' embeddings of a batch."""
+        """Store the embeddings of a batch's sources."""
         sources = embed(self.model, self.fetched(scene), self.deliver).sources
         self.sources.index_copy_(0, self.clock.iteration, sources.unsqueeze(0))

@@ -1,4 +1,4 @@
-"""The resident way of an iteration: its scene is sampled on the device, where its rows are read and its writes go."""
+"""Resident iterations: the device samples the scene, reads its rows and stores its writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mspipe_triton.data.clock import Clock
 from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
-from mspipe_triton.iteration.cuda_graph import Aside, Replay, Snapshot
+from mspipe_triton.iteration.cuda_graph import Replay, SideStream, Snapshot
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch
@@ -24,15 +24,15 @@ Span = tuple[int, int, int]  # first event, stop, epoch
 
 
 class Pass(ABC):
-    """One kind of step over the batches of a range of events, each a replay.
+    """One kind of step, replayed for each batch of a range of events.
 
-    A step works on the batch in `scene`, samples the next one beside it, and puts that in the scene's place.
+    A step works on the batch in `scene`, samples the next batch in parallel, and then stores it in `scene`.
 
     Args:
         session: on the device (see `Session.on`).
-        purpose: of the negatives that it draws.
-        iterations: the most batches of a run, which its results have room for.
-        groups: of ranked candidates.
+        purpose: the purpose of the negatives.
+        iterations: the largest number of batches per run; the results have room for as many.
+        groups: the number of groups of ranked candidates.
     """
 
     def __init__(self, session: Session, purpose: Purpose, iterations: int, groups: int = 0) -> None:
@@ -42,14 +42,14 @@ class Pass(ABC):
         self.sampler = StaticSampler(session.sampler, layers)
         self.scene: Scene | None = None
         self.replay = Replay(self.step, device, session.settings.captured)
-        self.aside = Aside(device, session.settings.branch)
+        self.side_stream = SideStream(device, session.settings.branch)
 
     @abstractmethod
     def work(self, scene: Scene) -> None:
-        """Do with a batch what the pass is for, and leave the results on the device."""
+        """Process a batch, and leave the results on the device."""
 
-    def changed(self) -> list[torch.Tensor]:
-        """What a step changes beside its results and clocks."""
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return the tensors that a step changes, other than its results and clocks."""
         return list(self.session.state.tables.values())
 
     def step(self) -> None:
@@ -57,7 +57,7 @@ class Pass(ABC):
         if not self.session.settings.branch:
             self.work(self.sample())
         else:
-            with self.aside() as join:
+            with self.side_stream() as join:
                 following = self.sample()
             assert self.scene is not None
             self.work(self.scene)
@@ -67,7 +67,7 @@ class Pass(ABC):
 
     @torch.no_grad()
     def sample(self) -> Scene:
-        """The batch that `ahead` stands at: its roots, what surrounds them, and who hears of its events."""
+        """Sample the batch that `ahead` points to: its roots, their neighbourhood, and the receivers of its mail."""
         session, clock, model = self.session, self.ahead, self.model
         stream, size, layers = session.stream, session.size, model.layers
         columns, destinations = (stream.src, stream.dst, stream.t), session.negatives.destinations
@@ -77,13 +77,13 @@ class Pass(ABC):
         around = self.sampler.around(Roots(roots, times, keys), 2 * size, words)
         receivers = None
         if model.mailbox.hears:
-            ends, heard = roots[: 2 * size], clock.words(Purpose.RECEIVING_NEIGHBOURS)
-            receivers = Receivers.of(ends, session.sampler.neighbours(ends, times[: 2 * size], heard)[0], padded=True)
+            ends, draws = roots[: 2 * size], clock.words(Purpose.RECEIVING_NEIGHBOURS)
+            receivers = Receivers.of(ends, session.sampler.neighbours(ends, times[: 2 * size], draws)[0], padded=True)
         clock.advance()
         return Scene(roots, times, events, count, around, receivers)
 
     def fetched(self, scene: Scene, draws: Draws | None = None) -> Scene:
-        """A sampled scene with its rows where they lie: of the edge table, of node features, of the nodes' tables."""
+        """Return a sampled scene with its rows of the edge table, the node features and the nodes' tables."""
         session, around = self.session, scene.around
         assert around.count is not None
         record = session.state.mailbox.view(
@@ -94,7 +94,7 @@ class Pass(ABC):
         return replace(scene, edges=edges, node_features=rows, record=record, draws=draws)
 
     def deliver(self, scene: Scene, hidden: torch.Tensor | None) -> None:
-        """Write the endpoints' memory and mail. This comes after the backward pass, which may read the tables."""
+        """Write the endpoints' memory and mail; call it after the backward pass, which may read the tables."""
         state, size = self.session.state, self.session.size
         (src, dst), (src_rows, dst_rows) = (part[: 2 * size].chunk(2) for part in (scene.roots, scene.around.root_rows))
         sent = Deliveries(
@@ -103,7 +103,7 @@ class Pass(ABC):
         state.mailbox.deliver(state.tables, scene.record, hidden, sent)
 
     def start(self, first: int, stop: int, epoch: int) -> int:
-        """Go to the first batch of events [first, stop); returns how many batches there are."""
+        """Go to the first batch of events [first, stop), and return the number of batches."""
         count = self.clock.start(first, stop, epoch)
         self.ahead.start(first, stop, epoch)
         if self.session.settings.branch:
@@ -115,10 +115,10 @@ class Pass(ABC):
         return count
 
     def run(self, first: int, stop: int, epoch: int, check: Callable[[], None] = lambda: None) -> int:
-        """Take all batches of events [first, stop) through the step; nothing waits for the device.
+        """Run the step on all batches of events [first, stop), without waiting for the device.
 
         Args:
-            check: called between two batches; it may raise.
+            check: called after each batch; it may raise.
 
         Returns:
             The number of batches.
@@ -130,7 +130,7 @@ class Pass(ABC):
         return count
 
     def measure(self, spans: Sequence[Span], whole: bool) -> None:
-        """Set the capacities by the batches of spans: all of them, or some, evenly spread."""
+        """Set the capacities from the batches of spans: all of them if `whole`, else an evenly spaced sample."""
         for first, stop, epoch in spans:
             batches = -(-(stop - first) // self.session.size)
             step = 1 if whole else max(1, batches // _MEASURED)
@@ -143,20 +143,20 @@ class Pass(ABC):
             sampler.fit()
 
     def look(self) -> None:
-        """Sample the batch that `ahead` stands at as a step does, so that the samplers remember how much they found."""
+        """Sample the batch that `ahead` points to as a step does, so that the samplers remember its size."""
         self.sample()
 
     def samplers(self) -> Iterator[StaticSampler]:
-        """All that have capacities."""
+        """Yield the samplers that have capacities."""
         yield self.sampler
 
     def prepare(self, first: int, stop: int, epoch: int) -> str | None:
-        """Compile and capture the step on the events [first, stop); nothing has changed afterwards.
+        """Compile and capture the step on events [first, stop), and restore all state afterwards.
 
         Returns:
-            Why it could not be captured, in one line, or None.
+            The reason why the step could not be captured, in one line, or None.
         """
-        before = Snapshot(self.changed(), on_host=True)
+        before = Snapshot(self.state_tensors(), on_host=True)
         try:
             return self.replay.prepare(lambda: self.start(first, stop, epoch))
         finally:
@@ -164,30 +164,30 @@ class Pass(ABC):
 
 
 def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
-    """Keys [R] of roots that are no ends of the stream's events, −1 in padding."""
+    """Return keys [R] of roots that are not ends of the stream's events, −1 in padding."""
     return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)
 
 
 def _keys(roots: torch.Tensor, events: torch.Tensor, total: int) -> torch.Tensor:
-    """Keys [3B] of roots src ‖ dst ‖ negative, as `Roots` has them."""
+    """Return keys [3B] of roots src ‖ dst ‖ negative, as `Roots` defines them."""
     src = torch.where(events >= 0, 2 * events, -1)
     dst = torch.where(events >= 0, 2 * events + 1, -1)
     return torch.cat([src, dst, new_keys(roots[2 * events.numel() :], total)])
 
 
 def _copy(scene: Scene, other: Scene) -> None:
-    """Let a scene hold what another of the same shapes does; one kernel for all tensors of a dtype."""
+    """Copy the tensors of another scene of the same shapes into a scene, with one kernel per dtype."""
     by_dtype: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-    for mine, theirs in zip(_tensors(scene), _tensors(other), strict=True):
-        pair = by_dtype.setdefault(mine.dtype, ([], []))
-        pair[0].append(mine)
-        pair[1].append(theirs)
-    for mine_all, theirs_all in by_dtype.values():
-        torch._foreach_copy_(mine_all, theirs_all)
+    for target, source in zip(_tensors(scene), _tensors(other), strict=True):
+        pair = by_dtype.setdefault(target.dtype, ([], []))
+        pair[0].append(target)
+        pair[1].append(source)
+    for targets, sources in by_dtype.values():
+        torch._foreach_copy_(targets, sources)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors inside dataclasses and lists, in order, each once."""
+    """Return the tensors inside dataclasses and lists, in order, each once."""
     if isinstance(value, torch.Tensor):
         return [value]
     parts = value if isinstance(value, (list, tuple)) else []

@@ -1,4 +1,4 @@
-"""The scene of an iteration: what a step needs of a batch of events, whichever way it is brought together."""
+"""Scenes: the input of one step on a batch of events, in staged and in resident runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mspipe_triton.nodes.mailbox import Receivers
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B events, its 3B roots src ‖ dst ‖ negative, and what surrounds them; for ranking, other roots.
+    """A batch of B events, its 3B roots src ‖ dst ‖ negative, and their neighbourhood; for ranking, other roots.
 
     Args:
-        roots: [R] nodes, −1 in padding; on the host where the batch is staged.
-        times: [R] of the roots, the batch's first time first; padding has the last event's.
-        events: [B] ids; where shapes are static −1 in padding.
-        count: [1], how many of the padded events are real, the first ones; None for all.
+        roots: [R] nodes, −1 in padding; on the host in staged runs.
+        times: [R] times of the roots, starting with the batch's first; padding repeats the last event's time.
+        events: [B] ids; −1 in padding where shapes are static.
+        count: [1], the number of real events, which come before the padding; None if all are real.
         around: the roots' neighbourhood.
-        receivers: who hears of the events, where the model's mailbox tells more than the ends.
-        edges: the edge rows of the slots, for each hop.
-        node_features: [U, V] of the distinct nodes, if there are any.
-        record: of the distinct nodes.
-        draws: keys of dropout while training, else None.
+        receivers: nodes that get the events' mail, if the model's mailbox sends it to more nodes than the ends.
+        edges: edge rows of the slots, for each hop.
+        node_features: [U, V] of the distinct nodes, or None if the stream has no node features.
+        record: the records of the distinct nodes.
+        draws: random draws for dropout in training, else None.
     """
 
     roots: torch.Tensor
@@ -44,9 +44,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Batch:
-    """B consecutive events [start, stop) with a negative destination each, and candidates [B, N] when ranking.
+    """B consecutive events [start, stop) with a negative destination each, and candidates [B, N] for ranking.
 
-    `size` is that of a whole batch: the last one is padded to it, so that draws have the same place in all of them.
+    `size` is that of a full batch. The last batch is padded to it, so that all batches index their draws alike.
     """
 
     index: int
@@ -67,7 +67,7 @@ def batches(
     epoch: int,
     candidates: int = 0,
 ) -> Iterator[Batch]:
-    """Events [start, stop) cut into batches, the partial last one included; `candidates` N ranking negatives each."""
+    """Cut events [start, stop) into batches, the last one maybe partial, with `candidates` N per event for ranking."""
     count = -(-(stop - start) // size)
     ranked = sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, size, count, candidates) if candidates else None
     for index, negatives in enumerate(sampler.iterate(purpose, epoch, size, count)):
@@ -81,5 +81,5 @@ _RANKED_ROOTS = 6000
 
 
 def ranked_columns(size: int) -> int:
-    """Columns of candidates that are ranked at a time, in batches of this size."""
+    """Return the number of candidate columns to rank at a time, in batches of this size."""
     return max(1, _RANKED_ROOTS // size)

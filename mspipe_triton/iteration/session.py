@@ -1,4 +1,4 @@
-"""The session of a run: stream, sampler, model and node state, which all its iterations share."""
+"""Sessions: stream, sampler, model and node state, which all iterations of a run share."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mspipe_triton.settings import run_settings
 
 @dataclass(frozen=True)
 class Session:
-    """The things that all iterations of a run share; only the node state and the model's parameters change.
+    """Objects that all iterations of a run share; training changes node state, parameters and optimiser state alone.
 
     Args:
-        edges: the stream's edge table [E, ·], of width 0 where it has no features, where the settings want it.
-        sampler: of temporal neighbours. negatives: of negative destinations.
-        optimizer: of the model's parameters. mitigation: blends rows of stale memory when it is fetched, or None.
+        edges: the stream's edge table [E, ·], on host or device as the settings say; width 0 without edge features.
+        sampler: samples temporal neighbours. negatives: samples negative destinations.
+        optimizer: updates the model's parameters. mitigation: blends stale memory rows after the fetch, or None.
     """
 
     config: RunConfig
@@ -44,10 +44,10 @@ class Session:
 
     @staticmethod
     def create(config: RunConfig, stream: EventStream) -> Session:
-        """Build everything from the seed; the same config and stream give the same parameters.
+        """Build a session from the seed; the same config and stream give the same parameters.
 
         Args:
-            config: with "cpu" or "cuda" as device (see `resolve_device`); "auto" is the CPU here.
+            config: with "cpu" or "cuda" as device (see `resolve_device`); "auto" means the CPU here.
             stream: the events.
 
         Raises:
@@ -64,8 +64,8 @@ class Session:
         stream = stream.pinned(placement)
         if train.mitigation != "none" and "memory" not in model.mailbox.tables():
             raise ConfigError(
-                f"mitigation {train.mitigation} is for stale memory, which model {config.model.model} has none "
-                "of; leave --mitigation out"
+                f"mitigation {train.mitigation} is for stale memory, and model {config.model.model} has no memory; "
+                "leave --mitigation out"
             )
         state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
         capturable = settings.resident and placement.apart
@@ -73,20 +73,20 @@ class Session:
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
         sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
-        made = Session(
+        session = Session(
             config, settings, stream, split, stream.t[:0], sampler, NegativeSampler(stream, train.seed), model, state,
             optimizer, mitigation,
         )  # fmt: skip
-        return replace(made, sampler=made._deduplicating(settings), edges=made._edges(settings))
+        return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 
     def under(self, settings: RunSettings) -> Session:
-        """The same data, model and node state, carried out in another way; nothing may be under way."""
+        """Return the session under other settings, with the same data, model and state; call it between iterations."""
         state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
         edges = self.edges if settings.features == self.settings.features else self._edges(settings)
-        return replace(self, settings=settings, state=state, sampler=self._deduplicating(settings), edges=edges)
+        return replace(self, settings=settings, state=state, sampler=self._sampler(settings), edges=edges)
 
     def on(self, device: torch.device) -> Session:
-        """The same with what an iteration reads of the stream on a device."""
+        """Return the session with the stream, adjacency and negatives that iterations read on a device."""
         stream, negatives = self.stream.on(device), self.negatives.on(device)
         sampler = replace(self.sampler, stream=stream, adjacency=self.sampler.adjacency.on(device))
         return replace(self, stream=stream, sampler=sampler, negatives=negatives)
@@ -98,7 +98,7 @@ class Session:
 
     @property
     def size(self) -> int:
-        """B, events a batch."""
+        """B, events per batch."""
         return self.config.train.batch_size
 
     @property
@@ -106,12 +106,12 @@ class Session:
         """The seed of all draws."""
         return self.config.train.seed
 
-    def _deduplicating(self, settings: RunSettings) -> NeighbourSampler:
-        """The sampler under settings; mitigation takes a quantile over distinct nodes."""
+    def _sampler(self, settings: RunSettings) -> NeighbourSampler:
+        """Return the sampler under settings; mitigation needs distinct nodes, over which it computes a quantile."""
         return replace(self.sampler, deduplicate=settings.deduplicate if self.mitigation is None else "all")
 
     def _edges(self, settings: RunSettings) -> torch.Tensor:
-        """The stream's edge table where settings want it."""
+        """Return the stream's edge table on the device that settings name."""
         table = self.stream.edge_features
         if table is None:
             table = torch.zeros((len(self.stream), 0), dtype=getattr(torch, self.config.model.table_dtype))

@@ -1,4 +1,4 @@
-"""The staged way of an iteration: its scene is fetched stage by stage, its writes are published and stored later."""
+"""Staged iterations: stages fetch the scene one after the other, publish the batch's writes and store them later."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class Work:
     """A batch on its way through the stages.
 
     Args:
-        scene: on the host at first, then where the model is. It is kept until the device is through with it, since its
-            memory would go to the next fetch, on a stream that runs ahead.
-        nodes: the scene's distinct nodes [U] on the host, of which the first `ends` are ends of the events.
-        own: the edge rows [B, E] of the events, on the device.
-        version: how many iterations' writes the records held when they were fetched; seen: how many they hold now,
-            more where they were patched since.
-        outcome: what the model has made of the batch: `Learned`, `Scored` or `Embedded`.
+        scene: on the host at first, then on the model's device. It stays referenced until the device is done with it;
+            otherwise the next fetch, whose stream runs ahead, would reuse its memory.
+        nodes: the scene's distinct nodes [U] on the host; the first `ends` of them are ends of the events.
+        event_edges: the edge rows [B, E] of the events, on the device.
+        version: number of iterations whose writes the records held when they were fetched; seen: the number that they
+            hold now, which is larger after a patch.
+        outcome: the model's result on the batch: `Learned`, `Scored` or `Embedded`.
     """
 
     batch: Batch
     scene: Scene | None
     nodes: torch.Tensor
     ends: int
-    own: torch.Tensor | None = None
+    event_edges: torch.Tensor | None = None
     version: int = 0
     seen: int = 0
     outcome: Any = None
 
     @property
     def staleness(self) -> int:
-        """The number of iterations before that are missing from the records."""
+        """Number of earlier iterations whose writes the records lack."""
         return self.batch.index - self.seen
 
 
@@ -54,40 +54,40 @@ StageFunctions = dict[str, Callable[[Any], Any]]
 
 
 def in_turn(stages: StageFunctions, items: Iterable[Batch]) -> Iterator[Work]:
-    """Take batches through stages one after the other, on this thread."""
+    """Run batches through stages one after the other, on this thread."""
     graph = StageGraph(tuple(Stage(name, "compute") for name in stages))
     return run_serial(graph, stages, items)
 
 
 class Stages:
-    """The stages as methods; `training`, `scoring` and `embedding` name them in the order in which they are taken."""
+    """The stages as methods; `training`, `scoring` and `embedding` return them by name, in the order of the stages."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.model, self.state = session, session.model, session.state
         self.placement = session.state.placement
 
     def training(self) -> StageFunctions:
-        """Stage name to function; `patch` is for a schedule that fetches early and wants the latest records."""
-        return {**self._fetching(), "patch": self.patch, "train": self.train, "update": self.update}
+        """Return training stages by name; `patch` is for schedules that fetch early and train on current records."""
+        return {**self._fetch_stages(), "patch": self.patch, "train": self.train, "update": self.update}
 
     def scoring(self) -> StageFunctions:
-        """The same with scores in the place of training."""
-        return {**self._fetching(), "score": self.score, "update": self.update}
+        """Return the stages by name, with scoring instead of training."""
+        return {**self._fetch_stages(), "score": self.score, "update": self.update}
 
     def embedding(self) -> StageFunctions:
-        """The same with embeddings of the sources."""
-        return {**self._fetching(), "embed": self.embed, "update": self.update}
+        """Return the stages by name, with embedding the sources instead of training."""
+        return {**self._fetch_stages(), "embed": self.embed, "update": self.update}
 
     def sample(self, batch: Batch) -> Work:
-        """Roots src ‖ dst ‖ negative, each at its event's time, and their neighbours strictly before it."""
+        """Sample the neighbours of the roots src ‖ dst ‖ negative strictly before their events' times."""
         session, stream = self.session, self.session.stream
         events, ends, missing = slice(batch.start, batch.stop), 2 * batch.size, batch.size - batch.stop + batch.start
         times = stream.t[events]
         times = (times if not missing else torch.cat([times, times[-1:].expand(missing)])).repeat(3)
-        of_ends = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
-        keys = [*of_ends, self._new_keys(batch.negatives.numel())]
+        end_keys = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
+        keys = [*end_keys, self._new_keys(batch.negatives.numel())]
         nodes = [stream.src[events], stream.dst[events], batch.negatives]
-        roots = Roots(_padded(nodes, missing), times, _padded(keys, missing))
+        roots = Roots(_pad(nodes, missing), times, _pad(keys, missing))
         around = session.sampler.around(roots, self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index))
         receivers = None
         if self.model.mailbox.hears:
@@ -98,17 +98,17 @@ class Stages:
         return Work(batch, scene, around.nodes, int(around.root_rows[:ends].max()) + 1)
 
     def features(self, work: Work) -> Work:
-        """Edge rows of the sampled slots and of the batch's events, node rows of the distinct nodes."""
-        batch, placement, scene = work.batch, self.placement, _given(work)
+        """Fetch edge rows of the sampled slots and of the batch's events, and node rows of the distinct nodes."""
+        batch, placement, scene = work.batch, self.placement, _scene(work)
         receivers = None if scene.receivers is None else scene.receivers.on(placement)
-        own = placement.load(self.session.edges[batch.start : batch.stop])
+        event_edges = placement.load(self.session.edges[batch.start : batch.stop])
         count = None if scene.events.numel() == batch.size else placement.load(torch.tensor([scene.events.numel()]))
-        return replace(work, scene=self._fetched(scene, count=count, receivers=receivers), own=own)
+        return replace(work, scene=self._fetch(scene, count=count, receivers=receivers), event_edges=event_edges)
 
     @torch.no_grad()
     def memory(self, work: Work) -> Work:
-        """Memory and mailbox rows of the distinct nodes, read at one version."""
-        scene, session = _given(work), self.session
+        """Fetch memory and mailbox rows of the distinct nodes, all of one version."""
+        scene, session = _scene(work), self.session
         record, version = self.state.read(work.nodes, scene.around.nodes, session.edges)
         if session.mitigation is not None:
             record, _ = session.mitigation.apply(record, work.nodes, session.stream.t[work.batch.start], self.state)
@@ -116,62 +116,63 @@ class Stages:
 
     @torch.no_grad()
     def patch(self, work: Work) -> Work:
-        """Bring the records up to what iterations have written since they were fetched, the one just trained too."""
-        scene, latest = _given(work), work.batch.index
+        """Patch the records with rows that iterations, up to the one just trained, have written since the fetch."""
+        scene, latest = _scene(work), work.batch.index
         self.state.patch(scene.record, scene.around.nodes, work.seen, latest)
         return replace(work, seen=latest)
 
     def train(self, work: Work) -> Work:
-        """Learn from a batch; its writes are published, so that later records may be patched before they are stored."""
+        """Learn from a batch, and publish its writes, so that later records can be patched before these are stored."""
         batch = work.batch
         draws = IterationDraws(self.session.seed, batch.epoch, batch.index, self.placement)
-        scene = replace(_given(work), draws=draws)
+        scene = replace(_scene(work), draws=draws)
         return replace(work, outcome=learn(self.model, scene, self.session.optimizer, partial(self.publish, work)))
 
     def score(self, work: Work) -> Work:
-        """The logits of an evaluation's batch."""
-        return replace(work, outcome=score(self.model, _given(work), partial(self.publish, work), self._ranked(work)))
+        """Compute the logits of an evaluation batch."""
+        candidates = self._candidate_scenes(work)
+        return replace(work, outcome=score(self.model, _scene(work), partial(self.publish, work), candidates))
 
     def embed(self, work: Work) -> Work:
-        """The embeddings of a batch's sources."""
-        return replace(work, outcome=embed(self.model, _given(work), partial(self.publish, work)))
+        """Compute the embeddings of a batch's sources."""
+        return replace(work, outcome=embed(self.model, _scene(work), partial(self.publish, work)))
 
     @torch.no_grad()
     def update(self, work: Work) -> Work:
-        """Write the endpoints' memory and mail, and bring loss or scores to the host."""
+        """Write the endpoints' memory and mail, and copy loss or scores to the host."""
         self.state.write(work.batch.index)
-        # Iterations behind this one have read at least as much; a write may have been under way when this one read.
+        # Later iterations have read this version or a newer one; a write may have been running when this one read.
         self.state.forget(work.version - 1)
-        stored = [None if part is None else self.placement.store(part) for part in work.outcome]
-        return replace(work, scene=None, outcome=type(work.outcome)(*stored))
+        parts = [None if part is None else self.placement.store(part) for part in work.outcome]
+        return replace(work, scene=None, outcome=type(work.outcome)(*parts))
 
     def publish(self, work: Work, scene: Scene, hidden: torch.Tensor | None) -> None:
-        """Compose what an iteration writes, and make it known to readers."""
-        assert work.own is not None
+        """Compose an iteration's writes, and publish them to readers."""
+        assert work.event_edges is not None
         count = scene.events.numel()
         src_rows, dst_rows, _ = (part[:count] for part in scene.around.root_rows.chunk(3))
         events = Interactions(
-            work.batch.start, scene.times[:count], work.own, scene.around.nodes[: work.ends], src_rows, dst_rows,
-            scene.receivers,
+            work.batch.start, scene.times[:count], work.event_edges, scene.around.nodes[: work.ends], src_rows,
+            dst_rows, scene.receivers,
         )  # fmt: skip
         self.state.publish(work.batch.index, self.state.compose(scene.record, hidden, events))
 
-    def _fetching(self) -> StageFunctions:
+    def _fetch_stages(self) -> StageFunctions:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
-        """Philox words for every hop that the model reads."""
+        """Return Philox words for every hop that the model reads."""
         draws = IterationDraws(self.session.seed, epoch, iteration, Placement())
         return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
     def _new_keys(self, count: int) -> torch.Tensor:
-        """Keys [count] of roots that are no ends of events."""
+        """Return keys [count] of roots that are not ends of events."""
         first = 2 * len(self.session.stream)
         return torch.arange(first, first + count)
 
-    def _fetched(self, scene: Scene, **more: Any) -> Scene:
-        """A sampled scene on the device, with edge rows of every hop's slots, node rows of the distinct nodes, and more
-        of its fields."""
+    def _fetch(self, scene: Scene, **more: Any) -> Scene:
+        """Return a sampled scene on the device, with edge rows of every hop's slots, node rows of the distinct nodes,
+        and `more` fields."""
         edges, table, placement = self.session.edges, self.session.stream.node_features, self.placement
         around = scene.around
         slots = [hop.event_ids.view(-1) for hop in around.hops]
@@ -181,13 +182,13 @@ class Stages:
             rows = [placement.load(edges.new_zeros((events.numel(), 0))) for events in slots]
         nodes = None if table is None else placement.gather(table, around.nodes)
         times, around = placement.load(scene.times), around.on(placement)
-        edges_of = [EdgeRows(each) for each in rows]
-        return replace(scene, times=times, around=around, edges=edges_of, node_features=nodes, **more)
+        edge_rows = [EdgeRows(each) for each in rows]
+        return replace(scene, times=times, around=around, edges=edge_rows, node_features=nodes, **more)
 
-    def _ranked(self, work: Work) -> Iterator[Scene]:
-        """The scenes of a batch's candidates, a few columns at a time so that memory stays bounded.
+    def _candidate_scenes(self, work: Work) -> Iterator[Scene]:
+        """Yield the scenes of a batch's candidates, a few columns at a time so that memory stays bounded.
 
-        Beside the candidates of a group stands the true destination.
+        Each group has the true destinations as its first column.
         """
         batch, stream = work.batch, self.session.stream
         if batch.candidates is None:
@@ -195,19 +196,19 @@ class Stages:
         events = slice(batch.start, batch.stop)
         for number, columns in enumerate(batch.candidates.split(ranked_columns(batch.size), 1)):
             columns = torch.cat([stream.dst[events].unsqueeze(1), columns], 1)
-            # Two splits' worth of groups of columns are told apart by the word that holds the epoch elsewhere.
+            # The word that holds the epoch elsewhere tells the groups of columns of both splits apart.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
-            nodes, at = columns.view(-1), stream.t[events].repeat_interleave(columns.shape[1])
-            around = self.session.sampler.around(Roots(nodes, at, self._new_keys(nodes.numel())), draws)
-            scene = Scene(nodes, at, torch.arange(batch.start, batch.stop), None, around)
-            yield self._fetched(scene, record=self.state.fetch(around.nodes, self.session.edges))
+            nodes, times = columns.view(-1), stream.t[events].repeat_interleave(columns.shape[1])
+            around = self.session.sampler.around(Roots(nodes, times, self._new_keys(nodes.numel())), draws)
+            scene = Scene(nodes, times, torch.arange(batch.start, batch.stop), None, around)
+            yield self._fetch(scene, record=self.state.fetch(around.nodes, self.session.edges))
 
 
-def _given(work: Work) -> Scene:
-    assert work.scene is not None, "it is kept until the update"
+def _scene(work: Work) -> Scene:
+    assert work.scene is not None, "only the update drops the scene"
     return work.scene
 
 
-def _padded(parts: Sequence[torch.Tensor], missing: int) -> torch.Tensor:
-    """The parts one behind the other, each with as many −1 at its end as are missing."""
+def _pad(parts: Sequence[torch.Tensor], missing: int) -> torch.Tensor:
+    """Concatenate the parts, each with `missing` times −1 at its end."""
     return torch.cat([pad(part, (0, missing), value=-1) for part in parts] if missing else list(parts))

@@ -1,4 +1,4 @@
-"""One iteration, written once: what a model does with a scene, however the scene came and wherever its writes go."""
+"""The computation of one iteration: a model's step on a scene, shared by staged and resident runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.models.model import TemporalModel
 
-# Lets out what a batch leaves behind, the ends' memory and mail, given h [U, D] of the scene's distinct nodes.
+# Writes a batch's results, the ends' memory and mail, from h [U, D] of the scene's distinct nodes.
 Write = Callable[[Scene, torch.Tensor | None], None]
-# Within it work goes beside what is queued next; the function that it gives joins both.
-Beside = Callable[[], AbstractContextManager[Callable[[], None]]]
+# Opens a context whose work may run in parallel to later work; the function that it yields joins both.
+Branch = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 
 class Learned(NamedTuple):
@@ -24,7 +24,7 @@ class Learned(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Logits [2, B] of a batch's events and negatives, and when ranking those [B, N] of the candidates."""
+    """Logits [2, B] of a batch's events and negatives, and for ranking those [B, N] of the candidates."""
 
     logits: torch.Tensor
     ranked: torch.Tensor | None
@@ -38,19 +38,19 @@ class Scored(NamedTuple):
 
 
 def reciprocal_ranks(positive: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """1 / rank [B] of each positive [B] among its candidates [B, N]; ties count as the mean of their ranks."""
-    own = positive.unsqueeze(1)
-    return 1.0 / (1.0 + (candidates > own).sum(1).double() + 0.5 * (candidates == own).sum(1).double())
+    """Return 1 / rank [B] of each positive [B] among its candidates [B, N]; tied scores share their mean rank."""
+    scores = positive.unsqueeze(1)
+    return 1.0 / (1.0 + (candidates > scores).sum(1).double() + 0.5 * (candidates == scores).sum(1).double())
 
 
 class Embedded(NamedTuple):
-    """Embeddings [B, D] of the sources, before their events."""
+    """Embeddings [B, D] of the sources right before their events."""
 
     sources: torch.Tensor
 
 
 def forward(model: TemporalModel, scene: Scene) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """h [U, D] of the distinct nodes, None in a model without memory, and embeddings [R, D] of the roots."""
+    """Return h [U, D] of the distinct nodes (None in a model without memory) and embeddings [R, D] of the roots."""
     record, draws = scene.record, scene.draws
     hidden = model.update_memory(record, scene.times[0], draws)
     rows = scene.edges, scene.node_features
@@ -61,7 +61,11 @@ def differentiate(
     model: TemporalModel, scene: Scene, embedded: torch.Tensor, optimizer: torch.optim.Optimizer,
     unit: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """BCE(positive) + BCE(negative) [], and its gradients; `unit` [] is its own, 1, which torch would make anew."""
+    """Return BCE(positive) + BCE(negative) [], and compute its gradients.
+
+    Args:
+        unit: [], a 1 to start the backward pass from; torch would otherwise create one on each call.
+    """
     loss, _ = model.loss(embedded, scene.count)
     optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
     loss.backward(unit)
@@ -70,23 +74,24 @@ def differentiate(
 
 @contextmanager
 def in_order() -> Iterator[Callable[[], None]]:
-    """A `Beside` that leaves all work in its order."""
+    """Run all work in the order of its calls, as a `Branch` without parallel work."""
     yield lambda: None
 
 
 def learn(
     model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, write: Write,
-    beside: Beside = in_order, unit: torch.Tensor | None = None,
+    branch: Branch = in_order, unit: torch.Tensor | None = None,
 ) -> Learned:  # fmt: skip
-    """Train on a batch: forward, loss, backward, optimiser step; and let out what it writes.
+    """Train on a batch: forward, loss, backward, the batch's writes, optimiser step.
 
     Args:
-        write: lets it out, `beside` the optimiser's step. unit: see `differentiate`.
+        write: writes memory and mail. branch: runs `write` in parallel to the optimiser's step.
+        unit: see `differentiate`.
     """
     hidden, embedded = forward(model, scene)
     loss = differentiate(model, scene, embedded, optimizer, unit)
-    with beside() as join:  # writing reads no parameters, and the optimiser no tables
-        _let_out(write, scene, hidden)
+    with branch() as join:  # writing reads no parameters, and the optimiser no tables
+        _write(write, scene, hidden)
     optimizer.step()
     join()
     return Learned(loss)
@@ -94,23 +99,23 @@ def learn(
 
 @torch.no_grad()
 def score(model: TemporalModel, scene: Scene, write: Write, candidates: Iterable[Scene] = ()) -> Scored:
-    """Logits of a batch's events and negatives, and of `candidates`, groups of their columns (see `rank`)."""
+    """Compute logits of a batch's events and negatives, and of `candidates`, in groups of columns (see `rank`)."""
     hidden, embedded = forward(model, scene)
     events = scene.events.numel()
     logits = model.loss(embedded, scene.count)[1][:, :events]
     ranked = [rank(model, each, embedded[:events], logits[0]) for each in candidates]
-    _let_out(write, scene, hidden)
+    _write(write, scene, hidden)
     return Scored(logits, torch.cat(ranked, 1) if ranked else None)
 
 
 @torch.no_grad()
 def rank(model: TemporalModel, scene: Scene, src: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    """Logits [B, C] of candidates, by what they differ from the true destination's.
+    """Compute logits [B, C] of candidates from their differences to the true destinations' logits.
 
-    Equal embeddings then tie, however differently other products may round.
+    Equal embeddings then tie exactly, even where products of other shapes round differently.
 
     Args:
-        scene: its roots are for every event the true destination and C candidates.
+        scene: its roots are, for every event, the true destination and C candidates.
         src: [B, D], embeddings of the sources. positive: [B], the events' logits.
     """
     _, embedded = forward(model, scene)
@@ -120,12 +125,12 @@ def rank(model: TemporalModel, scene: Scene, src: torch.Tensor, positive: torch.
 
 @torch.no_grad()
 def embed(model: TemporalModel, scene: Scene, write: Write) -> Embedded:
-    """Embeddings of the sources alone, for another task than the prediction of links."""
+    """Compute embeddings of the sources alone, for tasks other than link prediction."""
     hidden, embedded = forward(model, scene)
-    _let_out(write, scene, hidden)
+    _write(write, scene, hidden)
     return Embedded(embedded[: scene.events.numel()])
 
 
 @torch.no_grad()
-def _let_out(write: Write, scene: Scene, hidden: torch.Tensor | None) -> None:
+def _write(write: Write, scene: Scene, hidden: torch.Tensor | None) -> None:
     write(scene, None if hidden is None else hidden.detach())

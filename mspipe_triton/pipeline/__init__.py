@@ -1,1 +1,1 @@
-"""Running the stages of an iteration; knows stages, not models."""
+"""Running, planning and tracing the stages of an iteration; this package knows stages, not models."""

@@ -1,4 +1,4 @@
-"""The engine: runs the stages of a graph for real, one after the other or overlapping, a thread a resource."""
+"""The engine: runs the stages of a graph, one after the other or overlapping with one thread per resource."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def run_serial(
     unpaid: Callable[[], float] = no_time,
     lanes: Mapping[str, Lane] | None = None,
 ) -> Iterator[Any]:
-    """Take every item through all stages before the next one starts; yields it when its last stage is done.
+    """Run each item through all stages before the next one starts; yield its value when its last stage is done.
 
-    Every stage sees everything that earlier iterations wrote: staleness 0. Arguments as in `Engine`; all lanes are used
-    on this one thread, and of the graph only the stages, their order and their resources count.
+    Every stage sees everything that earlier iterations wrote: staleness 0. Arguments as in `Engine`, but all lanes run
+    on the calling thread, and the graph's dependencies are ignored.
     """
-    alone = Lane()
-    lane_of = {name: (lanes or {}).get(name, alone) for name in graph.by_resource}
-    with ExitStack() as opened:
+    thread = Lane()
+    lane_of = {name: (lanes or {}).get(name, thread) for name in graph.by_resource}
+    with ExitStack() as stack:
         for lane in dict.fromkeys(lane_of.values()):
             lane.open()
-            opened.callback(lane.close)
+            stack.callback(lane.close)
         for iteration, item in enumerate(items):
             flight = Flight(item)
             for stage in graph.stages:
@@ -53,21 +53,22 @@ def run_serial(
 
 
 class Engine:
-    """Overlaps iterations as a stage graph allows: a thread for every resource, and one place where all are ordered.
+    """Overlap iterations as a stage graph allows, with one thread per resource.
 
-    A stage is a function from what the stage listed before it returned to what the one behind it takes. A resource
-    serves its stages strictly by iteration; a stage starts once all that its graph makes it wait for has ended. What
-    holds a run back is in the graph alone, the lengths of queues too.
+    A stage is a function from the value that the previous stage returned to the value that the next stage receives. A
+    resource runs its stages strictly by iteration; a stage starts once all its dependencies have ended. Only the graph
+    limits a run: it also encodes the lengths of queues.
 
     Args:
-        graph: stages, resources and dependencies, each stage waiting for the one listed before it.
+        graph: stages, resources and dependencies; each stage must depend on the one listed before it.
         functions: stage name to function.
-        delay: makes a stage wait for a time after the start of another; None: nothing is delayed.
+        delay: makes a stage wait for a time after the start of another stage; None: no delay.
         caller: the resource whose stages run on the thread that iterates over `run`.
-        lanes: resource to the `Lane` that its stages run on; a plain thread where it has none.
-        observe: told the spans of every iteration that is done, in order, on the calling thread.
-        unpaid: seconds of the current thread so far that belong to no stage, such as compiling; taken off.
-        patience: seconds without any stage ending after which the run is given up.
+        lanes: resource to the `Lane` that its stages run on; by default a plain thread.
+        observe: called with the spans of each finished iteration, in order, on the calling thread.
+        unpaid: returns the seconds that the current thread has spent outside stages so far, such as on compiling; they
+            are subtracted.
+        patience: seconds without any stage ending after which the run stops.
 
     Raises:
         GraphError: a stage does not wait for the one listed before it.
@@ -86,7 +87,7 @@ class Engine:
     ) -> None:
         for before, after in zip(graph.stages, graph.stages[1:], strict=False):
             if Dependency(before.name, after.name) not in graph.dependencies:
-                raise GraphError(f"stage {after.name!r} takes what {before.name!r} returns; make it depend on that")
+                raise GraphError(f"stage {after.name!r} uses the result of {before.name!r}; make it depend on that")
         self.graph, self.functions, self.delay, self.caller = graph, functions, delay, caller
         self.lanes = {name: (lanes or {}).get(name) or Lane() for name in {*graph.by_resource, caller}}
         self.observe, self.unpaid, self.patience = observe, unpaid, patience
@@ -94,28 +95,28 @@ class Engine:
         self.turns = {name: threading.Condition(self.lock) for name in self.lanes}
 
     def adopt(self, graph: StageGraph, delay: Delay | None) -> None:
-        """Go on with other dependencies and another delay between the same stages, from the next start on."""
+        """Continue with other dependencies and another delay between the same stages, from the next start on."""
         with self.lock:
             self.graph, self.delay = graph, delay
             self._wake(self.turns)
 
     def run(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Take items through all stages; yields what the last one returned, in order.
+        """Run items through all stages; yield the results of the last stage, in order.
 
-        An error in a stage ends the run at once and is raised here with that stage's traceback. Whichever way the
-        iteration ends, it waits for the stages that run at that moment, a few seconds at most.
+        An error in a stage ends the run at once and is raised here with that stage's traceback. However the run ends,
+        it waits for the stages that are still running, a few seconds at most.
 
         Raises:
-            StuckError: nothing has ended for `patience` seconds. A stage on the calling thread can be broken off only
-                where that is the main thread and the stage runs Python; stderr names it all the same.
+            StuckError: no stage has ended for `patience` seconds. A stage on the calling thread can be interrupted only
+                if that is the main thread and the stage runs Python; stderr names the stage in any case.
         """
         self.source = iter(items)
         self.total: int | None = None
         self.flights: dict[int, Flight] = {}
-        self.ended = {stage.name: 0 for stage in self.graph.stages}
+        self.counts = {stage.name: 0 for stage in self.graph.stages}  # iterations that have ended each stage
         self.running: dict[str, tuple[int, int, float]] = {}
         self.error: BaseException | None = None
-        self.stopping, self.opened = False, 0
+        self.stopping, self.open_lanes = False, 0
         self.watchdog = Watchdog(self.patience, self._explain, self._give_up)
         self.thread = threading.current_thread()
         others = [name for name in self.graph.by_resource if name != self.caller]
@@ -123,10 +124,10 @@ class Engine:
         for worker in workers:
             worker.start()
         try:
-            own = self.turns[self.caller]
-            with own:
-                own.wait_for(lambda: self.opened == len(workers) or self.error is not None)
-            self.lanes[self.caller].open()  # the last one, since a lane may set what is the process's as well
+            turn = self.turns[self.caller]
+            with turn:
+                turn.wait_for(lambda: self.open_lanes == len(workers) or self.error is not None)
+            self.lanes[self.caller].open()  # last, since a lane may also change settings of the process
             with self.watchdog:
                 yield from self._lead()
         except KeyboardInterrupt:
@@ -143,10 +144,10 @@ class Engine:
             self.lanes[self.caller].close()
 
     def _lead(self) -> Iterator[Any]:
-        """The calling thread: hands out every iteration that is done, and runs its own resource's stages between."""
+        """Work of the calling thread: yield each finished iteration, and run the stages of `caller` in between."""
         done = 0
-        own, turn = self._order(self.caller), self.turns[self.caller]
-        stage, iteration = next(own, (None, 0))
+        order, turn = self._order(self.caller), self.turns[self.caller]
+        stage, iteration = next(order, (None, 0))
         while True:
             with turn:
                 while True:
@@ -154,14 +155,14 @@ class Engine:
                         raise self.error
                     if done == self.total:
                         return
-                    finished = min(self.ended.values()) > done
+                    finished = min(self.counts.values()) > done
                     due = None if finished or stage is None else self._due(stage, iteration)
                     if finished or due == 0.0:
                         break
                     turn.wait(due)
             if not finished and stage is not None:
                 self._run(stage, iteration)
-                stage, iteration = next(own)
+                stage, iteration = next(order)
                 continue
             flight = self.flights.pop(done)
             done += 1
@@ -171,17 +172,17 @@ class Engine:
                 yield flight.value
 
     def _order(self, resource: str) -> Iterator[tuple[Stage, int]]:
-        """The stages of a resource in the order in which it serves them, without end."""
+        """Yield the stages of a resource and their iterations in the order in which it runs them, without end."""
         stages = self.graph.by_resource.get(resource, ())
         return ((stage, iteration) for iteration in count() for stage in stages) if stages else iter(())
 
     def _serve(self, resource: str) -> None:
-        """A worker: the turns of its resource, until the run ends."""
+        """Run the stages of a resource on a worker thread until the run ends."""
         lane, turn = self.lanes[resource], self.turns[resource]
         try:
             lane.open()
             with self.lock:
-                self.opened += 1
+                self.open_lanes += 1
                 self._wake([self.caller])
             for stage, iteration in self._order(resource):
                 with turn:
@@ -200,7 +201,7 @@ class Engine:
             lane.close()
 
     def _wake(self, resources: Iterable[str]) -> None:
-        """Let the threads of resources look again; with the lock held. Waking all of them at every end costs more."""
+        """Make the threads of resources check again; call with the lock held. Waking all of them is slower."""
         for name in set(resources):
             self.turns[name].notify()
 
@@ -208,27 +209,27 @@ class Engine:
         return self.total is not None and iteration >= self.total
 
     def _missing(self, stage: Stage, iteration: int) -> Dependency | None:
-        """What the stage still has to wait for; called with the lock held."""
+        """Return a dependency that the stage still waits for, or None; call with the lock held."""
         for each in self.graph.waits[stage.name]:
-            other = each.awaited(iteration, self.total)
-            if other is not None and self.ended[each.before] <= other:
+            other = each.target(iteration, self.total)
+            if other is not None and self.counts[each.before] <= other:
                 return each
         return None
 
     def _due(self, stage: Stage, iteration: int) -> float | None:
-        """Seconds until the stage may start, 0 for now, None if something has to happen first; with the lock held."""
+        """Return seconds until the stage may start, 0 for now, None if it waits for others; call with the lock held."""
         if self._beyond(iteration) or self._missing(stage, iteration):
             return None
         if self.delay is None or self.delay.stage != stage.name:
             return 0.0
         reference = self.flights.get(iteration - self.delay.distance)
-        if reference is None:  # before the first iteration, or over already
+        if reference is None:  # before the first iteration, or already finished
             return 0.0
-        begun = reference.begun.get(self.delay.reference)
-        return None if begun is None else max(0.0, begun + float(self.delay.offset) - time.perf_counter())
+        start = reference.starts.get(self.delay.reference)
+        return None if start is None else max(0.0, start + float(self.delay.offset) - time.perf_counter())
 
     def _run(self, stage: Stage, iteration: int) -> None:
-        """Run a stage that is due; the first one takes its item from the source."""
+        """Run a stage that is due; the first stage gets its item from the source."""
         with self.lock:
             self.running[stage.name] = (iteration, threading.get_ident(), time.perf_counter())
         if stage.name == self.graph.stages[0].name:
@@ -248,7 +249,7 @@ class Engine:
                 (self.flights.get(iteration - each.distance), each.before) for each in self.graph.waits[stage.name]
             ]
             marks = [other.marks[name] for other, name in before if other is not None and name in other.marks]
-            flight.begun[stage.name] = time.perf_counter()
+            flight.starts[stage.name] = time.perf_counter()
             if self.delay is not None and self.delay.reference == stage.name:
                 self._wake([self.graph.resource_of[self.delay.stage]])
         try:
@@ -258,35 +259,35 @@ class Engine:
             raise
         with self.lock:
             del self.running[stage.name]
-            self.ended[stage.name] = iteration + 1
+            self.counts[stage.name] = iteration + 1
             self.watchdog.touch()
-            behind = [each.after for each in self.graph.dependencies if each.before == stage.name]
-            self._wake(self.graph.resource_of[name] for name in behind)
-            if min(self.ended.values()) > iteration:
+            successors = [each.after for each in self.graph.dependencies if each.before == stage.name]
+            self._wake(self.graph.resource_of[name] for name in successors)
+            if min(self.counts.values()) > iteration:
                 self._wake([self.caller])
 
     def _explain(self) -> str:
-        """What is stuck: the stages that run and where, or what the next ones wait for."""
-        now, frames, said = time.perf_counter(), sys._current_frames(), []
+        """Describe what is stuck: the running stages and their code lines, or the dependencies of the next stages."""
+        now, frames, facts = time.perf_counter(), sys._current_frames(), []
         for name, (iteration, thread, since) in list(self.running.items()):
             code = frames[thread].f_code if thread in frames else None
             place = f" in {code.co_filename}:{frames[thread].f_lineno} ({code.co_name})" if code else ""
-            said.append(f"stage {name} of iteration {iteration} has been running for {now - since:.0f} s{place}")
+            facts.append(f"stage {name} of iteration {iteration} has been running for {now - since:.0f} s{place}")
         with self.lock:
-            for stage in self.graph.stages if not said else ():
-                each = self._missing(stage, self.ended[stage.name])
+            for stage in self.graph.stages if not facts else ():
+                each = self._missing(stage, self.counts[stage.name])
                 if each is not None:
-                    iteration = self.ended[stage.name]
-                    other = each.awaited(iteration, self.total)
-                    said.append(f"stage {stage.name} of iteration {iteration} waits for {each.before} of {other}")
-        return f"nothing has ended for {self.patience:g} s: {'; '.join(said) or 'no stage runs or waits'}"
+                    iteration = self.counts[stage.name]
+                    other = each.target(iteration, self.total)
+                    facts.append(f"stage {stage.name} of iteration {iteration} waits for {each.before} of {other}")
+        return f"nothing has ended for {self.patience:g} s: {'; '.join(facts) or 'no stage runs or waits'}"
 
     def _give_up(self, verdict: StuckError) -> None:
         with self.lock:
             self.error = self.error or verdict
-            own = any(thread == self.thread.ident for _, thread, _ in self.running.values())
+            on_caller = any(thread == self.thread.ident for _, thread, _ in self.running.values())
             self._wake(self.turns)
-        if own:  # the error reaches the caller only if the stage can be broken off
+        if on_caller:  # the error reaches the caller only if the stage can be interrupted
             print(f"mspipe-triton: {verdict}", file=sys.stderr)
-        if own and self.thread is threading.main_thread():
+        if on_caller and self.thread is threading.main_thread():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""An iteration on its way through the stages, the spans that its stages leave, and their times."""
+"""Flights: iterations on their way through the stages, the spans of their stages, and stage times."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mspipe_triton.pipeline.lane import Lane
 
 
 def no_time() -> float:
-    """No seconds at all."""
+    """Return 0 seconds."""
     return 0.0
 
 
 @dataclass(frozen=True)
 class Span:
-    """One stage of one iteration: start and end on `time.perf_counter`'s clock, and the seconds that were its own."""
+    """One stage of one iteration: start and end on `time.perf_counter`'s clock, and `seconds` without unpaid time."""
 
     stage: str
     resource: str
@@ -30,12 +30,12 @@ class Span:
 
 @dataclass
 class Flight:
-    """An iteration between its first and its last stage: its value, and what its stages have left so far."""
+    """An iteration between its first and its last stage: its value, and start, mark and run of each stage so far."""
 
     value: Any
-    begun: dict[str, float] = field(default_factory=dict)
+    starts: dict[str, float] = field(default_factory=dict)
     marks: dict[str, Any] = field(default_factory=dict)
-    records: list[tuple[Stage, int, Lane, Any, float, float, float]] = field(default_factory=list)
+    runs: list[tuple[Stage, int, Lane, Any, float, float, float]] = field(default_factory=list)
 
     def run(
         self,
@@ -46,20 +46,20 @@ class Flight:
         marks: Sequence[Any],
         unpaid: Callable[[], float],
     ) -> None:
-        """Run a stage on the present value; `unpaid` seconds of this thread are nobody's."""
+        """Run a stage on the current value; `unpaid` seconds of this thread do not count for the stage."""
         lane.before(marks)
-        skipped, start = unpaid(), time.perf_counter()
-        self.begun.setdefault(stage.name, start)
+        before, start = unpaid(), time.perf_counter()
+        self.starts.setdefault(stage.name, start)
         self.value = function(self.value)
         mark = self.marks[stage.name] = lane.after()
-        self.records.append((stage, iteration, lane, mark, start, time.perf_counter(), unpaid() - skipped))
+        self.runs.append((stage, iteration, lane, mark, start, time.perf_counter(), unpaid() - before))
 
     def spans(self) -> list[Span]:
-        """The spans of all stages, which must have ended."""
+        """Return the spans of all stages, which must have ended."""
         spans = []
-        for stage, iteration, lane, mark, start, end, skipped in self.records:
-            start, end = lane.measured(mark, start, end)
-            spans.append(Span(stage.name, stage.resource, iteration, start, end, end - start - skipped))
+        for stage, iteration, lane, mark, start, end, unpaid in self.runs:
+            start, end = lane.interval(mark, start, end)
+            spans.append(Span(stage.name, stage.resource, iteration, start, end, end - start - unpaid))
         return spans
 
 
@@ -77,5 +77,5 @@ class StageTimes:
             self.seconds[span.stage] = self.seconds.get(span.stage, 0.0) + span.seconds
 
     def per_iteration(self) -> dict[str, float]:
-        """Mean seconds of each stage an iteration."""
+        """Return mean seconds per iteration, for each stage."""
         return {name: total / max(1, self.iterations) for name, total in self.seconds.items()}

@@ -1,4 +1,4 @@
-"""The stage graph: stages with their time, resource and bytes held, and dependencies within and across iterations."""
+"""Stage graphs: stages with their time, resource and memory, and dependencies within and across iterations."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ Time = Fraction | int | float
 
 @dataclass(frozen=True)
 class Stage:
-    """A step that every iteration takes once.
+    """A step that every iteration runs once.
 
     Args:
         name: unique in its graph.
-        resource: what it occupies while it runs; a resource runs one stage at a time.
-        time: how long it takes, above 0, in any unit; kept exactly.
-        held: bytes that an iteration holds from this stage's start until its last stage ends.
+        resource: the resource that the stage occupies while it runs; a resource runs one stage at a time.
+        time: its duration, above 0, in any unit; stored exactly.
+        size: bytes that an iteration holds from this stage's start until the iteration's last stage ends.
     """
 
     name: str
     resource: str
     time: Time = 1
-    held: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class Dependency:
     """`after` of iteration i starts once `before` of iteration i − distance has ended.
 
-    A negative distance waits for a later iteration, and for the last one where there is none so late.
+    A negative distance waits for a later iteration, or for the last one if the run ends before.
     """
 
     before: str
     after: str
     distance: int = 0
 
-    def awaited(self, iteration: int, total: int | None) -> int | None:
-        """The iteration waited for by this one of `total` (None: not known yet), or None where there is nothing."""
+    def target(self, iteration: int, total: int | None) -> int | None:
+        """Return the iteration that this one of `total` (None: unknown yet) waits for, or None if it need not wait."""
         other = iteration - self.distance
         if other < 0:
             return None
@@ -51,14 +51,14 @@ class Dependency:
 
 @dataclass(frozen=True)
 class StageGraph:
-    """Stages in the order in which an iteration's work passes them, and what they wait for.
+    """The stages of an iteration, in order, and their dependencies.
 
-    A resource serves its stages strictly by iteration, and within an iteration in the order given here. `dependencies`
-    are what comes on top of that; an iteration's own stages wait for one another only where it says so.
+    A resource runs its stages strictly by iteration, and within an iteration in the order of `stages`. `dependencies`
+    come on top of that: without one, even stages of the same iteration do not wait for each other.
 
     Raises:
-        GraphError: no stages, a name given twice, a time that is not positive and finite, an unknown resource or stage,
-            or a circle of waiting that does not reach an earlier iteration, which could never start.
+        GraphError: no stages, a repeated name, a time that is not positive and finite, an unknown resource or stage,
+            or a dependency cycle that reaches no earlier iteration, whose stages could never start.
     """
 
     stages: tuple[Stage, ...]
@@ -68,27 +68,27 @@ class StageGraph:
     def __post_init__(self) -> None:
         if not self.stages:
             raise GraphError("a stage graph needs at least one stage")
-        known = set(self.resources if self.resources is not None else (stage.resource for stage in self.stages))
+        resources = set(self.resources if self.resources is not None else (stage.resource for stage in self.stages))
         seen: set[str] = set()
         for stage in self.stages:
             if stage.name in seen:
                 raise GraphError(f"stage {stage.name!r} is given twice; names must differ")
             seen.add(stage.name)
-            if stage.resource not in known:
+            if stage.resource not in resources:
                 raise GraphError(
-                    f"stage {stage.name!r} is on resource {stage.resource!r}, none of {', '.join(sorted(known))}"
+                    f"stage {stage.name!r} is on resource {stage.resource!r}, none of {', '.join(sorted(resources))}"
                 )
             if not 0 < stage.time < float("inf"):
                 raise GraphError(f"stage {stage.name!r} takes {stage.time}; give a time above 0")
-            if stage.held < 0:
-                raise GraphError(f"stage {stage.name!r} holds {stage.held} bytes; give 0 or more")
+            if stage.size < 0:
+                raise GraphError(f"stage {stage.name!r} holds {stage.size} bytes; give 0 or more")
         for dependency in self.dependencies:
             for name in (dependency.before, dependency.after):
                 if name not in seen:
                     raise GraphError(
                         f"a dependency names stage {name!r}, which is none of {', '.join(s.name for s in self.stages)}"
                     )
-        self._refuse_circles()
+        self._refuse_cycles()
 
     @cached_property
     def times(self) -> dict[str, Fraction]:
@@ -97,7 +97,7 @@ class StageGraph:
 
     @cached_property
     def by_resource(self) -> dict[str, tuple[Stage, ...]]:
-        """The stages of each resource that has any, in the order served."""
+        """The stages of each resource that has any, in the order in which it runs them."""
         names = dict.fromkeys(stage.resource for stage in self.stages)
         return {name: tuple(stage for stage in self.stages if stage.resource == name) for name in names}
 
@@ -108,39 +108,40 @@ class StageGraph:
 
     @cached_property
     def constraints(self) -> tuple[Dependency, ...]:
-        """The dependencies and the order of every resource, as dependencies: all that a start has to wait for."""
+        """Everything that a stage's start waits for: dependencies, and the order of each resource as dependencies."""
         order = []
         for stages in self.by_resource.values():
-            order += [Dependency(first.name, then.name) for first, then in pairwise(stages)]
+            order += [Dependency(before.name, after.name) for before, after in pairwise(stages)]
             order.append(Dependency(stages[-1].name, stages[0].name, 1))
         return (*self.dependencies, *order)
 
     @cached_property
     def waits(self) -> dict[str, tuple[Dependency, ...]]:
-        """The dependencies that each stage waits for, the order of its resource left out."""
+        """The dependencies that each stage waits for, without the order of its resource."""
         return {
             stage.name: tuple(each for each in self.dependencies if each.after == stage.name) for stage in self.stages
         }
 
     def loads(self) -> dict[str, Fraction]:
-        """Time that an iteration occupies each resource."""
+        """Return the time per iteration that each resource is busy."""
         return {
             name: sum((self.times[s.name] for s in stages), Fraction()) for name, stages in self.by_resource.items()
         }
 
     def lower_bound(self) -> Fraction:
-        """T*, the largest load: no schedule's period is below it."""
+        """Return T*, the largest load: no schedule's period is below it."""
         return max(self.loads().values())
 
     def with_times(self, times: Mapping[str, Time]) -> StageGraph:
-        """The same graph with other stage times."""
-        stages = tuple(Stage(s.name, s.resource, times.get(s.name, s.time), s.held) for s in self.stages)
+        """Return the graph with other stage times."""
+        stages = tuple(Stage(s.name, s.resource, times.get(s.name, s.time), s.size) for s in self.stages)
         return StageGraph(stages, self.dependencies, self.resources)
 
-    def _refuse_circles(self) -> None:
-        """Every circle of waiting has to reach back: Bellman-Ford on a weight that only a circle of distance ≤ 0 gains.
+    def _refuse_cycles(self) -> None:
+        """Refuse dependency cycles of distance ≤ 0, by Bellman-Ford on a weight that only these cycles increase.
 
-        With n stages a circle has at most n edges, so 1 an edge less n + 1 a distance is positive exactly on those.
+        With n stages a cycle has at most n edges, so the weight 1 − (n + 1) · distance per edge, summed over a cycle,
+        is positive exactly for distances ≤ 0.
         """
         size = len(self.stages) + 1
         longest = dict.fromkeys((stage.name for stage in self.stages), 0)
@@ -154,10 +155,10 @@ class StageGraph:
             if longest == before:
                 return
         name = next(name for name in longest if longest[name] != before[name])
-        for _ in self.stages:  # back from a stage that the circle has reached onto the circle itself
+        for _ in self.stages:  # back from a stage behind the cycle onto the cycle itself
             name = last[name]
-        circle = [name]
-        while last[circle[-1]] != name:
-            circle.append(last[circle[-1]])
-        others = f" through {', '.join(circle[1:])}" if circle[1:] else ""
-        raise GraphError(f"stage {name!r} waits for itself{others}: the circle reaches no earlier iteration")
+        cycle = [name]
+        while last[cycle[-1]] != name:
+            cycle.append(last[cycle[-1]])
+        others = f" through {', '.join(cycle[1:])}" if cycle[1:] else ""
+        raise GraphError(f"stage {name!r} waits for itself{others}: the cycle reaches no earlier iteration")

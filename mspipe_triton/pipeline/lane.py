@@ -1,4 +1,4 @@
-"""The lane of a resource: the thread that its stages run on, and the order of their work on a device."""
+"""Lanes: the thread that a resource's stages run on, and the order of their work on a device."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 
 class Lane:
-    """Where a resource's stages run: this one is the thread itself, others order work on a device behind it.
+    """The place where a resource's stages run: here a plain thread; subclasses also order the thread's device work.
 
-    `open` and `close` are called in the resource's thread, around all its stages.
+    The resource's thread calls `open` before all its stages and `close` after them.
     """
 
     def open(self) -> None:
         """Set the thread up."""
 
     def close(self) -> None:
-        """Put back what `open` changed."""
+        """Undo what `open` changed."""
 
     def before(self, marks: Sequence[Any]) -> None:
-        """A stage is about to start that has to come after these marks of earlier stages."""
+        """Prepare a stage, whose work must come after these marks of earlier stages."""
 
     def after(self) -> Any:
-        """The stage's function has returned: a mark for those that wait for it, or None if all its work is done."""
+        """Return a mark that later stages wait for, after the stage's function; None if all work is done."""
         return None
 
-    def measured(self, mark: Any, start: float, end: float) -> tuple[float, float]:
-        """Start and end of a stage whose work is done, given those of its function."""
+    def interval(self, mark: Any, start: float, end: float) -> tuple[float, float]:
+        """Return start and end of a stage's finished work, from the start and end of its function."""
         return start, end

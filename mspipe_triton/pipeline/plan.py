@@ -32,15 +32,16 @@ class Plan:
 
     Args:
         schedule: its name.
-        staleness: the bound s: how many of the preceding updates a memory fetch may miss.
+        staleness: the bound s: the number of preceding updates that a memory fetch may miss.
         period: time from an iteration's start to the next one's.
         lower_bound: T*, the largest load of a resource; no period is below it.
-        starts: start of every stage of an iteration after its first one's, as early as the period allows. The memory
-            fetch is as late as it can be as well: it ends where the next stage starts (under fixed, or an update).
+        starts: start of every stage, counted from the start of the iteration's first stage, as early as the period
+            allows. The memory fetch is also as late as possible: it ends when the next stage starts, or under fixed an
+            update.
         utilisation: share of the period that each resource works, 0 to 1.
-        graph: what was planned.
-        delay: what the engine holds the memory fetch back by, in mspipe and exact.
-        slack: how much later the memory fetch starts than the last update it has to wait for would let it.
+        graph: the graph that was planned.
+        delay: the engine's delay of the memory fetch, in mspipe and exact.
+        slack: how much later the memory fetch starts than the last update that it waits for would allow.
     """
 
     schedule: str
@@ -54,7 +55,7 @@ class Plan:
     slack: Fraction
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain JSON numbers: integers where they are whole."""
+        """Return the plan as JSON numbers; whole numbers become integers."""
         return {
             "schedule": self.schedule,
             "period": _number(self.period),
@@ -72,37 +73,38 @@ def make_plan(
     staleness: int | None = None,
     resources: Mapping[str, str] = RESOURCES,
     depth: int = DEPTH,
-    held: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Plan a schedule for given stage times.
+    """Plan a schedule for the stage times.
 
-    Without `staleness`, mspipe and exact take the smallest one whose period no larger one betters. With the default
-    resources that period is T*; a resource that serves stages before and after others' work may miss it at any bound.
+    Without `staleness`, mspipe and exact use the smallest one that no larger one improves the period of. With the
+    default resources that period is T*; a resource whose stages run both before and after others may miss T* at any
+    bound.
 
     Args:
         schedule: one of `SCHEDULES`, or `RESIDENT`.
-        times: time of every stage of the schedule, in one unit. Integers and fractions are kept exactly; floats count
-            to 12 significant digits, so that 0.1 and 0.2 make 0.3.
-        staleness: the bound s. fixed needs it; serial and prefetch know only 0.
-        resources: what each stage occupies.
+        times: time of every stage of the schedule, in one unit. Integers and fractions are exact; floats are rounded
+            to 12 significant digits, so that 0.1 and 0.2 add up to 0.3.
+        staleness: the bound s. fixed needs it; serial and prefetch allow only 0.
+        resources: the resource that each stage occupies.
         depth: finished iterations that may wait between two stages on different resources.
-        held: bytes that each stage's output takes.
+        sizes: bytes of each stage's output.
 
     Raises:
-        GraphError: a staleness that the schedule lacks or does not have, or what `schedule_graph` refuses.
+        GraphError: a staleness is missing or the schedule has none, or `schedule_graph` refuses the arguments.
     """
-    exact = {name: _quantised(time) for name, time in times.items()}
+    exact_times = {name: _quantise(time) for name, time in times.items()}
 
-    def at(bound: int) -> StageGraph:
-        return schedule_graph(schedule, exact, bound, resources, depth, held)
+    def graph_with(bound: int) -> StageGraph:
+        return schedule_graph(schedule, exact_times, bound, resources, depth, sizes)
 
     if schedule in ("serial", "prefetch", RESIDENT) and staleness:
-        raise GraphError(f"schedule {schedule} misses no update: staleness {staleness} takes mspipe, fixed or exact")
+        raise GraphError(f"schedule {schedule} misses no update: staleness {staleness} needs mspipe, fixed or exact")
     if schedule == "fixed" and staleness is None:
         raise GraphError("schedule fixed needs a staleness, as in --staleness 1")
     if staleness is None and schedule in ("mspipe", "exact"):
-        staleness = _smallest_staleness(at, len(stage_names(schedule)))
-    graph = at(staleness or 0)
+        staleness = _smallest_staleness(graph_with, len(stage_names(schedule)))
+    graph = graph_with(staleness or 0)
     period = steady_period(graph)
     starts = _paths(graph, period, graph.stages[0].name)
     slack = Fraction(0)
@@ -122,26 +124,26 @@ def make_plan(
 
 
 def steady_period(graph: StageGraph) -> Fraction:
-    """The period that a long run settles to: the largest ratio of time to distance over all circles of constraints.
+    """Compute the period that a long run settles to: the largest ratio of time to distance over cycles of constraints.
 
-    Starts from the circles of the resources, and goes on to the ratio of a circle that the period is too short for
-    until there is none.
+    The search starts from the resources' cycles. While the period is too short for some cycle, that cycle's ratio
+    becomes the period.
     """
     times, scale = whole_times(graph)
     names = [stage.name for stage in graph.stages]
     period = graph.lower_bound() * scale
-    while circle := _relax(graph, times, period, names)[1]:
-        period = Fraction(sum(times[each.before] for each in circle), sum(each.distance for each in circle))
+    while cycle := _relax(graph, times, period, names)[1]:
+        period = Fraction(sum(times[each.before] for each in cycle), sum(each.distance for each in cycle))
     return period / scale
 
 
 def _relax(
     graph: StageGraph, times: Mapping[str, int], period: Fraction, sources: Iterable[str]
 ) -> tuple[dict[str, int], list[Dependency]]:
-    """Bellman-Ford for longest paths: an edge weighs the time of `before` less the periods it reaches back.
+    """Find longest paths by Bellman-Ford; an edge's weight is the time of `before` less the periods that it goes back.
 
     Returns:
-        The paths' lengths from the sources, times the period's denominator; and a circle of positive weight, or none.
+        The paths' lengths from the sources, times the period's denominator; and a cycle of positive weight, if any.
     """
     longest = dict.fromkeys(sources, 0)
     last: dict[str, Dependency] = {}
@@ -156,16 +158,16 @@ def _relax(
         if longest == before:
             return longest, []
     name = next(name for name in longest if longest[name] != before.get(name))
-    for _ in graph.stages:  # back from a stage that the circle has reached onto the circle itself
+    for _ in graph.stages:  # back from a stage behind the cycle onto the cycle itself
         name = last[name].before
-    circle = [last[name]]
-    while circle[-1].before != name:
-        circle.append(last[circle[-1].before])
-    return longest, circle
+    cycle = [last[name]]
+    while cycle[-1].before != name:
+        cycle.append(last[cycle[-1].before])
+    return longest, cycle
 
 
 def _paths(graph: StageGraph, period: Fraction, source: str) -> dict[str, Fraction]:
-    """How long after `source` every stage of the same iteration can start at the earliest, at a feasible period."""
+    """Return each stage's earliest start after that of `source` in the same iteration, at a feasible period."""
     times, scale = whole_times(graph)
     longest, _ = _relax(graph, times, period * scale, [source])
     unit = scale * (period * scale).denominator
@@ -173,27 +175,27 @@ def _paths(graph: StageGraph, period: Fraction, source: str) -> dict[str, Fracti
 
 
 def _delay(starts: Mapping[str, Fraction], period: Fraction) -> Delay:
-    """The fetch's start as counted from the nearest earlier iteration whose training starts no later."""
+    """Return the fetch's start relative to the nearest earlier iteration whose training starts no later."""
     ahead = starts["train"] - starts["memory"]
     distance = max(1, ceil(ahead / period))
     return Delay("memory", "train", distance, distance * period - ahead)
 
 
-def _smallest_staleness(at: Callable[[int], StageGraph], stages: int) -> int:
-    """The smallest bound that no larger one betters.
+def _smallest_staleness(graph_with: Callable[[int], StageGraph], stages: int) -> int:
+    """Return the smallest bound that no larger one improves on.
 
-    A circle's time is at most the sum of all loads, so at most `stages` times T*. With the bound `stages` − 1, every
-    circle that the bound relaxes takes no more than T* an iteration: larger ones change nothing.
+    A cycle's time is at most the sum of all loads, so at most `stages` times T*. With the bound `stages` − 1, every
+    cycle that the bound relaxes needs at most T* per iteration, so larger bounds change nothing.
     """
-    best = steady_period(at(stages - 1))
-    return next(bound for bound in range(stages) if steady_period(at(bound)) == best)
+    best = steady_period(graph_with(stages - 1))
+    return next(bound for bound in range(stages) if steady_period(graph_with(bound)) == best)
 
 
 def parse_times(text: str) -> dict[str, Fraction]:
-    """Stage times from `sample=2,features=2.5,memory=1/3`, exactly.
+    """Parse stage times such as `sample=2,features=2.5,memory=1/3`, exactly.
 
     Raises:
-        ConfigError: a part that is not name=time, a name given twice, or a time that is no number above 0 up to 1e15.
+        ConfigError: a part is not name=time, a name is repeated, or a time is not a number above 0 and up to 1e15.
     """
     times: dict[str, Fraction] = {}
     for part in text.split(","):
@@ -202,22 +204,22 @@ def parse_times(text: str) -> dict[str, Fraction]:
             raise ConfigError(f"--times: {part.strip()!r} is not name=time, as in sample=2")
         if name in times:
             raise ConfigError(f"--times: {name} is given twice")
-        times[name] = _parsed(name, value)
+        times[name] = _parse_time(name, value)
     return times
 
 
-def _parsed(name: str, value: str) -> Fraction:
-    over, slash, under = value.partition("/")
+def _parse_time(name: str, value: str) -> Fraction:
+    numerator, slash, denominator = value.partition("/")
     try:
-        # The range is looked at first: an exact 1e999999999 would not fit into memory.
-        if all(0 < float(number) <= LARGEST for number in ((over, under) if slash else (over,))):
-            return Fraction(over) / Fraction(under if slash else 1)
+        # The range is checked first: an exact 1e999999999 would not fit into memory.
+        if all(0 < float(number) <= LARGEST for number in ((numerator, denominator) if slash else (numerator,))):
+            return Fraction(numerator) / Fraction(denominator if slash else 1)
     except ValueError:
         pass
     raise ConfigError(f"--times: {name}={value} is not a time; give a number above 0 and at most {LARGEST:g}")
 
 
-def _quantised(time: Time) -> Time:
+def _quantise(time: Time) -> Time:
     return Fraction(f"{time:.12g}") if isinstance(time, float) and isfinite(time) else time
 
 

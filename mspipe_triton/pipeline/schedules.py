@@ -1,4 +1,4 @@
-"""The schedules of a memory-based iteration as stage graphs: which stages there are, and what each waits for."""
+"""Schedules of a memory-based iteration as stage graphs: their stages and dependencies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graph import Dependency, Stage, StageGraph, Time
 
 SCHEDULES = ("serial", "prefetch", "mspipe", "fixed", "exact")
-RESIDENT = "resident"  # an iteration that runs whole, for which there is nothing to schedule
+RESIDENT = "resident"  # one stage for the whole iteration, with nothing to schedule
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
 RESOURCES = {
     "sample": "sampler",
@@ -24,7 +24,7 @@ DEPTH = 3
 
 
 def stage_names(schedule: str) -> tuple[str, ...]:
-    """The stages that an iteration takes under a schedule; `patch` belongs to `exact` alone."""
+    """Return the stages of an iteration under a schedule; only `exact` has `patch`."""
     if schedule == RESIDENT:
         return ("iteration",)
     return tuple(name for name in STAGES if name != "patch" or schedule == "exact")
@@ -36,26 +36,27 @@ def schedule_graph(
     staleness: int = 0,
     resources: Mapping[str, str] = RESOURCES,
     depth: int = DEPTH,
-    held: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> StageGraph:
-    """The stage graph of a schedule.
+    """Build the stage graph of a schedule.
 
-    * `serial`: an iteration starts when the one before has ended.
-    * `prefetch`: the memory fetch waits for the update before; everything else overlaps.
+    * `serial`: an iteration starts when the previous one has ended.
+    * `prefetch`: the memory fetch waits for the previous update; everything else overlaps.
     * `mspipe`, `exact`: the memory fetch waits for the update of 1 + `staleness` iterations before.
-    * `fixed`: likewise, and that next update waits for the fetch, which so misses exactly `staleness` updates.
+    * `fixed`: likewise, and the update after that one waits for the fetch, which thus misses exactly `staleness`
+      updates.
     * `resident`: one stage, the iteration.
 
     Args:
         times: time of every stage of the schedule.
-        staleness: the bound s of mspipe, fixed and exact; the two others have 0.
-        resources: what each stage occupies.
+        staleness: the bound s of mspipe, fixed and exact; serial and prefetch have 0.
+        resources: the resource that each stage occupies.
         depth: finished iterations that may wait between two stages on different resources.
-        held: bytes that each stage's output takes.
+        sizes: bytes of each stage's output.
 
     Raises:
-        GraphError: an unknown schedule, a stage without time or resource, a negative number, or what `StageGraph`
-            refuses.
+        GraphError: an unknown schedule, a stage without time or resource, a negative number, or a graph that
+            `StageGraph` refuses.
     """
     if schedule not in (*SCHEDULES, RESIDENT):
         raise GraphError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
@@ -73,7 +74,7 @@ def schedule_graph(
     for name in names:
         if name not in resources:
             raise GraphError(f"stage {name!r} has no resource; resources name {', '.join(resources)}")
-    stages = tuple(Stage(name, resources[name], times[name], (held or {}).get(name, 0)) for name in names)
+    stages = tuple(Stage(name, resources[name], times[name], (sizes or {}).get(name, 0)) for name in names)
     chain = list(pairwise(stages))
     dependencies = [Dependency(before.name, after.name) for before, after in chain]
     if schedule == RESIDENT:
@@ -86,7 +87,7 @@ def schedule_graph(
         dependencies.append(Dependency("memory", "update", -bound))
     for before, after in chain:
         if before.resource != after.resource:
-            # A full queue holds `depth` iterations beside the one that the stage behind works on. Fetches that run
-            # `staleness` ahead of the updates wait in the queue as well.
+            # A full queue holds `depth` iterations, besides the one that the next stage works on, and the fetches that
+            # run `staleness` iterations ahead of the updates.
             dependencies.append(Dependency(after.name, before.name, 1 + depth + bound))
     return StageGraph(stages, tuple(dependencies))

@@ -13,11 +13,11 @@ from mspipe_triton.pipeline.graph import Stage, StageGraph
 
 @dataclass(frozen=True)
 class Simulation:
-    """What became of a number of iterations; the first of them starts at time 0.
+    """The result of simulating a number of iterations, the first of which starts at time 0.
 
     Args:
-        graph: what was run.
-        iterations: how many.
+        graph: the simulated graph.
+        iterations: their number.
         starts: start of each stage, by iteration.
         ends: end of each stage, by iteration.
     """
@@ -29,17 +29,16 @@ class Simulation:
 
     @property
     def makespan(self) -> Fraction:
-        """End of the last stage to end."""
+        """Time when the last stage ends."""
         return max(ends[-1] for ends in self.ends.values())
 
     def period(self) -> Fraction:
-        """Mean time of an iteration in steady state.
+        """Return the mean time per iteration in steady state.
 
-        Exact where the run has become periodic: every stage of the last iterations starts one and the same time after
-        it did some iterations earlier. These last iterations are as many as a start can depend on, so that the rest of
-        an endless run would repeat them. Iterations close to the end, which no longer wait for later ones, are left
-        out. In a run too short for that, and where stages drift apart for want of a bound, the makespan is divided
-        by the iterations.
+        The result is exact once the run is periodic: in a window of last iterations, all stages start the same time
+        later than they did some iterations earlier. The window is as long as a start can depend on, so an endless run
+        would repeat it. It leaves out iterations close to the end, which no longer wait for later ones. If the run is
+        too short, or unbounded stages drift apart, the result is the makespan divided by the iterations.
         """
         distances = [each.distance for each in self.graph.constraints]
         ahead = -sum(min(0, distance) for distance in distances)
@@ -56,44 +55,44 @@ class Simulation:
         return self.makespan / self.iterations
 
     def busy(self) -> dict[str, Fraction]:
-        """Time that each resource worked."""
+        """Return the time that each resource worked."""
         return {name: load * self.iterations for name, load in self.graph.loads().items()}
 
-    def peak_held(self) -> int:
-        """Most bytes held at a time: a stage's from its start until its iteration's last stage ends."""
+    def peak_size(self) -> int:
+        """Return the most bytes in use at a time: each stage's, from its start to the end of its iteration."""
         changes = []
         for iteration in range(self.iterations):
-            done = max(ends[iteration] for ends in self.ends.values())
+            end = max(ends[iteration] for ends in self.ends.values())
             for stage in self.graph.stages:
-                changes += [(self.starts[stage.name][iteration], stage.held), (done, -stage.held)]
-        held = peak = 0
+                changes += [(self.starts[stage.name][iteration], stage.size), (end, -stage.size)]
+        size = peak = 0
         for _, change in sorted(changes):
-            held += change
-            peak = max(peak, held)
+            size += change
+            peak = max(peak, size)
         return peak
 
 
 def whole_times(graph: StageGraph) -> tuple[dict[str, int], int]:
-    """Stage times as integers, and how many of their units make one of the graph's."""
+    """Return stage times as integers, and the number of their units per unit of the graph."""
     scale = lcm(*(time.denominator for time in graph.times.values()))
     return {name: int(time * scale) for name, time in graph.times.items()}, scale
 
 
 def simulate(graph: StageGraph, iterations: int) -> Simulation:
-    """Run `iterations` iterations: every stage starts as soon as its resource has come to it and its waits are over.
+    """Simulate iterations: every stage starts as soon as it is its resource's turn and its dependencies have ended.
 
     Raises:
-        GraphError: fewer than one iteration, or no stage left can start. The latter takes a graph that was never
-            checked: a circle of waiting between stages of given iterations has distance 0, which `StageGraph` refuses.
+        GraphError: fewer than one iteration, or no remaining stage can start. The latter needs an unchecked graph:
+            stages that wait for each other form a cycle of distance 0, which `StageGraph` refuses.
     """
     if iterations < 1:
         raise GraphError(f"a simulation needs at least 1 iteration, not {iterations}")
     times, scale = whole_times(graph)
     ends: dict[str, list[int]] = {stage.name: [] for stage in graph.stages}
     free = dict.fromkeys(graph.by_resource, 0)
-    left = iterations * len(graph.stages)
-    while left:
-        before = left
+    remaining = iterations * len(graph.stages)
+    while remaining:
+        before = remaining
         for resource, stages in graph.by_resource.items():
             turn = sum(len(ends[stage.name]) for stage in stages)
             while turn < iterations * len(stages):
@@ -103,24 +102,25 @@ def simulate(graph: StageGraph, iterations: int) -> Simulation:
                     break
                 free[resource] = max(free[resource], ready) + times[stage.name]
                 ends[stage.name].append(free[resource])
-                turn, left = turn + 1, left - 1
-        if left == before:
-            raise GraphError(f"nothing can start after {iterations * len(graph.stages) - left} stages: all wait")
+                turn, remaining = turn + 1, remaining - 1
+        if remaining == before:
+            ended = iterations * len(graph.stages) - remaining
+            raise GraphError(f"no stage can start after {ended} stages: all wait for one another")
     return Simulation(
         graph,
         iterations,
-        {name: tuple(Fraction(end - times[name], scale) for end in of) for name, of in ends.items()},
-        {name: tuple(Fraction(end, scale) for end in of) for name, of in ends.items()},
+        {name: tuple(Fraction(end - times[name], scale) for end in stage_ends) for name, stage_ends in ends.items()},
+        {name: tuple(Fraction(end, scale) for end in stage_ends) for name, stage_ends in ends.items()},
     )
 
 
 def _ready(
     graph: StageGraph, stage: Stage, iteration: int, iterations: int, ends: Mapping[str, list[int]]
 ) -> int | None:
-    """When the last stage that this one waits for ends; None while that is not known."""
+    """Return the time when the last stage that this one waits for ends; None while it is unknown."""
     ready = 0
     for each in graph.waits[stage.name]:
-        other = each.awaited(iteration, iterations)
+        other = each.target(iteration, iterations)
         if other is not None:
             if other >= len(ends[each.before]):
                 return None

@@ -1,4 +1,4 @@
-"""The watchdog of a running pipeline: gives a run up in which nothing ends any more, and says what is stuck."""
+"""The watchdog of a running pipeline: stops a run in which no stage ends any more, and reports what is stuck."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mspipe_triton.errors import StuckError
 
 
 class Watchdog:
-    """A thread that looks at when something last happened; a context manager around the run that it watches.
+    """A thread that checks the time since the last `touch`; a context manager around the run that it watches.
 
     Args:
         patience: seconds without a `touch` after which `give_up` is called, once.
-        explain: the message of the error.
-        give_up: told of the error, on the watchdog's thread; `verdict` holds it from then on.
+        explain: returns the error's message.
+        give_up: called with the error, on the watchdog's thread; `verdict` holds the error from then on.
     """
 
     def __init__(self, patience: float, explain: Callable[[], str], give_up: Callable[[StuckError], None]) -> None:
@@ -29,12 +29,12 @@ class Watchdog:
         self.touch()
 
     def touch(self) -> None:
-        """Something has happened."""
+        """Report progress."""
         self.last = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While what happens is another's business."""
+        """Stop watching while other code runs."""
         self.watching = False
         try:
             yield

@@ -1,1 +1,1 @@
-"""Training, evaluation, checkpoints and run folders."""
+"""Training: runs, their entry and placement, checkpoints and run folders."""

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints: written as a whole or not at all, and read without executing code."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mspipe_triton.iteration.session import Session
 FORMAT = 2
 
 
-def save_checkpoint(path: Path, session: Session, record: dict[str, Any], data: str) -> None:
+def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data: str) -> None:
     """Write parameters, optimiser, node state and position: temporary file, fsync, rename.
 
     Args:
-        record: the epoch's line for metrics.jsonl so far; its `epoch` and `iterations` are the position, of which
-            all random draws are functions.
+        metrics: the epoch's metrics so far; `epoch` and `iterations` are the position, which determines all random
+            draws.
         data: the stream's fingerprint.
     """
     content = {
         "format": FORMAT,
-        "record": record,
+        "record": metrics,
         "data": data,
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
@@ -35,7 +35,7 @@ def save_checkpoint(path: Path, session: Session, record: dict[str, Any], data: 
 
 
 def load_checkpoint(path: Path, session: Session, data: str) -> dict[str, Any]:
-    """Restore a checkpoint into a session of the same config and stream; returns its epoch's record.
+    """Restore a checkpoint into a session of the same config and stream, and return its epoch's metrics.
 
     Raises:
         RunFolderError: the file is missing, truncated or of another format, or the data have changed since.
@@ -44,24 +44,24 @@ def load_checkpoint(path: Path, session: Session, data: str) -> dict[str, Any]:
         raise RunFolderError(f"{path}: no such checkpoint; train first, or name another run folder")
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["format"]
+        version = content["format"]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise RunFolderError(f"{path}: damaged or truncated ({type(error).__name__}); train again") from error
-    if found != FORMAT:
-        raise RunFolderError(f"{path}: format {found} is not {FORMAT}, which this version reads; train again")
+    if version != FORMAT:
+        raise RunFolderError(f"{path}: format {version} is not {FORMAT}, which this version reads; train again")
     if content["data"] != data:
-        raise RunFolderError(f"{path}: was trained on other data than {session.stream.name} now holds")
+        raise RunFolderError(f"{path}: was trained on other data than {session.stream.name} now holds; train again")
     session.model.load_state_dict(content["model"])
     restore_optimizer(session.optimizer, content["optimizer"])
     session.state.load_state_dict(content["state"])
-    record: dict[str, Any] = content["record"]
-    return record
+    metrics: dict[str, Any] = content["record"]
+    return metrics
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Let an optimiser hold a saved state, in the tensors that it has, which a CUDA graph may have been captured with.
+    """Load a saved state into an optimiser's existing tensors, which a captured CUDA graph may use.
 
-    How it computes (fused, able to be captured) stays its own affair.
+    The optimiser keeps its own options, such as `fused` and `capturable`.
     """
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     if all(each in optimizer.state for each in parameters):
@@ -69,14 +69,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
             for name, value in optimizer.state[each].items():
                 value.copy_(saved["state"][number][name])
         return
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    options = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
-    for group, kept in zip(optimizer.param_groups, own, strict=True):
-        group.update(kept)
+    for group, values in zip(optimizer.param_groups, options, strict=True):
+        group.update(values)
 
 
 class atomic_file:
-    """Context manager: write to the path it gives; on success that file replaces `path`, on failure it is removed."""
+    """Context manager that yields a temporary path; on success that file replaces `path`, on failure it is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,4 +1,4 @@
-"""The entry of a run: its device, data, folder, placement and settings, settled before anything is written."""
+"""The entry of a run: its device, data, folder, placement and settings, all decided before anything is written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mspipe_triton.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Entry:
-    """A run that may begin: `enter` makes one.
+    """A run that is ready to start; `enter` creates it.
 
     Args:
-        config: as it was asked for, which the run folder keeps; where a run goes on, with its settings.
-        device: "cpu" or "cuda"; line: about it, for the user, where there is something to tell.
-        stream: the events. folder: of the run.
-        resume: whether the run in the folder goes on.
+        config: the user's config, which the run folder stores; a resumed run has its former settings.
+        device: "cpu" or "cuda"; line: a message about it for the user, or None.
+        stream: the events. folder: the run folder.
+        resume: whether to continue the run in the folder.
     """
 
     config: RunConfig
@@ -38,22 +38,22 @@ class Entry:
         return self.config.with_flags({"device": self.device})
 
     def tuned(self, tuned: Tuned | None) -> Entry:
-        """The same with what tuning found in the place of the run's own settings."""
+        """Return the entry with tuned settings instead of the config's."""
         return self if tuned is None else replace(self, config=replace(self.config, settings=tuned.settings))
 
     def resolved(self) -> tuple[RunConfig, str | None]:
-        """The config with all of it decided: device, placement, and settings with a schedule, or "resident".
+        """Return the config with everything decided: device, placement, and settings with a schedule or "resident".
 
-        Beside it is a line for the user where everything was to lie on the device and lacked the room.
+        The second value is a message for the user if `auto` found too little memory for the device, else None.
 
         Raises:
-            ConfigError: placement "device" does not fit the memory that is free on the GPU.
+            ConfigError: placement "device" needs more memory than is free on the GPU.
         """
         return resolve(self.placed, self.stream)
 
 
 def resolve(config: RunConfig, stream: EventStream) -> tuple[RunConfig, str | None]:
-    """See `Entry.resolved`; `config` has "cpu" or "cuda" as device."""
+    """Resolve a config as `Entry.resolved` does; its device is "cpu" or "cuda"."""
     config, line = resolve_placement(config, stream)
     return replace(config, settings=run_settings(config)), line
 
@@ -62,18 +62,18 @@ def enter(
     config: RunConfig, stream: EventStream | None = None, out: str | None = None, resume: bool = False,
     trace: bool = False,
 ) -> Entry:  # fmt: skip
-    """Settle what a run works with; nothing is written.
+    """Check and load everything that a run needs, without writing anything.
 
     Args:
-        config: the run's settings. stream: the events, where they are not read from `config.data`.
+        config: the run's settings. stream: the events; None reads them from `config.data`.
         out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
-        resume: go on with the run in `out`.
+        resume: continue the run in `out`.
         trace: refuse a run that has no stages to trace.
 
     Raises:
         InputError: data, settings or folder are not usable.
     """
-    resolved, line = resolve_device(config)  # before the data are read
+    resolved, line = resolve_device(config)  # before reading the data, which may take long
     stream = stream if stream is not None else load_stream(config.data)
     if config.train.task == "node":
         check_labels(stream)
@@ -82,6 +82,6 @@ def enter(
         config = replace(config, settings=load_config(folder.config).settings)
     entry = Entry(config, resolved.train.device, line, stream, folder, resume)
     if trace and entry.resolved()[0].train.placement == "device":
-        raise ConfigError("--trace is of stages, and --placement device has none; take --placement host")
+        raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
     stream.split_for(config.train.batch_size)
     return entry

@@ -1,4 +1,4 @@
-"""Device memory that resident training needs, planned from settings and sizes alone, and the placement by it."""
+"""Device memory that resident training needs, computed from settings and sizes alone, and the placement that fits."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mspipe_triton.nodes.mailbox import Table
 from mspipe_triton.pipeline.schedules import RESIDENT
 
 _NUMBER = 8  # bytes of an id or a time
-# Bytes of a root or a slot while a batch is sampled: node, event, row, key, time and its difference, and what finds the
-# distinct ones among them: their hash table (up to four entries each), slot, first occurrence and number.
+# Bytes per root or slot while a batch is sampled: node, event, row, key, time and time difference; for deduplication
+# the hash table (up to four entries each), slot, first occurrence and number.
 _SAMPLED = 14 * _NUMBER
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of device memory that resident training needs: everything of a run lies on the device.
+    """Bytes of device memory that resident training needs, with all data of a run on the device.
 
-    All parts but two are exact. `events` counts a destination a node, or an event where those are fewer, since telling
-    the distinct ones takes reading the stream. `workspace` is an estimate: see `planned`.
+    All parts but two are exact. `events` assumes one destination per node, or per event if there are fewer events,
+    since counting the distinct destinations would mean reading the stream. `workspace` is an estimate: see `planned`.
 
     Args:
         graph: the T-CSR adjacency; events: src, dst and t, and the destinations that negatives are drawn from.
         features: the tables of edge and node features; state: the nodes' tables.
-        parameters: the model's with gradients and Adam's two moments and steps, and its buffers.
-        workspace: of an iteration's batch, activations and gradients, and of ranking.
+        parameters: the model's parameters with gradients and Adam's two moments and steps, and its buffers.
+        workspace: an iteration's batch, activations and gradients, and ranking.
     """
 
     graph: int
@@ -46,73 +46,73 @@ class Footprint:
 
     @staticmethod
     def of(config: RunConfig, stream: EventStream) -> Footprint:
-        """What a run on a stream needs; of the stream only shapes are read."""
+        """Compute the memory of a run on a stream, of which only shapes are read."""
         return Footprint.planned(config, len(stream), stream.num_nodes, Facts(stream.dim_edge, stream.dim_node))
 
     @staticmethod
     def planned(config: RunConfig, events: int, nodes: int, facts: Facts) -> Footprint:
-        """What a run needs on a stream of so many events and nodes with features of these widths.
+        """Compute the memory of a run from the numbers of events and nodes and the widths of their features.
 
         The workspace is 1.5 times the tensors that a training iteration, the scoring of a batch and the ranking of one
-        group of candidates hold at their capacities, each of the three in memory of its own, as three captured graphs
-        have it. A capacity takes every root and every slot for a node of its own. Counted are sampling (of the batch
-        and of the next), the rows read of a node, its message, gates and h, queries and contexts of the attention,
-        edge rows, the predictor's products and what the batch writes, and in training their gradients as well.
+        group of candidates hold at their capacities, each of the three in separate memory, as three captured graphs
+        use it. Capacities assume that all roots and slots are distinct nodes. The sum counts sampling (of the batch
+        and of the next one), the rows read per node, its message, gates and h, the attention's queries and contexts,
+        edge rows, the predictor's products, the batch's writes, and in training also the gradients of all these.
         """
-        with torch.random.fork_rng(devices=[]):  # small, and exact for a recipe from outside the package too
+        with torch.random.fork_rng(devices=[]):  # the model is small, and gives exact sizes for registered recipes too
             model = build_model(config.model, facts)
         tables = model.mailbox.tables()
         feature = _itemsize(config.model.table_dtype)
-        trained = list(model.parameters())
+        parameters = list(model.parameters())
         return Footprint(
             graph=_NUMBER * (nodes + 1) + 2 * events * (4 + 4 + _NUMBER),
             events=3 * _NUMBER * events + _NUMBER * min(events, nodes),
             features=feature * (events * facts.dim_edge + nodes * facts.dim_node),
             state=nodes * (_row(tables) + (_NUMBER if "received" in tables else 0)),  # with `NodeState.sent`
-            parameters=4 * _bytes(trained) + 4 * len(trained) + _bytes(model.buffers()),
+            parameters=4 * _bytes(parameters) + 4 * len(parameters) + _bytes(model.buffers()),
             workspace=_workspace(config, model, facts),
         )
 
     @property
     def total(self) -> int:
-        """Bytes of all parts."""
+        """Bytes of all parts together."""
         return sum(asdict(self).values())
 
     @property
     def needed(self) -> int:
-        """The bytes that must be free: a tenth more than the parts, for the allocator and the libraries' own."""
+        """Bytes that must be free: the parts and a tenth more, for the allocator and for libraries."""
         return -(-self.total * 11 // 10)
 
     def to_json(self) -> dict[str, float]:
-        """MiB by name of the part, and their `total`."""
+        """Return MiB by name of the part, and their `total`."""
         return {name: size / 2**20 for name, size in {**asdict(self), "total": self.total}.items()}
 
     def __str__(self) -> str:
-        """Their sum, and the parts that are a tenth of a MiB or more, one a line, the largest first."""
+        """Format the total, and each part of at least 0.1 MiB on its own line, the largest first."""
         parts = sorted(asdict(self).items(), key=lambda part: -part[1])
-        lines = [f"{name} {_shown(size, round)}" for name, size in parts if round(size * 10 / 2**20)]
-        return "\n".join([f"{_shown(self.total, round)} in all", *lines])
+        lines = [f"{name} {_format(size, round)}" for name, size in parts if round(size * 10 / 2**20)]
+        return "\n".join([f"{_format(self.total, round)} in all", *lines])
 
 
 def choose_placement(config: RunConfig, footprint: Footprint, free_bytes: int) -> tuple[str, str | None]:
-    """Where memory and features lie, "device" or "host", and a line for the user where `auto` lacked the room.
+    """Choose "device" or "host" for memory and features, with a message if `auto` found too little device memory.
 
-    `auto` is "host" on the CPU, and where the run names a schedule, since only `auto` may stand for resident training.
+    `auto` means "host" on the CPU, and if the run names a schedule, since only schedule `auto` allows a resident run.
 
     Args:
-        footprint: of the run; free_bytes: of the device's memory.
+        footprint: the run's needs; free_bytes: free device memory.
 
     Raises:
         ConfigError: placement "device" does not fit.
     """
-    settled = _settled(config)
-    if settled is not None:
-        return settled, None
+    placement = _placement_without_memory(config)
+    if placement is not None:
+        return placement, None
     if footprint.needed <= free_bytes:
         return "device", None
-    facts = f"{_shown(footprint.needed, ceil)} are needed and {_shown(free_bytes, floor)} are free"
+    facts = f"{_format(footprint.needed, ceil)} are needed and {_format(free_bytes, floor)} are free"
     if config.train.placement == "device":
-        raise ConfigError(f"placement device: {facts} for training on the device; take --placement host")
+        raise ConfigError(f"placement device: {facts} for training on the device; use --placement host")
     return (
         "host",
         f"Memory for training on the device: {facts}, so memory and features stay on the host (--placement host).",
@@ -120,85 +120,85 @@ def choose_placement(config: RunConfig, footprint: Footprint, free_bytes: int) -
 
 
 def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig, str | None]:
-    """The settings with "device" or "host" as placement, and a line for the user where `auto` lacked the room.
+    """Return the config with placement "device" or "host", and a message if `auto` found too little device memory.
 
     Args:
         config: with "cpu" or "cuda" as device (see `resolve_device`).
         stream: the events.
 
     Raises:
-        ConfigError: placement "device" does not fit the memory that is free on the GPU.
+        ConfigError: placement "device" needs more memory than is free on the GPU.
     """
-    placement, line = _settled(config), None
+    placement, line = _placement_without_memory(config), None
     if placement is None:
-        gc.collect()  # what tuning has left, its graphs too, is free
+        gc.collect()  # frees the objects of tuning, including its graphs
         torch.cuda.empty_cache()
         placement, line = choose_placement(config, Footprint.of(config, stream), torch.cuda.mem_get_info()[0])
     train, settings = replace(config.train, placement=placement), config.settings
-    own = _own_schedule(config)
-    if own != "auto" and (own == RESIDENT) != (placement == "device"):
-        settings = None  # made on a machine with more room
+    schedule = _settings_schedule(config)
+    if schedule != "auto" and (schedule == RESIDENT) != (placement == "device"):
+        settings = None  # they come from a machine with more memory
     return replace(config, train=train, settings=settings), line
 
 
-def _settled(config: RunConfig) -> str | None:
-    """The placement where free memory has no say in it, or None."""
+def _placement_without_memory(config: RunConfig) -> str | None:
+    """Return the placement if it does not depend on free memory, else None."""
     train = config.train
-    own = _own_schedule(config)
-    schedule = train.schedule if own == "auto" else own
+    settings_schedule = _settings_schedule(config)
+    schedule = train.schedule if settings_schedule == "auto" else settings_schedule
     by_memory = train.placement == "device" or (train.placement == "auto" and schedule in ("auto", RESIDENT))
     if train.device == "cuda" and by_memory:
         return None
     if train.placement == "auto":
-        return "device" if own == RESIDENT else "host"
+        return "device" if settings_schedule == RESIDENT else "host"
     return train.placement
 
 
-def _own_schedule(config: RunConfig) -> str:
-    """The schedule that `[settings]` name; "auto" where there are none."""
+def _settings_schedule(config: RunConfig) -> str:
+    """Return the schedule in `[settings]`, or "auto" without settings."""
     return "auto" if config.settings is None else config.settings.schedule
 
 
 def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
-    """Bytes of `Footprint.workspace`."""
+    """Return the bytes of `Footprint.workspace`."""
     size, negatives, settings = config.train.batch_size, config.train.negatives, config.model
     number = _itemsize(settings.dtype)
     ranked = size * min(negatives, ranked_columns(size))
     candidates = size * negatives * (_NUMBER + number)
-    heard = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
-    written = 2 * heard * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
+    receivers = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
+    writes = 2 * receivers * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
     passes = sum(
-        _passed(settings, model, facts, roots, learning)
+        _pass_bytes(settings, model, facts, roots, learning)
         for roots, learning in ((3 * size, True), (3 * size, False), (ranked, False))
     )
-    return (passes + candidates + written) * 3 // 2
+    return (passes + candidates + writes) * 3 // 2
 
 
-def _passed(config: ModelConfig, model: TemporalModel, facts: Facts, roots: int, learning: bool) -> int:
-    """Bytes that one pass over R roots holds, with gradients where it is `learning`."""
-    dim, edge, both = config.dim, facts.dim_edge, 2 if learning else 1
+def _pass_bytes(config: ModelConfig, model: TemporalModel, facts: Facts, roots: int, learning: bool) -> int:
+    """Return the bytes that one pass over R roots holds, with gradients if it is `learning`."""
+    dim, edge, copies = config.dim, facts.dim_edge, 2 if learning else 1  # values, and gradients
     fanout, heads, number = config.setting("fanout"), config.setting("heads"), _itemsize(config.dtype)
-    rows, points = roots, 0  # of the nodes' table, and of all hops together
+    rows, points = roots, 0  # rows of the nodes' table, and points of all hops
     for _ in range(model.layers):
         rows, points = rows * (1 + fanout), points + rows
 
     tables = model.mailbox.tables()
     mails = prod(tables["event_id"].shape) if "event_id" in tables else 0
-    read = _row(tables) + number * edge * mails
-    attending = points + (rows if "mails" in tables else 0)
+    record = _row(tables) + number * edge * mails
+    queries = points + (rows if "mails" in tables else 0)
     message = getattr(getattr(model.updater, "message", None), "width", 0)
-    wide = 3 * dim + edge  # at least what attention sees of a slot
+    width = 3 * dim + edge  # upper bound of a slot's input to the attention
 
-    floats = rows * both * (message + 6 * dim + facts.dim_node)  # message, four gates, h, h with its node features
-    floats += attending * both * (2 * heads * wide + 8 * dim)  # absorbed query, context; query, values, output, norms
-    floats += attending * heads * 3 * max(fanout, mails)  # logits, weights, slopes
-    floats += points * fanout * (edge + both * dim)  # edge rows, and the neighbours' where they are not added in place
-    floats += roots * both * 8 * dim  # the predictor's products, and the roots' embeddings
-    return 2 * _SAMPLED * max(rows, points * (1 + fanout)) + rows * read + number * floats
+    floats = rows * copies * (message + 6 * dim + facts.dim_node)  # message, four gates, h, h with its node features
+    floats += queries * copies * (2 * heads * width + 8 * dim)  # absorbed query, context; query, values, output, norms
+    floats += queries * heads * 3 * max(fanout, mails)  # logits, weights, slopes
+    floats += points * fanout * (edge + copies * dim)  # edge rows, and neighbours' rows that are not added in place
+    floats += roots * copies * 8 * dim  # the predictor's products, and the roots' embeddings
+    return 2 * _SAMPLED * max(rows, points * (1 + fanout)) + rows * record + number * floats
 
 
 def _row(tables: Mapping[str, Table]) -> int:
-    """Bytes that a node has in all tables."""
+    """Return the bytes per node in all tables."""
     return sum(prod(shape) * (_NUMBER if dtype is None else dtype.itemsize) for shape, dtype, _ in tables.values())
 
 
@@ -211,7 +211,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _shown(size: int, rounded: Callable[[float], int]) -> str:
-    """Bytes in GiB or MiB to one decimal place; rounded up what is needed and down what is free stay comparable."""
+def _format(size: int, rounding: Callable[[float], int]) -> str:
+    """Format bytes in GiB or MiB to one decimal place; needs are rounded up and free memory down, so they compare."""
     unit, name = (2**30, "GiB") if size >= 2**30 else (2**20, "MiB")
-    return f"{rounded(size * 10 / unit) / 10:,.1f} {name}"
+    return f"{rounding(size * 10 / unit) / 10:,.1f} {name}"

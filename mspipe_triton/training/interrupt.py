@@ -1,4 +1,4 @@
-"""Ctrl-C while training: it ends the run between two iterations, where nothing is left half done."""
+"""Ctrl-C during training: it ends the run between two iterations, so that no iteration is interrupted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ GRACE = 10.0
 
 
 class Interrupts:
-    """Keeps an interrupt until `check`; a context manager for the main thread.
+    """Delay an interrupt until the next `check`; a context manager for the main thread.
 
-    Raised in the midst of an import or a compilation, it would leave torch in a state that it cannot end from. A second
-    interrupt is raised at once, and so is the first where nothing has checked for it for `GRACE` seconds.
+    An interrupt during an import or a compilation would leave torch unable to exit. A second interrupt is raised at
+    once, and so is the first if nothing calls `check` for `GRACE` seconds.
     """
 
     def __init__(self) -> None:
@@ -23,19 +23,19 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         main = threading.main_thread()
         if threading.current_thread() is main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self.again = threading.Timer(GRACE, signal.pthread_kill, (main.ident, signal.SIGINT))
-            self.again.daemon = True
+            self.timer = threading.Timer(GRACE, signal.pthread_kill, (main.ident, signal.SIGINT))
+            self.timer.daemon = True
             signal.signal(signal.SIGINT, self._handle)
             self.installed = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.installed:
-            self.again.cancel()
+            self.timer.cancel()
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there has been one."""
+        """Raise KeyboardInterrupt if an interrupt has arrived."""
         if self.seen:
             raise KeyboardInterrupt
 
@@ -43,4 +43,4 @@ class Interrupts:
         if self.seen:
             raise KeyboardInterrupt
         self.seen = True
-        self.again.start()
+        self.timer.start()

@@ -1,4 +1,4 @@
-"""Resident runs: stream, adjacency, node state and model on the device, and every iteration one replay there."""
+"""Resident runs: stream, adjacency, node state and model on the device, and one replay per iteration."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import running_clock
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.plan import make_plan
-from mspipe_triton.training.way import SPLITS, UNWATCHED, Epoch, Predicted, Told, Watch, Way, check_finite, silent
+from mspipe_triton.training.way import SPLITS, UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
 
 
 class Resident(Way):
-    """Epochs, evaluations and embeddings of a run that lies on the device whole.
+    """Epochs, evaluations and embeddings of a run whose data are all on the device.
 
-    Each kind of pass is compiled and captured when it is first needed, before its clock starts. Deduplication gets as
-    much room as batches were measured to need and some more; an epoch that needs more than that has computed wrong
-    numbers, so it starts over from the parameters that it began with, with more room.
+    Each kind of pass is compiled and captured when it is first needed, before its clock starts. Deduplication has room
+    for somewhat more nodes than measured batches had; an epoch that needs even more computes wrong numbers, so it
+    starts over from its initial parameters, with more room.
 
-    `seconds_preparing` counts measuring, warming up, capturing and epochs that started over, but no loops' compiling.
-    Losses come to the host when an epoch is over. `placed` is the session with all of it on the device.
+    `seconds_preparing` counts measuring, warming up, capturing and epochs that started over, but not compiling loops.
+    Losses are copied to the host at the end of an epoch. `device_session` is the session with all data on the device.
     """
 
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
         super().__init__(session, watch)
-        self.placed = session.on(session.device)
+        self.device_session = session.on(session.device)
         self._train: TrainPass | None = None
         self._score: dict[int, ScorePass] = {}
         self._embed: EmbedPass | None = None
 
     def train_epoch(
-        self, epoch: int, told: Told = silent, check: Callable[[], None] = silent, stop: int | None = None
+        self, epoch: int, progress: Progress = silent, check: Callable[[], None] = silent, stop: int | None = None
     ) -> Epoch:
         """See `Way`."""
         self.session.model.train()
         events = self.session.split.train_end if stop is None else stop
         steps, span = self.training(), (0, events, epoch)
-        learned = Snapshot(steps.learned())
+        initial = Snapshot(steps.model_tensors())
         while True:
             self.session.state.reset()
             self.settle()
@@ -55,22 +55,22 @@ class Resident(Way):
                 break
             self.watch.note(f"Epoch {epoch} starts over: its batches have more neighbours than were measured before.")
             self.seconds_preparing += seconds
-            learned.restore()
+            initial.restore()
             steps.sampler.fit()
             steps.scene = None
-            self._prepared(steps, [span], False, measured=True)
+            self._prepare(steps, [span], False, measured=True)
         facts = {
             "stage_seconds": {"iteration": seconds / count}, "captured": steps.replay.graph is not None,
             "staleness_measured": {"0": count},
         }  # fmt: skip
-        trained = Epoch(steps.losses[:count].to("cpu", copy=True), seconds, facts)
-        for index, loss in enumerate(trained.losses.tolist()):
+        result = Epoch(steps.losses[:count].to("cpu", copy=True), seconds, facts)
+        for index, loss in enumerate(result.losses.tolist()):
             check_finite(loss, epoch, index)
-        told(epoch, events, trained.mean_loss(events, self.session.size))
-        return trained
+        progress(epoch, events, result.mean_loss(events, self.session.size))
+        return result
 
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
-        """See `Way`; it begins earlier where fewer batches are left."""
+        """See `Way`; the stretch starts earlier if fewer batches remain."""
         steps, size, whole = self.training(), self.session.size, self.session.split.train_end // self.session.size
         self.session.state.reset()
         self.session.model.train()
@@ -81,7 +81,7 @@ class Resident(Way):
             steps.replay()
             yield
 
-    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, Predicted]]:
+    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
         """See `Way`."""
         self.session.model.eval()
         span, steps = self._spans()[split], self._scoring(negatives)
@@ -97,39 +97,39 @@ class Resident(Way):
         size = self.session.size
         self.session.model.eval()
         if self._embed is None or self._embed.iterations * size < stop:
-            self._embed = EmbedPass(self.placed, -(-stop // size))
-            self._prepared(self._embed, [(0, stop, 0)], True)
+            self._embed = EmbedPass(self.device_session, -(-stop // size))
+            self._prepare(self._embed, [(0, stop, 0)], True)
         self.session.state.reset()
         count = self._embed.run(0, stop, 0)
         return self._embed.sources[:count].flatten(0, 1)[:stop].to("cpu", copy=True)
 
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
-        """One stage: there is nothing to plan."""
+        """Return the plan of a single stage."""
         return make_plan(self.schedule, stage_seconds).to_json()
 
     def training(self) -> TrainPass:
-        """The pass that trains, compiled and captured."""
+        """Return the training pass, compiled and captured."""
         if self._train is None:
             events = self.session.split.train_end
-            self._train = TrainPass(self.placed, -(-events // self.session.size))
-            self._prepared(self._train, [(0, events, 1)], False)
+            self._train = TrainPass(self.device_session, -(-events // self.session.size))
+            self._prepare(self._train, [(0, events, 1)], False)
         return self._train
 
     def _scoring(self, negatives: int) -> ScorePass:
         if negatives not in self._score:
             spans = list(self._spans().values())
             count = max(-(-(stop - first) // self.session.size) for first, stop, _ in spans)
-            self._score[negatives] = ScorePass(self.placed, count, negatives)
-            self._prepared(self._score[negatives], spans, True)
+            self._score[negatives] = ScorePass(self.device_session, count, negatives)
+            self._prepare(self._score[negatives], spans, True)
         return self._score[negatives]
 
     def _spans(self) -> dict[str, Span]:
-        """The events of both evaluations; the split's number stands in the place of the epoch."""
+        """Return the events of both evaluations; the split's number replaces the epoch."""
         ends = (self.session.split.train_end, self.session.split.val_end, len(self.session.stream))
         return {split: (ends[number], ends[number + 1], number) for number, split in enumerate(SPLITS)}
 
-    def _prepared(self, steps: Pass, spans: Sequence[Span], whole: bool, measured: bool = False) -> None:
-        """Measure the capacities on the spans, unless that was done, and capture the step."""
+    def _prepare(self, steps: Pass, spans: Sequence[Span], whole: bool, measured: bool = False) -> None:
+        """Measure capacities on the spans, unless `measured`, and capture the step."""
         start = running_clock()
         if not measured:
             steps.measure(spans, whole)

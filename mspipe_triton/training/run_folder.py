@@ -15,9 +15,9 @@ from mspipe_triton.training.checkpoint import atomic_file
 
 
 class RunFolder:
-    """Paths and records of a run.
+    """Paths and files of a run.
 
-    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` goes on, and
+    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues, and
     `decoder.pt` the decoder of labels.
     """
 
@@ -33,15 +33,15 @@ class RunFolder:
 
     @staticmethod
     def check(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
-        """The folder for a new run, or an old one to resume: `out`, or the first free runs/DATASET-MODEL-N.
+        """Return the folder of a new run or of a run to resume: `out`, or the first free runs/DATASET-MODEL-N.
 
-        Nothing is written yet.
+        This writes nothing.
 
         Raises:
-            RunFolderError: the folder holds another run, holds none to resume, or cannot be written.
+            RunFolderError: the folder holds another run, holds no run to resume, or cannot be written.
         """
         if out is None and resume:
-            raise RunFolderError("--resume needs --out RUN, the folder of the run to go on with")
+            raise RunFolderError("--resume needs --out RUN, the folder of the run to continue")
         path = Path(out) if out is not None else _first_free(f"{_safe(name)}-{config.model.model}")
         folder = RunFolder(path)
         nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
@@ -54,14 +54,14 @@ class RunFolder:
             return folder
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
-        # A config, and what was planned, is all that a run leaves that failed in its first epoch.
+        # A run that failed in its first epoch leaves only its config and plans, which a new run may overwrite.
         leftovers = {folder.config.name, folder.metrics.name} if folder.config.exists() else set()
         if path.exists() and {inside.name for inside in path.iterdir()} - leftovers:
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
         return folder
 
     def prepare(self, config: RunConfig, resume: bool) -> None:
-        """Write the run's config into the folder, which is made where it is not there.
+        """Write the run's config into the folder, which is created if it is missing.
 
         Raises:
             RunFolderError: the folder cannot be written.
@@ -77,35 +77,35 @@ class RunFolder:
 
     @staticmethod
     def open(path: str | Path) -> RunFolder:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
-            RunFolderError: there is no run.
+            RunFolderError: the folder holds no run.
         """
         folder = RunFolder(Path(path))
         if not folder.config.exists():
             raise RunFolderError(f"{path}: no run there (config.toml is missing)")
         return folder
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl: an epoch's record, or an event, which says under "event" what it is."""
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl: an epoch's metrics, or an event, whose kind is its value for "event"."""
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(metrics) + "\n")
 
     def read_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """The records of the first `epochs` epochs.
+        """Return the metrics of the first `epochs` epochs.
 
-        What is of an epoch to be done again, or was cut off while it was written, is dropped from the file.
+        Lines of later epochs, which will run again, and incomplete lines are removed from the file.
         """
         lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        kept = [record for record in map(_record, lines) if record is not None and record["epoch"] <= epochs]
-        if len(kept) < len(lines):
+        entries = [entry for entry in map(_parse_line, lines) if entry is not None and entry["epoch"] <= epochs]
+        if len(entries) < len(lines):
             with atomic_file(self.metrics) as temporary:
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        return [record for record in kept if "event" not in record]
+                temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        return [entry for entry in entries if "event" not in entry]
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json, whole."""
+        """Write result.json as a whole."""
         with atomic_file(self.result) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -113,14 +113,14 @@ class RunFolder:
         if not self.last.exists():
             raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing)")
         saved, config = (replace(each, model=each.model.resolved()) for each in (load_config(self.config), config))
-        both = [
+        settings = [
             (f"{section}.{name}", value, getattr(getattr(config, section), name))
             for section in ("data", "model", "train")
             for name, value in vars(getattr(saved, section)).items()
         ]
         differences = [
-            f"{name} ({_told(there)} there, {_told(here)} here)"
-            for name, there, here in both
+            f"{name} ({_display(there)} there, {_display(here)} here)"
+            for name, there, here in settings
             if there != here and name != "train.epochs"
         ]
         if differences:
@@ -129,18 +129,18 @@ class RunFolder:
             )
 
 
-def _told(value: Any) -> Any:
-    """A setting as users know it."""
+def _display(value: Any) -> Any:
+    """Return a setting's value as users write it."""
     return "none" if value == -1 else value
 
 
-def _record(line: str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl, or None for half of one."""
+def _parse_line(line: str) -> dict[str, Any] | None:
+    """Parse a line of metrics.jsonl; None for an incomplete line."""
     try:
-        record: dict[str, Any] = json.loads(line)
+        entry: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return record
+    return entry
 
 
 def _safe(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs in stages: the batches of an epoch under a schedule that is planned, measured and planned again."""
+"""Staged runs: the batches of an epoch under a schedule that is planned, measured and planned again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mspipe_triton.pipeline.engine import Engine, run_serial
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
 from mspipe_triton.pipeline.schedules import RESOURCES
-from mspipe_triton.training.way import UNWATCHED, Epoch, Predicted, Told, Watch, Way, check_finite, silent
+from mspipe_triton.training.way import UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
 
 _COMPUTE = RESOURCES["train"]
 
@@ -31,7 +31,7 @@ def own_compile_seconds() -> float:
 
 
 class Staged(Way):
-    """Stages under the run's schedule; a loss that is not finite ends the epoch at once."""
+    """Epochs in stages under the run's schedule; a loss that is not finite ends the epoch at once."""
 
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
         super().__init__(session, watch)
@@ -42,11 +42,11 @@ class Staged(Way):
         )
         self.started = False
         others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]
-        made = serial_lanes if self.schedule == "serial" else lanes
-        self.lanes = made(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
+        make_lanes = serial_lanes if self.schedule == "serial" else lanes
+        self.lanes = make_lanes(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
 
     def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Work]:
-        """Train on batches; yields each iteration that is done, in order, and leaves its stage times in `times`."""
+        """Train on batches; yield each finished iteration, in order, and add its stage times to `times`."""
         plan, trace = self.planner.plan, self.watch.trace
         if not self.started:
             self.started = True
@@ -77,7 +77,7 @@ class Staged(Way):
         yield from results
 
     def train_epoch(
-        self, epoch: int, told: Told = silent, check: Callable[[], None] = silent, stop: int | None = None
+        self, epoch: int, progress: Progress = silent, check: Callable[[], None] = silent, stop: int | None = None
     ) -> Epoch:
         """See `Way`."""
         times, losses, staleness = StageTimes(), list[torch.Tensor](), Counter[str]()
@@ -90,7 +90,7 @@ class Staged(Way):
                 loss = float(work.outcome.loss)
                 check_finite(loss, epoch, work.batch.index)
                 staleness[str(work.staleness)] += 1
-                told(epoch, work.batch.stop - work.batch.start, loss)
+                progress(epoch, work.batch.stop - work.batch.start, loss)
         facts = {"stage_seconds": times.per_iteration(), "staleness_measured": dict(sorted(staleness.items()))}
         return Epoch(torch.stack(losses), running_clock() - start, facts)
 
@@ -102,9 +102,9 @@ class Staged(Way):
                 yield
 
     def stretch(self, place: int, count: int) -> Iterator[Batch]:
-        """Batches from number `place` on, from the first one again behind the last.
+        """Yield batches from number `place` on, and from the first one again after the last.
 
-        There are more than `count`, so that the stages that run ahead do not run out of work: two queues lie between
+        There are more than `count`, so that the stages that run ahead do not run out of work: two queues are between
         the first stage and training.
         """
         session, settings, size = self.session, self.session.settings, self.session.size
@@ -114,7 +114,7 @@ class Staged(Way):
             begin = (place + batch.index) % whole * size
             yield replace(batch, start=begin, stop=begin + size)
 
-    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, Predicted]]:
+    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
         """See `Way`."""
         self.session.model.eval()
         self.session.state.settle()
@@ -131,7 +131,7 @@ class Staged(Way):
         return torch.cat([work.outcome.sources for work in in_turn(self.stages.embedding(), items)])
 
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
-        """The plan in force, or the one for the measured times where too few were seen to plan with."""
+        """Return the current plan, or a plan for the measured times if the run was too short to make one."""
         planner = self.planner
         return (planner.plan_for(stage_seconds) if planner.guessed else planner.plan).to_json()
 

@@ -1,4 +1,4 @@
-"""The trainer: epochs, validation after each, the best checkpoint, and the run's result."""
+"""The trainer: epochs, each followed by validation, the best checkpoint, and the run's result."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from mspipe_triton.training.way import Watch, carry_out
 
 
 class Observer:
-    """Told of a run's progress; this one does nothing with it, screens override what they show."""
+    """Callbacks for a run's progress; this class ignores all of them, and screens override those that they show."""
 
     def start(self, session: Session, folder: RunFolder) -> None:
-        """The run is set up."""
+        """Handle the start of the run."""
 
     def batch(self, epoch: int, events: int, loss: float) -> None:
-        """An iteration over `events` events is done; epochs count from 1."""
+        """Handle the end of an iteration over `events` events; epochs count from 1."""
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is trained and validated; `record` is its line of metrics.jsonl."""
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """Handle the end of an epoch, validation included; `metrics` is its line of metrics.jsonl."""
 
     def note(self, message: str) -> None:
-        """One line that the user should see."""
+        """Show the user a line."""
 
 
 def train(
@@ -58,23 +58,23 @@ def train(
     trace: bool = False,
     tuned: Tuned | None = None,
 ) -> dict[str, Any]:
-    """Train, validate every epoch, test the best one, and leave a run folder.
+    """Train, validate every epoch, test the best one, and write a run folder.
 
     Args:
         config: the run's settings; the defaults train TGN on the built-in stream.
-        stream: the events, where they are not read from `config.data`. Such a run cannot be evaluated by path later.
+        stream: the events; None reads them from `config.data`. A run on such events cannot be evaluated by path later.
         out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
-        resume: go on with the run in `out`, to `config.train.epochs` epochs in all.
-        observer: told of progress.
-        trace: leave `trace.json` in the run folder, every stage's start and end beside the plan.
-        tuned: how to carry the run out, in the place of `config.settings`, and stage times to plan with at first.
+        resume: continue the run in `out`, to `config.train.epochs` epochs in all.
+        observer: called with the run's progress.
+        trace: write `trace.json` into the run folder, with every stage's start and end and the plan.
+        tuned: settings to use instead of `config.settings`, and stage times for the first plan.
 
     Returns:
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises:
         InputError: data, settings or folder are not usable; nothing has been written then.
-        TrainingError: a loss was not finite; the checkpoints of the epochs before stay.
+        TrainingError: a loss was not finite; the checkpoints of earlier epochs remain.
     """
     entry, observer = enter(config or RunConfig(), stream, out, resume, trace), observer or Observer()
     if entry.line is not None:
@@ -83,23 +83,23 @@ def train(
 
 
 def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | None = None) -> dict[str, Any]:
-    """Train what has been entered; see `train`."""
+    """Carry out an entry's run; see `train`."""
     entry = entry.tuned(tuned)
-    config, room = entry.resolved()
+    config, line = entry.resolved()
     with process_settings(config):
-        made = _Run(Session.create(config, entry.stream), entry.folder, observer, Trace() if trace else None, tuned)
+        trainer = _Run(Session.create(config, entry.stream), entry.folder, observer, Trace() if trace else None, tuned)
         entry.folder.prepare(entry.config, entry.resume)
-        if room is not None:
-            observer.note(room)
-        done = made.resume() if entry.resume else 0
-        observer.start(made.session, entry.folder)
-        settings = made.session.settings
+        if line is not None:
+            observer.note(line)
+        done = trainer.resume() if entry.resume else 0
+        observer.start(trainer.session, entry.folder)
+        settings = trainer.session.settings
         if not fusion_enabled() and (settings.fused or compiler() is None):
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
-            observer.note(f"All {done} epochs are trained already; evaluating the best one again.")
-        return made.finish(done)
+            observer.note(f"All {done} epochs are already trained; evaluating the best one again.")
+        return trainer.finish(done)
 
 
 class _Run:
@@ -109,72 +109,71 @@ class _Run:
         self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None, tuned: Tuned | None
     ) -> None:
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
-        known = {} if tuned is None else tuned.stage_seconds
-        self.way = carry_out(session, Watch(observer.note, self._replanned, trace, known))
+        stage_seconds = {} if tuned is None else tuned.stage_seconds
+        self.way = carry_out(session, Watch(observer.note, self._replanned, trace, stage_seconds))
         self.data = fingerprint(session.stream)
-        self.records: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
         self.warned = False
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
         for epoch in range(done + 1, self.session.config.train.epochs + 1):
-            record = self._train_epoch(epoch)
-            save_checkpoint(self.folder.last, self.session, record, self.data)
-            self._validate(record)
-        started = time.perf_counter()
+            metrics = self._train_epoch(epoch)
+            save_checkpoint(self.folder.last, self.session, metrics, self.data)
+            self._validate(metrics)
+        start = time.perf_counter()
         self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
-        metrics = evaluate_checkpoint(self.way, self.folder, self.session.config.train.negatives)
-        result = self._result(metrics, time.perf_counter() - started)
+        evaluation = evaluate_checkpoint(self.way, self.folder, self.session.config.train.negatives)
+        result = self._result(evaluation, time.perf_counter() - start)
         self.folder.write_result(result)
-        if self.trace is not None and self.trace.kept:
+        if self.trace is not None and self.trace.iterations:
             self.trace.write(self.folder.trace)
         return result
 
     def resume(self) -> int:
-        """Restore the newest epoch, validate it if that is still to be done, and return how many are done."""
-        record = load_checkpoint(self.folder.last, self.session, self.data)
-        self.records = self.folder.read_metrics(record["epoch"])
-        if len(self.records) < record["epoch"]:  # the run ended between the checkpoint and its validation
-            self._validate(record)
-        return len(self.records)
+        """Restore the newest epoch, validate it if that is missing, and return the number of finished epochs."""
+        metrics = load_checkpoint(self.folder.last, self.session, self.data)
+        self.history = self.folder.read_metrics(metrics["epoch"])
+        if len(self.history) < metrics["epoch"]:  # the run ended between the checkpoint and its validation
+            self._validate(metrics)
+        return len(self.history)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         try:
-            record = self.way.train(epoch, self.observer.batch)
+            metrics = self.way.train(epoch, self.observer.batch)
         except TrainingError as error:
-            kept = (
-                f"{self.folder.best} keeps the best epoch before" if self.folder.best.exists() else "no epoch was done"
-            )
-            raise TrainingError(f"{error} ({kept})") from None
+            best = self.folder.best
+            remainder = f"{best} holds the best earlier epoch" if best.exists() else "no epoch was finished"
+            raise TrainingError(f"{error} ({remainder})") from None
         if fusion_failure() and not self.warned:
             self.warned = True
             self.observer.note(f"Running without fused loops: {fusion_failure()}.")
-        return record
+        return metrics
 
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
 
-    def _validate(self, record: dict[str, Any]) -> None:
-        """Score validation, keep the epoch as the best where it is, and write its line."""
-        started = time.perf_counter()
+    def _validate(self, metrics: dict[str, Any]) -> None:
+        """Score validation, copy the checkpoint if the epoch is the best so far, and write the epoch's metrics."""
+        start = time.perf_counter()
         predictions, _ = predict_split(self.way, "val")
-        record["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
-        record["eval_seconds"] = time.perf_counter() - started
-        if not self.records or record["val"]["ap"] > max(line["val"]["ap"] for line in self.records):
+        metrics["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
+        metrics["eval_seconds"] = time.perf_counter() - start
+        if not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history):
             with atomic_file(self.folder.best) as temporary:
                 shutil.copyfile(self.folder.last, temporary)
-        self.records.append(record)
-        self.folder.append_metrics(record)
-        self.observer.epoch(record)
+        self.history.append(metrics)
+        self.folder.append_metrics(metrics)
+        self.observer.epoch(metrics)
 
-    def _result(self, metrics: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
-        session, config, records = self.session, self.session.config, self.records
-        # A run that goes on with another number of cores may take another schedule, whose epochs have other stages.
+    def _result(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
+        session, config, history = self.session, self.session.config, self.history
+        # A run resumed on another number of cores may use another schedule, whose epochs have other stages.
         stages = set(stage_names(self.way.schedule))
-        alike = [record for record in records if record["stage_seconds"].keys() == stages]
-        fastest = min(alike or records, key=lambda record: record["seconds"])
-        best = max(records, key=lambda record: (record["val"]["ap"], -record["epoch"]))
-        missed = sum((Counter(record["staleness_measured"]) for record in records), Counter[str]())
+        same_stages = [epoch for epoch in history if epoch["stage_seconds"].keys() == stages]
+        fastest = min(same_stages or history, key=lambda epoch: epoch["seconds"])
+        best = max(history, key=lambda epoch: (epoch["val"]["ap"], -epoch["epoch"]))
+        staleness = sum((Counter(epoch["staleness_measured"]) for epoch in history), Counter[str]())
         return {
             "model": config.model.model,
             "task": config.train.task,
@@ -186,22 +185,22 @@ class _Run:
             "fused": fusion_enabled(),
             "device": session.state.placement.device.type,
             "batch_size": config.train.batch_size,
-            "epochs": len(records),
+            "epochs": len(history),
             "seed": config.train.seed,
             "train_events_per_s": fastest["events_per_s"],
-            "epoch_seconds": [record["seconds"] for record in records],
-            "compile_seconds": sum(record["compile_seconds"] for record in records),
+            "epoch_seconds": [epoch["seconds"] for epoch in history],
+            "compile_seconds": sum(epoch["compile_seconds"] for epoch in history),
             "evaluation_seconds": evaluation_seconds,
             "best_epoch": best["epoch"],
             "negatives": config.train.negatives,
-            **metrics,
-            "losses": [record["loss"] for record in records],
+            **evaluation,
+            "losses": [epoch["loss"] for epoch in history],
             "stage_seconds": fastest["stage_seconds"],
             "settings": asdict(session.settings),
             "captured": fastest.get("captured", False),
             "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
-            "plan": self.way.plan(fastest["stage_seconds"]) if alike else None,
-            "staleness_measured": dict(sorted(missed.items(), key=lambda item: int(item[0]))),
+            "plan": self.way.plan(fastest["stage_seconds"]) if same_stages else None,
+            "staleness_measured": dict(sorted(staleness.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),
             "peak_device_mb": peak_device_mb(session.state.placement.device),
             "versions": versions(),
@@ -209,18 +208,18 @@ class _Run:
 
 
 def peak_rss_mb() -> float:
-    """The process's largest resident memory so far, MiB."""
+    """Return the process's largest resident memory so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def peak_device_mb(device: torch.device) -> float:
-    """The most GPU memory that torch has held so far, MiB; 0 on the CPU."""
+    """Return the most GPU memory that torch has allocated so far, MiB; 0 on the CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """Return the versions that a result depends on."""
     return {
         "mspipe_triton": mspipe_triton.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The two ways to carry a run out, of which one is chosen as it begins: in stages under a schedule, or resident."""
+"""Ways to run training: in stages under a schedule, or resident; each run uses one of them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
 
-# Told of an epoch, events that were trained on, and their mean loss, as training goes on.
-Told = Callable[[int, int, float], None]
+# Called during training with the epoch, the number of events just trained on, and their mean loss.
+Progress = Callable[[int, int, float], None]
 # Logits of a batch's events [B] and negatives [B], and reciprocal ranks [B], or [0] where none are ranked.
-Predicted = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+BatchScores = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 SPLITS = ("val", "test")
 
 
 def silent(*_: Any) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Watchers of a run, and stage times that are known beforehand.
+    """Callbacks of a run, and stage times to start with.
 
     Args:
-        note: told one line at a time that the user should see.
-        replanned: told of every plan that comes into force, with the epoch and the iteration.
-        trace: collects every stage's start and end, if given.
-        stage_seconds: of every stage, as far as they are known, to plan with at first.
-        patience: seconds without any stage ending after which the run is given up.
+        note: called with each line that the user should see.
+        replanned: called with every change of plan, the epoch and the iteration.
+        trace: collects every stage's start and end; None for no trace.
+        stage_seconds: seconds per stage for the first plan, if they are available.
+        patience: seconds without any stage ending after which the run stops.
     """
 
     note: Callable[[str], None] = silent
@@ -53,14 +53,14 @@ class Watch:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's losses [iterations] on the host, the seconds of its training alone, and its other facts by name."""
+    """An epoch's losses [iterations] on the host, the seconds of training alone, and other metrics by name."""
 
     losses: torch.Tensor
     seconds: float
     facts: Mapping[str, Any]
 
     def mean_loss(self, events: int, size: int) -> float:
-        """The mean over the events, which were taken in batches of a size."""
+        """Return the mean loss over the events, which came in batches of `size`."""
         losses: list[float] = self.losses.tolist()
         counts = (min(size, events - start) for start in range(0, events, size))
         return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / events
@@ -70,12 +70,12 @@ UNWATCHED = Watch()
 
 
 class Way(ABC):
-    """One way to carry a run out.
+    """One way to run training and evaluation.
 
-    `seconds_preparing` counts what is neither training nor the compiling of loops.
+    `seconds_preparing` counts the time that is neither training nor compiling loops.
 
     Args:
-        session: what it works with. watch: who is told.
+        session: the run's session. watch: the run's callbacks.
     """
 
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
@@ -87,8 +87,8 @@ class Way(ABC):
         """The schedule's name, or "resident"."""
         return self.session.settings.schedule
 
-    def train(self, epoch: int, told: Told = silent) -> dict[str, Any]:
-        """Train an epoch from an empty node state; its line of metrics.jsonl, as far as training knows it.
+    def train(self, epoch: int, progress: Progress = silent) -> dict[str, Any]:
+        """Train an epoch from an empty node state, and return its metrics without those of validation.
 
         Raises:
             TrainingError: a loss was not finite.
@@ -96,49 +96,49 @@ class Way(ABC):
         events = self.session.split.train_end
         preparing, compiling = self.seconds_preparing, compile_seconds()
         with Interrupts() as interrupts:
-            trained = self.train_epoch(epoch, told, interrupts.check)
+            result = self.train_epoch(epoch, progress, interrupts.check)
         compiling = compile_seconds() - compiling + self.seconds_preparing - preparing
         return {
-            "epoch": epoch, "loss": trained.mean_loss(events, self.session.size), "seconds": trained.seconds,
-            "compile_seconds": compiling, "events_per_s": events / trained.seconds,
-            "iterations": trained.losses.numel(), **trained.facts,
+            "epoch": epoch, "loss": result.mean_loss(events, self.session.size), "seconds": result.seconds,
+            "compile_seconds": compiling, "events_per_s": events / result.seconds,
+            "iterations": result.losses.numel(), **result.facts,
         }  # fmt: skip
 
     @abstractmethod
     def train_epoch(
-        self, epoch: int, told: Told = silent, check: Callable[[], None] = silent, stop: int | None = None
+        self, epoch: int, progress: Progress = silent, check: Callable[[], None] = silent, stop: int | None = None
     ) -> Epoch:
         """Train on the training events from an empty node state, or on the first `stop` of them.
 
         Args:
-            check: called between two iterations, of which the device may be some behind; it may raise.
+            check: called after each iteration, which the device may not have finished yet; it may raise.
         """
 
     @abstractmethod
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
-        """Train about `count` batches from number `place` on, from an empty node state; yields after each.
+        """Train on about `count` batches from number `place` on, from an empty node state; yield after each.
 
-        It may go on behind the last one, at the first again. Stage times go to `times` where there are stages.
+        After the last batch it may continue with the first one. Staged runs add their stage times to `times`.
         """
 
     @abstractmethod
-    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, Predicted]]:
-        """Score a split's batches, going on from the present node state and updating it.
+    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
+        """Score a split's batches, starting from the current node state and updating it.
 
         Args:
-            split: "val" or "test". negatives: N random destinations to rank each event's among; 0 ranks none.
+            split: "val" or "test". negatives: N random destinations to rank each event's among; 0 for no ranking.
         """
 
     @abstractmethod
     def embed(self, stop: int) -> torch.Tensor:
-        """Embeddings [stop, D] of the sources of the first `stop` events on the host, from an empty node state.
+        """Return embeddings [stop, D] of the sources of the first `stop` events on the host, from an empty node state.
 
-        Each is of the time right before its event; the parameters stay as they are.
+        Each is of the time right before its event; the parameters do not change.
         """
 
     @abstractmethod
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
-        """The plan that epochs ran by, as `result.json` has it, given an epoch's measured stage times."""
+        """Return the plan of the epochs for `result.json`, from an epoch's measured stage times."""
 
     def settle(self) -> None:
         """Wait for the device."""
@@ -146,13 +146,13 @@ class Way(ABC):
             torch.cuda.synchronize(self.session.device)
 
     def training_batches(self, epoch: int, stop: int | None = None) -> Iterator[Batch]:
-        """The batches of the training events, or of the first `stop` of them."""
+        """Yield batches of the training events, or of the first `stop` of them."""
         session = self.session
         stop = session.split.train_end if stop is None else stop
         return batches(0, stop, session.size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
 
     def split_batches(self, split: str, negatives: int) -> Iterator[Batch]:
-        """The batches of an evaluation's events; the split's number stands in the place of the epoch."""
+        """Yield batches of a split's events; the split's number replaces the epoch."""
         session, number = self.session, SPLITS.index(split)
         start, stop = session.split.train_end, session.split.val_end
         if split == "test":
@@ -161,18 +161,18 @@ class Way(ABC):
 
 
 def carry_out(session: Session, watch: Watch = UNWATCHED) -> Way:
-    """The way that a session's settings name."""
-    from mspipe_triton.training.resident import Resident  # both stand on this file
+    """Return the way that a session's settings name."""
+    from mspipe_triton.training.resident import Resident  # here, since both modules import this one
     from mspipe_triton.training.staged import Staged
 
     return (Resident if session.settings.resident else Staged)(session, watch)
 
 
 def check_finite(loss: float, epoch: int, iteration: int) -> None:
-    """Refuse a loss that says nothing.
+    """Refuse a loss that is not finite.
 
     Raises:
-        TrainingError: it is infinite or no number.
+        TrainingError: the loss is infinite or NaN.
     """
     if not math.isfinite(loss):
         raise TrainingError(f"the loss is {loss} in epoch {epoch}, iteration {iteration}; try a smaller --lr")

@@ -91,7 +91,7 @@ WRONG = {
     (
         "train", "events.csv", "--model", "tgat", "--batch-size", "100", "--schedule", "mspipe", "--mitigation",
         "similarity",
-    ): "which model tgat has none of",
+    ): "and model tgat has no memory",
     ("train", "events.csv", "--schedule", "fast"): "none of auto, serial, prefetch, mspipe, fixed, exact",
     ("train", "events.csv", "--schedule", "fixed"): "needs a staleness, as in --staleness 1",
     ("train", "events.csv", "--schedule", "exact", "--staleness", "2"): "staleness 2 is for schedule fixed",
@@ -104,7 +104,7 @@ WRONG = {
     ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--mitigation", "similarity"): "or take --placement host",
     ("train", "events.csv", "--placement", "device", "--staleness", "2"): "or take --placement host",
-    ("train", "events.csv", "--placement", "device", "--trace"): "--trace is of stages, and --placement device has",
+    ("train", "events.csv", "--placement", "device", "--trace"): "--trace records stages, and --placement device has",
     ("train", "events.csv", "--schedule", "resident"): "fixed, exact; --placement device runs so",
     ("train", "events.csv", "--placement", "moon"): "none of auto, device, host",
     ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",

@@ -1,4 +1,4 @@
-"""Metrics and EdgeBank against definitions written out."""
+"""Metrics and EdgeBank against their definitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCORES = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1,
 
 
 def plain_ap(positive: list[int], negative: list[int]) -> float:
-    """Σ (recall step) · precision over distinct thresholds, from the highest down."""
+    """Sum of recall step · precision over distinct thresholds, from the highest down."""
     total, before = 0.0, 0
     for threshold in sorted({*positive, *negative}, reverse=True):
         hits, false = sum(p >= threshold for p in positive), sum(n >= threshold for n in negative)
@@ -50,7 +50,7 @@ def test_mean_over_batches_and_masks() -> None:
     assert summarise(predictions, torch.zeros(3, dtype=torch.bool)) == {"ap": None, "auc": None, "mrr": None}
 
 
-def test_ties_take_the_mean_rank() -> None:
+def test_ties_share_their_mean_rank() -> None:
     candidates = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     assert reciprocal_ranks(torch.tensor([2.0, 1.0, 1.0]), candidates).tolist() == [1 / 2.5, 1 / 2.5, 1.0]
 

@@ -1,4 +1,4 @@
-"""Labels of nodes: what the built-in stream's are, a decoder on frozen embeddings, and what cannot be learned."""
+"""Node labels: those of the built-in stream, a decoder on frozen embeddings, and labels that cannot be learned."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def stream() -> EventStream:
     return synthetic_stream(SyntheticConfig(events=3000, users=USERS, items=ITEMS, seed=1))
 
 
-def config(model: str = "jodie", **given: Any) -> RunConfig:
+def config(model: str = "jodie", **options: Any) -> RunConfig:
     settings = {"task": "node", "epochs": 1, "batch_size": 50, "negatives": 1, "threads": 1, "schedule": "serial"}
     return RunConfig(
-        model=ModelConfig(model=model, dim=16), train=TrainConfig(**{**settings, "deterministic": True, **given})
+        model=ModelConfig(model=model, dim=16), train=TrainConfig(**{**settings, "deterministic": True, **options})
     )
 
 
-def test_the_built_in_labels_are_changes_of_taste(stream: EventStream) -> None:
+def test_built_in_labels_are_changes_of_taste(stream: EventStream) -> None:
     assert stream.labels is not None
     tastes: dict[int, int] = {}
     expected = []
@@ -57,22 +57,22 @@ def test_labels_are_learned(stream: EventStream, model: str, tmp_path: Path) -> 
     result = train(config(model), stream, out=str(tmp_path / "run"))
     split = stream.split()
     for part, start, stop in (("val", split.train_end, split.val_end), ("test", split.val_end, len(stream))):
-        found = result[part]["node"]
-        assert set(found) == {"auc", "ap", "events", "positives"}
-        assert (found["events"], found["positives"]) == (stop - start, int(stream.labels[start:stop].sum()))
-        assert found["auc"] > 0.7
-        assert found["ap"] > 2 * found["positives"] / found["events"]
+        metrics = result[part]["node"]
+        assert set(metrics) == {"auc", "ap", "events", "positives"}
+        assert (metrics["events"], metrics["positives"]) == (stop - start, int(stream.labels[start:stop].sum()))
+        assert metrics["auc"] > 0.7
+        assert metrics["ap"] > 2 * metrics["positives"] / metrics["events"]
     assert result["task"] == "node"
     assert (tmp_path / "run" / "decoder.pt").exists()
 
 
-def test_the_task_of_links_says_nothing_of_labels(stream: EventStream, tmp_path: Path) -> None:
+def test_the_link_task_reports_no_label_metrics(stream: EventStream, tmp_path: Path) -> None:
     result = train(config(task="link"), stream, out=str(tmp_path / "run"))
     assert "node" not in result["test"]
     assert not (tmp_path / "run" / "decoder.pt").exists()
 
 
-def test_evaluation_gives_the_same_numbers_again(stream: EventStream, tmp_path: Path) -> None:
+def test_evaluation_repeats_the_same_numbers(stream: EventStream, tmp_path: Path) -> None:
     write_stream(stream, tmp_path / "events.csv")
     settings = replace(config(), data=DataConfig(path=str(tmp_path / "events.csv")))
     run = tmp_path / "run"
@@ -87,7 +87,7 @@ def test_evaluation_gives_the_same_numbers_again(stream: EventStream, tmp_path: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_resumed_run_s_decoder_is_that_of_its_best_epoch(stream: EventStream, tmp_path: Path) -> None:
+def test_a_resumed_run_trains_the_decoder_on_its_best_epoch(stream: EventStream, tmp_path: Path) -> None:
     whole = train(config(epochs=2), stream, out=str(tmp_path / "whole"))
     first = train(config(), stream, out=str(tmp_path / "parts"))
     resumed = train(config(epochs=2), stream, out=str(tmp_path / "parts"), resume=True)
@@ -96,11 +96,11 @@ def test_a_resumed_run_s_decoder_is_that_of_its_best_epoch(stream: EventStream, 
     assert (resumed["val"], resumed["test"]) == (whole["val"], whole["test"])
 
 
-def test_the_decoder_alone_is_trained(stream: EventStream, tmp_path: Path) -> None:
+def test_only_the_decoder_is_trained(stream: EventStream, tmp_path: Path) -> None:
     run = Session.create(config("tgn"), stream)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    found = evaluate_labels(carry_out(run), tmp_path / "decoder.pt", ("test",))
-    assert found.keys() == {"test"}
+    metrics = evaluate_labels(carry_out(run), tmp_path / "decoder.pt", ("test",))
+    assert metrics.keys() == {"test"}
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
     assert run.optimizer.state_dict()["state"] == {}
@@ -112,9 +112,9 @@ def test_the_decoder_alone_is_trained(stream: EventStream, tmp_path: Path) -> No
     assert not torch.equal(decoder["hidden.weight"], fresh["hidden.weight"])
 
 
-def test_embeddings_are_of_the_source_before_its_event(stream: EventStream) -> None:
+def test_embeddings_are_of_sources_before_their_events(stream: EventStream) -> None:
     seen = 120
-    dst = torch.cat([stream.dst[: seen - 1], stream.dst[seen - 1 :].flip(0)])  # from the last event of a batch on
+    dst = torch.cat([stream.dst[: seen - 1], stream.dst[seen - 1 :].flip(0)])  # changed from a batch's last event on
     changed = replace(stream, dst=dst)
     ours, others = (carry_out(Session.create(config("tgn", batch_size=60), s)).embed(200) for s in (stream, changed))
     assert ours.shape == (200, 16)
@@ -122,7 +122,7 @@ def test_embeddings_are_of_the_source_before_its_event(stream: EventStream) -> N
     assert not torch.equal(ours[seen:], others[seen:])
     again = carry_out(Session.create(config("tgn", batch_size=60), stream))
     again.embed(100)
-    assert torch.equal(again.embed(200), ours), "it begins at the stream's start"
+    assert torch.equal(again.embed(200), ours), "embed starts at the stream's start"
 
 
 @pytest.mark.parametrize(
@@ -133,27 +133,27 @@ def test_embeddings_are_of_the_source_before_its_event(stream: EventStream) -> N
         ({2000: 0}, "0 of 2100 training events have label 1; a decoder needs both"),
     ],
 )
-def test_labels_that_cannot_be_learned(
+def test_labels_that_cannot_be_learned_are_refused(
     stream: EventStream, labels: dict[int, int] | None, message: str, tmp_path: Path
 ) -> None:
-    given = None
+    column = None
     if labels is not None:
-        given = torch.zeros(len(stream), dtype=torch.int64)
-        given[2500] = 1
+        column = torch.zeros(len(stream), dtype=torch.int64)
+        column[2500] = 1
         for event, label in labels.items():
-            given[event] = label
+            column[event] = label
     with pytest.raises(DataError, match=f"synthetic: {message}") as caught:
-        train(config(), replace(stream, labels=given), out=str(tmp_path / "run"))
+        train(config(), replace(stream, labels=column), out=str(tmp_path / "run"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_part_with_one_label_has_no_figures(stream: EventStream) -> None:
-    alike = replace(stream, labels=torch.zeros(len(stream), dtype=torch.int64))
+def test_a_part_with_equal_labels_has_no_metrics(stream: EventStream) -> None:
+    zeros = replace(stream, labels=torch.zeros(len(stream), dtype=torch.int64))
     decoder, embedded = NodeDecoder(4, torch.float64), torch.randn(len(stream), 4, dtype=torch.float64)
-    assert label_metrics(decoder, embedded, alike, 10, 30) == {"auc": None, "ap": None, "events": 20, "positives": 0}
-    given = alike.labels.clone()
-    given[12] = 1
+    assert label_metrics(decoder, embedded, zeros, 10, 30) == {"auc": None, "ap": None, "events": 20, "positives": 0}
+    labels = zeros.labels.clone()
+    labels[12] = 1
     embedded[:] = 0.0
-    found = label_metrics(decoder, embedded, replace(alike, labels=given), 10, 30)
-    assert found == {"auc": 0.5, "ap": pytest.approx(1 / 20), "events": 20, "positives": 1}
+    metrics = label_metrics(decoder, embedded, replace(zeros, labels=labels), 10, 30)
+    assert metrics == {"auc": 0.5, "ap": pytest.approx(1 / 20), "events": 20, "positives": 1}

@@ -1,4 +1,4 @@
-"""When a step is warmed up, captured and replayed, on stand-ins for CUDA's streams and graphs that keep a log."""
+"""Warm-up, capture and replay of a step, on stand-ins for CUDA's streams and graphs that keep a log."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mspipe_triton.iteration.cuda_graph import Aside, Replay
+from mspipe_triton.iteration.cuda_graph import Replay, SideStream
 from mspipe_triton.kernels import enable_debug
 
 GPU = torch.device("cuda")
 
 
 class Cuda:
-    """One device: the stream that work goes to, graphs as lists of what was done while they were captured."""
+    """One device: its current stream, and graphs as lists of the work during their capture."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
@@ -60,8 +60,8 @@ class Cuda:
 
     @contextmanager
     def graph(self, graph: Graph, pool: int, stream: Stream) -> Iterator[None]:
-        """As torch's, up to the versions whose end of a failed capture leaves stream and allocator as they are."""
-        assert not self.workspaces, "another graph would own them"
+        """Capture like torch versions whose failed captures leave stream and allocator unchanged."""
+        assert not self.workspaces, "another graph would own the workspaces"
         assert not self.under_way
         log, self.log = self.log, []
         main, self.current = self.current, stream.name
@@ -112,7 +112,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     return Cuda(monkeypatch)
 
 
-def test_a_step_is_warmed_up_beside_then_captured_and_replayed(cuda: Cuda) -> None:
+def test_a_step_is_warmed_up_on_a_side_stream_then_captured_and_replayed(cuda: Cuda) -> None:
     replay = Replay(lambda: cuda.work("step"), GPU, captured=True)
     assert replay.prepare(lambda: cuda.work("begin")) is None
     warm = ["begin on stream 1", "step on stream 1"]
@@ -125,7 +125,7 @@ def test_a_step_is_warmed_up_beside_then_captured_and_replayed(cuda: Cuda) -> No
 
 
 @pytest.mark.parametrize("device", [GPU, torch.device("cpu")], ids=str)
-def test_what_is_not_to_be_captured_is_called(cuda: Cuda, device: torch.device) -> None:
+def test_a_step_that_is_not_captured_is_called(cuda: Cuda, device: torch.device) -> None:
     replay = Replay(lambda: cuda.work("step"), device, captured=device.type == "cpu")
     assert replay.prepare(lambda: cuda.work("begin")) is None
     assert ("begin on main" in cuda.log, cuda.streams) == (False, int(device == GPU))
@@ -134,12 +134,12 @@ def test_what_is_not_to_be_captured_is_called(cuda: Cuda, device: torch.device) 
     assert cuda.log == ["step on main"]
 
 
-def test_a_capture_that_fails_is_told_in_a_line_and_the_step_is_called(cuda: Cuda) -> None:
+def test_a_failed_capture_is_reported_in_one_line_and_the_step_is_called(cuda: Cuda) -> None:
     replay = Replay(lambda: cuda.work("step"), GPU, captured=True)
     cuda.refusal = "operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA\n"
     assert replay.prepare(lambda: None) == "operation not permitted when stream is capturing"
     assert cuda.log[-1] == "waited"
-    assert not cuda.under_way, "the allocator would take the capture for one that goes on"
+    assert not cuda.under_way, "the allocator would treat the capture as running"
     cuda.log.clear()
     replay()
     assert cuda.log == ["step on main"]
@@ -148,7 +148,7 @@ def test_a_capture_that_fails_is_told_in_a_line_and_the_step_is_called(cuda: Cud
 
 
 @pytest.mark.parametrize("refusal", ["", "operation failed due to a previous error during capture"])
-def test_a_step_that_fails_in_the_capture_gives_the_reason(cuda: Cuda, refusal: str) -> None:
+def test_a_step_that_fails_during_capture_gives_the_reason(cuda: Cuda, refusal: str) -> None:
     def step() -> None:
         if cuda.under_way:
             cuda.refusal = refusal
@@ -159,8 +159,8 @@ def test_a_step_that_fails_in_the_capture_gives_the_reason(cuda: Cuda, refusal: 
     assert (cuda.current, cuda.under_way) == ("main", set())
 
 
-def test_nothing_is_collected_while_capturing(cuda: Cuda) -> None:
-    """The collector may destroy a graph, which breaks the capture."""
+def test_no_garbage_is_collected_during_capture(cuda: Cuda) -> None:
+    """The garbage collector may destroy a graph, which breaks the capture."""
     collecting: list[bool] = []
     replay = Replay(lambda: collecting.append(gc.isenabled()), GPU, captured=True)
     for cuda.refusal in ("", "out of memory"):
@@ -169,17 +169,17 @@ def test_nothing_is_collected_while_capturing(cuda: Cuda) -> None:
         assert gc.isenabled()
 
 
-def test_while_debugging_nothing_is_captured(cuda: Cuda) -> None:
+def test_debugging_prevents_captures(cuda: Cuda) -> None:
     replay = Replay(lambda: cuda.work("step"), GPU, captured=True)
     enable_debug()
     try:
-        assert replay.prepare(lambda: None) == "debugging is on, whose checks read values on the host"
+        assert replay.prepare(lambda: None) == "debugging is on, and its checks read values on the host"
     finally:
         enable_debug(False)
     assert cuda.pools == 0
 
 
-def test_a_graph_of_before_is_forgotten_where_the_next_capture_fails(cuda: Cuda) -> None:
+def test_a_failed_capture_discards_the_previous_graph(cuda: Cuda) -> None:
     replay = Replay(lambda: cuda.work("step"), GPU, captured=True)
     replay.prepare(lambda: None)
     cuda.refusal = "out of memory"
@@ -189,11 +189,11 @@ def test_a_graph_of_before_is_forgotten_where_the_next_capture_fails(cuda: Cuda)
     assert cuda.log == ["step on main"]
 
 
-def test_work_aside_begins_after_what_was_queued_and_is_joined(cuda: Cuda) -> None:
-    aside = Aside(GPU)
+def test_side_stream_work_starts_after_queued_work_and_is_joined(cuda: Cuda) -> None:
+    side_stream = SideStream(GPU)
     for _ in range(2):
         cuda.log.clear()
-        with aside() as join:
+        with side_stream() as join:
             cuda.work("sample")
         cuda.work("train")
         join()
@@ -203,9 +203,9 @@ def test_work_aside_begins_after_what_was_queued_and_is_joined(cuda: Cuda) -> No
     assert cuda.streams == 1
 
 
-@pytest.mark.parametrize("aside", [(torch.device("cpu"), True), (GPU, False)])
-def test_without_a_gpu_or_unwanted_nothing_goes_aside(cuda: Cuda, aside: tuple[torch.device, bool]) -> None:
-    with Aside(*aside)() as join:
+@pytest.mark.parametrize("arguments", [(torch.device("cpu"), True), (GPU, False)])
+def test_without_a_gpu_or_if_disabled_all_work_runs_in_order(cuda: Cuda, arguments: tuple[torch.device, bool]) -> None:
+    with SideStream(*arguments)() as join:
         cuda.work("sample")
     join()
     assert cuda.log == ["sample on main"]

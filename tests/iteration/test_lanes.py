@@ -1,4 +1,4 @@
-"""The lanes: torch threads a host thread, and the order of device work, on streams that only keep a log."""
+"""Lanes: torch threads per host thread, and the order of device work on streams that only keep a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mspipe_triton.iteration.lanes import HostLane, Mark, StreamLane
 
 
 class Device:
-    """What was asked of a GPU that is not there; events take a millisecond each."""
+    """A GPU stand-in that logs calls; consecutive events are one millisecond apart."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[tuple[Any, ...]] = []
@@ -61,7 +61,7 @@ def test_every_host_thread_has_its_own_number_of_torch_threads() -> None:
         HostLane(1, False).open()
         opened.set()
         others.wait()
-        torch.arange(1_000_000).index_select(0, torch.arange(900_000))  # parallel, were the thread to have a team
+        torch.arange(1_000_000).index_select(0, torch.arange(900_000))  # parallel if the thread had a team
         seen.append(torch.get_num_threads())
         seen.append(len(os.listdir("/proc/self/task")) - before)
 
@@ -76,32 +76,32 @@ def test_every_host_thread_has_its_own_number_of_torch_threads() -> None:
     thread.join()
     assert seen == [1, 1], "one torch thread, and no thread but this one"
     assert torch.get_num_threads() == 2
-    made = lanes.lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 3, 2)
-    assert {name: lane.threads for name, lane in made.items()} == {"compute": 3, "sampler": 2, "copy_in": 2}
+    by_resource = lanes.lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 3, 2)
+    assert {name: lane.threads for name, lane in by_resource.items()} == {"compute": 3, "sampler": 2, "copy_in": 2}
 
 
-def test_serial_lanes_hand_one_thread_over_and_leave_it_as_they_found_it() -> None:
+def test_serial_lanes_share_one_thread_and_restore_its_number_of_torch_threads() -> None:
     torch.set_num_threads(1)
-    made = lanes.serial_lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 2, 3)
-    for lane in made.values():
+    by_resource = lanes.serial_lanes(torch.device("cpu"), "compute", ["sampler", "copy_in"], 2, 3)
+    for lane in by_resource.values():
         lane.open()
     seen = []
     for name in ("sampler", "compute", "copy_in", "compute"):
-        made[name].before(())
+        by_resource[name].before(())
         seen.append(torch.get_num_threads())
     assert seen == [3, 2, 3, 2]
-    for lane in reversed(made.values()):
+    for lane in reversed(by_resource.values()):
         lane.close()
     assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_a_stage_is_queued_behind_the_marks_and_only_copies_wait(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+def test_a_stage_is_queued_after_the_marks_and_only_copies_wait(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
     torch.set_num_threads(1)
     device = Device(monkeypatch)
     lane = StreamLane(torch.device("cuda"), waits, threads=1, compiled=True)
     lane.close()
-    assert device.current is device.default, "what was not opened changes nothing"
+    assert device.current is device.default, "closing an unopened lane changes nothing"
     lane.open()
     assert device.current is lane.stream
     assert ("wait stream", device.default) in device.log
@@ -113,7 +113,7 @@ def test_a_stage_is_queued_behind_the_marks_and_only_copies_wait(monkeypatch: py
     assert [entry[0] for entry in device.log[1:]] == ["record"]
     mark = lane.after()
     assert [entry[0] for entry in device.log[2:]] == (["record", "synchronize"] if waits else ["record"])
-    start, end = lane.measured(mark, 5.0, 6.0)
+    start, end = lane.interval(mark, 5.0, 6.0)
     if waits:
         assert (start, end) == (5.0, 6.0)
     else:
@@ -124,11 +124,11 @@ def test_a_stage_is_queued_behind_the_marks_and_only_copies_wait(monkeypatch: py
     assert ("wait stream", lane.stream) in device.log
 
 
-def test_on_a_gpu_training_alone_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_only_training_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     Device(monkeypatch)
-    made = lanes.lanes(torch.device("cuda"), "compute", ["sampler", "copy_in", "copy_out"], 2, 1)
-    assert {name: lane.waits for name, lane in made.items()} == {
+    by_resource = lanes.lanes(torch.device("cuda"), "compute", ["sampler", "copy_in", "copy_out"], 2, 1)
+    assert {name: lane.waits for name, lane in by_resource.items()} == {
         "compute": False, "sampler": True, "copy_in": True, "copy_out": True,
     }  # fmt: skip
-    (alone,) = set(lanes.serial_lanes(torch.device("cuda"), "compute", ["sampler", "copy_in"], 2, 1).values())
-    assert alone.waits
+    (lane,) = set(lanes.serial_lanes(torch.device("cuda"), "compute", ["sampler", "copy_in"], 2, 1).values())
+    assert lane.waits

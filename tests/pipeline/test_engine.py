@@ -224,7 +224,7 @@ def test_a_lane_is_opened_told_of_marks_and_closed_on_its_own_thread() -> None:
 
 
 def test_a_stage_has_to_wait_for_the_one_listed_before_it() -> None:
-    with pytest.raises(GraphError, match="'b' takes what 'a' returns"):
+    with pytest.raises(GraphError, match="'b' uses the result of 'a'"):
         Engine(StageGraph((Stage("a", "x"), Stage("b", "y"))), {})
 
 

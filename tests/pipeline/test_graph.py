@@ -83,7 +83,7 @@ def test_times_are_kept_exactly_and_can_be_replaced() -> None:
     assert graph.times == {"a": Fraction(0.1), "b": Fraction(1, 3)}
     other = graph.with_times({"b": 2})
     assert other.times == {"a": Fraction(0.1), "b": 2}
-    assert (other.stages[0].held, other.resources) == (7, ("r", "unused"))
+    assert (other.stages[0].size, other.resources) == (7, ("r", "unused"))
     with pytest.raises(GraphError, match="takes 0"):
         graph.with_times({"a": 0})
 

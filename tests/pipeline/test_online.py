@@ -30,7 +30,7 @@ def test_a_stage_more_than_a_fifth_off_calls_for_one_new_plan(stage: str, factor
     assert feed(planner, TIMES, 50) == []
     old, off = planner.plan, {**TIMES, stage: TIMES[stage] * factor}
     changes = feed(planner, off, 1)
-    while not changes and planner.measured < 500:
+    while not changes and planner.iterations < 500:
         changes = feed(planner, off, 1)
     (change,) = changes
     assert (change.old, change.new, change.stage) == (old, planner.plan, stage)

@@ -171,7 +171,7 @@ def test_planning_is_quick_whatever_the_times() -> None:
 
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "serial": (("serial", TIMES, 2), "schedule serial misses no update: staleness 2 takes mspipe, fixed or exact"),
+    "serial": (("serial", TIMES, 2), "schedule serial misses no update: staleness 2 needs mspipe, fixed or exact"),
     "prefetch": (("prefetch", TIMES, 1), "schedule prefetch misses no update"),
     "fixed": (("fixed", TIMES), "schedule fixed needs a staleness"),
     "negative": (("mspipe", TIMES, -1), "staleness must be at least 0, not -1"),

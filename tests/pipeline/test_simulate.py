@@ -43,7 +43,7 @@ def connected(draw: st.DrawFn) -> StageGraph:
 
 def test_two_stages_by_hand() -> None:
     graph = StageGraph(
-        (Stage("a", "x", 2, held=10), Stage("b", "y", Fraction(7, 2), held=1)),
+        (Stage("a", "x", 2, size=10), Stage("b", "y", Fraction(7, 2), size=1)),
         (Dependency("a", "b"), Dependency("b", "a", 2)),
     )
     run = simulate(graph, 4)
@@ -52,7 +52,7 @@ def test_two_stages_by_hand() -> None:
     assert run.makespan == 16
     assert run.busy() == {"x": 8, "y": 14}
     # From 5.5 to 9 iterations 1 and 2 hold a's bytes and iteration 1 b's; at 5.5 and 9 one leaves as the next comes.
-    assert run.peak_held() == 21
+    assert run.peak_size() == 21
     assert simulate(graph, 20).period() == Fraction(7, 2)
 
 
@@ -87,11 +87,11 @@ def test_serial_and_a_run_too_short_to_settle() -> None:
 
 
 def test_a_graph_that_was_never_checked_stops_where_nothing_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StageGraph, "_refuse_circles", lambda _: None)
+    monkeypatch.setattr(StageGraph, "_refuse_cycles", lambda _: None)
     graph = StageGraph(
         (Stage("a", "x"), Stage("b", "y"), Stage("c", "z")), (Dependency("b", "c"), Dependency("c", "b"))
     )
-    with pytest.raises(GraphError, match="nothing can start after 3 stages"):
+    with pytest.raises(GraphError, match="no stage can start after 3 stages"):
         simulate(graph, 3)
 
 

@@ -1,4 +1,4 @@
-"""One epoch's batches through a schedule on the real stages, with what is worth knowing of it afterwards."""
+"""One epoch's batches under a schedule on the real stages, with the results that tests compare."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def session(stream: EventStream, size: int, model: dict[str, Any], **train_setti
 
 
 class Run:
-    """Batches of a schedule, from event `first` on: their losses, staleness, spans and plans."""
+    """Results of batches under a schedule, from event `first` on: losses, staleness, spans and plans."""
 
     def __init__(
         self, run: Session, count: int = BATCHES, delays: dict[str, float] | None = None, first: int = 0
@@ -40,14 +40,14 @@ class Run:
         run.model.train()
         times = _Spans(self.spans)
         results = list(way.run(items, 1, times))
-        self.losses = [done.outcome.loss.item() for done in results]
-        self.staleness = [done.staleness for done in results]
+        self.losses = [work.outcome.loss.item() for work in results]
+        self.staleness = [work.staleness for work in results]
         self.plan = way.planner.plan
         self.state = run.state.state_dict()
 
 
 class _Spans(StageTimes):
-    """Stage times that keep every span."""
+    """Stage times that also store every span."""
 
     def __init__(self, spans: dict[tuple[str, int], Span]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Spans(StageTimes):
 
 
 def _slow_down(stages: Stages, delays: dict[str, float]) -> None:
-    """Let every stage sleep before its work."""
+    """Make every stage sleep before its work."""
     plain = stages.training
 
     def slow(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""Device memory planned for resident training: the real bytes of its tables, and the placement chosen by it."""
+"""Planned device memory of resident training: the real bytes of its tables, and the placement that follows from it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ MODELS = {
 
 
 def run_of(model: ModelConfig) -> RunConfig:
-    """A run whose neighbours have a row a slot, as many as its capacity."""
+    """A run whose neighbours have one row per slot, as its capacity assumes."""
     settings = RunSettings("serial", deduplicate="roots", fused=False)
     train = TrainConfig(batch_size=BATCH, schedule="serial", negatives=1)
     return RunConfig(model=model, train=train, settings=settings)
 
 
-def held(*tensors: torch.Tensor | None) -> int:
+def nbytes(*tensors: torch.Tensor | None) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def take_a_batch(run: Session, stages: dict[str, Callable[[Any], Any]], candidates: int = 0) -> None:
-    """The last training batch, by when the slots of most nodes are filled."""
+def run_a_batch(run: Session, stages: dict[str, Callable[[Any], Any]], candidates: int = 0) -> None:
+    """Run the last training batch, by when the slots of most nodes are filled."""
     stop = run.split.train_end
     run.state.settle()
     for _ in in_turn(stages, batches(stop - BATCH, stop, BATCH, run.negatives, Purpose.EVAL_NEGATIVES, 0, candidates)):
@@ -51,35 +51,35 @@ def take_a_batch(run: Session, stages: dict[str, Callable[[Any], Any]], candidat
 
 
 def peak(run: Session, stages: dict[str, Callable[[Any], Any]], candidates: int = 0) -> int:
-    """The most bytes that torch held at a time for a batch."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        take_a_batch(run, stages, candidates)
-    assert recorded.profiler is not None
-    events = recorded.profiler.kineto_results.events()
+    """Return the most bytes that torch allocated at a time for a batch."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorder:
+        run_a_batch(run, stages, candidates)
+    assert recorder.profiler is not None
+    events = recorder.profiler.kineto_results.events()
     changes = sorted((each.start_ns(), each.nbytes()) for each in events if each.name() == "[memory]")
     return max(accumulate(size for _, size in changes))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_parts_are_the_bytes_of_what_a_session_holds(small_stream: EventStream, name: str) -> None:
+def test_the_parts_are_the_bytes_of_a_sessions_tensors(small_stream: EventStream, name: str) -> None:
     config = run_of(MODELS[name])
     stream = replace(small_stream, node_features=torch.ones(small_stream.num_nodes, 5 if name == "tgat" else 0))
     planned, run = Footprint.of(config, stream), Session.create(config, stream)
     graph, model = run.sampler.adjacency, run.model
-    assert planned.graph == held(graph.indptr, graph.neighbours, graph.event_ids, graph.times)
+    assert planned.graph == nbytes(graph.indptr, graph.neighbours, graph.event_ids, graph.times)
     room = 8 * min(len(stream), stream.num_nodes)
-    assert planned.events == held(run.stream.src, run.stream.dst, run.stream.t) + room
-    assert held(run.negatives.destinations) <= room
-    assert planned.features == held(run.stream.edge_features, run.stream.node_features)
-    assert planned.state == held(*run.state.tables.values(), run.state.sent)
-    take_a_batch(run, Stages(run).training())
+    assert planned.events == nbytes(run.stream.src, run.stream.dst, run.stream.t) + room
+    assert nbytes(run.negatives.destinations) <= room
+    assert planned.features == nbytes(run.stream.edge_features, run.stream.node_features)
+    assert planned.state == nbytes(*run.state.tables.values(), run.state.sent)
+    run_a_batch(run, Stages(run).training())
     moments = [part for each in run.optimizer.state.values() for part in each.values()]
     values = [*model.parameters(), *model.buffers()]
-    assert planned.parameters == held(*values, *(each.grad for each in model.parameters()), *moments)
+    assert planned.parameters == nbytes(*values, *(each.grad for each in model.parameters()), *moments)
 
 
 @pytest.mark.parametrize("name", ["tgn", "jodie", "apan", "tgat"])
-def test_the_workspace_is_half_as_much_again_as_the_passes_hold(name: str) -> None:
+def test_the_workspace_is_one_and_a_half_times_the_passes_memory(name: str) -> None:
     random = torch.Generator().manual_seed(0)
     src, dst = torch.randint(0, 1000, (2, 12_000), generator=random)  # so that roots differ, and slots are filled
     stream = EventStream(src, dst, torch.arange(12_000), torch.randn(12_000, 16, generator=random))
@@ -95,14 +95,14 @@ def test_the_workspace_is_half_as_much_again_as_the_passes_hold(name: str) -> No
     [{"batch_size": 700}, {"negatives": 9}, {"dim": 102}, {"fanout": 11}, {"layers": 2}, {"dtype": "float64"}],
     ids=str,
 )
-def test_the_workspace_grows_with_the_settings_and_not_with_the_stream(more: dict[str, int | str]) -> None:
+def test_the_workspace_grows_with_the_settings_but_not_with_the_stream(more: dict[str, int | str]) -> None:
     base, facts = RunConfig(train=TrainConfig(negatives=8)), Facts(16)
     small = Footprint.planned(base, 1000, 100, facts).workspace
     assert Footprint.planned(base, 10**6, 10**5, facts).workspace == small
     assert Footprint.planned(base.with_flags(more), 1000, 100, facts).workspace > small
 
 
-def test_a_stream_of_a_thousand_million_events_is_planned_without_being_built() -> None:
+def test_a_stream_of_a_billion_events_is_planned_without_being_built() -> None:
     events, nodes = 10**9, 10**8
     planned = Footprint.planned(RunConfig(), events, nodes, Facts(172, 64))
     assert planned.graph == 8 * (nodes + 1) + 32 * events
@@ -115,10 +115,10 @@ def test_a_stream_of_a_thousand_million_events_is_planned_without_being_built() 
     }
 
 
-def test_shown_are_the_sum_and_the_parts_that_take_anything_the_largest_first() -> None:
-    shown = str(Footprint(graph=3 * 2**20, events=10**5, features=10, state=12 * GIB, parameters=0, workspace=GIB // 2))
+def test_the_text_has_the_sum_and_the_parts_above_0_the_largest_first() -> None:
+    text = str(Footprint(graph=3 * 2**20, events=10**5, features=10, state=12 * GIB, parameters=0, workspace=GIB // 2))
     parts = ["state 12.0 GiB", "workspace 512.0 MiB", "graph 3.0 MiB", "events 0.1 MiB"]
-    assert shown.splitlines() == ["12.5 GiB in all", *parts]
+    assert text.splitlines() == ["12.5 GiB in all", *parts]
 
 
 NEEDS = Footprint(graph=GIB, events=GIB, features=5 * GIB, state=GIB, parameters=GIB, workspace=GIB)  # 11 with a tenth
@@ -131,7 +131,7 @@ def on_gpu(placement: str = "auto", schedule: str = "auto", settings: RunSetting
 
 
 @pytest.mark.parametrize("settings", [None, RunSettings("resident"), RunSettings()])
-def test_auto_is_the_device_where_everything_and_a_tenth_more_fits(settings: RunSettings | None) -> None:
+def test_auto_is_the_device_if_everything_and_a_tenth_more_fits(settings: RunSettings | None) -> None:
     assert NEEDS.needed == 11 * GIB
     assert choose_placement(on_gpu(settings=settings), NEEDS, 11 * GIB) == ("device", None)
     placement, line = choose_placement(on_gpu(settings=settings), NEEDS, 11 * GIB - 1)
@@ -142,12 +142,12 @@ def test_auto_is_the_device_where_everything_and_a_tenth_more_fits(settings: Run
     )
 
 
-def test_what_is_asked_for_and_does_not_fit_is_refused() -> None:
+def test_placement_device_without_enough_memory_is_refused() -> None:
     assert choose_placement(on_gpu("device"), NEEDS, 11 * GIB) == ("device", None)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         choose_placement(on_gpu("device"), NEEDS, 800 * 2**20)
-    assert str(refused.value) == (
-        "placement device: 11.0 GiB are needed and 800.0 MiB are free for training on the device; take --placement host"
+    assert str(caught.value) == (
+        "placement device: 11.0 GiB are needed and 800.0 MiB are free for training on the device; use --placement host"
     )
 
 
@@ -163,12 +163,12 @@ def test_what_is_asked_for_and_does_not_fit_is_refused() -> None:
         (RunConfig(settings=RunSettings("resident")), "device"),
     ],
 )
-def test_memory_has_no_say_on_the_cpu_or_in_a_schedule_of_stages(config: RunConfig, placement: str) -> None:
+def test_memory_does_not_matter_on_the_cpu_or_under_a_schedule_of_stages(config: RunConfig, placement: str) -> None:
     for free in (0, 100 * GIB):
         assert choose_placement(config, NEEDS, free) == (placement, None)
 
 
-def test_the_placement_takes_the_place_of_auto(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_placement_replaces_auto(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     free = Footprint.of(RunConfig(), small_stream).needed
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2 * free))
     assert resolve_placement(on_gpu(), small_stream) == (on_gpu("device"), None)
@@ -176,11 +176,11 @@ def test_the_placement_takes_the_place_of_auto(small_stream: EventStream, monkey
     config, line = resolve_placement(on_gpu(), small_stream)
     assert config == on_gpu("host")
     assert line is not None
-    with pytest.raises(ConfigError, match="take --placement host"):
+    with pytest.raises(ConfigError, match="use --placement host"):
         resolve_placement(on_gpu("device"), small_stream)
 
 
-def test_on_the_cpu_nothing_is_measured(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_cpu_no_memory_is_measured(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("torch.cuda.mem_get_info")
     for placement, resolved in (("auto", "host"), ("host", "host"), ("device", "device")):
         config, line = resolve_placement(RunConfig(train=TrainConfig(placement=placement)), small_stream)

@@ -1,4 +1,4 @@
-"""Ctrl-C: the run ends on it between two iterations, and the command says how to go on."""
+"""Ctrl-C: it ends the run between two iterations, and the command says how to continue."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mspipe_triton.training.interrupt import Interrupts
 
 @pytest.fixture(autouse=True)
 def _pythons_own_handler() -> Iterator[None]:
-    """Workers of a parallel test run ignore Ctrl-C."""
+    """Install Python's handler, since workers of a parallel test run ignore Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_waits_for_the_next_check_and_a_second_one_does_not() -> None:
+def test_an_interrupt_waits_for_the_next_check_but_a_second_one_does_not() -> None:
     with Interrupts() as interrupts:
         interrupts.check()
         signal.raise_signal(signal.SIGINT)
@@ -34,7 +34,7 @@ def test_an_interrupt_waits_for_the_next_check_and_a_second_one_does_not() -> No
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_that_nothing_checks_for_is_raised_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_without_a_check_is_raised_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mspipe_triton.training.interrupt.GRACE", 0.1)
     with Interrupts():
         signal.raise_signal(signal.SIGINT)
@@ -42,7 +42,7 @@ def test_an_interrupt_that_nothing_checks_for_is_raised_after_a_while(monkeypatc
             time.sleep(20)
 
 
-def test_an_interrupt_that_was_checked_for_does_not_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_raised_by_a_check_is_not_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mspipe_triton.training.interrupt.GRACE", 0.1)
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
@@ -51,19 +51,19 @@ def test_an_interrupt_that_was_checked_for_does_not_come_again(monkeypatch: pyte
     time.sleep(0.3)
 
 
-def test_somebody_elses_handler_stays() -> None:
-    def own(*_: object) -> None:
-        """Does nothing."""
+def test_another_handler_stays() -> None:
+    def handler(*_: object) -> None:
+        """Do nothing."""
 
-    signal.signal(signal.SIGINT, own)
+    signal.signal(signal.SIGINT, handler)
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
         interrupts.check()
-    assert signal.getsignal(signal.SIGINT) is own
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("schedule", ["serial", "exact"])
-def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, schedule: str) -> None:
+def test_an_interrupted_command_reports_it_in_one_line(tmp_path: Path, schedule: str) -> None:
     arguments = ["train", "--no-autotune", "--schedule", schedule, "--dim", "8", "--fanout", "2", "--epochs", "50"]
     arguments += ["--out", "run"]
     environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -76,7 +76,7 @@ def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, schedule: st
         while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         run.send_signal(signal.SIGINT)
-        _, printed = run.communicate(timeout=120)
+        _, stderr = run.communicate(timeout=120)
     assert run.returncode == 1
-    assert printed.splitlines()[-1].startswith("mspipe-triton: interrupted")
-    assert "Traceback" not in printed
+    assert stderr.splitlines()[-1].startswith("mspipe-triton: interrupted")
+    assert "Traceback" not in stderr

@@ -1,4 +1,4 @@
-"""`--precision bf16`: tables in bfloat16, and otherwise what float32 computes from their rounded rows, bit for bit."""
+"""`--precision bf16`: tables in bfloat16, and apart from them float32 arithmetic on rounded rows, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CASES = {
 
 
 class Partner(torch.nn.Module):
-    """A message function in plain torch, which mixes rows, features and an age, and takes no bfloat16."""
+    """A message function in plain torch, which mixes rows, features and an age, and supports no bfloat16."""
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
@@ -77,16 +77,16 @@ class Edges(torch.nn.Module):
         super().__init__()
         self.edges = torch.nn.Linear(facts.dim_edge, config.dim)
 
-    def forward(self, given: EmbeddingInput) -> torch.Tensor:
+    def forward(self, inputs: EmbeddingInput) -> torch.Tensor:
         """Embeddings [R, D]."""
-        hop = given.around.hops[0]
-        around = self.edges(given.edge_features[0]).view(*hop.rows.shape, -1).mean(1)
-        return given.table.index_select(0, hop.root_rows) + around
+        hop = inputs.around.hops[0]
+        around = self.edges(inputs.edge_features[0]).view(*hop.rows.shape, -1).mean(1)
+        return inputs.table.index_select(0, hop.root_rows) + around
 
 
 @pytest.fixture(autouse=True)
 def _plainly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without compiled loops, deterministic, and with two models of one's own."""
+    """Set up runs without compiled loops, deterministic, and with two custom models."""
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     register("own parts", Recipe(Edges, Average, Partner), fanout=3)
     register("own message", replace(REGISTRY["tgn"], message=Partner), fanout=3, heads=2, layers=1)
@@ -100,28 +100,28 @@ def _plainly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @functools.cache
 def stream(edge: bool = True, node: bool = True) -> EventStream:
     """Few nodes, so that a node often has several events in a batch; no feature is representable in bfloat16."""
-    made = synthetic_stream(SyntheticConfig(events=500, users=20, items=10, edge_features=3 if edge else 0, seed=3))
+    events = synthetic_stream(SyntheticConfig(events=500, users=20, items=10, edge_features=3 if edge else 0, seed=3))
     random = torch.Generator().manual_seed(0)
-    return replace(made, node_features=torch.randn(made.num_nodes, 2, generator=random) if node else None)
+    return replace(events, node_features=torch.randn(events.num_nodes, 2, generator=random) if node else None)
 
 
 def rounded(values: torch.Tensor) -> torch.Tensor:
-    """float32 values to the nearest of those that bfloat16 has, to the even one of two, by their bits."""
+    """Round float32 values to the nearest bfloat16 ones, ties to even, by their bits."""
     bits = values.contiguous().view(torch.int32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & ~0xFFFF).view(torch.float32)
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(
-        table.dtype == expected[name].dtype and torch.equal(table, expected[name]) for name, table in found.items()
+def same(tables: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return tables.keys() == expected.keys() and all(
+        table.dtype == expected[name].dtype and torch.equal(table, expected[name]) for name, table in tables.items()
     )
 
 
-def rounding(model: dict[str, Any], given: EventStream) -> Session:
+def rounding(model: dict[str, Any], events: EventStream) -> Session:
     """A session in float32 on rounded features, whose tables are rounded after every write."""
-    parts = {name: getattr(given, name) for name in ("edge_features", "node_features")}
+    parts = {name: getattr(events, name) for name in ("edge_features", "node_features")}
     features = {name: None if part is None else rounded(part.float()) for name, part in parts.items()}
-    run = session(replace(given, **features), SIZE, model, schedule="serial")
+    run = session(replace(events, **features), SIZE, model, schedule="serial")
     write = run.state.write
 
     def rounding_write(number: int) -> None:
@@ -135,43 +135,43 @@ def rounding(model: dict[str, Any], given: EventStream) -> Session:
 
 
 @pytest.mark.parametrize("model", CASES)
-def test_it_is_float32_on_rounded_tables_to_the_bit(model: str) -> None:
-    found = Run(session(stream(), SIZE, {**CASES[model], "precision": "bf16"}, schedule="serial"), COUNT)
+def test_bf16_is_float32_on_rounded_tables_to_the_bit(model: str) -> None:
+    run = Run(session(stream(), SIZE, {**CASES[model], "precision": "bf16"}, schedule="serial"), COUNT)
     expected = Run(rounding(CASES[model], stream()), COUNT)
-    assert found.losses == expected.losses
-    assert found.losses[1:] != Run(session(stream(), SIZE, CASES[model], schedule="serial"), COUNT).losses[1:]
+    assert run.losses == expected.losses
+    assert run.losses[1:] != Run(session(stream(), SIZE, CASES[model], schedule="serial"), COUNT).losses[1:]
     tables = {name: t.bfloat16() if t.is_floating_point() else t for name, t in expected.state.items()}
-    assert same(found.state, tables)
+    assert same(run.state, tables)
 
 
 @pytest.mark.parametrize(("model", "edge"), [*((model, True) for model in CASES), ("tgn", False), ("apan", False)])
 def test_exact_is_serial_to_the_bit(model: str, edge: bool) -> None:
-    settings, given = {**CASES[model], "precision": "bf16"}, stream(edge)
-    serial = Run(session(given, SIZE, settings, schedule="serial"), COUNT)
-    late = {"update": 0.004, "train": 0.001}
-    exact = Run(session(given, SIZE, settings, schedule="exact"), COUNT, delays=late)
+    settings, events = {**CASES[model], "precision": "bf16"}, stream(edge)
+    serial = Run(session(events, SIZE, settings, schedule="serial"), COUNT)
+    delays = {"update": 0.004, "train": 0.001}
+    exact = Run(session(events, SIZE, settings, schedule="exact"), COUNT, delays=delays)
     assert exact.losses == serial.losses
     assert same(exact.state, serial.state)
 
 
 @pytest.mark.parametrize("model", ["tgn", "tgn mean", "jodie", "apan", "apan mean"])
-def test_the_first_write_is_float32_s_rounded(model: str) -> None:
+def test_the_first_write_is_that_of_float32_rounded(model: str) -> None:
     features = {name: getattr(stream(), name).bfloat16().float() for name in ("edge_features", "node_features")}
-    given = replace(stream(), **features)
-    found = Run(session(given, SIZE, {**CASES[model], "precision": "bf16"}, schedule="serial"), 1)
-    full = Run(session(given, SIZE, CASES[model], schedule="serial"), 1)
-    assert found.losses == full.losses, "memory is 0, and bfloat16 has the features"
+    events = replace(stream(), **features)
+    run = Run(session(events, SIZE, {**CASES[model], "precision": "bf16"}, schedule="serial"), 1)
+    full = Run(session(events, SIZE, CASES[model], schedule="serial"), 1)
+    assert run.losses == full.losses, "memory is 0, and bfloat16 represents the features exactly"
     for name, table in full.state.items():
         if not table.is_floating_point():
-            assert torch.equal(found.state[name], table)
+            assert torch.equal(run.state[name], table)
             continue
-        assert found.state[name].dtype == torch.bfloat16
-        assert torch.equal(found.state[name].float(), rounded(table))
+        assert run.state[name].dtype == torch.bfloat16
+        assert torch.equal(run.state[name].float(), rounded(table))
         assert table.any()
         assert name == "mail_features" or not torch.equal(rounded(table), table)
 
 
-def test_staleness_is_missed_and_blended_all_the_same() -> None:
+def test_staleness_and_mitigation_work_in_bf16() -> None:
     settings = {"schedule": "fixed", "staleness": 2, "mitigation": "similarity"}
     run = Run(session(stream(), SIZE, {**SMALL, "precision": "bf16"}, **settings), COUNT)
     assert run.staleness == [0, 1, 2, 2, 2, 2]
@@ -179,7 +179,7 @@ def test_staleness_is_missed_and_blended_all_the_same() -> None:
     assert torch.tensor(run.losses).isfinite().all()
 
 
-def test_tables_take_half_the_bytes_and_parameters_stay() -> None:
+def test_tables_have_half_the_bytes_and_parameters_stay() -> None:
     full, narrow = (session(stream(), SIZE, {**SMALL, "precision": name}) for name in ("full", "bf16"))
     for name in ("memory", "partner"):
         assert 2 * narrow.state.tables[name].nbytes == full.state.tables[name].nbytes
@@ -189,7 +189,7 @@ def test_tables_take_half_the_bytes_and_parameters_stay() -> None:
     assert {weight.dtype for weight in narrow.model.parameters()} == {torch.float32}
 
 
-def test_trained_by_the_command_saved_and_evaluated_again(
+def test_a_run_of_the_command_is_saved_and_evaluated_again(
     tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     write_stream(stream(node=False), tmp_path / "events.csv")
@@ -204,7 +204,7 @@ def test_trained_by_the_command_saved_and_evaluated_again(
     assert evaluated == json.loads(trained.stdout)["test"]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_and_keeps_its_precision(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one_and_keeps_its_precision(tmp_path: Path) -> None:
     def settings(epochs: int, precision: str = "bf16") -> RunConfig:
         model = ModelConfig(dim=8, fanout=3, precision=precision)
         return RunConfig(model=model, train=TrainConfig(epochs=epochs, batch_size=100, threads=1, deterministic=True))
@@ -217,7 +217,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_keeps_its_precision(tmp_path
     assert (resumed["losses"], resumed["test"]) == (whole["losses"], whole["test"])
 
 
-def test_what_it_does_not_go_with_gets_one_line() -> None:
+def test_unsupported_precisions_get_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         ModelConfig(dtype="float64", precision="bf16")
     assert str(caught.value) == (
@@ -232,7 +232,7 @@ def test_what_it_does_not_go_with_gets_one_line() -> None:
     ("device", "precision", "products"),
     [("cuda", "tf32", "high"), ("cuda", "bf16", "high"), ("cuda", "full", "highest"), ("cpu", "tf32", "highest")],
 )
-def test_products_are_rounded_on_a_gpu_alone_and_for_the_run_alone(device: str, precision: str, products: str) -> None:
+def test_products_are_rounded_only_on_a_gpu_and_only_during_the_run(device: str, precision: str, products: str) -> None:
     config = RunConfig(model=ModelConfig(precision=precision), train=TrainConfig(device=device))
     with process_settings(config):
         assert torch.get_float32_matmul_precision() == products

@@ -1,4 +1,4 @@
-"""Resident training on the CPU: the static shapes compute what the stages compute, wait for nothing, and start over."""
+"""Resident training on the CPU: static shapes compute the stages' results, never wait, and start over on overflow."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def config(placement: str, size: int = SIZE, settings: RunSettings | None = None, **model: Any) -> RunConfig:
-    given = {"dim": 8, "dtype": "float64", **({} if model.get("model") == "jodie" else {"fanout": 4}), **model}
+    options = {"dim": 8, "dtype": "float64", **({} if model.get("model") == "jodie" else {"fanout": 4}), **model}
     train = TrainConfig(batch_size=size, placement=placement, negatives=5)
-    return RunConfig(model=ModelConfig(**given), train=train, settings=settings)
+    return RunConfig(model=ModelConfig(**options), train=train, settings=settings)
 
 
-def made(stream: EventStream, note: Callable[[str], None] = silent, **options: Any) -> tuple[Session, Resident]:
+def resident_run(stream: EventStream, note: Callable[[str], None] = silent, **options: Any) -> tuple[Session, Resident]:
     session = Session.create(config("device", **options), stream)
     return session, Resident(session, Watch(note))
 
@@ -60,31 +60,31 @@ def staged_losses(session: Session, epoch: int) -> torch.Tensor:
     session.state.reset()
     size = session.config.train.batch_size
     items = batches(0, session.split.train_end, size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
-    return torch.stack([done.outcome.loss for done in in_turn(Stages(session).training(), items)])
+    return torch.stack([work.outcome.loss for work in in_turn(Stages(session).training(), items)])
 
 
-def scored(way: Way, negatives: int) -> list[Any]:
-    return [predicted for _, predicted in way.predict("val", negatives)]
+def validation_scores(way: Way, negatives: int) -> list[Any]:
+    return [scores for _, scores in way.predict("val", negatives)]
 
 
-def agree(ours: torch.Tensor, expected: torch.Tensor, what: str) -> None:
-    """To 1e-9 of the largest magnitude: both compute in float64, in another order."""
+def agree(ours: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    """Compare to 1e-9 of the largest magnitude: both compute in float64, in another order."""
     scale = max(1.0, float(expected.double().abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9 * scale, msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9 * scale, msg=lambda text: f"{name}: {text}")
 
 
 @pytest.fixture(scope="module")
 def stream() -> EventStream:
-    """Ties, repeats, self-loops and node features."""
-    made = synthetic_stream(SyntheticConfig(events=300, users=25, items=12, edge_features=3, seed=1))
-    return with_node_features(irregular(made))
+    """Events with ties, repeats, self-loops and node features."""
+    events = synthetic_stream(SyntheticConfig(events=300, users=25, items=12, edge_features=3, seed=1))
+    return with_node_features(irregular(events))
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("size", [SIZE, 64])  # 64: the last batch of training is partial too
-def test_static_shapes_compute_what_the_stages_compute(stream: EventStream, model: str, size: int) -> None:
+def test_static_shapes_compute_the_stages_results(stream: EventStream, model: str, size: int) -> None:
     plain = Session.create(config("host", size, **MODELS[model]), stream)
-    session, resident = made(stream, size=size, **MODELS[model])
+    session, resident = resident_run(stream, size=size, **MODELS[model])
     staged = Staged(plain)
     for epoch in (1, 2):
         agree(resident.train_epoch(epoch).losses, staged_losses(plain, epoch), f"losses of epoch {epoch}")
@@ -105,11 +105,11 @@ def test_static_shapes_compute_what_the_stages_compute(stream: EventStream, mode
     agree(resident.embed(240), staged.embed(240), "embeddings of the sources")
 
 
-def test_tables_in_bfloat16_are_written_and_read_as_the_stages_do(stream: EventStream) -> None:
-    """One batch: what differs by a rounding of float32 may round to another bfloat16, and that goes on in the next."""
+def test_tables_in_bfloat16_are_written_and_read_as_in_stages(stream: EventStream) -> None:
+    """Compare one batch: float32 rounding errors may flip a rounding to bfloat16, which would change later batches."""
     narrow = {"dtype": "float32", "precision": "bf16"}
     plain = Session.create(config("host", 210, **narrow), stream)
-    session, resident = made(stream, size=210, **narrow)
+    session, resident = resident_run(stream, size=210, **narrow)
     parameters = copy.deepcopy(plain.model.state_dict())
     features = {name: getattr(stream, name).bfloat16().float() for name in ("edge_features", "node_features")}
 
@@ -118,14 +118,14 @@ def test_tables_in_bfloat16_are_written_and_read_as_the_stages_do(stream: EventS
         double.model.load_state_dict(parameters)
         return {"losses": staged_losses(double, 1), **double.state.tables}
 
-    right = rounding.expected(exactly, {"losses": staged_losses(plain, 1), **plain.state.tables})
-    found = right.errors({"losses": resident.train_epoch(1).losses, **session.state.tables})
-    assert all(entry["passed"] for entry in found.values()), found
+    expected = rounding.expected(exactly, {"losses": staged_losses(plain, 1), **plain.state.tables})
+    errors = expected.errors({"losses": resident.train_epoch(1).losses, **session.state.tables})
+    assert all(entry["passed"] for entry in errors.values()), errors
     assert session.state.tables["memory"].dtype == torch.bfloat16
 
 
 def test_learned_frequencies_get_their_gradients(stream: EventStream) -> None:
-    """A batch only: with learned frequencies training magnifies every rounding."""
+    """Compare one batch: with learned frequencies training magnifies every rounding error."""
     gradients = []
     for placement in ("host", "device"):
         session = Session.create(config(placement, 200, time_encoder="learned"), replace(stream, t=stream.t // 900))
@@ -136,17 +136,17 @@ def test_learned_frequencies_get_their_gradients(stream: EventStream) -> None:
 
 
 def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream) -> None:
-    _, expected = made(stream, size=3)
+    _, expected = resident_run(stream, size=3)
     notes: list[str] = []
-    session, resident = made(stream, notes.append, size=3)
+    session, resident = resident_run(stream, notes.append, size=3)
     losses = [resident.train_epoch(1).losses]
     assert not notes
     steps = resident.training()
-    # As where an epoch finds more than was measured: the roots alone are sure to fit.
+    # As if an epoch had more nodes than were measured: only the roots are sure to fit.
     steps.sampler.capacities, steps.scene = [1], None
     preparing = resident.seconds_preparing
     losses.append(resident.train_epoch(2).losses)
-    assert resident.seconds_preparing > preparing, "the epoch that does not count is counted there"
+    assert resident.seconds_preparing > preparing, "the discarded epoch counts as preparing"
     assert len(notes) == 1
     assert "starts over" in notes[0]
     assert steps.sampler.rooms[0] > 3 * 3
@@ -155,56 +155,56 @@ def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream)
     assert all(torch.equal(table, expected.session.state.tables[name]) for name, table in session.state.tables.items())
 
 
-def test_preparing_changes_nothing(stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU a step is run to compile it before it is captured; here it is run as often and called at each replay."""
+def test_preparing_changes_no_results(stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a step as often as a GPU does to compile and capture it, and call it at each replay."""
     from mspipe_triton.iteration import cuda_graph
 
-    _, expected = made(stream)
+    _, expected = resident_run(stream)
 
     def prepare(self: cuda_graph.Replay, begin: Callable[[], object]) -> None:
         for _ in range(3):
             begin()
             self.step()
 
-    losses, scores = expected.train_epoch(1).losses, scored(expected, 5)
+    losses, scores = expected.train_epoch(1).losses, validation_scores(expected, 5)
     monkeypatch.setattr(cuda_graph.Replay, "prepare", prepare)
-    _, resident = made(stream)
+    _, resident = resident_run(stream)
     assert torch.equal(resident.train_epoch(1).losses, losses)
-    for ours, others in zip(scored(resident, 5), scores, strict=True):
+    for ours, others in zip(validation_scores(resident, 5), scores, strict=True):
         assert all(torch.equal(*pair) for pair in zip(ours, others, strict=True))
 
 
 def test_a_checkpoint_is_restored_into_the_same_memory(stream: EventStream, tmp_path: Path) -> None:
-    session, resident = made(stream)
+    session, resident = resident_run(stream)
     resident.train_epoch(1)
-    save_checkpoint(tmp_path / "kept.pt", session, {"epoch": 1}, "data")
+    save_checkpoint(tmp_path / "first.pt", session, {"epoch": 1}, "data")
     steps = resident.training()
-    tensors = [*steps.changed(), *session.state.tables.values()]
+    tensors = [*steps.state_tensors(), *session.state.tables.values()]
     before = [(each.data_ptr(), each.detach().clone()) for each in tensors]
     later = resident.train_epoch(2).losses
-    assert not torch.equal(steps.learned()[0], before[-1][1])
-    load_checkpoint(tmp_path / "kept.pt", session, "data")
-    for tensor, (place, value) in zip([*steps.changed(), *session.state.tables.values()], before, strict=True):
-        assert tensor.data_ptr() == place
+    assert not torch.equal(steps.model_tensors()[0], before[-1][1])
+    load_checkpoint(tmp_path / "first.pt", session, "data")
+    for tensor, (address, value) in zip([*steps.state_tensors(), *session.state.tables.values()], before, strict=True):
+        assert tensor.data_ptr() == address
         assert torch.equal(tensor, value)
     assert torch.equal(resident.train_epoch(2).losses, later)
-    other, again = made(stream)
-    load_checkpoint(tmp_path / "kept.pt", other, "data")  # an optimiser that has made no state yet
+    other, again = resident_run(stream)
+    load_checkpoint(tmp_path / "first.pt", other, "data")  # into an optimiser without state
     assert torch.equal(again.train_epoch(2).losses, later)
 
 
-def test_a_loss_that_is_not_finite_is_found_at_the_epochs_end(stream: EventStream) -> None:
-    session, resident = made(stream)
+def test_a_loss_that_is_not_finite_is_reported_at_the_epochs_end(stream: EventStream) -> None:
+    session, resident = resident_run(stream)
     with torch.no_grad():
         next(session.model.parameters()).fill_(torch.nan)
-    told: list[Any] = []
+    calls: list[Any] = []
     with pytest.raises(TrainingError, match="the loss is nan in epoch 1, iteration"):
-        resident.train(1, lambda *given: told.append(given))
-    assert told == []
+        resident.train(1, lambda *arguments: calls.append(arguments))
+    assert calls == []
 
 
-class _Waiting(TorchDispatchMode):
-    """Refuses what a captured CUDA graph could not hold: results or shapes that the host has to look at."""
+class _RefuseWaits(TorchDispatchMode):
+    """Refuse operations that a CUDA graph cannot capture: those with results or shapes that the host must read."""
 
     TAGS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
@@ -225,51 +225,51 @@ TINY: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("model", TINY)
 @pytest.mark.usefixtures("interpreter")
-def test_a_step_waits_for_nothing_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
+def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
     few = EventStream(*(part[:11] for part in (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)))
     options: dict[str, Any] = {"size": 4, "dim": 4, "heads": 2, **TINY[model]}
     if model == "jodie":
         del options["heads"]
-    _, resident = made(few, **options)
-    losses = _watched(resident, lambda: resident.train_epoch(1).losses, lambda: resident.training())
-    scores = _watched(resident, lambda: scored(resident, 2), lambda: resident._scoring(2))
+    _, resident = resident_run(few, **options)
+    losses = _run_without_waits(lambda: resident.train_epoch(1).losses, resident.training)
+    scores = _run_without_waits(lambda: validation_scores(resident, 2), lambda: resident._scoring(2))
     launch.use_triton(None)
-    _, plain = made(few, **options)
+    _, plain = resident_run(few, **options)
     agree(losses, plain.train_epoch(1).losses, "losses")
-    for ours, expected in zip(scores, scored(plain, 2), strict=True):
+    for ours, expected in zip(scores, validation_scores(plain, 2), strict=True):
         for name, *pair in zip(("positives", "negatives", "ranks"), ours, expected, strict=True):
             agree(*pair, name)
 
 
-def _watched(resident: Resident, run: Callable[[], Any], prepared: Callable[[], Any]) -> Any:
-    """What `run` gives, with every step of its pass, once prepared, refusing to wait."""
-    steps = prepared()
-    step, ran = steps.replay.step, []
+def _run_without_waits(run: Callable[[], Any], prepare: Callable[[], Any]) -> Any:
+    """Return the result of `run`, in which each step of the pass that `prepare` returns may not wait."""
+    steps = prepare()
+    step, calls = steps.replay.step, []
 
-    def watched() -> None:
-        with _Waiting():
+    def step_without_waits() -> None:
+        with _RefuseWaits():
             step()
-        ran.append(True)
+        calls.append(True)
 
-    steps.replay.step = watched
+    steps.replay.step = step_without_waits
     result = run()
-    assert ran
+    assert calls
     return result
 
 
 @pytest.mark.parametrize("model", TINY)
 @pytest.mark.usefixtures("interpreter")
-def test_a_step_takes_nothing_from_another_device(stream: EventStream, model: str) -> None:
-    """On the device `meta`, which has shapes alone, torch refuses operations that meet a tensor of the host."""
-    session, resident = made(stream, **{"dim": 4, **TINY[model]})
-    nowhere = torch.device("meta")
-    session.model.to(nowhere)
-    tables = {name: table.to(nowhere) for name, table in session.state.tables.items()}
-    given = replace(
-        resident.placed.on(nowhere), edges=session.edges.to(nowhere), state=replace(session.state, tables=tables),
+def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str) -> None:
+    """Run steps on the device `meta`, which only has shapes: torch refuses operations that mix it with the host."""
+    session, resident = resident_run(stream, **{"dim": 4, **TINY[model]})
+    meta = torch.device("meta")
+    session.model.to(meta)
+    tables = {name: table.to(meta) for name, table in session.state.tables.items()}
+    meta_session = replace(
+        resident.device_session.on(meta), edges=session.edges.to(meta), state=replace(session.state, tables=tables),
         optimizer=torch.optim.SGD(session.model.parameters(), lr=0.1),
     )  # fmt: skip
-    for steps in (TrainPass(given, 3), ScorePass(given, 3, 2), EmbedPass(given, 3)):
+    for steps in (TrainPass(meta_session, 3), ScorePass(meta_session, 3, 2), EmbedPass(meta_session, 3)):
         steps.start(0, 3 * SIZE, 1)
         steps.step()
-    assert all(each.grad is not None and each.grad.device == nowhere for each in session.model.parameters())
+    assert all(each.grad is not None and each.grad.device == meta for each in session.model.parameters())

@@ -1,4 +1,4 @@
-"""Every schedule on the real stages: what each one computes, what its training sees, and that it overlaps."""
+"""Every schedule on the real stages: its results, the staleness that its training sees, and its overlap."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @functools.cache
 def few_nodes() -> EventStream:
-    """Few nodes, so that batches in flight meet at most of their rows; repeats, ties and self-loops."""
+    """Few nodes, so that batches in flight share most of their rows; with repeats, ties and self-loops."""
     stream = synthetic_stream(SyntheticConfig(events=1000, users=20, items=10, edge_features=2, seed=3))
     dst, t = stream.dst.clone(), stream.t // 3600
     dst[::19] = stream.src[::19]
@@ -70,7 +70,7 @@ MODELS = {
 
 @contextmanager
 def deterministic(threads: int = 1) -> Iterator[None]:
-    """As under `--deterministic --threads N`."""
+    """Compute as under `--deterministic --threads N`."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:
@@ -81,7 +81,7 @@ def deterministic(threads: int = 1) -> Iterator[None]:
 
 
 @functools.cache
-def serially(model: str, threads: int) -> Run:
+def serial_run(model: str, threads: int) -> Run:
     with deterministic(threads):
         return Run(session(few_nodes(), 40, MODELS[model], schedule="serial"))
 
@@ -89,13 +89,13 @@ def serially(model: str, threads: int) -> Run:
 @pytest.mark.parametrize(("model", "threads"), [*((model, 1) for model in MODELS), ("tgn", 2)])
 @settings(
     max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.generate],  # delays cannot be made simpler one by one: no run repeats another's timing
+    phases=[Phase.generate],  # shrinking would not work, since no run repeats another's timing
 )  # fmt: skip
 @given(
     delays=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.003, 0.006]), min_size=6, max_size=6),
 )
-def test_exact_is_serial_to_the_bit_whatever_each_stage_takes(model: str, threads: int, delays: list[float]) -> None:
-    expected = serially(model, threads)
+def test_exact_is_serial_to_the_bit_for_any_stage_times(model: str, threads: int, delays: list[float]) -> None:
+    expected = serial_run(model, threads)
     for schedule in ("prefetch", "exact"):
         with deterministic(threads):
             slow = dict(zip(STAGES, delays, strict=True))
@@ -110,7 +110,9 @@ def test_exact_is_serial_to_the_bit_whatever_each_stage_takes(model: str, thread
 @pytest.mark.parametrize(
     "model", [{}, {"sampler": "uniform", "dropout": 0.3}, {"aggregator": "mean"}, {"time_encoder": "learned"}]
 )
-def test_the_same_bits_as_serial(small_stream: EventStream, schedule: str, model: dict[str, Any]) -> None:
+def test_overlapping_schedules_give_the_same_bits_as_serial(
+    small_stream: EventStream, schedule: str, model: dict[str, Any]
+) -> None:
     settings = {"dim": 8, "fanout": 4, **model}
     serial = Run(session(small_stream, 60, settings, schedule="serial", deterministic=True))
     other = Run(session(small_stream, 60, settings, schedule=schedule, deterministic=True), delays={"update": 0.002})
@@ -119,7 +121,7 @@ def test_the_same_bits_as_serial(small_stream: EventStream, schedule: str, model
 
 
 def oracle(run: Session, **settings: Any) -> PlainModel:
-    """The oracle of a session's model, of the same parameters."""
+    """Return the oracle of a session's model, with the same parameters."""
     config, start = run.config.model, run.stream.t[0].item()
     parameters, settings = dict(run.model.named_parameters()), {"aggregator": config.aggregator, **settings}
     if config.model == "jodie":
@@ -151,10 +153,10 @@ def test_fixed_misses_exactly_its_staleness(busy: EventStream, model: str, stale
 
 
 @pytest.mark.parametrize("model", ["apan", "apan mean", "tgn mean"])
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
+def test_training_continues_from_a_checkpoint_as_if_it_had_not_stopped(
     busy: EventStream, model: str, tmp_path: Path
 ) -> None:
-    """In the middle of an epoch, where the node state matters."""
+    """Save and load in the middle of an epoch, where the node state matters."""
 
     def second_half(run: Session) -> Run:
         run.state.settle()
@@ -191,20 +193,20 @@ def test_mspipe_is_never_staler_than_planned(busy: EventStream, model: str, dela
 
 
 @pytest.mark.parametrize("schedule", ["mspipe", "exact"])
-def test_the_fetch_overlaps_the_update_before(busy: EventStream, schedule: str) -> None:
-    """The delays are long, so that a busy machine changes little."""
+def test_the_fetch_overlaps_the_previous_update(busy: EventStream, schedule: str) -> None:
+    """Long delays make the result nearly independent of the machine's load."""
     delays = {"sample": 0.01, "features": 0.01, "memory": 0.02, "train": 0.06, "update": 0.04}
     run = Run(session(busy, 30, MODEL, schedule=schedule), count=23, delays=delays)
     early = [run.spans["memory", i].start < run.spans["update", i - 1].end for i in range(1, 23)]
     assert sum(early) > 11
-    trained = [run.spans["train", i].start < run.spans["sample", i + 2].end for i in range(20)]
-    assert not all(trained), "sampling runs ahead"
+    late_samples = [run.spans["train", i].start < run.spans["sample", i + 2].end for i in range(20)]
+    assert not all(late_samples), "sampling runs ahead"
     if schedule == "exact":
         serial = Run(session(busy, 30, MODEL, schedule="serial"), count=23)
         assert run.losses == pytest.approx(serial.losses, rel=1e-9)
 
 
-def test_mitigation_changes_what_stale_training_sees() -> None:
+def test_mitigation_changes_stale_training() -> None:
     stream = synthetic_stream(SyntheticConfig(events=4000, users=200, items=80, seed=5))
     stale = {"schedule": "fixed", "staleness": 2}
     plain = Run(session(stream, 100, MODEL, **stale), count=25)
@@ -214,7 +216,7 @@ def test_mitigation_changes_what_stale_training_sees() -> None:
     assert mitigated.losses != plain.losses
 
 
-def test_auto_overlaps_where_a_core_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_overlaps_if_a_core_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     assert choose_schedule("auto", "cpu", 3) == "exact"
     assert choose_schedule("auto", "cpu", 4) == "serial"
@@ -241,14 +243,14 @@ def losses_of(real_data: Path, out: Path, schedule: str, model: ModelConfig) -> 
         data=DataConfig(path=str(real_data / "uci.csv")), model=model,
         train=TrainConfig(epochs=3, schedule=schedule, deterministic=True, negatives=1),
     )  # fmt: skip
-    recorded: list[float] = []
+    losses: list[float] = []
 
     class Losses(trainer.Observer):
         def batch(self, epoch: int, events: int, loss: float) -> None:
-            recorded.append(loss)
+            losses.append(loss)
 
     train(config, load_stream(config.data), out=str(out / schedule), observer=Losses())
-    return recorded
+    return losses
 
 
 @pytest.mark.data

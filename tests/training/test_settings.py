@@ -1,4 +1,4 @@
-"""A run's settings: the shipped ones, those of a profile, and what the run folder keeps of them."""
+"""Settings of a run: the shipped ones, those of a profile, and those that the run folder stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER = RunSettings("exact", prefetch=2, threads=1, host_threads=1, deduplicate=
 
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here is about fused loops, and compiling them takes a while."""
+    """Run without fused loops, which are slow to compile and not tested here."""
     monkeypatch.setenv("CXX", "no-such-compiler")
 
 
@@ -45,7 +45,7 @@ def test_the_shipped_settings_follow_the_flags(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("options", "message"),
     [
         ({"schedule": "residential"}, "none of auto, serial"),
         ({"threads": 0}, "threads must be at least 1"),
@@ -54,12 +54,12 @@ def test_the_shipped_settings_follow_the_flags(monkeypatch: pytest.MonkeyPatch) 
         ({"gather": "magic"}, "none of copy, kernel"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        RunSettings(**wrong)
+def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunSettings(**options)
 
 
-def test_a_config_file_holds_settings_only_where_there_are_some(tmp_path: Path) -> None:
+def test_a_config_file_has_settings_only_if_the_config_has(tmp_path: Path) -> None:
     for config in (CONFIG, replace(CONFIG, settings=OTHER)):
         (tmp_path / "run.toml").write_text(config.to_toml())
         loaded = load_config(tmp_path / "run.toml")
@@ -87,13 +87,13 @@ def test_settings_and_run_must_agree() -> None:
         ({"device": "cuda", "placement": "host"}, "exact"),
     ],
 )  # fmt: skip
-def test_settings_without_a_schedule_have_the_runs(
+def test_settings_without_a_schedule_use_the_runs(
     train: dict[str, Any], schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    given = RunSettings(threads=1, prefetch=5)
-    config = RunConfig(train=TrainConfig(**train), settings=given)
-    assert run_settings(config) == replace(given, schedule=schedule)
+    settings = RunSettings(threads=1, prefetch=5)
+    config = RunConfig(train=TrainConfig(**train), settings=settings)
+    assert run_settings(config) == replace(settings, schedule=schedule)
     assert run_settings(replace(config, settings=None)) == default_settings(config.train)
 
 
@@ -136,9 +136,9 @@ def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
 
     write_stream(small_stream, tmp_path / "events.csv")
     config = CONFIG.with_flags({"path": str(tmp_path / "events.csv"), "dtype": "float64"})
-    known = dict.fromkeys(stage_names("exact"), 2e-3)
+    stage_seconds = dict.fromkeys(stage_names("exact"), 2e-3)
     plain = train(config, out=str(tmp_path / "plain"))
-    result = train(config, out=str(tmp_path / "tuned"), tuned=Tuned(OTHER, known, "tgn-events.json", 4.0))
+    result = train(config, out=str(tmp_path / "tuned"), tuned=Tuned(OTHER, stage_seconds, "tgn-events.json", 4.0))
     assert result["losses"] == pytest.approx(plain["losses"], rel=1e-9)
     assert (plain["tuning"], plain["settings"]["deduplicate"]) == (None, "all")
     assert result["settings"] == asdict(OTHER)
@@ -151,7 +151,7 @@ def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
     assert metrics["ap"] == result["test"]["ap"]
     first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["event"] == "plan"
-    assert set(first["new"]["times"].values()) == {2e-3}, "the first plan is made of the profile's times"
+    assert set(first["new"]["times"].values()) == {2e-3}, "the first plan uses the profile's times"
 
 
 def test_a_resumed_run_keeps_its_settings(small_stream: EventStream, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_resumed_run_keeps_its_settings(small_stream: EventStream, tmp_path: P
     assert load_config(tmp_path / "run" / "config.toml").settings == OTHER
 
 
-def test_a_session_goes_on_under_other_settings(small_stream: EventStream) -> None:
+def test_a_session_continues_under_other_settings(small_stream: EventStream) -> None:
     with process_settings(CONFIG):
         session = Session.create(CONFIG, small_stream)
         other = session.under(OTHER)
@@ -172,7 +172,7 @@ def test_a_session_goes_on_under_other_settings(small_stream: EventStream) -> No
     assert (session.settings.deduplicate, session.sampler.deduplicate) == ("all", "all")
 
 
-def test_process_settings_are_put_back() -> None:
+def test_process_settings_are_restored() -> None:
     torch.set_num_threads(1)
     with process_settings(replace(CONFIG, settings=replace(OTHER, threads=2))):
         assert torch.get_num_threads() == 2

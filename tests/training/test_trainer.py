@@ -1,4 +1,4 @@
-"""Runs as a whole: what they leave, how they repeat, resume, fail, and are evaluated again."""
+"""Whole runs: their folders, and how they repeat, resume, fail, and are evaluated again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config(**train_settings: Any) -> RunConfig:
     settings = {"epochs": 2, "batch_size": 100, "negatives": 5, "threads": 1}
-    repeatable = {"deterministic": True, "schedule": "exact"}
-    train_config = TrainConfig(**{**settings, **repeatable, **train_settings})
+    determinism = {"deterministic": True, "schedule": "exact"}
+    train_config = TrainConfig(**{**settings, **determinism, **train_settings})
     return RunConfig(model=ModelConfig(dim=8, fanout=4), train=train_config)
 
 
@@ -64,7 +64,7 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     assert lines[result["best_epoch"] - 1]["val"]["ap"] == result["val"]["ap"]
 
 
-def test_same_seed_same_bits(small_stream: EventStream, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits(small_stream: EventStream, tmp_path: Path) -> None:
     first, again = (train(config(), small_stream, out=str(tmp_path / name)) for name in ("a", "b"))
     other = train(config(seed=1), small_stream, out=str(tmp_path / "c"))
     assert first["losses"] == again["losses"]
@@ -83,7 +83,7 @@ def test_evaluation_reproduces_the_result_exactly(small_stream: EventStream, tmp
     assert more["mrr"] < result["test"]["mrr"]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(small_stream: EventStream, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(small_stream: EventStream, tmp_path: Path) -> None:
     whole = train(config(epochs=3), small_stream, out=str(tmp_path / "whole"))
     train(config(epochs=1), small_stream, out=str(tmp_path / "parts"))
     resumed = train(config(epochs=3), small_stream, out=str(tmp_path / "parts"), resume=True)
@@ -91,29 +91,29 @@ def test_a_resumed_run_is_the_uninterrupted_one(small_stream: EventStream, tmp_p
         assert resumed[key] == whole[key]
 
 
-def test_a_run_goes_on_under_the_schedule_of_another_number_of_cores(
+def test_a_run_resumes_under_the_schedule_for_another_number_of_cores(
     small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resumed(epochs: int, cores: int) -> dict[str, Any]:
+    def result_after(epochs: int, cores: int) -> dict[str, Any]:
         monkeypatch.setattr("mspipe_triton.settings.cores", lambda: cores)
         return train(config(epochs=epochs, schedule="auto"), small_stream, out=str(tmp_path / "run"), resume=epochs > 1)
 
-    first, second = resumed(1, 1), resumed(2, 4)
+    first, second = result_after(1, 1), result_after(2, 4)
     assert (first["schedule"], second["schedule"]) == ("serial", "exact")
     assert "patch" in second["stage_seconds"]
     assert second["plan"]["schedule"] == "exact"
-    assert resumed(2, 1)["plan"]["schedule"] == "serial"
+    assert result_after(2, 1)["plan"]["schedule"] == "serial"
 
 
 def test_resuming_between_checkpoint_and_validation(small_stream: EventStream, tmp_path: Path) -> None:
     whole = train(config(epochs=2), small_stream, out=str(tmp_path / "run"))
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    lines = metrics.read_text().splitlines()
-    last = next(line for line in lines if "loss" in (record := json.loads(line)) and record["epoch"] == 2)
-    metrics.write_text("".join(line + "\n" for line in lines if line != last))
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    last = next(line for line in lines if "loss" in (metrics := json.loads(line)) and metrics["epoch"] == 2)
+    path.write_text("".join(line + "\n" for line in lines if line != last))
     resumed = train(config(epochs=2), small_stream, out=str(tmp_path / "run"), resume=True)
     assert resumed["test"] == whole["test"]
-    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines() if "loss" in line] == [1, 2]
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines() if "loss" in line] == [1, 2]
 
 
 def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) 
         train(config(), changed, out=str(tmp_path / "run"), resume=True)
 
 
-def test_another_run_is_not_written_over(small_stream: EventStream, tmp_path: Path) -> None:
+def test_another_run_is_not_overwritten(small_stream: EventStream, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="holds another run or other files"):
@@ -147,17 +147,17 @@ def test_default_folders_are_numbered(
 
 
 class PoisonAfter(Observer):
-    """Turns a parameter into NaN after a number of iterations."""
+    """Set a parameter to NaN after a number of iterations."""
 
     def __init__(self, iterations: int) -> None:
-        self.left = iterations
+        self.countdown = iterations
 
     def start(self, session: Session, folder: object) -> None:
         self.model = session.model
 
     def batch(self, epoch: int, events: int, loss: float) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.countdown -= 1
+        if self.countdown == 0:
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("nan"))
 
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(small_stream
 
 
 def test_a_run_that_failed_in_its_first_epoch_leaves_a_usable_folder(small_stream: EventStream, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no epoch was done"):
+    with pytest.raises(TrainingError, match="no epoch was finished"):
         train(config(), small_stream, out=str(tmp_path / "run"), observer=PoisonAfter(2))
     assert train(config(epochs=1), small_stream, out=str(tmp_path / "run"))["epochs"] == 1
 
@@ -214,7 +214,7 @@ def test_batch_size_above_the_training_events(small_stream: EventStream, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_of_the_process_come_back(small_stream: EventStream, tmp_path: Path) -> None:
+def test_settings_of_the_process_are_restored(small_stream: EventStream, tmp_path: Path) -> None:
     torch.set_num_threads(2)
     train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
     assert torch.get_num_threads() == 2
@@ -222,7 +222,7 @@ def test_settings_of_the_process_come_back(small_stream: EventStream, tmp_path: 
     assert trainer.fusion_enabled() is False
 
 
-def test_real_stream_learns(real_data: Path, tmp_path: Path) -> None:
+def test_training_learns_a_real_stream(real_data: Path, tmp_path: Path) -> None:
     settings = RunConfig(
         data=DataConfig(path=str(real_data / "uci.csv")),
         model=ModelConfig(dim=32, fanout=5),
