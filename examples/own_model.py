@@ -24,13 +24,13 @@ class LearnedMessage(nn.Module):
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         self.width = config.dim
-        self.mixed = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=getattr(torch, config.dtype))
+        self.linear = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=getattr(torch, config.dtype))
 
     def forward(self, record: Any, time: Any) -> torch.Tensor:
         """Messages [U, D]."""
         age = (record.mail_time - record.memory_time).to(record.memory.dtype)
         encoded = encode_time(age, time.frequency, time.phase)
-        return torch.tanh(self.mixed(torch.cat([record.memory, record.partner, record.mail_features, encoded], 1)))
+        return torch.tanh(self.linear(torch.cat([record.memory, record.partner, record.mail_features, encoded], 1)))
 
 
 class MovingAverage(nn.Module):
@@ -43,8 +43,8 @@ class MovingAverage(nn.Module):
 
     def forward(self, record: Any, time: Any, now: torch.Tensor, draws: object) -> torch.Tensor:
         """h [U, D]."""
-        moved = torch.lerp(record.memory, self.message(record, time), torch.sigmoid(self.rate))
-        return torch.where(record.has_mail.unsqueeze(1), moved, record.memory)
+        average = torch.lerp(record.memory, self.message(record, time), torch.sigmoid(self.rate))
+        return torch.where(record.has_mail.unsqueeze(1), average, record.memory)
 
 
 class MeanOfNeighbours(nn.Module):
@@ -55,7 +55,7 @@ class MeanOfNeighbours(nn.Module):
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         dtype = getattr(torch, config.dtype)
-        self.joined = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=dtype)
+        self.linear = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=dtype)
         self.norm = nn.LayerNorm(config.dim, dtype=dtype)
 
     def forward(self, inputs: EmbeddingInput) -> torch.Tensor:
@@ -68,7 +68,7 @@ class MeanOfNeighbours(nn.Module):
         filled = torch.arange(fanout, device=slots.device) < hop.counts.unsqueeze(1)
         mean = (slots * filled.unsqueeze(2)).sum(1) / hop.counts.clamp(min=1).unsqueeze(1)
         root = inputs.table.index_select(0, hop.root_rows)
-        embedded: torch.Tensor = self.norm(torch.relu(self.joined(torch.cat([root, mean], 1))))
+        embedded: torch.Tensor = self.norm(torch.relu(self.linear(torch.cat([root, mean], 1))))
         return embedded
 
 

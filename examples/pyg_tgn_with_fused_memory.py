@@ -121,13 +121,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
-    generated = SyntheticConfig(events=options.events, users=300, items=100, edge_features=16)
-    stream = read_stream(options.data) if options.data else synthetic_stream(generated)
+    config = SyntheticConfig(events=options.events, users=300, items=100, edge_features=16)
+    stream = read_stream(options.data) if options.data else synthetic_stream(config)
     split = stream.split()
     tgn = TGN(stream, {"pyg": TGNMemory, "fused": FusedTGNMemory}[options.memory], options.batch_size)
     for epoch in range(1, options.epochs + 1):
-        started = time.perf_counter()
-        loss, seconds = tgn.train(split.train_end), time.perf_counter() - started
+        start = time.perf_counter()
+        loss, seconds = tgn.train(split.train_end), time.perf_counter() - start
         validation, test = tgn.test(split.train_end, split.val_end), tgn.test(split.val_end, len(stream))
         print(f"epoch {epoch}  loss {loss:.4f}  val AP {validation:.4f}  test AP {test:.4f}  training {seconds:.1f} s")
 

@@ -57,12 +57,14 @@ def test_any_stream_gives_the_outputs_of_pyg(steps: list[tuple[str, Any]]) -> No
 def test_gradients_flow_through_updates_until_detach() -> None:
     batches = [[(0, 1, 1), (1, 0, 1), (2, 2, 2)], [(1, 3, 3), (0, 1, 3)], [(3, 0, 4), (1, 1, 5), (1, 1, 5)]]
     steps: list[tuple[str, Any]] = [("update", batch) for batch in batches]
-    through = check([*steps, ("read", [0, 1])])
-    cut = check([*steps, ("backward", None), ("read", [0, 1])])
-    for name, value in through.items():
+    with_history = check([*steps, ("read", [0, 1])])
+    without_history = check([*steps, ("backward", None), ("read", [0, 1])])
+    for name, value in with_history.items():
         if "gradient" in name:
             assert float(value.abs().max()) > 1e-3, name
-            same = next(gradient for key, gradient in cut.items() if key.split(" ", 1)[1] == name.split(" ", 1)[1])
+            same = next(
+                gradient for key, gradient in without_history.items() if key.split(" ", 1)[1] == name.split(" ", 1)[1]
+            )
             assert not torch.allclose(value, same), name
 
 
@@ -85,9 +87,9 @@ def test_six_events_by_hand(kind: str) -> None:
         memory.update_state(src, dst, t, message.double().unsqueeze(1))
 
     def check_memory(states: list[float], times: list[int]) -> None:
-        h, updated = memory(torch.arange(4))
+        h, last_update = memory(torch.arange(4))
         torch.testing.assert_close(h.detach(), torch.tensor(states, dtype=torch.float64).unsqueeze(1))
-        assert updated.tolist() == times
+        assert last_update.tolist() == times
 
     empty = math.tanh(0.7)  # a node without mail
     update((0, 1, 2, 0.1), (2, 0, 3, 0.2))
@@ -184,13 +186,13 @@ def test_a_checkpoint_during_training_keeps_the_mail() -> None:
 @pytest.mark.parametrize("mode", [True, False])
 def test_no_features_and_no_events(mode: bool) -> None:
     memory = build_memory("fused", (NODES, 0, DIM, TIMES)).train(mode)
-    nothing = torch.zeros(0).long()
-    memory.update_state(nothing, nothing, nothing, torch.zeros(0, 0))
+    empty = torch.zeros(0).long()
+    memory.update_state(empty, empty, empty, torch.zeros(0, 0))
     memory.update_state(torch.tensor([1]), torch.tensor([2]), torch.tensor([3]), torch.zeros(1, 0))
     h, times = memory(torch.arange(NODES, dtype=torch.int32))
     assert h.shape == (NODES, DIM)
     assert times.tolist() == [0, 3, 3, 0, 0]
-    assert memory(nothing)[0].shape == (0, DIM)
+    assert memory(empty)[0].shape == (0, DIM)
 
 
 def test_repeated_events_count_once_in_the_gradient() -> None:

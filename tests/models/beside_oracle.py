@@ -68,14 +68,14 @@ def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], Non
     events, size = events_of(run.stream), run.config.train.batch_size
     items = list(batches(0, size * count, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
     run.model.train()
-    trained = 0
+    batch_count = 0
     for item, done in zip(items, in_turn(Stages(run).training(), items), strict=True):
         expected = plain.train_batch(events[item.start : item.stop], item.negatives.tolist(), events)
         assert done.outcome.loss.item() == pytest.approx(expected, rel=1e-9), item.index
         for name, parameter in run.model.named_parameters():
             close(parameter.grad, plain.p[name].grad, 1e-9, f"gradient of {name} in batch {item.index}")
-        trained += 1
-    assert trained == count
+        batch_count += 1
+    assert batch_count == count
     for name, parameter in run.model.named_parameters():
         # Adam divides by the gradient's root mean square, which magnifies 1e-9 if a gradient is tiny.
         close(parameter, plain.p[name], 1e-6, name)

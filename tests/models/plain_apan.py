@@ -23,9 +23,9 @@ class PlainAPAN(PlainModel):
 
     def __init__(
         self, parameters: dict[str, torch.Tensor], dim: int, heads: int, fanout: int, start: Time, slots: int,
-        **shared: Any,
+        **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, dim, fanout, start, **shared)
+        super().__init__(parameters, dim, fanout, start, **options)
         self.heads, self.slots = heads, slots
 
     def mail_count(self, node: int) -> int:

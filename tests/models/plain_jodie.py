@@ -22,9 +22,9 @@ class PlainJODIE(PlainModel):
     NAMES: ClassVar[dict[str, str]] = {"updater": "updater.cell"}
 
     def __init__(
-        self, parameters: dict[str, torch.Tensor], dim: int, start: Time, training: list[Event], **shared: Any
+        self, parameters: dict[str, torch.Tensor], dim: int, start: Time, training: list[Event], **options: Any
     ) -> None:
-        super().__init__(parameters, dim, 0, start, **shared)
+        super().__init__(parameters, dim, 0, start, **options)
         last: dict[int, Time] = {}
         gaps: list[Time] = []
         for src, dst, t, _ in training:

@@ -13,8 +13,8 @@ Row = tuple[Number, list[float]]
 def entries(events: list[Event], node: int, time: Number) -> list[int]:
     """Partners of a node's events before a time, the latest first; a self-loop counts twice."""
     partners = []
-    for src, dst, then in events:
-        if then < time:
+    for src, dst, t in events:
+        if t < time:
             partners += [dst] * (src == node) + [src] * (dst == node)
     return partners[::-1]
 
@@ -37,14 +37,14 @@ def mitigate(
     quantile: str, blend: float, fanout: int, peers: int,
 ) -> tuple[list[list[float]], set[int]]:  # fmt: skip
     """Memory rows of `nodes`, and indices of the blended ones; `fetched` and `current` are (memory time, memory)."""
-    ages = sorted(time - then for then, _ in fetched if then > start)
+    ages = sorted(time - memory_time for memory_time, _ in fetched if memory_time > start)
     rank = max(1, ceil(Fraction(quantile) * len(ages)))
     memory, blended = [list(row) for _, row in fetched], set()
-    for i, (node, (then, row)) in enumerate(zip(nodes, fetched, strict=True)):
-        if then <= start or time - then <= ages[rank - 1]:
+    for i, (node, (memory_time, row)) in enumerate(zip(nodes, fetched, strict=True)):
+        if memory_time <= start or time - memory_time <= ages[rank - 1]:
             continue
         shared = similar(events, node, time, fanout)
-        later = [v for v in shared if current[v][0] > then]
+        later = [v for v in shared if current[v][0] > memory_time]
         similar_nodes = sorted(later, key=lambda v: (-shared[v], -current[v][0], v))[:peers]
         if similar_nodes:
             blended.add(i)

@@ -110,13 +110,13 @@ class PlainModel(ABC):
 
     def batch_mails(self, events: list[Event], rows: dict[int, torch.Tensor]) -> dict[int, Mail]:
         """Send a mail per endpoint of every event to its receivers; return the one mail that each node keeps."""
-        delivered: dict[int, list[Mail]] = {}
+        by_receiver: dict[int, list[Mail]] = {}
         for number, (src, dst, t, features) in enumerate(events, self.events):
             for node, partner in ((src, dst), (dst, src)):
                 mail = Mail(rows[node], rows[partner], features, t, number)
                 for receiver in self.receivers(node, t):
-                    delivered.setdefault(receiver, []).append(mail)
-        return {node: self.aggregate(mails) for node, mails in delivered.items()}
+                    by_receiver.setdefault(receiver, []).append(mail)
+        return {node: self.aggregate(mails) for node, mails in by_receiver.items()}
 
     def receivers(self, node: int, t: Time) -> list[int]:
         """Nodes that receive the mail of an event's endpoint."""
@@ -167,9 +167,9 @@ class PlainModel(ABC):
     def neighbours(self, node: int, t: Time) -> list[tuple[int, Time, torch.Tensor]]:
         """The latest `fanout` earlier events of a node: partner, time, features; the latest first."""
         neighbours = []
-        for src, dst, when, features in self.history:
-            if when < t:
-                neighbours += [(dst, when, features)] * (src == node) + [(src, when, features)] * (dst == node)
+        for src, dst, t_v, features in self.history:
+            if t_v < t:
+                neighbours += [(dst, t_v, features)] * (src == node) + [(src, t_v, features)] * (dst == node)
         return neighbours[::-1][: self.fanout]
 
     def phi(self, delta: Time) -> torch.Tensor:

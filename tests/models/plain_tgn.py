@@ -16,9 +16,9 @@ class PlainTGN(PlainModel):
 
     def __init__(
         self, parameters: dict[str, torch.Tensor], dim: int, heads: int, fanout: int, start: Time, layers: int = 1,
-        **shared: Any,
+        **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, dim, fanout, start, **shared)
+        super().__init__(parameters, dim, fanout, start, **options)
         self.heads, self.layers = heads, layers
         self.embedded: dict[tuple[int, int, Time], torch.Tensor] = {}
 
@@ -54,8 +54,8 @@ class PlainTGN(PlainModel):
         name = f"embedding.attention.{number - 1}"
         root, shape = self.layer(number - 1, node, t), (self.heads, self.dim // self.heads)
         rows = [
-            torch.cat([self.layer(number - 1, v, when), features, self.phi(t - when)])
-            for v, when, features in self.neighbours(node, t)
+            torch.cat([self.layer(number - 1, v, t_v), features, self.phi(t - t_v)])
+            for v, t_v, features in self.neighbours(node, t)
         ]
         out = torch.zeros(shape, dtype=torch.float64)
         if rows:

@@ -32,11 +32,11 @@ from tests.models.six_events import UNIT, ApanState
 SETTINGS = {"model": "apan", "dim": 6, "heads": 2, "fanout": 3, "slots": 4}
 
 
-def oracle(run: Session, **shared: Any) -> PlainAPAN:
+def oracle(run: Session, **options: Any) -> PlainAPAN:
     config = run.config.model
     return PlainAPAN(
         dict(run.model.named_parameters()), config.dim, config.heads, config.fanout, run.stream.t[0].item(),
-        config.slots, **shared,
+        config.slots, **options,
     )  # fmt: skip
 
 
@@ -62,8 +62,8 @@ def test_states_and_logits_by_hand(aggregator: str, states: list[dict[int, ApanS
     missing, unknown = run.model.load_state_dict(weights, strict=False)
     assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    scored = in_turn(Stages(run).scoring(), items)
-    for after, logits, done in zip(states, six_events.APAN_LOGITS, scored, strict=True):
+    outputs = in_turn(Stages(run).scoring(), items)
+    for after, logits, done in zip(states, six_events.APAN_LOGITS, outputs, strict=True):
         assert done.outcome.logits[0].tolist() == pytest.approx(logits, abs=1e-12)
         for node, (*expected, slots) in after.items():
             expected += [part for slot in slots for part in (slot or (0, 0, -1, 10))]
@@ -115,8 +115,8 @@ def test_one_head_of_the_whole_width(small_stream: EventStream) -> None:
 def test_dropout_depends_on_the_epoch_and_trains(small_stream: EventStream) -> None:
     def losses(dropout: float, epoch: int) -> list[float]:
         run = session(small_stream, 100, dropout=dropout, **SETTINGS)
-        same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the key of dropout changes
+        first_epoch = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        items = [replace(batch, epoch=epoch) for batch in first_epoch]  # the negatives stay, the key of dropout changes
         return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(0.5, 1) == losses(0.5, 1)

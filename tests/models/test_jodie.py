@@ -30,9 +30,9 @@ from tests.models.beside_oracle import (
 from tests.models.plain_jodie import PlainJODIE
 
 
-def oracle(run: Session, **shared: Any) -> PlainJODIE:
+def oracle(run: Session, **options: Any) -> PlainJODIE:
     parameters, training = dict(run.model.named_parameters()), events_of(run.stream)[: run.split.train_end]
-    return PlainJODIE(parameters, run.config.model.dim, run.stream.t[0].item(), training, **shared)
+    return PlainJODIE(parameters, run.config.model.dim, run.stream.t[0].item(), training, **options)
 
 
 def test_states_and_logits_by_hand() -> None:
@@ -41,8 +41,8 @@ def test_states_and_logits_by_hand() -> None:
     missing, unknown = run.model.load_state_dict(weights, strict=False)
     assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    scored = in_turn(Stages(run).scoring(), items)
-    for after, logits, done in zip(six_events.JODIE_AFTER, six_events.JODIE_LOGITS, scored, strict=True):
+    outputs = in_turn(Stages(run).scoring(), items)
+    for after, logits, done in zip(six_events.JODIE_AFTER, six_events.JODIE_LOGITS, outputs, strict=True):
         assert done.outcome.logits[0].tolist() == pytest.approx(logits, abs=1e-12)
         tables = run.state.state_dict()
         for node, expected in after.items():

@@ -32,7 +32,7 @@ def adjacency_of(events: list[Event], num_nodes: int, kind: torch.dtype) -> Temp
 def state_of(rows: list[Row], start: Number, kind: torch.dtype) -> NodeState[LastMail]:
     """Create a state with these (memory time, memory) rows, and defaults elsewhere."""
     state = NodeState.create(CompactMailbox(DIM, 0, torch.float64), len(rows), torch.tensor(start, dtype=kind))
-    state.tables["memory_time"].copy_(torch.tensor([then for then, _ in rows], dtype=kind))
+    state.tables["memory_time"].copy_(torch.tensor([memory_time for memory_time, _ in rows], dtype=kind))
     state.tables["memory"].copy_(torch.tensor([row for _, row in rows], dtype=torch.float64).view(-1, DIM))
     return state
 
@@ -82,7 +82,9 @@ def cases(draw: st.DrawFn) -> Case:
     for src, dst, gap in draw(st.lists(st.tuples(node, node, st.integers(0, 2)), min_size=1, max_size=80)):
         time += gap * step
         events.append((src, dst, time))
-    at = draw(st.sampled_from([t for _, _, t in events[len(events) // 2 :]] + [time + step, time + 2**24 * step]))
+    batch_time = draw(
+        st.sampled_from([t for _, _, t in events[len(events) // 2 :]] + [time + step, time + 2**24 * step])
+    )
     rows = st.tuples(
         st.sampled_from([start, *[start + k * step for k in (1, 2, 3, 5, 8, 2**24, 2**24 + 1)]]),
         st.lists(st.floats(-1, 1, width=16), min_size=DIM, max_size=DIM),
@@ -90,7 +92,7 @@ def cases(draw: st.DrawFn) -> Case:
     nodes = draw(st.lists(node, unique=True, max_size=size))
     fetched = draw(st.lists(rows, min_size=len(nodes), max_size=len(nodes)))
     current = draw(st.lists(rows, min_size=size, max_size=size))
-    return Case(events, nodes, fetched, current, start, at, kind)
+    return Case(events, nodes, fetched, current, start, batch_time, kind)
 
 
 SETTINGS = st.fixed_dictionaries({
@@ -145,8 +147,8 @@ def test_later_events_change_nothing(case: Case, options: dict[str, Any], more: 
     size = len(case.current)
     later = [(src % size, dst % size, case.time + i // 3) for i, (src, dst) in enumerate(more)]
     _, without, count = case.apply(earlier, **options)
-    _, result, same = case.apply(earlier + later, **options)
-    assert count == same
+    _, result, new_count = case.apply(earlier + later, **options)
+    assert count == new_count
     assert torch.equal(without.memory, result.memory)
 
 

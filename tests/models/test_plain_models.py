@@ -88,8 +88,8 @@ def test_apan_by_hand(aggregator: str, states: list[dict[int, ApanState]]) -> No
         check_apan(plain, after)
     if aggregator == "last":
         plain.now = six_events.NEXT
-        following = [multiple(plain.digest(node)) for node in range(4)]
-        assert following == pytest.approx(six_events.APAN_NEXT, abs=1e-12)
+        rows = [multiple(plain.digest(node)) for node in range(4)]
+        assert rows == pytest.approx(six_events.APAN_NEXT, abs=1e-12)
 
 
 @pytest.mark.parametrize("model", ["jodie", "apan"])

@@ -79,7 +79,7 @@ def test_all_its_parts_are_used(small_stream: EventStream) -> None:
     config = RunConfig(model=ModelConfig(**AVERAGING), train=TrainConfig(batch_size=100))
     run = Session.create(config, replace(small_stream, node_features=features))
     names = {name.rsplit(".", 1)[0] for name, _ in run.model.named_parameters()}
-    assert {"updater", "updater.message.mixed", "embedding.joined", "node_projection", "predictor.out"} <= names
+    assert {"updater", "updater.message.linear", "embedding.linear", "node_projection", "predictor.out"} <= names
     assert run.model.layers == 1
     assert run.sampler.fanout == 4
 

@@ -52,11 +52,11 @@ def test_states_by_hand(aggregator: str) -> None:
             assert [tables[name][node].item() for name in LAST_MAIL] == pytest.approx(expected, abs=1e-12), node
 
 
-def oracle(run: Session, **shared: Any) -> PlainTGN:
+def oracle(run: Session, **options: Any) -> PlainTGN:
     config, kind = run.config.model, PlainTGAT if run.config.model.model == "tgat" else PlainTGN
     return kind(
         dict(run.model.named_parameters()), config.dim, config.setting("heads"), config.setting("fanout"),
-        run.stream.t[0].item(), config.setting("layers"), node_features=node_features(run.stream), **shared,
+        run.stream.t[0].item(), config.setting("layers"), node_features=node_features(run.stream), **options,
     )  # fmt: skip
 
 
@@ -132,8 +132,8 @@ def test_every_setting_trains(small_stream: EventStream, model: dict[str, object
 def test_dropout_depends_on_the_epoch(small_stream: EventStream) -> None:
     def losses(epoch: int) -> list[float]:
         run = session(small_stream, 100, dim=8, dropout=0.5)
-        same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the key of dropout changes
+        first_epoch = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        items = [replace(batch, epoch=epoch) for batch in first_epoch]  # the negatives stay, the key of dropout changes
         return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(1) == losses(1)

@@ -36,17 +36,17 @@ class Pipeline:
 
     def run(self, name: str, i: int) -> None:
         """Compute start and end of one stage of iteration i, after all that it depends on."""
-        at = self.names.index(name)
+        index = self.names.index(name)
         sharing = [other for other in self.names if self.resource[other] == self.resource[name]]
         waits = []
         if i > 0:
             waits.append(self.end[sharing[-1]][i - 1])
         waits += [self.end[other][i] for other in sharing[: sharing.index(name)]]
-        if at > 0:
-            waits.append(self.end[self.names[at - 1]][i])
-        room = i - QUEUE - self.s
-        if at + 1 < len(self.names) and self.resource[self.names[at + 1]] != self.resource[name] and room >= 0:
-            waits.append(self.start[self.names[at + 1]][room])
+        if index > 0:
+            waits.append(self.end[self.names[index - 1]][i])
+        blocker = i - QUEUE - self.s
+        if index + 1 < len(self.names) and self.resource[self.names[index + 1]] != self.resource[name] and blocker >= 0:
+            waits.append(self.start[self.names[index + 1]][blocker])
         if name == "memory":
             if i > self.s:
                 waits.append(self.end["update"][i - 1 - self.s])
@@ -71,7 +71,7 @@ class Pipeline:
 
     def period(self) -> Fraction:
         """Time per iteration once the recent starts and ends repeat, up to a shift in time."""
-        seen: dict[tuple, tuple[int, Fraction]] = {}
+        states: dict[tuple, tuple[int, Fraction]] = {}
         window = 2 + QUEUE + 2 * self.s + (self.delay[0] if self.delay else 0)
         for i in self.steps():
             if i < 2 * window:
@@ -80,7 +80,7 @@ class Pipeline:
             recent = [
                 times[name][-1 - k] - now for times in (self.start, self.end) for name in times for k in range(window)
             ]
-            before = seen.setdefault(tuple(recent), (i, now))
+            before = states.setdefault(tuple(recent), (i, now))
             if before[0] != i:
                 return Fraction(now - before[1]) / (i - before[0])
         raise AssertionError("unreachable")

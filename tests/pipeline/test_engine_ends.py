@@ -34,9 +34,9 @@ def test_an_error_in_any_stage_ends_the_run_with_its_traceback(stage: str) -> No
     stand_ins = StandIns(GRAPH, actions={stage: fail_at_5})
     done = []
     with no_thread_left():
-        with pytest.raises(ZeroDivisionError, match="bad item") as raised:
+        with pytest.raises(ZeroDivisionError, match="bad item") as error:
             done.extend(Engine(GRAPH, stand_ins.functions).run(stand_ins.items(10_000)))
-        text = "".join(traceback.format_exception(raised.value))
+        text = "".join(traceback.format_exception(error.value))
         assert "in fail_at_5" in text
         assert f"In stage {stage} of iteration 5." in text
     assert max(stand_ins.runs_of(stage)) == 4
@@ -63,9 +63,9 @@ def test_an_error_in_the_items_ends_the_run() -> None:
         raise OSError("no fourth item")
 
     with no_thread_left():
-        with pytest.raises(OSError, match="no fourth item") as raised:
+        with pytest.raises(OSError, match="no fourth item") as error:
             list(Engine(GRAPH, stand_ins.functions).run(items()))
-        assert "in items" in "".join(traceback.format_exception(raised.value))
+        assert "in items" in "".join(traceback.format_exception(error.value))
 
 
 def test_a_lane_that_fails_to_open_ends_the_run() -> None:
@@ -109,11 +109,11 @@ def test_the_watchdog_names_a_stage_that_is_stuck(stage: str) -> None:
     stand_ins = StandIns(GRAPH, actions={stage: hang})
     start = time.perf_counter()
     with no_thread_left():
-        with pytest.raises(StuckError) as raised:
+        with pytest.raises(StuckError) as error:
             list(Engine(GRAPH, stand_ins.functions, patience=1.0).run(stand_ins.items(100)))
         assert 1.0 <= time.perf_counter() - start < 30
         GATE.set()
-    message = str(raised.value)
+    message = str(error.value)
     assert message.startswith("nothing has ended for 1 s: ")
     assert f"stage {stage} of iteration 2 has been running for" in message
     assert message.count("has been running") == 1

@@ -116,7 +116,7 @@ def edges_of(stages: tuple[Stage, ...], dependencies: tuple[Dependency, ...]) ->
     edges = [(edge.before, edge.after, edge.distance) for edge in dependencies]
     for resource in {stage.resource for stage in stages}:
         turns = [stage.name for stage in stages if stage.resource == resource]
-        edges += [(first, then, 0) for first, then in pairwise(turns)] + [(turns[-1], turns[0], 1)]
+        edges += [(first, second, 0) for first, second in pairwise(turns)] + [(turns[-1], turns[0], 1)]
     return edges
 
 

@@ -147,8 +147,8 @@ def test_the_delay_costs_no_time_and_the_fetch_ends_just_in_time(schedule: str, 
         delay = (plan.delay.distance, plan.delay.offset)
         delayed = Pipeline(times, plan.staleness, gather=resources is GATHER, delay=delay)
         assert delayed.period() == plan.period
-        following = "patch" if schedule == "exact" else "train"
-        assert delayed.end["memory"][-1] == delayed.start[following][-1]
+        next_stage = "patch" if schedule == "exact" else "train"
+        assert delayed.end["memory"][-1] == delayed.start[next_stage][-1]
 
 
 def test_floats_count_to_twelve_digits_and_fractions_are_exact() -> None:

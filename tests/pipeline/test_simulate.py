@@ -32,12 +32,12 @@ graphs = drafts().map(lambda draft: valid_graph(*draft))
 
 
 @st.composite
-def connected(draw: st.DrawFn) -> StageGraph:
+def connected_graphs(draw: st.DrawFn) -> StageGraph:
     """Draw a graph in which every stage is at most a few iterations ahead of the next one."""
     stages, dependencies = draw(drafts())
     bounds = []
-    for first, then in pairwise(stages):
-        bounds += [Dependency(first.name, then.name), Dependency(then.name, first.name, draw(st.integers(1, 4)))]
+    for first, second in pairwise(stages):
+        bounds += [Dependency(first.name, second.name), Dependency(second.name, first.name, draw(st.integers(1, 4)))]
     return valid_graph(stages, (*dependencies, *bounds))
 
 
@@ -124,7 +124,7 @@ def test_the_steady_period_against_the_worst_cycle_and_a_long_run(graph: StageGr
 
 
 @settings(max_examples=100, deadline=None)
-@given(connected())
+@given(connected_graphs())
 def test_a_bounded_run_settles_to_the_steady_period_exactly(graph: StageGraph) -> None:
     period = steady_period(graph)
     for iterations in (10, 25, 60, 240, 960, 3840):

@@ -19,8 +19,8 @@ def plan_of(schedule: str = "mspipe", scale: float = 1e-3) -> Plan:
     return make_plan(schedule, {name: time * scale for name, time in TIMES.items()})
 
 
-def iteration(number: int, at: float) -> list[Span]:
-    """Make spans of an iteration's five stages, one after the other from `at`, one millisecond each."""
+def iteration(number: int, start: float) -> list[Span]:
+    """Make spans of an iteration's five stages, one after the other from `start`, one millisecond each."""
     resources = {
         "sample": "sampler",
         "features": "copy_in",
@@ -29,7 +29,7 @@ def iteration(number: int, at: float) -> list[Span]:
         "update": "copy_out",
     }
     return [
-        Span(stage, resource, number, at + k * 1e-3, at + (k + 1) * 1e-3, 5e-4)
+        Span(stage, resource, number, start + k * 1e-3, start + (k + 1) * 1e-3, 5e-4)
         for k, (stage, resource) in enumerate(resources.items())
     ]
 

@@ -135,12 +135,12 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
 
 def test_rows_in_pageable_host_memory_are_refused() -> None:
     arguments = LayerCase(3).detached_keywords()
-    moved = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
+    on_meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
     for name in ("table", "features"):
         with pytest.raises(ValueError, match=rf"{name} is in pageable host memory.*{name}\.pin_memory\(\)"):
-            attention_layer(**{**moved, name: arguments[name]})
+            attention_layer(**{**on_meta, name: arguments[name]})
     with pytest.raises(ValueError, match="table is on cpu, not on meta"):
-        attention_layer(**{**moved, "table": arguments["table"].requires_grad_()})
+        attention_layer(**{**on_meta, "table": arguments["table"].requires_grad_()})
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["atomic", "deterministic"])
-def _summing(request: pytest.FixtureRequest) -> Iterator[None]:
+def _both_sums(request: pytest.FixtureRequest) -> Iterator[None]:
     """Sum the table's gradient over roots and slots in both ways."""
     torch.use_deterministic_algorithms(request.param)
     yield
@@ -56,7 +56,7 @@ def test_float32(form: str, derived: Derived) -> None:
     derived(*comparison(LayerCase(**FORMS[form]).to(torch.float32)))
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
+@pytest.mark.usefixtures("interpreter", "poisoned", "_both_sums")
 @pytest.mark.parametrize("form", ["one of each", "dropout"])
 def test_float64(form: str, agree: Agree) -> None:
     case = LayerCase(**FORMS[form])
@@ -74,7 +74,7 @@ def test_roots_and_columns_in_several_blocks(monkeypatch: pytest.MonkeyPatch, ag
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
+@pytest.mark.usefixtures("interpreter", "poisoned", "_both_sums")
 def test_padding_int32_indices_and_gaps_between_rows(agree: Agree) -> None:
     case = LayerCase(6, indexed_features=True)
     expected = case.with_gradients(case.expected())
@@ -97,7 +97,7 @@ def test_bfloat16_rows(derived: Derived) -> None:
     derived(*comparison(LayerCase(5, indexed_features=True).to(torch.float32, torch.bfloat16)))
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
+@pytest.mark.usefixtures("interpreter", "poisoned", "_both_sums")
 def test_no_roots() -> None:
     case = LayerCase(0)
     results = case.with_gradients(case.actual())

@@ -92,9 +92,9 @@ OUTSIDE = [
     (Case, {"query_rows": torch.full((3,), 3)}, r"query_rows holds 3, outside \[0, 3\)"),
     (MailCase, {"rows": torch.full((3,), 3)}, r"rows holds 3, outside \[0, 3\)"),
     *[
-        (kind, {name: torch.full(shape, high)}, f"{name} holds {high}, outside {room}")
+        (kind, {name: torch.full(shape, high)}, f"{name} holds {high}, outside {bounds}")
         for kind in (Case, MailCase)
-        for name, shape, high, room in (
+        for name, shape, high, bounds in (
             ("feature_rows", (3, 6), 50, r"\[0, 50\); negatives are padding"),
             ("counts", (3,), 7, r"\[0, 7\)"),
         )
@@ -121,9 +121,9 @@ def test_debugging_finds_ids_outside_their_tables(kind: type[Case], changes: dic
 def test_rows_in_pageable_host_memory_are_refused(kind: type[Case], name: str) -> None:
     case = kind(3, dropout=0.1)
     arguments = case.detached_keywords()
-    moved = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
+    on_meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
     with pytest.raises(ValueError, match=rf"{name} is in pageable host memory.*{name}\.pin_memory\(\)"):
-        case.function(**{**moved, name: arguments[name]})
+        case.function(**{**on_meta, name: arguments[name]})
     if name == "table":
         with pytest.raises(ValueError, match="table is on cpu, not on meta"):
-            case.function(**{**moved, name: arguments[name].requires_grad_()})
+            case.function(**{**on_meta, name: arguments[name].requires_grad_()})

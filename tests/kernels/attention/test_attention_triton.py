@@ -33,7 +33,7 @@ FORMS: dict[str, dict[str, Any]] = {
 @pytest.fixture(
     params=[(Case, False), (Case, True), (MailCase, False)], ids=["temporal", "temporal deterministic", "mailbox"]
 )
-def summing(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
+def attention(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
     """Either attention, with both ways to sum a table's gradient over roots and slots."""
     kind, deterministic = request.param
     torch.use_deterministic_algorithms(deterministic)
@@ -50,15 +50,15 @@ def test_float32(kind: type[Case], form: str, derived: Derived) -> None:
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", ["one of each", "by rows", "dropout", "four heads"])
-def test_float64(summing: type[Case], form: str, agree: Agree) -> None:
-    case = summing(**FORMS[form])
+def test_float64(attention: type[Case], form: str, agree: Agree) -> None:
+    case = attention(**FORMS[form])
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bfloat16_rows(summing: type[Case], dtype: torch.dtype, derived: Derived, agree: Agree) -> None:
-    case = summing(4, choices=2, indexed_features=True).to(dtype, torch.bfloat16)
+def test_bfloat16_rows(attention: type[Case], dtype: torch.dtype, derived: Derived, agree: Agree) -> None:
+    case = attention(4, choices=2, indexed_features=True).to(dtype, torch.bfloat16)
     actual, same, truth = comparison(case)
     if dtype == torch.float32:
         derived(actual, same, truth)
@@ -93,16 +93,16 @@ def test_columns_in_several_blocks(
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("choices", [None, 3])
-def test_no_roots(summing: type[Case], choices: int | None) -> None:
-    case = summing(0, choices=choices)
+def test_no_roots(attention: type[Case], choices: int | None) -> None:
+    case = attention(0, choices=choices)
     results = case.with_gradients(case.actual())
     assert results["context"].shape == (0, 2, 10)
     assert not any(bool(value.any()) for value in results.values())
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-def test_int32_indices_padding_and_gaps_between_rows(summing: type[Case], agree: Agree) -> None:
-    case = summing(5, choices=3, indexed_features=True)
+def test_int32_indices_padding_and_gaps_between_rows(attention: type[Case], agree: Agree) -> None:
+    case = attention(5, choices=3, indexed_features=True)
     assert case.feature_rows is not None
     case.feature_rows[:, ::2] = -1  # in filled slots: row 0
     case.filled[2] = 0
@@ -158,8 +158,8 @@ def test_nothing_is_saved_without_a_gradient(kind: type[Case], triton: bool, req
     case, shapes = kind(3), []
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
-    saved = case.operation(*case.arguments(save=False))[2:]
-    assert [tensor.numel() for tensor in saved] == [0, 0, 0]
+    tensors = case.operation(*case.arguments(save=False))[2:]
+    assert [tensor.numel() for tensor in tensors] == [0, 0, 0]
     case.leaves["bias"].requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: shapes.append(tensor.shape), lambda _: None):
         with torch.no_grad():

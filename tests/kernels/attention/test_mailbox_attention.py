@@ -48,12 +48,12 @@ def test_compiled_loops_read_mailboxes_in_place(agree: Agree) -> None:
     query, weights = case.leaves["query"].detach(), case.normal(9, 2, 6)
     seconds = fusion.compile_seconds()
     fusion.enable_fusion(True)
-    read = mail_slots(*arguments)
-    fused = {"products": products(query, *read), "mixed": torch.cat(mixed(weights, *read), 2)}
+    slots = mail_slots(*arguments)
+    fused = {"products": products(query, *slots), "mixed": torch.cat(mixed(weights, *slots), 2)}
     assert fusion.fusion_failure() is None
     fusion.enable_fusion(False)
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
-    assert read.table is case.mails, "mails were gathered before the loops"
+    assert slots.table is case.mails, "mails were gathered before the loops"
     copy = mail_slots(*arguments)
     assert copy.rows is None
     agree(fused, {"products": products(query, *copy), "mixed": torch.cat(mixed(weights, *copy), 2)})

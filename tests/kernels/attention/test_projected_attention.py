@@ -38,8 +38,8 @@ class Projections:
     def q(self) -> torch.Tensor:
         """W_q [h_root ‖ φ(0)] + b_q, [R, K, size]."""
         at_zero = encode(torch.zeros(self.case.roots, dtype=torch.float64), self.case.leaves)
-        joined = torch.cat([self.leaves["h_root"], at_zero], 1)
-        return (joined @ self.leaves["W_q"].T + self.leaves["b_q"]).view(self.case.roots, self.case.heads, self.size)
+        inputs = torch.cat([self.leaves["h_root"], at_zero], 1)
+        return (inputs @ self.leaves["W_q"].T + self.leaves["b_q"]).view(self.case.roots, self.case.heads, self.size)
 
     def heads(self, name: str) -> torch.Tensor:
         return self.leaves[name].view(self.case.heads, self.size, *self.leaves[name].shape[1:])

@@ -112,8 +112,8 @@ def exact_mean(values: list[torch.Tensor]) -> torch.Tensor:
 
 def check(case: Case, mode: str) -> None:
     actual, expected = case.actual(mode), case.expected(mode)
-    touched = sorted({node for pair in case.pairs for node in pair})
-    others = [node for node in range(NODES) if node not in touched]
+    endpoints = sorted({node for pair in case.pairs for node in pair})
+    others = [node for node in range(NODES) if node not in endpoints]
     for name, table in expected.items():
         assert torch.equal(actual[name][others], case.tables[name][others]), f"{name} of an untouched node changed"
         averaged = mode == "mean" and name in ("partner", "mail_features")

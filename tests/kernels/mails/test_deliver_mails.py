@@ -119,14 +119,14 @@ def walk(arguments: dict[str, Any], batch: tuple[list[tuple[int, int]], list[lis
             for receiver in (node, *neighbours[side * len(pairs) + event]):
                 if receiver >= 0:
                     mails.setdefault(receiver, []).append((event, row, features[event] if features else []))
-    for node, delivered in mails.items():
+    for node, deliveries in mails.items():
         slot = int(arguments["received"][node]) % SLOTS
         tables["received"][node] += 1
-        tables["event_id"][node, slot] = arguments["batch_event_ids"][delivered[-1][0]]
-        tables["mail_time"][node, slot] = arguments["times"][delivered[-1][0]]
+        tables["event_id"][node, slot] = arguments["batch_event_ids"][deliveries[-1][0]]
+        tables["mail_time"][node, slot] = arguments["times"][deliveries[-1][0]]
         for name, place in (("mails", 1), ("mail_features", 2)):
             if name in tables:
-                rows = torch.tensor([mail[place] for mail in delivered], dtype=torch.float64)
+                rows = torch.tensor([mail[place] for mail in deliveries], dtype=torch.float64)
                 tables[name][node, slot] = rows[-1] if arguments["mode"] == "last" else rows.mean(0)
     return tables
 

@@ -34,10 +34,10 @@ def check(nodes: list[int], times: torch.dtype, dtype: torch.dtype, index: torch
     events = [event[node] if node >= 0 else -1 for node in nodes]
     has_mail = [number >= 0 for number in events]
     deltas = [mail[node] - memory[node] if full else 0 for node, full in zip(nodes, has_mail, strict=True)]
-    digested = [(mail if full else memory)[max(node, 0)] for node, full in zip(nodes, has_mail, strict=True)]
+    digested_time = [(mail if full else memory)[max(node, 0)] for node, full in zip(nodes, has_mail, strict=True)]
     results = fetch_mail(torch.tensor(nodes, dtype=index), **table, dtype=dtype)
     assert [part.dtype for part in results] == [torch.int64, dtype, torch.bool, times]
-    expected = [events, torch.tensor(deltas, dtype=dtype).tolist(), has_mail, digested]
+    expected = [events, torch.tensor(deltas, dtype=dtype).tolist(), has_mail, digested_time]
     assert [part.tolist() for part in results] == expected
     assert all(torch.equal(*pair) for pair in zip(table.values(), tables(times).values(), strict=True))
 
@@ -58,9 +58,9 @@ def test_sizes(count: int) -> None:
 
 @pytest.mark.usefixtures("backend", "poisoned")
 def test_padding_has_no_mail_and_the_time_of_the_first_node() -> None:
-    events, deltas, has_mail, digested = fetch_mail(torch.full((3,), -1), **tables(torch.int64))
+    events, deltas, has_mail, digested_time = fetch_mail(torch.full((3,), -1), **tables(torch.int64))
     assert (events.tolist(), deltas.tolist(), has_mail.tolist()) == ([-1] * 3, [0.0] * 3, [False] * 3)
-    assert digested.tolist() == [LARGE + 1] * 3
+    assert digested_time.tolist() == [LARGE + 1] * 3
 
 
 @pytest.mark.usefixtures("backend", "poisoned")
@@ -77,9 +77,9 @@ def test_it_agrees_with_a_fetched_record() -> None:
     nodes, table = torch.tensor([4, 2, 0, 5, 3]), tables(torch.int64)
     rows = {name: part.index_select(0, nodes) for name, part in table.items()}
     record = LastMail(**rows, memory=torch.empty(5, 0), partner=torch.empty(5, 0), mail_features=torch.empty(5, 0))
-    events, deltas, has_mail, digested = fetch_mail(nodes, **table)
+    events, deltas, has_mail, digested_time = fetch_mail(nodes, **table)
     assert torch.equal(has_mail, record.has_mail)
-    assert torch.equal(digested, record.digested_time)
+    assert torch.equal(digested_time, record.digested_time)
     assert torch.equal(events[has_mail], record.event_id[has_mail])
     assert torch.equal(deltas[has_mail], (record.mail_time - record.memory_time).float()[has_mail])
 

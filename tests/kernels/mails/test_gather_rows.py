@@ -38,11 +38,11 @@ def raw(row: torch.Tensor) -> bytes:
 
 def check(table: torch.Tensor, rows: list[int], ids: torch.dtype = torch.int64) -> None:
     before = [raw(row) for row in table]
-    gathered = gather_rows(table, torch.tensor(rows, dtype=ids))
-    assert gathered.shape == (len(rows), *table.shape[1:])
-    assert gathered.dtype == table.dtype
-    assert gathered.is_contiguous()
-    assert [raw(row) for row in gathered] == [before[row] for row in rows]
+    result = gather_rows(table, torch.tensor(rows, dtype=ids))
+    assert result.shape == (len(rows), *table.shape[1:])
+    assert result.dtype == table.dtype
+    assert result.is_contiguous()
+    assert [raw(row) for row in result] == [before[row] for row in rows]
     assert [raw(row) for row in table] == before
 
 
@@ -91,9 +91,9 @@ def test_debugging_finds_a_row_outside_the_table(row: int) -> None:
 @pytest.mark.usefixtures("backend")
 def test_a_backward_pass_is_refused() -> None:
     table = torch.zeros(5, 2, requires_grad=True)
-    gathered = gather_rows(table, torch.tensor([1]))
+    result = gather_rows(table, torch.tensor([1]))
     with pytest.raises(RuntimeError, match=r"gather_rows: it has no gradient of its table; give table.detach\(\)"):
-        gathered.sum().backward()
+        result.sum().backward()
 
 
 def test_the_operation_passes_opcheck() -> None:

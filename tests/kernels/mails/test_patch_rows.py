@@ -38,12 +38,12 @@ def oracle(stale: Parts, nodes: list[int], fresh: Parts, fresh_nodes: list[int])
     last: dict[int, int] = {}
     for p, node in enumerate(fresh_nodes):
         last[node] = p
-    patched = [part.clone() for part in stale]
+    result = [part.clone() for part in stale]
     for u, node in enumerate(nodes):
         if node >= 0 and node in last:
-            for part, new in zip(patched, fresh, strict=True):
+            for part, new in zip(result, fresh, strict=True):
                 part[u] = new[last[node]]
-    return patched
+    return result
 
 
 def check(nodes: list[int], fresh_nodes: list[int], ids: torch.dtype = torch.int64, **options: Any) -> None:

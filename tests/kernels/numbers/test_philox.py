@@ -22,7 +22,7 @@ def words_of(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
-def signed(value: int) -> int:
+def to_signed(value: int) -> int:
     """Return the int64 with these 64 bits."""
     return value - 2**64 if value >= 2**63 else value
 
@@ -40,7 +40,7 @@ def scalar_philox(counter: list[int], key: list[int]) -> list[int]:
 
 def words_at(draws: list[int], position: int) -> list[int]:
     """Words of the package's Philox at one position."""
-    return [int(word) for word in philox_words(torch.tensor(draws), torch.tensor(signed(position)))]
+    return [int(word) for word in philox_words(torch.tensor(draws), torch.tensor(to_signed(position)))]
 
 
 def expected_at(draws: list[int], position: int) -> list[int]:

@@ -55,16 +55,16 @@ def test_the_backward_operation_passes_opcheck(make: Make, subset: str) -> None:
     """Pass None for unread tensors, or placeholders of the tables' shapes if one of the tables needs a gradient."""
     case = make()
     names = [*case.leaves]
-    needed = {"all": names, "first": names[:1], "last": names[-1:], "none": []}[subset]
+    targets = {"all": names, "first": names[:1], "last": names[-1:], "none": []}[subset]
     with torch.no_grad():
         results = case.operation(*case.arguments())
-    values = [*case.detached_keywords().values(), *results, *case.probes, [name in needed for name in names]]
+    values = [*case.detached_keywords().values(), *results, *case.probes, [name in targets for name in names]]
     schema = case.backward_operation._schema
     arguments = dict(zip((entry.name for entry in schema.arguments), values, strict=True))
-    shaped = any(name in case.unread for name in needed)
+    placeholders = any(name in case.unread for name in targets)
     for name in case.unread:
         arguments[name] = (
-            arguments[name].new_empty(()).expand(arguments[name].shape) if shaped and name in names else None
+            arguments[name].new_empty(()).expand(arguments[name].shape) if placeholders and name in names else None
         )
     torch.library.opcheck(case.backward_operation, tuple(arguments.values()))
 

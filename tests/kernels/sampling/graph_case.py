@@ -16,7 +16,7 @@ WAITING = {
 }  # fmt: skip
 
 
-class _Recorder(TorchDispatchMode):
+class _OperationNames(TorchDispatchMode):
     """Names of torch's operations."""
 
     def __init__(self) -> None:
@@ -30,9 +30,9 @@ class _Recorder(TorchDispatchMode):
 
 def operations_of(call: Callable[[], Any]) -> set[str]:
     """Names of the torch operations of a call."""
-    with _Recorder() as recorder:
+    with _OperationNames() as mode:
         call()
-    return recorder.names
+    return mode.names
 
 
 def launches_of(call: Callable[[], Any]) -> tuple[list[str], set[str]]:

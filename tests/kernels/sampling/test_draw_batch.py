@@ -42,16 +42,16 @@ def expected(span: tuple[int, int], size: int, each: int, times: torch.dtype) ->
     src, dst, moments = (part.tolist() for part in (events.src, events.dst, events.t))
     *_, negatives = NegativeSampler(events, SEED).iterate(Purpose.TRAIN_NEGATIVES, EPOCH, size, ITERATION + 1, each)
     ends: tuple[list[Any], ...] = ([], [], [])
-    at: list[Any] = []
+    event_times: list[Any] = []
     numbers = []
     for i, others in enumerate(negatives.tolist()):
         real = first + i < end
         event = first + i if real else -1
         for part, nodes in zip(ends, ([src[event]], [dst[event]], others), strict=True):
             part.extend(nodes if real else [-1] * len(nodes))
-        at.append(moments[event if real else max(end - 1, 0)])
+        event_times.append(moments[event if real else max(end - 1, 0)])
         numbers.append(event)
-    moments = at + at + [time for time in at for _ in range(each)]
+    moments = event_times + event_times + [time for time in event_times for _ in range(each)]
     return [*ends[0], *ends[1], *ends[2]], moments, numbers, [sum(number >= 0 for number in numbers)]
 
 

@@ -52,7 +52,7 @@ class Stream:
 
     def earlier(self, node: int, time: Number) -> Row:
         """Entries strictly before a time, oldest first."""
-        return [(other, event, time - then) for other, event, then in self.entries[node] if then < time]
+        return [(other, event, time - t) for other, event, t in self.entries[node] if t < time]
 
     def recent(self) -> list[Row]:
         return [self.earlier(node, time)[::-1][: self.fanout] for node, time in self.roots]

@@ -44,10 +44,10 @@ def graph(
     indptr[1:] = torch.bincount(owner, minlength=nodes).cumsum(0)
     targets, scale = integers(nodes, roots), 0.25 if times == torch.float64 else 1
     targets[6::7] = -1 - integers(3, targets[6::7].numel())
-    at = integers(entries // 3 + 5, roots) + UNIX - 2
+    root_times = integers(entries // 3 + 5, roots) + UNIX - 2
     return (
         indptr, integers(nodes, entries).to(index), torch.arange(entries)[order].to(index),
-        (moment[order] * scale).to(times), targets.to(index), (at * scale).to(times),
+        (moment[order] * scale).to(times), targets.to(index), (root_times * scale).to(times),
     )  # fmt: skip
 
 
@@ -128,9 +128,9 @@ def test_roots_without_neighbours() -> None:
     padding = torch.full_like(roots, -1)
     for case in ((roots, early), (isolated, moments), (padding, moments)):
         check((indptr, neighbours, events, times, *case), 10)
-        sampled = sample_recent.launch(indptr, neighbours, events, times, *case, 10, torch.float32)
-        assert not sampled[3].any()
-        assert bool((sampled[0] == -1).all())
+        samples = sample_recent.launch(indptr, neighbours, events, times, *case, 10, torch.float32)
+        assert not samples[3].any()
+        assert bool((samples[0] == -1).all())
 
 
 @needs_triton

@@ -46,7 +46,7 @@ def check(nodes: torch.Tensor, capacity: int) -> None:
         check_same(result, unique_nodes.reference(nodes, capacity))
 
 
-def colliding(hash_value: int, count: int, bits: int) -> torch.Tensor:
+def colliding_nodes(hash_value: int, count: int, bits: int) -> torch.Tensor:
     """Make nodes of one hash in a table of 2^bits slots: multiples of the multiplier's inverse."""
     low, inverse = hash_value << (32 - bits), pow(0x9E3779B9, -1, 2**32)
     nodes = [product * inverse % 2**32 for product in range(low, low + 4 * count + 8)]
@@ -95,7 +95,7 @@ def test_ids_beyond_the_count_are_minus_one(length: int, capacity: int) -> None:
 def test_nodes_of_one_hash(last: bool) -> None:
     """Insert 70 nodes of one hash twice; probing continues past the slot, and wraps around from the last slot."""
     bits = pow2(2 * 140).bit_length() - 1
-    nodes = colliding((1 << bits) - 1 if last else 0, 70, bits)
+    nodes = colliding_nodes((1 << bits) - 1 if last else 0, 70, bits)
     nodes = torch.cat([nodes, nodes.flip(0)])
     check(nodes, 75)
     table, slots = torch.full((1 << bits,), -1), torch.empty(140, dtype=torch.int32)
@@ -114,10 +114,10 @@ def test_the_smallest_position_of_a_node_wins_in_any_order() -> None:
     table, slots = torch.full((16,), -1), torch.empty(6, dtype=torch.int32)
     config = unique_insert_kernel.config()
     unique_insert_kernel.launch((1,), config, nodes, table, slots, 6, BITS=4)
-    late = torch.where(table >= 0, table + 1000, -1)
+    later_table = torch.where(table >= 0, table + 1000, -1)
     again = torch.empty_like(slots)
-    unique_insert_kernel.launch((1,), config, nodes, late, again, 6, BITS=4)
-    assert torch.equal(table, late)
+    unique_insert_kernel.launch((1,), config, nodes, later_table, again, 6, BITS=4)
+    assert torch.equal(table, later_table)
     assert torch.equal(slots, again)
     assert (table[slots.long()] & 0xFFFFFFFF).tolist() == [0, 1, 0, 0, 1, 5]
 

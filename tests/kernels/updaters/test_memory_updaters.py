@@ -130,9 +130,9 @@ def test_keep_gives_no_weight_gradient_for_rows_without_mail(updater: Updater, a
     case = Case(updater, 123, empty="keep")
     both = case.with_gradients(case.actual())
     case.probes = (case.probes[0] * case.has_mail[:, None],)
-    mailed = case.with_gradients(case.actual())
+    with_mail = case.with_gradients(case.actual())
     names = [name for name in both if name not in ("h", "memory")]
-    agree({name: both[name] for name in names}, {name: mailed[name] for name in names})
+    agree({name: both[name] for name in names}, {name: with_mail[name] for name in names})
 
 
 @EMPTY
