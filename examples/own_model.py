@@ -1,4 +1,4 @@
-"""A model of one's own: message function, memory updater and embedding, trained under any schedule beside TGN.
+"""A custom model: message function, memory updater and embedding, trained beside TGN under any schedule.
 
 python examples/own_model.py --schedule exact
 """
@@ -24,17 +24,17 @@ class LearnedMessage(nn.Module):
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         self.width = config.dim
-        self.mixed = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=getattr(torch, config.dtype))
+        self.linear = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=getattr(torch, config.dtype))
 
     def forward(self, record: Any, time: Any) -> torch.Tensor:
         """Messages [U, D]."""
         age = (record.mail_time - record.memory_time).to(record.memory.dtype)
         encoded = encode_time(age, time.frequency, time.phase)
-        return torch.tanh(self.mixed(torch.cat([record.memory, record.partner, record.mail_features, encoded], 1)))
+        return torch.tanh(self.linear(torch.cat([record.memory, record.partner, record.mail_features, encoded], 1)))
 
 
 class MovingAverage(nn.Module):
-    """h = (1 − a) ⊙ memory + a ⊙ message with a learned a, 0 to 1, for each number; memory itself without mail."""
+    """h = (1 − a) ⊙ memory + a ⊙ message with a learned a in (0, 1) per dimension; memory itself without mail."""
 
     def __init__(self, config: ModelConfig, facts: Facts, message: nn.Module) -> None:
         super().__init__()
@@ -43,32 +43,32 @@ class MovingAverage(nn.Module):
 
     def forward(self, record: Any, time: Any, now: torch.Tensor, draws: object) -> torch.Tensor:
         """h [U, D]."""
-        moved = torch.lerp(record.memory, self.message(record, time), torch.sigmoid(self.rate))
-        return torch.where(record.has_mail.unsqueeze(1), moved, record.memory)
+        average = torch.lerp(record.memory, self.message(record, time), torch.sigmoid(self.rate))
+        return torch.where(record.has_mail.unsqueeze(1), average, record.memory)
 
 
 class MeanOfNeighbours(nn.Module):
-    """z = LayerNorm(ReLU(W [h ‖ mean of [h_j ‖ e_j ‖ φ(Δt_j)] over the sampled neighbours j] + b)); of none it is 0."""
+    """z = LayerNorm(ReLU(W [h ‖ mean of [h_j ‖ e_j ‖ φ(Δt_j)] over sampled neighbours j] + b)); a mean of none is 0."""
 
     layers = 1
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         dtype = getattr(torch, config.dtype)
-        self.joined = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=dtype)
+        self.linear = nn.Linear(3 * config.dim + facts.dim_edge, config.dim, dtype=dtype)
         self.norm = nn.LayerNorm(config.dim, dtype=dtype)
 
-    def forward(self, given: EmbeddingInput) -> torch.Tensor:
+    def forward(self, inputs: EmbeddingInput) -> torch.Tensor:
         """Embeddings [R, D]."""
-        hop, (edges,), time = given.around.hops[0], given.edge_features, given.time
+        hop, (edges,), time = inputs.around.hops[0], inputs.edge_features, inputs.time
         points, fanout = hop.rows.shape
-        hidden = given.table.index_select(0, hop.rows.view(-1))
+        hidden = inputs.table.index_select(0, hop.rows.view(-1))
         ages = encode_time(hop.deltas.view(-1), time.frequency, time.phase)
         slots = torch.cat([hidden, edges, ages], 1).view(points, fanout, -1)
         filled = torch.arange(fanout, device=slots.device) < hop.counts.unsqueeze(1)
         mean = (slots * filled.unsqueeze(2)).sum(1) / hop.counts.clamp(min=1).unsqueeze(1)
-        own = given.table.index_select(0, hop.root_rows)
-        embedded: torch.Tensor = self.norm(torch.relu(self.joined(torch.cat([own, mean], 1))))
+        root = inputs.table.index_select(0, hop.root_rows)
+        embedded: torch.Tensor = self.norm(torch.relu(self.linear(torch.cat([root, mean], 1))))
         return embedded
 
 
@@ -76,7 +76,7 @@ AVERAGING = Recipe(MeanOfNeighbours, MovingAverage, LearnedMessage)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train the model and TGN on the same generated stream, and print both average precisions on its last 15 %."""
+    """Train the model and TGN on one generated stream, and print the average precision of each on its last 15 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedule", default="auto")
     parser.add_argument("--events", type=int, default=6_000, help="events of the generated stream")

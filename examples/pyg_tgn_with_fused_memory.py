@@ -1,4 +1,4 @@
-"""PyG's TGN with its own memory or with mspipe-triton's: the loop is the same, the memory's class is the only change.
+"""PyG's TGN with PyG's memory or with mspipe-triton's: only the memory's class differs, the loop is the same.
 
 python examples/pyg_tgn_with_fused_memory.py --memory fused
 python examples/pyg_tgn_with_fused_memory.py --memory pyg --data events.csv
@@ -24,7 +24,7 @@ DIM, FANOUT = 32, 10
 
 
 class GraphAttentionEmbedding(nn.Module):
-    """Attention over a node's latest neighbours; an edge carries its age's encoding and its message."""
+    """Attention over a node's latest neighbours; an edge carries the encoding of its age and its message."""
 
     def __init__(self, dim: int, message_dim: int, time_enc: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class GraphAttentionEmbedding(nn.Module):
 
 
 class LinkPredictor(nn.Module):
-    """A logit a pair of embeddings."""
+    """A logit per pair of embeddings."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class TGN:
     def __init__(self, stream: EventStream, memory_class: type[nn.Module], batch_size: int) -> None:
         self.src, self.dst, self.t, self.batch_size = stream.src, stream.dst, stream.t.long(), batch_size
         features = stream.edge_features
-        self.message = torch.zeros(len(stream), 1) if features is None else features  # PyG needs a column at least
+        self.message = torch.zeros(len(stream), 1) if features is None else features  # PyG needs at least one column
         nodes, width = stream.num_nodes, self.message.shape[1]
         self.memory = memory_class(nodes, width, DIM, DIM, IdentityMessage(width, DIM, DIM), LastAggregator())
         self.embedding = GraphAttentionEmbedding(DIM, width, self.memory.time_enc)
@@ -68,7 +68,7 @@ class TGN:
         self.position = torch.empty(nodes, dtype=torch.long)
 
     def logits(self, events: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of the events and of as many with a random destination; memory and loader then learn of the events."""
+        """Score the events and as many with random destinations, then add the events to memory and loader."""
         src, dst, t, message = self.src[events], self.dst[events], self.t[events], self.message[events]
         negative = torch.randint(int(self.dst.min()), int(self.dst.max()) + 1, dst.shape)
         n_id, edges, e_id = self.loader(torch.cat([src, dst, negative]).unique())
@@ -82,11 +82,11 @@ class TGN:
         return scores
 
     def batches(self, start: int, stop: int) -> list[slice]:
-        """The events [start, stop), a batch at a time."""
+        """Slices of the events [start, stop), one per batch."""
         return [slice(i, min(i + self.batch_size, stop)) for i in range(start, stop, self.batch_size)]
 
     def train(self, stop: int) -> float:
-        """An epoch over events [0, stop) from an empty memory; the mean loss of its batches."""
+        """Train for an epoch on events [0, stop) from an empty memory, and return the mean loss of its batches."""
         self.modules.train()
         self.memory.reset_state()
         self.loader.reset_state()
@@ -103,14 +103,14 @@ class TGN:
 
     @torch.no_grad()
     def test(self, start: int, stop: int) -> float:
-        """Average precision on events [start, stop), going on from the present memory."""
+        """Average precision on events [start, stop), starting from the current memory."""
         self.modules.eval()
         positive, negative = zip(*(self.logits(events) for events in self.batches(start, stop)), strict=True)
         return average_precision(torch.cat(positive), torch.cat(negative))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train on the first 70 % of a stream, and print the AP on the next 15 % and the last 15 % each epoch."""
+    """Train on the first 70 % of a stream, and print the AP on the next 15 % and on the last 15 % per epoch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", choices=["pyg", "fused"], default="fused")
     parser.add_argument("--data", help="CSV or Parquet file of events; default: a generated stream")
@@ -121,13 +121,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
-    generated = SyntheticConfig(events=options.events, users=300, items=100, edge_features=16)
-    stream = read_stream(options.data) if options.data else synthetic_stream(generated)
+    config = SyntheticConfig(events=options.events, users=300, items=100, edge_features=16)
+    stream = read_stream(options.data) if options.data else synthetic_stream(config)
     split = stream.split()
     tgn = TGN(stream, {"pyg": TGNMemory, "fused": FusedTGNMemory}[options.memory], options.batch_size)
     for epoch in range(1, options.epochs + 1):
-        started = time.perf_counter()
-        loss, seconds = tgn.train(split.train_end), time.perf_counter() - started
+        start = time.perf_counter()
+        loss, seconds = tgn.train(split.train_end), time.perf_counter() - start
         validation, test = tgn.test(split.train_end, split.val_end), tgn.test(split.val_end, len(stream))
         print(f"epoch {epoch}  loss {loss:.4f}  val AP {validation:.4f}  test AP {test:.4f}  training {seconds:.1f} s")
 

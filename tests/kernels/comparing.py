@@ -1,4 +1,4 @@
-"""Types of what the kernels' tests compare: tensors by name, and the fixtures that do it."""
+"""Types of the kernels' tests: tensors by name, and the fixtures that compare them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-Named = dict[str, torch.Tensor]
-Agree = Callable[[Named, Named], None]
-Derived = Callable[[Named, Named, Callable[[], Named]], None]
+Tensors = dict[str, torch.Tensor]
+Agree = Callable[[Tensors, Tensors], None]
+Derived = Callable[[Tensors, Tensors, Callable[[], Tensors]], None]

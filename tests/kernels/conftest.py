@@ -1,4 +1,4 @@
-"""Shared by the kernels' tests: fusion off, reference and kernel in turn, and comparisons of named tensors."""
+"""Fixtures of the kernels' tests: fusion off, reference and kernel in turn, and comparisons of tensors by name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from mspipe_triton.kernels.runtime import fusion, launch
 from mspipe_triton.tuning.rounding import expected
-from tests.kernels.comparing import Derived, Named
+from tests.kernels.comparing import Derived, Tensors
 
 
 @pytest.fixture(autouse=True)
 def _eager() -> Iterator[None]:
-    """Start every test with fusion off, whatever ran before it in this process, and leave it as it was."""
+    """Turn fusion off for the test, and restore it afterwards."""
     before = fusion.fusion_enabled()
     fusion.enable_fusion(False)
     yield
@@ -22,8 +22,8 @@ def _eager() -> Iterator[None]:
 
 
 @pytest.fixture(params=["torch", "triton"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The test runs by the reference, then by the kernel in the interpreter."""
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test with the reference, then with the kernel in the interpreter."""
     if request.param == "triton" and launch.triton is None:
         pytest.skip("triton has no wheel for this platform")
     launch.use_triton(request.param == "triton")
@@ -33,42 +33,42 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is allocated unwritten holds NaN, or a large negative integer, or true."""
+    """Fill uninitialised memory with NaN, a large negative integer or true."""
 
-    def poisoning(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def filled(*arguments: object, **options: object) -> torch.Tensor:
+    def poison(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def fill(*arguments: object, **options: object) -> torch.Tensor:
             tensor = allocate(*arguments, **options)
             if tensor.device.type != "cpu":
                 return tensor
             return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**30))
 
-        return filled
+        return fill
 
-    monkeypatch.setattr(torch, "empty", poisoning(torch.empty))
-    monkeypatch.setattr(torch, "empty_like", poisoning(torch.empty_like))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
 
 
 @pytest.fixture(scope="session")
 def derived() -> Derived:
-    """Compare a kernel's tensors by name with a float64 computation, called several times, that gives the truth and how
-    far rounding may take results from it; `like` has the same in the right types."""
+    """Compare a kernel's tensors by name with `run`, a float64 computation that is called several times and gives both
+    the truth and the rounding error allowed; `like` holds the same tensors in the kernel's types."""
 
-    def compare(actual: Named, like: Named, run: Callable[[], Named]) -> None:
+    def compare(actual: Tensors, like: Tensors, run: Callable[[], Tensors]) -> None:
         assert actual.keys() == like.keys()
-        found = expected(run, like).errors(actual)
-        assert found.keys() == actual.keys()
-        wrong = {name: entry for name, entry in found.items() if not entry["passed"]}
-        assert not wrong, f"largest error and what is allowed: {wrong}"
+        errors = expected(run, like).errors(actual)
+        assert errors.keys() == actual.keys()
+        wrong = {name: entry for name, entry in errors.items() if not entry["passed"]}
+        assert not wrong, f"largest errors and their limits: {wrong}"
 
     return compare
 
 
 @pytest.fixture(scope="session")
-def agree() -> Callable[[Named, Named], None]:
-    """Compare float64 tensors by name, to 1e-9 of the largest magnitude (of 1 where all are smaller)."""
+def agree() -> Callable[[Tensors, Tensors], None]:
+    """Compare float64 tensors by name, to 1e-9 of the largest magnitude (or of 1 if all are smaller)."""
 
-    def compare(actual: Named, expected: Named) -> None:
+    def compare(actual: Tensors, expected: Tensors) -> None:
         assert actual.keys() == expected.keys()
         wrong = {}
         for name, value in expected.items():

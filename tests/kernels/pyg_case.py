@@ -1,4 +1,4 @@
-"""A memory of PyG or of this package, taken through steps, with all that it says at each."""
+"""Runs of PyG's memory or of this package's, step by step, with every output kept by name."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ Event = tuple[int, int, int]
 NODES, WIDTH, DIM, TIMES = 5, 2, 3, 4
 
 
-def made(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIMES)) -> Memory:
-    """A memory of widths (nodes, raw message, memory, time) with the parameters of seed 0."""
+def build_memory(kind: str, widths: tuple[int, int, int, int] = (NODES, WIDTH, DIM, TIMES)) -> Memory:
+    """Build a memory of widths (nodes, raw message, memory, time) with the parameters of seed 0."""
     torch.manual_seed(0)
     message = IdentityMessage(*widths[1:]) if widths[1] else None
     if kind == "fused":
         memory = FusedTGNMemory(*widths, message_module=message, aggregator_module=LastAggregator())
     else:
-        memory = TGNMemory(*widths, message, FixedAggregator() if kind == "mended" else LastAggregator())
+        memory = TGNMemory(*widths, message, FixedAggregator() if kind == "fixed" else LastAggregator())
     memory.double()
-    memory.reset_state()  # PyG's empty messages keep the dtype they were made in
+    memory.reset_state()  # PyG's empty messages keep the dtype of their creation
     return memory
 
 
 class Run:
-    """A memory and what it said: every tensor that a step returned or left behind, and gradients, by name."""
+    """A memory and its outputs by name: every tensor that a step returned or wrote, and gradients."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.said: dict[str, torch.Tensor] = {}
+        self.outputs: dict[str, torch.Tensor] = {}
         self.random = torch.Generator().manual_seed(3)
         self.loss = torch.zeros((), dtype=torch.float64)
 
     def normal(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=self.random).to(self.memory.memory.dtype)
 
-    def note(self, what: str, *values: torch.Tensor) -> None:
+    def note(self, label: str, *values: torch.Tensor) -> None:
         for value in values:
-            self.said[f"{len(self.said)} {what}"] = value.detach().clone()
+            self.outputs[f"{len(self.outputs)} {label}"] = value.detach().clone()
 
     def update(self, events: list[Event]) -> None:
         src, dst, t = torch.tensor(events).unbind(1)

@@ -1,4 +1,4 @@
-"""What the models' tests share: sessions, streams that are awkward, and a run beside its oracle, batch by batch."""
+"""Helpers of the models' tests: sessions, awkward streams, and a run compared with its oracle batch by batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def session(stream: EventStream, batch_size: int, **model: object) -> Session:
 
 
 def first(stream: EventStream, events: int, unit: int = 1) -> EventStream:
-    """The first events, times in a unit: rounding of w·Δt is 2⁻⁵² of Δt, and training magnifies it."""
+    """Cut a stream to its first events, and divide times by `unit`: rounding of w·Δt is 2⁻⁵² of Δt, and training
+    magnifies it."""
     features = stream.edge_features
     return replace(
         stream, src=stream.src[:events], dst=stream.dst[:events], t=stream.t[:events] // unit,
@@ -35,7 +36,7 @@ def first(stream: EventStream, events: int, unit: int = 1) -> EventStream:
 
 
 def irregular(stream: EventStream, events: int = 300) -> EventStream:
-    """The first events in quarters of an hour, which ties many, with self-loops put in."""
+    """Cut a stream to its first events, round times to quarters of an hour, which ties many, and add self-loops."""
     stream = first(stream, events, 900)
     dst = stream.dst.clone()
     dst[::17] = stream.src[::17]
@@ -48,7 +49,7 @@ def with_node_features(stream: EventStream, width: int = 2) -> EventStream:
 
 
 def events_of(stream: EventStream) -> list[Event]:
-    """The events as an oracle takes them."""
+    """Convert a stream to an oracle's events."""
     features = torch.zeros(len(stream), 0) if stream.edge_features is None else stream.edge_features
     columns = stream.src.tolist(), stream.dst.tolist(), stream.t.tolist(), features.double()
     return list(zip(*columns, strict=True))
@@ -59,7 +60,7 @@ def node_features(stream: EventStream) -> torch.Tensor | None:
 
 
 def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], None] | None = None) -> None:
-    """Train `count` batches of a session and of its oracle: the same losses, gradients, parameters and memory.
+    """Train a session and its oracle for `count` batches, and compare losses, gradients, parameters and memory.
 
     Args:
         check: called after the last batch.
@@ -67,16 +68,16 @@ def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], Non
     events, size = events_of(run.stream), run.config.train.batch_size
     items = list(batches(0, size * count, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
     run.model.train()
-    done_items = 0
+    batch_count = 0
     for item, done in zip(items, in_turn(Stages(run).training(), items), strict=True):
         expected = plain.train_batch(events[item.start : item.stop], item.negatives.tolist(), events)
         assert done.outcome.loss.item() == pytest.approx(expected, rel=1e-9), item.index
         for name, parameter in run.model.named_parameters():
             close(parameter.grad, plain.p[name].grad, 1e-9, f"gradient of {name} in batch {item.index}")
-        done_items += 1
-    assert done_items == count
+        batch_count += 1
+    assert batch_count == count
     for name, parameter in run.model.named_parameters():
-        # Adam divides by the gradient's root mean square, which turns 1e-9 into more where a gradient is tiny.
+        # Adam divides by the gradient's root mean square, which magnifies 1e-9 if a gradient is tiny.
         close(parameter, plain.p[name], 1e-6, name)
     tables = run.state.state_dict()
     for node, (row, time) in plain.memory.items():
@@ -87,5 +88,5 @@ def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], Non
         check()
 
 
-def close(actual: torch.Tensor | None, expected: torch.Tensor | None, tolerance: float, what: str) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance, msg=lambda message: f"{what}: {message}")
+def close(actual: torch.Tensor | None, expected: torch.Tensor | None, tolerance: float, name: str) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance, msg=lambda message: f"{name}: {message}")

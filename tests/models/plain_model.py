@@ -1,4 +1,4 @@
-"""What the oracles share: the iteration, its writes that are seen late, neighbours, layers, predictor and optimiser."""
+"""Common part of the oracles: the iteration, its delayed writes, neighbours, layers, predictor and optimiser."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ Event = tuple[int, int, Time, torch.Tensor]
 
 
 class Mail(NamedTuple):
-    """What an event tells a node: the rows [D] of one end and of the other, its features [E], time and number."""
+    """An event's mail: rows [D] of the endpoint that sends it and of its partner, features [E], time and number."""
 
-    own: torch.Tensor
-    other: torch.Tensor
+    sender: torch.Tensor
+    partner: torch.Tensor
     features: torch.Tensor
     time: Time
     event: int
 
 
 class PlainModel(ABC):
-    """One node, one neighbour, one event at a time; shares nothing with the package but the parameters' names.
+    """A model of one node, one neighbour, one event at a time; it shares only parameter names with the package.
 
-    A model adds `digest` and `embed`; `receivers` where a mail goes elsewhere than to an end of its event too.
+    A subclass adds `digest` and `embed`, and `receivers` if a mail goes to more nodes than an endpoint of its event.
 
     Args:
-        parameters: by name, as the model under test has them; copied.
-        fanout: how many of a node's latest events are its neighbours.
+        parameters: the parameters of the model under test by name; copied.
+        fanout: number of a node's latest events that give its neighbours.
         start: the stream's first time.
-        staleness: how many of the batches before have not been written yet when a batch reads.
-        aggregator: what a node keeps of several mails in a batch, "last" or their "mean".
+        staleness: number of preceding batches that are not written yet when a batch reads.
+        aggregator: "last" or "mean" of a node's mails in a batch.
         node_features: [N, V], or None.
 
     Attributes:
-        memory: row [D] and time of every node that has been written.
-        mails: all that every node has received, the oldest first.
-        hidden: h [D] of the nodes that the latest batch has touched.
+        memory: row [D] and time of every written node.
+        mails: all mails that every node has received, the oldest first.
+        hidden: h [D] of the nodes in the latest batch.
         now: the time of that batch's first event.
     """
 
     NAMES: ClassVar[dict[str, str]] = {}
-    """What the package calls a layer, by what it is called here; the same where it is missing."""
+    """The package's name of a layer by its name here, if they differ."""
 
     def __init__(
         self, parameters: dict[str, torch.Tensor], dim: int, fanout: int, start: Time, staleness: int = 0,
@@ -58,7 +58,7 @@ class PlainModel(ABC):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the nodes' state, as at an epoch's start; batches begin with event 0 again."""
+        """Clear the nodes' state, as at the start of an epoch; batches begin with event 0 again."""
         self.memory: dict[int, tuple[torch.Tensor, Time]] = {}
         self.mails: dict[int, list[Mail]] = {}
         self.hidden: dict[int, torch.Tensor] = {}
@@ -66,13 +66,12 @@ class PlainModel(ABC):
         self.events, self.now = 0, self.start
 
     def train_batch(self, events: list[Event], negatives: list[int], future: list[Event]) -> float:
-        """One iteration; its loss. `future` holds all events that may be neighbours, the batch's own too."""
+        """Run an iteration and return its loss; `future` holds all events that may give neighbours, the batch's too."""
         positive, negative = self.logits(events, negatives, future)
         loss = -positive.sigmoid().log().mean() - (1 - negative.sigmoid()).log().mean()
         for value in self.p.values():
-            value.grad = torch.zeros_like(
-                value
-            )  # so that the optimiser counts every batch as a step of every parameter
+            # A zero gradient, so that the optimiser counts every batch as a step of every parameter.
+            value.grad = torch.zeros_like(value)
         loss.backward()
         self.optimizer.step()
         self.write(events)
@@ -82,7 +81,7 @@ class PlainModel(ABC):
     def score_batch(
         self, events: list[Event], negatives: list[int], future: list[Event]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B] of the events and of their negatives, without training; then what the batch writes."""
+        """Compute logits [B] of the events and of their negatives without training, then write the batch."""
         scores = self.logits(events, negatives, future)
         self.write(events)
         return scores
@@ -101,77 +100,77 @@ class PlainModel(ABC):
     def write(self, events: list[Event]) -> None:
         rows = {node: self.hidden[node].detach() for src, dst, *_ in events for node in (src, dst)}
         memory = {node: (row, self.digested_time(node)) for node, row in rows.items()}
-        self.unwritten.append((memory, self.sent(events, rows)))
+        self.unwritten.append((memory, self.batch_mails(events, rows)))
         self.events += len(events)
         if len(self.unwritten) > self.staleness:
-            memory, sent = self.unwritten.pop(0)
+            memory, mails = self.unwritten.pop(0)
             self.memory.update(memory)
-            for node, mail in sent.items():
+            for node, mail in mails.items():
                 self.mails.setdefault(node, []).append(mail)
 
-    def sent(self, events: list[Event], rows: dict[int, torch.Tensor]) -> dict[int, Mail]:
-        """One mail to every end of an event and to whoever hears of that end; a node keeps one mail of a batch."""
-        delivered: dict[int, list[Mail]] = {}
+    def batch_mails(self, events: list[Event], rows: dict[int, torch.Tensor]) -> dict[int, Mail]:
+        """Send a mail per endpoint of every event to its receivers; return the one mail that each node keeps."""
+        by_receiver: dict[int, list[Mail]] = {}
         for number, (src, dst, t, features) in enumerate(events, self.events):
             for node, partner in ((src, dst), (dst, src)):
                 mail = Mail(rows[node], rows[partner], features, t, number)
                 for receiver in self.receivers(node, t):
-                    delivered.setdefault(receiver, []).append(mail)
-        return {node: self.kept(mails) for node, mails in delivered.items()}
+                    by_receiver.setdefault(receiver, []).append(mail)
+        return {node: self.aggregate(mails) for node, mails in by_receiver.items()}
 
     def receivers(self, node: int, t: Time) -> list[int]:
-        """Who gets the mail of an event's end."""
+        """Nodes that receive the mail of an event's endpoint."""
         return [node]
 
-    def kept(self, mails: list[Mail]) -> Mail:
-        """The last of the mails, with the mean of their rows and features under "mean"."""
+    def aggregate(self, mails: list[Mail]) -> Mail:
+        """The last mail; under "mean", with the mean of the mails' rows and features."""
         last = mails[-1]
         if self.aggregator == "last":
             return last
-        own, other, features = (torch.stack(column).mean(0) for column in list(zip(*mails, strict=True))[:3])
-        return Mail(own, other, features, max(mail.time for mail in mails), last.event)
+        sender, partner, features = (torch.stack(column).mean(0) for column in list(zip(*mails, strict=True))[:3])
+        return Mail(sender, partner, features, max(mail.time for mail in mails), last.event)
 
     def memory_of(self, node: int) -> tuple[torch.Tensor, Time]:
         return self.memory.get(node, (torch.zeros(self.dim, dtype=torch.float64), self.start))
 
     def digested_time(self, node: int) -> Time:
-        """The time that a node's memory has when its mail is digested."""
+        """Time of a node's memory after its mail is digested."""
         return self.mails[node][-1].time if node in self.mails else self.memory_of(node)[1]
 
-    def updated(self, node: int) -> torch.Tensor:
-        """h(u), once a batch."""
+    def update(self, node: int) -> torch.Tensor:
+        """Compute h(u), once per batch."""
         if node not in self.hidden:
             self.hidden[node] = self.digest(node)
         return self.hidden[node]
 
-    def row(self, node: int) -> torch.Tensor:
-        """What embeddings are made of: h(u), with the projected features of u where nodes have features."""
+    def hidden_row(self, node: int) -> torch.Tensor:
+        """h(u), plus the projected features of u if nodes have features: the input of embeddings."""
         if self.node_features is None:
-            return self.updated(node)
-        return self.updated(node) + self.linear("node_projection", self.node_features[node])
+            return self.update(node)
+        return self.update(node) + self.linear("node_projection", self.node_features[node])
 
     @abstractmethod
     def digest(self, node: int) -> torch.Tensor:
-        """h(u) from memory and mails."""
+        """Compute h(u) from memory and mails."""
 
     @abstractmethod
     def embed(self, node: int, t: Time) -> torch.Tensor:
-        """The embedding of a node at a time."""
+        """Compute the embedding of a node at a time."""
 
     def message(self, node: int) -> torch.Tensor:
-        """A node's latest mail with its age when it came, [2·D + E + D]; zeros without mail."""
+        """A node's latest mail with its age on arrival, [2·D + E + D]; zeros without mail."""
         if node not in self.mails:
             return torch.zeros(self.parameter("updater", "weight_ih").shape[1], dtype=torch.float64)
         mail = self.mails[node][-1]
-        return torch.cat([mail.own, mail.other, mail.features, self.phi(mail.time - self.memory_of(node)[1])])
+        return torch.cat([mail.sender, mail.partner, mail.features, self.phi(mail.time - self.memory_of(node)[1])])
 
     def neighbours(self, node: int, t: Time) -> list[tuple[int, Time, torch.Tensor]]:
         """The latest `fanout` earlier events of a node: partner, time, features; the latest first."""
-        found = []
-        for src, dst, when, features in self.history:
-            if when < t:
-                found += [(dst, when, features)] * (src == node) + [(src, when, features)] * (dst == node)
-        return found[::-1][: self.fanout]
+        neighbours = []
+        for src, dst, t_v, features in self.history:
+            if t_v < t:
+                neighbours += [(dst, t_v, features)] * (src == node) + [(src, t_v, features)] * (dst == node)
+        return neighbours[::-1][: self.fanout]
 
     def phi(self, delta: Time) -> torch.Tensor:
         return torch.cos(self.frequency * delta)
@@ -182,17 +181,17 @@ class PlainModel(ABC):
     def linear(self, layer: str, x: torch.Tensor) -> torch.Tensor:
         return self.parameter(layer, "weight") @ x + self.parameter(layer, "bias")
 
-    def normed(self, layer: str, x: torch.Tensor) -> torch.Tensor:
+    def layer_norm(self, layer: str, x: torch.Tensor) -> torch.Tensor:
         centred = x - x.mean()
         scaled = centred / (centred.square().mean() + 1e-5).sqrt()
         return scaled * self.parameter(layer, "weight") + self.parameter(layer, "bias")
 
-    def attended(self, query: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
         """Σ a_j v_j [K, D/K] with a = softmax of LeakyReLU(q·k_j), per head; query, keys and values [K, D/K]."""
         logits = (torch.stack(keys) * query).sum(2)
         weights = torch.softmax(torch.where(logits > 0, logits, 0.2 * logits), 0)
         return (weights.unsqueeze(2) * torch.stack(values)).sum(0)
 
     def score(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        together = self.linear("predictor.src", src) + self.linear("predictor.dst", dst)
-        return self.linear("predictor.out", together.clamp(min=0)).squeeze(0)
+        hidden = self.linear("predictor.src", src) + self.linear("predictor.dst", dst)
+        return self.linear("predictor.out", hidden.clamp(min=0)).squeeze(0)

@@ -1,4 +1,4 @@
-"""Six events on which the models are worked out by hand: weights, states after each batch of two, logits."""
+"""Six events for which the models are computed by hand: weights, states after each batch of two, logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ApanState = tuple[float, float, int, list[Slot | None]]
 
 
 def logit(src: float, dst: float) -> float:
-    """What the predictors below make of two embeddings (of multiples of UNIT for APAN)."""
+    """Compute the predictors' logit of two embeddings (multiples of UNIT for APAN)."""
     return 1.5 * max(0.0, src + 2 * dst + 0.375) - 0.5
 
 
@@ -24,10 +24,11 @@ LAST_MAIL = ("memory", "memory_time", "partner", "event_id", "mail_time")
 
 
 def last_mails(first: float, second: float, third: float) -> list[dict[int, State]]:
-    """Of a model with one mail a node: memory, its time, partner row, event, mail time, per batch and node.
+    """States of a model with one mail per node: memory, its time, partner row, event, mail time, per batch and node.
 
     Args:
-        first: what a node without mail becomes; second: that with a mail of one like it; third: that with one again.
+        first: memory of a node that had no mail; second: `first` after a mail from a node of memory `first`; third:
+            `second` after a mail from a node of memory `second`.
     """
     a, b, c = first, second, third
     return [
@@ -51,14 +52,14 @@ JODIE_WEIGHTS: Weights = {
     "predictor.out.weight": [[1.5]],
     "predictor.out.bias": [-0.5],
 }
-# A mail's own row is the node's memory, so h = tanh(1¼·m + 2·p + ½·cos Δ + ⅛) with mail. Without, the whole message is
-# 0, cos too, and so is m: a node that has been written has mail.
+# The sender's row of a mail is the node's memory, so h = tanh(1¼·m + 2·p + ½·cos Δ + ⅛) with mail. Without mail the
+# whole message is 0, including cos, and so is m: a written node has mail.
 K0 = tanh(0.125)
 K1 = tanh(1.25 * K0 + 2 * K0 + 0.5 * cos(0) + 0.125)  # after one mail, sent at 10 to a memory of time 10
 K2 = tanh(1.25 * K1 + 2 * K1 + 0.5 * cos(4) + 0.125)  # after the next, sent at 14
 JODIE_AFTER = last_mails(K0, K1, K2)
 
-# What a batch after the third makes of each node: mails of 16, 14, 12 and 16, memories of 14, 14, 10 and 10.
+# The nodes' memories in a batch after the third: mails of 16, 14, 12 and 16, memories of 14, 14, 10 and 10.
 JODIE_NEXT = [
     tanh(1.25 * K2 + 2 * K0 + 0.5 * cos(2) + 0.125),
     tanh(1.25 * K2 + 2 * K2 + 0.5 * cos(0) + 0.125),
@@ -66,17 +67,18 @@ JODIE_NEXT = [
     tanh(1.25 * K0 + 2 * K2 + 0.5 * cos(6) + 0.125),
 ]
 
-# The gaps of the training events' ends are 0 0, 0 0, 2 0, 4 4: the self-loop's second end comes at once, and 10 is the
-# stream's start for the first ones.
+# The gaps of the training events' endpoints are 0 0, 0 0, 2 0, 4 4: the second endpoint of the self-loop has gap 0, and
+# a node's first gap counts from the stream's start, 10.
 GAP = sqrt(36 / 8 - (10 / 8) ** 2)
 
 
 def drift(elapsed: int) -> float:
-    """1 + w·δ, a time after what memory has digested."""
+    """Compute 1 + w·δ for a time `elapsed` after the last digested mail."""
     return 1 + 0.5 * elapsed / GAP
 
 
-# Per batch, of its two events: time counts from 10, from the mail of 10, and last from the mail of 14 but for node 3.
+# Logits of the two events per batch: time counts from 10, then from the mail of 10, and last from the mail of 14 except
+# for node 3.
 JODIE_LOGITS = [
     [logit(K0 * drift(0), K0 * drift(0)), logit(K0 * drift(0), K0 * drift(0))],
     [logit(K1 * drift(2), K1 * drift(2)), logit(K1 * drift(4), K1 * drift(4))],
@@ -84,9 +86,9 @@ JODIE_LOGITS = [
 ]
 
 
-# Every row is (UNIT·r, 0), and r is what stands below. LayerNorm of two numbers UNIT·s apart is ±s/√(s² + 4), as UNIT²
-# is its eps: half the difference is UNIT·s/2, and (s/2)/√(s²/4 + 1) the same thing. A larger unit would leave the sign
-# of s alone.
+# Every row is (UNIT·r, 0), and the values below are r. LayerNorm of two numbers UNIT·s apart is ±s/√(s² + 4), as UNIT²
+# is its eps: half the difference is UNIT·s/2, and (s/2)/√(s²/4 + 1) equals it. With a larger unit only the sign of s
+# would matter.
 UNIT = sqrt(1e-5)
 APAN = {"dim": 2, "heads": 1, "slots": 2, "fanout": 1}
 APAN_WEIGHTS: Weights = {
@@ -113,32 +115,32 @@ APAN_WEIGHTS: Weights = {
 }
 
 
-def normed(apart: float) -> float:
-    """The first of two numbers that far apart (in units) after LayerNorm; the second is its opposite."""
-    return apart / sqrt(apart * apart + 4)
+def normalise(difference: float) -> float:
+    """Apply LayerNorm to two numbers with this difference in units; return the first, the second is its opposite."""
+    return difference / sqrt(difference * difference + 4)
 
 
 def output(context: float, memory: float) -> float:
-    """r of h. In units y = (2n + ½, ¼ − n), and the hidden units are y₁ − y₂ + ¼ and y₂ where these are positive."""
-    n = normed(context + memory)
+    """Compute r of h. In units y = (2n + ½, ¼ − n), and the hidden units are the ReLU of y₁ − y₂ + ¼ and of y₂."""
+    n = normalise(context + memory)
     y = (2 * n + 0.5, 0.25 - n)
     inner = (max(0.0, y[0] - y[1] + 0.25), max(0.0, y[1]))
     mixed = (y[0] + 0.5 * inner[0] - inner[1] + 0.25, y[1] + 0.5 * inner[0])
-    return 2 * normed(mixed[0] - mixed[1]) + 0.5
+    return 2 * normalise(mixed[0] - mixed[1]) + 0.5
 
 
-def value(own: float, other: float, delta: int) -> float:
-    return own + 2 * other + 0.5 * cos(delta) + 0.25
+def value(sender: float, partner: float, delta: int) -> float:
+    return sender + 2 * partner + 0.5 * cos(delta) + 0.25
 
 
-def weight(memory: float, own: float, other: float, delta: int) -> float:
-    """e to the power of a slot's LeakyReLU(q·k / √2)."""
-    product = (memory + 0.5) * (0.25 * own - 0.5 * other + cos(delta) + 0.125) / sqrt(2)
+def weight(memory: float, sender: float, partner: float, delta: int) -> float:
+    """Compute e to the power of a slot's LeakyReLU(q·k / √2)."""
+    product = (memory + 0.5) * (0.25 * sender - 0.5 * partner + cos(delta) + 0.125) / sqrt(2)
     return exp(max(product, 0.2 * product))
 
 
 def h(memory: float, *slots: tuple[float, float, int]) -> float:
-    """r of h, from slots of (own, other, Δ)."""
+    """Compute r of h from slots of (sender, partner, Δ)."""
     weights = [weight(memory, *slot) for slot in slots]
     values = [value(*slot) for slot in slots]
     return output(sum(a * v for a, v in zip(weights, values, strict=True)) / (sum(weights) or 1), memory)
@@ -146,16 +148,16 @@ def h(memory: float, *slots: tuple[float, float, int]) -> float:
 
 # Δ counts to the first event of the batch that reads: 10, 12, 14.
 R0 = h(0)  # no mail, memory 0: y = (½, ¼), inner (½, ¼), mixed (¾, ½), ¼ apart: r = ½/√(1/16 + 4) + ½
-R1 = h(R0, (R0, R0, 2))  # one mail, of 10, takes all the attention
+R1 = h(R0, (R0, R0, 2))  # one mail, of 10, gets all the attention
 R2 = h(R1, (R0, R0, 4), (R1, R1, 0))  # mails of 10 and of 14; q·k of the older one is negative
 
-# Who receives, in order. Batch 0: nobody has neighbours before 10. Batch 1: event 2, twice, goes to 2 and its neighbour
-# of event 1, node 0; event 3 to 1 and its neighbour 0, then to 0 and its neighbour 2 (of event 1: event 3 is not before
-# 14). Batch 2: event 4 goes to 0 and 2, then to 1 and 0; event 5 to 3, then to 0 and its neighbour of event 4, node 1.
+# Receivers in order. Batch 0: no node has neighbours before 10. Batch 1: event 2 goes, twice, to 2 and to its neighbour
+# by event 1, node 0; event 3 to 1 and its neighbour 0, then to 0 and its neighbour 2 (by event 1: event 3 is not before
+# 14). Batch 2: event 4 goes to 0 and 2, then to 1 and 0; event 5 to 3, then to 0 and its neighbour by event 4, node 1.
 M0, M1 = (R0, R0, 0, 10), (R0, R0, 1, 10)
 M3 = (R1, R1, 3, 14)
 
-# Per batch and node: memory, its time, how many mails it has received, slots of (own, other, event, time).
+# Per batch and node: memory, its time, number of received mails, slots of (sender, partner, event, time).
 APAN_AFTER: list[dict[int, ApanState]] = [
     {0: (R0, 10, 1, [M1, None]), 1: (R0, 10, 1, [M0, None]), 2: (R0, 10, 1, [M1, None]), 3: (0, 10, 0, [None, None])},
     {0: (R1, 10, 2, [M1, M3]), 1: (R1, 10, 2, [M0, M3]), 2: (R1, 10, 2, [M1, M3]), 3: (0, 10, 0, [None, None])},
@@ -175,7 +177,7 @@ APAN_MEAN_AFTER: list[dict[int, ApanState]] = [
         1: (R2, 14, 3, [(R2, (R2 + R0) / 2, 5, 16), M3]),
     },
 ]
-# What a batch that begins at 17 makes of each node under "last".
+# Each node's memory under "last" in a batch that begins at 17.
 NEXT = 17
 APAN_NEXT = [
     h(R2, (R2, R0, 1), (R1, R1, 3)),

@@ -1,4 +1,4 @@
-"""APAN: states and logits worked out by hand, whole runs beside the oracle, and where dropout acts."""
+"""APAN: states and logits computed by hand, whole runs against the oracle, and the effects of dropout."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from tests.models.six_events import UNIT, ApanState
 SETTINGS = {"model": "apan", "dim": 6, "heads": 2, "fanout": 3, "slots": 4}
 
 
-def oracle(run: Session, **shared: Any) -> PlainAPAN:
+def oracle(run: Session, **options: Any) -> PlainAPAN:
     config = run.config.model
     return PlainAPAN(
         dict(run.model.named_parameters()), config.dim, config.heads, config.fanout, run.stream.t[0].item(),
-        config.slots, **shared,
+        config.slots, **options,
     )  # fmt: skip
 
 
 def state_of(tables: dict[str, torch.Tensor], node: int) -> list[Any]:
-    """Memory, its time, mails received, and every slot's own row, other row, event and time, of a node of width 2."""
+    """State of a node of width 2: memory, its time, mail count, and sender row, partner row, event, time per slot."""
     mails, slots = tables["mails"][node] / UNIT, []
     assert not mails[:, 1::2].any()
-    for (own, other), event, time in zip(
+    for (sender, partner), event, time in zip(
         mails[:, ::2].tolist(), tables["event_id"][node].tolist(), tables["mail_time"][node].tolist(), strict=True
     ):
-        slots += [own, other, event, time]
+        slots += [sender, partner, event, time]
     memory, time, received = (tables[name][node] for name in ("memory", "memory_time", "received"))
     assert memory[1] == 0
     return [memory[0].item() / UNIT, time.item(), received.item(), *slots]
@@ -56,14 +56,14 @@ def state_of(tables: dict[str, torch.Tensor], node: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("aggregator", "states"), [("last", six_events.APAN_AFTER), ("mean", six_events.APAN_MEAN_AFTER)]
 )
-def test_states_and_logits_worked_out_by_hand(aggregator: str, states: list[dict[int, ApanState]]) -> None:
+def test_states_and_logits_by_hand(aggregator: str, states: list[dict[int, ApanState]]) -> None:
     run = session(SIX_STREAM, 2, model="apan", aggregator=aggregator, **six_events.APAN)
     weights = {name: torch.tensor(values, dtype=torch.float64) for name, values in six_events.APAN_WEIGHTS.items()}
     missing, unknown = run.model.load_state_dict(weights, strict=False)
     assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    scored = in_turn(Stages(run).scoring(), items)
-    for after, logits, done in zip(states, six_events.APAN_LOGITS, scored, strict=True):
+    outputs = in_turn(Stages(run).scoring(), items)
+    for after, logits, done in zip(states, six_events.APAN_LOGITS, outputs, strict=True):
         assert done.outcome.logits[0].tolist() == pytest.approx(logits, abs=1e-12)
         for node, (*expected, slots) in after.items():
             expected += [part for slot in slots for part in (slot or (0, 0, -1, 10))]
@@ -71,15 +71,17 @@ def test_states_and_logits_worked_out_by_hand(aggregator: str, states: list[dict
 
 
 def check_rings(run: Session, plain: PlainAPAN) -> None:
-    """Every slot of every node, counts too."""
+    """Check the mail count and every slot of every node."""
     tables, start = run.state.state_dict(), plain.start
     for node in range(run.stream.num_nodes):
-        assert tables["received"][node] == run.state.sent[node] == plain.received(node)
+        assert tables["received"][node] == run.state.sent[node] == plain.mail_count(node)
         for slot, mail in enumerate(plain.ring(node)):
             times = tables["event_id"][node, slot].item(), tables["mail_time"][node, slot].item()
             assert times == ((-1, start) if mail is None else (mail.event, mail.time)), (node, slot)
             if mail is not None:
-                close(tables["mails"][node, slot], torch.cat([mail.own, mail.other]), 1e-7, f"mail {slot} of {node}")
+                close(
+                    tables["mails"][node, slot], torch.cat([mail.sender, mail.partner]), 1e-7, f"mail {slot} of {node}"
+                )
             if mail is not None and "mail_features" in tables:
                 close(tables["mail_features"][node, slot], mail.features, 1e-12, f"features of mail {slot} of {node}")
 
@@ -93,7 +95,7 @@ def test_equals_the_oracle(small_stream: EventStream, aggregator: str, features:
     plain = oracle(run, aggregator=aggregator, node_features=node_features(stream))
     compare(run, plain, 50)
     check_rings(run, plain)
-    assert int(run.state.sent.max()) > 10  # mails have lain over mails
+    assert int(run.state.sent.max()) > 10  # mails have replaced mails
 
 
 @pytest.mark.data
@@ -110,11 +112,11 @@ def test_one_head_of_the_whole_width(small_stream: EventStream) -> None:
     compare(run, oracle(run), 5)
 
 
-def test_dropout_is_keyed_by_the_epoch_and_trains(small_stream: EventStream) -> None:
+def test_dropout_depends_on_the_epoch_and_trains(small_stream: EventStream) -> None:
     def losses(dropout: float, epoch: int) -> list[float]:
         run = session(small_stream, 100, dropout=dropout, **SETTINGS)
-        same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the dropout's key changes
+        first_epoch = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        items = [replace(batch, epoch=epoch) for batch in first_epoch]  # the negatives stay, the key of dropout changes
         return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(0.5, 1) == losses(0.5, 1)
@@ -123,7 +125,7 @@ def test_dropout_is_keyed_by_the_epoch_and_trains(small_stream: EventStream) -> 
 
 
 def test_dropout_acts_on_attention_and_on_the_hidden_units(small_stream: EventStream) -> None:
-    """Without its output layer, attention is all that is left for dropout to act on; without values, nothing."""
+    """Disable the output layer, so that dropout acts on attention alone; without values, it acts on nothing."""
 
     def losses(dropout: float, *without: str) -> list[float]:
         run = session(small_stream, 100, dropout=dropout, **SETTINGS)

@@ -1,4 +1,4 @@
-"""JODIE: states and logits worked out by hand, and whole runs beside the oracle."""
+"""JODIE: states and logits computed by hand, and whole runs against the oracle."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tests.models.beside_oracle import (
 from tests.models.plain_jodie import PlainJODIE
 
 
-def oracle(run: Session, **shared: Any) -> PlainJODIE:
+def oracle(run: Session, **options: Any) -> PlainJODIE:
     parameters, training = dict(run.model.named_parameters()), events_of(run.stream)[: run.split.train_end]
-    return PlainJODIE(parameters, run.config.model.dim, run.stream.t[0].item(), training, **shared)
+    return PlainJODIE(parameters, run.config.model.dim, run.stream.t[0].item(), training, **options)
 
 
-def test_states_and_logits_worked_out_by_hand() -> None:
+def test_states_and_logits_by_hand() -> None:
     run = session(SIX_STREAM, 2, model="jodie", **six_events.JODIE)
     weights = {name: torch.tensor(values, dtype=torch.float64) for name, values in six_events.JODIE_WEIGHTS.items()}
     missing, unknown = run.model.load_state_dict(weights, strict=False)
     assert (set(missing), unknown) == ({"time.frequency", "time.phase"}, [])
     items = batches(0, 6, 2, run.negatives, Purpose.EVAL_NEGATIVES, 0)
-    scored = in_turn(Stages(run).scoring(), items)
-    for after, logits, done in zip(six_events.JODIE_AFTER, six_events.JODIE_LOGITS, scored, strict=True):
+    outputs = in_turn(Stages(run).scoring(), items)
+    for after, logits, done in zip(six_events.JODIE_AFTER, six_events.JODIE_LOGITS, outputs, strict=True):
         assert done.outcome.logits[0].tolist() == pytest.approx(logits, abs=1e-12)
         tables = run.state.state_dict()
         for node, expected in after.items():
@@ -65,7 +65,7 @@ def test_equals_the_oracle_on_a_real_stream(real_data: Path) -> None:
     compare(run, oracle(run), 50)
 
 
-def test_the_spread_of_gaps_is_that_of_training(small_stream: EventStream) -> None:
+def test_the_gap_scale_comes_from_training_events(small_stream: EventStream) -> None:
     for stream in (SIX_STREAM, irregular(small_stream), first(small_stream, 300)):
         run = session(stream, 2, model="jodie", dim=2)
         assert Facts.of(stream, run.sampler.adjacency).gap == pytest.approx(oracle(run).gap, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Mitigation by similarity against a plain oracle, a case by hand, and what it must leave alone."""
+"""Mitigation by similarity: against a plain oracle, a case by hand, and the state that it must not change."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def adjacency_of(events: list[Event], num_nodes: int, kind: torch.dtype) -> Temp
 
 
 def state_of(rows: list[Row], start: Number, kind: torch.dtype) -> NodeState[LastMail]:
-    """A state with these (memory time, memory) rows; nothing else of it matters here."""
+    """Create a state with these (memory time, memory) rows, and defaults elsewhere."""
     state = NodeState.create(CompactMailbox(DIM, 0, torch.float64), len(rows), torch.tensor(start, dtype=kind))
-    state.tables["memory_time"].copy_(torch.tensor([then for then, _ in rows], dtype=kind))
+    state.tables["memory_time"].copy_(torch.tensor([memory_time for memory_time, _ in rows], dtype=kind))
     state.tables["memory"].copy_(torch.tensor([row for _, row in rows], dtype=torch.float64).view(-1, DIM))
     return state
 
 
 @dataclass
 class Case:
-    """A stream, what was fetched for some of its nodes, what the state holds by now, and the time of the batch."""
+    """A stream, rows fetched for some of its nodes, the state's current rows, and the batch's time."""
 
     events: list[Event]
     nodes: list[int]
@@ -50,7 +50,7 @@ class Case:
     kind: torch.dtype
 
     def record(self) -> LastMail:
-        """Fetched from a state that had these rows."""
+        """Fetch the record from a state with the fetched rows."""
         rows = list(self.current)
         for node, row in zip(self.nodes, self.fetched, strict=True):
             rows[node] = row
@@ -72,7 +72,8 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Few nodes, tied events, self-loops, repeats, nodes without history; memory times tied, at the start, far back."""
+    """Draw few nodes, tied events, self-loops, repeats, nodes without history; memory times tied, at the start, far
+    back."""
     size = draw(st.integers(1, 9))
     node, floating = st.integers(0, size - 1), draw(st.booleans())
     step, kind = (0.25, torch.float64) if floating else (1, torch.int64)
@@ -81,7 +82,9 @@ def cases(draw: st.DrawFn) -> Case:
     for src, dst, gap in draw(st.lists(st.tuples(node, node, st.integers(0, 2)), min_size=1, max_size=80)):
         time += gap * step
         events.append((src, dst, time))
-    at = draw(st.sampled_from([t for _, _, t in events[len(events) // 2 :]] + [time + step, time + 2**24 * step]))
+    batch_time = draw(
+        st.sampled_from([t for _, _, t in events[len(events) // 2 :]] + [time + step, time + 2**24 * step])
+    )
     rows = st.tuples(
         st.sampled_from([start, *[start + k * step for k in (1, 2, 3, 5, 8, 2**24, 2**24 + 1)]]),
         st.lists(st.floats(-1, 1, width=16), min_size=DIM, max_size=DIM),
@@ -89,7 +92,7 @@ def cases(draw: st.DrawFn) -> Case:
     nodes = draw(st.lists(node, unique=True, max_size=size))
     fetched = draw(st.lists(rows, min_size=len(nodes), max_size=len(nodes)))
     current = draw(st.lists(rows, min_size=size, max_size=size))
-    return Case(events, nodes, fetched, current, start, at, kind)
+    return Case(events, nodes, fetched, current, start, batch_time, kind)
 
 
 SETTINGS = st.fixed_dictionaries({
@@ -100,10 +103,10 @@ SETTINGS = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-def check(case: Case, chosen: dict[str, Any]) -> int:
-    """Compare with the oracle; how many rows were blended."""
-    record, result, count = case.apply(**chosen)
-    memory, blended = case.expected(**chosen)
+def check(case: Case, options: dict[str, Any]) -> int:
+    """Compare with the oracle, and return the number of blended rows."""
+    record, result, count = case.apply(**options)
+    memory, blended = case.expected(**options)
     assert count == len(blended)
     expected = torch.tensor(memory, dtype=torch.float64).view(-1, DIM)
     assert float((result.memory - expected).abs().sum()) <= 1e-12
@@ -116,13 +119,13 @@ def check(case: Case, chosen: dict[str, Any]) -> int:
 
 @settings(deadline=None, max_examples=300)
 @given(cases(), SETTINGS)
-def test_is_the_plain_oracle(case: Case, chosen: dict[str, Any]) -> None:
-    check(case, chosen)
+def test_against_the_plain_oracle(case: Case, options: dict[str, Any]) -> None:
+    check(case, options)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_is_the_plain_oracle_on_long_histories(seed: int) -> None:
-    """Many events an endpoint, most of them between a few pairs, so that both windows and the search bind."""
+def test_against_the_plain_oracle_on_long_histories(seed: int) -> None:
+    """Give each endpoint many events, mostly between a few pairs, so that both windows and the search are limited."""
     random = Random(seed)
     size, step = random.randrange(8, 40), random.choice([1, 0.25])
     kind = torch.int64 if step == 1 else torch.float64
@@ -133,23 +136,23 @@ def test_is_the_plain_oracle_on_long_histories(seed: int) -> None:
     rows = [(UNIX + random.randrange(30) * step, [random.uniform(-1, 1) for _ in range(DIM)]) for _ in range(2 * size)]
     nodes = random.sample(range(size), size)
     case = Case(events, nodes, rows[:size], rows[size:], UNIX + 0 * step, UNIX + random.randrange(25, 210) * step, kind)
-    chosen = {"quantile": 0.3, "blend": 0.75, "fanout": random.randrange(1, 8), "peers": random.randrange(1, 5)}
-    assert check(case, chosen) > 0
+    options = {"quantile": 0.3, "blend": 0.75, "fanout": random.randrange(1, 8), "peers": random.randrange(1, 5)}
+    assert check(case, options) > 0
 
 
 @settings(deadline=None, max_examples=60)
 @given(cases(), SETTINGS, st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=30))
-def test_later_events_change_nothing(case: Case, chosen: dict[str, Any], more: list[tuple[int, int]]) -> None:
+def test_later_events_change_nothing(case: Case, options: dict[str, Any], more: list[tuple[int, int]]) -> None:
     earlier = [event for event in case.events if event[2] < case.time]
     size = len(case.current)
     later = [(src % size, dst % size, case.time + i // 3) for i, (src, dst) in enumerate(more)]
-    _, without, count = case.apply(earlier, **chosen)
-    _, result, same = case.apply(earlier + later, **chosen)
-    assert count == same
+    _, without, count = case.apply(earlier, **options)
+    _, result, new_count = case.apply(earlier + later, **options)
+    assert count == new_count
     assert torch.equal(without.memory, result.memory)
 
 
-# Node 0 shares neighbours 4 and 5 with node 1, 4 alone with 2 and 3; 6 and 7 share nothing; 3 is no later than 0.
+# Node 0 shares neighbours 4 and 5 with node 1, and only 4 with 2 and 3; 6 and 7 share nothing; 3 is no later than 0.
 HAND = Case(
     events=[
         (0, 4, 10), (0, 5, 10), (0, 4, 11), (1, 4, 12), (1, 5, 12), (2, 4, 13), (3, 4, 13), (6, 7, 14), (6, 5, 30),
@@ -167,18 +170,18 @@ HAND = Case(
 @pytest.mark.parametrize(
     ("peers", "mean"), [(1, [0.0, 1.0, 4.0]), (2, [1.0, 0.5, 2.0]), (5, [1.0, 0.5, 2.0])], ids=["one", "two", "all"]
 )
-def test_worked_out_by_hand(peers: int, mean: list[float]) -> None:
+def test_a_case_by_hand(peers: int, mean: list[float]) -> None:
     record, result, count = HAND.apply(quantile=0.6, blend=0.75, peers=peers)
-    own = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    memory = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     assert count == 1
-    assert torch.allclose(result.memory[1], 0.75 * own + 0.25 * torch.tensor(mean).double(), rtol=0, atol=1e-15)
+    assert torch.allclose(result.memory[1], 0.75 * memory + 0.25 * torch.tensor(mean).double(), rtol=0, atol=1e-15)
     assert torch.equal(result.memory[[0, 2, 3]], record.memory[[0, 2, 3]])
 
 
 def crowd(
     size: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Mitigation, LastMail, torch.Tensor, NodeState[LastMail]]:
-    """A bipartite stream of `size` users among 20 items, each user's memory of another time, all users fetched."""
+    """Make a bipartite stream of `size` users and 20 items with distinct memory times per user, and fetch all users."""
     generator = torch.Generator().manual_seed(3)
     users = torch.arange(size).repeat(3)
     items = size + torch.randint(0, 20, (3 * size,), generator=generator)
@@ -192,7 +195,7 @@ def crowd(
 
 
 @pytest.mark.parametrize(("size", "stale"), [(99, 0), (100, 1), (199, 1), (200, 2), (1700, 17)])
-def test_one_row_in_a_hundred_is_stale(size: int, stale: int) -> None:
+def test_the_oldest_hundredth_of_the_rows_is_stale(size: int, stale: int) -> None:
     mitigation, record, nodes, state = crowd(size)
     result, count = mitigation.apply(record, nodes, torch.tensor(UNIX + 9999), state)
     changed = (result.memory != state.tables["memory"][nodes]).any(1).nonzero().squeeze(1)
@@ -212,7 +215,7 @@ def test_quantile_one_blends_nothing(size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("quantile", [0.0, 0.99])
-def test_none_or_one_row(size: int, quantile: float) -> None:
+def test_no_row_or_one(size: int, quantile: float) -> None:
     mitigation, record, nodes, state = crowd(123)
     record, nodes = LastMail(*(column[:size] for column in record)), nodes[:size]
     result, count = Mitigation(mitigation.adjacency, quantile).apply(record, nodes, torch.tensor(UNIX + 9999), state)
@@ -221,7 +224,7 @@ def test_none_or_one_row(size: int, quantile: float) -> None:
     assert torch.equal(result.memory, state.tables["memory"][nodes])
 
 
-def test_batch_without_memory_and_graph_without_events() -> None:
+def test_a_batch_without_memory_and_a_graph_without_events() -> None:
     mitigation, record, nodes, state = crowd(123)
     state.reset()
     fresh = state.fetch(nodes, torch.zeros(1, 0))
@@ -231,7 +234,7 @@ def test_batch_without_memory_and_graph_without_events() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_repeats_itself_in_its_dtype_and_writes_the_rows_alone(dtype: torch.dtype) -> None:
+def test_it_is_deterministic_keeps_the_dtype_and_writes_only_memory(dtype: torch.dtype) -> None:
     mitigation, record, nodes, state = crowd(1700, dtype)
     inputs = (*record[1:], nodes, *state.state_dict().values())
     before = [column.clone() for column in inputs]
@@ -244,23 +247,23 @@ def test_repeats_itself_in_its_dtype_and_writes_the_rows_alone(dtype: torch.dtyp
     assert all(torch.equal(old, new) for old, new in zip(before, inputs, strict=True))
 
 
-def test_reads_the_state_once_a_table() -> None:
+def test_it_reads_each_table_of_the_state_once() -> None:
     mitigation, record, nodes, state = crowd(1700)
     reads: list[str] = []
 
-    class Watched(NodeState[LastMail]):
+    class LoggedState(NodeState[LastMail]):
         def __getattribute__(self, name: str) -> Any:
             reads.append(name)
             return super().__getattribute__(name)
 
-    state.__class__ = Watched
+    state.__class__ = LoggedState
     assert mitigation.apply(record, nodes, torch.tensor(UNIX + 9999), state)[1] == 17
-    # Times to choose by, then the chosen rows, whole: between the two counts of a write that may be under way.
+    # Memory times first, then whole rows of the chosen nodes, between the two counters of a concurrent write.
     assert [name for name in reads if name != "start"] == ["tables", "read_memory", "ended", "tables", "begun"]
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "mend"),
+    ("name", "value", "range_text"),
     [
         ("quantile", 1.5, "from 0 to 1"),
         ("quantile", float("nan"), "from 0 to 1"),
@@ -269,6 +272,6 @@ def test_reads_the_state_once_a_table() -> None:
         ("peers", 0, "at least 1"),
     ],
 )
-def test_refuses_what_is_out_of_range(name: str, value: float, mend: str) -> None:
-    with pytest.raises(ConfigError, match=f"mitigation: {name} must be {mend}, not {value}"):
+def test_a_setting_out_of_range_is_refused(name: str, value: float, range_text: str) -> None:
+    with pytest.raises(ConfigError, match=f"mitigation: {name} must be {range_text}, not {value}"):
         Mitigation(crowd(3)[0].adjacency, **{name: value})

@@ -1,4 +1,4 @@
-"""The oracles of JODIE and APAN against states worked out by hand, and what is stale, counted and averaged in them."""
+"""The oracles of JODIE and APAN: states computed by hand, staleness, mail counts and means."""
 
 from __future__ import annotations
 
@@ -38,19 +38,21 @@ def jodie_state(plain: PlainModel, node: int) -> State:
     if node not in plain.mails:
         return row.item(), time, 0, -1, 10
     mail = plain.mails[node][-1]
-    return row.item(), time, mail.other.item(), mail.event, mail.time
+    return row.item(), time, mail.partner.item(), mail.event, mail.time
 
 
 def multiple(row: torch.Tensor) -> float:
-    """r of a row (UNIT·r, 0)."""
+    """Return r of a row (UNIT·r, 0)."""
     assert row[1] == 0
     return row[0].item() / UNIT
 
 
 def apan_state(plain: PlainAPAN, node: int) -> ApanState:
     row, time = plain.memory_of(node)
-    slots = [mail and (multiple(mail.own), multiple(mail.other), mail.event, mail.time) for mail in plain.ring(node)]
-    return multiple(row), time, plain.received(node), slots
+    slots = [
+        mail and (multiple(mail.sender), multiple(mail.partner), mail.event, mail.time) for mail in plain.ring(node)
+    ]
+    return multiple(row), time, plain.mail_count(node), slots
 
 
 def check_jodie(plain: PlainModel, after: dict[int, State]) -> None:
@@ -86,13 +88,13 @@ def test_apan_by_hand(aggregator: str, states: list[dict[int, ApanState]]) -> No
         check_apan(plain, after)
     if aggregator == "last":
         plain.now = six_events.NEXT
-        following = [multiple(plain.digest(node)) for node in range(4)]
-        assert following == pytest.approx(six_events.APAN_NEXT, abs=1e-12)
+        rows = [multiple(plain.digest(node)) for node in range(4)]
+        assert rows == pytest.approx(six_events.APAN_NEXT, abs=1e-12)
 
 
 @pytest.mark.parametrize("model", ["jodie", "apan"])
-def test_a_stale_batch_reads_what_was_there_before_the_last_writes(model: str) -> None:
-    """With two batches missing all three read nothing, score as the first does, and the first alone is written."""
+def test_a_stale_batch_does_not_read_the_last_writes(model: str) -> None:
+    """With staleness 2, three batches read an empty state, and only the first one is written."""
     stale = jodie(staleness=2) if model == "jodie" else apan("last", staleness=2)
     for batch in range(3):
         assert not stale.memory
@@ -104,12 +106,12 @@ def test_a_stale_batch_reads_what_was_there_before_the_last_writes(model: str) -
         check_jodie(stale, six_events.JODIE_AFTER[0])
 
 
-def test_stale_mails_are_counted_when_they_are_written() -> None:
+def test_stale_mails_count_once_they_are_written() -> None:
     plain = apan("last", staleness=1)
     counts = []
     for batch in range(3):
         plain.score_batch(EVENTS[2 * batch : 2 * batch + 2], NEGATIVES, EVENTS)
-        counts.append([plain.received(node) for node in range(4)])
+        counts.append([plain.mail_count(node) for node in range(4)])
     assert counts == [[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 2, 0]]
     assert [mail and mail.event for mail in plain.ring(0)] == [1, 3]
 
@@ -121,11 +123,11 @@ def test_stale_mails_are_counted_when_they_are_written() -> None:
         ("mean", {0: (5 / 3, 2, 3), 1: (1, 2, 4), 2: (2, 11 / 5, 11 / 5), 3: (5 / 2, 3 / 2, 5 / 2)}),
     ],
 )
-def test_what_a_node_keeps_of_several_mails(aggregator: str, expected: dict[int, tuple[float, float, float]]) -> None:
-    """After the six, 2 with 3 at 20 and 1 with 2 at 21, to two neighbours each; node k's row is k, features 1 and 4.
+def test_the_mail_kept_of_several(aggregator: str, expected: dict[int, tuple[float, float, float]]) -> None:
+    """Add two events, 2 with 3 at 20 and 1 with 2 at 21, with two neighbours each; node k's row is k, features 1 and 4.
 
-    The first event's mail of 2 goes to 2, 2, 2 (its self-loop counts twice), that of 3 to 3 and 0. The second's mail
-    of 1 goes to 1, 0, 0, that of 2 to 2, 3, 2.
+    In the first event, the mail of 2 goes to 2, 2, 2 (its self-loop counts twice), and the mail of 3 to 3 and 0. In the
+    second, the mail of 1 goes to 1, 0, 0, and the mail of 2 to 2, 3, 2.
     """
     plain = apan(aggregator)
     plain.fanout = 2
@@ -134,25 +136,27 @@ def test_what_a_node_keeps_of_several_mails(aggregator: str, expected: dict[int,
         (2, 3, 20, torch.tensor([1.0], dtype=torch.float64)), (1, 2, 21, torch.tensor([4.0], dtype=torch.float64))
     ]  # fmt: skip
     plain.history = EVENTS + events
-    sent = plain.sent(events, {node: torch.tensor([node], dtype=torch.float64) for node in range(4)})
+    mails = plain.batch_mails(events, {node: torch.tensor([node], dtype=torch.float64) for node in range(4)})
     for node, rows in expected.items():
-        mail = sent[node]
-        assert (mail.own.item(), mail.other.item(), mail.features.item()) == pytest.approx(rows), node
+        mail = mails[node]
+        assert (mail.sender.item(), mail.partner.item(), mail.features.item()) == pytest.approx(rows), node
         assert (mail.time, mail.event) == (21, 7)
-    assert sent.keys() == expected.keys()
+    assert mails.keys() == expected.keys()
 
 
-def test_of_one_event_the_destination_s_mail_is_the_later() -> None:
-    """After the six, 0 with 1 at 17: the mail of 0 goes to 0 and 3, that of 1 to 1 and 0."""
+def test_the_destinations_mail_is_the_later_one_of_an_event() -> None:
+    """Add an event, 0 with 1 at 17: the mail of 0 goes to 0 and 3, and the mail of 1 to 1 and 0."""
     plain = apan("last")
     plain.history = EVENTS
-    sent = plain.sent([(0, 1, 17, NONE)], {node: torch.tensor([node], dtype=torch.float64) for node in range(2)})
-    assert {node: mail.own.item() for node, mail in sent.items()} == {0: 1, 1: 1, 3: 0}
+    mails = plain.batch_mails(
+        [(0, 1, 17, NONE)], {node: torch.tensor([node], dtype=torch.float64) for node in range(2)}
+    )
+    assert {node: mail.sender.item() for node, mail in mails.items()} == {0: 1, 1: 1, 3: 0}
 
 
 @pytest.mark.parametrize(
     ("stop", "gap"),
-    # Event 4 adds the gaps 0 and 0, event 5 those of nodes 3 and 0: 6, since node 3 comes first, and 2.
+    # Event 4 adds the gaps 0 and 0; event 5 adds 6 for node 3, whose first event it is, and 2 for node 0.
     [(six_events.TRAINING, six_events.GAP), (6, sqrt(76 / 12 - (18 / 12) ** 2)), (2, 1)],
 )
 def test_gaps_of_the_training_events(stop: int, gap: float) -> None:
@@ -160,7 +164,7 @@ def test_gaps_of_the_training_events(stop: int, gap: float) -> None:
 
 
 def random_parameters(weights: Weights, dim: int, dim_edge: int) -> dict[str, torch.Tensor]:
-    """For the layers of `weights`, wider; the predictor's hidden units begin alive."""
+    """Draw parameters for the layers of `weights`, wider, with active hidden units in the predictor."""
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
         name: (dim, dim) if isinstance(value[0], list) else (dim,) for name, value in weights.items()
@@ -169,8 +173,8 @@ def random_parameters(weights: Weights, dim: int, dim_edge: int) -> dict[str, to
         if name in shapes:
             shapes[name] = (dim, 3 * dim + dim_edge)
     shapes |= {"predictor.out.weight": (1, dim), "predictor.out.bias": (1,)}
-    drawn = {name: 0.4 * torch.randn(shape, generator=generator).double() for name, shape in shapes.items()}
-    return drawn | {"predictor.src.bias": torch.ones(dim, dtype=torch.float64)}
+    parameters = {name: 0.4 * torch.randn(shape, generator=generator).double() for name, shape in shapes.items()}
+    return parameters | {"predictor.src.bias": torch.ones(dim, dtype=torch.float64)}
 
 
 @pytest.mark.parametrize("model", ["jodie", "apan"])
@@ -184,12 +188,12 @@ def test_training_reaches_every_parameter(model: str) -> None:
         plain = PlainJODIE(random_parameters(six_events.JODIE_WEIGHTS, 4, 2), 4, 0, events)
     else:
         plain = PlainAPAN(random_parameters(six_events.APAN_WEIGHTS, 4, 2), 4, 2, 3, 0, 3)
-    reached, losses = set(), []
+    names, losses = set(), []
     for _ in range(4):
         plain.reset()
         losses.append(0.0)
         for i in range(0, 40, 8):
             losses[-1] += plain.train_batch(events[i : i + 8], negatives[i : i + 8], events)
-            reached |= {name for name, value in plain.p.items() if value.grad is not None and value.grad.any()}
+            names |= {name for name, value in plain.p.items() if value.grad is not None and value.grad.any()}
     assert losses[-1] < losses[0]
-    assert reached == set(plain.p)
+    assert names == set(plain.p)

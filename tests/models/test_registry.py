@@ -1,4 +1,4 @@
-"""A model from outside the package: registered, found, refused, and trained under every schedule."""
+"""A model from outside the package: registration, discovery, refusals, and training under every schedule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mspipe_triton.models.tgn import TGAT, TGN
 from mspipe_triton.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OWN = {"model": "averaging", "dim": 8, "fanout": 4}
+AVERAGING = {"model": "averaging", "dim": 8, "fanout": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +31,17 @@ def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def registry() -> Iterator[dict[str, Any]]:
-    """The registry, which is afterwards what it was."""
+    """The registry, restored after the test."""
     before = dict(REGISTRY), dict(MODELS)
     yield REGISTRY
-    for now, then in zip((REGISTRY, MODELS), before, strict=True):
-        now.clear()
-        now.update(then)
+    for registry, copy in zip((REGISTRY, MODELS), before, strict=True):
+        registry.clear()
+        registry.update(copy)
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    """examples/own_model.py."""
+    """The module examples/own_model.py."""
     spec = importlib.util.spec_from_file_location("own_model", ROOT / "examples" / "own_model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -51,12 +51,13 @@ def example() -> ModuleType:
 
 
 @pytest.fixture
-def own(registry: dict[str, Any], example: ModuleType) -> ModuleType:
+def averaging(registry: dict[str, Any], example: ModuleType) -> ModuleType:
+    """The example, with its model registered."""
     register("averaging", example.AVERAGING, fanout=10)
     return example
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("averaging")
 def test_it_trains_under_every_schedule(small_stream: EventStream, tmp_path: Path) -> None:
     losses = {}
     for schedule in ("serial", "prefetch", "exact", "fixed", "mspipe"):
@@ -64,7 +65,7 @@ def test_it_trains_under_every_schedule(small_stream: EventStream, tmp_path: Pat
             epochs=2, batch_size=100, negatives=1, threads=1, schedule=schedule,
             deterministic=schedule != "mspipe", staleness=1 if schedule == "fixed" else -1,
         )  # fmt: skip
-        config = RunConfig(model=ModelConfig(**OWN, dtype="float64"), train=settings)
+        config = RunConfig(model=ModelConfig(**AVERAGING, dtype="float64"), train=settings)
         losses[schedule] = train(config, small_stream, out=str(tmp_path / schedule))["losses"]
         assert losses[schedule][-1] < losses[schedule][0]
     assert losses["prefetch"] == losses["serial"]
@@ -72,13 +73,13 @@ def test_it_trains_under_every_schedule(small_stream: EventStream, tmp_path: Pat
     assert losses["fixed"] != losses["serial"]
 
 
-@pytest.mark.usefixtures("own")
-def test_every_part_of_it_is_used(small_stream: EventStream) -> None:
+@pytest.mark.usefixtures("averaging")
+def test_all_its_parts_are_used(small_stream: EventStream) -> None:
     features = torch.ones(small_stream.num_nodes, 2)
-    config = RunConfig(model=ModelConfig(**OWN), train=TrainConfig(batch_size=100))
+    config = RunConfig(model=ModelConfig(**AVERAGING), train=TrainConfig(batch_size=100))
     run = Session.create(config, replace(small_stream, node_features=features))
     names = {name.rsplit(".", 1)[0] for name, _ in run.model.named_parameters()}
-    assert {"updater", "updater.message.mixed", "embedding.joined", "node_projection", "predictor.out"} <= names
+    assert {"updater", "updater.message.linear", "embedding.linear", "node_projection", "predictor.out"} <= names
     assert run.model.layers == 1
     assert run.sampler.fanout == 4
 
@@ -91,8 +92,8 @@ def test_the_example_runs(registry: dict[str, Any], example: ModuleType, capsys:
     assert "averaging" in registry
 
 
-@pytest.mark.usefixtures("own")
-def test_its_settings_are_its_own() -> None:
+@pytest.mark.usefixtures("averaging")
+def test_it_has_its_own_settings() -> None:
     assert ModelConfig(model="averaging").setting("fanout") == 10
     with pytest.raises(ConfigError, match="heads 2: model averaging has none"):
         ModelConfig(model="averaging", heads=2)
@@ -100,7 +101,7 @@ def test_its_settings_are_its_own() -> None:
         ModelConfig(model="averaging", dropout=0.1)
 
 
-def test_a_taken_name_and_an_unknown_setting_are_refused(registry: dict[str, Any]) -> None:
+def test_an_existing_name_and_an_unknown_setting_are_refused(registry: dict[str, Any]) -> None:
     before = dict(registry), dict(MODELS)
     with pytest.raises(ConfigError, match="there is a model 'tgn' already; choose another name"):
         register("tgn", TGN)
@@ -109,7 +110,7 @@ def test_a_taken_name_and_an_unknown_setting_are_refused(registry: dict[str, Any
     assert (dict(registry), dict(MODELS)) == before
 
 
-def test_sampling_without_a_number_is_refused(registry: dict[str, Any], small_stream: EventStream) -> None:
+def test_sampling_without_a_fanout_is_refused(registry: dict[str, Any], small_stream: EventStream) -> None:
     register("other", TGN, heads=2, layers=1)
     config = RunConfig(model=ModelConfig(model="other", dim=8), train=TrainConfig(batch_size=100))
     with pytest.raises(ConfigError, match="model other samples neighbours and has no fanout; register it with one"):
@@ -117,9 +118,7 @@ def test_sampling_without_a_number_is_refused(registry: dict[str, Any], small_st
     assert "other" in registry
 
 
-def test_an_embedding_that_does_not_say_its_layers_is_refused(
-    registry: dict[str, Any], small_stream: EventStream
-) -> None:
+def test_an_embedding_without_layers_is_refused(registry: dict[str, Any], small_stream: EventStream) -> None:
     register("other", Recipe(lambda config, facts: torch.nn.Identity(), None, None, TGAT.mailbox))
     config = RunConfig(model=ModelConfig(model="other", dim=8), train=TrainConfig(batch_size=100))
     with pytest.raises(ConfigError, match="model other: its embedding Identity has no `layers`; say how many hops"):
@@ -127,7 +126,7 @@ def test_an_embedding_that_does_not_say_its_layers_is_refused(
     assert "other" in registry
 
 
-def test_an_installed_package_s_model_is_found_by_its_name(
+def test_a_model_of_an_installed_package_is_found_by_name(
     registry: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "plugged-1.0.dist-info"

@@ -1,4 +1,4 @@
-"""TGN and TGAT: states worked out by hand, the compact forms against the full ones, no look into the future."""
+"""TGN and TGAT: states computed by hand, compact forms against whole ones, and no look into the future."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ K2 = tanh(K1 + 2 * K1 + 0.5 * cos(4) + 0.25)  # after the next, sent at 14
 
 
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
-def test_states_worked_out_by_hand(aggregator: str) -> None:
+def test_states_by_hand(aggregator: str) -> None:
     run = session(SIX_STREAM, 2, dim=1, heads=1, fanout=2, aggregator=aggregator)
     cell = run.model.updater.cell
     with torch.no_grad():
@@ -52,16 +52,16 @@ def test_states_worked_out_by_hand(aggregator: str) -> None:
             assert [tables[name][node].item() for name in LAST_MAIL] == pytest.approx(expected, abs=1e-12), node
 
 
-def oracle(run: Session, **shared: Any) -> PlainTGN:
+def oracle(run: Session, **options: Any) -> PlainTGN:
     config, kind = run.config.model, PlainTGAT if run.config.model.model == "tgat" else PlainTGN
     return kind(
         dict(run.model.named_parameters()), config.dim, config.setting("heads"), config.setting("fanout"),
-        run.stream.t[0].item(), config.setting("layers"), node_features=node_features(run.stream), **shared,
+        run.stream.t[0].item(), config.setting("layers"), node_features=node_features(run.stream), **options,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_equals_full_mailbox_and_projected_attention(small_stream: EventStream, heads: int) -> None:
+def test_equals_whole_messages_and_projected_attention(small_stream: EventStream, heads: int) -> None:
     run = session(irregular(small_stream), 50, dim=6, heads=heads, fanout=4)
     compare(run, oracle(run), 4)
 
@@ -92,22 +92,22 @@ def test_tgat_equals_the_recursion_without_memory(small_stream: EventStream, lay
 
 
 @pytest.mark.parametrize("model", [{"fanout": 5}, {"layers": 2, "fanout": 3}, {"model": "tgat", "fanout": 3}])
-def test_predictions_do_not_see_later_events_of_their_batch(
+def test_predictions_do_not_depend_on_later_events_of_their_batch(
     small_stream: EventStream, model: dict[str, object]
 ) -> None:
-    seen, kept = 400, 30
+    start, same = 400, 30  # the batch's first event, and its number of unchanged events
     dst, t = small_stream.dst.clone(), small_stream.t.clone()
-    dst[seen + kept : seen + 100] = dst[seen + kept : seen + 100].flip(0)
-    t[seen + kept :] += 12_345
+    dst[start + same : start + 100] = dst[start + same : start + 100].flip(0)
+    t[start + same :] += 12_345
     scores = []
     for stream in (small_stream, replace(small_stream, dst=dst, t=t)):
         run = session(stream, 100, dim=8, **model)
-        items = batches(0, seen + 100, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
+        items = batches(0, start + 100, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
         *_, last = in_turn(Stages(run).scoring(), items)
         scores.append(tuple(last.outcome.logits))
     for ours, changed in zip(*scores, strict=True):
-        assert (ours[:kept] - changed[:kept]).abs().max() < 1e-12
-        assert (ours[kept:] - changed[kept:]).abs().max() > 1e-3
+        assert (ours[:same] - changed[:same]).abs().max() < 1e-12
+        assert (ours[same:] - changed[same:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -129,29 +129,29 @@ def test_every_setting_trains(small_stream: EventStream, model: dict[str, object
     assert all(parameter.grad is not None for parameter in run.model.parameters())
 
 
-def test_dropout_is_keyed_by_the_epoch(small_stream: EventStream) -> None:
+def test_dropout_depends_on_the_epoch(small_stream: EventStream) -> None:
     def losses(epoch: int) -> list[float]:
         run = session(small_stream, 100, dim=8, dropout=0.5)
-        same = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
-        items = [replace(batch, epoch=epoch) for batch in same]  # the negatives stay, the dropout's key changes
+        first_epoch = batches(0, 400, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        items = [replace(batch, epoch=epoch) for batch in first_epoch]  # the negatives stay, the key of dropout changes
         return [done.outcome.loss.item() for done in in_turn(Stages(run).training(), items)]
 
     assert losses(1) == losses(1)
     assert losses(1)[0] != losses(2)[0]
 
 
-def test_layers_and_hops_draw_for_themselves(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_and_hops_have_their_own_draws(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     run = session(small_stream, 100, dim=8, layers=2, sampler="uniform", dropout=0.5)
-    seen: list[list[torch.Tensor]] = []
+    keys: list[list[torch.Tensor]] = []
 
     def around(self: NeighbourSampler, roots: Roots, draws: list[torch.Tensor]) -> Neighbourhood:
-        seen.append(draws)
-        return plain(self, roots, draws)
+        keys.append(draws)
+        return original(self, roots, draws)
 
-    plain = NeighbourSampler.around
+    original = NeighbourSampler.around
     monkeypatch.setattr(NeighbourSampler, "around", around)
     Stages(run).sample(next(batches(0, 100, 100, run.negatives, Purpose.TRAIN_NEGATIVES, 1)))
-    ((below, above),) = seen
+    ((below, above),) = keys
     assert not torch.equal(below, above)
     assert [attention.layer for attention in run.model.embedding.attention] == [0, 1]
 

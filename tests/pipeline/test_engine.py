@@ -1,4 +1,4 @@
-"""The engine and the serial runner: order, waiting, spans, delays, new plans at work, and how a run ends."""
+"""The engine and the serial runner: order, waiting, spans, delays, lanes, changes of plan, and ends of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mspipe_triton.pipeline.plan import Delay
 from mspipe_triton.pipeline.schedules import DEPTH, RESOURCES, schedule_graph, stage_names
 from tests.pipeline.standins import StandIns, no_thread_left
 
-PLACES = ("sampler", "copy_in", "compute", "copy_out")
+NAMES = ("sampler", "copy_in", "compute", "copy_out")
 
 
 def graph_of(schedule: str, staleness: int = 0) -> StageGraph:
@@ -36,13 +36,13 @@ def slow_training(stage: str, iteration: int) -> float:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> StageGraph:
-    """A chain of up to five stages on any resources, with up to four dependencies across iterations."""
+    """Draw a chain of up to five stages on any resources, with up to four dependencies across iterations."""
     names = "abcde"[: draw(st.integers(1, 5))]
-    stages = tuple(Stage(name, draw(st.sampled_from(PLACES))) for name in names)
+    stages = tuple(Stage(name, draw(st.sampled_from(NAMES))) for name in names)
     chain = [Dependency(before, after) for before, after in pairwise(names)]
-    further = st.builds(Dependency, st.sampled_from(names), st.sampled_from(names), st.integers(-2, 4))
+    dependencies = st.builds(Dependency, st.sampled_from(names), st.sampled_from(names), st.integers(-2, 4))
     try:
-        return StageGraph(stages, (*chain, *draw(st.lists(further, max_size=4))))
+        return StageGraph(stages, (*chain, *draw(st.lists(dependencies, max_size=4))))
     except GraphError:
         assume(False)
         raise
@@ -53,8 +53,8 @@ def graphs(draw: st.DrawFn) -> StageGraph:
 def test_every_stage_waits_for_what_its_graph_says(graph: StageGraph, count: int, data: st.DataObject) -> None:
     cells = [(stage.name, iteration) for stage in graph.stages for iteration in range(count)]
     naps = data.draw(st.lists(st.sampled_from([0.0, 2e-4, 1e-3]), min_size=len(cells), max_size=len(cells)))
-    taken = dict(zip(cells, naps, strict=True))
-    stand_ins = StandIns(graph, lambda stage, iteration: taken[stage, iteration])
+    seconds = dict(zip(cells, naps, strict=True))
+    stand_ins = StandIns(graph, lambda stage, iteration: seconds[stage, iteration])
     with no_thread_left():
         results = list(Engine(graph, stand_ins.functions).run(stand_ins.items(count)))
     assert results == [(iteration, stand_ins.expected) for iteration in range(count)]
@@ -68,18 +68,18 @@ def test_all_schedules_run_every_iteration_in_order(schedule: str, count: int) -
     stand_ins = StandIns(graph, slow_training)
     with no_thread_left():
         engine = Engine(graph, stand_ins.functions)
-        for _ in range(2):  # an engine serves epoch after epoch
-            stand_ins.ran.clear()
+        for _ in range(2):  # an engine can run several epochs
+            stand_ins.runs.clear()
             assert list(engine.run(stand_ins.items(count))) == [(i, stand_ins.expected) for i in range(count)]
             stand_ins.check(graph, count)
     main = threading.current_thread().name
-    assert {each.thread == main for each in stand_ins.ran if each.stage in ("train", "patch")} <= {True}
-    assert {each.thread == main for each in stand_ins.ran if each.stage not in ("train", "patch")} <= {False}
+    assert {run.thread == main for run in stand_ins.runs if run.stage in ("train", "patch")} <= {True}
+    assert {run.thread == main for run in stand_ins.runs if run.stage not in ("train", "patch")} <= {False}
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2, 8])
 @pytest.mark.parametrize("count", [3, 14])
-def test_fixed_misses_exactly_its_updates(staleness: int, count: int) -> None:
+def test_fixed_misses_exactly_its_staleness(staleness: int, count: int) -> None:
     graph, missed, updated = graph_of("fixed", staleness), [], [0]
 
     def fetch(iteration: int) -> None:
@@ -92,7 +92,7 @@ def test_fixed_misses_exactly_its_updates(staleness: int, count: int) -> None:
     list(Engine(graph, stand_ins.functions).run(stand_ins.items(count)))
     assert missed == [min(iteration, staleness) for iteration in range(count)]
     stand_ins.check(graph, count)
-    fetches, updates = stand_ins.of("memory"), stand_ins.of("update")
+    fetches, updates = stand_ins.runs_of("memory"), stand_ins.runs_of("update")
     for iteration in range(count):
         if iteration > staleness:
             assert updates[iteration - 1 - staleness].end <= fetches[iteration].start
@@ -101,45 +101,45 @@ def test_fixed_misses_exactly_its_updates(staleness: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("staleness", [0, 2])
-def test_queues_hold_as_much_as_the_graph_says_and_no_more(staleness: int) -> None:
+def test_queues_hold_as_many_iterations_as_the_graph_allows(staleness: int) -> None:
     graph = graph_of("mspipe", staleness)
     gate = threading.Event()
-    stand_ins = StandIns(graph, instead={"features": lambda iteration: gate.wait()})
+    stand_ins = StandIns(graph, actions={"features": lambda iteration: gate.wait()})
     runner = Engine(graph, stand_ins.functions, caller="none").run(stand_ins.items(50))
     first = threading.Thread(target=next, args=(runner,))
     first.start()
-    full = 1 + DEPTH + staleness  # the one that features works on, and those behind it
+    full = 1 + DEPTH + staleness  # the iteration in features, and those waiting for it
     deadline = time.perf_counter() + 60
-    while len(stand_ins.of("sample")) < full and time.perf_counter() < deadline:
+    while len(stand_ins.runs_of("sample")) < full and time.perf_counter() < deadline:
         time.sleep(1e-3)
     time.sleep(0.02)
-    assert len(stand_ins.of("sample")) == full
+    assert len(stand_ins.runs_of("sample")) == full
     gate.set()
     first.join()
-    time.sleep(0.02)  # nobody takes the results, so that everything fills up
+    time.sleep(0.02)  # nothing reads the results, so that all queues fill up
     for before, after in pairwise(graph.stages):
-        assert len(stand_ins.of(before.name)) <= len(stand_ins.of(after.name)) + full
+        assert len(stand_ins.runs_of(before.name)) <= len(stand_ins.runs_of(after.name)) + full
     runner.close()
 
 
-def test_a_delay_holds_the_fetch_back() -> None:
+def test_a_delay_postpones_the_fetch() -> None:
     graph = graph_of("mspipe", 1)
-    late: dict[bool, list[float]] = {}
+    gaps: dict[bool, list[float]] = {}
     for delayed in (False, True):
         stand_ins = StandIns(graph, lambda stage, iteration: 0.04 if stage == "train" else 0.0)
         delay = Delay("memory", "train", 1, Fraction(3, 100)) if delayed else None
         list(Engine(graph, stand_ins.functions, delay).run(stand_ins.items(7)))
-        fetches, trained = stand_ins.of("memory"), stand_ins.of("train")
-        late[delayed] = [fetches[i].start - trained[i - 1].start for i in range(1, 7)]
+        fetches, training = stand_ins.runs_of("memory"), stand_ins.runs_of("train")
+        gaps[delayed] = [fetches[i].start - training[i - 1].start for i in range(1, 7)]
         stand_ins.check(graph, 7)
-    assert statistics.median(late[True]) >= 0.029
-    assert min(late[False]) < 0.02, "without the delay it need not wait, though a busy machine may make it"
+    assert statistics.median(gaps[True]) >= 0.029
+    assert min(gaps[False]) < 0.02, "without the delay at least one fetch starts early"
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 0), (0, 2)])
-def test_a_running_engine_adopts_another_staleness(first: int, then: int) -> None:
-    graph, missed, updated = graph_of("mspipe", first), {}, [0]
-    adopted: list[float] = []  # just before and just after
+@pytest.mark.parametrize(("old", "new"), [(2, 0), (0, 2)])
+def test_a_running_engine_adopts_another_staleness(old: int, new: int) -> None:
+    graph, missed, updated = graph_of("mspipe", old), {}, [0]
+    moments: list[float] = []  # just before and just after the change
 
     def fetch(iteration: int) -> None:
         missed[iteration] = iteration - updated[0]
@@ -149,51 +149,53 @@ def test_a_running_engine_adopts_another_staleness(first: int, then: int) -> Non
 
     def observe(spans: Sequence[Span]) -> None:
         if spans[0].iteration == 15:
-            adopted.append(time.perf_counter())
-            engine.adopt(graph_of("mspipe", then), None)
-            adopted.append(time.perf_counter())
+            moments.append(time.perf_counter())
+            engine.adopt(graph_of("mspipe", new), None)
+            moments.append(time.perf_counter())
 
     stand_ins = StandIns(graph, slow_training, {"memory": fetch, "update": update})
     engine = Engine(graph, stand_ins.functions, observe=observe)
     assert len(list(engine.run(stand_ins.items(40)))) == 40
-    fetches = stand_ins.of("memory")
-    earlier = [missed[i] for i in fetches if fetches[i].start < adopted[0]]
-    later = [missed[i] for i in fetches if fetches[i].start > adopted[1]]
-    assert max(earlier) == first
-    assert max(later[1:]) == then  # the first may have been on its way
+    fetches = stand_ins.runs_of("memory")
+    earlier = [missed[i] for i in fetches if fetches[i].start < moments[0]]
+    later = [missed[i] for i in fetches if fetches[i].start > moments[1]]
+    assert max(earlier) == old
+    assert max(later[1:]) == new  # the first fetch may have started before
 
 
-def test_spans_hold_every_stage_and_leave_out_what_nobody_pays() -> None:
-    graph, seen, mine = graph_of("exact", 1), [], threading.local()
+def test_spans_cover_every_stage_and_exclude_unpaid_time() -> None:
+    graph, observations, clock = graph_of("exact", 1), [], threading.local()
 
     def compile_first(iteration: int) -> None:
         time.sleep(2e-3)
-        mine.passed = getattr(mine, "passed", 0.0) + 1e-3
+        clock.passed = getattr(clock, "passed", 0.0) + 1e-3
 
-    stand_ins = StandIns(graph, instead={"memory": compile_first, "train": compile_first})
-    engine = Engine(graph, stand_ins.functions, observe=seen.append, unpaid=lambda: float(getattr(mine, "passed", 0.0)))
+    stand_ins = StandIns(graph, actions={"memory": compile_first, "train": compile_first})
+    engine = Engine(
+        graph, stand_ins.functions, observe=observations.append, unpaid=lambda: float(getattr(clock, "passed", 0.0))
+    )
     for done, _ in enumerate(engine.run(stand_ins.items(5)), 1):
-        assert len(seen) == done  # told of an iteration before it is handed out
-    for iteration, spans in enumerate(seen):
+        assert len(observations) == done  # an iteration is observed before its result is returned
+    for iteration, spans in enumerate(observations):
         assert [(s.stage, s.resource, s.iteration) for s in spans] == [
             (name, RESOURCES[name], iteration) for name in stand_ins.expected
         ]
         for span in spans:
-            ran = stand_ins.of(span.stage)[iteration]
-            assert span.start <= ran.start <= ran.end <= span.end
+            run = stand_ins.runs_of(span.stage)[iteration]
+            assert span.start <= run.start <= run.end <= span.end
             unpaid = 1e-3 if span.stage in ("memory", "train") else 0.0
             assert span.seconds == pytest.approx(span.end - span.start - unpaid, abs=1e-9)
 
 
-class Noting(Lane):
-    """A lane that writes down on which thread it is used, and with which marks."""
+class LoggedLane(Lane):
+    """A lane that logs the threads and marks of its calls."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str, Any]] = []
         self.stages = 0
 
-    def note(self, what: str, of: Any = None) -> None:
-        self.log.append((what, threading.current_thread().name, of))
+    def note(self, call: str, marks: Any = None) -> None:
+        self.log.append((call, threading.current_thread().name, marks))
 
     def open(self) -> None:
         self.note("open")
@@ -209,21 +211,19 @@ class Noting(Lane):
         return self.stages
 
 
-def test_a_lane_is_opened_told_of_marks_and_closed_on_its_own_thread() -> None:
-    graph = StageGraph((Stage("a", "left"), Stage("b", "right")), (Dependency("a", "b"), Dependency("b", "a", 1)))
-    left, right = Noting(), Noting()
+def test_a_lane_opens_gets_marks_and_closes_on_its_own_thread() -> None:
+    graph = StageGraph((Stage("a", "copy"), Stage("b", "main")), (Dependency("a", "b"), Dependency("b", "a", 1)))
+    copy, main = LoggedLane(), LoggedLane()
     stand_ins = StandIns(graph)
-    list(
-        Engine(graph, stand_ins.functions, caller="right", lanes={"left": left, "right": right}).run(stand_ins.items(3))
-    )
-    assert [what for what, _, _ in left.log] == ["open", "before", "before", "before", "close"]
-    assert {thread for _, thread, _ in left.log} == {"left"}
-    assert {thread for _, thread, _ in right.log} == {threading.current_thread().name}
-    # An iteration that was handed out has no marks left, since all its work is done.
-    assert [marks for what, _, marks in right.log if what == "before"] == [[1], [2], [3]]
+    list(Engine(graph, stand_ins.functions, caller="main", lanes={"copy": copy, "main": main}).run(stand_ins.items(3)))
+    assert [call for call, _, _ in copy.log] == ["open", "before", "before", "before", "close"]
+    assert {thread for _, thread, _ in copy.log} == {"copy"}
+    assert {thread for _, thread, _ in main.log} == {threading.current_thread().name}
+    # A returned iteration has no marks any more, since all its work is done.
+    assert [marks for call, _, marks in main.log if call == "before"] == [[1], [2], [3]]
 
 
-def test_a_stage_has_to_wait_for_the_one_listed_before_it() -> None:
+def test_a_stage_must_wait_for_the_stage_listed_before_it() -> None:
     with pytest.raises(GraphError, match="'b' uses the result of 'a'"):
         Engine(StageGraph((Stage("a", "x"), Stage("b", "y"))), {})
 
@@ -232,65 +232,67 @@ def serial_graph(*names: str) -> StageGraph:
     return StageGraph(tuple(Stage(name, "cpu") for name in names))
 
 
-def test_serially_every_item_passes_all_stages_before_the_next_starts() -> None:
+def test_serially_an_item_passes_all_stages_before_the_next_one_starts() -> None:
     stand_ins = StandIns(serial_graph("a", "b"))
     assert list(run_serial(stand_ins.graph, stand_ins.functions, stand_ins.items(2))) == [
         (0, ("a", "b")),
         (1, ("a", "b")),
     ]
-    assert [(each.stage, each.iteration) for each in stand_ins.ran] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert [(run.stage, run.iteration) for run in stand_ins.runs] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
 
 
-def test_serial_stage_times_are_the_stages_own() -> None:
-    passed: list[float] = []
-    seen: list[list[Span]] = []
-    lane = Noting()
+def test_serial_stage_times_exclude_other_work() -> None:
+    unpaid: list[float] = []
+    observations: list[list[Span]] = []
+    lane = LoggedLane()
 
     def stage(item: int) -> int:
         time.sleep(1e-3)
-        passed.append(-5.0)
+        unpaid.append(-5.0)
         return item
 
-    runner = run_serial(serial_graph("a"), {"a": stage}, range(3), seen.append, lambda: sum(passed), {"cpu": lane})
+    runner = run_serial(
+        serial_graph("a"), {"a": stage}, range(3), observations.append, lambda: sum(unpaid), {"cpu": lane}
+    )
     for _ in runner:
-        passed.append(100.0)  # what the caller does between iterations is nobody's stage
-    for iteration, (span,) in enumerate(seen):
+        unpaid.append(100.0)  # the caller's work between iterations belongs to no stage
+    for iteration, (span,) in enumerate(observations):
         assert (span.stage, span.resource, span.iteration) == ("a", "cpu", iteration)
         assert span.seconds == pytest.approx(span.end - span.start + 5.0, abs=1e-9)
         assert span.end - span.start >= 1e-3
-    assert [what for what, _, _ in lane.log] == ["open", "before", "before", "before", "close"]
+    assert [call for call, _, _ in lane.log] == ["open", "before", "before", "before", "close"]
 
 
-def test_serially_an_error_ends_the_run_where_it_happened() -> None:
+def test_serially_an_error_ends_the_run_at_once() -> None:
     def fail(item: int) -> Any:
         raise ZeroDivisionError(item)
 
     done: list[int] = []
-    lane = Noting()
+    lane = LoggedLane()
     with pytest.raises(ZeroDivisionError, match="7"):
         done.extend(run_serial(serial_graph("fail"), {"fail": fail}, [7, 8], lanes={"cpu": lane}))
     assert done == []
     assert lane.log[-1][0] == "close"
 
 
-def test_serially_every_resource_has_its_lane_and_a_lane_of_several_is_opened_once() -> None:
+def test_serially_every_resource_has_its_lane_and_a_shared_lane_opens_once() -> None:
     graph = StageGraph((Stage("a", "host"), Stage("b", "gpu"), Stage("c", "host"), Stage("d", "disk")))
-    host, shared = Noting(), Noting()
+    host, shared = LoggedLane(), LoggedLane()
     functions = {name: lambda item, name=name: item + name for name in "abcd"}
     lanes = {"host": host, "gpu": shared, "disk": shared}
     assert list(run_serial(graph, functions, ["1", "2"], lanes=lanes)) == ["1abcd", "2abcd"]
-    assert [what for what, _, _ in host.log] == ["open", *["before"] * 4, "close"]
-    assert [what for what, _, _ in shared.log] == ["open", *["before"] * 4, "close"]
+    assert [call for call, _, _ in host.log] == ["open", *["before"] * 4, "close"]
+    assert [call for call, _, _ in shared.log] == ["open", *["before"] * 4, "close"]
 
 
-def test_a_serial_run_can_be_left() -> None:
+def test_a_serial_run_can_be_closed_early() -> None:
     stand_ins = StandIns(serial_graph("a"))
 
     def items() -> Iterator[Any]:
         yield from stand_ins.items(2)
-        raise AssertionError("nobody asked for a third one")
+        raise AssertionError("a third item was requested")
 
     runner = run_serial(stand_ins.graph, stand_ins.functions, items())
     assert next(runner)[0] == 0
     runner.close()
-    assert len(stand_ins.ran) == 1
+    assert len(stand_ins.runs) == 1

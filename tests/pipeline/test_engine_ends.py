@@ -1,4 +1,4 @@
-"""How a pipelined run ends: by an error, when left, by Ctrl-C, or by the watchdog; never by hanging."""
+"""Ends of a pipelined run: by an error, by closing it, by Ctrl-C or by the watchdog, and never by hanging."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 GRAPH = schedule_graph("exact", dict.fromkeys(stage_names("exact"), 1), 1)
 
 
-def crooked(iteration: int) -> None:
+def fail_at_5(iteration: int) -> None:
     if iteration == 5:
-        raise ZeroDivisionError("crooked")
+        raise ZeroDivisionError("bad item")
 
 
 @pytest.mark.parametrize("stage", stage_names("exact"))
 def test_an_error_in_any_stage_ends_the_run_with_its_traceback(stage: str) -> None:
-    stand_ins = StandIns(GRAPH, instead={stage: crooked})
+    stand_ins = StandIns(GRAPH, actions={stage: fail_at_5})
     done = []
     with no_thread_left():
-        with pytest.raises(ZeroDivisionError, match="crooked") as raised:
+        with pytest.raises(ZeroDivisionError, match="bad item") as error:
             done.extend(Engine(GRAPH, stand_ins.functions).run(stand_ins.items(10_000)))
-        text = "".join(traceback.format_exception(raised.value))
-        assert "in crooked" in text
+        text = "".join(traceback.format_exception(error.value))
+        assert "in fail_at_5" in text
         assert f"In stage {stage} of iteration 5." in text
-    assert max(stand_ins.of(stage)) == 4
-    assert max(each.iteration for each in stand_ins.ran) < 5 + len(GRAPH.stages) * 5  # the queues, no more
+    assert max(stand_ins.runs_of(stage)) == 4
+    assert max(run.iteration for run in stand_ins.runs) < 5 + len(GRAPH.stages) * 5  # no more than the queues hold
 
 
-def test_an_error_is_not_held_up_by_iterations_that_wait() -> None:
+def test_an_error_does_not_wait_for_other_iterations() -> None:
     gate = threading.Event()
-    stand_ins = StandIns(GRAPH, instead={"sample": crooked, "update": lambda iteration: gate.wait(60)})
+    stand_ins = StandIns(GRAPH, actions={"sample": fail_at_5, "update": lambda iteration: gate.wait(60)})
     start = time.perf_counter()
     with no_thread_left():
-        timer = threading.Timer(0.2, gate.set)  # the stage that runs is waited for, a few seconds at most
+        timer = threading.Timer(0.2, gate.set)  # the run waits at most a few seconds for a running stage
         timer.start()
         with pytest.raises(ZeroDivisionError):
             list(Engine(GRAPH, stand_ins.functions).run(stand_ins.items(100)))
     assert time.perf_counter() - start < 30
 
 
-def test_items_that_raise_end_the_run() -> None:
+def test_an_error_in_the_items_ends_the_run() -> None:
     stand_ins = StandIns(GRAPH)
 
     def items() -> Iterator[object]:
@@ -63,24 +63,24 @@ def test_items_that_raise_end_the_run() -> None:
         raise OSError("no fourth item")
 
     with no_thread_left():
-        with pytest.raises(OSError, match="no fourth item") as raised:
+        with pytest.raises(OSError, match="no fourth item") as error:
             list(Engine(GRAPH, stand_ins.functions).run(items()))
-        assert "in items" in "".join(traceback.format_exception(raised.value))
+        assert "in items" in "".join(traceback.format_exception(error.value))
 
 
-def test_a_lane_that_cannot_be_opened_ends_the_run() -> None:
-    class Shut(Lane):
+def test_a_lane_that_fails_to_open_ends_the_run() -> None:
+    class ShutLane(Lane):
         def open(self) -> None:
             raise PermissionError("shut")
 
     stand_ins = StandIns(GRAPH)
     for resource in GRAPH.by_resource:
         with no_thread_left(), pytest.raises(PermissionError, match="shut"):
-            list(Engine(GRAPH, stand_ins.functions, lanes={resource: Shut()}).run(stand_ins.items(3)))
-    assert not stand_ins.of("update")
+            list(Engine(GRAPH, stand_ins.functions, lanes={resource: ShutLane()}).run(stand_ins.items(3)))
+    assert not stand_ins.runs_of("update")
 
 
-def test_a_run_can_be_left_and_an_observer_may_raise() -> None:
+def test_a_run_can_be_closed_early_and_an_observer_may_raise() -> None:
     stand_ins = StandIns(GRAPH, lambda stage, iteration: 1e-3)
     with no_thread_left():
         runner = Engine(GRAPH, stand_ins.functions).run(stand_ins.items(10_000))
@@ -95,7 +95,7 @@ def test_a_run_can_be_left_and_an_observer_may_raise() -> None:
 
 
 def hang(iteration: int) -> None:
-    """Stands still in iteration 2 until the gate opens."""
+    """Block iteration 2 until the gate opens."""
     if iteration == 2:
         GATE.wait(60)
 
@@ -106,22 +106,22 @@ GATE = threading.Event()
 @pytest.mark.parametrize("stage", ["sample", "memory", "update"])
 def test_the_watchdog_names_a_stage_that_is_stuck(stage: str) -> None:
     GATE.clear()
-    stand_ins = StandIns(GRAPH, instead={stage: hang})
+    stand_ins = StandIns(GRAPH, actions={stage: hang})
     start = time.perf_counter()
     with no_thread_left():
-        with pytest.raises(StuckError) as raised:
+        with pytest.raises(StuckError) as error:
             list(Engine(GRAPH, stand_ins.functions, patience=1.0).run(stand_ins.items(100)))
         assert 1.0 <= time.perf_counter() - start < 30
         GATE.set()
-    message = str(raised.value)
+    message = str(error.value)
     assert message.startswith("nothing has ended for 1 s: ")
     assert f"stage {stage} of iteration 2 has been running for" in message
     assert message.count("has been running") == 1
-    assert "threading.py" in message  # where it stands
+    assert "threading.py" in message  # the place where it hangs
     assert "\n" not in message
 
 
-def test_the_watchdog_names_the_stage_that_waits_for_an_item() -> None:
+def test_the_watchdog_names_a_stage_that_waits_for_an_item() -> None:
     GATE.clear()
     stand_ins = StandIns(GRAPH)
 
@@ -136,12 +136,12 @@ def test_the_watchdog_names_the_stage_that_waits_for_an_item() -> None:
         GATE.set()
 
 
-def test_a_slow_consumer_is_no_stuck_stage() -> None:
+def test_a_slow_consumer_is_not_a_stuck_stage() -> None:
     stand_ins = StandIns(GRAPH)
     with no_thread_left():
         for iteration, _ in Engine(GRAPH, stand_ins.functions, patience=1.0).run(stand_ins.items(6)):
             time.sleep(1.5 if iteration == 2 else 0.0)
-    assert len(stand_ins.of("update")) == 6
+    assert len(stand_ins.runs_of("update")) == 6
 
 
 SCRIPT = """
@@ -154,40 +154,40 @@ from tests.pipeline.test_engine_ends import GRAPH
 
 engine._GRACE = 0.5
 
-def stand_still(iteration):
+def block(iteration):
     if iteration == 2:
         print("here", flush=True)
         time.sleep(60)
 
-stand_ins = StandIns(GRAPH, lambda stage, iteration: 1e-3, {{{stage!r}: stand_still}})
+stand_ins = StandIns(GRAPH, lambda stage, iteration: 1e-3, {{{stage!r}: block}})
 for iteration, _ in engine.Engine(GRAPH, stand_ins.functions, patience={patience}).run(stand_ins.items(10_000)):
     if {stage!r} == "consumer":
-        stand_still(iteration)
+        block(iteration)
 """
 
 
-def started(stage: str, patience: float) -> subprocess.Popen[str]:
+def start_run(stage: str, patience: float) -> subprocess.Popen[str]:
     code = SCRIPT.format(root=str(ROOT), stage=stage, patience=patience)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_ctrl_c_ends_a_run_wherever_it_is() -> None:
+def test_ctrl_c_ends_a_run_at_any_point() -> None:
     # On the calling thread, on a worker while the calling thread waits, and between two iterations.
-    running = [started(stage, 300) for stage in ("train", "memory", "consumer")]
-    for process in running:
+    processes = [start_run(stage, 300) for stage in ("train", "memory", "consumer")]
+    for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
-    for process in running:
+    for process in processes:
         _, error = process.communicate(timeout=30)
         assert process.returncode == -signal.SIGINT
         assert re.search(r"\nKeyboardInterrupt(\nIn stage \w+ of iteration \d\.)?$", error.rstrip())
 
 
-def test_a_stuck_stage_on_the_main_thread_is_broken_off() -> None:
-    process = started("train", 1.0)
+def test_a_stuck_stage_on_the_main_thread_is_interrupted() -> None:
+    process = start_run("train", 1.0)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 1
     last = error.splitlines()[-1]
     assert last.startswith("mspipe_triton.errors.StuckError: nothing has ended for 1 s: stage train of iteration 2 ")
-    assert "(stand_still)" in last
+    assert "(block)" in last

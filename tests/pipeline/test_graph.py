@@ -1,4 +1,4 @@
-"""The stage graph: what it refuses, and what it makes of stages and dependencies."""
+"""The stage graph: refused graphs, and the order, loads and waits of valid ones."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "negative": (((Stage("a", "r", -1.5),),), "stage 'a' takes -1.5"),
     "nan": (((Stage("a", "r", float("nan")),),), "stage 'a' takes nan"),
     "inf": (((Stage("a", "r", float("inf")),),), "stage 'a' takes inf"),
-    "held": (((Stage("a", "r", 1, -4),),), "stage 'a' holds -4 bytes"),
+    "bytes": (((Stage("a", "r", 1, -4),),), "stage 'a' holds -4 bytes"),
     "resource": (((A,), (), ("q", "p")), "stage 'a' is on resource 'r', none of p, q"),
     "before": (((A,), (Dependency("x", "a"),)), "names stage 'x', which is none of a"),
     "after": (((A,), (Dependency("a", "y"),)), "names stage 'y', which is none of a"),
     "itself": (((A,), (Dependency("a", "a"),)), "stage 'a' waits for itself"),
     "later": (((A,), (Dependency("a", "a", -1),)), "stage 'a' waits for itself"),
     "order": (((A, B), (Dependency("b", "a"),)), "waits for itself"),
-    "circle": (((A, C), (Dependency("a", "c", 2), Dependency("c", "a", -2))), "waits for itself"),
+    "cycle": (((A, C), (Dependency("a", "c", 2), Dependency("c", "a", -2))), "waits for itself"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_graph_that_cannot_run_is_refused_in_one_line(name: str) -> None:
     arguments, message = REFUSED[name]
-    with pytest.raises(GraphError) as refused:
+    with pytest.raises(GraphError) as error:
         StageGraph(*arguments)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-SCHEDULED: dict[str, tuple[dict[str, Any], str]] = {
+REFUSED_SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"schedule": "fast"}, "schedule 'fast' is none of serial, prefetch, mspipe, fixed, exact"),
     "missing": ({"times": {"sample": 1, "memory": 1, "update": 1}}, "needs a time for features, train"),
     "stranger": ({"times": {**TIMES}}, "has no stage 'patch'; it has sample, features, memory, train, update"),
@@ -58,12 +58,12 @@ SCHEDULED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULED)
-def test_a_schedule_that_cannot_be_is_refused(name: str) -> None:
-    changed, message = SCHEDULED[name]
+@pytest.mark.parametrize("name", REFUSED_SCHEDULES)
+def test_an_impossible_schedule_is_refused(name: str) -> None:
+    changes, message = REFUSED_SCHEDULES[name]
     times = {stage: TIMES[stage] for stage in stage_names("mspipe")}
     with pytest.raises(GraphError, match=message):
-        schedule_graph(**{"schedule": "mspipe", "times": times, **changed})
+        schedule_graph(**{"schedule": "mspipe", "times": times, **changes})
 
 
 def test_order_loads_and_waits() -> None:
@@ -78,7 +78,7 @@ def test_order_loads_and_waits() -> None:
     assert graph.lower_bound() == 5
 
 
-def test_times_are_kept_exactly_and_can_be_replaced() -> None:
+def test_times_are_exact_and_can_be_replaced() -> None:
     graph = StageGraph((Stage("a", "r", 0.1, 7), Stage("b", "r", Fraction(1, 3))), resources=("r", "unused"))
     assert graph.times == {"a": Fraction(0.1), "b": Fraction(1, 3)}
     other = graph.with_times({"b": 2})
@@ -88,7 +88,7 @@ def test_times_are_kept_exactly_and_can_be_replaced() -> None:
         graph.with_times({"a": 0})
 
 
-def test_schedules_differ_in_what_the_fetch_waits_for() -> None:
+def test_schedules_differ_in_the_waits_of_the_fetch() -> None:
     for schedule in SCHEDULES:
         assert tuple(stage.name for stage in graph_of(schedule).stages) == stage_names(schedule)
     assert Dependency("update", "sample", 1) in graph_of("serial").dependencies
@@ -102,7 +102,7 @@ def test_schedules_differ_in_what_the_fetch_waits_for() -> None:
 
 @st.composite
 def drafts(draw: st.DrawFn) -> tuple[tuple[Stage, ...], tuple[Dependency, ...]]:
-    """Up to five stages on up to three resources and any dependencies, such as can run and such as cannot."""
+    """Draw up to five stages on up to three resources, and any dependencies, possible or not."""
     stages = tuple(
         Stage(name, draw(st.sampled_from("xyz")), draw(st.integers(1, 9)))
         for name in "abcde"[: draw(st.integers(1, 5))]
@@ -112,17 +112,17 @@ def drafts(draw: st.DrawFn) -> tuple[tuple[Stage, ...], tuple[Dependency, ...]]:
 
 
 def edges_of(stages: tuple[Stage, ...], dependencies: tuple[Dependency, ...]) -> list[tuple[str, str, int]]:
-    """The dependencies and the turns on each resource, written down once more."""
-    edges = [(each.before, each.after, each.distance) for each in dependencies]
+    """Edges (before, after, distance) of the dependencies and of the order on each resource."""
+    edges = [(edge.before, edge.after, edge.distance) for edge in dependencies]
     for resource in {stage.resource for stage in stages}:
         turns = [stage.name for stage in stages if stage.resource == resource]
-        edges += [(first, then, 0) for first, then in pairwise(turns)] + [(turns[-1], turns[0], 1)]
+        edges += [(first, second, 0) for first, second in pairwise(turns)] + [(turns[-1], turns[0], 1)]
     return edges
 
 
 @settings(max_examples=150, deadline=None)
 @given(drafts())
-def test_exactly_the_circles_that_reach_no_earlier_iteration_are_refused(
+def test_exactly_the_cycles_that_reach_no_earlier_iteration_are_refused(
     draft: tuple[tuple[Stage, ...], tuple[Dependency, ...]],
 ) -> None:
     possible = largest_ratio(edges_of(*draft), {stage.name: Fraction(stage.time) for stage in draft[0]}) is not None

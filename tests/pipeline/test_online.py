@@ -1,4 +1,4 @@
-"""Planning while training: which drift of stage times calls for a new plan, and what is told of it."""
+"""Planning while training: the drift of stage times that calls for a new plan, and the report of the change."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ EXACT = {**TIMES, "patch": 2e-5}
 
 
 def feed(planner: OnlinePlanner, times: dict[str, float], iterations: int) -> list[Replanned]:
-    """What the planner makes of iterations that all take these times."""
+    """Observe iterations with these stage times, and return the planner's changes."""
     spans = [Span(name, RESOURCES[name], 0, 0.0, 1.0, seconds) for name, seconds in times.items()]
-    answers = [planner.observe(spans) for _ in range(iterations)]
-    return [answer for answer in answers if answer is not None]
+    changes = [planner.observe(spans) for _ in range(iterations)]
+    return [change for change in changes if change is not None]
 
 
 @pytest.mark.parametrize("factor", [0.75, 1.25, 3.0])
 @pytest.mark.parametrize("stage", ["train", "sample"])
-def test_a_stage_more_than_a_fifth_off_calls_for_one_new_plan(stage: str, factor: float) -> None:
+def test_a_drift_above_a_fifth_calls_for_one_new_plan(stage: str, factor: float) -> None:
     planner = OnlinePlanner("mspipe", times=TIMES)
     assert feed(planner, TIMES, 50) == []
-    old, off = planner.plan, {**TIMES, stage: TIMES[stage] * factor}
-    changes = feed(planner, off, 1)
+    old, times = planner.plan, {**TIMES, stage: TIMES[stage] * factor}
+    changes = feed(planner, times, 1)
     while not changes and planner.iterations < 500:
-        changes = feed(planner, off, 1)
+        changes = feed(planner, times, 1)
     (change,) = changes
     assert (change.old, change.new, change.stage) == (old, planner.plan, stage)
     share = float(planner.plan.graph.times[stage]) / TIMES[stage] - 1
-    assert 0.2 < abs(share) <= 0.2 + abs(factor - 1) / 16  # as soon as the average was too far off
+    assert 0.2 < abs(share) <= 0.2 + abs(factor - 1) / 16  # as soon as the average has drifted too far
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.15])
@@ -46,11 +46,11 @@ def test_a_drift_below_a_fifth_changes_nothing(factor: float) -> None:
     assert planner.plan is plan
 
 
-def test_the_drift_that_counts_can_be_chosen() -> None:
+def test_the_drift_limit_can_be_chosen() -> None:
     assert feed(OnlinePlanner("mspipe", times=TIMES, drift=0.1), {**TIMES, "train": 6.9e-3}, 100) != []
 
 
-def test_a_stage_that_takes_next_to_nothing_never_counts() -> None:
+def test_the_drift_of_a_negligible_stage_does_not_count() -> None:
     planner = OnlinePlanner("exact", times=EXACT)
     assert feed(planner, {**EXACT, "patch": 6e-5}, 300) == []  # 3 times its time, 0.7 % of the period
     assert feed(planner, {**EXACT, "patch": 2e-4}, 300) != []
@@ -63,7 +63,7 @@ def test_one_slow_iteration_is_no_drift() -> None:
     assert feed(planner, TIMES, 50) == []
 
 
-def test_without_times_the_first_measured_ones_make_the_plan() -> None:
+def test_without_times_the_first_measurements_make_the_plan() -> None:
     planner = OnlinePlanner("mspipe")
     assert len(set(planner.plan.graph.times.values())) == 1
     feed(planner, {name: 1.0 for name in TIMES}, 1)  # the first iteration of a process compiles, and does not count
@@ -73,7 +73,7 @@ def test_without_times_the_first_measured_ones_make_the_plan() -> None:
     assert change.new.staleness == 1
 
 
-def test_the_new_plan_has_the_staleness_that_the_new_times_need() -> None:
+def test_the_new_plan_has_the_staleness_for_the_new_times() -> None:
     planner = OnlinePlanner("mspipe", times=TIMES)
     assert planner.plan.staleness == 1
     feed(planner, {**TIMES, "train": 4e-3, "update": 4.5e-3}, 200)
@@ -84,7 +84,7 @@ def test_the_new_plan_has_the_staleness_that_the_new_times_need() -> None:
     assert float(fixed.plan.graph.times["train"]) > 1.2 * TIMES["train"]
 
 
-def test_what_is_measured_now_can_be_planned_without_adopting_it() -> None:
+def test_new_times_can_be_planned_without_adopting_the_plan() -> None:
     planner = OnlinePlanner("serial", times=TIMES)
     assert float(planner.plan_for({**TIMES, "train": 6.6e-3}).period) == pytest.approx(16.6e-3)
     assert float(planner.plan.period) == pytest.approx(16e-3)
@@ -97,7 +97,7 @@ def test_a_single_pause_changes_no_plan() -> None:
     assert feed(planner, TIMES, 40) == []
 
 
-def test_the_event_holds_both_plans() -> None:
+def test_the_event_contains_both_plans() -> None:
     planner = OnlinePlanner("mspipe", times=TIMES)
     first = json.loads(json.dumps(Replanned(None, planner.plan).to_json()))
     assert (first["event"], first["stage"], first["old"]) == ("plan", None, None)
@@ -113,17 +113,17 @@ def test_the_event_holds_both_plans() -> None:
         assert {name: value for name, value in event[side].items() if name != "times"} == plan.to_json()
 
 
-def test_the_fetch_is_guarded_by_a_tenth_of_a_period() -> None:
+def test_the_fetch_starts_a_tenth_of_a_period_early() -> None:
     plan = make_plan("mspipe", {"sample": 2, "features": 3, "memory": 2, "train": 6, "update": 3})
     assert plan.delay is not None
-    held = guarded(plan)
-    assert held is not None
-    assert held.offset == plan.delay.offset - Fraction(6, 10) == Fraction(34, 10)
-    assert (held.stage, held.reference, held.distance) == ("memory", "train", plan.delay.distance)
+    delay = guarded(plan)
+    assert delay is not None
+    assert delay.offset == plan.delay.offset - Fraction(6, 10) == Fraction(34, 10)
+    assert (delay.stage, delay.reference, delay.distance) == ("memory", "train", plan.delay.distance)
     assert guarded(make_plan("serial", TIMES)) is None
-    soon = make_plan("mspipe", {"sample": 1, "features": 0.5, "memory": 9.5, "train": 10, "update": 1})
-    assert soon.delay is not None
-    assert soon.delay.offset == Fraction(1, 2)
-    held = guarded(soon)
-    assert held is not None
-    assert held.offset == 0
+    short = make_plan("mspipe", {"sample": 1, "features": 0.5, "memory": 9.5, "train": 10, "update": 1})
+    assert short.delay is not None
+    assert short.delay.offset == Fraction(1, 2)
+    delay = guarded(short)
+    assert delay is not None
+    assert delay.offset == 0

@@ -35,7 +35,7 @@ def ring(times: dict[str, int]) -> int:
     return times["memory"] + times["train"] + times["update"]
 
 
-def test_the_example() -> None:
+def test_an_example() -> None:
     plan = make_plan("mspipe", TIMES)
     assert plan.to_json() == {
         "schedule": "mspipe",
@@ -58,7 +58,7 @@ def test_serial_and_prefetch() -> None:
     assert list(serial.starts.values()) == [0, 2, 5, 7, 13]
 
 
-def test_the_smallest_staleness_is_that_of_a_search_over_runs() -> None:
+def test_the_smallest_staleness_against_a_search() -> None:
     for times in vectors(1000):
         plan = make_plan("mspipe", times)
         assert (plan.staleness, plan.period) == smallest(times)
@@ -68,28 +68,30 @@ def test_the_smallest_staleness_is_that_of_a_search_over_runs() -> None:
 
 
 @pytest.mark.parametrize(("schedule", "resources"), [("exact", RESOURCES), ("mspipe", GATHER), ("exact", GATHER)])
-def test_so_it_is_with_the_patch_and_with_a_gather_on_compute(schedule: str, resources: dict[str, str]) -> None:
+def test_the_smallest_staleness_with_a_patch_and_with_a_gather_on_compute(
+    schedule: str, resources: dict[str, str]
+) -> None:
     for times in vectors(200, schedule):
         plan = make_plan(schedule, times, resources=resources)
         assert (plan.staleness, plan.period) == smallest(times, gather=resources is GATHER)
         assert plan.period == plan.lower_bound
 
 
-def test_a_given_staleness_bounds_the_period() -> None:
+def test_a_fixed_staleness_bounds_the_period() -> None:
     for k, times in enumerate(vectors(200)):
         staleness = k % 5
         expected = max(make_plan("mspipe", times).lower_bound, Fraction(ring(times), 1 + staleness))
         plan = make_plan("mspipe", times, staleness)
         assert plan.period == expected == Pipeline(times, staleness).period()
         assert plan.staleness == staleness
-        # Under fixed, fetches and updates also take turns on the memory itself.
+        # Under fixed, fetches and updates also alternate on the memory itself.
         fixed = make_plan("fixed", times, staleness)
         expected = max(expected, times["memory"] + times["update"])
-        assert fixed.period == expected == Pipeline(times, staleness, exactly=True).period()
+        assert fixed.period == expected == Pipeline(times, staleness, fixed=True).period()
 
 
 def cases() -> list[Plan]:
-    """Plans of every schedule, on the default resources, with a gather on compute, and with updates there."""
+    """Plans of every schedule on the default resources, with a gather on compute, and with updates on compute."""
     plans = []
     for schedule in SCHEDULES:
         for resources in (RESOURCES, GATHER, {**RESOURCES, "update": "compute"}):
@@ -99,43 +101,43 @@ def cases() -> list[Plan]:
     return plans
 
 
-def fits(plan: Plan, starts: dict[str, Fraction]) -> bool:
-    """Whether starts repeated every period break no constraint."""
+def feasible(plan: Plan, starts: dict[str, Fraction]) -> bool:
+    """Return true if starts that repeat every period break no constraint."""
     return all(
-        starts[each.after] >= starts[each.before] + plan.graph.times[each.before] - each.distance * plan.period
-        for each in plan.graph.constraints
+        starts[edge.after] >= starts[edge.before] + plan.graph.times[edge.before] - edge.distance * plan.period
+        for edge in plan.graph.constraints
     )
 
 
-def test_starts_are_feasible_early_and_the_fetch_late() -> None:
+def test_stages_start_as_early_as_possible_and_the_fetch_as_late() -> None:
     moment = Fraction(1, 10**6)
     for plan in cases():
-        assert fits(plan, plan.starts)
+        assert feasible(plan, plan.starts)
         assert plan.starts["sample"] == 0
-        assert not fits(plan, {**plan.starts, "memory": plan.starts["memory"] + moment})
+        assert not feasible(plan, {**plan.starts, "memory": plan.starts["memory"] + moment})
         for name in plan.starts:
             earlier = {**plan.starts, name: plan.starts[name] - moment}
-            assert name in ("sample", "memory") or not fits(plan, earlier), name
+            assert name in ("sample", "memory") or not feasible(plan, earlier), name
 
 
-def test_utilisation_is_load_by_period() -> None:
+def test_utilisation_is_load_per_period() -> None:
     for plan in cases():
         run = simulate(plan.graph, 5)
         assert plan.utilisation == {name: busy / 5 / plan.period for name, busy in run.busy().items()}
         assert steady_period(plan.graph) == plan.period >= plan.lower_bound
 
 
-def test_slack_is_the_time_between_the_update_needed_and_the_fetch() -> None:
+def test_slack_is_the_time_between_the_required_update_and_the_fetch() -> None:
     for schedule in ("mspipe", "exact", "fixed"):
         for k, times in enumerate(vectors(50, schedule)):
             plan = make_plan(schedule, times, k % 4)
-            needed = plan.starts["update"] + times["update"] - (1 + plan.staleness) * plan.period
-            assert plan.slack == plan.starts["memory"] - needed >= 0
+            update_end = plan.starts["update"] + times["update"] - (1 + plan.staleness) * plan.period
+            assert plan.slack == plan.starts["memory"] - update_end >= 0
 
 
 @pytest.mark.parametrize("resources", [RESOURCES, GATHER])
 @pytest.mark.parametrize("schedule", ["mspipe", "exact"])
-def test_the_delay_costs_nothing_and_ends_where_the_fetch_is_needed(schedule: str, resources: dict[str, str]) -> None:
+def test_the_delay_costs_no_time_and_the_fetch_ends_just_in_time(schedule: str, resources: dict[str, str]) -> None:
     for k, times in enumerate(vectors(100, schedule)):
         plan = make_plan(schedule, times, None if k % 3 else 1, resources)
         assert plan.delay is not None
@@ -145,11 +147,11 @@ def test_the_delay_costs_nothing_and_ends_where_the_fetch_is_needed(schedule: st
         delay = (plan.delay.distance, plan.delay.offset)
         delayed = Pipeline(times, plan.staleness, gather=resources is GATHER, delay=delay)
         assert delayed.period() == plan.period
-        following = "patch" if schedule == "exact" else "train"
-        assert delayed.end["memory"][-1] == delayed.start[following][-1]
+        next_stage = "patch" if schedule == "exact" else "train"
+        assert delayed.end["memory"][-1] == delayed.start[next_stage][-1]
 
 
-def test_floats_count_to_twelve_digits_and_exact_numbers_stay() -> None:
+def test_floats_count_to_twelve_digits_and_fractions_are_exact() -> None:
     tenths = {name: value / 10 for name, value in TIMES.items()}
     assert sum(Fraction(tenths[name]) for name in ("memory", "train", "update")) != Fraction(11, 10)
     plan = make_plan("mspipe", tenths)
@@ -160,7 +162,7 @@ def test_floats_count_to_twelve_digits_and_exact_numbers_stay() -> None:
     assert make_plan("serial", {**TIMES, "train": 1.00000000001}).period == 11 + Fraction(1, 10**11)
 
 
-def test_planning_is_quick_whatever_the_times() -> None:
+def test_planning_is_quick_for_any_times() -> None:
     draw, seconds = random.Random(3), []
     for _ in range(100):
         times = {name: draw.random() * 10 ** draw.randint(-9, 9) for name in stage_names("exact")}
@@ -170,7 +172,7 @@ def test_planning_is_quick_whatever_the_times() -> None:
     assert statistics.median(seconds) < 0.01
 
 
-REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+INVALID: dict[str, tuple[tuple[Any, ...], str]] = {
     "serial": (("serial", TIMES, 2), "schedule serial misses no update: staleness 2 needs mspipe, fixed or exact"),
     "prefetch": (("prefetch", TIMES, 1), "schedule prefetch misses no update"),
     "fixed": (("fixed", TIMES), "schedule fixed needs a staleness"),
@@ -182,13 +184,13 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_planned_is_refused_in_one_line(name: str) -> None:
-    arguments, message = REFUSED[name]
-    with pytest.raises(GraphError) as refused:
+@pytest.mark.parametrize("name", INVALID)
+def test_an_impossible_plan_is_refused_in_one_line(name: str) -> None:
+    arguments, message = INVALID[name]
+    with pytest.raises(GraphError) as error:
         make_plan(*arguments)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 UNREADABLE = (
@@ -200,15 +202,15 @@ UNREADABLE = (
 def test_times_are_read_exactly() -> None:
     times: dict[str, Time] = {"a": 2, "b": Fraction(5, 2), "c": Fraction(1, 3), "d": Fraction(1, 1000)}
     assert parse_times(" a=2, b = 2.5,c=1/3,d=1e-3") == times
-    for wrong in UNREADABLE:
+    for text in UNREADABLE:
         with pytest.raises(ConfigError, match="--times: "):
-            parse_times(wrong)
+            parse_times(text)
     with pytest.raises(ConfigError, match="a is given twice"):
         parse_times("a=1,a=2")
 
 
-def test_a_bound_that_no_staleness_mends_is_planned_at_its_best() -> None:
-    # Features wait for the update before on the one copy engine, so that all but the sample is one circle.
+def test_a_period_that_no_staleness_shortens_is_planned_with_staleness_0() -> None:
+    # Features wait for the previous update on the same copy engine, so all stages but the sample form one cycle.
     plan = make_plan("mspipe", TIMES, resources={**RESOURCES, "update": "copy_in"})
     assert (plan.period, plan.lower_bound, plan.staleness) == (14, 8, 0)
 

@@ -1,4 +1,4 @@
-"""The simulation: runs worked out by hand, the rule that every start obeys, and the period it settles to."""
+"""The simulation: runs computed by hand, the rule for every start, and the period that a run settles to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.pipeline.test_graph import drafts, edges_of
 TIMES = {"sample": 2, "features": 3, "memory": 2, "train": 6, "update": 3}
 
 
-def possible(stages: tuple[Stage, ...], dependencies: tuple[Dependency, ...]) -> StageGraph:
+def valid_graph(stages: tuple[Stage, ...], dependencies: tuple[Dependency, ...]) -> StageGraph:
     try:
         return StageGraph(stages, dependencies)
     except GraphError:
@@ -28,17 +28,17 @@ def possible(stages: tuple[Stage, ...], dependencies: tuple[Dependency, ...]) ->
         raise
 
 
-graphs = drafts().map(lambda draft: possible(*draft))
+graphs = drafts().map(lambda draft: valid_graph(*draft))
 
 
 @st.composite
-def connected(draw: st.DrawFn) -> StageGraph:
-    """A graph in which every stage is some iterations ahead of the next one at most."""
+def connected_graphs(draw: st.DrawFn) -> StageGraph:
+    """Draw a graph in which every stage is at most a few iterations ahead of the next one."""
     stages, dependencies = draw(drafts())
     bounds = []
-    for first, then in pairwise(stages):
-        bounds += [Dependency(first.name, then.name), Dependency(then.name, first.name, draw(st.integers(1, 4)))]
-    return possible(stages, (*dependencies, *bounds))
+    for first, second in pairwise(stages):
+        bounds += [Dependency(first.name, second.name), Dependency(second.name, first.name, draw(st.integers(1, 4)))]
+    return valid_graph(stages, (*dependencies, *bounds))
 
 
 def test_two_stages_by_hand() -> None:
@@ -51,12 +51,13 @@ def test_two_stages_by_hand() -> None:
     assert run.ends == {"a": (2, 4, 7.5, 11), "b": (5.5, 9, 12.5, 16)}
     assert run.makespan == 16
     assert run.busy() == {"x": 8, "y": 14}
-    # From 5.5 to 9 iterations 1 and 2 hold a's bytes and iteration 1 b's; at 5.5 and 9 one leaves as the next comes.
+    # From 5.5 to 9, iterations 1 and 2 hold a's bytes and iteration 1 holds b's; at 5.5 and 9 one iteration frees its
+    # bytes as the next one starts.
     assert run.peak_size() == 21
     assert simulate(graph, 20).period() == Fraction(7, 2)
 
 
-def test_a_regime_of_two_iterations() -> None:
+def test_starts_that_repeat_every_two_iterations() -> None:
     names = ("a", "b", "c")
     ring = [Dependency("a", "b"), Dependency("b", "c"), Dependency("c", "a", 2)]
     run = simulate(StageGraph(tuple(Stage(name, name, 3) for name in names), tuple(ring)), 12)
@@ -64,7 +65,7 @@ def test_a_regime_of_two_iterations() -> None:
     assert run.period() == Fraction(9, 2)
 
 
-def test_a_resource_keeps_its_order_even_where_another_stage_could_go() -> None:
+def test_a_resource_keeps_its_order_even_if_another_stage_could_start() -> None:
     graph = StageGraph(
         (Stage("first", "x", 1), Stage("second", "x", 1), Stage("slow", "y", 5)), (Dependency("slow", "first"),)
     )
@@ -86,7 +87,7 @@ def test_serial_and_a_run_too_short_to_settle() -> None:
         simulate(schedule_graph("serial", TIMES), 0)
 
 
-def test_a_graph_that_was_never_checked_stops_where_nothing_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchecked_graph_raises_if_no_stage_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StageGraph, "_refuse_cycles", lambda _: None)
     graph = StageGraph(
         (Stage("a", "x"), Stage("b", "y"), Stage("c", "z")), (Dependency("b", "c"), Dependency("c", "b"))
@@ -97,14 +98,14 @@ def test_a_graph_that_was_never_checked_stops_where_nothing_can_start(monkeypatc
 
 @settings(max_examples=100, deadline=None)
 @given(graphs, st.integers(1, 12))
-def test_every_start_is_the_earliest_that_its_resource_and_waits_allow(graph: StageGraph, iterations: int) -> None:
+def test_every_start_is_the_earliest_allowed_by_resource_and_waits(graph: StageGraph, iterations: int) -> None:
     run = simulate(graph, iterations)
     for stages in graph.by_resource.values():
         free = Fraction()
         for iteration in range(iterations):
             for stage in stages:
-                others = [(each.before, iteration - each.distance) for each in graph.waits[stage.name]]
-                waits = [run.ends[name][min(other, iterations - 1)] for name, other in others if other >= 0]
+                awaited = [(edge.before, iteration - edge.distance) for edge in graph.waits[stage.name]]
+                waits = [run.ends[name][min(earlier, iterations - 1)] for name, earlier in awaited if earlier >= 0]
                 assert run.starts[stage.name][iteration] == max([free, *waits])
                 free = run.starts[stage.name][iteration] + graph.times[stage.name]
                 assert run.ends[stage.name][iteration] == free
@@ -112,25 +113,25 @@ def test_every_start_is_the_earliest_that_its_resource_and_waits_allow(graph: St
 
 @settings(max_examples=100, deadline=None)
 @given(graphs)
-def test_the_steady_period_is_that_of_the_worst_circle_and_of_a_long_run(graph: StageGraph) -> None:
+def test_the_steady_period_against_the_worst_cycle_and_a_long_run(graph: StageGraph) -> None:
     period = steady_period(graph)
     assert period == largest_ratio(edges_of(graph.stages, graph.dependencies), graph.times)
-    # A run takes at most the period an iteration from the potentials on, and at least the worst circle unrolled.
+    # A run takes at most one period per iteration after the potentials, and at least the worst cycle unrolled.
     iterations = 200
-    reach = sum(abs(each.distance) for each in graph.constraints)
+    reach = sum(abs(edge.distance) for edge in graph.constraints)
     margin = 2 * reach * period + sum(graph.times.values())
     assert abs(simulate(graph, iterations).makespan - iterations * period) <= margin
 
 
 @settings(max_examples=100, deadline=None)
-@given(connected())
+@given(connected_graphs())
 def test_a_bounded_run_settles_to_the_steady_period_exactly(graph: StageGraph) -> None:
     period = steady_period(graph)
     for iterations in (10, 25, 60, 240, 960, 3840):
         run = simulate(graph, iterations)
-        if (settled := run.period()) == period:
+        if (estimate := run.period()) == period:
             return
-        assert settled == run.makespan / iterations
+        assert estimate == run.makespan / iterations
     raise AssertionError(f"never settled to {period}")
 
 

@@ -1,4 +1,4 @@
-"""Cases of temporal_attention and mailbox_attention with an oracle of the absorbed form and of every gradient."""
+"""Cases of temporal_attention and mailbox_attention, with an oracle of the absorbed form and of every gradient."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 from mspipe_triton.kernels import mailbox_attention, temporal_attention
 from mspipe_triton.kernels.numbers.philox import dropout_scale
 from tests.kernels.attention.slot_case import SlotCase, leaky, softmax
-from tests.kernels.comparing import Named
+from tests.kernels.comparing import Tensors
 
 DRAWS = torch.tensor([7, 3, 1, 20])
 
 
 @dataclass
 class Case(SlotCase):
-    """temporal_attention, neighbours being among 40 table rows."""
+    """A call of temporal_attention whose neighbours are among 40 table rows."""
 
     function: ClassVar[Callable[..., Any]] = staticmethod(temporal_attention)
     outputs: ClassVar[tuple[str, ...]] = ("context", "total")
-    forgets: ClassVar[tuple[str, ...]] = ("draws", "context", "total")
+    unread: ClassVar[tuple[str, ...]] = ("draws", "context", "total")
 
-    choices: int | None = None  # the rows of `query`, or mailboxes, that roots choose from; None: one a root
+    choices: int | None = None  # rows of `query`, or mailboxes, that roots choose from; None: one per root
     draws: torch.Tensor | None = field(default_factory=DRAWS.clone)
 
     def __post_init__(self) -> None:
@@ -38,38 +38,38 @@ class Case(SlotCase):
         for leaf in self.leaves.values():
             leaf.requires_grad_()
         self.rows = self.integers(40, self.roots, self.fanout)
-        self.chosen = None if self.choices is None else self.integers(self.choices, self.roots)
+        self.choice = None if self.choices is None else self.integers(self.choices, self.roots)
         self.probes = (self.normal(self.roots, self.heads, wide), self.normal(self.roots, self.heads))
 
     def query_count(self) -> int:
         return self.roots if self.choices is None else self.choices
 
-    def named(self) -> dict[str, Any]:
+    def keywords(self) -> dict[str, Any]:
         """Arguments of the public function, by name and in its order."""
         leaves = self.leaves
         return {
             "table": leaves["table"], "rows": self.rows, "features": self.features, "feature_rows": self.feature_rows,
             "deltas": self.deltas, "counts": self.filled, "frequency": leaves["frequency"], "phase": leaves["phase"],
-            "query": leaves["query"], "query_rows": self.chosen, "bias": leaves["bias"], "dropout": self.dropout,
+            "query": leaves["query"], "query_rows": self.choice, "bias": leaves["bias"], "dropout": self.dropout,
             "draws": self.draws,
         }  # fmt: skip
 
     def query_row(self, root: int) -> int:
-        return root if self.chosen is None else int(self.chosen[root])
+        return root if self.choice is None else int(self.choice[root])
 
     def narrow(self) -> None:
         super().narrow()
-        self.chosen = None if self.chosen is None else self.chosen.int()
+        self.choice = None if self.choice is None else self.choice.int()
 
     def multipliers(self) -> torch.Tensor:
-        """Dropout's [R, K, F]; ones without it."""
+        """Multipliers of dropout [R, K, F]; ones without dropout."""
         shape = (self.roots, self.heads, self.fanout)
         if not self.dropout or self.draws is None:
             return torch.ones(shape, dtype=torch.float64)
         return dropout_scale(self.draws, shape, self.dropout, torch.float64)
 
     def expected(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The docstring's equations, a root and a head at a time."""
+        """Compute the docstring's equations, one root and one head at a time."""
         contexts, totals = [], []
         scale = self.multipliers()
         for root in range(self.roots):
@@ -82,17 +82,17 @@ class Case(SlotCase):
         shape = (self.roots, self.heads)
         return torch.stack(contexts).view(*shape, -1), torch.stack(totals).view(shape)
 
-    def gradients_of_sum(self, which: int) -> tuple[Named, Named]:
-        """The gradients of one result's plain sum: the operation's, the oracle's."""
+    def gradients_of_sum(self, index: int) -> tuple[Tensors, Tensors]:
+        """Gradients of the plain sum of one result: the operation's and the oracle's."""
         leaves = list(self.leaves.values())
-        actual = torch.autograd.grad(self.actual()[which].sum(), leaves, materialize_grads=True)
-        expected = torch.autograd.grad(self.expected()[which].sum(), leaves, materialize_grads=True)
+        actual = torch.autograd.grad(self.actual()[index].sum(), leaves, materialize_grads=True)
+        expected = torch.autograd.grad(self.expected()[index].sum(), leaves, materialize_grads=True)
         return dict(zip(self.leaves, actual, strict=True)), dict(zip(self.leaves, expected, strict=True))
 
 
 @dataclass
 class MailCase(Case):
-    """mailbox_attention of `roots` nodes with mailboxes of `fanout` slots, `dim` numbers a mail."""
+    """A call of mailbox_attention on `roots` nodes with `fanout` slots per mailbox and `dim` numbers per mail."""
 
     function: ClassVar[Callable[..., Any]] = staticmethod(mailbox_attention)
     tables: ClassVar[tuple[str, ...]] = ("mails", "features")
@@ -105,26 +105,26 @@ class MailCase(Case):
     def query_count(self) -> int:
         return self.roots
 
-    def named(self) -> dict[str, Any]:
+    def keywords(self) -> dict[str, Any]:
         leaves = self.leaves
         return {
-            "mails": self.mails, "rows": self.chosen, "features": self.features, "feature_rows": self.feature_rows,
+            "mails": self.mails, "rows": self.choice, "features": self.features, "feature_rows": self.feature_rows,
             "deltas": self.deltas, "counts": self.filled, "frequency": leaves["frequency"], "phase": leaves["phase"],
             "query": leaves["query"], "bias": leaves["bias"], "dropout": self.dropout, "draws": self.draws,
         }  # fmt: skip
 
-    def own(self, root: int) -> torch.Tensor:
-        return self.mails[root if self.chosen is None else int(self.chosen[root]), : int(self.filled[root])]
+    def slot_rows(self, root: int) -> torch.Tensor:
+        return self.mails[root if self.choice is None else int(self.choice[root]), : int(self.filled[root])]
 
     def query_row(self, root: int) -> int:
         return root
 
     def spoil_rows(self, value: float, row: int) -> None:
-        """A node whose mailbox is empty may name any; where each has its own, its empty slots hold anything."""
-        if self.chosen is None:
+        """Spoil the row of every node with an empty mailbox; with one mailbox per node, spoil its empty slots."""
+        if self.choice is None:
             self.mails = torch.where(self.empty[:, :, None], value, self.mails)
         else:
-            self.chosen = torch.where(self.filled > 0, self.chosen, row)
+            self.choice = torch.where(self.filled > 0, self.choice, row)
 
     def narrow_rows(self) -> None:
         self.mails = torch.cat([self.mails, self.mails], 1)[:, : self.fanout]

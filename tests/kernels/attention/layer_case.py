@@ -1,4 +1,4 @@
-"""Cases of attention_layer with an oracle that projects every slot's key and value, a root at a time."""
+"""Cases of attention_layer, with an oracle that projects the key and value of every slot, one root at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DRAWS, OUTPUT_DRAWS = torch.tensor([7, 3, 1, 20]), torch.tensor([7, 4, 1, 20])
 
 @dataclass
 class LayerCase(SlotCase):
-    """Roots among the first `distinct` of 30 table rows, neighbours among all. Every third root is padding: row 0, no
-    neighbours."""
+    """A call of attention_layer: roots among the first `distinct` of 30 table rows, neighbours among all of them. Every
+    third root is padding: row 0, no neighbours."""
 
     function: ClassVar[Callable[..., Any]] = staticmethod(attention_layer)
     outputs: ClassVar[tuple[str, ...]] = ("z",)
-    forgets: ClassVar[tuple[str, ...]] = ("draws", "output_draws", "z")
+    unread: ClassVar[tuple[str, ...]] = ("draws", "output_draws", "z")
 
     fanout: int = 4
     dim: int = 6
@@ -54,7 +54,7 @@ class LayerCase(SlotCase):
         super().narrow()
         self.root_rows = self.root_rows.int()
 
-    def named(self) -> dict[str, Any]:
+    def keywords(self) -> dict[str, Any]:
         """Arguments of the public function, by name and in its order."""
         leaves = dict(self.leaves)
         return {
@@ -64,33 +64,33 @@ class LayerCase(SlotCase):
             "draws": DRAWS if self.dropout else None, "output_draws": OUTPUT_DRAWS if self.dropout else None,
         }  # fmt: skip
 
-    def activated(self) -> torch.Tensor:
-        """What the operation saves of ReLU's result [R, D]."""
+    def saved_activation(self) -> torch.Tensor:
+        """ReLU's result [R, D] as the operation saves it."""
         saved: torch.Tensor = self.operation(*self.arguments())[9]
         return saved
 
     def expected(self) -> torch.Tensor:
-        """The docstring's equations with projected keys and values, a root at a time."""
+        """Compute the docstring's equations with projected keys and values, one root at a time."""
         leaves, rows = self.leaves, []
         weight = dropout_scale(DRAWS, (self.roots, self.heads, self.fanout), self.dropout, torch.float64)
-        kept = dropout_scale(OUTPUT_DRAWS, (self.roots, self.dim), self.dropout, torch.float64)
+        output_scale = dropout_scale(OUTPUT_DRAWS, (self.roots, self.dim), self.dropout, torch.float64)
         for root in range(self.roots):
-            own, x = leaves["table"][self.root_rows[root]], self.neighbours(root)
-            zero = torch.cat([own, torch.cos(leaves["phase"])])
+            root_row, x = leaves["table"][self.root_rows[root]], self.neighbours(root)
+            zero = torch.cat([root_row, torch.cos(leaves["phase"])])
             query = self.heads_of(leaves["query_weight"] @ zero + leaves["query_bias"])
             keys = self.heads_of(x @ leaves["key_weight"].T + leaves["key_bias"])
             values = self.heads_of(x @ leaves["value_weight"].T + leaves["value_bias"])
-            attended = []
+            contexts = []
             for head in range(self.heads):
                 a = softmax(leaky(keys[:, head] @ query[head])) * weight[root, head, : len(x)]
-                attended.append(a @ values[:, head])
-            y = leaves["output_weight"] @ torch.cat([*attended, own]) + leaves["output_bias"]
-            rows.append(self.normed((y * kept[root]).clamp(min=0)))
+                contexts.append(a @ values[:, head])
+            y = leaves["output_weight"] @ torch.cat([*contexts, root_row]) + leaves["output_bias"]
+            rows.append(self.layer_norm((y * output_scale[root]).clamp(min=0)))
         return torch.stack(rows) if rows else torch.zeros(0, self.dim, dtype=torch.float64)
 
     def heads_of(self, row: torch.Tensor) -> torch.Tensor:
         return row.view(*row.shape[:-1], self.heads, self.dim // self.heads)
 
-    def normed(self, row: torch.Tensor) -> torch.Tensor:
+    def layer_norm(self, row: torch.Tensor) -> torch.Tensor:
         centred = row - row.mean()
         return centred / ((centred**2).mean() + self.eps).sqrt() * self.leaves["norm_weight"] + self.leaves["norm_bias"]

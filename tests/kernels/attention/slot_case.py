@@ -1,4 +1,4 @@
-"""What the cases of the attentions share: neighbour slots, and what they are read from."""
+"""Common part of the attentions' cases: neighbour slots and the tables that they are read from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from tests.kernels.comparing import Named
+from tests.kernels.comparing import Tensors
 from tests.kernels.runtime.operation_case import OperationCase
 
 
@@ -44,8 +44,8 @@ class SlotCase(OperationCase):
         """Mask [R, F] of the slots without a neighbour."""
         return torch.arange(self.fanout) >= self.filled[:, None]
 
-    def own(self, root: int) -> torch.Tensor:
-        """What the table holds of one root's filled slots, [counts, D]."""
+    def slot_rows(self, root: int) -> torch.Tensor:
+        """Table rows of one root's filled slots, [counts, D]."""
         return self.leaves["table"][self.rows[root, : int(self.filled[root])]]
 
     def neighbours(self, root: int) -> torch.Tensor:
@@ -55,10 +55,10 @@ class SlotCase(OperationCase):
         if self.feature_rows is not None:
             slots = self.feature_rows[root, :count].clamp(min=0)
         encoded = encode(self.deltas[root, :count], self.leaves)
-        return torch.cat([self.own(root), self.features[slots], encoded], 1)
+        return torch.cat([self.slot_rows(root), self.features[slots], encoded], 1)
 
     def spoil(self, value: float, row: int = 2**31 - 1) -> None:
-        """Put `value` or `row` wherever a slot is empty."""
+        """Put `value` or `row` into every empty slot."""
         self.deltas = torch.where(self.empty, value, self.deltas)
         self.spoil_rows(value, row)
         if self.feature_rows is None:
@@ -70,7 +70,7 @@ class SlotCase(OperationCase):
         self.rows = torch.where(self.empty, row, self.rows)
 
     def narrow(self) -> None:
-        """Indices become int32, and the rows of tables come to lie apart."""
+        """Make indices int32, and leave gaps between the rows of tables."""
         self.filled = self.filled.int()
         self.feature_rows = None if self.feature_rows is None else self.feature_rows.int()
         self.features = torch.cat([self.features, self.features], 1)[:, : self.width]
@@ -82,7 +82,7 @@ class SlotCase(OperationCase):
         assert self.leaves["table"].stride(0) == 2 * self.dim
 
 
-def encode(deltas: torch.Tensor, leaves: Named) -> torch.Tensor:
+def encode(deltas: torch.Tensor, leaves: Tensors) -> torch.Tensor:
     return torch.cos(deltas[:, None] * leaves["frequency"] + leaves["phase"])
 
 
@@ -91,6 +91,6 @@ def leaky(logits: torch.Tensor) -> torch.Tensor:
 
 
 def softmax(logits: torch.Tensor) -> torch.Tensor:
-    """By its definition; of nothing it is nothing."""
+    """Compute softmax by its definition; without logits it is empty."""
     weights = torch.exp(logits - logits.detach().max()) if len(logits) else logits
     return weights / weights.sum()

@@ -1,4 +1,4 @@
-"""Both attentions in torch: sizes, forms, dropout, garbage in empty slots, single gradients, refusals."""
+"""Both attentions in torch: sizes, forms, dropout, garbage in empty slots, single gradients, refused arguments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_forms(
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_every_gradient_of_a_full_case_says_something(kind: type[Case], dropout: float, agree: Agree) -> None:
+def test_every_gradient_of_a_full_case_is_nonzero(kind: type[Case], dropout: float, agree: Agree) -> None:
     expected = check(kind(123, choices=50, indexed_features=True, dropout=dropout), agree)
     table = {"table"} if kind is Case else set()
     assert expected.keys() == {"context", "total", "query", "bias", "frequency", "phase", *table}
@@ -57,23 +57,23 @@ def test_no_roots(kind: type[Case], width: int, indexed_features: bool) -> None:
 def test_roots_without_neighbours_give_zeros_and_pass_no_gradient(kind: type[Case], choices: int | None) -> None:
     case = kind(33, counts="none", choices=choices)
     case.spoil(1e9, -1)
-    named = case.with_gradients(case.actual())
-    assert all(not value.any() for value in named.values()), "nothing may be NaN or leak from an empty slot"
+    results = case.with_gradients(case.actual())
+    assert all(not value.any() for value in results.values()), "nothing may be NaN or leak from an empty slot"
 
 
-def test_totals_are_one_where_there_are_neighbours(kind: type[Case]) -> None:
+def test_weights_of_a_root_with_neighbours_sum_to_one(kind: type[Case]) -> None:
     case = kind(123)
     total = case.actual()[1]
     expected = (case.filled > 0).double()[:, None].expand(-1, 2)
-    # A sum of F ≤ 6 weights that are each rounded: no more than F units of the last place.
+    # A sum of F ≤ 6 weights, each of them rounded, is off by at most F units in the last place.
     assert bool(((total - expected).abs() <= 6 * torch.finfo(torch.float64).eps).all())
 
 
-def test_dropout_multiplies_weights_that_average_to_one(kind: type[Case]) -> None:
+def test_dropout_multipliers_average_to_one(kind: type[Case]) -> None:
     case = kind(2000, 1, 0, 4, counts="all", dropout=0.4)
-    total = case.actual()[1].detach()  # one neighbour: its weight is 1, the total is its multiplier
-    kept = total != 0
-    assert torch.equal(total[kept], torch.full_like(total[kept], 1 / 0.6))
+    total = case.actual()[1].detach()  # one neighbour, of weight 1: the total is its multiplier
+    nonzero = total != 0
+    assert torch.equal(total[nonzero], torch.full_like(total[nonzero], 1 / 0.6))
     assert abs(float(total.mean()) - 1) < 5 * (0.4 / 0.6 / total.numel()) ** 0.5  # five standard errors, seed fixed
 
 
@@ -88,14 +88,14 @@ def test_dropout_repeats_itself_and_changes_with_the_draws(kind: type[Case]) -> 
 
 
 def test_draws_without_dropout_change_nothing(kind: type[Case]) -> None:
-    drawn, plain = kind(33).actual(), kind(33, draws=None).actual()
-    assert all(torch.equal(a, b) for a, b in zip(drawn, plain, strict=True))
+    with_draws, plain = kind(33).actual(), kind(33, draws=None).actual()
+    assert all(torch.equal(a, b) for a, b in zip(with_draws, plain, strict=True))
 
 
 @pytest.mark.parametrize(("choices", "row"), [(None, 39), (None, -1), (40, -40)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("indexed_features", [True, False])
-def test_empty_slots_may_hold_anything(
+def test_empty_slots_may_hold_any_value(
     kind: type[Case], indexed_features: bool, dropout: float, choices: int | None, row: int
 ) -> None:
     case = kind(123, choices=choices, indexed_features=indexed_features, dropout=dropout)
@@ -107,7 +107,7 @@ def test_empty_slots_may_hold_anything(
         assert torch.equal(after[name], value), name
 
 
-def test_feature_row_below_zero_in_a_filled_slot_is_row_zero(kind: type[Case], agree: Agree) -> None:
+def test_a_negative_feature_row_in_a_filled_slot_is_row_zero(kind: type[Case], agree: Agree) -> None:
     case = kind(33, indexed_features=True, counts="all")
     assert case.feature_rows is not None
     case.feature_rows[:, ::2] = -1
@@ -116,7 +116,7 @@ def test_feature_row_below_zero_in_a_filled_slot_is_row_zero(kind: type[Case], a
 
 @pytest.mark.parametrize("choices", [None, 9])
 @pytest.mark.parametrize("indexed_features", [True, False])
-def test_int32_indices_and_rows_apart(
+def test_int32_indices_and_gaps_between_rows(
     kind: type[Case], indexed_features: bool, choices: int | None, agree: Agree
 ) -> None:
     case = kind(33, choices=choices, indexed_features=indexed_features)
@@ -125,23 +125,23 @@ def test_int32_indices_and_rows_apart(
     agree(case.with_gradients(case.actual()), expected)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_gradient_of_one_result_as_a_plain_sum(kind: type[Case], which: int, agree: Agree) -> None:
-    """The incoming gradient is one number, expanded, and the other result's is none."""
-    agree(*kind(33, dropout=0.3).gradients_of_sum(which))
+@pytest.mark.parametrize("index", [0, 1])
+def test_gradient_of_the_plain_sum_of_one_result(kind: type[Case], index: int, agree: Agree) -> None:
+    """Pass an expanded scalar as the gradient of one result, and no gradient for the other."""
+    agree(*kind(33, dropout=0.3).gradients_of_sum(index))
 
 
-def test_inputs_stay_as_they_are(kind: type[Case]) -> None:
+def test_inputs_are_unchanged(kind: type[Case]) -> None:
     case = kind(33, choices=9, indexed_features=True, dropout=0.3)
-    tensors = [value for value in case.named().values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == len(case.named()) - 1
+    tensors = [value for value in case.keywords().values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == len(case.keywords()) - 1
     before = [tensor.detach().clone() for tensor in tensors]
     case.with_gradients(case.actual())
     assert all(torch.equal(old, new) for old, new in zip(before, tensors, strict=True))
 
 
 @pytest.mark.parametrize("wrong", [9, 11])
-def test_widths_that_do_not_add_up_are_refused(kind: type[Case], wrong: int) -> None:
+def test_a_query_of_the_wrong_width_is_refused(kind: type[Case], wrong: int) -> None:
     with pytest.raises(ValueError, match=rf"query has width {wrong},.* 10$"):
         kind(3).actual(query=torch.zeros(3, 2, wrong, dtype=torch.float64))
 
@@ -152,7 +152,7 @@ def test_dropout_without_draws_is_refused(kind: type[Case]) -> None:
 
 
 def small(kind: type[Case], dropout: float = 0.0) -> Case:
-    """Few numbers, and times for which numerical differences in w are good."""
+    """A small case whose times are short enough for numerical differences in w."""
     case = kind(4, 3, 2, dim=2, times=2, choices=3, dropout=dropout)
     case.deltas = case.deltas / 50
     return case

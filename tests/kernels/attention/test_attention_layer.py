@@ -1,4 +1,4 @@
-"""The attention layer in torch: forms, dropout, garbage in empty slots, single gradients, as an operation, refusals."""
+"""The attention layer in torch: forms, dropout, garbage in empty slots, single gradients, refused arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_sizes(sizes: dict[str, Any], agree: Agree) -> None:
     check(LayerCase(**sizes), agree)
 
 
-def test_every_gradient_says_something(agree: Agree) -> None:
+def test_every_gradient_is_nonzero(agree: Agree) -> None:
     expected = check(LayerCase(33, indexed_features=True, dropout=0.3), agree)
     assert list(expected) == ["z", "table", "frequency", "phase", *PARAMETERS]
     assert all(float(value.abs().max()) > 1e-3 for value in expected.values())
@@ -46,9 +46,9 @@ def test_no_roots() -> None:
     for distinct in (0, 5):
         case = LayerCase(0)
         case.distinct = distinct
-        found = case.with_gradients(case.actual())
-        assert found["z"].shape == (0, 6)
-        assert not any(bool(value.any()) for value in found.values())
+        results = case.with_gradients(case.actual())
+        assert results["z"].shape == (0, 6)
+        assert not any(bool(value.any()) for value in results.values())
 
 
 def test_empty_slots_are_not_read(agree: Agree) -> None:
@@ -59,14 +59,14 @@ def test_empty_slots_are_not_read(agree: Agree) -> None:
         agree(case.with_gradients(case.actual()), expected)
 
 
-def test_int32_indices_and_rows_apart(agree: Agree) -> None:
+def test_int32_indices_and_gaps_between_rows(agree: Agree) -> None:
     case = LayerCase(9, indexed_features=True)
     expected = case.with_gradients(case.expected())
     case.narrow()
     agree(case.with_gradients(case.actual()), expected)
 
 
-def test_bfloat16_rows_are_read_as_their_numbers(agree: Agree) -> None:
+def test_bfloat16_rows_are_read_exactly(agree: Agree) -> None:
     case = LayerCase(9, indexed_features=True).to(torch.float64, torch.bfloat16)
     wide = case.to(torch.float64)
     actual, expected = case.with_gradients(case.actual()), wide.with_gradients(wide.actual())
@@ -75,24 +75,24 @@ def test_bfloat16_rows_are_read_as_their_numbers(agree: Agree) -> None:
 
 
 def test_nothing_is_saved_without_a_gradient() -> None:
-    case, seen = LayerCase(3), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.shape), lambda _: None):
+    case, shapes = LayerCase(3), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: shapes.append(tensor.shape), lambda _: None):
         with torch.no_grad():
             assert not case.actual().requires_grad
-        assert not seen
+        assert not shapes
         assert case.actual().requires_grad
-    assert seen
+    assert shapes
     assert all(tensor.numel() == 0 for tensor in case.operation(*case.arguments(save=False))[1:])
 
 
-def test_a_result_that_is_not_used_gives_no_gradient() -> None:
+def test_an_unused_result_gives_no_gradient() -> None:
     case = LayerCase(3)
     (gradient,) = torch.autograd.grad(
         (case.actual() * 0).sum() + case.leaves["table"].sum(), case.leaves["table"]
     )  # fmt: skip
     assert torch.equal(gradient, torch.ones_like(gradient))
-    unused = case.operation(*case.arguments())
-    assert [output.requires_grad for output in unused] == [True] + [False] * 11
+    outputs = case.operation(*case.arguments())
+    assert [output.requires_grad for output in outputs] == [True] + [False] * 11
 
 
 F64, I64 = torch.float64, torch.int64
@@ -130,17 +130,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        attention_layer(**{**LayerCase(3).named(), **changes})
+        attention_layer(**{**LayerCase(3).keywords(), **changes})
 
 
 def test_rows_in_pageable_host_memory_are_refused() -> None:
-    named = LayerCase(3).detached()
-    there = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in named.items()}
+    arguments = LayerCase(3).detached_keywords()
+    on_meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
     for name in ("table", "features"):
         with pytest.raises(ValueError, match=rf"{name} is in pageable host memory.*{name}\.pin_memory\(\)"):
-            attention_layer(**{**there, name: named[name]})
+            attention_layer(**{**on_meta, name: arguments[name]})
     with pytest.raises(ValueError, match="table is on cpu, not on meta"):
-        attention_layer(**{**there, "table": named["table"].requires_grad_()})
+        attention_layer(**{**on_meta, "table": arguments["table"].requires_grad_()})
 
 
 @pytest.mark.parametrize(

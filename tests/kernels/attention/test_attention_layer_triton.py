@@ -1,4 +1,4 @@
-"""The attention layer as kernels: against torch with every gradient, poisoned, in any width, in how many launches."""
+"""The attention layer as kernels: every gradient against torch, poisoned memory, widths, launch counts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from mspipe_triton.kernels.runtime import launch
 from tests.kernels.attention.layer_case import LayerCase
 from tests.kernels.comparing import Agree, Derived
-from tests.kernels.runtime.operation_case import three
+from tests.kernels.runtime.operation_case import comparison
 
-# Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
+# For a root without neighbours the kernel computes −∞ − (−∞), and does not use the result.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ BACKWARD = [
 
 @pytest.fixture(autouse=True)
 def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sum the parts in large blocks: the interpreter's time is that of its programs."""
+    """Sum the parts in large blocks: the interpreter's time grows with the number of programs."""
     for kind in ("float32", "float64"):
         monkeypatch.setitem(
             launch.KERNELS["attention_sums_kernel"].chosen, kind, launch.Config({"BLOCK": 4096})
@@ -43,8 +43,8 @@ def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["atomic", "deterministic"])
-def _summing(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Both ways to sum the gradient of the table over roots and slots."""
+def _both_sums(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sum the table's gradient over roots and slots in both ways."""
     torch.use_deterministic_algorithms(request.param)
     yield
     torch.use_deterministic_algorithms(False)
@@ -53,10 +53,10 @@ def _summing(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", FORMS)
 def test_float32(form: str, derived: Derived) -> None:
-    derived(*three(LayerCase(**FORMS[form]).to(torch.float32)))
+    derived(*comparison(LayerCase(**FORMS[form]).to(torch.float32)))
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
+@pytest.mark.usefixtures("interpreter", "poisoned", "_both_sums")
 @pytest.mark.parametrize("form", ["one of each", "dropout"])
 def test_float64(form: str, agree: Agree) -> None:
     case = LayerCase(**FORMS[form])
@@ -65,7 +65,7 @@ def test_float64(form: str, agree: Agree) -> None:
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_roots_and_columns_in_several_blocks(monkeypatch: pytest.MonkeyPatch, agree: Agree) -> None:
-    """Also parts of which the last is not full, and a head whose last block is not."""
+    """Include a last part, and a last block of a head, that are not full."""
     for name, kernel in launch.KERNELS.items():
         if name.startswith("attention_") and name not in ("attention_kernel", "attention_backward_kernel"):
             smallest = {block: 128 if "sums" in name else 16 for block in kernel.chosen["float32"].blocks}
@@ -74,8 +74,8 @@ def test_roots_and_columns_in_several_blocks(monkeypatch: pytest.MonkeyPatch, ag
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
-def test_padding_int32_indices_and_rows_apart(agree: Agree) -> None:
+@pytest.mark.usefixtures("interpreter", "poisoned", "_both_sums")
+def test_padding_int32_indices_and_gaps_between_rows(agree: Agree) -> None:
     case = LayerCase(6, indexed_features=True)
     expected = case.with_gradients(case.expected())
     case.spoil(torch.nan)
@@ -94,32 +94,32 @@ def test_empty_slots_are_not_read(agree: Agree) -> None:
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_bfloat16_rows(derived: Derived) -> None:
-    derived(*three(LayerCase(5, indexed_features=True).to(torch.float32, torch.bfloat16)))
+    derived(*comparison(LayerCase(5, indexed_features=True).to(torch.float32, torch.bfloat16)))
 
 
-@pytest.mark.usefixtures("interpreter", "poisoned", "_summing")
+@pytest.mark.usefixtures("interpreter", "poisoned", "_both_sums")
 def test_no_roots() -> None:
     case = LayerCase(0)
-    named = case.with_gradients(case.actual())
-    assert named["z"].shape == (0, 6)
-    assert not any(bool(value.any()) for value in named.values())
+    results = case.with_gradients(case.actual())
+    assert results["z"].shape == (0, 6)
+    assert not any(bool(value.any()) for value in results.values())
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-def test_dropout_of_the_output_is_that_of_torch() -> None:
-    """Every y is positive, so that ReLU's result is 0 where it was dropped."""
+def test_output_dropout_drops_the_same_elements_as_torch() -> None:
+    """Make every y positive, so that ReLU's result is 0 exactly where y was dropped."""
     case = LayerCase(9, dropout=0.6, counts="none").to(torch.float32)
     case.leaves["output_bias"] = torch.full((6,), 100.0)
     with torch.no_grad():
-        activated = case.activated()
+        activation = case.saved_activation()
         launch.use_triton(False)
-        expected = case.activated()
-    assert torch.equal(activated == 0, expected == 0)
-    assert 0 < int((activated == 0).sum()) < activated.numel()
+        expected = case.saved_activation()
+    assert torch.equal(activation == 0, expected == 0)
+    assert 0 < int((activation == 0).sum()) < activation.numel()
 
 
 @pytest.mark.usefixtures("interpreter")
-def test_not_a_number_is_passed_on() -> None:
+def test_nan_is_passed_on() -> None:
     case = LayerCase(4, counts="none")
     with torch.no_grad():
         case.leaves["table"][int(case.root_rows[1])] = torch.nan
@@ -139,18 +139,18 @@ def test_launches(table: bool, learned: bool) -> None:
         z = case.actual()
     with launch.recording() as backward:
         z.sum().backward()
-    assert [made.kernel.name for made in forward] == [
+    assert [entry.kernel.name for entry in forward] == [
         "attention_query_kernel", "attention_kernel", "attention_output_kernel",
     ]  # fmt: skip
-    assert [made.kernel.name for made in backward] == BACKWARD + ["attention_times_kernel"] * learned
+    assert [entry.kernel.name for entry in backward] == BACKWARD + ["attention_times_kernel"] * learned
 
 
-def test_rows_too_wide_for_the_blocks_take_the_smallest() -> None:
+def test_rows_too_wide_for_the_blocks_get_the_smallest_blocks() -> None:
     for dim, smallest in ((256, False), (300, True)):
         case = LayerCase(2, dim=dim).to(torch.float32)
-        with launch.recording() as recorded:
+        with launch.recording() as launches:
             case.actual().sum().backward()
-        rows = [made for made in recorded if "BLOCK_R" in made.config.blocks and "HEADS" in made.constants]
-        held = [made for made in rows if made.kernel.name != "attention_weights_kernel"]
-        assert len(held) == 4
-        assert all((set(made.config.blocks.values()) == {16}) == smallest for made in held)
+        by_row = [entry for entry in launches if "BLOCK_R" in entry.config.blocks and "HEADS" in entry.constants]
+        fitted = [entry for entry in by_row if entry.kernel.name != "attention_weights_kernel"]
+        assert len(fitted) == 4
+        assert all((set(entry.config.blocks.values()) == {16}) == smallest for entry in fitted)

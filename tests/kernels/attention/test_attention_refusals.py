@@ -1,4 +1,4 @@
-"""What both attentions refuse: dtypes, layouts, shapes, devices, ids outside their tables, rows in pageable memory."""
+"""Arguments that both attentions refuse: dtypes, layouts, shapes, devices, ids outside tables, pageable memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ F64, I64 = torch.float64, torch.int64
 
 
 def call(kind: type[Case], **changes: Any) -> None:
-    """Of three roots, three queries or mailboxes, 40 rows in a table and 50 features."""
+    """Call an attention on three roots, three queries or mailboxes, 40 table rows and 50 features."""
     kind(3, choices=3, indexed_features=True, dropout=0.1).actual(**changes)
 
 
-def refused(kind: type[Case], changes: dict[str, Any], message: str) -> None:
+def check_refusal(kind: type[Case], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"{kind(0).name}: .*{message}"):
         call(kind, **changes)
 
@@ -44,7 +44,7 @@ def refused(kind: type[Case], changes: dict[str, Any], message: str) -> None:
     ],
 )  # fmt: skip
 def test_refusals(kind: type[Case], changes: dict[str, Any], message: str) -> None:
-    refused(kind, changes, message)
+    check_refusal(kind, changes, message)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_refusals(kind: type[Case], changes: dict[str, Any], message: str) -> No
     ],
 )
 def test_refusals_of_temporal_attention(changes: dict[str, Any], message: str) -> None:
-    refused(Case, changes, message)
+    check_refusal(Case, changes, message)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_refusals_of_temporal_attention(changes: dict[str, Any], message: str) -
     ],
 )
 def test_refusals_of_mailbox_attention(changes: dict[str, Any], message: str) -> None:
-    refused(MailCase, changes, message)
+    check_refusal(MailCase, changes, message)
 
 
 OUTSIDE = [
@@ -92,9 +92,9 @@ OUTSIDE = [
     (Case, {"query_rows": torch.full((3,), 3)}, r"query_rows holds 3, outside \[0, 3\)"),
     (MailCase, {"rows": torch.full((3,), 3)}, r"rows holds 3, outside \[0, 3\)"),
     *[
-        (kind, {name: torch.full(shape, high)}, f"{name} holds {high}, outside {room}")
+        (kind, {name: torch.full(shape, high)}, f"{name} holds {high}, outside {bounds}")
         for kind in (Case, MailCase)
-        for name, shape, high, room in (
+        for name, shape, high, bounds in (
             ("feature_rows", (3, 6), 50, r"\[0, 50\); negatives are padding"),
             ("counts", (3,), 7, r"\[0, 7\)"),
         )
@@ -120,10 +120,10 @@ def test_debugging_finds_ids_outside_their_tables(kind: type[Case], changes: dic
 )
 def test_rows_in_pageable_host_memory_are_refused(kind: type[Case], name: str) -> None:
     case = kind(3, dropout=0.1)
-    given = case.detached()
-    on_device = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+    arguments = case.detached_keywords()
+    on_meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
     with pytest.raises(ValueError, match=rf"{name} is in pageable host memory.*{name}\.pin_memory\(\)"):
-        case.function(**{**on_device, name: given[name]})
+        case.function(**{**on_meta, name: arguments[name]})
     if name == "table":
         with pytest.raises(ValueError, match="table is on cpu, not on meta"):
-            case.function(**{**on_device, name: given[name].requires_grad_()})
+            case.function(**{**on_meta, name: arguments[name].requires_grad_()})

@@ -1,4 +1,4 @@
-"""Both attentions as kernels: against torch forward and backward, as operations, and what they refuse."""
+"""Both attentions as kernels against torch: results, gradients, dropout, blocks, saved tensors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from mspipe_triton.kernels.runtime import launch
 from tests.kernels.attention.attention_case import ATTENTIONS, Case, MailCase
 from tests.kernels.comparing import Agree, Derived
-from tests.kernels.runtime.operation_case import three
+from tests.kernels.runtime.operation_case import comparison
 
-# Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
+# For a root without neighbours the kernel computes −∞ − (−∞), and does not use the result.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
 
 FORMS: dict[str, dict[str, Any]] = {
     "one of each": dict(roots=1, fanout=1, width=1, heads=1, dim=1, times=1, counts="all", dropout=0.1),
-    "one a root": dict(roots=5),
+    "one query per root": dict(roots=5),
     "by rows": dict(roots=6, choices=3, indexed_features=True),
     "dropout": dict(roots=3, fanout=4, heads=1, choices=2, counts="all", dropout=0.3),
     "no edge features": dict(roots=3, width=0),
@@ -33,8 +33,8 @@ FORMS: dict[str, dict[str, Any]] = {
 @pytest.fixture(
     params=[(Case, False), (Case, True), (MailCase, False)], ids=["temporal", "temporal deterministic", "mailbox"]
 )
-def summing(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
-    """Either attention, with both ways to sum the gradients of a table over roots and slots."""
+def attention(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
+    """Either attention, with both ways to sum a table's gradient over roots and slots."""
     kind, deterministic = request.param
     torch.use_deterministic_algorithms(deterministic)
     yield kind
@@ -45,25 +45,25 @@ def summing(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", FORMS)
 def test_float32(kind: type[Case], form: str, derived: Derived) -> None:
-    derived(*three(kind(**FORMS[form]).to(torch.float32)))
+    derived(*comparison(kind(**FORMS[form]).to(torch.float32)))
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", ["one of each", "by rows", "dropout", "four heads"])
-def test_float64(summing: type[Case], form: str, agree: Agree) -> None:
-    case = summing(**FORMS[form])
+def test_float64(attention: type[Case], form: str, agree: Agree) -> None:
+    case = attention(**FORMS[form])
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bfloat16_rows(summing: type[Case], dtype: torch.dtype, derived: Derived, agree: Agree) -> None:
-    case = summing(4, choices=2, indexed_features=True).to(dtype, torch.bfloat16)
-    actual, same, truth = three(case)
+def test_bfloat16_rows(attention: type[Case], dtype: torch.dtype, derived: Derived, agree: Agree) -> None:
+    case = attention(4, choices=2, indexed_features=True).to(dtype, torch.bfloat16)
+    actual, same, truth = comparison(case)
     if dtype == torch.float32:
         derived(actual, same, truth)
     else:
-        tables = [named.pop("table", torch.zeros(1, dtype=torch.bfloat16)) for named in (actual, same)]
+        tables = [results.pop("table", torch.zeros(1, dtype=torch.bfloat16)) for results in (actual, same)]
         assert tables[0].dtype == torch.bfloat16
         assert torch.equal(*tables)
         agree(actual, same)
@@ -74,35 +74,35 @@ def test_bfloat16_rows(summing: type[Case], dtype: torch.dtype, derived: Derived
 def test_large_time_differences(kind: type[Case], derived: Derived) -> None:
     case = kind(**FORMS["dropout"])
     case.deltas = case.deltas * 1e5
-    derived(*three(case.to(torch.float32)))
+    derived(*comparison(case.to(torch.float32)))
 
 
 @ATTENTIONS
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize(("block", "held"), [(4, 0), (8, 1000)])
+@pytest.mark.parametrize(("block", "width"), [(4, 0), (8, 1000)])
 def test_columns_in_several_blocks(
-    kind: type[Case], block: int, held: int, monkeypatch: pytest.MonkeyPatch, agree: Agree
+    kind: type[Case], block: int, width: int, monkeypatch: pytest.MonkeyPatch, agree: Agree
 ) -> None:
-    """Node, edge and time columns lie apart or share a block; a row's blocks are kept or read again."""
+    """Put node, edge and time columns in separate blocks or in one; keep a row's blocks or read them again."""
     for name in ("attention_kernel", "attention_backward_kernel"):
         for variant in ("float64", "mails_float64"):
-            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config({"BLOCK": block, "HELD": held}))
+            monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config({"BLOCK": block, "HELD": width}))
     case = kind(2, 3, 4, choices=2, dim=5, times=6, counts="all", dropout=0.3)
     agree(case.with_gradients(case.actual()), case.with_gradients(case.expected()))
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("choices", [None, 3])
-def test_no_roots(summing: type[Case], choices: int | None) -> None:
-    case = summing(0, choices=choices)
-    named = case.with_gradients(case.actual())
-    assert named["context"].shape == (0, 2, 10)
-    assert not any(bool(value.any()) for value in named.values())
+def test_no_roots(attention: type[Case], choices: int | None) -> None:
+    case = attention(0, choices=choices)
+    results = case.with_gradients(case.actual())
+    assert results["context"].shape == (0, 2, 10)
+    assert not any(bool(value.any()) for value in results.values())
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
-def test_int32_indices_padding_and_rows_apart(summing: type[Case], agree: Agree) -> None:
-    case = summing(5, choices=3, indexed_features=True)
+def test_int32_indices_padding_and_gaps_between_rows(attention: type[Case], agree: Agree) -> None:
+    case = attention(5, choices=3, indexed_features=True)
     assert case.feature_rows is not None
     case.feature_rows[:, ::2] = -1  # in filled slots: row 0
     case.filled[2] = 0
@@ -127,17 +127,17 @@ def test_empty_slots_are_not_read(kind: type[Case], choices: int | None, indexed
 
 @ATTENTIONS
 @pytest.mark.usefixtures("interpreter", "poisoned")
-@pytest.mark.parametrize("which", [0, 1])
-def test_gradient_of_one_result_as_a_plain_sum(kind: type[Case], which: int, agree: Agree) -> None:
-    """The incoming gradient is one number, expanded, and the other result's is none."""
-    agree(*kind(3).gradients_of_sum(which))
+@pytest.mark.parametrize("index", [0, 1])
+def test_gradient_of_the_plain_sum_of_one_result(kind: type[Case], index: int, agree: Agree) -> None:
+    """Pass an expanded scalar as the gradient of one result, and no gradient for the other."""
+    agree(*kind(3).gradients_of_sum(index))
 
 
 @ATTENTIONS
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize(("dropout", "dtype"), [(0.6, torch.float32), (0.3, torch.float64)])
-def test_dropout_is_that_of_torch_to_the_bit(kind: type[Case], dropout: float, dtype: torch.dtype) -> None:
-    """One neighbour a root: its weight is 1, and the total is its multiplier. Of several, the same are dropped."""
+def test_dropout_matches_torch_to_the_bit(kind: type[Case], dropout: float, dtype: torch.dtype) -> None:
+    """Compare the total, which is the multiplier of a root's only neighbour; of several, compare which are dropped."""
     for slots in (1, 3):
         case = kind(2, slots, 0, 4, 1, 1, counts="all", dropout=dropout).to(dtype)
         with torch.no_grad():
@@ -155,15 +155,15 @@ def test_dropout_is_that_of_torch_to_the_bit(kind: type[Case], dropout: float, d
 def test_nothing_is_saved_without_a_gradient(kind: type[Case], triton: bool, request: pytest.FixtureRequest) -> None:
     if triton:
         request.getfixturevalue("interpreter")
-    case, seen = kind(3), []
+    case, shapes = kind(3), []
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
-    saved = case.operation(*case.arguments(save=False))[2:]
-    assert [tensor.numel() for tensor in saved] == [0, 0, 0]
+    tensors = case.operation(*case.arguments(save=False))[2:]
+    assert [tensor.numel() for tensor in tensors] == [0, 0, 0]
     case.leaves["bias"].requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.shape), lambda _: None):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: shapes.append(tensor.shape), lambda _: None):
         with torch.no_grad():
             assert not case.actual()[0].requires_grad
-        assert not seen
+        assert not shapes
         assert case.actual()[0].requires_grad
-    assert (3, 2, 6) in seen
+    assert (3, 2, 6) in shapes

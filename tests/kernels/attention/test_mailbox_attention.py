@@ -1,4 +1,4 @@
-"""What mailbox_attention alone says: temporal_attention over a table of slots, without order, read in place."""
+"""Properties of mailbox_attention alone: temporal_attention over a table of slots, in any order, read in place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.kernels.comparing import Agree
 from tests.kernels.runtime.operation_case import check
 
 
-def test_it_is_temporal_attention_over_a_table_of_slots() -> None:
-    """The same bits, dropout included, with a node's slots as rows of a table."""
+def test_it_equals_temporal_attention_over_a_table_of_slots() -> None:
+    """Compare results and dropped weights with a node's slots as rows of a table."""
     case = MailCase(33, choices=20, indexed_features=True, dropout=0.3)
-    assert case.chosen is not None
-    rows = case.chosen[:, None] * case.fanout + torch.arange(case.fanout)
+    assert case.choice is not None
+    rows = case.choice[:, None] * case.fanout + torch.arange(case.fanout)
     twin = temporal_attention(
         case.mails.view(-1, case.dim), rows, case.features, case.feature_rows, case.deltas, case.filled,
         case.leaves["frequency"], case.leaves["phase"], case.leaves["query"], None, case.leaves["bias"],
@@ -27,7 +27,7 @@ def test_it_is_temporal_attention_over_a_table_of_slots() -> None:
     assert torch.equal(case.actual()[1] == 0, twin[1] == 0)
 
 
-def test_the_order_of_mails_carries_no_meaning(agree: Agree) -> None:
+def test_the_order_of_mails_does_not_matter(agree: Agree) -> None:
     case = MailCase(33, counts="all")
     before = case.with_gradients(case.actual())
     case.mails, case.deltas = case.mails.flip(1), case.deltas.flip(1)
@@ -35,25 +35,25 @@ def test_the_order_of_mails_carries_no_meaning(agree: Agree) -> None:
     agree(case.with_gradients(case.actual()), before)
 
 
-def test_bfloat16_rows_are_read_as_they_are(agree: Agree) -> None:
+def test_bfloat16_rows_are_read_exactly(agree: Agree) -> None:
     case = MailCase(33, choices=9, indexed_features=True).to(torch.float64, torch.bfloat16)
     check(case, agree)
 
 
-def test_loops_that_read_mailboxes_in_place_are_right(agree: Agree) -> None:
-    """Compiled, both sums over x_j read mails by their rows, and convert them."""
+def test_compiled_loops_read_mailboxes_in_place(agree: Agree) -> None:
+    """Compile both sums over x_j, which read mails by their rows and convert them."""
     case = MailCase(9, choices=20, indexed_features=True).to(torch.float64, torch.float32)
     counts, encoded = torch.full((9,), 6), case.normal(9, 6, 3)
-    given = (case.mails, case.chosen, case.features, case.feature_rows, counts, encoded)
+    arguments = (case.mails, case.choice, case.features, case.feature_rows, counts, encoded)
     query, weights = case.leaves["query"].detach(), case.normal(9, 2, 6)
     seconds = fusion.compile_seconds()
     fusion.enable_fusion(True)
-    read = mail_slots(*given)
-    fused = {"products": products(query, *read), "mixed": torch.cat(mixed(weights, *read), 2)}
+    slots = mail_slots(*arguments)
+    fused = {"products": products(query, *slots), "mixed": torch.cat(mixed(weights, *slots), 2)}
     assert fusion.fusion_failure() is None
     fusion.enable_fusion(False)
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
-    assert read.table is case.mails, "nothing may be gathered before"
-    copied = mail_slots(*given)
-    assert copied.rows is None
-    agree(fused, {"products": products(query, *copied), "mixed": torch.cat(mixed(weights, *copied), 2)})
+    assert slots.table is case.mails, "mails were gathered before the loops"
+    copy = mail_slots(*arguments)
+    assert copy.rows is None
+    agree(fused, {"products": products(query, *copy), "mixed": torch.cat(mixed(weights, *copy), 2)})

@@ -1,4 +1,4 @@
-"""The absorbed form of both attentions against projected attention written from the equations."""
+"""The absorbed form of both attentions against projected attention, which is written from the equations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from tests.kernels.attention.attention_case import ATTENTIONS, Case
 from tests.kernels.attention.slot_case import encode, leaky, softmax
-from tests.kernels.comparing import Agree, Named
+from tests.kernels.comparing import Agree, Tensors
 
 
 @dataclass
 class Projections:
-    """W_q, W_k, W_v with their biases, `size` outputs a head."""
+    """W_q, W_k, W_v with their biases, and `size` outputs per head."""
 
     case: Case
     size: int = 5
@@ -38,14 +38,14 @@ class Projections:
     def q(self) -> torch.Tensor:
         """W_q [h_root ‖ φ(0)] + b_q, [R, K, size]."""
         at_zero = encode(torch.zeros(self.case.roots, dtype=torch.float64), self.case.leaves)
-        joined = torch.cat([self.leaves["h_root"], at_zero], 1)
-        return (joined @ self.leaves["W_q"].T + self.leaves["b_q"]).view(self.case.roots, self.case.heads, self.size)
+        inputs = torch.cat([self.leaves["h_root"], at_zero], 1)
+        return (inputs @ self.leaves["W_q"].T + self.leaves["b_q"]).view(self.case.roots, self.case.heads, self.size)
 
     def heads(self, name: str) -> torch.Tensor:
         return self.leaves[name].view(self.case.heads, self.size, *self.leaves[name].shape[1:])
 
-    def projected(self) -> torch.Tensor:
-        """Keys and values of every neighbour, then attention over them."""
+    def project(self) -> torch.Tensor:
+        """Project keys and values of every neighbour, then attend over them."""
         q, scale, outputs = self.q(), self.case.multipliers(), []
         for root in range(self.case.roots):
             x = self.case.neighbours(root)
@@ -56,15 +56,15 @@ class Projections:
                 outputs.append(a @ v[:, head])
         return torch.stack(outputs).view(self.case.roots, self.case.heads, self.size)
 
-    def absorbed(self) -> torch.Tensor:
-        """The same through the operation: W_k goes into the query, W_v comes after the sum."""
+    def absorb(self) -> torch.Tensor:
+        """Compute the same through the operation: W_k goes into the query, W_v comes after the sum."""
         q = self.q()
         query = torch.einsum("rks,ksx->rkx", q, self.heads("W_k"))
         bias = torch.einsum("rks,ks->rk", q, self.heads("b_k"))
         context, total = self.case.actual(query=query, bias=bias)
         return torch.einsum("rkx,ksx->rks", context, self.heads("W_v")) + total[..., None] * self.heads("b_v")
 
-    def with_gradients(self, output: torch.Tensor) -> Named:
+    def with_gradients(self, output: torch.Tensor) -> Tensors:
         probe = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         gradients = torch.autograd.grad((output * probe).sum(), list(self.leaves.values()))
         return {"output": output.detach(), **dict(zip(self.leaves, gradients, strict=True))}
@@ -73,11 +73,11 @@ class Projections:
 @ATTENTIONS
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(("roots", "fanout", "width"), [(1, 1, 0), (33, 6, 3), (123, 10, 172)])
-def test_absorbed_form_is_projected_attention(
+def test_the_absorbed_form_equals_projected_attention(
     kind: type[Case], roots: int, fanout: int, width: int, dropout: float, agree: Agree
 ) -> None:
     layer = Projections(kind(roots, fanout, width, counts="all" if roots == 1 else "some", dropout=dropout))
-    expected = layer.with_gradients(layer.projected())
-    agree(layer.with_gradients(layer.absorbed()), expected)
+    expected = layer.with_gradients(layer.project())
+    agree(layer.with_gradients(layer.absorb()), expected)
     if roots > 1:
         assert all(float(value.abs().max()) > 1e-3 for value in expected.values())

@@ -1,4 +1,4 @@
-"""link_loss in torch: against autograd on torch's own cross-entropy, padding, extremes, as an operation, refusals."""
+"""link_loss in torch: against autograd on torch's own cross-entropy, padding, extreme scores, refused arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_loss_scores_and_gradients(events: int, dim: int, count: int | None) -> 
 
 @pytest.mark.parametrize("count", range(6))
 @pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
-def test_events_from_the_count_on_do_not_count_whatever_they_hold(count: int, junk: float) -> None:
+def test_padding_events_do_not_count_whatever_they_hold(count: int, junk: float) -> None:
     case, clean = Case(5, 3, count, junk), Case(5, 3, count, 0.0)
     actual = case.with_gradients(case.actual())
     close(actual, clean.with_gradients(clean.expected()))
@@ -34,14 +34,14 @@ def test_events_from_the_count_on_do_not_count_whatever_they_hold(count: int, ju
     assert actual["embedded"].view(3, 5, 3)[:, count:].eq(0).all()
 
 
-def test_a_count_of_all_is_none() -> None:
+def test_a_count_of_all_events_equals_no_count() -> None:
     case, whole = Case(5, count=5), Case(5)
     close(case.with_gradients(case.actual()), whole.with_gradients(whole.actual()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
-def test_without_a_product_the_loss_is_known(dtype: torch.dtype) -> None:
-    """All scores are b_out: softplus(−b) + softplus(b), with the slope σ(b) − σ(−b), also where e^|b| overflows."""
+def test_the_loss_without_output_weights(dtype: torch.dtype) -> None:
+    """With all scores b_out the loss is softplus(−b) + softplus(b), its slope σ(b) − σ(−b), even if e^|b| overflows."""
     for bias in (0.0, 3.0, -40.0, 1e4, -1e4):
         case = Case(5).to(dtype)
         case.leaves["weight_out"].data.zero_()
@@ -49,30 +49,30 @@ def test_without_a_product_the_loss_is_known(dtype: torch.dtype) -> None:
         loss, scores = case.actual()
         assert scores.eq(bias).all()
         expected = abs(bias) + 2 * math.log1p(math.exp(-abs(bias)))
-        # Ten roundings at most: two functions of 2 units in the last place each, their sum, four additions, a division.
+        # At most ten roundings: two functions (2 units in the last place each), their sum, four additions, a division.
         tolerance = 5 * torch.finfo(dtype).eps
         assert loss.item() == pytest.approx(expected, rel=tolerance)
         (slope,) = torch.autograd.grad(loss, case.leaves["bias_out"])
-        assert slope.item() == pytest.approx(math.tanh(bias / 2), abs=tolerance)  # of terms that are at most 1
+        assert slope.item() == pytest.approx(math.tanh(bias / 2), abs=tolerance)  # its terms are at most 1
 
 
-def test_rows_may_lie_apart() -> None:
-    case, apart = Case(5, 3, 4), Case(5, 3, 4)
+def test_rows_may_have_gaps() -> None:
+    case, strided = Case(5, 3, 4), Case(5, 3, 4)
     wide = torch.cat([case.leaves["embedded"], case.leaves["embedded"]], 1).detach()
-    apart.leaves["embedded"] = wide[:, :3].requires_grad_()
-    assert apart.leaves["embedded"].stride() == (6, 1)
-    close(apart.with_gradients(apart.actual()), case.with_gradients(case.expected()))
+    strided.leaves["embedded"] = wide[:, :3].requires_grad_()
+    assert strided.leaves["embedded"].stride() == (6, 1)
+    close(strided.with_gradients(strided.actual()), case.with_gradients(case.expected()))
 
 
 @pytest.mark.parametrize("count", [None, 3])
 def test_gradcheck(count: int | None) -> None:
     case = Case(4, 3, count, junk=0.5)
-    taken = {name: value for name, value in case.named().items() if name != "count"}
+    differentiable = {name: value for name, value in case.keywords().items() if name != "count"}
 
     def loss(*leaves: torch.Tensor) -> torch.Tensor:
-        return link_loss(**dict(zip(taken, leaves, strict=True)), count=case.named()["count"])[0]
+        return link_loss(**dict(zip(differentiable, leaves, strict=True)), count=case.keywords()["count"])[0]
 
-    torch.autograd.gradcheck(loss, list(taken.values()))
+    torch.autograd.gradcheck(loss, list(differentiable.values()))
 
 
 def test_scores_have_no_gradient_and_the_loss_has_one() -> None:
@@ -86,15 +86,15 @@ def test_scores_have_no_gradient_and_the_loss_has_one() -> None:
     assert not case.actual()[0].requires_grad
 
 
-def test_gradients_of_some() -> None:
-    """Frozen weights, or a predictor trained alone."""
+def test_gradients_of_some_leaves() -> None:
+    """Freeze all but the embeddings, or all but two weights of the predictor."""
     whole = Case(5, count=4)
     expected = whole.with_gradients(whole.expected())
-    for wanted in (("embedded",), ("weight_dst", "bias_out")):
+    for names in (("embedded",), ("weight_dst", "bias_out")):
         case = Case(5, count=4)
         for name, leaf in case.leaves.items():
-            leaf.requires_grad_(name in wanted)
-        close(case.with_gradients(case.actual()), {key: expected[key] for key in ("loss", "scores", *wanted)})
+            leaf.requires_grad_(name in names)
+        close(case.with_gradients(case.actual()), {key: expected[key] for key in ("loss", "scores", *names)})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_gradients_of_some() -> None:
 )
 def test_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"link_loss: {message}"):
-        link_loss(**{**Case(4).named(), **changes})
+        link_loss(**{**Case(4).keywords(), **changes})
 
 
 def test_debugging_finds_a_count_outside_the_batch() -> None:
@@ -128,6 +128,6 @@ def test_debugging_finds_a_count_outside_the_batch() -> None:
         Case(4, count=4).actual()
         for count in (-1, 5):
             with pytest.raises(ValueError, match=rf"link_loss: count holds {count}, outside \[0, 5\)"):
-                link_loss(**{**Case(4).named(), "count": torch.tensor([count])})
+                link_loss(**{**Case(4).keywords(), "count": torch.tensor([count])})
     finally:
         enable_debug(False)

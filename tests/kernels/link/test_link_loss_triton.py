@@ -10,23 +10,23 @@ import torch
 from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.kernels.runtime.operation import OPERATIONS
 from tests.kernels.comparing import Derived
-from tests.kernels.link.link_case import Case, Named, close
-from tests.kernels.runtime.operation_case import three
-from tests.kernels.sampling.graph_case import launched
+from tests.kernels.link.link_case import Case, Tensors, close
+from tests.kernels.runtime.operation_case import comparison
+from tests.kernels.sampling.graph_case import launches_of
 
 F32, F64 = torch.float32, torch.float64
 
 
-def judge(case: Case, dtype: torch.dtype, derived: Derived) -> Named:
-    """Kernels against torch in float64. Returns what they gave."""
-    ours, *torchs = three(case.to(dtype))
+def judge(case: Case, dtype: torch.dtype, derived: Derived) -> Tensors:
+    """Check the kernels against torch in float64, and return their tensors."""
+    ours, *torchs = comparison(case.to(dtype))
     derived(ours, *torchs)
     return ours
 
 
 @pytest.fixture
 def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer programs, by which the interpreter's time goes; the shipped blocks run in `test_results_and_gradients`."""
+    """Use fewer programs, which the interpreter's time depends on; `test_results_and_gradients` runs shipped blocks."""
     for name, blocks in (
         ("link_scores_kernel", {"BLOCK_U": 32, "BLOCK_D": 128, "BLOCK_K": 64}),
         ("link_backward_kernel", {"BLOCK_U": 32, "BLOCK_N": 128, "BLOCK_K": 128, "PART": 512}),
@@ -43,7 +43,7 @@ def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_results_and_gradients(events: int, dim: int, dtype: torch.dtype, derived: Derived) -> None:
-    """One event over a block of products, and over a part; one number over a block of them."""
+    """Include sizes of one event over a block, one event over a part, and one number over a block."""
     judge(Case(events, dim), dtype, derived)
 
 
@@ -64,10 +64,8 @@ def test_all_sizes_one(derived: Derived) -> None:
     ids=str,
 )
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
-def test_events_from_the_count_on_do_not_count(
-    events: int, count: int | None, dtype: torch.dtype, derived: Derived
-) -> None:
-    """Their embeddings are NaN, as is what no program has written; 64 of 70 leave nothing to the third block."""
+def test_padding_events_do_not_count(events: int, count: int | None, dtype: torch.dtype, derived: Derived) -> None:
+    """Fill padding and unwritten memory with NaN; with 64 real events of 70, the third block has none."""
     case = Case(events, 3, count)
     ours = judge(case, dtype, derived)
     assert ours["scores"][:, case.real :].eq(0).all()
@@ -81,7 +79,7 @@ def test_events_from_the_count_on_do_not_count(
 def test_sums_over_events_in_several_parts(
     count: int | None, derived: Derived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of five parts the last one is short, or the last two hold no real event."""
+    """Sum five parts, of which the last one is short or the last two hold no real event."""
     kernels = {"link_backward_kernel": {"BLOCK_U": 16, "BLOCK_N": 16, "BLOCK_K": 16, "PART": 16}}
     kernels["link_loss_kernel"] = {"BLOCK": 16}
     for name, blocks in kernels.items():
@@ -91,14 +89,14 @@ def test_sums_over_events_in_several_parts(
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
-def test_rows_that_lie_apart_and_an_int32_count(derived: Derived) -> None:
+def test_gaps_between_rows_and_an_int32_count(derived: Derived) -> None:
     case = Case(5, 3, 4)
     expected = case.with_gradients(case.expected())
     wide = torch.cat([case.leaves["embedded"], case.leaves["embedded"]], 1).detach()
     case.leaves["embedded"] = wide[:, :3].requires_grad_()
-    named = case.named()
+    arguments = case.keywords()
     close(case.with_gradients(case.actual()), expected)
-    result = torch.ops.mspipe_triton.link_loss(*{**named, "count": named["count"].int()}.values(), True)
+    result = torch.ops.mspipe_triton.link_loss(*{**arguments, "count": arguments["count"].int()}.values(), True)
     close(case.with_gradients(result[:2]), expected)
 
 
@@ -106,7 +104,7 @@ def test_rows_that_lie_apart_and_an_int32_count(derived: Derived) -> None:
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
 @pytest.mark.parametrize("bias", [-1e4, -60.0, 20.0, 1e4])
 def test_extreme_scores(bias: float, dtype: torch.dtype, derived: Derived) -> None:
-    """Loss and gradients are torch's even if e^|s| overflows or vanishes beside 1."""
+    """Match torch's loss and gradients even if e^|s| overflows or vanishes beside 1."""
     case = Case(5)
     case.leaves["bias_out"].data.fill_(bias)
     judge(case, dtype, derived)
@@ -115,7 +113,7 @@ def test_extreme_scores(bias: float, dtype: torch.dtype, derived: Derived) -> No
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 @pytest.mark.usefixtures("interpreter", "large_blocks")
 def test_a_small_loss_keeps_its_digits(dtype: torch.dtype) -> None:
-    """s⁺ = 20 and s⁻ = −20 make it 2 log(1 + e⁻²⁰), of which 1 + e⁻²⁰ would keep none in float32."""
+    """With s⁺ = 20 and s⁻ = −20 the loss is 2 log(1 + e⁻²⁰); computing 1 + e⁻²⁰ in float32 would lose all digits."""
     case = Case(5, 1).to(dtype)
     for name, value in (("weight_src", 0.0), ("bias_src", 0.0), ("weight_dst", 1.0), ("bias_dst", 0.0)):
         case.leaves[name].data.fill_(value)
@@ -127,9 +125,9 @@ def test_a_small_loss_keeps_its_digits(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("interpreter", "large_blocks")
-def test_a_real_embedding_that_is_nan_shows_in_the_loss() -> None:
+def test_nan_in_a_real_embedding_reaches_the_loss() -> None:
     case = Case(5)
-    case.leaves["embedded"].data[2, 1] = torch.nan  # of a source
+    case.leaves["embedded"].data[2, 1] = torch.nan  # a source
     loss, scores = case.actual()
     assert loss.isnan()
     assert scores.isnan().nonzero().tolist() == [[0, 2], [1, 2]]
@@ -148,12 +146,12 @@ def test_four_launches_and_no_other_operation() -> None:
     case = Case(5, count=4)
     for leaf in case.leaves.values():
         leaf.requires_grad_(False)
-    given = tuple(case.named().values())
+    arguments = tuple(case.keywords().values())
 
     def both() -> None:
-        loss, scores, hidden = OPERATIONS["link_loss"].launch(*given, True)
-        OPERATIONS["link_loss_backward"].launch(*given, None, scores, hidden, loss, [True] * len(case.leaves))
+        loss, scores, hidden = OPERATIONS["link_loss"].launch(*arguments, True)
+        OPERATIONS["link_loss_backward"].launch(*arguments, None, scores, hidden, loss, [True] * len(case.leaves))
 
-    kernels, operations = launched(both)
+    kernels, operations = launches_of(both)
     assert kernels == ["link_scores_kernel", "link_loss_kernel", "link_backward_kernel", "link_sum_kernel"]
-    assert operations == {"new_empty"}, "nothing else may be launched"
+    assert operations == {"new_empty"}, "something else was launched"

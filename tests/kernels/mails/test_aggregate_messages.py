@@ -1,4 +1,4 @@
-"""aggregate_messages against a loop over the events, one at a time."""
+"""aggregate_messages against a loop over single events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.kernels import aggregate_messages
-from tests.kernels.comparing import Named
+from tests.kernels.comparing import Tensors
 
 Pairs = list[tuple[int, int]]
 NODES, DIM, WIDTH = 30, 4, 3
@@ -20,7 +20,7 @@ NODES, DIM, WIDTH = 30, 4, 3
 
 @dataclass
 class Case:
-    """A batch of events in time order, the rows computed for it, and tables full of what was there before."""
+    """A batch of events in time order, the rows computed for it, and tables with earlier contents."""
 
     pairs: Pairs
     gaps: list[int]
@@ -35,7 +35,7 @@ class Case:
         self.times = steps.to(self.time_dtype)
         self.ids = 1000 + torch.arange(len(self.pairs))
         ends = {node for pair in self.pairs for node in pair}
-        nodes = [*sorted(ends, reverse=True), *sorted(set(range(NODES)) - ends)[:5]]  # and some that have no event
+        nodes = [*sorted(ends, reverse=True), *sorted(set(range(NODES)) - ends)[:5]]  # and some without events
         self.row = {node: row for row, node in enumerate(nodes)}
         self.hidden = self.normal(len(nodes), DIM)
         self.hidden_time = torch.arange(len(nodes)).to(self.time_dtype) - 50
@@ -63,27 +63,27 @@ class Case:
             "hidden": self.hidden, "hidden_time": self.hidden_time, "src_rows": rows[0], "dst_rows": rows[1],
         }  # fmt: skip
 
-    def actual(self, mode: str) -> Named:
+    def actual(self, mode: str) -> Tensors:
         tables = {name: clone(table) for name, table in self.tables.items()}
-        given_tables: dict[str, torch.Tensor | None] = {**tables}
+        table_arguments: dict[str, torch.Tensor | None] = {**tables}
         if not self.with_features:
-            given_tables["mail_features"] = None
-        assert aggregate_messages(**given_tables, **self.batch(), mode=mode) is None
+            table_arguments["mail_features"] = None
+        assert aggregate_messages(**table_arguments, **self.batch(), mode=mode) is None
         return tables
 
-    def expected(self, mode: str) -> Named:
+    def expected(self, mode: str) -> Tensors:
         tables = {name: clone(table) for name, table in self.tables.items()}
         partners: dict[int, list[torch.Tensor]] = {}
         rows: dict[int, list[torch.Tensor]] = {}
         for i, (src, dst) in enumerate(self.pairs):
-            for own, other in ((src, dst), (dst, src)):
-                tables["memory"][own] = self.hidden[self.row[own]]
-                tables["memory_time"][own] = self.hidden_time[self.row[own]]
-                tables["partner"][own] = self.hidden[self.row[other]]
-                tables["event_id"][own], tables["mail_time"][own] = self.ids[i], self.times[i]
-                partners.setdefault(own, []).append(self.hidden[self.row[other]])
+            for node, partner in ((src, dst), (dst, src)):
+                tables["memory"][node] = self.hidden[self.row[node]]
+                tables["memory_time"][node] = self.hidden_time[self.row[node]]
+                tables["partner"][node] = self.hidden[self.row[partner]]
+                tables["event_id"][node], tables["mail_time"][node] = self.ids[i], self.times[i]
+                partners.setdefault(node, []).append(self.hidden[self.row[partner]])
                 if self.features is not None:
-                    rows.setdefault(own, []).append(self.features[i])
+                    rows.setdefault(node, []).append(self.features[i])
         if mode == "mean":
             for name, lists in (("partner", partners), ("mail_features", rows)):
                 for node, values in lists.items():
@@ -91,7 +91,7 @@ class Case:
         return tables
 
     def bound(self, mode: str) -> float:
-        """Exact copies for "last"; a mean of n numbers rounds n times, plus once into a narrower table."""
+        """Error allowed: none for the copies of "last"; n roundings for a mean of n numbers, one more if narrowed."""
         if mode == "last":
             return 0.0
         largest = max([1.0, *(float(t.abs().max()) for t in (self.hidden, self.features) if t is not None and len(t))])
@@ -100,7 +100,7 @@ class Case:
 
 
 def clone(table: torch.Tensor) -> torch.Tensor:
-    """A copy with the same strides."""
+    """Copy a table with its strides."""
     copy = torch.empty_strided(table.shape, table.stride(), dtype=table.dtype)
     return copy.copy_(table)
 
@@ -112,8 +112,8 @@ def exact_mean(values: list[torch.Tensor]) -> torch.Tensor:
 
 def check(case: Case, mode: str) -> None:
     actual, expected = case.actual(mode), case.expected(mode)
-    touched = sorted({node for pair in case.pairs for node in pair})
-    others = [node for node in range(NODES) if node not in touched]
+    endpoints = sorted({node for pair in case.pairs for node in pair})
+    others = [node for node in range(NODES) if node not in endpoints]
     for name, table in expected.items():
         assert torch.equal(actual[name][others], case.tables[name][others]), f"{name} of an untouched node changed"
         averaged = mode == "mean" and name in ("partner", "mail_features")
@@ -154,29 +154,29 @@ def test_narrower_tables(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["last", "mean"])
-def test_ties_go_to_the_event_later_in_the_file(mode: str) -> None:
+def test_the_later_event_in_the_file_wins_a_tie(mode: str) -> None:
     case = Case([(1, 2), (1, 3), (4, 1)], [5, 0, 0])
     check(case, mode)
     assert case.actual(mode)["event_id"][:5].tolist() == [-1, 1002, 1000, 1001, 1002]
 
 
-def test_last_takes_the_partner_of_the_latest_event() -> None:
+def test_last_keeps_the_partner_of_the_latest_event() -> None:
     case = Case([(1, 2), (1, 3), (4, 1), (2, 4)], [1, 1, 1, 1])
     partner = case.actual("last")["partner"]
-    for node, other in ((1, 4), (2, 4), (3, 1), (4, 2)):
-        assert torch.equal(partner[node], case.hidden[case.row[other]])
+    for node, last in ((1, 4), (2, 4), (3, 1), (4, 2)):
+        assert torch.equal(partner[node], case.hidden[case.row[last]])
 
 
 @pytest.mark.parametrize("mode", ["last", "mean"])
 def test_self_loops_count_twice(mode: str) -> None:
     case = Case([(1, 1), (1, 2)], [1, 1])
     check(case, mode)
-    own, other = (case.hidden[case.row[node]] for node in (1, 2))
-    expected = other if mode == "last" else (own + own + other) / 3
+    first, second = (case.hidden[case.row[node]] for node in (1, 2))
+    expected = second if mode == "last" else (first + first + second) / 3
     assert float((case.actual(mode)["partner"][1] - expected).abs().max()) <= case.bound("mean")
 
 
-def test_memory_gets_the_time_of_the_digested_mail_and_mail_the_events_time() -> None:
+def test_memory_gets_the_time_of_its_last_mail_and_mail_gets_the_events_time() -> None:
     case = Case([(3, 7)], [9])
     tables = case.actual("last")
     assert tables["memory_time"][[3, 7]].tolist() == case.hidden_time[[case.row[3], case.row[7]]].tolist()
@@ -184,14 +184,14 @@ def test_memory_gets_the_time_of_the_digested_mail_and_mail_the_events_time() ->
 
 
 @pytest.mark.parametrize("mode", ["last", "mean"])
-def test_the_batch_stays_as_it_is(mode: str) -> None:
+def test_the_batch_is_unchanged(mode: str) -> None:
     case = random_case(123)
     before = {name: tensor.clone() for name, tensor in case.batch().items() if tensor is not None}
     case.actual(mode)
     assert all(torch.equal(tensor, case.batch()[name]) for name, tensor in before.items())
 
 
-def test_unknown_mode_is_refused_before_anything_is_written() -> None:
+def test_an_unknown_mode_is_refused_before_anything_is_written() -> None:
     case = random_case(1)
     before = clone(case.tables["memory"])
     with pytest.raises(ValueError, match="mode must be 'last' or 'mean', not 'max'"):

@@ -1,4 +1,4 @@
-"""fetch_mail, its kernel in the interpreter too, against Python numbers and what a fetched record of one mail says."""
+"""fetch_mail, by reference and by kernel in the interpreter, against Python numbers and against `LastMail`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mspipe_triton.kernels import enable_debug, fetch_mail
 from mspipe_triton.kernels.mails.fetch import mail_kernel
 from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.nodes.mailbox import LastMail
-from tests.kernels.sampling.graph_case import WAITING, dispatched, launched
+from tests.kernels.sampling.graph_case import WAITING, launches_of, operations_of
 
 LARGE = 2**53  # where float64 no longer has every integer
 
 
 def tables(times: torch.dtype, nodes: int = 9) -> dict[str, torch.Tensor]:
-    """Mail of the first two of every three nodes; differences are small; of float64 times they are eighths."""
+    """Make tables in which every third node has no mail; time differences are small, and eighths in float64."""
     number = torch.arange(nodes)
     memory, mail = number * 1000, number * 1001 + 1 + number % 2
     if times == torch.int64:
@@ -33,15 +33,16 @@ def check(nodes: list[int], times: torch.dtype, dtype: torch.dtype, index: torch
     memory, event, mail = (part.tolist() for part in table.values())
     events = [event[node] if node >= 0 else -1 for node in nodes]
     has_mail = [number >= 0 for number in events]
-    deltas = [mail[node] - memory[node] if there else 0 for node, there in zip(nodes, has_mail, strict=True)]
-    digested = [(mail if there else memory)[max(node, 0)] for node, there in zip(nodes, has_mail, strict=True)]
-    found = fetch_mail(torch.tensor(nodes, dtype=index), **table, dtype=dtype)
-    assert [part.dtype for part in found] == [torch.int64, dtype, torch.bool, times]
-    assert [part.tolist() for part in found] == [events, torch.tensor(deltas, dtype=dtype).tolist(), has_mail, digested]
+    deltas = [mail[node] - memory[node] if full else 0 for node, full in zip(nodes, has_mail, strict=True)]
+    digested_time = [(mail if full else memory)[max(node, 0)] for node, full in zip(nodes, has_mail, strict=True)]
+    results = fetch_mail(torch.tensor(nodes, dtype=index), **table, dtype=dtype)
+    assert [part.dtype for part in results] == [torch.int64, dtype, torch.bool, times]
+    expected = [events, torch.tensor(deltas, dtype=dtype).tolist(), has_mail, digested_time]
+    assert [part.tolist() for part in results] == expected
     assert all(torch.equal(*pair) for pair in zip(table.values(), tables(times).values(), strict=True))
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("index", [torch.int64, torch.int32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("times", [torch.int64, torch.float64])
@@ -49,20 +50,20 @@ def test_types(times: torch.dtype, dtype: torch.dtype, index: torch.dtype) -> No
     check([7, 0, 3, 1, 1, -1, 8, -7], times, dtype, index)
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("count", [0, 1, 123, 129])
 def test_sizes(count: int) -> None:
     check([node * 5 % 11 - 2 for node in range(count)], torch.int64, torch.float32)
 
 
-@pytest.mark.usefixtures("way", "poisoned")
-def test_all_padding_has_no_mail_and_the_first_nodes_time() -> None:
-    events, deltas, has_mail, digested = fetch_mail(torch.full((3,), -1), **tables(torch.int64))
+@pytest.mark.usefixtures("backend", "poisoned")
+def test_padding_has_no_mail_and_the_time_of_the_first_node() -> None:
+    events, deltas, has_mail, digested_time = fetch_mail(torch.full((3,), -1), **tables(torch.int64))
     assert (events.tolist(), deltas.tolist(), has_mail.tolist()) == ([-1] * 3, [0.0] * 3, [False] * 3)
-    assert digested.tolist() == [LARGE + 1] * 3
+    assert digested_time.tolist() == [LARGE + 1] * 3
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_times_are_subtracted_before_they_are_rounded(dtype: torch.dtype) -> None:
     gaps = torch.tensor([1, 16777217, 2**31 + 129, 1_700_000_001])
@@ -71,37 +72,37 @@ def test_times_are_subtracted_before_they_are_rounded(dtype: torch.dtype) -> Non
     assert torch.equal(deltas, gaps.to(dtype))
 
 
-@pytest.mark.usefixtures("way")
-def test_it_is_what_a_fetched_record_says() -> None:
+@pytest.mark.usefixtures("backend")
+def test_it_agrees_with_a_fetched_record() -> None:
     nodes, table = torch.tensor([4, 2, 0, 5, 3]), tables(torch.int64)
     rows = {name: part.index_select(0, nodes) for name, part in table.items()}
     record = LastMail(**rows, memory=torch.empty(5, 0), partner=torch.empty(5, 0), mail_features=torch.empty(5, 0))
-    events, deltas, has_mail, digested = fetch_mail(nodes, **table)
+    events, deltas, has_mail, digested_time = fetch_mail(nodes, **table)
     assert torch.equal(has_mail, record.has_mail)
-    assert torch.equal(digested, record.digested_time)
+    assert torch.equal(digested_time, record.digested_time)
     assert torch.equal(events[has_mail], record.event_id[has_mail])
     assert torch.equal(deltas[has_mail], (record.mail_time - record.memory_time).float()[has_mail])
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("config", mail_kernel.configs["float32"], ids=str)
 def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mail_kernel.chosen, "float32", config)
     check([node * 5 % 11 - 2 for node in range(300)], torch.float64, torch.float32)
 
 
-def test_one_launch_and_nothing_that_waits() -> None:
-    given = (torch.tensor([4, -1, 2]), *tables(torch.int64).values(), torch.float32)
-    assert launched(lambda: fetch_mail.launch(*given)) == (["mail_kernel"], {"new_empty"})
-    assert not dispatched(lambda: fetch_mail.reference(*given)) & WAITING
+def test_one_launch_and_no_wait() -> None:
+    arguments = (torch.tensor([4, -1, 2]), *tables(torch.int64).values(), torch.float32)
+    assert launches_of(lambda: fetch_mail.launch(*arguments)) == (["mail_kernel"], {"new_empty"})
+    assert not operations_of(lambda: fetch_mail.reference(*arguments)) & WAITING
 
 
 @pytest.mark.parametrize("times", [torch.int64, torch.float64])
-def test_the_operation_passes_opcheck_and_compiles_whole(times: torch.dtype) -> None:
-    given = (torch.tensor([4, -1, 2]), *tables(times).values(), torch.float64)
-    torch.library.opcheck(torch.ops.mspipe_triton.fetch_mail.default, given)
-    compiled = torch.compile(fetch_mail, fullgraph=True, backend="aot_eager")(*given)
-    assert all(torch.equal(*pair) for pair in zip(compiled, fetch_mail(*given), strict=True))
+def test_the_operation_passes_opcheck_and_compiles_as_one_graph(times: torch.dtype) -> None:
+    arguments = (torch.tensor([4, -1, 2]), *tables(times).values(), torch.float64)
+    torch.library.opcheck(torch.ops.mspipe_triton.fetch_mail.default, arguments)
+    compiled = torch.compile(fetch_mail, fullgraph=True, backend="aot_eager")(*arguments)
+    assert all(torch.equal(*pair) for pair in zip(compiled, fetch_mail(*arguments), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -121,12 +122,12 @@ def test_the_operation_passes_opcheck_and_compiles_whole(times: torch.dtype) -> 
     ],
 )
 def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None:
-    given = {"nodes": torch.tensor([1, 2, -1]), **tables(torch.int64)}
+    arguments = {"nodes": torch.tensor([1, 2, -1]), **tables(torch.int64)}
     with pytest.raises(ValueError, match=f"^fetch_mail: {message}"):
-        fetch_mail(**(given | change))
+        fetch_mail(**(arguments | change))
 
 
-def test_a_node_outside_is_refused_while_debugging() -> None:
+def test_debugging_finds_a_node_outside_the_tables() -> None:
     enable_debug()
     try:
         with pytest.raises(ValueError, match=r"fetch_mail: nodes holds 9, outside"):

@@ -1,4 +1,4 @@
-"""gather_rows, its kernel in the interpreter too, against rows copied one by one, bit for bit."""
+"""gather_rows, by reference and by kernel in the interpreter, against rows copied one by one, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def debug() -> Iterator[None]:
 
 
 def bits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Numbers of random bits, NaNs with payloads among them."""
-    made = torch.empty(shape, dtype=dtype)
+    """Make numbers of random bits, including NaNs with payloads."""
+    empty = torch.empty(shape, dtype=dtype)
     if dtype == torch.bool:
         return torch.from_numpy(np.random.default_rng(1).integers(0, 2, shape).astype(bool))
-    random = np.random.default_rng(1).integers(0, 256, made.numel() * made.element_size(), dtype=np.uint8)
-    return torch.from_numpy(random).view(dtype).view(shape) if made.numel() else made
+    random = np.random.default_rng(1).integers(0, 256, empty.numel() * empty.element_size(), dtype=np.uint8)
+    return torch.from_numpy(random).view(dtype).view(shape) if empty.numel() else empty
 
 
 def raw(row: torch.Tensor) -> bytes:
@@ -38,36 +38,36 @@ def raw(row: torch.Tensor) -> bytes:
 
 def check(table: torch.Tensor, rows: list[int], ids: torch.dtype = torch.int64) -> None:
     before = [raw(row) for row in table]
-    gathered = gather_rows(table, torch.tensor(rows, dtype=ids))
-    assert gathered.shape == (len(rows), *table.shape[1:])
-    assert gathered.dtype == table.dtype
-    assert gathered.is_contiguous()
-    assert [raw(row) for row in gathered] == [before[row] for row in rows]
+    result = gather_rows(table, torch.tensor(rows, dtype=ids))
+    assert result.shape == (len(rows), *table.shape[1:])
+    assert result.dtype == table.dtype
+    assert result.is_contiguous()
+    assert [raw(row) for row in result] == [before[row] for row in rows]
     assert [raw(row) for row in table] == before
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3)], ids=str)
-def test_every_dtype_and_shape_of_row(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_dtypes_and_shapes_of_rows(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     check(bits((9, *shape), dtype), [8, 0, 3, 3, 0, 7])
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 17, 123])
 def test_numbers_of_rows(count: int, ids: torch.dtype) -> None:
     check(bits((40, 5), torch.float32), np.random.default_rng(count).integers(0, 40, count).tolist(), ids)
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("width", [0, 1, 100, 129, 413])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_widths_and_rows_further_apart(width: int, padding: int) -> None:
+def test_widths_and_gaps_between_rows(width: int, padding: int) -> None:
     check(bits((6, width + padding), torch.float64)[:, :width], [5, 1, 1, 4])
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("config", gather_kernel.configs["float32"], ids=str)
 def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gather_kernel.chosen, "float32", config)
@@ -75,25 +75,25 @@ def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPa
     check(bits((50, 2), torch.int64)[:, 0], list(range(49, 0, -1)))
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 def test_empty_tables() -> None:
     check(torch.zeros(0, 4), [])
     check(torch.zeros(3, 0), [2, 2])
 
 
-@pytest.mark.usefixtures("way", "debug")
+@pytest.mark.usefixtures("backend", "debug")
 @pytest.mark.parametrize("row", [-1, 5])
-def test_a_row_outside_is_refused_while_debugging(row: int) -> None:
+def test_debugging_finds_a_row_outside_the_table(row: int) -> None:
     with pytest.raises(ValueError, match=rf"gather_rows: rows holds {row}, outside \[0, 5\)"):
         gather_rows(torch.zeros(5, 2), torch.tensor([1, row]))
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 def test_a_backward_pass_is_refused() -> None:
     table = torch.zeros(5, 2, requires_grad=True)
-    gathered = gather_rows(table, torch.tensor([1]))
+    result = gather_rows(table, torch.tensor([1]))
     with pytest.raises(RuntimeError, match=r"gather_rows: it has no gradient of its table; give table.detach\(\)"):
-        gathered.sum().backward()
+        result.sum().backward()
 
 
 def test_the_operation_passes_opcheck() -> None:
@@ -101,8 +101,8 @@ def test_the_operation_passes_opcheck() -> None:
         torch.library.opcheck(torch.ops.mspipe_triton.gather_rows.default, (table, torch.tensor([4, 0, 4])))
 
 
-@pytest.mark.usefixtures("way")
-def test_it_compiles_whole() -> None:
+@pytest.mark.usefixtures("backend")
+def test_it_compiles_as_one_graph() -> None:
     table, rows = torch.randn(5, 3), torch.tensor([4, 0, 4])
     compiled = torch.compile(gather_rows, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(table, rows), table[rows])

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from mspipe_triton.kernels.mails.patch import patch_rows
 
-Record = list[torch.Tensor]
+Parts = list[torch.Tensor]
 SHAPES: list[tuple[tuple[int, ...], torch.dtype]] = [
     ((5,), torch.float32), ((), torch.int64), ((3,), torch.bfloat16), ((), torch.float64), ((2, 3), torch.float64),
     ((0,), torch.float32), ((), torch.int32),
 ]  # fmt: skip
 
 
-def record(rows: int, seed: int, shapes: list[tuple[tuple[int, ...], torch.dtype]] = SHAPES) -> Record:
-    """Rows of random bits, NaNs with payloads among them."""
+def random_parts(rows: int, seed: int, shapes: list[tuple[tuple[int, ...], torch.dtype]] = SHAPES) -> Parts:
+    """Make rows of random bits, including NaNs with payloads."""
     random = np.random.default_rng(seed)
     parts = []
     for shape, dtype in shapes:
@@ -34,26 +34,26 @@ def bits(tensor: torch.Tensor) -> bytes:
     return tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
-def oracle(stale: Record, nodes: list[int], fresh: Record, fresh_nodes: list[int]) -> Record:
+def oracle(stale: Parts, nodes: list[int], fresh: Parts, fresh_nodes: list[int]) -> Parts:
     last: dict[int, int] = {}
     for p, node in enumerate(fresh_nodes):
         last[node] = p
-    patched = [part.clone() for part in stale]
+    result = [part.clone() for part in stale]
     for u, node in enumerate(nodes):
         if node >= 0 and node in last:
-            for part, new in zip(patched, fresh, strict=True):
+            for part, new in zip(result, fresh, strict=True):
                 part[u] = new[last[node]]
-    return patched
+    return result
 
 
 def check(nodes: list[int], fresh_nodes: list[int], ids: torch.dtype = torch.int64, **options: Any) -> None:
-    stale, fresh = record(len(nodes), 1, **options), record(len(fresh_nodes), 2, **options)
+    stale, fresh = random_parts(len(nodes), 1, **options), random_parts(len(fresh_nodes), 2, **options)
     expected = oracle(stale, nodes, fresh, fresh_nodes)
-    given = [part.clone() for part in fresh]
+    snapshot = [part.clone() for part in fresh]
     assert patch_rows(stale, torch.tensor(nodes, dtype=ids), fresh, torch.tensor(fresh_nodes, dtype=ids)) is None
     for k, (part, true) in enumerate(zip(stale, expected, strict=True)):
         assert bits(part) == bits(true), f"part {k}"
-    assert all(bits(part) == bits(before) for part, before in zip(fresh, given, strict=True))
+    assert all(bits(part) == bits(before) for part, before in zip(fresh, snapshot, strict=True))
 
 
 @settings(deadline=None, max_examples=60)
@@ -63,11 +63,11 @@ def test_random_ids(nodes: list[int], fresh_nodes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-def test_the_last_record_of_a_node_wins_whole(ids: torch.dtype) -> None:
+def test_the_last_fresh_row_of_a_node_wins_in_every_part(ids: torch.dtype) -> None:
     check([4, 2, -1, 9, 2], [2, 4, 2, -1, 7, 2], ids)
 
 
-def test_a_scratch_of_earlier_calls_leaves_no_trace() -> None:
+def test_the_scratch_table_keeps_nothing_of_earlier_calls() -> None:
     check([1, 2, 3], [1, 2, 3])
     check([1, 2, 3], [3])
     check([50_000, 1], [2, 50_000])
@@ -79,7 +79,7 @@ def test_a_thousand_rows() -> None:
     check(random.integers(-1, 3000, 1700).tolist(), random.integers(-1, 3000, 1200).tolist())
 
 
-def test_tuples_serve_too() -> None:
+def test_parts_may_be_tuples() -> None:
     stale, fresh = torch.zeros(2, 3), torch.ones(1, 3)
     patch_rows((stale,), torch.tensor([5, 6]), (fresh,), torch.tensor([6]))
     assert stale.tolist() == [[0.0] * 3, [1.0] * 3]
@@ -99,7 +99,7 @@ def test_the_operation_passes_opcheck() -> None:
     torch.library.opcheck(torch.ops.mspipe_triton.patch_rows.default, (stale, ids[0], fresh, ids[1]))
 
 
-def test_it_compiles_whole() -> None:
+def test_it_compiles_as_one_graph() -> None:
     nodes, fresh_nodes = torch.tensor([1, 5, -1]), torch.tensor([5, 5, 2, -1])
     actual, expected = (([torch.zeros(3, 2), torch.zeros(3).long()]) for _ in range(2))
     fresh = [torch.randn(4, 2), torch.arange(4)]

@@ -11,14 +11,14 @@ from mspipe_triton.kernels.mails.patch import patch_rows
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 Shapes = list[tuple[tuple[int, ...], torch.dtype]]
-RECORD: Shapes = [
+SHAPES: Shapes = [
     ((7,), torch.float32), ((), torch.int64), ((7,), torch.float32), ((), torch.float64), ((3,), torch.bfloat16),
     ((0,), torch.float32), ((2, 5), torch.float64), ((), torch.int32),
 ]  # fmt: skip
 
 
 def bits(rows: int, shape: tuple[int, ...], dtype: torch.dtype, random: np.random.Generator) -> torch.Tensor:
-    """Rows of random bits, NaNs with payloads among them."""
+    """Make rows of random bits, including NaNs with payloads."""
     part = torch.empty(rows, *shape, dtype=dtype)
     numbers = random.integers(0, 256, part.numel() * part.element_size(), dtype=np.uint8)
     return torch.from_numpy(numbers).view(dtype).view_as(part) if part.numel() else part
@@ -31,7 +31,7 @@ def raw(tensor: torch.Tensor, rows: int) -> list[bytes]:
 
 
 def check(
-    nodes: list[int], fresh_nodes: list[int], shapes: Shapes = RECORD, ids: torch.dtype = torch.int64, stride: int = 0
+    nodes: list[int], fresh_nodes: list[int], shapes: Shapes = SHAPES, ids: torch.dtype = torch.int64, stride: int = 0
 ) -> None:
     random = np.random.default_rng(len(nodes))
 
@@ -47,15 +47,15 @@ def check(
     for old, new in zip(stale, fresh, strict=True):
         rows, others = raw(old, len(nodes)), raw(new, len(fresh_nodes))
         expected.append([others[last[n]] if n >= 0 and n in last else rows[u] for u, n in enumerate(nodes)])
-    given = [raw(new, len(fresh_nodes)) for new in fresh]
+    snapshot = [raw(new, len(fresh_nodes)) for new in fresh]
     patch_rows(stale, torch.tensor(nodes, dtype=ids), fresh, torch.tensor(fresh_nodes, dtype=ids))
     for k, old in enumerate(stale):
         assert raw(old, len(nodes)) == expected[k], f"part {k}"
-    assert [raw(new, len(fresh_nodes)) for new in fresh] == given
+    assert [raw(new, len(fresh_nodes)) for new in fresh] == snapshot
 
 
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-def test_the_last_record_of_a_node_wins_whole(ids: torch.dtype) -> None:
+def test_the_last_fresh_row_of_a_node_wins_in_every_part(ids: torch.dtype) -> None:
     check([4, 2, -1, 9, 2], [2, 4, 2, -1, 7, 2], ids=ids)
 
 
@@ -68,7 +68,7 @@ def test_sizes(stale: int, fresh: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 3, 100, 172, 413])
-def test_widths_and_rows_further_apart(width: int) -> None:
+def test_widths_and_gaps_between_rows(width: int) -> None:
     shapes: Shapes = [((width,), dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16)]
     check([1, 2, 3, -1, 5], [9, 3, 1, 3], shapes)
     check([1, 2, 3, -1, 5], [9, 3, 1, 3], shapes, stride=3)

@@ -1,4 +1,4 @@
-"""dropout_scale's kernel in the interpreter against its reference, bit for bit; test_philox.py holds the reference."""
+"""dropout_scale's kernel in the interpreter against its reference, bit for bit; test_philox.py tests the reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mspipe_triton.kernels import dropout_scale
 from mspipe_triton.kernels.numbers.dropout_scale import dropout_kernel
 from mspipe_triton.kernels.numbers.philox import philox_words
 from mspipe_triton.kernels.runtime import launch
-from tests.kernels.sampling.graph_case import WAITING, dispatched, launched
+from tests.kernels.sampling.graph_case import WAITING, launches_of, operations_of
 
 DRAWS = [2**32 - 1, 6, 2, 7]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -41,7 +41,7 @@ def test_shapes(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("probability", [0, 0.1, 0.3502345401201442, 0.5, 1 - 2**-20])
 @pytest.mark.usefixtures("poisoned")
 def test_multipliers_are_rounded_as_torch_rounds_them(probability: float, dtype: torch.dtype) -> None:
-    """Of the third, float32's division of 1 is not the nearest float32 to the quotient."""
+    """Include a probability for which 1 / (1 − p) in float32 is not the float32 nearest to the exact quotient."""
     check((300,), probability, dtype)
 
 
@@ -57,12 +57,12 @@ def test_any_draws(draws: list[int], probability: float, count: int) -> None:
 
 
 @needs_triton
-def test_a_word_at_the_threshold_is_kept_and_one_below_is_not() -> None:
+def test_a_word_at_the_threshold_survives_and_one_below_is_dropped() -> None:
     words = torch.stack(philox_words(torch.tensor(DRAWS), torch.arange(2)), 1).view(-1).tolist()
     for element, word in enumerate(words):
-        for threshold, kept in ((word, True), (word + 1, False)):
+        for threshold, survives in ((word, True), (word + 1, False)):
             scale = dropout_scale.launch(torch.tensor(DRAWS), (8,), threshold / 2**32, torch.float32)
-            assert bool(scale[element]) is kept
+            assert bool(scale[element]) is survives
 
 
 @needs_triton
@@ -80,18 +80,18 @@ def test_the_public_function_runs_the_kernel() -> None:
     assert torch.equal(dropout_scale(words, (5, 3), 0.3, torch.float32), expected)
 
 
-def test_one_launch_and_nothing_that_waits() -> None:
+def test_one_launch_and_no_wait() -> None:
     words = torch.tensor(DRAWS)
-    dropout_scale.launch(words, (1,), 0.3, torch.float32)  # the multiplier is worked out once, on the host
-    assert launched(lambda: dropout_scale.launch(words, (5, 3), 0.3, torch.float32)) == (
+    dropout_scale.launch(words, (1,), 0.3, torch.float32)  # the host computes the multiplier once
+    assert launches_of(lambda: dropout_scale.launch(words, (5, 3), 0.3, torch.float32)) == (
         ["dropout_kernel"],
         {"new_empty"},
     )
-    assert not dispatched(lambda: dropout_scale.reference(words, (5, 3), 0.3, torch.float32)) & WAITING
+    assert not operations_of(lambda: dropout_scale.reference(words, (5, 3), 0.3, torch.float32)) & WAITING
 
 
 @pytest.mark.parametrize("shape", [(), (5, 3), (0, 2)], ids=str)
-def test_the_operation_passes_opcheck_and_compiles_whole(shape: tuple[int, ...]) -> None:
+def test_the_operation_passes_opcheck_and_compiles_as_one_graph(shape: tuple[int, ...]) -> None:
     words = torch.tensor(DRAWS)
     torch.library.opcheck(torch.ops.mspipe_triton.dropout_scale.default, (words, shape, 0.3, torch.float32))
     compiled = torch.compile(
@@ -113,6 +113,6 @@ def test_the_operation_passes_opcheck_and_compiles_whole(shape: tuple[int, ...])
     ],
 )
 def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None:
-    wanted = {"draws": torch.tensor(DRAWS), "shape": (3,), "probability": 0.5, "dtype": torch.float32}
+    arguments = {"draws": torch.tensor(DRAWS), "shape": (3,), "probability": 0.5, "dtype": torch.float32}
     with pytest.raises(ValueError, match=f"^dropout_scale: {message}"):
-        dropout_scale(**(wanted | change))
+        dropout_scale(**(arguments | change))

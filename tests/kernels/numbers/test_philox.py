@@ -1,4 +1,4 @@
-"""Philox against its published answers and a scalar version in Python integers; dropout and bounded integers on top."""
+"""Philox against its published answers and a scalar version in Python integers; then dropout and bounded integers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mspipe_triton.kernels.numbers.philox import dropout_scale, philox_integers,
 
 WORD = st.integers(0, 2**32 - 1)
 
-KNOWN_ANSWERS = [  # Random123's kat_vectors: counter, key, words
+ANSWERS = [  # Random123's kat_vectors: counter, key, words
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
     ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
     ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
@@ -22,13 +22,13 @@ def words_of(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
-def signed(value: int) -> int:
-    """The int64 that has these 64 bits."""
+def to_signed(value: int) -> int:
+    """Return the int64 with these 64 bits."""
     return value - 2**64 if value >= 2**63 else value
 
 
 def scalar_philox(counter: list[int], key: list[int]) -> list[int]:
-    """Philox 4x32-10 on Python integers, as the paper's figure has it."""
+    """Compute Philox 4x32-10 on Python integers, as in the paper's figure."""
     (x0, x1, x2, x3), (k0, k1) = counter, key
     for _ in range(10):
         high0, low0 = divmod(0xD2511F53 * x0, 2**32)
@@ -39,8 +39,8 @@ def scalar_philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def words_at(draws: list[int], position: int) -> list[int]:
-    """The package's words at one position."""
-    return [int(word) for word in philox_words(torch.tensor(draws), torch.tensor(signed(position)))]
+    """Words of the package's Philox at one position."""
+    return [int(word) for word in philox_words(torch.tensor(draws), torch.tensor(to_signed(position)))]
 
 
 def expected_at(draws: list[int], position: int) -> list[int]:
@@ -48,8 +48,8 @@ def expected_at(draws: list[int], position: int) -> list[int]:
     return scalar_philox([position % 2**32, position >> 32, epoch, iteration], [seed, purpose])
 
 
-@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-def test_known_answers(counter: str, key: str, answer: str) -> None:
+@pytest.mark.parametrize(("counter", "key", "answer"), ANSWERS)
+def test_published_answers(counter: str, key: str, answer: str) -> None:
     low, high, epoch, iteration = words_of(counter)
     assert scalar_philox(words_of(counter), words_of(key)) == words_of(answer)
     assert words_at([*words_of(key), epoch, iteration], low + (high << 32)) == words_of(answer)
@@ -57,12 +57,12 @@ def test_known_answers(counter: str, key: str, answer: str) -> None:
 
 @settings(deadline=None)
 @given(draws=st.lists(WORD, min_size=4, max_size=4), position=st.integers(0, 2**64 - 1))
-def test_any_key_and_counter_as_in_python_integers(draws: list[int], position: int) -> None:
+def test_any_key_and_counter_against_python_integers(draws: list[int], position: int) -> None:
     assert words_at(draws, position) == expected_at(draws, position)
 
 
 @pytest.mark.parametrize("count", [0, 1, 123, 1025])
-def test_many_positions_equal_each_alone(count: int) -> None:
+def test_many_positions_equal_single_ones(count: int) -> None:
     draws = [7, 1, 2, 3]
     words = philox_words(torch.tensor(draws), torch.arange(count))
     assert all(word.dtype == torch.int64 and word.shape == (count,) for word in words)
@@ -77,7 +77,7 @@ def test_draws_with_trailing_dimensions_broadcast_with_positions() -> None:
 
 @settings(deadline=None)
 @given(bound=st.integers(1, 2**31), draws=st.lists(WORD, min_size=4, max_size=4))
-def test_integers_are_the_scaled_first_word(bound: int, draws: list[int]) -> None:
+def test_integers_scale_the_first_word(bound: int, draws: list[int]) -> None:
     actual = philox_integers(torch.tensor(draws), torch.arange(9), bound).tolist()
     assert actual == [expected_at(draws, position)[0] * bound // 2**32 for position in range(9)]
     assert all(0 <= value < bound for value in actual)
@@ -85,11 +85,11 @@ def test_integers_are_the_scaled_first_word(bound: int, draws: list[int]) -> Non
 
 def test_bound_zero_gives_zero_beside_other_bounds() -> None:
     bounds = torch.tensor([0, 1, 2, 2**31]).repeat(50)
-    drawn = philox_integers(torch.tensor([1, 2, 3, 4]), torch.arange(200), bounds).view(50, 4)
-    assert not drawn[:, :2].any()
-    assert set(drawn[:, 2].tolist()) == {0, 1}
-    assert int(drawn[:, 3].max()) > 2**30
-    assert bool((drawn < bounds.view(50, 4).clamp(min=1)).all())
+    integers = philox_integers(torch.tensor([1, 2, 3, 4]), torch.arange(200), bounds).view(50, 4)
+    assert not integers[:, :2].any()
+    assert set(integers[:, 2].tolist()) == {0, 1}
+    assert int(integers[:, 3].max()) > 2**30
+    assert bool((integers < bounds.view(50, 4).clamp(min=1)).all())
 
 
 @pytest.mark.parametrize("word", range(4))
@@ -105,20 +105,20 @@ def test_dropout_rate_and_mean(probability: float) -> None:
     shape = (123, 7, 257)
     scale = dropout_scale(torch.tensor([11, 2, 0, 0]), shape, probability, torch.float64)
     count = scale.numel()
-    # Multipliers are a Bernoulli variable over 1 − p: standard error √(p / (1 − p) / n); five of them, seed fixed.
+    # A multiplier is a Bernoulli variable over 1 − p: standard error √(p / (1 − p) / n); allow five, seed fixed.
     assert abs(float(scale.mean()) - 1.0) < 5 * (probability / (1 - probability) / count) ** 0.5
-    kept = scale[scale != 0]
-    assert torch.equal(kept, torch.full_like(kept, 1.0 / (1.0 - probability)))
+    survivors = scale[scale != 0]
+    assert torch.equal(survivors, torch.full_like(survivors, 1.0 / (1.0 - probability)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 123, 1025])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dropout_element_takes_word_e_mod_4_of_position_e_div_4(count: int, dtype: torch.dtype) -> None:
+def test_dropout_element_e_uses_word_e_mod_4_of_position_e_div_4(count: int, dtype: torch.dtype) -> None:
     draws = [3, 1, 4, 1]
     scale = dropout_scale(torch.tensor(draws), (count,), 0.3, dtype)
-    kept = [expected_at(draws, element // 4)[element % 4] >= int(0.3 * 2**32) for element in range(count)]
+    survives = [expected_at(draws, element // 4)[element % 4] >= int(0.3 * 2**32) for element in range(count)]
     assert scale.dtype == dtype
-    assert torch.equal(scale, torch.tensor(kept, dtype=torch.bool).to(dtype) / 0.7)
+    assert torch.equal(scale, torch.tensor(survives, dtype=torch.bool).to(dtype) / 0.7)
 
 
 def test_dropout_shape_is_filled_in_row_major_order() -> None:

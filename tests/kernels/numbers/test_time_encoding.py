@@ -1,4 +1,4 @@
-"""encode_time against a 50-digit cosine, with a tolerance that counts the roundings it makes."""
+"""encode_time against a 50-digit cosine, with a tolerance that counts its roundings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def inputs(dtype: torch.dtype, count: int = 40) -> tuple[torch.Tensor, torch.Ten
 
 
 def exact(function: str, deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-    """cos or sin of w·Δt + b, for the very numbers that the tensors hold, in 50 digits, then rounded to float64."""
+    """Compute cos or sin of w·Δt + b from the tensors' exact numbers in 50 digits, then round to float64."""
     with mpmath.workdps(50):
         pairs = [(mpmath.mpf(w), mpmath.mpf(b)) for w, b in zip(frequency.tolist(), phase.tolist(), strict=True)]
         wave = getattr(mpmath, function)
@@ -29,11 +29,11 @@ def exact(function: str, deltas: torch.Tensor, frequency: torch.Tensor, phase: t
 
 
 def tolerance(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-    """The sum of the rounding errors, each at most u = half an epsilon relative to what is rounded.
+    """Sum of the rounding errors, each at most u = half an epsilon relative to the rounded value.
 
-    |w·Δt| takes four: w / 2π, the product, the sum, and the constant 2π, whose error survives once, in the whole turns
-    that are taken off. |b| takes three (the quotient, the sum, the constant). u − round(u) is exact; the reduced angle,
-    at most π, is rounded once; the cosine is good to an ulp (2u). Second-order terms stay below the 1 % given to them.
+    |w·Δt| has four: w / 2π, the product, the sum, and the constant 2π, whose error counts once, in the whole turns
+    that are subtracted. |b| has three (the quotient, the sum, the constant). u − round(u) is exact; the reduced angle,
+    at most π, is rounded once; the cosine is accurate to an ulp (2u). Second-order terms are below the 1 % allowed.
     """
     unit = torch.finfo(frequency.dtype).eps / 2
     angle = (deltas.double().unsqueeze(1) * frequency.double()).abs()
@@ -41,10 +41,10 @@ def tolerance(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_error_is_that_of_the_roundings(dtype: torch.dtype) -> None:
+def test_the_error_is_within_the_roundings(dtype: torch.dtype) -> None:
     arguments = inputs(dtype)
     encoded, bound = encode_time(*arguments), tolerance(*arguments)
-    meaningful = bound < 0.05  # beyond it float32 holds no phase at all, and only the range can be asked for
+    meaningful = bound < 0.05  # beyond it float32 has no phase left, and only the range can be checked
     assert int(meaningful.sum()) > (0.6 if dtype == torch.float32 else 0.99) * meaningful.numel()
     error = (encoded.double() - exact("cos", *arguments)).abs()
     assert bool((error <= bound)[meaningful].all()), float((error / bound)[meaningful].max())
@@ -52,13 +52,13 @@ def test_error_is_that_of_the_roundings(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (123,), (129, 3), (0, 3)])
-def test_shapes_and_agreement_with_the_plain_cosine(shape: tuple[int, ...]) -> None:
+def test_shapes_and_the_plain_cosine(shape: tuple[int, ...]) -> None:
     deltas = torch.rand(shape, dtype=torch.float64) * 1e6
     frequency, phase = time_frequencies(7, torch.float64), torch.rand(7, dtype=torch.float64)
     encoded = encode_time(deltas, frequency, phase)
     assert encoded.shape == (*shape, 7)
     plain = torch.cos(deltas.unsqueeze(-1) * frequency + phase)
-    # Both are within the bound of the exact cosine, angles being at most 10⁶ + 1.
+    # Both are within the tolerance of the exact cosine; angles are at most 10⁶ + 1.
     bound = 2 * tolerance(torch.tensor([1e6], dtype=torch.float64), frequency[:1], phase.max().view(1)).item()
     assert torch.equal(encoded, fused_encode_time(deltas, frequency, phase))
     assert bool(((encoded - plain).abs() <= bound).all())
@@ -66,7 +66,7 @@ def test_shapes_and_agreement_with_the_plain_cosine(shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("deltas_dtype", [torch.float32, torch.float64])
-def test_result_has_the_dtype_of_the_frequency(dtype: torch.dtype, deltas_dtype: torch.dtype) -> None:
+def test_the_result_has_the_dtype_of_the_frequency(dtype: torch.dtype, deltas_dtype: torch.dtype) -> None:
     deltas = torch.tensor([1.0, 2.0], dtype=deltas_dtype)
     assert encode_time(deltas, time_frequencies(3, dtype), torch.zeros(3, dtype=dtype)).dtype == dtype
 
@@ -79,7 +79,7 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (123,), (129, 3)])
-def test_backward_is_the_sum_of_exact_sines(shape: tuple[int, ...]) -> None:
+def test_the_backward_pass_sums_exact_sines(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(len(shape) + shape[0])
     deltas = torch.rand(shape, dtype=torch.float64, generator=generator) * 1000
     frequency, phase = time_frequencies(5, torch.float64), torch.linspace(-2, 2, 5, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What every differentiable operation must do: be well formed, compile as one graph, give single gradients, once."""
+"""Checks on every differentiable operation: registration, one compiled graph, single gradients, no second ones."""
 
 from __future__ import annotations
 
@@ -37,33 +37,36 @@ FORMS: dict[str, Make] = {
 }
 pytestmark = [
     pytest.mark.parametrize("make", FORMS.values(), ids=FORMS),
-    # Of a root without neighbours the kernel subtracts −∞ from −∞, and takes none of it.
+    # For a root without neighbours the kernel computes −∞ − (−∞), and does not use the result.
     pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning"),
 ]
 
 
 @pytest.mark.parametrize("save", [True, False])
-def test_the_operation_is_well_formed(make: Make, save: bool) -> None:
+def test_the_operation_passes_opcheck(make: Make, save: bool) -> None:
     case = make()
     for name, leaf in case.leaves.items():
-        leaf.requires_grad_(save and name not in case.forgets)
+        leaf.requires_grad_(save and name not in case.unread)
     torch.library.opcheck(case.operation, case.arguments(save))
 
 
-@pytest.mark.parametrize("wanted", ["all", "first", "last", "none"])
-def test_the_backward_operation_is_well_formed(make: Make, wanted: str) -> None:
-    """Of what it forgets it reads nothing but the shape of tables, where one of them needs a gradient."""
+@pytest.mark.parametrize("subset", ["all", "first", "last", "none"])
+def test_the_backward_operation_passes_opcheck(make: Make, subset: str) -> None:
+    """Pass None for unread tensors, or placeholders of the tables' shapes if one of the tables needs a gradient."""
     case = make()
     names = [*case.leaves]
-    needed = {"all": names, "first": names[:1], "last": names[-1:], "none": []}[wanted]
+    targets = {"all": names, "first": names[:1], "last": names[-1:], "none": []}[subset]
     with torch.no_grad():
         results = case.operation(*case.arguments())
-    every = [*case.detached().values(), *results, *case.probes, [name in needed for name in names]]
-    taken = dict(zip((each.name for each in case.backward_operation._schema.arguments), every, strict=True))
-    shaped = any(name in case.forgets for name in needed)
-    for name in case.forgets:
-        taken[name] = taken[name].new_empty(()).expand(taken[name].shape) if shaped and name in names else None
-    torch.library.opcheck(case.backward_operation, tuple(taken.values()))
+    values = [*case.detached_keywords().values(), *results, *case.probes, [name in targets for name in names]]
+    schema = case.backward_operation._schema
+    arguments = dict(zip((entry.name for entry in schema.arguments), values, strict=True))
+    placeholders = any(name in case.unread for name in targets)
+    for name in case.unread:
+        arguments[name] = (
+            arguments[name].new_empty(()).expand(arguments[name].shape) if placeholders and name in names else None
+        )
+    torch.library.opcheck(case.backward_operation, tuple(arguments.values()))
 
 
 def test_a_second_derivative_is_refused(make: Make) -> None:
@@ -76,7 +79,7 @@ def test_a_second_derivative_is_refused(make: Make) -> None:
 
 
 def test_it_compiles_as_one_graph(make: Make, agree: Agree) -> None:
-    torch.compiler.reset()  # else it gives up after eight forms of one function
+    torch.compiler.reset()  # it would give up after eight forms of one function
     case = make()
     expected = case.with_gradients(case.actual())
     compiled = torch.compile(case.actual, fullgraph=True, backend="aot_eager")
@@ -84,8 +87,8 @@ def test_it_compiles_as_one_graph(make: Make, agree: Agree) -> None:
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_the_gradient_of_one_leaf_alone(make: Make, way: str, agree: Agree) -> None:
+def test_the_gradient_of_one_leaf_alone(make: Make, backend: str, agree: Agree) -> None:
     case = make()
     expected = case.with_gradients(case.expected())
-    for name in [*case.leaves][: 5 if way == "triton" else None]:
+    for name in [*case.leaves][: 5 if backend == "triton" else None]:
         agree({name: case.gradient_alone(name)}, {name: expected[name]})

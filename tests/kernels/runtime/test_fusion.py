@@ -1,4 +1,4 @@
-"""Fusion changes nothing but speed, gives way to a broken compiler, and the kernels import alone."""
+"""Fusion: the same results as eager torch, a fallback from a broken compiler, imports of the kernels alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from mspipe_triton.kernels import memory_gru, temporal_attention
 from mspipe_triton.kernels.runtime import fusion
-from tests.kernels.comparing import Agree, Derived, Named
+from tests.kernels.comparing import Agree, Derived, Tensors
 from tests.kernels.updaters.updater_case import RNN, Case
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,7 +43,7 @@ assert fusion.fusion_enabled()
 assert all(torch.equal(a, b) for a, b in zip(run(), eager, strict=True))
 assert not fusion.fusion_enabled()
 fusion.enable_fusion(True)
-assert not fusion.fusion_enabled(), "it stays off after a failure"
+assert not fusion.fusion_enabled(), "fusion is on again after a failure"
 assert all(torch.equal(a, b) for a, b in zip(run(), eager, strict=True))
 print(fusion.fusion_failure())
 """
@@ -67,7 +67,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fusion on, with what other tests compiled or broke before forgotten."""
+    """Turn fusion on, and forget what other tests compiled or broke."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler: {compiler} is not on the path")
@@ -80,13 +80,13 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     fusion.enable_fusion(False)
 
 
-def leaves_of(**shapes: tuple[int, ...]) -> Named:
+def leaves_of(**shapes: tuple[int, ...]) -> Tensors:
     generator = torch.Generator().manual_seed(5)
     return {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
 
 
-def gru(leaves: Named, nodes: int) -> tuple[torch.Tensor, ...]:
-    """memory_gru on `nodes` rows, a third of them without mail."""
+def gru(leaves: Tensors, nodes: int) -> tuple[torch.Tensor, ...]:
+    """Call memory_gru on `nodes` rows, a third of them without mail."""
     times = torch.rand(nodes, generator=torch.Generator().manual_seed(2)) * 100
     cut = [leaves[name][:nodes] for name in ("memory", "partner", "features")]
     sources = [part for table in cut for part in (table, None)]
@@ -94,8 +94,8 @@ def gru(leaves: Named, nodes: int) -> tuple[torch.Tensor, ...]:
     return (memory_gru(*sources, times, torch.arange(nodes) % 3 > 0, *weights),)
 
 
-def attention(leaves: Named, roots: int) -> tuple[torch.Tensor, ...]:
-    """temporal_attention of `roots` roots over up to 10 neighbours."""
+def attention(leaves: Tensors, roots: int) -> tuple[torch.Tensor, ...]:
+    """Call temporal_attention on `roots` roots with up to 10 neighbours."""
     generator = torch.Generator().manual_seed(3)
     rows, counts = torch.randint(0, 50, (roots, 10), generator=generator), torch.arange(roots) % 11
     deltas = torch.rand(roots, 10, generator=generator) * 100
@@ -105,7 +105,7 @@ def attention(leaves: Named, roots: int) -> tuple[torch.Tensor, ...]:
     return temporal_attention(leaves["table"], rows, features, None, deltas, counts, *encoder, query, None, bias)
 
 
-OPERATIONS: dict[str, tuple[Callable[[Named, int], tuple[torch.Tensor, ...]], Named]] = {
+OPERATIONS: dict[str, tuple[Callable[[Tensors, int], tuple[torch.Tensor, ...]], Tensors]] = {
     "memory_gru": (
         gru,
         leaves_of(
@@ -120,32 +120,32 @@ OPERATIONS: dict[str, tuple[Callable[[Named, int], tuple[torch.Tensor, ...]], Na
 }  # fmt: skip
 
 
-def results(name: str, size: int, dtype: torch.dtype) -> Named:
-    """Outputs and the gradients of all leaves."""
+def results(name: str, size: int, dtype: torch.dtype) -> Tensors:
+    """Outputs and gradients of all leaves, by name."""
     operation, values = OPERATIONS[name]
     leaves = {leaf: value.to(dtype).requires_grad_() for leaf, value in values.items()}
     outputs = operation(leaves, size)
     probes = [torch.linspace(-1, 1, output.numel(), dtype=dtype).view(output.shape) for output in outputs]
     loss = sum((output * probe).sum() for output, probe in zip(outputs, probes, strict=True))
     gradients = torch.autograd.grad(loss, list(leaves.values()))
-    named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
-    return named | dict(zip(leaves, gradients, strict=True))
+    tensors = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
+    return tensors | dict(zip(leaves, gradients, strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_compiled_is_eager(name: str, fused: None, derived: Derived) -> None:
+def test_compiled_equals_eager(name: str, fused: None, derived: Derived) -> None:
     seconds = fusion.compile_seconds()
     compiled = {size: results(name, size, torch.float32) for size in (123, 257)}
     assert fusion.fusion_failure() is None
     assert fusion.fusion_enabled()
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
-    assert torch.compiler.config.cache_key_tag, "other processors' loops are kept apart"
+    assert torch.compiler.config.cache_key_tag, "the cache does not separate processors"
     fusion.enable_fusion(False)
-    for size, outcome in compiled.items():
-        derived(outcome, results(name, size, torch.float32), partial(results, name, size, torch.float64))
+    for size, tensors in compiled.items():
+        derived(tensors, results(name, size, torch.float32), partial(results, name, size, torch.float64))
 
 
-def test_memory_rnn_without_features_compiles_to_the_same(fused: None, agree: Agree) -> None:
+def test_memory_rnn_without_features_compiles(fused: None, agree: Agree) -> None:
     case = Case(RNN, 123, width=0, padding=2)
     compiled = case.with_gradients(case.actual())
     assert fusion.fusion_failure() is None
@@ -153,41 +153,41 @@ def test_memory_rnn_without_features_compiles_to_the_same(fused: None, agree: Ag
     agree(compiled, case.with_gradients(case.actual()))
 
 
-def test_callers_errors_pass_through_a_fused_function(fused: None) -> None:
+def test_a_callers_error_passes_through_a_fused_function(fused: None) -> None:
     @fusion.fused()
-    def joined(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return left + right
+    def add(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return first + second
 
     with pytest.raises(RuntimeError, match="must match"):
-        joined(torch.zeros(3, 2), torch.zeros(3, 5))
+        add(torch.zeros(3, 2), torch.zeros(3, 5))
     assert fusion.fusion_failure() is None
 
 
-def test_no_compilation_begins_after_its_limit_and_what_is_compiled_goes_on(fused: None) -> None:
+def test_after_the_limit_nothing_compiles_and_compiled_code_runs_on(fused: None) -> None:
     @fusion.fused()
-    def doubled(x: torch.Tensor) -> torch.Tensor:
+    def double(x: torch.Tensor) -> torch.Tensor:
         runs.append(torch.compiler.is_compiling())
         return x + x
 
     runs: list[bool] = []
     narrow, wide = torch.rand(9, 3), torch.rand(9, 5)
-    assert torch.equal(doubled(narrow), 2 * narrow)
-    spent = fusion.compile_seconds()
+    assert torch.equal(double(narrow), 2 * narrow)
+    seconds = fusion.compile_seconds()
     fusion.limit_compiling(time.perf_counter())
     try:
         del runs[:]
-        assert torch.equal(doubled(narrow[:4]), 2 * narrow[:4])
-        assert torch.equal(doubled(wide), 2 * wide)
-        assert runs == [True, False], "the narrow one as it was traced, the wide one as it is"
-        assert fusion.compile_seconds() == spent
+        assert torch.equal(double(narrow[:4]), 2 * narrow[:4])
+        assert torch.equal(double(wide), 2 * wide)
+        assert runs == [True, False], "the narrow call should run compiled, the wide one eagerly"
+        assert fusion.compile_seconds() == seconds
     finally:
         fusion.limit_compiling()
-    assert torch.equal(doubled(wide), 2 * wide)
-    assert fusion.compile_seconds() > spent
+    assert torch.equal(double(wide), 2 * wide)
+    assert fusion.compile_seconds() > seconds
     assert fusion.fusion_enabled()
 
 
-def test_fusion_stays_off_where_dynamo_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fusion_stays_off_if_dynamo_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion._State, "failure", None)
     for value, enabled in (("0", True), ("1", False)):
         monkeypatch.setenv("TORCHDYNAMO_DISABLE", value)
@@ -195,13 +195,13 @@ def test_fusion_stays_off_where_dynamo_is_disabled(monkeypatch: pytest.MonkeyPat
         assert fusion.fusion_enabled() is enabled
 
 
-def test_broken_compiler_gives_way_to_eager() -> None:
-    done = python(BROKEN_COMPILER, CXX="/bin/false", TORCHINDUCTOR_FORCE_DISABLE_CACHES="1", TORCHDYNAMO_DISABLE="0")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_a_broken_compiler_falls_back_to_eager() -> None:
+    process = python(BROKEN_COMPILER, CXX="/bin/false", TORCHINDUCTOR_FORCE_DISABLE_CACHES="1", TORCHDYNAMO_DISABLE="0")
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("torch.compile failed (")
-    assert not lines[0].endswith("raised:)"), "what was raised is said"
+    assert not lines[0].endswith("raised:)"), "the error is missing"
 
 
 OTHER_PROCESSOR = """
@@ -211,32 +211,32 @@ from mspipe_triton.kernels.runtime import fusion
 fusion.enable_fusion(True)
 
 @fusion.fused()
-def scaled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def scale(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.exp(x) * y.unsqueeze(1) + x[:, :16].sum(1, keepdim=True)
 
 x, y = torch.ones(123, 37), torch.arange(123.0)
-torch.testing.assert_close(scaled(x, y), torch.e * y.unsqueeze(1).expand(123, 37) + 16)
+torch.testing.assert_close(scale(x, y), torch.e * y.unsqueeze(1).expand(123, 37) + 16)
 print(fusion.fusion_failure())
 """
 
 
 @pytest.mark.slow
-def test_loops_compiled_for_other_vectors_are_not_taken_from_the_cache(tmp_path: Path) -> None:
-    """A cache that machines share: torch alone takes the first one's code, which is wrong on the second."""
+def test_the_cache_gives_no_loops_compiled_for_other_vectors(tmp_path: Path) -> None:
+    """Share a cache between two machines; torch alone would run the first one's code on the second, which is wrong."""
     for capability in ("", "default"):
         environment = {"ATEN_CPU_CAPABILITY": capability} if capability else {}
-        done = python(OTHER_PROCESSOR, TORCHINDUCTOR_CACHE_DIR=str(tmp_path), TORCHDYNAMO_DISABLE="0", **environment)
-        assert done.stdout == "None\n", done.stderr
+        process = python(OTHER_PROCESSOR, TORCHINDUCTOR_CACHE_DIR=str(tmp_path), TORCHDYNAMO_DISABLE="0", **environment)
+        assert process.stdout == "None\n", process.stderr
 
 
 def test_kernels_import_alone_and_with_fusion_off() -> None:
-    done = python(IMPORTS)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["[]", "False None"]
+    process = python(IMPORTS)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == ["[]", "False None"]
 
 
-def test_importing_the_folder_under_its_bare_name_says_the_right_one() -> None:
-    done = python("import kernels")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("ImportError: ")
-    assert "mspipe_triton.kernels" in done.stderr.splitlines()[-1]
+def test_importing_the_folder_by_its_bare_name_names_the_package() -> None:
+    process = python("import kernels")
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("ImportError: ")
+    assert "mspipe_triton.kernels" in process.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Where a kernel is launched: on the device of its tensors, whichever is the present one."""
+"""Kernel launches: on the device of the tensors, whichever device is current."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from mspipe_triton.kernels.runtime.launch import Config, Kernel
 from tests.kernels.attention.attention_case import Case
 from tests.kernels.attention.layer_case import LayerCase
 
-PRESENT, OTHER = torch.device("cuda:0"), torch.device("cuda:1")
+CURRENT, OTHER = torch.device("cuda:0"), torch.device("cuda:1")
 
 
-class Launched:
-    """In the place of Triton's function: tells which device was the present one at every launch."""
+class DeviceLog:
+    """Stand-in for Triton's function that logs the current device at every launch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.present, self.on = PRESENT, list[torch.device]()
+        self.current, self.devices = CURRENT, list[torch.device]()
         monkeypatch.setattr(torch.cuda, "device", self.device)
         self.kernel = Kernel(lambda: None, {"float32": (Config(),)})
         self.kernel.function = self
 
     @contextlib.contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
-        before, self.present = self.present, device
+        before, self.current = self.current, device
         yield
-        self.present = before
+        self.current = before
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return lambda *arguments, **options: self.on.append(self.present)
+        return lambda *arguments, **options: self.devices.append(self.current)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a tuple"])
-def test_a_kernel_runs_where_its_tensors_lie(monkeypatch: pytest.MonkeyPatch, inside: bool) -> None:
-    launched = Launched(monkeypatch)
+def test_a_kernel_runs_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch, inside: bool) -> None:
+    log = DeviceLog(monkeypatch)
     with FakeTensorMode():
         pinned, table = torch.empty(3), torch.empty(3, device=OTHER)
-    launched.kernel.launch((1,), Config(), pinned, None, 7, (pinned, table) if inside else table)
-    assert (launched.on, launched.present) == ([OTHER], PRESENT)
+    log.kernel.launch((1,), Config(), pinned, None, 7, (pinned, table) if inside else table)
+    assert (log.devices, log.current) == ([OTHER], CURRENT)
 
 
 def test_without_a_gpu_no_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched = Launched(monkeypatch)
-    launched.kernel.launch((1,), Config(), torch.empty(3))
-    assert launched.on == [PRESENT]
+    log = DeviceLog(monkeypatch)
+    log.kernel.launch((1,), Config(), torch.empty(3))
+    assert log.devices == [CURRENT]
 
 
 @pytest.mark.skipif(launch.triton is None, reason="triton has no wheel for this platform")
 @pytest.mark.parametrize("make", [partial(Case, 3, fanout=20), partial(LayerCase, 3, dim=260)], ids=["slots", "rows"])
-def test_a_configuration_fitted_to_shapes_counts_as_the_one_that_it_was_made_from(make: Callable[[], Any]) -> None:
+def test_a_configuration_fitted_to_shapes_keeps_the_variant_of_its_base(make: Callable[[], Any]) -> None:
     case = make().to(torch.float32)
-    with launch.recording() as launched:
-        case.function(**case.named())
-    fitted = [each for each in launched if each.config.base is not None]
+    with launch.recording() as launches:
+        case.function(**case.keywords())
+    fitted = [each for each in launches if each.config.base is not None]
     assert fitted
     assert {each.variant for each in fitted} <= {"float32", "ieee"}

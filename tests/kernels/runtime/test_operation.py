@@ -1,5 +1,5 @@
-"""Operations made of one signature: what is told of them, and the short way to a reference, which plain eager calls on
-the CPU take, and nothing that traces, fakes or records."""
+"""Operations built from one signature: their names and schemas, and the direct call of the reference, which plain eager
+calls on the CPU use and nothing that traces, fakes or records does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_public_function_has_the_signature_of_its_inputs() -> None:
         unique_nodes(NODES)  # type: ignore[call-arg]
 
 
-def test_schemas_have_the_names_of_the_inputs() -> None:
+def test_schemas_name_the_inputs() -> None:
     assert str(torch.ops.mspipe_triton.unique_nodes.default._schema).endswith(
         "(Tensor nodes, SymInt capacity) -> (Tensor, Tensor, Tensor)"
     )
@@ -49,12 +49,12 @@ def test_schemas_have_the_names_of_the_inputs() -> None:
     assert mutated == ["stale"]
 
 
-def test_a_plain_call_takes_it_and_gives_what_the_operation_gives() -> None:
+def test_a_plain_call_is_direct_and_agrees_with_the_operation() -> None:
     assert eager(NODES)
     assert eager(torch.nn.Parameter(torch.ones(1)))
-    operation = torch.ops.mspipe_triton.unique_nodes(NODES, 3)
-    for short, long in zip(unique_nodes(NODES, 3), operation, strict=True):
-        assert torch.equal(short, long)
+    results = torch.ops.mspipe_triton.unique_nodes(NODES, 3)
+    for direct, expected in zip(unique_nodes(NODES, 3), results, strict=True):
+        assert torch.equal(direct, expected)
     assert type(update(torch.ones(6, 5, requires_grad=True)).grad_fn).__name__ == "DirectBackward"
 
 
@@ -63,7 +63,7 @@ def test_kernels_are_not_bypassed() -> None:
     assert not eager(NODES)
 
 
-def test_fake_tensors_take_the_operation() -> None:
+def test_fake_tensors_call_the_operation() -> None:
     with FakeTensorMode() as mode:
         ids, inverse, count = unique_nodes(mode.from_tensor(NODES), 7)
     assert (ids.shape, inverse.shape, count.shape) == ((7,), (4,), (1,))
@@ -76,15 +76,15 @@ def test_tracing_sees_one_operation() -> None:
     ) == 1
 
 
-def test_transformed_tensors_take_the_operation() -> None:
-    taken = []
+def test_transformed_tensors_call_the_operation() -> None:
+    direct = []
 
     def loss(weight: torch.Tensor) -> torch.Tensor:
-        taken.append(eager(weight))
+        direct.append(eager(weight))
         return weight.sum()
 
     torch.func.grad(loss)(torch.ones(3))
-    assert taken == [False]
+    assert direct == [False]
 
 
 def test_a_recorded_backward_pass_is_refused() -> None:

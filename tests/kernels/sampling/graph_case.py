@@ -1,4 +1,4 @@
-"""What torch does inside a call, and of that what no CUDA graph can capture."""
+"""Torch operations and kernel launches of a call, and the operations that no CUDA graph can capture."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mspipe_triton.kernels.runtime import launch
 
-# They wait for the device: their result goes to the host, or its shape depends on values.
+# These wait for the device: their result goes to the host, or its shape depends on values.
 WAITING = {
     "_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_consecutive",
     "unique_dim", "bincount", "repeat_interleave",
 }  # fmt: skip
 
 
-class _Seen(TorchDispatchMode):
-    """The names of torch's operations."""
+class _OperationNames(TorchDispatchMode):
+    """Names of torch's operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,15 +28,15 @@ class _Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def dispatched(call: Callable[[], Any]) -> set[str]:
-    """The names of the operations that a call makes."""
-    with _Seen() as seen:
+def operations_of(call: Callable[[], Any]) -> set[str]:
+    """Names of the torch operations of a call."""
+    with _OperationNames() as mode:
         call()
-    return seen.names
+    return mode.names
 
 
-def launched(call: Callable[[], Any]) -> tuple[list[str], set[str]]:
-    """The kernels that a call launches, none of which runs, and the torch operations beside them."""
-    with launch.recording() as recorded:
-        names = dispatched(call)
-    return [entry.kernel.name for entry in recorded], names
+def launches_of(call: Callable[[], Any]) -> tuple[list[str], set[str]]:
+    """Names of the kernels that a call launches, none of which runs, and of its torch operations."""
+    with launch.recording() as launches:
+        names = operations_of(call)
+    return [entry.kernel.name for entry in launches], names

@@ -1,4 +1,4 @@
-"""draw_batch, its kernel in the interpreter too, against a loop over the events and the package's negative sampler."""
+"""draw_batch, by reference and by kernel in the interpreter, against a loop over events and the negative sampler."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mspipe_triton.data.negatives import NegativeSampler, Purpose, draw_words
 from mspipe_triton.kernels import draw_batch
 from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.kernels.sampling.draw_batch import batch_kernel
-from tests.kernels.sampling.graph_case import WAITING, dispatched, launched
+from tests.kernels.sampling.graph_case import WAITING, launches_of, operations_of
 
 EVENTS, SEED, EPOCH, ITERATION = 23, 2**32 - 1, 3, 5
-LARGE = 2**53 - 10  # from here on times meet the first integer that float64 has not
+LARGE = 2**53 - 10  # the times pass 2⁵³, from where float64 does not hold every integer
 
 
 def stream(times: torch.dtype = torch.int64) -> EventStream:
-    """Events whose sources, destinations and times tell which they are, but for four destinations that come again."""
+    """Make events with distinct sources and times, and with four repeated destinations."""
     number = torch.arange(EVENTS)
     moments = number + LARGE if times == torch.int64 else number.double() * 0.1 + 1e9
     return EventStream(number + 100, number % 19 + 200, moments)
 
 
-def given(
+def arguments(
     span: tuple[int, int], size: int, each: int = 1, times: torch.dtype = torch.int64, index: torch.dtype = torch.int64
 ) -> dict[str, Any]:
     events = stream(times)
@@ -37,37 +37,37 @@ def given(
 
 
 def expected(span: tuple[int, int], size: int, each: int, times: torch.dtype) -> tuple[list[Any], ...]:
-    """roots, root_times, events and count, event by event."""
+    """Compute roots, root_times, events and count, event by event."""
     events, (first, end) = stream(times), (min(max(part, 0), EVENTS) for part in span)
     src, dst, moments = (part.tolist() for part in (events.src, events.dst, events.t))
     *_, negatives = NegativeSampler(events, SEED).iterate(Purpose.TRAIN_NEGATIVES, EPOCH, size, ITERATION + 1, each)
     ends: tuple[list[Any], ...] = ([], [], [])
-    at: list[Any] = []
+    event_times: list[Any] = []
     numbers = []
-    for i, drawn in enumerate(negatives.tolist()):
+    for i, others in enumerate(negatives.tolist()):
         real = first + i < end
         event = first + i if real else -1
-        for part, nodes in zip(ends, ([src[event]], [dst[event]], drawn), strict=True):
+        for part, nodes in zip(ends, ([src[event]], [dst[event]], others), strict=True):
             part.extend(nodes if real else [-1] * len(nodes))
-        at.append(moments[event if real else max(end - 1, 0)])
+        event_times.append(moments[event if real else max(end - 1, 0)])
         numbers.append(event)
-    moments = at + at + [time for time in at for _ in range(each)]
+    moments = event_times + event_times + [time for time in event_times for _ in range(each)]
     return [*ends[0], *ends[1], *ends[2]], moments, numbers, [sum(number >= 0 for number in numbers)]
 
 
 def check(
     span: tuple[int, int], size: int, each: int = 1, times: torch.dtype = torch.int64, index: torch.dtype = torch.int64
 ) -> None:
-    arguments = given(span, size, each, times, index)
-    before = {name: value.clone() for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-    found = draw_batch(**arguments)
-    assert [part.dtype for part in found] == [torch.int64, times, torch.int64, torch.int64]
-    assert [part.shape for part in found] == [((2 + each) * size,), ((2 + each) * size,), (size,), (1,)]
-    assert tuple(part.tolist() for part in found) == expected(span, size, each, times)
-    assert all(torch.equal(arguments[name], value) for name, value in before.items()), "an input was mutated"
+    inputs = arguments(span, size, each, times, index)
+    before = {name: value.clone() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    results = draw_batch(**inputs)
+    assert [part.dtype for part in results] == [torch.int64, times, torch.int64, torch.int64]
+    assert [part.shape for part in results] == [((2 + each) * size,), ((2 + each) * size,), (size,), (1,)]
+    assert tuple(part.tolist() for part in results) == expected(span, size, each, times)
+    assert all(torch.equal(inputs[name], value) for name, value in before.items()), "an input was mutated"
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize(("size", "each"), [(1, 1), (7, 1), (7, 3), (23, 1), (129, 2)])
 def test_whole_and_partial_batches(size: int, each: int) -> None:
     for first in (0, 16, EVENTS - 1):
@@ -75,60 +75,60 @@ def test_whole_and_partial_batches(size: int, each: int) -> None:
     check((4, 9), size, each)
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize(
     "span", [(0, 0), (9, 9), (9, 4), (23, 23), (24, 23), (500, 23), (500, 4), (30, 400), (2**63 - 1, 2**63 - 1)]
 )
-def test_an_empty_or_passed_span_has_no_events_and_finite_times(span: tuple[int, int]) -> None:
+def test_an_empty_or_past_span_has_no_events_and_finite_times(span: tuple[int, int]) -> None:
     check(span, 7, 2)
-    roots, times, events, count = draw_batch(**given(span, 7, 2))
+    roots, times, events, count = draw_batch(**arguments(span, 7, 2))
     assert set(roots.tolist()) == set(events.tolist()) == {-1}
     assert bool((times >= LARGE).all())
     assert count.tolist() == [0]
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("span", [(20, 400), (-2, 3), (-5, -2), (-(2**63), 2**63 - 1)])
-def test_a_span_is_cut_to_the_stream(span: tuple[int, int]) -> None:
+def test_a_span_is_clipped_to_the_stream(span: tuple[int, int]) -> None:
     check(span, 7)
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("index", [torch.int64, torch.int32])
 @pytest.mark.parametrize("times", [torch.int64, torch.float64])
 def test_types(times: torch.dtype, index: torch.dtype) -> None:
     check((12, EVENTS), 20, 2, times, index)
-    assert len(set(draw_batch(**given((0, EVENTS), EVENTS, 1, times))[1].tolist())) == EVENTS
+    assert len(set(draw_batch(**arguments((0, EVENTS), EVENTS, 1, times))[1].tolist())) == EVENTS
 
 
-@pytest.mark.usefixtures("way", "poisoned")
-def test_a_batch_of_nothing_and_a_stream_of_one_event() -> None:
-    assert [part.tolist() for part in draw_batch(**given((3, EVENTS), 0))] == [[], [], [], [0]]
-    parts = given((0, 1), 2)
+@pytest.mark.usefixtures("backend", "poisoned")
+def test_an_empty_batch_and_a_stream_of_one_event() -> None:
+    assert [part.tolist() for part in draw_batch(**arguments((3, EVENTS), 0))] == [[], [], [], [0]]
+    parts = arguments((0, 1), 2)
     one = parts | {name: parts[name][:1] for name in ("src", "dst", "times", "destinations")}
-    found = draw_batch(**one)
-    assert [part.tolist() for part in found] == [[100, -1, 200, -1, 200, -1], [LARGE] * 6, [0, -1], [1]]
+    results = draw_batch(**one)
+    assert [part.tolist() for part in results] == [[100, -1, 200, -1, 200, -1], [LARGE] * 6, [0, -1], [1]]
 
 
-@pytest.mark.usefixtures("way", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("config", batch_kernel.configs["float32"], ids=str)
 def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(batch_kernel.chosen, "float32", config)
     check((2, 20), 90, 2)
 
 
-def test_one_launch_and_nothing_that_waits() -> None:
-    arguments = given((12, EVENTS), 20, 2)
-    assert launched(lambda: draw_batch.launch(**arguments)) == (["batch_kernel"], {"new_empty", "empty_like"})
-    assert not dispatched(lambda: draw_batch.reference(**arguments)) & WAITING
+def test_one_launch_and_no_wait() -> None:
+    inputs = arguments((12, EVENTS), 20, 2)
+    assert launches_of(lambda: draw_batch.launch(**inputs)) == (["batch_kernel"], {"new_empty", "empty_like"})
+    assert not operations_of(lambda: draw_batch.reference(**inputs)) & WAITING
 
 
 @pytest.mark.parametrize("each", [1, 3])
-def test_the_operation_passes_opcheck_and_compiles_whole(each: int) -> None:
-    arguments = given((20, EVENTS), 5, each)
-    torch.library.opcheck(torch.ops.mspipe_triton.draw_batch.default, tuple(arguments.values()))
-    compiled = torch.compile(draw_batch, fullgraph=True, backend="aot_eager")(**arguments)
-    assert all(torch.equal(*pair) for pair in zip(compiled, draw_batch(**arguments), strict=True))
+def test_the_operation_passes_opcheck_and_compiles_as_one_graph(each: int) -> None:
+    inputs = arguments((20, EVENTS), 5, each)
+    torch.library.opcheck(torch.ops.mspipe_triton.draw_batch.default, tuple(inputs.values()))
+    compiled = torch.compile(draw_batch, fullgraph=True, backend="aot_eager")(**inputs)
+    assert all(torch.equal(*pair) for pair in zip(compiled, draw_batch(**inputs), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_the_operation_passes_opcheck_and_compiles_whole(each: int) -> None:
 )
 def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^draw_batch: {message}"):
-        draw_batch(**(given((0, EVENTS), 4) | change))
+        draw_batch(**(arguments((0, EVENTS), 4) | change))

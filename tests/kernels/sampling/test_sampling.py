@@ -1,4 +1,4 @@
-"""The neighbour samplers against brute force over Python lists, and the uniform one against its distribution too."""
+"""The neighbour samplers against brute force over Python lists; the uniform one also against its distribution."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Stream:
             self.entries[dst].append((src, event, time))
 
     def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """T-CSR and roots as the samplers take them."""
+        """T-CSR and roots, in the samplers' argument order."""
         kind = torch.float64 if self.float_times else torch.int64
         flat = [entry for entries in self.entries for entry in entries]
         starts = [sum(len(entries) for entries in self.entries[:node]) for node in range(self.nodes + 1)]
@@ -51,8 +51,8 @@ class Stream:
         )
 
     def earlier(self, node: int, time: Number) -> Row:
-        """All entries strictly before a time, oldest first."""
-        return [(other, event, time - then) for other, event, then in self.entries[node] if then < time]
+        """Entries strictly before a time, oldest first."""
+        return [(other, event, time - t) for other, event, t in self.entries[node] if t < time]
 
     def recent(self) -> list[Row]:
         return [self.earlier(node, time)[::-1][: self.fanout] for node, time in self.roots]
@@ -67,7 +67,7 @@ class Stream:
 
 
 def first_word(draws: list[int], position: int) -> int:
-    """Philox 4x32-10's first word in Python: key (seed, purpose), counter (position, 0, epoch, iteration)."""
+    """Compute the first word of Philox 4x32-10: key (seed, purpose), counter (position, 0, epoch, iteration)."""
     k0, k1, x2, x3 = draws
     x0, x1 = position, 0
     for _ in range(10):
@@ -78,8 +78,8 @@ def first_word(draws: list[int], position: int) -> int:
     return x0
 
 
-def padded(rows: list[Row], fanout: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Rows as the four tensors; a Δt goes to `dtype` by one rounding from its exact value."""
+def pad(rows: list[Row], fanout: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Turn rows into the four tensors; an exact Δt is rounded once, to `dtype`."""
     full = [[*row, *[(-1, -1, 0)] * (fanout - len(row))] for row in rows]
     columns = [torch.tensor([[slot[k] for slot in row] for row in full]).view(len(rows), fanout) for k in range(3)]
     counts = torch.tensor([len(row) for row in rows], dtype=torch.int64)
@@ -87,14 +87,14 @@ def padded(rows: list[Row], fanout: int, dtype: torch.dtype) -> tuple[torch.Tens
 
 
 def check(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
-    for name, got, wanted in zip(("neighbours", "events", "deltas", "counts"), actual, expected, strict=True):
-        assert got.dtype == wanted.dtype, name
-        assert torch.equal(got, wanted), f"{name}: {got} instead of {wanted}"
+    for name, ours, theirs in zip(("neighbours", "events", "deltas", "counts"), actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype, name
+        assert torch.equal(ours, theirs), f"{name}: {ours} instead of {theirs}"
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> Stream:
-    """Few nodes, many ties, self-loops, nodes without events, roots before, on, between and after the events."""
+    """Draw few nodes, many ties, self-loops, nodes without events, and roots before, at, between and after events."""
     nodes = draw(st.integers(1, 6))
     float_times = draw(st.booleans())
     node, step = st.integers(0, nodes - 1), 0.25 if float_times else 1
@@ -110,33 +110,33 @@ def streams(draw: st.DrawFn) -> Stream:
 
 
 def random_stream(roots: int, seed: int = 0) -> Stream:
-    """300 events among 20 nodes of which some have none, times tied by threes."""
+    """Make 300 events among 17 of 20 nodes; every three events have one time."""
     generator = random.Random(seed)
     events = [(generator.randrange(17), generator.randrange(17), UNIX + i // 3) for i in range(300)]
-    wanted = [(generator.randrange(20), UNIX + generator.randint(-2, 103)) for _ in range(roots)]
-    return Stream(20, events, wanted, 10)
+    times = [(generator.randrange(20), UNIX + generator.randint(-2, 103)) for _ in range(roots)]
+    return Stream(20, events, times, 10)
 
 
 @settings(deadline=None, max_examples=200)
 @given(stream=streams(), dtype=st.sampled_from([torch.float32, torch.float64]))
-def test_recent_is_brute_force(stream: Stream, dtype: torch.dtype) -> None:
+def test_recent_against_brute_force(stream: Stream, dtype: torch.dtype) -> None:
     actual = sample_recent(*stream.arguments(), stream.fanout, dtype)
-    check(actual, padded(stream.recent(), stream.fanout, dtype))
+    check(actual, pad(stream.recent(), stream.fanout, dtype))
 
 
 @settings(deadline=None, max_examples=200)
 @given(stream=streams(), dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 2**32 - 1))
-def test_uniform_is_brute_force_with_the_same_words(stream: Stream, dtype: torch.dtype, seed: int) -> None:
+def test_uniform_against_brute_force_with_the_same_words(stream: Stream, dtype: torch.dtype, seed: int) -> None:
     draws = [seed, 2, 1, 5]
     actual = sample_uniform(*stream.arguments(), stream.fanout, torch.tensor(draws), dtype)
-    check(actual, padded(stream.uniform(draws), stream.fanout, dtype))
+    check(actual, pad(stream.uniform(draws), stream.fanout, dtype))
 
 
 @settings(deadline=None, max_examples=100)
 @given(stream=streams())
 def test_every_uniform_draw_is_an_earlier_entry_of_its_root(stream: Stream) -> None:
-    drawn = sample_uniform(*stream.arguments(), stream.fanout, torch.tensor([3, 2, 1, 0]), torch.float64)
-    others, events, deltas, counts = (tensor.tolist() for tensor in drawn)
+    sample = sample_uniform(*stream.arguments(), stream.fanout, torch.tensor([3, 2, 1, 0]), torch.float64)
+    others, events, deltas, counts = (tensor.tolist() for tensor in sample)
     for i, (node, time) in enumerate(stream.roots):
         past = stream.earlier(node, time)
         assert counts[i] == min(len(past), stream.fanout)
@@ -146,26 +146,26 @@ def test_every_uniform_draw_is_an_earlier_entry_of_its_root(stream: Stream) -> N
 @pytest.mark.parametrize("roots", [0, 1, 123, 257])
 def test_sizes(roots: int) -> None:
     stream = random_stream(roots)
-    check(sample_recent(*stream.arguments(), 10), padded(stream.recent(), 10, torch.float32))
+    check(sample_recent(*stream.arguments(), 10), pad(stream.recent(), 10, torch.float32))
     draws = [9, 2, 0, 4]
-    expected = padded(stream.uniform(draws), 10, torch.float32)
+    expected = pad(stream.uniform(draws), 10, torch.float32)
     check(sample_uniform(*stream.arguments(), 10, torch.tensor(draws)), expected)
 
 
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("roots", [0, 1, 123])
-def test_stream_without_events(uniform: bool, roots: int) -> None:
+def test_a_stream_without_events(uniform: bool, roots: int) -> None:
     stream = Stream(3, [], [(i % 3, UNIX) for i in range(roots)], 4)
-    sampled = (
+    sample = (
         sample_uniform(*stream.arguments(), 4, torch.tensor([1, 2, 3, 4]))
         if uniform
         else sample_recent(*stream.arguments(), 4)
     )
-    check(sampled, padded([[] for _ in range(roots)], 4, torch.float32))
+    check(sample, pad([[] for _ in range(roots)], 4, torch.float32))
 
 
 @pytest.mark.parametrize("roots", [(0, UNIX - 1), (0, UNIX), (1, UNIX + 10**9)])
-def test_roots_before_on_and_after_everything(roots: tuple[int, int]) -> None:
+def test_roots_before_at_and_after_all_events(roots: tuple[int, int]) -> None:
     stream = Stream(2, [(0, 1, UNIX), (0, 1, UNIX), (1, 1, UNIX + 1)], [roots], 12)
     _, events, _, counts = sample_recent(*stream.arguments(), 12)
     expected = [2, 2, 1, 0] if roots[1] > UNIX + 1 else []
@@ -175,7 +175,7 @@ def test_roots_before_on_and_after_everything(roots: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("float_times", [False, True])
-def test_unix_seconds_are_subtracted_before_they_are_rounded(uniform: bool, float_times: bool) -> None:
+def test_unix_seconds_are_subtracted_before_rounding(uniform: bool, float_times: bool) -> None:
     gaps = [16777217, 16777216, 16777215, 63, 1]
     for dtype in (torch.float32, torch.float64):
         for gap in gaps:
@@ -203,7 +203,7 @@ def test_uniform_repeats_itself_and_changes_with_each_word() -> None:
 
 
 def tail(statistic: float, degrees: int) -> float:
-    """P(χ² > statistic) for an even number of degrees of freedom, where the survival function is a finite sum."""
+    """P(χ² > statistic) for an even number of degrees of freedom, for which it is a finite sum."""
     half, term, total = statistic / 2, 1.0, 0.0
     for i in range(degrees // 2):
         total += term
@@ -221,7 +221,7 @@ def test_uniform_draws_are_uniform_and_neighbouring_slots_independent() -> None:
     events = sample_uniform(*stream.arguments(), 7, torch.tensor([2024, 2, 0, 0]))[1]
     pairs = events[:, 0:6:2] * 7 + events[:, 1:6:2]
     for numbers, cells in ((events.reshape(-1), 7), (pairs.reshape(-1), 49)):
-        # One in a million on either side: too uneven, or too even to be drawn.
+        # One in a million on either side: too uneven, or too even to be random.
         assert 1e-6 < tail(chi_square(numbers, cells), cells - 1) < 1 - 1e-6
 
 
@@ -231,7 +231,7 @@ def test_chi_square_bound_notices_a_missing_entry() -> None:
 
 
 @pytest.mark.parametrize("uniform", [False, True])
-def test_inputs_stay_as_they_are(uniform: bool) -> None:
+def test_inputs_are_unchanged(uniform: bool) -> None:
     arguments = random_stream(123).arguments()
     before = [tensor.clone() for tensor in arguments]
     if uniform:

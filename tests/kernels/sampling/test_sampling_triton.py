@@ -1,4 +1,4 @@
-"""The samplers' kernels in Triton's interpreter against their references, to the bit, and their registration."""
+"""The samplers' kernels in Triton's interpreter against their references, bit for bit, and their registration."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def graph(
     times: torch.dtype = torch.int64,
     index: torch.dtype = torch.int64,
 ) -> Graph:
-    """A T-CSR of tied times whose last node has no entry, and roots of which every seventh is padding; with up to 600
-    entries, bfloat16 holds every difference exactly."""
+    """Make a T-CSR with tied times, whose last node has no entry, and roots, every seventh of them padding. With up to
+    600 entries, bfloat16 holds every time difference exactly."""
     generator = torch.Generator().manual_seed(seed)
 
     def integers(high: int, size: int) -> torch.Tensor:
@@ -42,28 +42,28 @@ def graph(
     order = order[owner[order].argsort(stable=True)]
     indptr = torch.zeros(nodes + 1, dtype=torch.int64)
     indptr[1:] = torch.bincount(owner, minlength=nodes).cumsum(0)
-    wanted, scale = integers(nodes, roots), 0.25 if times == torch.float64 else 1
-    wanted[6::7] = -1 - integers(3, wanted[6::7].numel())
-    at = integers(entries // 3 + 5, roots) + UNIX - 2
+    targets, scale = integers(nodes, roots), 0.25 if times == torch.float64 else 1
+    targets[6::7] = -1 - integers(3, targets[6::7].numel())
+    root_times = integers(entries // 3 + 5, roots) + UNIX - 2
     return (
         indptr, integers(nodes, entries).to(index), torch.arange(entries)[order].to(index),
-        (moment[order] * scale).to(times), wanted.to(index), (at * scale).to(times),
+        (moment[order] * scale).to(times), targets.to(index), (root_times * scale).to(times),
     )  # fmt: skip
 
 
-def same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
-    for name, got, wanted in zip(NAMES, actual, expected, strict=True):
-        assert got.dtype == wanted.dtype, name
-        assert got.shape == wanted.shape, name
-        assert torch.equal(got, wanted), f"{name}: {got} instead of {wanted}"
+def check_same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+    for name, ours, theirs in zip(NAMES, actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype, name
+        assert ours.shape == theirs.shape, name
+        assert torch.equal(ours, theirs), f"{name}: {ours} instead of {theirs}"
 
 
-def both(case: Graph, fanout: int, dtype: torch.dtype = torch.float32) -> None:
-    """Both samplers' kernels against their references."""
-    same(sample_recent.launch(*case, fanout, dtype), sample_recent.reference(*case, fanout, dtype))
+def check(case: Graph, fanout: int, dtype: torch.dtype = torch.float32) -> None:
+    """Check both samplers' kernels against their references."""
+    check_same(sample_recent.launch(*case, fanout, dtype), sample_recent.reference(*case, fanout, dtype))
     draws = torch.tensor(DRAWS)
     expected = sample_uniform.reference(*case, fanout, draws, dtype)
-    same(sample_uniform.launch(*case, fanout, draws, dtype), expected)
+    check_same(sample_uniform.launch(*case, fanout, draws, dtype), expected)
 
 
 @needs_triton
@@ -79,7 +79,7 @@ def both(case: Graph, fanout: int, dtype: torch.dtype = torch.float32) -> None:
 def test_any_graph(
     shape: tuple[int, int, int], seed: int, fanout: int, times: torch.dtype, index: torch.dtype, dtype: torch.dtype
 ) -> None:
-    both(graph(*shape, seed, times, index), fanout, dtype)
+    check(graph(*shape, seed, times, index), fanout, dtype)
 
 
 @needs_triton
@@ -88,7 +88,7 @@ def test_any_graph(
 )
 @pytest.mark.usefixtures("poisoned")
 def test_sizes(roots: int, fanout: int) -> None:
-    both(graph(20, 600, roots), fanout)
+    check(graph(20, 600, roots), fanout)
 
 
 @needs_triton
@@ -97,17 +97,17 @@ def test_sizes(roots: int, fanout: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.usefixtures("poisoned")
 def test_types(times: torch.dtype, index: torch.dtype, dtype: torch.dtype) -> None:
-    both(graph(20, 300, 40, 1, times, index), 10, dtype)
+    check(graph(20, 300, 40, 1, times, index), 10, dtype)
 
 
 @needs_triton
 @pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # the interpreter cuts bfloat16 off, unrounded
-def test_large_differences_are_rounded_once_subtracted(times: torch.dtype, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # the interpreter truncates bfloat16
+def test_large_times_are_subtracted_before_rounding(times: torch.dtype, dtype: torch.dtype) -> None:
     gaps = torch.tensor([1, 63, 257, 16777215, 16777216, 16777217, 16777219, 2**31 + 129, 1_700_000_001])
     indptr, one = torch.tensor([0, 1]), torch.zeros(1, dtype=torch.int64)
     case = (indptr, one, one, (one + UNIX).to(times), torch.zeros_like(gaps), (gaps + UNIX).to(times))
-    both(case, 1, dtype)
+    check(case, 1, dtype)
     deltas = sample_recent.launch(*case, 1, dtype)[2]
     assert torch.equal(deltas[:, 0], gaps.to(dtype))
 
@@ -116,37 +116,37 @@ def test_large_differences_are_rounded_once_subtracted(times: torch.dtype, dtype
 @pytest.mark.parametrize("roots", [0, 1, 33])
 @pytest.mark.usefixtures("poisoned")
 def test_a_graph_without_entries(roots: int) -> None:
-    both(graph(3, 0, roots), 4)
+    check(graph(3, 0, roots), 4)
 
 
 @needs_triton
 @pytest.mark.usefixtures("poisoned")
-def test_no_root_has_a_neighbour() -> None:
+def test_roots_without_neighbours() -> None:
     indptr, neighbours, events, times, roots, moments = graph(20, 300, 40)
-    early = torch.full_like(moments, UNIX)  # no entry is strictly before the first of all
-    lonely = torch.full_like(roots, 19)
+    early = torch.full_like(moments, UNIX)  # no entry is strictly before the earliest one
+    isolated = torch.full_like(roots, 19)
     padding = torch.full_like(roots, -1)
-    for case in ((roots, early), (lonely, moments), (padding, moments)):
-        both((indptr, neighbours, events, times, *case), 10)
-        sampled = sample_recent.launch(indptr, neighbours, events, times, *case, 10, torch.float32)
-        assert not sampled[3].any()
-        assert bool((sampled[0] == -1).all())
+    for case in ((roots, early), (isolated, moments), (padding, moments)):
+        check((indptr, neighbours, events, times, *case), 10)
+        samples = sample_recent.launch(indptr, neighbours, events, times, *case, 10, torch.float32)
+        assert not samples[3].any()
+        assert bool((samples[0] == -1).all())
 
 
 @needs_triton
 @pytest.mark.usefixtures("poisoned")
-def test_padding_leaves_other_roots_as_they_are() -> None:
+def test_padding_does_not_change_other_roots() -> None:
     indptr, neighbours, events, times, roots, moments = graph(20, 300, 40)
-    every = roots.clamp(min=0)
+    clamped = roots.clamp(min=0)
     table, draws = (indptr, neighbours, events, times), torch.tensor(DRAWS)
     for padded, full in (
-        (sample_recent.launch(*table, roots, moments, 5, torch.float32), sample_recent(*table, every, moments, 5)),
+        (sample_recent.launch(*table, roots, moments, 5, torch.float32), sample_recent(*table, clamped, moments, 5)),
         (
             sample_uniform.launch(*table, roots, moments, 5, draws, torch.float32),
-            sample_uniform(*table, every, moments, 5, draws),
+            sample_uniform(*table, clamped, moments, 5, draws),
         ),
     ):
-        same(tuple(part[roots >= 0] for part in padded), tuple(part[roots >= 0] for part in full))
+        check_same(tuple(part[roots >= 0] for part in padded), tuple(part[roots >= 0] for part in full))
         assert bool((padded[0][roots < 0] == -1).all())
         assert not padded[2][roots < 0].any()
 
@@ -156,7 +156,7 @@ def test_padding_leaves_other_roots_as_they_are() -> None:
 def test_draws(draws: list[int]) -> None:
     case, words = graph(5, 900, 40), torch.tensor(draws)
     expected = sample_uniform.reference(*case, 10, words)
-    same(sample_uniform.launch(*case, 10, words, torch.float32), expected)
+    check_same(sample_uniform.launch(*case, 10, words, torch.float32), expected)
 
 
 @needs_triton
@@ -165,24 +165,24 @@ def test_every_configuration(number: int, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("recent_kernel", "uniform_kernel"):
         kernel = launch.KERNELS[name]
         monkeypatch.setitem(kernel.chosen, "float32", kernel.configs["float32"][number])
-    both(graph(20, 300, 65), 10)
+    check(graph(20, 300, 65), 10)
 
 
 @pytest.mark.usefixtures("interpreter", "poisoned")
 def test_public_functions_run_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     case, draws = graph(20, 300, 40), torch.tensor(DRAWS)
     expected = sample_recent.reference(*case, 10), sample_uniform.reference(*case, 10, draws)
-    launched = []
+    names = []
     start = launch.Kernel.launch
 
     def record(kernel: launch.Kernel, *arguments: Any, **constants: Any) -> None:
-        launched.append(kernel.name)
+        names.append(kernel.name)
         start(kernel, *arguments, **constants)
 
     monkeypatch.setattr(launch.Kernel, "launch", record)
-    same(sample_recent(*case, 10), expected[0])
-    same(sample_uniform(*case, 10, draws), expected[1])
-    assert launched == ["recent_kernel", "uniform_kernel"]
+    check_same(sample_recent(*case, 10), expected[0])
+    check_same(sample_uniform(*case, 10, draws), expected[1])
+    assert names == ["recent_kernel", "uniform_kernel"]
 
 
 @pytest.mark.parametrize("roots", [0, 9])
@@ -193,7 +193,7 @@ def test_operations_pass_opcheck(roots: int, entries: int) -> None:
     torch.library.opcheck(torch.ops.mspipe_triton.sample_uniform.default, (*case, 3, draws, torch.float64))
 
 
-def test_both_compile_without_a_graph_break() -> None:
+def test_both_compile_as_one_graph() -> None:
     case, draws = graph(5, 50, 9), torch.tensor(DRAWS)
 
     def sample(roots: torch.Tensor, moments: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -202,14 +202,14 @@ def test_both_compile_without_a_graph_break() -> None:
 
     expected = sample(*case[4:])
     actual = torch.compile(sample, fullgraph=True, backend="aot_eager")(*case[4:])
-    same(actual[:4], expected[:4])
-    same(actual[4:], expected[4:])
+    check_same(actual[:4], expected[:4])
+    check_same(actual[4:], expected[4:])
 
 
 ARGUMENTS = ("indptr", "neighbours", "event_ids", "times", "roots", "root_times", "fanout", "draws", "dtype")
 
 
-def good() -> dict[str, Any]:
+def valid_arguments() -> dict[str, Any]:
     return dict(zip(ARGUMENTS, (*graph(5, 50, 9), 3, torch.tensor(DRAWS), torch.float32), strict=True))
 
 
@@ -243,7 +243,7 @@ def good() -> dict[str, Any]:
     ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
-    arguments = good() | changes
+    arguments = valid_arguments() | changes
     with pytest.raises(ValueError, match=f"^sample_uniform: .*{message}"):
         sample_uniform(**arguments)
     del arguments["draws"]
@@ -263,11 +263,11 @@ def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> Non
 )
 def test_bad_draws_are_refused(draws: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"^sample_uniform: {message}"):
-        sample_uniform(**(good() | {"draws": draws}))
+        sample_uniform(**(valid_arguments() | {"draws": draws}))
 
 
-def test_debugging_names_a_root_outside_the_graph() -> None:
-    arguments = good() | {"roots": torch.tensor([0, -1, 5, 1, 1, 1, 1, 1, 1])}
+def test_debugging_finds_a_root_outside_the_graph() -> None:
+    arguments = valid_arguments() | {"roots": torch.tensor([0, -1, 5, 1, 1, 1, 1, 1, 1])}
     checks.enable_debug()
     try:
         with pytest.raises(ValueError, match=r"sample_uniform: roots holds 5, outside \[.*, 5\)"):

@@ -1,4 +1,4 @@
-"""unique_nodes against a Python dict that keeps the order of first occurrence."""
+"""unique_nodes against a Python dict in order of first occurrence."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ NODES = st.lists(st.one_of(st.integers(-3, 12), st.sampled_from([10**6, 10**6 - 
 
 
 def expected(nodes: list[int], capacity: int) -> tuple[list[int], list[int], list[int]]:
-    """ids, inverse and count by a dict from node to row; nodes whose row is beyond the capacity are only counted."""
+    """Compute ids, inverse and count with a dict from node to row; nodes beyond the capacity are only counted."""
     row: dict[int, int] = {}
     rank = [row.setdefault(node, len(row)) if node >= 0 else 0 for node in nodes]
     return (list(row) + [-1] * capacity)[:capacity], [r if r < capacity else 0 for r in rank], [len(row)]
 
 
 def check(nodes: list[int], capacity: int, dtype: torch.dtype = torch.int64) -> None:
-    given_nodes = torch.tensor(nodes, dtype=dtype)
-    result = unique_nodes(given_nodes, capacity)
+    entries = torch.tensor(nodes, dtype=dtype)
+    result = unique_nodes(entries, capacity)
     assert all(tensor.dtype == torch.int64 for tensor in result)
     assert [tensor.shape for tensor in result] == [(capacity,), (len(nodes),), (1,)]
     assert tuple(tensor.tolist() for tensor in result) == expected(nodes, capacity)
-    assert given_nodes.tolist() == nodes, "the input was mutated"
+    assert entries.tolist() == nodes, "the input was mutated"
 
 
 @settings(deadline=None, max_examples=300)
@@ -56,7 +56,7 @@ def test_any_negative_entry_is_padding() -> None:
     check([-7, 3, -1, 3, -(2**31), 0], 4, torch.int32)
 
 
-def test_capacity_larger_than_needed_leaves_minus_one_behind() -> None:
+def test_ids_beyond_the_count_are_minus_one() -> None:
     ids, _, count = unique_nodes(torch.tensor([5, 5, 2]), 9)
     assert ids.tolist() == [5, 2, -1, -1, -1, -1, -1, -1, -1]
     assert count.tolist() == [2]
@@ -67,18 +67,20 @@ def test_no_entries_and_no_capacity() -> None:
 
 
 @pytest.mark.parametrize(("capacity", "ids", "inverse"), [(0, [], [0] * 6), (3, [1, 5, 2], [0, 1, 2, 1, 0, 0])])
-def test_too_small_a_capacity_keeps_the_first_and_counts_all(capacity: int, ids: list[int], inverse: list[int]) -> None:
-    found = unique_nodes(torch.tensor([1, 5, 2, 5, -1, 4]), capacity)
-    assert tuple(part.tolist() for part in found) == (ids, inverse, [4])
+def test_a_small_capacity_keeps_the_first_nodes_and_counts_all(
+    capacity: int, ids: list[int], inverse: list[int]
+) -> None:
+    results = unique_nodes(torch.tensor([1, 5, 2, 5, -1, 4]), capacity)
+    assert tuple(part.tolist() for part in results) == (ids, inverse, [4])
 
 
-def test_an_earlier_call_leaves_no_trace() -> None:
+def test_the_scratch_table_keeps_nothing_of_earlier_calls() -> None:
     check(list(range(2000)), 2000)
     check([1999, 3, 3, 1999, 0], 5)
     check([0, 3000, 0], 2)
 
 
-def test_a_batchs_head_is_the_tables_head() -> None:
+def test_distinct_first_nodes_get_the_first_rows() -> None:
     roots = [9, 4, 7]
     ids, inverse, _ = unique_nodes(torch.tensor([*roots, 4, 1, 9, 0, 1]), 8)
     assert ids[:3].tolist() == roots
@@ -86,17 +88,17 @@ def test_a_batchs_head_is_the_tables_head() -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    """Two threads deduplicate long lists at once; a scratch table that they shared would mix them up."""
+    """Deduplicate long lists in two threads at once; a shared scratch table would mix them up."""
     start = Barrier(2)
 
     def repeat(seed: int) -> bool:
         numbers = random.Random(seed)
         nodes = [numbers.randrange(20_000) for _ in range(20_000)]
         ids, inverse, _ = (torch.tensor(part) for part in expected(nodes, len(nodes)))
-        listed = torch.tensor(nodes)
+        entries = torch.tensor(nodes)
         start.wait()
-        results = [unique_nodes(listed, len(nodes)) for _ in range(100)]
-        return all(torch.equal(got[0], ids) and torch.equal(got[1], inverse) for got in results)
+        results = [unique_nodes(entries, len(nodes)) for _ in range(100)]
+        return all(torch.equal(result[0], ids) and torch.equal(result[1], inverse) for result in results)
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(repeat, range(2))) == [True, True]

@@ -1,4 +1,4 @@
-"""memory_gru and memory_rnn against torch's cells on the fully built message, forward and every gradient by name."""
+"""memory_gru and memory_rnn against torch's cells on whole messages: results, and every gradient by name."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ EMPTY = pytest.mark.parametrize("empty", ["update", "keep"])
 
 
 def equations(updater: Updater, message: torch.Tensor, memory: torch.Tensor, case: Case) -> torch.Tensor:
-    """The docstring's, of one node."""
-    given, own = (
+    """Compute the docstring's equations for one node."""
+    x, h = (
         (case.leaves[f"weight_{part}"] @ value + case.leaves[f"bias_{part}"]).chunk(updater.gates)
         for part, value in (("ih", message), ("hh", memory))
     )
     if updater is RNN:
-        return torch.tanh(given[0] + own[0])
-    reset, keep = torch.sigmoid(given[0] + own[0]), torch.sigmoid(given[1] + own[1])
-    new = torch.tanh(given[2] + reset * own[2])
+        return torch.tanh(x[0] + h[0])
+    reset, keep = torch.sigmoid(x[0] + h[0]), torch.sigmoid(x[1] + h[1])
+    new = torch.tanh(x[2] + reset * h[2])
     return new + keep * (memory - new)
 
 
-def test_the_cell_is_its_equation(updater: Updater, agree: Agree) -> None:
+def test_the_cell_equals_its_equations(updater: Updater, agree: Agree) -> None:
     case = Case(updater, 7)
     message, memory = case.normal(7, 17), case.normal(7, 5)
     rows = [equations(updater, x, m, case) for x, m in zip(message, memory, strict=True)]
@@ -50,7 +50,7 @@ def test_forward_and_gradients(
 
 
 @EMPTY
-def test_every_gradient_of_a_full_case_says_something(updater: Updater, empty: str, agree: Agree) -> None:
+def test_every_gradient_of_a_full_case_is_nonzero(updater: Updater, empty: str, agree: Agree) -> None:
     expected = check(Case(updater, 123, empty=empty), agree)
     assert all(float(value.abs().max()) > 1e-3 for value in expected.values())
 
@@ -67,8 +67,8 @@ def test_padded_tables(updater: Updater, rows: bool, agree: Agree) -> None:
     check(case, agree)
 
 
-def test_unequal_partner_width(updater: Updater, agree: Agree) -> None:
-    """A partner's row may be a projection: its width is its own."""
+def test_a_partner_row_of_another_width(updater: Updater, agree: Agree) -> None:
+    """Use partner rows narrower than memory, as projections may be."""
     case = Case(updater, 123)
     case.leaves["partner"] = case.table(2).requires_grad_()
     case.leaves["weight_ih"] = case.normal(updater.gates * 5, 5 + 2 + 3 + 4).requires_grad_()
@@ -78,7 +78,7 @@ def test_unequal_partner_width(updater: Updater, agree: Agree) -> None:
 @EMPTY
 @pytest.mark.parametrize("mail", [0.7, 1.0])
 @pytest.mark.parametrize("count", [0, 77, 123])
-def test_nodes_from_the_count_on_are_zero_and_give_no_gradient(
+def test_padding_nodes_are_zero_and_give_no_gradient(
     updater: Updater, count: int, mail: float, empty: str, agree: Agree
 ) -> None:
     case = Case(updater, 123, mail=mail, count=count, empty=empty)
@@ -86,7 +86,7 @@ def test_nodes_from_the_count_on_are_zero_and_give_no_gradient(
     check(case, agree)
 
 
-def test_rows_below_zero_are_read_as_row_zero(updater: Updater, agree: Agree) -> None:
+def test_negative_rows_are_read_as_row_zero(updater: Updater, agree: Agree) -> None:
     case = Case(updater, 123)
     assert case.picks[0] is not None
     case.picks[0] = case.picks[0].clamp(min=0)
@@ -96,14 +96,14 @@ def test_rows_below_zero_are_read_as_row_zero(updater: Updater, agree: Agree) ->
     agree(case.with_gradients(case.actual()), plain)
 
 
-def test_int32_rows_are_as_good(updater: Updater, agree: Agree) -> None:
+def test_int32_rows(updater: Updater, agree: Agree) -> None:
     case = Case(updater, 123)
     wide = case.with_gradients(case.actual())
     case.picks = [rows.int() for rows in case.picks if rows is not None]
     agree(case.with_gradients(case.actual()), wide)
 
 
-def test_without_mail_and_update_the_cell_runs_on_the_zero_message(updater: Updater, agree: Agree) -> None:
+def test_update_without_mail_runs_the_cell_on_a_zero_message(updater: Updater, agree: Agree) -> None:
     case = Case(updater, 123, mail=0.0)
     assert case.picks[0] is not None
     memory = case.leaves["memory"][case.picks[0].clamp(min=0)]
@@ -116,7 +116,7 @@ def test_without_mail_and_update_the_cell_runs_on_the_zero_message(updater: Upda
     assert all(gradients[name].any() for name in ("memory", "weight_hh", "bias_ih", "bias_hh"))
 
 
-def test_keep_returns_the_memory_and_lets_the_gradient_through_to_it_alone(updater: Updater) -> None:
+def test_keep_returns_the_memory_and_passes_the_gradient_to_it_alone(updater: Updater) -> None:
     case = Case(updater, 123, mail=0.0, rows=False, empty="keep")
     h = case.actual()
     assert torch.equal(h, case.leaves["memory"])
@@ -126,18 +126,18 @@ def test_keep_returns_the_memory_and_lets_the_gradient_through_to_it_alone(updat
         assert not gradients[name].any(), name
 
 
-def test_keep_takes_no_weight_gradient_from_rows_without_mail(updater: Updater, agree: Agree) -> None:
+def test_keep_gives_no_weight_gradient_for_rows_without_mail(updater: Updater, agree: Agree) -> None:
     case = Case(updater, 123, empty="keep")
     both = case.with_gradients(case.actual())
     case.probes = (case.probes[0] * case.has_mail[:, None],)
-    mailed = case.with_gradients(case.actual())
+    with_mail = case.with_gradients(case.actual())
     names = [name for name in both if name not in ("h", "memory")]
-    agree({name: both[name] for name in names}, {name: mailed[name] for name in names})
+    agree({name: both[name] for name in names}, {name: with_mail[name] for name in names})
 
 
 @EMPTY
 def test_gradient_of_a_plain_sum(updater: Updater, empty: str, agree: Agree) -> None:
-    """The incoming gradient is then one number, expanded: a tensor without strides of its own."""
+    """Pass an expanded scalar, whose strides are 0, as the incoming gradient."""
     case = Case(updater, 33, empty=empty)
     gradients = torch.autograd.grad(case.actual().sum(), list(case.leaves.values()))
     case.probes = (torch.ones_like(case.probes[0]),)
@@ -147,7 +147,7 @@ def test_gradient_of_a_plain_sum(updater: Updater, empty: str, agree: Agree) -> 
 
 @EMPTY
 @pytest.mark.parametrize("mail", [0.7, 1.0])
-def test_inputs_and_incoming_gradients_stay_as_they_are(updater: Updater, mail: float, empty: str) -> None:
+def test_inputs_and_incoming_gradients_are_unchanged(updater: Updater, mail: float, empty: str) -> None:
     case = Case(updater, 123, mail=mail, empty=empty)
     before = {name: leaf.detach().clone() for name, leaf in case.leaves.items()}
     h, probe = case.actual(), case.probes[0].clone()
@@ -158,13 +158,13 @@ def test_inputs_and_incoming_gradients_stay_as_they_are(updater: Updater, mail: 
     assert torch.equal(h, value)
 
 
-def test_unknown_empty_is_refused(updater: Updater) -> None:
+def test_an_unknown_empty_is_refused(updater: Updater) -> None:
     with pytest.raises(ValueError, match=f"{updater.name}: empty must be 'update' or 'keep', not 'skip'"):
         Case(updater, 3, empty="skip").actual()
 
 
 @pytest.mark.parametrize(("gates", "width"), [(0, 18), (0, 16), (1, 17)])
-def test_widths_that_do_not_add_up_are_refused(updater: Updater, gates: int, width: int) -> None:
+def test_weights_of_the_wrong_shape_are_refused(updater: Updater, gates: int, width: int) -> None:
     case = Case(updater, 3)
     rows, right = 5 * (updater.gates + gates), 5 * updater.gates
     case.leaves["weight_ih"] = torch.zeros(rows, width, dtype=torch.float64)
@@ -173,7 +173,7 @@ def test_widths_that_do_not_add_up_are_refused(updater: Updater, gates: int, wid
         case.actual()
 
 
-def test_weights_with_room_between_their_rows_are_refused(updater: Updater) -> None:
+def test_weights_with_gaps_between_rows_are_refused(updater: Updater) -> None:
     case = Case(updater, 3)
     weight = case.leaves["weight_ih"]
     case.leaves["weight_ih"] = torch.cat([weight, weight], 1)[:, : weight.shape[1]]
@@ -182,9 +182,9 @@ def test_weights_with_room_between_their_rows_are_refused(updater: Updater) -> N
 
 
 def small(updater: Updater, rows: bool = False, empty: str = "update") -> tuple[Case, Callable[..., torch.Tensor]]:
-    """Few numbers, and h as a function of the leaves."""
+    """Make a small case, and h as a function of its leaves."""
     case = Case(updater, 5, 2, 2, 2, rows, mail=0.5, empty=empty)
-    case.deltas = case.deltas / 3  # numerical differences in w want small times
+    case.deltas = case.deltas / 3  # numerical differences in w need short times
     assert {True, False} == set(case.has_mail.tolist())
 
     def function(*leaves: torch.Tensor) -> torch.Tensor:
@@ -211,7 +211,7 @@ def test_a_second_derivative_is_refused(updater: Updater) -> None:
 
 @dataclass
 class Mailbox:
-    """A small stream's state, kept twice: whole messages as they were made, and the compact record."""
+    """State of a small stream, stored twice: as whole messages, and as compact records."""
 
     nodes: int
     dim: int
@@ -226,20 +226,20 @@ class Mailbox:
         self.mail_time = self.memory_time.clone()
 
     def write(self, h: torch.Tensor, events: list[tuple[int, int, int]], first: int, features: torch.Tensor) -> None:
-        """After a batch: memory of its endpoints, then mails, the latest winning."""
+        """Write memory of the batch's endpoints, then their mails, of which the latest wins."""
         ends = sorted({node for src, dst, _ in events for node in (src, dst)})
         for node in ends:
             self.memory[node] = h[node]
             self.memory_time[node] = self.mail_time[node]
         for i, (src, dst, time) in enumerate(events):
-            for own, other in ((src, dst), (dst, src)):
-                self.message[own] = torch.cat([h[own], h[other], features[first + i]])
-                self.partner[own] = h[other]
-                self.event[own], self.mail_time[own] = first + i, time
+            for node, partner in ((src, dst), (dst, src)):
+                self.message[node] = torch.cat([h[node], h[partner], features[first + i]])
+                self.partner[node] = h[partner]
+                self.event[node], self.mail_time[node] = first + i, time
 
 
 @pytest.mark.parametrize("batch", [1, 5, 7])
-def test_compact_mailbox_is_the_full_one(updater: Updater, batch: int, agree: Agree) -> None:
+def test_the_compact_mailbox_equals_whole_messages(updater: Updater, batch: int, agree: Agree) -> None:
     case = Case(updater, 0)
     weights = {name: case.leaves[name].detach() for name in WEIGHTS}
     encoder = (case.leaves["frequency"].detach(), case.leaves["phase"].detach())

@@ -1,4 +1,4 @@
-"""The kernels of memory_gru and memory_rnn in Triton's interpreter: results and gradients, counts, types, refusals."""
+"""The kernels of memory_gru and memory_rnn in Triton's interpreter: results, gradients, counts, types, refusals."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.kernels.runtime.checks import enable_debug
 from tests.kernels.comparing import Derived
-from tests.kernels.updaters.updater_case import GRU, RNN, SPLIT, TABLES, Case, Named, Updater
+from tests.kernels.updaters.updater_case import GRU, RNN, SPLIT, TABLES, Case, Tensors, Updater
 
 KERNELS = pytest.mark.parametrize("updater", [GRU, SPLIT, RNN], ids=str)
 OPERATIONS = pytest.mark.parametrize("updater", [GRU, RNN], ids=lambda updater: updater.name)
 
 
-def judge(case: Case, dtype: torch.dtype, derived: Derived, given: Case | None = None) -> Named:
-    """Kernels against torch in float64. They may be `given` the case in another form. Returns what they gave."""
-    given = (given or case).to(dtype)
-    ours = given.with_gradients(given.actual())
+def judge(case: Case, dtype: torch.dtype, derived: Derived, variant: Case | None = None) -> Tensors:
+    """Check the kernels, on the case or on a variant of it, against torch on the case; return the kernels' tensors."""
+    variant = (variant or case).to(dtype)
+    ours = variant.with_gradients(variant.actual())
     compare(ours, case.to(dtype), derived)
     return ours
 
 
-def compare(ours: Named, case: Case, derived: Derived) -> None:
-    """The kernels' tensors against torch on a case in the types that they had."""
+def compare(ours: Tensors, case: Case, derived: Derived) -> None:
+    """Check the kernels' tensors against torch on a case of their types."""
     launch.use_triton(False)
     wide = case.to(torch.float64)
     for name, leaf in wide.leaves.items():
@@ -35,7 +35,7 @@ def compare(ours: Named, case: Case, derived: Derived) -> None:
 
 @pytest.fixture
 def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer programs, by which the interpreter's time goes; the shipped blocks run in `test_results_and_gradients`."""
+    """Use fewer programs, which the interpreter's time depends on; `test_results_and_gradients` runs shipped blocks."""
     for name, blocks in (
         ("pack_kernel", {"BLOCK_ROWS": 64, "BLOCK_DEPTH": 128}),
         ("message_kernel", {"BLOCK_U": 16}),
@@ -102,33 +102,33 @@ def test_nodes_without_mail(updater: Updater, empty: str, mail: float, dtype: to
 @KERNELS
 @pytest.mark.parametrize(("count", "dtype"), [(0, torch.float64), (7, torch.float32), (16, torch.float64)])
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
-def test_nodes_from_the_count_on_are_zero_and_give_no_gradient(
+def test_padding_nodes_are_zero_and_give_no_gradient(
     updater: Updater, count: int, dtype: torch.dtype, derived: Derived
 ) -> None:
-    """16 of 20 fill one program of the fused kernel, and the other has none."""
+    """Include 16 real nodes of 20, which fill one program of the fused kernel and leave the other without any."""
     case, junk = (Case(updater, 20, count=count, empty="keep") for _ in range(2))
     junk.deltas[count:], junk.probes[0][count:] = 1e9, 1e30
-    ours = judge(case, dtype, derived, given=junk)
+    ours = judge(case, dtype, derived, variant=junk)
     assert ours["h"][count:].eq(0).all()
 
 
 @KERNELS
-@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
-def test_bfloat16_tables_and_int32_rows(updater: Updater, wanted: bool, derived: Derived) -> None:
-    """With gradients of the tables, and without."""
+def test_bfloat16_tables_and_int32_rows(updater: Updater, gradients: bool, derived: Derived) -> None:
+    """Compare with gradients of the tables, and without."""
     case = Case(updater, 20).to(torch.float32, torch.bfloat16)
     case.picks = [rows.int() for rows in case.picks if rows is not None]
     for name in TABLES:
-        case.leaves[name].requires_grad_(wanted)
+        case.leaves[name].requires_grad_(gradients)
     ours = case.with_gradients(case.actual())
     compare(ours, case, derived)
-    assert ("memory" in ours) is wanted
+    assert ("memory" in ours) is gradients
 
 
 @KERNELS
 @pytest.mark.usefixtures("interpreter", "poisoned", "large_blocks")
-def test_tables_that_are_rows_already(updater: Updater, derived: Derived) -> None:
+def test_tables_without_row_indices(updater: Updater, derived: Derived) -> None:
     judge(Case(updater, 20, rows=False), torch.float64, derived)
 
 
@@ -153,7 +153,7 @@ def test_without_gradients_h_is_the_same(updater: Updater) -> None:
 
 @KERNELS
 @pytest.mark.usefixtures("interpreter", "large_blocks")
-def test_a_row_stride_wider_than_the_row_is_respected(updater: Updater, derived: Derived) -> None:
+def test_tables_with_gaps_between_rows(updater: Updater, derived: Derived) -> None:
     case = Case(updater, 20, padding=3)
     assert not any(case.leaves[name].is_contiguous() for name in TABLES)
     judge(case, torch.float64, derived)
@@ -161,7 +161,7 @@ def test_a_row_stride_wider_than_the_row_is_respected(updater: Updater, derived:
 
 @KERNELS
 @pytest.mark.usefixtures("interpreter", "large_blocks")
-def test_the_backward_pass_survives_a_write_to_the_tables(updater: Updater) -> None:
+def test_writing_the_tables_does_not_change_the_backward_pass(updater: Updater) -> None:
     case = Case(updater, 20)
     for name in TABLES:
         case.leaves[name].requires_grad_(False)
@@ -172,12 +172,12 @@ def test_the_backward_pass_survives_a_write_to_the_tables(updater: Updater) -> N
     h = case.actual()
     for name in TABLES:
         case.leaves[name].fill_(9.0)
-    for plain, written in zip(expected, torch.autograd.grad(h.sum(), weights), strict=True):
-        torch.testing.assert_close(written, plain, rtol=1e-12, atol=1e-12)
+    for theirs, ours in zip(expected, torch.autograd.grad(h.sum(), weights), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def call(updater: Updater, **changes: Any) -> None:
-    updater.function(**{**Case(updater, 6).named(), **changes})
+    updater.function(**{**Case(updater, 6).keywords(), **changes})
 
 
 F64 = torch.float64

@@ -1,4 +1,4 @@
-"""Cases of memory_gru and memory_rnn, which differ in the cell alone; the oracle is torch's cell on whole messages."""
+"""Cases of memory_gru and memory_rnn, which differ only in the cell; the oracle is torch's cell on whole messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from mspipe_triton.kernels import memory_gru, memory_rnn
-from tests.kernels.comparing import Named
+from tests.kernels.comparing import Tensors
 from tests.kernels.runtime.operation_case import OperationCase
 
 TABLES = ("memory", "partner", "features")
@@ -18,7 +18,7 @@ WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 @dataclass(frozen=True)
 class Updater:
-    """A memory update: the public function, torch's cell, the cell's gates and the variant of its kernels, if any."""
+    """A memory updater: the public function, torch's cell, its number of gates, and the kernels' variant if any."""
 
     function: Callable[..., torch.Tensor]
     cell: type[torch.nn.RNNCellBase]
@@ -40,7 +40,7 @@ RNN = Updater(memory_rnn, torch.nn.RNNCell, 1)
 
 @dataclass
 class Case(OperationCase):
-    """Random tables, rows, mails and weights for U nodes, of which `count` are real."""
+    """Random tables, rows, mails and weights for U nodes, the first `count` of them real."""
 
     outputs: ClassVar[tuple[str, ...]] = ("h",)
     tables: ClassVar[tuple[str, ...]] = TABLES
@@ -51,14 +51,14 @@ class Case(OperationCase):
     width: int = 3  # of the features
     times: int = 4
     rows: bool = True
-    mail: float = 0.7  # the share of nodes that have some
-    padding: int = 0  # NaNs behind every row of a table
+    mail: float = 0.7  # share of nodes with mail
+    padding: int = 0  # NaNs after every row of a table
     count: int | None = None
     empty: str = "update"
 
     def __post_init__(self) -> None:
         self.function = self.updater.function
-        self.forgets = (*TABLES, "h") if self.updater.gates == 3 else TABLES
+        self.unread = (*TABLES, "h") if self.updater.gates == 3 else TABLES
         self.random = torch.Generator().manual_seed(17 * self.nodes + self.dim)
         self.size = self.nodes + 7 if self.rows else self.nodes  # of the tables
         message, out = 2 * self.dim + self.width + self.times, self.updater.gates * self.dim
@@ -81,24 +81,24 @@ class Case(OperationCase):
         self.probes = (self.normal(self.nodes, self.dim),)
 
     def table(self, width: int) -> torch.Tensor:
-        room = torch.full((self.size, width + self.padding), torch.nan, dtype=torch.float64)
-        room[:, :width] = self.normal(self.size, width)
-        return room[:, :width]
+        buffer = torch.full((self.size, width + self.padding), torch.nan, dtype=torch.float64)
+        buffer[:, :width] = self.normal(self.size, width)
+        return buffer[:, :width]
 
-    def pick(self, where: torch.Tensor) -> torch.Tensor | None:
-        """Rows of a table from -1, which is read as row 0, on; -1 where there is nothing to read."""
-        return torch.randint(-1, self.size, where.shape, generator=self.random).where(where, -1) if self.rows else None
+    def pick(self, mask: torch.Tensor) -> torch.Tensor | None:
+        """Draw rows of a table, including -1, which is read as row 0; -1 where the mask is false."""
+        return torch.randint(-1, self.size, mask.shape, generator=self.random).where(mask, -1) if self.rows else None
 
     @property
-    def weights(self) -> Named:
+    def weights(self) -> Tensors:
         return {name: self.leaves[name] for name in WEIGHTS}
 
-    def named(self) -> dict[str, Any]:
+    def keywords(self) -> dict[str, Any]:
         kinds = zip(TABLES, ("memory_rows", "partner_rows", "feature_rows"), self.picks, strict=True)
         sources = {key: value for name, rows, pick in kinds for key, value in ((name, self.leaves[name]), (rows, pick))}
         count = None if self.count is None else torch.tensor([self.count])
-        named = {**sources, "deltas": self.deltas, "has_mail": self.has_mail, **self.leaves}
-        return {**named, "empty": self.empty, "count": count, **self.updater.variant}
+        arguments = {**sources, "deltas": self.deltas, "has_mail": self.has_mail, **self.leaves}
+        return {**arguments, "empty": self.empty, "count": count, **self.updater.variant}
 
     def expected(self) -> torch.Tensor:
         memory, partner, features = (
@@ -112,7 +112,7 @@ class Case(OperationCase):
         return h if self.count is None else h * (torch.arange(self.nodes) < self.count)[:, None]
 
 
-def cell(updater: Updater, message: torch.Tensor, memory: torch.Tensor, weights: Named) -> torch.Tensor:
-    """torch's cell with the given weights."""
+def cell(updater: Updater, message: torch.Tensor, memory: torch.Tensor, weights: Tensors) -> torch.Tensor:
+    """Run torch's cell with these weights."""
     module = updater.cell(message.shape[1], memory.shape[1], dtype=torch.float64)
     return torch.func.functional_call(module, weights, (message, memory))
