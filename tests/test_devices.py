@@ -23,7 +23,7 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime import launch
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-TOLD = "Running on the GPU a GPU (--device cpu takes the CPU)."
+TOLD = "Running on the GPU a GPU (--device cpu for the CPU)."
 ABSENT, USABLE = Gpu(None, "torch sees no GPU here"), Gpu("a GPU", None)
 SMALL = ("--batch-size", "100", "--dim", "8", "--fanout", "3", "--threads", "1", "--schedule", "serial")
 ONE = ("--epochs", "1", "--negatives", "3")
@@ -49,7 +49,7 @@ def test_auto_is_the_cpu_without_a_word_where_there_is_no_gpu(monkeypatch: pytes
     with pytest.raises(ConfigError) as refused:
         resolve_device(asking("cuda"))
     assert str(refused.value) == (
-        "device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`"
+        "device cuda: torch sees no GPU here; use --device cpu, and see `mspipe-triton doctor`"
     )
 
 
@@ -76,10 +76,10 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     ),
     "the kernels are for NVIDIA's GPUs, and torch is built for AMD's (a GPU)": (torch.version, "hip", "6.4"),
     "the GPU a GPU needs triton, which is not installed (`pip install triton`)": (launch, "triton", None),
-    "the GPU does not answer (CUDA error: out of memory)": (
+    "the GPU does not respond (CUDA error: out of memory)": (
         devices, "_try_tensor", raising("CUDA error: out of memory\nmore of it"),
     ),
-    "the GPU does not answer (CUDA error: busy)": (torch.cuda, "get_device_name", raising("CUDA error: busy")),
+    "the GPU does not respond (CUDA error: busy)": (torch.cuda, "get_device_name", raising("CUDA error: busy")),
     "torch says 'CUDA initialization: the driver is too old'": (torch.cuda, "is_available", warning),
 }  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_a_gpu_that_cannot_serve_leaves_auto_on_the_cpu_with_the_reason(
         assert resolve_device(asking("auto")) == (asking("cpu"), f"Running on the CPU: {fault}.")
     with pytest.raises(ConfigError) as refused:
         resolve_device(asking("cuda"))
-    assert str(refused.value) == f"device cuda: {fault}; take --device cpu, and see `mspipe-triton doctor`"
+    assert str(refused.value) == f"device cuda: {fault}; use --device cpu, and see `mspipe-triton doctor`"
 
 
 @pytest.mark.usefixtures("gpu")
@@ -139,7 +139,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_the_data_are_read(
     done = command(named, "none.csv", "--device", "cuda")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "mspipe-triton: device cuda: torch sees no GPU here; take --device cpu, and see `mspipe-triton doctor`\n"
+        "mspipe-triton: device cuda: torch sees no GPU here; use --device cpu, and see `mspipe-triton doctor`\n"
     )
 
 
@@ -159,7 +159,7 @@ def test_what_is_for_the_cpu_is_refused_where_auto_is_a_gpu(
     done = command(named, "none.csv", "--schedule", "mspipe", "--mitigation", "similarity")
     assert done.returncode == 2
     assert done.stderr == (
-        "mspipe-triton: mitigation similarity is for the CPU; take --device cpu or --mitigation none\n"
+        "mspipe-triton: mitigation similarity is for the CPU; use --device cpu or --mitigation none\n"
     )
 
 
@@ -173,7 +173,7 @@ def test_evaluating_a_run_of_a_gpu_that_is_not_there_names_the_file_to_change(
     done = command("evaluate", "run")
     assert done.returncode == 2
     assert done.stderr == (
-        "mspipe-triton: run/config.toml: device cuda: torch sees no GPU here; take --device cpu, and see "
+        "mspipe-triton: run/config.toml: device cuda: torch sees no GPU here; use --device cpu, and see "
         '`mspipe-triton doctor` (in that file: device = "cpu")\n'
     )
     file.write_text(file.read_text().replace("cuda", "cpu"))

@@ -144,8 +144,8 @@ def test_on_the_cpu_all_ways_are_one(how: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Placement(how="guess"), "gather 'guess': rows come to a device by copy or kernel"),
-        (lambda: Placement().placed(torch.ones(1), "disk"), "features 'disk': a table lies on host or device"),
+        (lambda: Placement(how="guess"), "gather 'guess' is not one of copy, kernel"),
+        (lambda: Placement().placed(torch.ones(1), "disk"), "features 'disk' is not one of host, device"),
     ],
 )
 def test_only_known_ways_and_places(call: Callable[[], Any], message: str) -> None:
