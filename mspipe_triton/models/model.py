@@ -68,7 +68,7 @@ class EmbeddingInput:
     @property
     def edge_features(self) -> list[torch.Tensor]:
         """[P·F, E] of the slots, one for each hop, in the dtype of computation."""
-        return [widened(each.gathered(), self.time.frequency.dtype) for each in self.edges]
+        return [widened(each.gather(), self.time.frequency.dtype) for each in self.edges]
 
 
 def compact_mailbox(config: ModelConfig, facts: Facts) -> CompactMailbox:

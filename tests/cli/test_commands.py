@@ -76,7 +76,7 @@ def test_a_broken_compiler_adds_one_line(events: Path, process: Command) -> None
 WRONG = {
     ("train", "none.csv"): "no such file",
     ("train", "events.csv", "--batch-size", "0"): "batch-size must be at least 1",
-    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; give at most that",
+    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; use at most 420",
     ("train", "events.csv", "--epochs", "0"): "epochs must be at least 1",
     ("train", "events.csv", "--fanout", "0"): "fanout must be at least 1",
     ("train", "events.csv", "--lr", "nan"): "lr must be finite and above 0",
@@ -114,7 +114,7 @@ WRONG = {
     ("train", "events.csv", "--colour", "red"): "No such option",
     ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
     ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
-    ("train", "late.csv",): "row 2: time goes back; sort the stream first with --sort",
+    ("train", "late.csv",): "row 2: time is earlier than in the row before; sort the events with --sort",
     ("evaluate", "nowhere"): "no run there",
     ("evaluate", "nowhere", "--split", "train"): "--split must be val or test",
     ("evaluate", "nowhere", "--negatives", "0"): "--negatives must be at least 1",
