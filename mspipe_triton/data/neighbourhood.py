@@ -48,7 +48,7 @@ class Hop:
 
 @dataclass(frozen=True)
 class EdgeRows:
-    """Edge rows of a hop's slots: rows [P, F] of a table [·, E], −1 in empty slots; or a table [P·F, E] without rows."""
+    """Edge rows of a hop's slots: rows [P, F] of a table [·, E], −1 in empty slots; or one table [P·F, E] alone."""
 
     table: torch.Tensor
     rows: torch.Tensor | None = None

@@ -36,8 +36,7 @@ def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @functools.cache
 def busy() -> EventStream:
-    """Stream of few nodes, so that neighbours repeat and most rows are in several batches in flight, with node features
-    and self-loops."""
+    """Few nodes, so that neighbours repeat and batches in flight share most rows; node features and self-loops."""
     stream = synthetic_stream(SyntheticConfig(events=600, users=20, items=10, edge_features=2, seed=3))
     dst = stream.dst.clone()
     dst[::19] = stream.src[::19]
