@@ -1,4 +1,4 @@
-"""Model settings: what each model takes, its own defaults, and one line for what it does not take."""
+"""Model settings: each model's own settings and defaults, and one line for a setting that the model does not have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mspipe_triton.errors import ConfigError, InputError
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"heads": 3}, "dim must be a multiple of heads: 100 is not a multiple of 3"),
         ({"model": "apan", "dim": 15}, "dim must be a multiple of heads: 15 is not a multiple of 2"),
@@ -33,16 +33,16 @@ from mspipe_triton.errors import ConfigError, InputError
         ({"aggregator": "sum"}, "aggregator 'sum' is not one of last, mean"),
     ],
 )
-def test_what_a_model_does_not_take_gets_one_line(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        ModelConfig(**given)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, InputError)
+def test_a_wrong_setting_of_a_model_gets_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        ModelConfig(**settings)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, InputError)
 
 
 @pytest.mark.parametrize(
-    ("model", "own"),
+    ("model", "defaults"),
     [
         ("tgn", {"fanout": 10, "heads": 2, "layers": 1, "slots": 0}),
         ("jodie", {"fanout": 0, "heads": 0, "layers": 0, "slots": 0}),
@@ -50,21 +50,21 @@ def test_what_a_model_does_not_take_gets_one_line(given: dict[str, Any], message
         ("tgat", {"fanout": 10, "heads": 2, "layers": 2, "slots": 0}),
     ],
 )
-def test_what_is_not_given_is_the_model_s_own(model: str, own: dict[str, int]) -> None:
+def test_a_setting_defaults_to_that_of_the_model(model: str, defaults: dict[str, int]) -> None:
     config = ModelConfig(model=model)
-    assert {name: config.setting(name) for name in own} == own
+    assert {name: config.setting(name) for name in defaults} == defaults
     for name in MODELS[model]:
         assert ModelConfig(model=model, **{name: 4}).setting(name) == 4
 
 
 @pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])
-def test_a_saved_config_is_the_same_when_it_is_read(model: str, tmp_path: Path) -> None:
+def test_a_saved_config_is_read_unchanged(model: str, tmp_path: Path) -> None:
     config = RunConfig(model=ModelConfig(model=model, dim=8), train=TrainConfig(task="node", epochs=2))
     (tmp_path / "config.toml").write_text(config.to_toml())
     assert load_config(tmp_path / "config.toml") == replace(config, model=config.model.resolved())
 
 
-def test_a_saved_config_says_what_the_model_took(tmp_path: Path) -> None:
+def test_a_saved_config_has_the_defaults_of_the_model(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(RunConfig(model=ModelConfig(model="apan")).to_toml(), encoding="utf-8")
     saved = load_config(file).model
@@ -76,7 +76,7 @@ SETTINGS = [(kind, each) for kind in (ModelConfig, TrainConfig, RunSettings) for
 
 
 @pytest.mark.parametrize(("kind", "each"), SETTINGS, ids=lambda value: getattr(value, "name", value.__class__.__name__))
-def test_a_setting_outside_its_choices_or_below_its_least_is_refused(kind: type[Any], each: Field[Any]) -> None:
+def test_a_setting_outside_its_choices_or_below_its_minimum_is_refused(kind: type[Any], each: Field[Any]) -> None:
     name, choices, minimum = each.name.replace("_", "-"), each.metadata["choices"], each.metadata["minimum"]
     if choices:
         assert each.default in choices
@@ -87,7 +87,7 @@ def test_a_setting_outside_its_choices_or_below_its_least_is_refused(kind: type[
             kind(**{each.name: minimum - 1})
 
 
-def test_every_setting_of_model_and_training_is_a_flag_with_its_own_help_and_default() -> None:
+def test_every_setting_of_model_and_training_is_a_flag_with_help_and_default() -> None:
     for kind in (ModelConfig, TrainConfig):
         for each in fields(kind):
             flag = get_args(RUN_FLAGS[each.name])

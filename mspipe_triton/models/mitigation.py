@@ -114,7 +114,7 @@ class Mitigation:
         return rows.masked_select(deltas > deltas.kthvalue(rank).values)
 
     def _candidates(self, nodes: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Owners (positions in `nodes` [S]), candidates and counts of shared neighbours [C], sorted by owner and node."""
+        """Owners (positions in `nodes` [S]), candidates and counts of shared neighbours [C], by owner and candidate."""
         around = self._recent(nodes, time, _REACH * self.fanout)
         new = _first_in_row(around)
         owners, slots = (new & (new.cumsum(1) <= self.fanout)).nonzero(as_tuple=True)

@@ -23,7 +23,7 @@ class GRUUpdater(CellUpdater):
 
 
 class AttentionEmbedding(nn.Module):
-    """Layers of temporal attention: the first over the nodes' rows, the others over the embeddings of the previous."""
+    """Layers of temporal attention: the first reads the nodes' rows, the others the embeddings of the layer below."""
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
