@@ -122,8 +122,8 @@ def evaluate(
         raise ConfigError(f"--split must be val or test, not {split!r}")
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, not {negatives}")
-    metrics, ranked = evaluate_run(run, split, negatives)
-    console.print(split_table(split, metrics, ranked, run))
+    metrics, count = evaluate_run(run, split, negatives)
+    console.print(split_table(split, metrics, count, run))
     if as_json:
         print(json.dumps(metrics))
 

@@ -158,7 +158,7 @@ class TemporalModel(nn.Module):
         scores: torch.Tensor = self.predictor(src, dst)
         return scores
 
-    def loss(self, embedded: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(self, embeddings: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the loss [] of embeddings [3B, D], src ‖ dst ‖ negative, and both logits [2, B] of every event.
 
         Args:
@@ -166,6 +166,6 @@ class TemporalModel(nn.Module):
         """
         predictor = self.predictor
         return link_loss(
-            embedded, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight, predictor.dst.bias,
+            embeddings, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight, predictor.dst.bias,
             predictor.out.weight, predictor.out.bias,
         )  # fmt: skip
