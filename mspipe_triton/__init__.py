@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).resolve().parent
-# In a checkout `kernels/` and `tuning/` lie beside this folder and not inside it.
+# In a checkout `kernels/` and `tuning/` are beside this folder, not inside it.
 if not (_HERE / "kernels").is_dir():
     __path__.append(str(_HERE.parent))
 
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used, so that importing the package loads neither torch nor pyarrow."""
+    """Load a public name on first use, so that importing the package loads neither torch nor pyarrow."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m mspipe_triton`: the same commands as `mspipe-triton`."""
+"""Entry point of `python -m mspipe_triton`, with the same commands as `mspipe-triton`."""
 
 from mspipe_triton.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""A setting as a field of a dataclass: its default, its choices or least value, and the help of its flag."""
+"""Settings as dataclass fields, with their default, choices or minimum, and the help of their flag."""
 
 from __future__ import annotations
 
@@ -11,36 +11,41 @@ from mspipe_triton.pipeline.schedules import RESIDENT
 
 
 def setting(
-    default: Any, help: str = "", *, choices: tuple[str, ...] = (), least: int | None = None, shown: str | None = None
+    default: Any,
+    help: str = "",
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: int | None = None,
+    default_text: str | None = None,
 ) -> Any:
-    """A field for `dataclass`.
+    """Make a dataclass field for a setting.
 
     Args:
-        help: of its flag; left out, the choices. shown: as the flag's default, where that is not the field's.
-        choices: all values that it may have. least: the smallest.
+        help: help text of the flag; the choices if omitted. choices: all values allowed. minimum: the smallest allowed.
+        default_text: default that the help shows, if it differs from the field's.
     """
-    shown = str(default) if shown is None else shown
-    facts = {"help": help or either(choices), "choices": choices, "least": least, "shown": shown}
+    default_text = str(default) if default_text is None else default_text
+    facts = {"help": help or either(choices), "choices": choices, "minimum": minimum, "default_text": default_text}
     return field(default=default, metadata=facts)
 
 
 def either(names: Collection[str]) -> str:
-    """Names as in "tgn, jodie or apan"; "" of none."""
+    """Join names as in "tgn, jodie or apan"; "" without names."""
     *others, last = names or ("",)
     return f"{', '.join(others)} or {last}" if others else last
 
 
 def check_settings(config: Any) -> None:
-    """Refuse a setting whose value is not among its choices, or below the least one.
+    """Refuse a setting whose value is not among its choices, or is below its minimum.
 
     Raises:
-        ConfigError: with the name, the value and what is allowed.
+        ConfigError: with the name, the value and the allowed values.
     """
     for each in fields(config):
-        choices, least = each.metadata.get("choices"), each.metadata.get("least")
+        choices, minimum = each.metadata.get("choices"), each.metadata.get("minimum")
         name, value = each.name.replace("_", "-"), getattr(config, each.name)
         if choices and value not in choices:
-            more = "; --placement device runs so" if (name, value) == ("schedule", RESIDENT) else ""
-            raise ConfigError(f"{name} {value!r} is none of {', '.join(choices)}{more}")
-        if least is not None and value < least:
-            raise ConfigError(f"{name} must be at least {least}, not {value}")
+            hint = "; use --placement device instead" if (name, value) == ("schedule", RESIDENT) else ""
+            raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}{hint}")
+        if minimum is not None and value < minimum:
+            raise ConfigError(f"{name} must be at least {minimum}, not {value}")

@@ -1,4 +1,4 @@
-"""A run's settings: frozen dataclasses for data, model and training, from flags or a TOML file, saved with it."""
+"""Settings of a run: frozen dataclasses for data, model and training, read from flags or a TOML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mspipe_triton.choices import check_settings, either, setting
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.schedules import RESIDENT, SCHEDULES
 
-# The settings that each model takes beside those that all do, with its defaults.
+# Settings of each model beyond those that all models share, with their defaults.
 MODELS: dict[str, Mapping[str, int]] = {
     "tgn": {"fanout": 10, "heads": 2, "layers": 1},
     "jodie": {},
@@ -24,114 +24,116 @@ MODELS: dict[str, Mapping[str, int]] = {
     "tgat": {"fanout": 10, "heads": 2, "layers": 2},
 }
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # what `auto` may stand for, beside RESIDENT
+WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # `auto` picks one of these, or RESIDENT
 
 
-def _own(name: str) -> str:
-    """The models' defaults of a setting, as in "tgn 1, tgat 2"; the number alone where they agree."""
-    values = {model: str(own[name]) for model, own in MODELS.items() if name in own}
-    same = set(values.values())
-    return same.pop() if len(same) == 1 else ", ".join(f"{model} {value}" for model, value in values.items())
+def _defaults(name: str) -> str:
+    """Defaults of a setting by model, as in "tgn 1, tgat 2"; the number alone if all models agree."""
+    values = {model: str(defaults[name]) for model, defaults in MODELS.items() if name in defaults}
+    distinct = set(values.values())
+    return distinct.pop() if len(distinct) == 1 else ", ".join(f"{model} {value}" for model, value in values.items())
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model; `dim` is the width of memory, time encoding and embeddings alike.
+    """Settings of the model; `dim` is the width of memory, time encoding and embeddings.
 
-    `fanout`, `heads`, `layers` and `slots` are −1 where they are not given: `setting` then says the model's own.
-    `dtype` is what is computed in. `precision` "tf32" lets a GPU round the factors of float32 products to TF32, and
-    "bf16" does so too and keeps node memory and features in bfloat16.
+    `fanout`, `heads`, `layers` and `slots` are −1 by default: `setting` then returns the model's default.
+    `dtype` is the dtype of computation. `precision` "tf32" lets a GPU round the factors of float32 products to TF32;
+    "bf16" does so too and stores node memory and features in bfloat16.
     """
 
-    model: str = setting("tgn", either(MODELS))
-    dim: int = setting(100, "Width of memory and embeddings.", least=1)
-    heads: int = setting(-1, "Attention heads.", shown=_own("heads"))
-    fanout: int = setting(-1, "Neighbours a root.", shown=_own("fanout"))
-    layers: int = setting(-1, "Layers of attention.", shown=_own("layers"))
-    slots: int = setting(-1, "Mails a node keeps in apan.", shown=_own("slots"))
-    sampler: str = setting("recent", choices=("recent", "uniform"))
-    aggregator: str = setting("last", choices=("last", "mean"))
-    time_encoder: str = setting("fixed", choices=("fixed", "learned"))
-    dropout: float = setting(0.0)
-    dtype: str = setting("float32", choices=("float32", "float64"))
+    model: str = setting("tgn", f"Model: {either(MODELS)}.")
+    dim: int = setting(100, "Width of memory, time encoding and embeddings.", minimum=1)
+    heads: int = setting(-1, "Attention heads.", default_text=_defaults("heads"))
+    fanout: int = setting(-1, "Neighbours sampled per root.", default_text=_defaults("fanout"))
+    layers: int = setting(-1, "Attention layers.", default_text=_defaults("layers"))
+    slots: int = setting(-1, "Mails stored per node (apan).", default_text=_defaults("slots"))
+    sampler: str = setting("recent", "Neighbours to sample: recent or uniform.", choices=("recent", "uniform"))
+    aggregator: str = setting("last", "Messages to the same node in a batch: last or mean.", choices=("last", "mean"))
+    time_encoder: str = setting("fixed", "Time encoder weights: fixed or learned.", choices=("fixed", "learned"))
+    dropout: float = setting(0.0, "Dropout probability.")
+    dtype: str = setting("float32", "Dtype of computation: float32 or float64.", choices=("float32", "float64"))
     precision: str = setting(
-        "full", "full, tf32 (a GPU's products) or bf16 (memory and features too).", choices=("full", "tf32", "bf16")
-    )
+        "full", "full, tf32 (matrix products on a GPU) or bf16 (tf32, and memory and features in bfloat16).",
+        choices=("full", "tf32", "bf16"),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             for entry in entry_points(group="mspipe_triton.models", name=self.model):
-                entry.load()  # an installed package offers a model of this name, and registers it
+                entry.load()  # importing the package that offers this model registers it
         if self.model not in MODELS:
-            raise ConfigError(f"model {self.model!r} is none of {', '.join(MODELS)}")
+            raise ConfigError(f"model {self.model!r} is not one of {', '.join(MODELS)}")
         check_settings(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if self.precision != "full" and self.dtype != "float32":
             raise ConfigError(
-                f"precision {self.precision} is for dtype float32, not {self.dtype}; take --precision full, or --dtype "
+                f"precision {self.precision} needs dtype float32, not {self.dtype}; use --precision full, or --dtype "
                 "float32"
             )
-        own = MODELS[self.model]
+        defaults = MODELS[self.model]
         for name in ("heads", "fanout", "layers", "slots"):
             if (value := getattr(self, name)) == -1:
                 continue
-            if name not in own:
+            if name not in defaults:
                 self._refuse(name)
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
-        if "heads" in own and self.dim % self.setting("heads"):
-            raise ConfigError(f"dim must be a multiple of heads: {self.dim} is none of {self.setting('heads')}")
-        if self.sampler != "recent" and "fanout" not in own:
+        if "heads" in defaults and self.dim % self.setting("heads"):
+            heads = self.setting("heads")
+            raise ConfigError(f"dim must be a multiple of heads: {self.dim} is not a multiple of {heads}")
+        if self.sampler != "recent" and "fanout" not in defaults:
             self._refuse("sampler")
-        if self.dropout and "heads" not in own:
+        if self.dropout and "heads" not in defaults:
             self._refuse("dropout")
 
     @property
     def table_dtype(self) -> str:
-        """The dtype of the tables: node memory, mails, and the features of nodes and edges."""
+        """Dtype of the tables: node memory, mails, and the features of nodes and edges."""
         return "bfloat16" if self.precision == "bf16" else self.dtype
 
     def setting(self, name: str) -> int:
-        """`fanout`, `heads`, `layers` or `slots` as given, or else the model's own; 0 where it has none."""
-        given: int = getattr(self, name)
-        return MODELS[self.model].get(name, 0) if given == -1 else given
+        """Value of `fanout`, `heads`, `layers` or `slots`: as set, or the model's default; 0 if the model has none."""
+        value: int = getattr(self, name)
+        return MODELS[self.model].get(name, 0) if value == -1 else value
 
     def resolved(self) -> ModelConfig:
-        """The same with the model's own values in the place of those that were not given."""
-        taken: dict[str, Any] = {name: self.setting(name) for name in MODELS[self.model]}
-        return replace(self, **taken)
+        """Return a copy with the model's defaults filled in."""
+        values: dict[str, Any] = {name: self.setting(name) for name in MODELS[self.model]}
+        return replace(self, **values)
 
     def _refuse(self, name: str) -> None:
         value, partner = getattr(self, name), {"sampler": "fanout", "dropout": "heads"}.get(name, name)
-        takers = ", ".join(model for model, own in MODELS.items() if partner in own)
-        raise ConfigError(f"{name} {value}: model {self.model} has none; leave --{name} out, or take one of {takers}")
+        models = ", ".join(model for model, defaults in MODELS.items() if partner in defaults)
+        raise ConfigError(f"{name} {value}: model {self.model} has none; omit --{name}, or use one of {models}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run; `staleness` is −1 where it is not given.
+    """Settings of training; `staleness` is −1 if it is not set.
 
-    `task` "node" trains on links too, and then a decoder of the events' labels on the embeddings.
+    `task` "node" also trains on links, and then trains a decoder of the events' labels on the embeddings.
     """
 
-    task: str = setting("link", "link, or node: then labels too.", choices=("link", "node"))
-    epochs: int = setting(3, least=1)
-    batch_size: int = setting(600, "Events an iteration.", least=1)
-    lr: float = setting(1e-3, "Adam's learning rate.")
-    seed: int = setting(0, least=0)
-    negatives: int = setting(49, "N random negatives of the MRR.", least=1)
-    schedule: str = setting("auto", choices=("auto", *SCHEDULES))
-    staleness: int = setting(-1, "Updates that schedule fixed misses.", shown="")
-    mitigation: str = setting("none", choices=("none", "similarity"))
-    backend: str = setting("auto", choices=("auto", "torch"))
-    device: str = setting("auto", "auto (a GPU where one is usable), cpu or cuda", choices=("auto", "cpu", "cuda"))
+    task: str = setting("link", "link, or node to classify labels as well.", choices=("link", "node"))
+    epochs: int = setting(3, "Training epochs.", minimum=1)
+    batch_size: int = setting(600, "Events per batch.", minimum=1)
+    lr: float = setting(1e-3, "Learning rate of Adam.")
+    seed: int = setting(0, "Random seed.", minimum=0)
+    negatives: int = setting(49, "Random negatives per event for the MRR.", minimum=1)
+    schedule: str = setting("auto", f"Pipeline schedule: {either(('auto', *SCHEDULES))}.", choices=("auto", *SCHEDULES))
+    staleness: int = setting(-1, "Updates that schedule fixed misses.", default_text="")
+    mitigation: str = setting("none", "Staleness mitigation: none or similarity.", choices=("none", "similarity"))
+    backend: str = setting("auto", "Compute backend: auto or torch.", choices=("auto", "torch"))
+    device: str = setting("auto", "auto (a GPU if one is usable), cpu or cuda.", choices=("auto", "cpu", "cuda"))
     placement: str = setting(
-        "auto", "Of memory and features: auto, host, or device: iterations run whole there.",
+        "auto", "Place of memory and features: host, device (whole iterations run there) or auto.",
         choices=("auto", "device", "host"),
     )  # fmt: skip
-    deterministic: bool = setting(False, "The same bits every run; implies --no-autotune.")
-    threads: int = setting(0, "CPU threads; 0: torch's choice, or the tuner's.", least=0)
+    deterministic: bool = setting(False, "Make runs bit-identical; implies --no-autotune.")
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch or the tuner.", minimum=0)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -142,60 +144,60 @@ class TrainConfig:
         schedule, staleness = self.schedule, self.staleness
         if self.placement == "device" and (schedule, staleness, self.mitigation) != ("auto", -1, "none"):
             raise ConfigError(
-                "placement device runs an iteration whole, without stages or staleness; leave out --schedule, "
-                "--staleness and --mitigation, or take --placement host"
+                "placement device runs whole iterations, without stages or staleness; omit --schedule, --staleness "
+                "and --mitigation, or use --placement host"
             )
         if staleness < -1:
             raise ConfigError(f"staleness must be at least 0, not {staleness}")
         if schedule == "fixed" and staleness == -1:
             raise ConfigError("schedule fixed needs a staleness, as in --staleness 1")
         if schedule != "fixed" and staleness != -1:
-            raise ConfigError(f"staleness {staleness} is for schedule fixed; {schedule} has its own")
+            raise ConfigError(f"staleness {staleness} is for schedule fixed; omit it with schedule {schedule}")
         if schedule == "mspipe" and self.deterministic:
             raise ConfigError(
-                "schedule mspipe reads what has been written by then, so no run repeats another bit by bit; "
-                "with --deterministic take exact, or fixed with a --staleness"
+                "schedule mspipe reads whatever has been written so far, so its runs are not bit-identical; "
+                "with --deterministic use exact, or fixed with a --staleness"
             )
         if self.mitigation != "none" and (schedule not in ("mspipe", "fixed") or staleness == 0):
             raise ConfigError(
-                f"mitigation {self.mitigation} is for stale memory, which schedule {schedule} has none of; "
-                "take mspipe, or fixed with a --staleness"
+                f"mitigation {self.mitigation} is for stale memory, and schedule {schedule} has none; "
+                "use mspipe, or fixed with a --staleness"
             )
         if self.device == "cuda" and self.mitigation != "none":
-            raise ConfigError(f"mitigation {self.mitigation} is for the CPU; take --device cpu or --mitigation none")
+            raise ConfigError(f"mitigation {self.mitigation} is for the CPU; use --device cpu or --mitigation none")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the events come from: a path or `synthetic`, and how to read them."""
+    """Source of the events, a path or `synthetic`, and options for reading it."""
 
     path: str = "synthetic"
     columns: Mapping[str, str] = field(default_factory=dict)
-    sort: bool = setting(False, "Sort events by time instead of refusing disorder.")
-    node_features: str = setting("", "A .npy file with a row of features per node id.")
+    sort: bool = setting(False, "Sort events by time instead of refusing unsorted ones.")
+    node_features: str = setting("", "A .npy file with one row of features per node id.")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One way to carry a run out: what tuning chooses, since all compute the same but for the order of float sums.
+    """Execution settings, which tuning chooses: results differ only in the order of float sums.
 
     Args:
-        schedule: one of the schedules, "resident", or "auto": what the run's own schedule and placement say.
-        prefetch: finished iterations that may wait between two stages; `serial` knows none.
-        threads: torch threads of the stages that compute; host_threads: of the others.
-        deduplicate: "all": a node that a batch touches several times has one row; "roots": neighbours have a row each,
-            which spares looking for the distinct ones.
-        fused: whether loops of the torch references are compiled.
-        features: "host" or "device", where the table of edge features lies; the same on the CPU.
-        gather: how rows of host tables come to a GPU (see `Placement`): "copy" or "kernel".
-        captured: whether a resident iteration is one CUDA graph, replayed, or launched kernel by kernel, as on a CPU.
-        branch: whether a resident iteration has branches: the next batch sampled beside it, mail written beside Adam.
+        schedule: one of the schedules, "resident", or "auto" to follow the run's schedule and placement.
+        prefetch: finished iterations that may wait between two stages; unused by `serial`.
+        threads: torch threads of the compute stages; host_threads: of the other stages.
+        deduplicate: "all": one row per distinct node of a batch; "roots": one row per neighbour slot, which saves the
+            search for distinct neighbours.
+        fused: True compiles loops of the torch references.
+        features: "host" or "device", the place of the edge feature table; the same on the CPU.
+        gather: "copy" or "kernel", the way rows of host tables get to a GPU (see `Placement`).
+        captured: True replays a resident iteration as one CUDA graph; False launches its kernels one by one.
+        branch: True gives a resident iteration branches: sampling of the next batch beside it, mail beside Adam.
     """
 
     schedule: str = setting("auto", choices=("auto", *SCHEDULES, RESIDENT))
-    prefetch: int = setting(3, least=0)
-    threads: int = setting(1, least=1)
-    host_threads: int = setting(1, least=1)
+    prefetch: int = setting(3, minimum=0)
+    threads: int = setting(1, minimum=1)
+    host_threads: int = setting(1, minimum=1)
     deduplicate: str = setting("all", choices=("all", "roots"))
     fused: bool = True
     features: str = setting("host", choices=("host", "device"))
@@ -208,32 +210,32 @@ class RunSettings:
 
     @property
     def resident(self) -> bool:
-        """True where everything lies on the device and iterations run whole."""
+        """True if all tables are on the device and iterations run whole."""
         return self.schedule == RESIDENT
 
     def check_fits(self, schedule: str, threads: int, placement: str = "auto") -> None:
-        """Refuse to stand beside a run's own `schedule`, `threads` and `placement`, where these say otherwise.
+        """Check that the settings agree with a run's `schedule`, `threads` and `placement`.
 
         Raises:
-            ConfigError: one of them does; "auto" allows what misses no update, 0 threads allow any number.
+            ConfigError: one of them differs; "auto" allows all that miss no update, 0 threads allow any number.
         """
         if threads not in (0, self.threads):
-            raise ConfigError(f"[settings] threads {self.threads} is not the run's, which is {threads}")
+            raise ConfigError(f"[settings] threads {self.threads} differs from the run's, {threads}; change either")
         if self.schedule == "auto":
             return
         if placement not in ("auto", "device" if self.resident else "host"):
             other = "device" if placement == "host" else "host"
             raise ConfigError(
-                f"[settings] schedule {self.schedule} is not for placement {placement}; leave it out of the file, or "
-                f"take --placement {other}"
+                f"[settings] schedule {self.schedule} is not for placement {placement}; remove it from the file, or "
+                f"use --placement {other}"
             )
         if self.schedule not in ((*WITHOUT_STALENESS, RESIDENT) if schedule == "auto" else (schedule,)):
-            raise ConfigError(f"[settings] schedule {self.schedule} is not the run's, which is {schedule}")
+            raise ConfigError(f"[settings] schedule {self.schedule} differs from the run's, {schedule}; change either")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run, as `config.toml` holds them: [data], [model], [train]; [settings] where it was tuned."""
+    """All settings of a run, as in `config.toml`: [data], [model] and [train], and [settings] if it was tuned."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -245,30 +247,30 @@ class RunConfig:
             self.settings.check_fits(self.train.schedule, self.train.threads, self.train.placement)
 
     def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
-        """The settings with every flag that is not None put over them; a flag goes where its name is a field."""
-        given = {name: value for name, value in flags.items() if value is not None}
+        """Return a copy with every flag that is not None applied to the field of its name."""
+        values = {name: value for name, value in flags.items() if value is not None}
         sections: dict[str, Any] = {}
         for section in ("data", "model", "train"):
             current = getattr(self, section)
             names = {f.name for f in fields(current)}
-            sections[section] = replace(current, **{k: v for k, v in given.items() if k in names})
+            sections[section] = replace(current, **{k: v for k, v in values.items() if k in names})
         if self.settings is not None:
-            own = {name: given[name] for name in ("schedule", "threads") if given.get(name) not in (None, "auto", 0)}
-            sections["settings"] = replace(self.settings, **own)
+            names = {name for name in ("schedule", "threads") if values.get(name) not in (None, "auto", 0)}
+            sections["settings"] = replace(self.settings, **{name: values[name] for name in names})
         return replace(self, **sections)
 
     def to_toml(self) -> str:
-        """The text of `config.toml`, with what the model takes and nothing that it has not."""
+        """Text of `config.toml`, with only those model settings that the model has."""
         sections = asdict(replace(self, model=self.model.resolved()))
         sections["model"] = {name: value for name, value in sections["model"].items() if value != -1}
         return tomli_w.dumps({name: values for name, values in sections.items() if values is not None})
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """Read a TOML file with the sections [data], [model], [train] and [settings]; what it leaves out takes the default.
+    """Read a TOML file with the sections [data], [model], [train] and [settings]; omitted settings get their defaults.
 
     Raises:
-        ConfigError: the file is missing or not TOML, or a section, name or value is not one of ours.
+        ConfigError: the file is missing or not TOML, or a section, name or value is unknown.
     """
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -281,12 +283,12 @@ def load_config(path: str | Path) -> RunConfig:
     kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "settings": RunSettings}
     for section, values in content.items():
         if section not in kinds or not isinstance(values, dict):
-            raise ConfigError(f"{path}: [{section}] is none of {', '.join(f'[{kind}]' for kind in kinds)}")
-        known = {f.name: f.default for f in fields(kinds[section])}
+            raise ConfigError(f"{path}: [{section}] is not one of {', '.join(f'[{kind}]' for kind in kinds)}")
+        defaults = {f.name: f.default for f in fields(kinds[section])}
         for name, value in values.items():
-            if name not in known:
-                raise ConfigError(f"{path}: [{section}] has no setting {name!r}; it has {', '.join(known)}")
-            default = known[name]
+            if name not in defaults:
+                raise ConfigError(f"{path}: [{section}] has no setting {name!r}; it has {', '.join(defaults)}")
+            default = defaults[name]
             if type(default) is float and type(value) is int:
                 values[name] = float(value)
             elif type(default) in _KINDS and type(value) is not type(default):

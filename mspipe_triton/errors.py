@@ -1,26 +1,26 @@
-"""The package's errors: what the user can mend, and what a run can fail of."""
+"""Errors of the package: those that the user can fix, and failures of a run."""
 
 from __future__ import annotations
 
 
 class MspipeError(Exception):
-    """Base of all errors that this package raises on purpose; the command line shows its message, one line."""
+    """Base of all errors that this package raises on purpose; the command line shows the message in one line."""
 
     exit_code = 1
 
 
 class InputError(MspipeError):
-    """What the user gave is wrong; the message says what, where, and how to mend it."""
+    """Wrong input from the user; the message says what is wrong, where, and how to fix it."""
 
     exit_code = 2
 
 
 class DataError(InputError):
-    """A stream of events that cannot be read or is not valid."""
+    """A stream of events that cannot be read or is invalid."""
 
 
 class ConfigError(InputError):
-    """A setting that is out of range, unknown, or not built yet."""
+    """A setting that is out of range, unknown, or not supported."""
 
 
 class GraphError(InputError):
@@ -28,16 +28,16 @@ class GraphError(InputError):
 
 
 class RunFolderError(InputError):
-    """A run folder that is missing, damaged, not writable, or holds another run."""
+    """A run folder that is missing, damaged or not writable, or that holds another run."""
 
 
 class TrainingError(MspipeError):
-    """A run that failed while training, for instance on a loss that is not finite."""
+    """A run that failed during training, for instance because the loss was not finite."""
 
 
 class TuningError(MspipeError):
-    """A tuner that cannot measure what it is to tune."""
+    """A tuner that cannot measure the run it should tune."""
 
 
 class StuckError(MspipeError):
-    """A pipeline in which nothing moves any more."""
+    """A deadlocked pipeline, in which no stage can make progress."""

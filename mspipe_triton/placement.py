@@ -1,4 +1,4 @@
-"""Where tensors live: tables in host memory, and the device that works on their rows."""
+"""Placement of tensors: tables in host memory or on the device, and the transfer of their rows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ GATHERS, PLACES = ("copy", "kernel"), ("host", "device")
 
 @dataclass(frozen=True)
 class Placement:
-    """Host tables beside a device: pinned where the device is a GPU, and plain where it is the CPU itself.
+    """Host tables and the device that computes: the tables are pinned for a GPU, and plain if the device is the CPU.
 
-    Copies and kernels run on the current stream and nothing waits for it, but for `store`, since the host reads what it
-    returns, and `settle`.
+    Copies and kernels run on the current stream without waiting for it. Only `store`, whose result the host reads, and
+    `settle` wait.
 
     Args:
-        device: works on the rows.
-        how: rows of host tables come to a GPU: "copy", gathered by the host and then copied, or "kernel", gathered from
-            pinned memory by a kernel; the same on the CPU.
-        resident: the tables lie on the device too, so that nothing has to come to it.
+        device: computes on the rows.
+        how: way of host rows to a GPU: "copy", gathered by the host and then copied, or "kernel", gathered from pinned
+            memory by a kernel; the same on the CPU.
+        resident: True keeps the tables on the device, so that no rows are transferred.
 
     Raises:
-        ConfigError: another `how`.
+        ConfigError: `how` is unknown.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -35,46 +35,46 @@ class Placement:
 
     def __post_init__(self) -> None:
         if self.how not in GATHERS:
-            raise ConfigError(f"gather {self.how!r}: rows come to a device by {' or '.join(GATHERS)}; give one of them")
+            raise ConfigError(f"gather {self.how!r} is not one of {', '.join(GATHERS)}")
 
     @property
     def apart(self) -> bool:
-        """Whether the device has memory of its own."""
+        """True if the device has memory of its own."""
         return self.device.type != "cpu"
 
     @property
     def by_kernel(self) -> bool:
-        """Whether the device reads host tables itself."""
+        """True if a kernel on the device reads the host tables."""
         return self.apart and self.how == "kernel"
 
     def pin(self, table: torch.Tensor) -> torch.Tensor:
-        """A host table that the device can copy from; the same tensor on the CPU, and where nothing is copied."""
+        """Pin a host table that the device copies from; returns the same tensor if nothing is copied."""
         return table.pin_memory() if self.apart and not self.resident else table
 
     def home(self, table: torch.Tensor) -> torch.Tensor:
-        """A table where node state lies: pinned on the host, or on the device."""
+        """Put a table where node state is: in pinned host memory, or on the device."""
         return table.to(self.device) if self.resident else self.pin(table)
 
     def placed(self, table: torch.Tensor, where: str) -> torch.Tensor:
-        """A host table pinned ("host") or on the device ("device"), for `gather`; the same tensor on the CPU.
+        """Prepare a host table for `gather`: pinned ("host") or on the device ("device"); the same tensor on the CPU.
 
         Raises:
-            ConfigError: another `where`.
+            ConfigError: `where` is unknown.
         """
         if where not in PLACES:
-            raise ConfigError(f"features {where!r}: a table lies on {' or '.join(PLACES)}; give one of them")
+            raise ConfigError(f"features {where!r} is not one of {', '.join(PLACES)}")
         return table.to(self.device) if self.resident or where == "device" else self.pin(table)
 
     def numbers(self, rows: torch.Tensor) -> torch.Tensor:
-        """Row numbers on the host as `gather` wants them, so that several tables take one copy of them."""
+        """Row numbers in the form that `gather` needs, so that they are copied once for several tables."""
         return self.load(rows) if self.by_kernel else rows
 
     def gather(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [M] of a table, on the device and in memory of their own.
+        """Copy rows [M] of a table into a new tensor on the device.
 
         Args:
             table: pinned on the host, or on the device.
-            rows: on the host, or where `numbers` put them.
+            rows: on the host, or as `numbers` returns them.
         """
         if not self.apart or not table.is_cpu:
             return table.index_select(0, self.load(rows))
@@ -85,14 +85,14 @@ class Placement:
         return staged.to(self.device, non_blocking=True)
 
     def settle(self) -> None:
-        """Wait until the device has read what was gathered; nothing to wait for where the host has gathered it."""
+        """Wait until the device has read the gathered rows; returns at once if the host gathered them."""
         if self.by_kernel:
             torch.cuda.current_stream(self.device).synchronize()
 
     def load(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A host tensor on the device; one that is there already as it is."""
+        """Copy a host tensor to the device; a device tensor is returned unchanged."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.apart and tensor.is_cpu else tensor
 
     def store(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A device tensor on the host, complete."""
+        """Copy a device tensor to the host and wait for the copy."""
         return tensor.cpu()

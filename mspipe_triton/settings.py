@@ -1,4 +1,4 @@
-"""The shipped settings of a run on this machine, and what a tuning profile puts in their place."""
+"""Shipped settings of a run on this machine, and tuned settings that replace them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a tuning profile gives a run.
+    """Settings and stage times that a run takes from a tuning profile.
 
     Args:
-        settings: found the fastest.
-        stage_seconds: of every stage under them, to plan with until the run has measured its own; empty: unknown.
-        profile: which one it was, for the run's records.
-        seconds: what tuning has cost right before the run.
+        settings: the fastest that tuning found.
+        stage_seconds: seconds of every stage with them, used for planning until the run has measured its own; empty if
+            unknown.
+        profile: the profile's name, for `result.json`.
+        seconds: the time spent on tuning right before the run.
     """
 
     settings: RunSettings
@@ -32,14 +33,14 @@ class Tuned:
     seconds: float = 0.0
 
     def to_json(self, measured: Mapping[str, float]) -> dict[str, object]:
-        """As `result.json` holds it: the profile's stage times, and by what share of them the measured ones are off."""
-        known = dict(self.stage_seconds)
-        off = {name: measured[name] / seconds - 1 for name, seconds in known.items() if name in measured}
-        return {"profile": self.profile, "seconds": self.seconds, "stage_seconds": known, "stage_seconds_off": off}
+        """Entry of `result.json`: the profile's stage times, and the relative errors that `measured` shows."""
+        planned = dict(self.stage_seconds)
+        errors = {name: measured[name] / seconds - 1 for name, seconds in planned.items() if name in measured}
+        return {"profile": self.profile, "seconds": self.seconds, "stage_seconds": planned, "stage_seconds_off": errors}
 
 
 def run_settings(config: RunConfig) -> RunSettings:
-    """How a run is carried out: by its own settings, or the shipped ones."""
+    """Execution settings of a run: its own, or the shipped ones."""
     train, settings = config.train, config.settings
     if settings is None:
         return default_settings(train)
@@ -50,7 +51,7 @@ def run_settings(config: RunConfig) -> RunSettings:
 
 
 def default_settings(train: TrainConfig) -> RunSettings:
-    """The shipped settings, as this machine and the run's own flags have them."""
+    """Shipped settings, fitted to this machine and the run's flags."""
     threads = train.threads or torch.get_num_threads()
     schedule = choose_schedule(train.schedule, train.device, threads, train.placement)
     host = threads if schedule in ("serial", RESIDENT) else 1
@@ -58,10 +59,9 @@ def default_settings(train: TrainConfig) -> RunSettings:
 
 
 def choose_schedule(schedule: str, device: str, threads: int, placement: str = "host") -> str:
-    """What `auto` stands for: `resident` where everything lies on the device, else `exact`, unless training takes every
-    core of the CPU, which leaves nothing to overlap on.
+    """Resolve `auto`: `resident` if all tables are on the device, `serial` if training uses all CPU cores, or `exact`.
 
-    Then the threads that sample and fetch hold training up by more than they spare it (docs/pipeline.md).
+    With all cores busy, the threads that sample and fetch slow training down by more than they save (docs/pipeline.md).
     """
     if schedule != "auto":
         return schedule
@@ -71,24 +71,24 @@ def choose_schedule(schedule: str, device: str, threads: int, placement: str = "
 
 
 def cores() -> int:
-    """Logical CPUs that this process may run on."""
+    """Number of logical CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compiler() -> str | None:
-    """The C++ compiler that fusion would use, or None."""
+    """Path of the C++ compiler that fusion would use, or None."""
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
 @contextmanager
 def process_settings(config: RunConfig) -> Iterator[None]:
-    """Threads, determinism, fusion and a GPU's products for the length of a run, put back afterwards."""
+    """Set threads, determinism, fusion and matrix product precision for a run, and restore them afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    products = torch.get_float32_matmul_precision()
+    precision = torch.get_float32_matmul_precision()
     settings = run_settings(config)
     torch.set_num_threads(settings.threads)
     if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, a GPU's products are refused
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses cuBLAS products without it
     torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
     enable_fusion(settings.fused and compiler() is not None)
     if config.train.device == "cuda" and config.model.precision != "full":
@@ -98,5 +98,5 @@ def process_settings(config: RunConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-        torch.set_float32_matmul_precision(products)
+        torch.set_float32_matmul_precision(precision)
         enable_fusion(False)

@@ -1,4 +1,4 @@
-"""Model settings: what each model takes, its own defaults, and one line for what it does not take."""
+"""Model settings: each model's own settings and defaults, and one line for a setting that the model does not have."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from mspipe_triton.errors import ConfigError, InputError
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
-        ({"heads": 3}, "dim must be a multiple of heads: 100 is none of 3"),
-        ({"model": "apan", "dim": 15}, "dim must be a multiple of heads: 15 is none of 2"),
+        ({"heads": 3}, "dim must be a multiple of heads: 100 is not a multiple of 3"),
+        ({"model": "apan", "dim": 15}, "dim must be a multiple of heads: 15 is not a multiple of 2"),
         ({"model": "apan", "slots": 0}, "slots must be at least 1, not 0"),
-        ({"slots": 5}, "slots 5: model tgn has none; leave --slots out, or take one of apan"),
-        ({"model": "jodie", "fanout": 5}, "fanout 5: model jodie has none; leave --fanout out, or take one of"),
-        ({"model": "jodie", "heads": 2}, "heads 2: model jodie has none; leave --heads out"),
-        ({"model": "jodie", "sampler": "uniform"}, "sampler uniform: model jodie has none; leave --sampler out"),
-        ({"model": "jodie", "dropout": 0.1}, "dropout 0.1: model jodie has none; leave --dropout out"),
-        ({"model": "apan", "layers": 1}, "layers 1: model apan has none; leave --layers out, or take one of tgn, tgat"),
+        ({"slots": 5}, "slots 5: model tgn has none; omit --slots, or use one of apan"),
+        ({"model": "jodie", "fanout": 5}, "fanout 5: model jodie has none; omit --fanout, or use one of"),
+        ({"model": "jodie", "heads": 2}, "heads 2: model jodie has none; omit --heads"),
+        ({"model": "jodie", "sampler": "uniform"}, "sampler uniform: model jodie has none; omit --sampler"),
+        ({"model": "jodie", "dropout": 0.1}, "dropout 0.1: model jodie has none; omit --dropout"),
+        ({"model": "apan", "layers": 1}, "layers 1: model apan has none; omit --layers, or use one of tgn, tgat"),
         ({"layers": 0}, "layers must be at least 1, not 0"),
         ({"model": "tgat", "layers": -3}, "layers must be at least 1, not -3"),
         ({"fanout": 0}, "fanout must be at least 1, not 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
-        ({"model": "dyrep"}, "model 'dyrep' is none of tgn, jodie, apan, tgat"),
-        ({"aggregator": "sum"}, "aggregator 'sum' is none of last, mean"),
+        ({"model": "dyrep"}, "model 'dyrep' is not one of tgn, jodie, apan, tgat"),
+        ({"aggregator": "sum"}, "aggregator 'sum' is not one of last, mean"),
     ],
 )
-def test_what_a_model_does_not_take_gets_one_line(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        ModelConfig(**given)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, InputError)
+def test_a_wrong_setting_of_a_model_gets_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        ModelConfig(**settings)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, InputError)
 
 
 @pytest.mark.parametrize(
-    ("model", "own"),
+    ("model", "defaults"),
     [
         ("tgn", {"fanout": 10, "heads": 2, "layers": 1, "slots": 0}),
         ("jodie", {"fanout": 0, "heads": 0, "layers": 0, "slots": 0}),
@@ -50,21 +50,21 @@ def test_what_a_model_does_not_take_gets_one_line(given: dict[str, Any], message
         ("tgat", {"fanout": 10, "heads": 2, "layers": 2, "slots": 0}),
     ],
 )
-def test_what_is_not_given_is_the_model_s_own(model: str, own: dict[str, int]) -> None:
+def test_a_setting_defaults_to_that_of_the_model(model: str, defaults: dict[str, int]) -> None:
     config = ModelConfig(model=model)
-    assert {name: config.setting(name) for name in own} == own
+    assert {name: config.setting(name) for name in defaults} == defaults
     for name in MODELS[model]:
         assert ModelConfig(model=model, **{name: 4}).setting(name) == 4
 
 
 @pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])
-def test_a_saved_config_is_the_same_when_it_is_read(model: str, tmp_path: Path) -> None:
+def test_a_saved_config_is_read_unchanged(model: str, tmp_path: Path) -> None:
     config = RunConfig(model=ModelConfig(model=model, dim=8), train=TrainConfig(task="node", epochs=2))
     (tmp_path / "config.toml").write_text(config.to_toml())
     assert load_config(tmp_path / "config.toml") == replace(config, model=config.model.resolved())
 
 
-def test_a_saved_config_says_what_the_model_took(tmp_path: Path) -> None:
+def test_a_saved_config_has_the_defaults_of_the_model(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(RunConfig(model=ModelConfig(model="apan")).to_toml(), encoding="utf-8")
     saved = load_config(file).model
@@ -76,18 +76,18 @@ SETTINGS = [(kind, each) for kind in (ModelConfig, TrainConfig, RunSettings) for
 
 
 @pytest.mark.parametrize(("kind", "each"), SETTINGS, ids=lambda value: getattr(value, "name", value.__class__.__name__))
-def test_a_setting_outside_its_choices_or_below_its_least_is_refused(kind: type[Any], each: Field[Any]) -> None:
-    name, choices, least = each.name.replace("_", "-"), each.metadata["choices"], each.metadata["least"]
+def test_a_setting_outside_its_choices_or_below_its_minimum_is_refused(kind: type[Any], each: Field[Any]) -> None:
+    name, choices, minimum = each.name.replace("_", "-"), each.metadata["choices"], each.metadata["minimum"]
     if choices:
         assert each.default in choices
-        with pytest.raises(ConfigError, match=f"^{name} 'else' is none of {', '.join(choices)}$"):
+        with pytest.raises(ConfigError, match=f"^{name} 'else' is not one of {', '.join(choices)}$"):
             kind(**{each.name: "else"})
-    if least is not None:
-        with pytest.raises(ConfigError, match=f"^{name} must be at least {least}, not {least - 1}$"):
-            kind(**{each.name: least - 1})
+    if minimum is not None:
+        with pytest.raises(ConfigError, match=f"^{name} must be at least {minimum}, not {minimum - 1}$"):
+            kind(**{each.name: minimum - 1})
 
 
-def test_every_setting_of_model_and_training_is_a_flag_with_its_own_help_and_default() -> None:
+def test_every_setting_of_model_and_training_is_a_flag_with_help_and_default() -> None:
     for kind in (ModelConfig, TrainConfig):
         for each in fields(kind):
             flag = get_args(RUN_FLAGS[each.name])

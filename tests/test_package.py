@@ -1,4 +1,4 @@
-"""The package as it is installed: what it ships, what importing it costs, and where it may be imported from."""
+"""The installed package: its files, the cost of importing it, and the names that import it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_importing_is_quick_and_loads_no_torch(tmp_path: Path) -> None:
+def test_importing_is_fast_and_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import mspipe_triton, sys; assert not {'torch', 'pyarrow', 'typer'} & sys.modules.keys(), sys.modules.keys()"
     )
@@ -31,14 +31,14 @@ def test_importing_is_quick_and_loads_no_torch(tmp_path: Path) -> None:
     assert min(seconds) < 0.3
 
 
-def test_public_names_load_when_used(tmp_path: Path) -> None:
+def test_public_names_load_on_use(tmp_path: Path) -> None:
     code = "import mspipe_triton as m; [getattr(m, n) for n in m.__all__]; assert set(m.__all__) <= set(dir(m)); m.nope"
     done = python(code, tmp_path)
     assert "module 'mspipe_triton' has no attribute 'nope'" in done.stderr
 
 
 @pytest.mark.parametrize("place", ["root", "elsewhere"])
-def test_kernels_and_tuning_import_under_their_own_name(place: str, tmp_path: Path) -> None:
+def test_kernels_and_tuning_import_under_the_package(place: str, tmp_path: Path) -> None:
     folder = ROOT if place == "root" else tmp_path
     assert python("import mspipe_triton.kernels, mspipe_triton.tuning", folder).returncode == 0
 
@@ -49,7 +49,7 @@ def test_bare_names_are_refused_with_the_right_one(name: str) -> None:
     assert f"installs as mspipe_triton.{name}, not as '{name}'" in done.stderr
 
 
-def test_the_wheel_holds_what_git_holds_and_works(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_tracked_files_and_works(tmp_path: Path) -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:
         pytest.skip("not a git checkout")
@@ -96,6 +96,6 @@ h.sum().backward()
 
 
 @pytest.mark.parametrize("triton", [", triton", "; sys.modules['triton'] = None"], ids=["", "no triton"])
-def test_kernels_need_torch_and_triton_only_and_work_without_a_gpu(triton: str, tmp_path: Path) -> None:
+def test_kernels_need_only_torch_and_triton_and_work_without_a_gpu(triton: str, tmp_path: Path) -> None:
     done = python(ALONE.format(triton=triton), tmp_path)
     assert done.returncode == 0, done.stderr

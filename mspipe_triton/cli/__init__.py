@@ -1,1 +1,1 @@
-"""The command line: commands, flags, screens, and the doctor."""
+"""Command line: commands, flags, screens, and the doctor."""

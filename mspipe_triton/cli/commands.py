@@ -1,4 +1,4 @@
-"""The commands of `mspipe-triton`: parse, call, print. Tables and progress go to stderr, `--json` to stdout."""
+"""Commands of `mspipe-triton`: parse, call, print. Tables and progress go to stderr, `--json` output to stdout."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mspipe_triton.cli.options import PLANNED_FLAGS, Json, run_config, takes_run
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
 
 app = typer.Typer(
-    help="Train memory-based temporal graph neural networks on event streams, fast.",
+    help="Fast training of memory-based temporal graph neural networks on event streams.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at event streams and make them.")
+data_app = typer.Typer(help="Describe and generate event streams.")
 app.add_typer(data_app, name="data")
 
 
@@ -29,16 +29,16 @@ app.add_typer(data_app, name="data")
 def train(
     autotune: Annotated[
         bool,
-        typer.Option("--autotune/--no-autotune", help="Tune first where no profile fits, or take what ships."),
+        typer.Option("--autotune/--no-autotune", help="Tune first if no profile fits, or use the shipped settings."),
     ] = True,
-    budget: Annotated[float | None, typer.Option(help="Seconds of that tuning.", show_default="20")] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    trace: Annotated[bool, typer.Option("--trace", help="Leave trace.json, which Perfetto opens.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Train, evaluate, and leave a run folder; where no tuning profile fits yet, tune for a moment before."""
+    """Train and evaluate a model, and write a run folder; tunes briefly first if no tuning profile fits yet."""
     from mspipe_triton.cli.screens import TrainingScreen, console, result_table
     from mspipe_triton.training.entry import enter
     from mspipe_triton.training.trainer import run
@@ -47,7 +47,8 @@ def train(
     autotune = autotune and not (resume or config.settings or config.train.deterministic)
     if budget is not None and not autotune:
         raise ConfigError(
-            "--budget is for tuning, and this run is not tuned: --no-autotune, --deterministic, --resume or [settings]"
+            "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, --resume "
+            "or [settings]"
         )
     entry, screen, tuned = enter(config, None, out, resume, trace), TrainingScreen(), None
     folder = entry.folder
@@ -62,9 +63,9 @@ def train(
         result = run(entry, screen, trace, tuned)
     except KeyboardInterrupt:
         if not folder.last.exists():
-            raise TrainingError("interrupted before an epoch was done; start again") from None
+            raise TrainingError("interrupted before the first epoch was complete; start again") from None
         raise TrainingError(
-            f"interrupted; the same command with --out {folder.path} and --resume goes on after the last whole epoch"
+            f"interrupted; to continue after the last complete epoch, add --out {folder.path} --resume"
         ) from None
     finally:
         screen.close()
@@ -76,11 +77,11 @@ def train(
 @app.command()
 @takes_run_flags
 def autotune(
-    budget: Annotated[float | None, typer.Option(help="Seconds, compiling included.", show_default="60")] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds, including compilation.", show_default="60")] = None,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Find the fastest settings for a run on this machine; `train` with the same flags takes them from then on."""
+    """Find the fastest settings for a run on this machine; later, `train` with the same flags uses them."""
     started, config, budget = time.perf_counter(), run_config(flags), _seconds(budget)
     from mspipe_triton.cli.screens import console
     from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
@@ -89,13 +90,13 @@ def autotune(
     from mspipe_triton.tuning import autotune as tune
 
     if config.train.deterministic:
-        raise ConfigError("--deterministic runs take the shipped settings; leave it out to tune")
-    resolve_device(config)  # before the data are read
+        raise ConfigError("--deterministic runs use the shipped settings; omit it to tune")
+    resolve_device(config)  # refuses an unusable device before the data are read
     stream, screen = load_stream(config.data), TuningScreen()
     try:
         profile = tune(config, stream, budget, observer=screen, started=started)
     except KeyboardInterrupt:
-        raise TuningError("interrupted; the same command goes on after the trials that are done") from None
+        raise TuningError("interrupted; the same command continues after the finished trials") from None
     finally:
         screen.close()
     console.print(profile_summary(profile))
@@ -105,14 +106,14 @@ def autotune(
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder.", metavar="RUN")],
-    split: Annotated[str, typer.Option(help="val or test")] = "test",
+    run: Annotated[str, typer.Argument(help="Run folder.", metavar="RUN")],
+    split: Annotated[str, typer.Option(help="Split to evaluate: val or test.")] = "test",
     negatives: Annotated[
-        int | None, typer.Option(help="N random negatives of the MRR.", show_default="the run's")
+        int | None, typer.Option(help="Random negatives per event for the MRR.", show_default="the run's")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run's best epoch again; at the run's own settings the numbers are those of result.json."""
+    """Evaluate the best epoch of a run again; with the run's own settings, the numbers match result.json."""
     from mspipe_triton.cli.screens import console, split_table
     from mspipe_triton.evaluation.evaluate import evaluate_run
     from mspipe_triton.training.way import SPLITS
@@ -121,15 +122,15 @@ def evaluate(
         raise ConfigError(f"--split must be val or test, not {split!r}")
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, not {negatives}")
-    metrics, ranked = evaluate_run(run, split, negatives)
-    console.print(split_table(split, metrics, ranked, run))
+    metrics, count = evaluate_run(run, split, negatives)
+    console.print(split_table(split, metrics, count, run))
     if as_json:
         print(json.dumps(metrics))
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do, and why not."""
+    """Show the device, compiler and versions of this machine, and what training will use."""
     from mspipe_triton.cli.doctor import diagnose
 
     _show("This machine", diagnose(), as_json)
@@ -137,32 +138,32 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def plan(
-    times: Annotated[str, typer.Option(help="Time of every stage, in any unit.", metavar="STAGE=TIME,...")],
-    schedule: Annotated[str, typer.Option(help="mspipe, exact, fixed, prefetch or serial")] = "mspipe",
+    times: Annotated[str, typer.Option(help="Time of each stage, in any unit.", metavar="STAGE=TIME,...")],
+    schedule: Annotated[str, typer.Option(help="Schedule: mspipe, exact, fixed, prefetch or serial.")] = "mspipe",
     staleness: Annotated[
         int | None, typer.Option(help="Updates that training may miss.", show_default="the smallest at full throughput")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Plan a pipeline: its period, the smallest staleness that reaches it, the start of every stage.
+    """Plan a pipeline: its period, the smallest staleness that reaches it, and the start of each stage.
 
-    For instance --times sample=2,features=3,memory=2,train=6,update=3
+    For example: --times sample=2,features=3,memory=2,train=6,update=3
     """
     from mspipe_triton.pipeline.plan import make_plan, parse_times
 
-    made = make_plan(schedule, parse_times(times), staleness)
+    result = make_plan(schedule, parse_times(times), staleness)
     if as_json:
-        print(json.dumps(made.to_json()))
+        print(json.dumps(result.to_json()))
         return
     from mspipe_triton.cli.screens import console, plan_table
 
-    console.print(plan_table(made))
+    console.print(plan_table(result))
 
 
 @data_app.command()
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
-    """Describe a stream: counts, span, repetition, new nodes in test, ties; and device memory to train on it with."""
+    """Describe a stream: counts, span, repetition, new nodes in test, ties, and the device memory for training."""
     from mspipe_triton.data.describe import describe
     from mspipe_triton.data.source import load_stream
     from mspipe_triton.training.footprint import Footprint
@@ -170,33 +171,33 @@ def info(as_json: Json = False, **flags: Any) -> None:
     settings = run_config(flags)
     stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
-    title, shown = str(facts.pop("name")), {**facts, f"device memory, {settings.model.model}": str(resident)}
+    title, rows = str(facts.pop("name")), {**facts, f"device memory, {settings.model.model}": str(resident)}
     parts = resident.to_json()
-    _show(title, {**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}, as_json, shown)
+    _show(title, {**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}, as_json, rows)
 
 
 @data_app.command()
 def generate(
     out: Annotated[str, typer.Argument(help="The .csv or .parquet file to write.", metavar="OUT")],
-    events: Annotated[int | None, typer.Option(show_default="60000")] = None,
-    users: Annotated[int | None, typer.Option(show_default="1500")] = None,
-    items: Annotated[int | None, typer.Option(show_default="500")] = None,
-    edge_features: Annotated[int | None, typer.Option(help="Width of the features.", show_default="0")] = None,
-    seed: Annotated[int | None, typer.Option(show_default="0")] = None,
+    events: Annotated[int | None, typer.Option(help="Number of events.", show_default="60000")] = None,
+    users: Annotated[int | None, typer.Option(help="Number of users.", show_default="1500")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items.", show_default="500")] = None,
+    edge_features: Annotated[int | None, typer.Option(help="Width of the edge features.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
 ) -> None:
     """Write a synthetic stream to a file."""
     from mspipe_triton.cli.screens import console
     from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
     from mspipe_triton.data.writers import write_stream
 
-    given = {"events": events, "users": users, "items": items, "edge_features": edge_features, "seed": seed}
-    stream = synthetic_stream(SyntheticConfig(**{name: value for name, value in given.items() if value is not None}))
+    flags = {"events": events, "users": users, "items": items, "edge_features": edge_features, "seed": seed}
+    stream = synthetic_stream(SyntheticConfig(**{name: value for name, value in flags.items() if value is not None}))
     write_stream(stream, Path(out))
     console.print(f"Wrote {len(stream):,} events to {out}")
 
 
 def main() -> None:
-    """Run the command line: exit 0 done, 1 a run failed, 2 the user's input is wrong; errors are one line."""
+    """Run the command line; exits with 0 on success, 1 if a run failed, 2 on wrong input. Errors are one line."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except MspipeError as error:
@@ -221,10 +222,10 @@ def _seconds(budget: float | None) -> float | None:
     return budget
 
 
-def _show(title: str, facts: dict[str, Any], as_json: bool, shown: dict[str, Any] | None = None) -> None:
-    """Print facts as a table, those that are `shown` if they differ, and as JSON where it is asked for."""
+def _show(title: str, facts: dict[str, Any], as_json: bool, rows: dict[str, Any] | None = None) -> None:
+    """Print facts as a table, whose `rows` may differ from the facts, and with `as_json` as JSON too."""
     from mspipe_triton.cli.screens import console, facts_table
 
-    console.print(facts_table(title, shown or facts))
+    console.print(facts_table(title, rows or facts))
     if as_json:
         print(json.dumps(facts))

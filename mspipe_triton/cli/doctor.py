@@ -1,4 +1,4 @@
-"""What this machine can do, and why not."""
+"""Diagnosis of this machine: its device, memory, versions and compiler, and the choice of device for a run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mspipe_triton.models import Facts
 from mspipe_triton.settings import compiler
 from mspipe_triton.training.footprint import Footprint
 
-_FEATURES, _EVENTS_A_NODE = 172, 10  # of the stream that the doctor measures a device by
+_FEATURES, _EVENTS_PER_NODE = 172, 10  # of the stream by which the doctor measures device memory
 
 
 def diagnose() -> dict[str, Any]:
-    """Device, versions and compiler of this machine, and which device and backend a run will take here and why.
+    """Report device, versions and compiler of this machine, and the device and backend of a run here with the reason.
 
-    The compiler is tried, not only looked for: a small function is compiled and its result compared. Of a GPU the free
-    and all its memory, in MiB, are among the facts, and how many events with 172 features each, ten of them a node,
-    resident training of TGN at the default settings holds in what is free.
+    The compiler is tested: a small function is compiled and its result compared. For a GPU the report has its free and
+    total memory in MiB, and the number of events that fit in the free memory in resident training of TGN at the default
+    settings, with 172 features per event and ten events per node.
     """
-    found = compiler()
-    works, why = _try_fusion() if found else (False, f"no C++ compiler ({os.environ.get('CXX') or 'g++'} is not there)")
+    path = compiler()
+    works, why = _try_fusion() if path else (False, f"no C++ compiler ({os.environ.get('CXX') or 'g++'} was not found)")
     gpu = find_gpu()
     if gpu.fault is None:
-        where = f"Training is on the GPU {gpu.name} unless --device cpu is given"
+        choice = f"Training runs on the GPU {gpu.name} unless --device cpu is set"
     else:
-        where = f"Training is on the CPU, since {gpu.fault}"
+        choice = f"Training runs on the CPU, since {gpu.fault}"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
@@ -41,36 +41,36 @@ def diagnose() -> dict[str, Any]:
         **_device_memory(gpu.name is not None),
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "not installed",
-        "cxx_compiler": found or "none",
+        "cxx_compiler": path or "none",
         "device": "cuda" if gpu.fault is None else "cpu",
         "backend": "torch",
         "fused": works,
-        "why": f"{where}; its loops on the CPU are {'' if works else 'not '}fused, {why}.",
+        "why": f"{choice}; its loops on the CPU are {'' if works else 'not '}fused: {why}.",
     }
 
 
-def _device_memory(seen: bool) -> dict[str, Any]:
-    """The GPU's free and whole memory, and the events that fit in what is free; None without a GPU."""
-    free_mib, total_mib, held = "device_free_mib", "device_total_mib", f"resident_events_of_{_FEATURES}_features"
-    if not seen:
-        return dict.fromkeys((free_mib, total_mib, held))
+def _device_memory(has_gpu: bool) -> dict[str, Any]:
+    """Free and total memory of the GPU, and the number of events that fit in the free memory; None without a GPU."""
+    free_mib, total_mib, capacity = "device_free_mib", "device_total_mib", f"resident_events_of_{_FEATURES}_features"
+    if not has_gpu:
+        return dict.fromkeys((free_mib, total_mib, capacity))
     try:
         free, total = torch.cuda.mem_get_info()
-    except RuntimeError as error:  # a GPU that is full, or lent to one process alone, does not tell
+    except RuntimeError as error:  # the GPU is full, or in exclusive use by another process
         why = str(error).partition("\n")[0]
-        return {free_mib: f"unknown: {why}", total_mib: "unknown", held: "unknown"}
-    return {free_mib: free / 2**20, total_mib: total / 2**20, held: _resident_events(free)}
+        return {free_mib: f"unknown: {why}", total_mib: "unknown", capacity: "unknown"}
+    return {free_mib: free / 2**20, total_mib: total / 2**20, capacity: _resident_events(free)}
 
 
 def _resident_events(free: int) -> int:
-    """How many events resident training holds in so many bytes: what it needs grows by the same with every event."""
+    """Number of events that fit in `free` bytes in resident training, whose memory grows linearly with the events."""
     config, facts, many = RunConfig(), Facts(_FEATURES), 10**7
-    least, more = (Footprint.planned(config, events, events // _EVENTS_A_NODE, facts).needed for events in (0, many))
-    return max(free - least, 0) * many // (more - least)
+    base, total = (Footprint.planned(config, events, events // _EVENTS_PER_NODE, facts).needed for events in (0, many))
+    return max(free - base, 0) * many // (total - base)
 
 
 def _try_fusion() -> tuple[bool, str]:
-    """Whether a fused function compiles and gives what eager execution gives, and a clause saying why or why not."""
+    """Compile a fused function and compare it with eager execution; returns success, and a clause with the reason."""
     from mspipe_triton.kernels.numbers.time_encoding import fused_encode_time, time_frequencies
     from mspipe_triton.kernels.runtime.fusion import enable_fusion, fusion_enabled, fusion_failure
 
@@ -83,5 +83,5 @@ def _try_fusion() -> tuple[bool, str]:
     works = fusion_enabled() and close
     enable_fusion(False)
     if works:
-        return True, "since torch.compile works with this compiler"
-    return False, fusion_failure() or "since the compiled result is wrong"
+        return True, "torch.compile works with this compiler"
+    return False, fusion_failure() or "the compiled result is wrong"

@@ -1,4 +1,4 @@
-"""What the commands show: progress while training, and the tables they close with. All of it goes to stderr."""
+"""Output of the commands on stderr: progress during training, and tables of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REFRESH_SECONDS = 0.1
 
 
 class TrainingScreen(Observer):
-    """A progress bar over all epochs with events per second, loss and remaining time, and a line an epoch."""
+    """A progress bar over all epochs with events per second, loss and remaining time, and one line per epoch."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -37,7 +37,7 @@ class TrainingScreen(Observer):
         self.pending, self.since = 0, 0.0
 
     def start(self, session: Session, folder: RunFolder) -> None:
-        """Name the run and the way that it is carried out, and open the bar."""
+        """Print the run and its schedule, and open the bar."""
         train, events, settings = session.config.train, session.split.train_end, session.settings
         console.print(
             f"Training {session.config.model.model} on {session.stream.name} "
@@ -52,7 +52,7 @@ class TrainingScreen(Observer):
             self.progress.start()
 
     def batch(self, epoch: int, events: int, loss: float) -> None:
-        """Move the bar on, at most ten times a second."""
+        """Advance the bar, at most ten times per second."""
         self.pending += events
         elapsed = time.perf_counter() - self.since
         if elapsed > _REFRESH_SECONDS:
@@ -62,26 +62,26 @@ class TrainingScreen(Observer):
             self.pending, self.since = 0, time.perf_counter()
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """A line for a finished epoch."""
-        compiled = f", compiling {metrics['compile_seconds']:.1f} s" if metrics["compile_seconds"] >= 0.1 else ""
+        """Print the line of a finished epoch."""
+        compiling = f", compiling {metrics['compile_seconds']:.1f} s" if metrics["compile_seconds"] >= 0.1 else ""
         console.print(
             f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['loss']:.4f}, val AP {metrics['val']['ap']:.4f}, "
-            f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiled}"
+            f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiling}"
         )
         self.since = time.perf_counter()
 
     def note(self, message: str) -> None:
-        """A line of its own."""
+        """Print a message on a line of its own."""
         console.print(message)
 
     def close(self) -> None:
-        """Take the bar off the screen, if it is there."""
+        """Remove the bar from the screen, if it is there."""
         if self.progress.live.is_started:
             self.progress.stop()
 
 
 def result_table(result: dict[str, Any]) -> Table:
-    """The closing table of `train`: quality by split, and speed in the caption."""
+    """Table of results at the end of `train`: scores by split, and speed in the caption."""
     table = Table(
         title=f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",
         caption=f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch, {_schedule(result)}\n"
@@ -92,47 +92,47 @@ def result_table(result: dict[str, Any]) -> Table:
 
 
 def split_table(split: str, metrics: dict[str, Any], negatives: int, run: str) -> Table:
-    """The table of `evaluate`."""
+    """Table of `evaluate`."""
     return _with_splits(Table(title=f"{run}, best epoch"), {split: metrics}, negatives)
 
 
 def facts_table(title: str, facts: dict[str, Any]) -> Table:
-    """Names and values, one a row; None has no row."""
+    """Table with one row per name and value, except values that are None."""
     table = Table(title=title, show_header=False)
     for name, value in facts.items():
         if value is not None:
-            table.add_row(name.replace("_", " "), _shown(value))
+            table.add_row(name.replace("_", " "), _format(value))
     return table
 
 
 def plan_table(plan: Plan) -> Table:
-    """The table of `plan`: its stages and how busy their resources are, and in the caption what it costs and gains."""
+    """Table of `plan`: stages and the use of their resources, and staleness and bounds in the title and caption."""
 
-    def shown(value: Fraction) -> str:
-        return _shown(float(value))
+    def number(value: Fraction) -> str:
+        return _format(float(value))
 
     misses = {0: "no update", 1: "the last update"}.get(plan.staleness, f"the last {plan.staleness} updates")
-    after = ", which the patch lays over it" if plan.schedule == "exact" and plan.staleness else ""
+    patch = ", which the patch adds afterwards" if plan.schedule == "exact" and plan.staleness else ""
     table = Table(
-        title=f"{plan.schedule}: an iteration every {shown(plan.period)}, staleness {plan.staleness}",
-        caption=f"no schedule of these stages is faster than one every {shown(plan.lower_bound)}\n"
-        f"the memory fetch may miss {misses}{after};\nit starts {shown(plan.slack)} later than it could",
+        title=f"{plan.schedule}: an iteration every {number(plan.period)}, staleness {plan.staleness}",
+        caption=f"no schedule of these stages is faster than one iteration every {number(plan.lower_bound)}\n"
+        f"the memory fetch may miss {misses}{patch};\nit starts {number(plan.slack)} later than it could",
     )
     for name in ("stage", "resource", "time", "start", "resource in use"):
         table.add_column(name, justify="left" if name in ("stage", "resource") else "right")
-    told = set()
+    resources = set()
     for stage in plan.graph.stages:
-        use = "" if stage.resource in told else f"{float(plan.utilisation[stage.resource]):.0%}"
-        told.add(stage.resource)
+        use = "" if stage.resource in resources else f"{float(plan.utilisation[stage.resource]):.0%}"
+        resources.add(stage.resource)
         times = (plan.graph.times[stage.name], plan.starts[stage.name])
-        table.add_row(stage.name, stage.resource, *map(shown, times), use)
+        table.add_row(stage.name, stage.resource, *map(number, times), use)
     return table
 
 
 def _schedule(result: dict[str, Any]) -> str:
-    """The schedule, and how many updates training missed at most where it missed any."""
-    missed = max(map(int, result["staleness_measured"]))
-    return f"schedule {result['schedule']}" + (f", up to {missed} missed" if missed else "")
+    """The schedule, and the most updates that training missed, if any."""
+    misses = max(map(int, result["staleness_measured"]))
+    return f"schedule {result['schedule']}" + (f", up to {misses} updates missed" if misses else "")
 
 
 def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int) -> Table:
@@ -152,7 +152,7 @@ def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int
     return table
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

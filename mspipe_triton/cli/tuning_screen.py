@@ -1,4 +1,4 @@
-"""What `autotune` shows: a live table of its trials, and what the profile holds in the end."""
+"""Output of `autotune`: a live table of its trials, and a summary of the profile."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MARKS = {"cut short": "cut short", "refused": "refused", "failed": "failed"}
 
 
 class TuningScreen(TuningObserver):
-    """A line a phase, and while the search runs a table of the last trials with the best one so far."""
+    """One line per phase, and during the search a table of the latest trials and the best one so far."""
 
     def __init__(self) -> None:
-        self.told: list[Trial] = []
+        self.trials: list[Trial] = []
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def phase(self, name: str) -> None:
-        """A line of its own."""
+        """Print the phase on a line of its own."""
         self.close()
         console.print(f"{name[:1].upper()}{name[1:]} ...")
 
@@ -42,37 +42,37 @@ class TuningScreen(TuningObserver):
         if console.is_terminal:
             self.live.start()
 
-    def trial(self, told: Trial) -> None:
-        """Another row."""
-        self.told.append(told)
+    def trial(self, trial: Trial) -> None:
+        """Add a trial to the table."""
+        self.trials.append(trial)
         if self.live.is_started:
-            self.live.update(trials_table(self.told[-_ROWS:], self.best, self.shipped), refresh=True)
+            self.live.update(trials_table(self.trials[-_ROWS:], self.best, self.shipped), refresh=True)
 
     def note(self, message: str) -> None:
-        """A line of its own."""
+        """Print a message on a line of its own."""
         console.print(message)
 
     @property
     def best(self) -> Trial | None:
-        """The best trial that was measured whole."""
-        whole = [told for told in self.told if told.state == "measured"]
-        return max(whole, key=lambda told: told.score or 0.0, default=None)
+        """The best trial that was measured to its end."""
+        whole = [trial for trial in self.trials if trial.state == "measured"]
+        return max(whole, key=lambda trial: trial.score or 0.0, default=None)
 
     def close(self) -> None:
-        """Leave the table on the screen as it stands."""
+        """Stop the live table and print the final one."""
         if self.live.is_started:
             self.live.stop()
-        if self.told:
-            console.print(trials_table(self.told, self.best, self.shipped))
-            self.told = []
+        if self.trials:
+            console.print(trials_table(self.trials, self.best, self.shipped))
+            self.trials = []
 
 
-def trials_table(told: list[Trial], best: Trial | None, shipped: RunSettings) -> Table:
-    """Trials with their settings, speed, and ratio to the shipped settings beside them."""
+def trials_table(trials: list[Trial], best: Trial | None, shipped: RunSettings) -> Table:
+    """Table of trials with their settings, speed, and ratio to the shipped settings measured beside them."""
     table = Table(title="Trials")
     for name in ("", "settings", "events/s", "to shipped", ""):
         table.add_column(name, justify="left" if name == "settings" else "right", no_wrap=name != "settings")
-    for each in told:
+    for each in trials:
         rate = each.facts.get("events_per_s")
         score = "" if each.score is None else f"{each.score:.2f}"
         state = "best" if each is best else _MARKS.get(each.state, "")
@@ -84,17 +84,19 @@ def trials_table(told: list[Trial], best: Trial | None, shipped: RunSettings) ->
 
 
 def profile_summary(profile: Profile) -> Group:
-    """What a profile holds: the choice, a table with the stages in rows, its gain and its plan, whose lines are wider
-    than the table and so no caption of it."""
+    """Summary of a profile: its settings, a table of the stages, its gain and its plan.
+
+    The gain and the plan are no caption, since their lines are wider than the table.
+    """
     table = Table()
-    for name in ("stage", "median ms", "90% below"):
+    for name in ("stage", "median ms", "p90 ms"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage, seconds in profile.stage_seconds.items():
         table.add_row(stage, *(f"{seconds[name] * 1e3:.2f}" for name in ("median", "p90")))
-    chosen, plan = RunSettings(**profile.settings), profile.plan
+    settings, plan = RunSettings(**profile.settings), profile.plan
     return Group(
         Text(
-            f"{profile.key.subject['model']['model']} on {profile.dataset}: {describe_settings(chosen)}", style="bold"
+            f"{profile.key.subject['model']['model']} on {profile.dataset}: {describe_settings(settings)}", style="bold"
         ),
         table,
         _gain(profile.search),
@@ -105,7 +107,7 @@ def profile_summary(profile: Profile) -> Group:
 def _gain(facts: Mapping[str, Any]) -> str:
     trials = f"{count_trials(facts['trials'])} in {facts['seconds']:.0f} s"
     if facts["gain"] is None:
-        return f"{trials}; no time was left to confirm any of them, so the shipped settings stay"
+        return f"{trials}; there was no time left to confirm any of them, so the shipped settings stay"
     shipped = f"{facts['shipped_events_per_s']:,.0f} events/s"
     if facts["best"] == facts["shipped"]:
         return f"{trials}; the shipped settings are the fastest, {shipped}"

@@ -1,1 +1,1 @@
-"""Event streams: what they are, how they are read, split, sampled from, made and described."""
+"""Event streams: reading and writing, splits, neighbour and negative sampling, generation and description."""

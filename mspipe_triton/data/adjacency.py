@@ -1,4 +1,4 @@
-"""The T-CSR adjacency: for every node its events, sorted by time, in one array."""
+"""T-CSR adjacency: the events of every node, sorted by time, in one array."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 class TemporalCSR:
     """Adjacency sorted by node, then time, then file order (src's entry before dst's inside an event).
 
-    Every event stands twice, once at each endpoint; a self-loop stands twice at its node.
+    Every event has two entries, one for each endpoint; both entries of a self-loop are at its node.
 
     Args:
         indptr: [N + 1] int64.
@@ -32,7 +32,7 @@ class TemporalCSR:
 
     @staticmethod
     def build(stream: EventStream) -> TemporalCSR:
-        """Counting sort in chunks of constant size: time linear in the events, no temporary that grows with them."""
+        """Build the adjacency by a counting sort in chunks: linear time, and temporaries of constant size."""
         src, dst, t = stream.src.numpy(), stream.dst.numpy(), stream.t.numpy()
         entries = 2 * len(stream)
         indptr = np.zeros(stream.num_nodes + 1, dtype=np.int64)
@@ -46,7 +46,7 @@ class TemporalCSR:
             stop = min(start + _CHUNK, len(stream))
             nodes = np.stack([src[start:stop], dst[start:stop]], 1).reshape(-1)
             others = np.stack([dst[start:stop], src[start:stop]], 1).reshape(-1)
-            # (node, position) as one number sorts stably with the fastest sort there is.
+            # With (node, position) packed into one number, the fastest sort is stable.
             packed = np.sort((nodes << 22) | np.arange(nodes.size))
             nodes, order = packed >> 22, packed & ((1 << 22) - 1)
             first = np.flatnonzero(np.diff(nodes, prepend=-1))
@@ -61,5 +61,5 @@ class TemporalCSR:
         return TemporalCSR(*(torch.from_numpy(a) for a in (indptr, neighbours, event_ids, times)))
 
     def on(self, device: torch.device) -> TemporalCSR:
-        """The same on a device."""
+        """Copy the adjacency to a device."""
         return TemporalCSR(*(part.to(device) for part in (self.indptr, self.neighbours, self.event_ids, self.times)))

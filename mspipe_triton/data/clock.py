@@ -1,4 +1,4 @@
-"""Where a device stands in a run of batches: the next events, the iteration and the words of all draws, kept there."""
+"""Position in a run of batches, stored on the device: the next events, the iteration, and the words of all draws."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from mspipe_triton.data.negatives import LAYER, Purpose
 
 
 class Clock:
-    """Tells the steps of a run of batches their place, without the host: `advance` is one addition on the device.
+    """Counter of the batches of a run that needs no host: `advance` is one addition on the device.
 
-    It is the `Draws` of every iteration in turn. The words of a draw stay where they are and count on there, so that a
-    CUDA graph which reads them draws anew at every replay.
+    It serves as the `Draws` of every iteration in turn. The words of a draw are incremented in place, so a CUDA graph
+    that reads them draws new numbers in every replay.
 
     Args:
         seed: of the run.
-        size: B, events a batch.
-        device: where it is read.
-        layers: hops and layers that have draws of their own.
-        groups: groups of ranked candidates, whose neighbours are drawn under 2 · group + epoch in the epoch's place.
+        size: B, events per batch.
+        device: the device that reads the counter.
+        layers: number of hops and layers with draws of their own.
+        groups: number of groups of ranked candidates; their neighbours are drawn with 2 · group + epoch as the epoch.
     """
 
     def __init__(self, seed: int, size: int, device: torch.device, layers: int, groups: int = 0) -> None:
         self.seed, self.size = seed, size
-        named = [(int(purpose), layer, 0) for purpose in Purpose for layer in range(max(layers, 1))]
-        ranked = [(int(Purpose.RANKING_NEIGHBOURS), layer, group) for group in range(groups) for layer in range(layers)]
-        self.rows = {key: row for row, key in enumerate(dict.fromkeys([*named, *ranked]), 1)}
+        keys = [(int(purpose), layer, 0) for purpose in Purpose for layer in range(max(layers, 1))]
+        keys += [(int(Purpose.RANKING_NEIGHBOURS), layer, group) for group in range(groups) for layer in range(layers)]
+        self.rows = {key: row for row, key in enumerate(dict.fromkeys(keys), 1)}
         self.table = torch.zeros((len(self.rows) + 1, 4), dtype=torch.int64, device=device)
         step = torch.tensor([0, 0, 0, 1]).repeat(len(self.rows) + 1, 1)
         step[0] = torch.tensor([size, 0, 1, 0])
         self.step = step.to(device)
 
     def start(self, first: int, stop: int, epoch: int) -> int:
-        """Go to the first of the batches of events [first, stop); returns how many there are."""
+        """Go to the first batch of events [first, stop); returns the number of batches."""
         place = torch.zeros(self.table.shape, dtype=torch.int64)
         place[0, :2] = torch.tensor([first, stop])
         for (purpose, layer, group), row in self.rows.items():
@@ -41,12 +41,12 @@ class Clock:
         return -(-(stop - first) // self.size)
 
     def advance(self) -> None:
-        """Go on to the next batch."""
+        """Go to the next batch."""
         self.table.add_(self.step)
 
     @property
     def span(self) -> torch.Tensor:
-        """[2] int64: the batch's first event, and where the events end."""
+        """[2] int64: the batch's first event, and the end of all events."""
         return self.table[0, :2]
 
     @property

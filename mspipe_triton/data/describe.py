@@ -1,4 +1,4 @@
-"""What a user wants to know of a stream before training on it."""
+"""Statistics of a stream, for users who want to train on it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mspipe_triton.data.events import EventStream
 
 
 def describe(stream: EventStream) -> dict[str, Any]:
-    """Counts, span, repetition, novelty and ties of a stream.
+    """Compute counts, span, repetition, novelty and ties of a stream.
 
     `repeat_ratio` is the share of events whose (src, dst) pair occurred before; `new_node_share_in_test` the share of
-    test events with a node that training has not seen; `tie_share` the share of events at the same time as the one
-    before; `node_state_mib` what node memory and mailbox take at width 100 in float32.
+    test events with a node that training has not seen; `tie_share` the share of events at the same time as the event
+    before; `node_state_mib` the size of node memory and mailbox at width 100 in float32.
     """
     events, split = len(stream), stream.split()
     nodes, degree = torch.unique(torch.cat([stream.src, stream.dst]), return_counts=True)

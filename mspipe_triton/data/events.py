@@ -1,4 +1,4 @@
-"""The event stream: validated arrays of who did what with whom, when, and their chronological split."""
+"""Event stream: validated arrays of sources, destinations, times and features, and their chronological split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NODE_ID = 2**31 - 1
 
 
 class Split(NamedTuple):
-    """Chronological parts of a stream: training is events [0, train_end), validation goes up to val_end, then test."""
+    """Chronological split of a stream: training events [0, train_end), validation events up to val_end, then test."""
 
     train_end: int
     val_end: int
@@ -24,17 +24,17 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class EventStream:
-    """Events in time order; events of equal time keep the order given.
+    """Events in time order; events of equal time keep their order in the input.
 
     Args:
         src, dst: [E] int64 node ids, ≥ 0. They index the node tables, so keep them dense (`compact_ids`).
         t: [E] int64 or float64, never decreasing. Any unit; seconds are usual.
-        edge_features: [E, F] floating, or None.
-        node_features: [N, F] floating, or None.
-        labels: [E] a label an event (a state change of src, say), or None.
-        num_nodes: N, rows that node tables get; by default the largest id + 1.
-        node_ids: [N] the ids in the user's file where they were compacted, else None.
-        name: what messages and results call the stream.
+        edge_features: [E, F] floating point, or None.
+        node_features: [N, F] floating point, or None.
+        labels: [E] one label per event, such as a state change of src, or None.
+        num_nodes: N, the number of rows of node tables; by default the largest id + 1.
+        node_ids: [N] the ids in the user's file if they were compacted, otherwise None.
+        name: name of the stream in messages and results.
 
     Raises:
         DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back.
@@ -67,12 +67,14 @@ class EventStream:
             raise DataError(f"{self.name}: t must be int64 or float64, not {self.t.dtype}: float32 loses whole minutes")
         if self.t.is_floating_point():
             _refuse(~torch.isfinite(self.t), self.name, "t is not finite", self.t)
-        _refuse(self.t[1:] < self.t[:-1], self.name, "t goes back; sort the stream first (--sort)", self.t[1:], 1)
+        late = self.t[1:] < self.t[:-1]
+        _refuse(late, self.name, "t is earlier than at the event before; sort the events (--sort)", self.t[1:], 1)
         for column in ("edge_features", "node_features"):
             values = getattr(self, column)
             if values is not None:
                 if values.dim() != 2 or not values.is_floating_point():
-                    raise DataError(f"{self.name}: {column} must be a floating matrix, not {tuple(values.shape)}")
+                    kind = f"{values.dtype} of shape {tuple(values.shape)}"
+                    raise DataError(f"{self.name}: {column} must be a floating-point matrix, not {kind}")
                 _refuse(~torch.isfinite(values).all(1), self.name, f"{column} has a value that is not finite", None)
         largest = int(max(self.src.max(), self.dst.max())) + 1 if events else 0
         if self.num_nodes == 0:
@@ -90,16 +92,16 @@ class EventStream:
 
     @property
     def dim_edge(self) -> int:
-        """Width of the edge features, 0 without."""
+        """Width of the edge features, 0 without features."""
         return 0 if self.edge_features is None else self.edge_features.shape[1]
 
     @property
     def dim_node(self) -> int:
-        """Width of the node features, 0 without."""
+        """Width of the node features, 0 without features."""
         return 0 if self.node_features is None else self.node_features.shape[1]
 
     def split(self) -> Split:
-        """Chronological split 70/15/15 by number of events.
+        """Split the events chronologically, 70/15/15 by number.
 
         Raises:
             DataError: a part would be empty.
@@ -111,21 +113,21 @@ class EventStream:
         return split
 
     def split_for(self, size: int) -> Split:
-        """The same for training in batches of a size.
+        """Split the events for training in batches of `size` events.
 
         Raises:
-            ConfigError: it is above the number of training events.
+            ConfigError: `size` is above the number of training events.
         """
         split = self.split()
         if size > split.train_end:
             raise ConfigError(
                 f"batch-size {size:,} is above the {split.train_end:,} training events of {self.name}; "
-                "give at most that"
+                f"use at most {split.train_end}"
             )
         return split
 
     def unseen_in_training(self) -> torch.Tensor:
-        """[E] bool: the event has an endpoint that no training event has."""
+        """Mask [E] of the events with an endpoint that no training event has."""
         stop = self.split().train_end
         seen = torch.zeros(self.num_nodes, dtype=torch.bool)
         seen[self.src[:stop]] = True
@@ -133,33 +135,33 @@ class EventStream:
         return ~(seen[self.src] & seen[self.dst])
 
     def to_dtype(self, dtype: torch.dtype) -> EventStream:
-        """The same stream with its features in `dtype`."""
+        """Convert the features to `dtype`."""
         edge = None if self.edge_features is None else self.edge_features.to(dtype)
         node = None if self.node_features is None else self.node_features.to(dtype)
         return replace(self, edge_features=edge, node_features=node)
 
     def pinned(self, placement: Placement) -> EventStream:
-        """The same stream with its features where the placement's device can copy them from."""
+        """Pin the features, so that the placement's device can copy them."""
         edge = None if self.edge_features is None else placement.pin(self.edge_features)
         node = None if self.node_features is None else placement.pin(self.node_features)
         return replace(self, edge_features=edge, node_features=node)
 
     def on(self, device: torch.device) -> EventStream:
-        """The same stream with what training reads of it on a device; it has been checked.
+        """Copy the columns that training reads to a device, without checking them again.
 
-        Edge features stay where they are: training reads them from a table of their own, which may be large.
+        Edge features stay in place: training reads them from a table of their own, which may be large.
         """
-        moved = copy(self)
+        stream = copy(self)
         for column in ("src", "dst", "t", "node_features"):
             values = getattr(self, column)
-            object.__setattr__(moved, column, None if values is None else values.to(device))
-        return moved
+            object.__setattr__(stream, column, None if values is None else values.to(device))
+        return stream
 
 
 def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Map arbitrary ids to 0 … N − 1 in their own order; returns new src, new dst and the [N] original ids.
+    """Map arbitrary ids to 0 … N − 1 in ascending order; returns new src, new dst and the [N] original ids.
 
-    Cost is linear where the ids are fairly dense, a sort where they are not.
+    The cost is linear if the ids are fairly dense, otherwise that of a sort.
     """
     largest = int(max(src.max(initial=0), dst.max(initial=0)))
     if largest < 16 * (src.size + dst.size) + 1024:
@@ -187,14 +189,14 @@ def check_labels(stream: EventStream) -> None:
     """Refuse a stream whose labels cannot be learned.
 
     Raises:
-        DataError: there are no labels, one is neither 0 nor 1, or the training events have one kind only.
+        DataError: there are no labels, a label is neither 0 nor 1, or all training events have the same label.
     """
     labels = stream.labels
     if labels is None:
         raise DataError(f"{stream.name}: no label column for --task node; name it with --columns label=NAME")
-    other = ((labels != 0) & (labels != 1)).nonzero()
-    if other.numel():
-        first = int(other[0])
+    others = ((labels != 0) & (labels != 1)).nonzero()
+    if others.numel():
+        first = int(others[0])
         raise DataError(f"{stream.name}: event {first}: label {labels[first].item()} is neither 0 nor 1")
     positives, events = int(labels[: stream.split().train_end].sum()), stream.split().train_end
     if positives in (0, events):

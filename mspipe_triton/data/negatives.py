@@ -1,4 +1,4 @@
-"""Counter-based negative destinations, and the keys and purposes that keep a run's random draws apart."""
+"""Counter-based negative destinations, and the keys and purposes that separate a run's random draws."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mspipe_triton.kernels.numbers.philox import philox_integers
 from mspipe_triton.placement import Placement
 
 _BLOCK = 256
-LAYER = 16  # above every purpose, so that purpose + LAYER · layer tells both
+LAYER = 16  # above every purpose, so that purpose + LAYER · layer identifies both
 
 
 class Purpose(IntEnum):
-    """What a draw is for: the second word of its Philox key."""
+    """Purpose of a draw, the second word of its Philox key."""
 
     TRAIN_NEGATIVES = 1
     EVAL_NEGATIVES = 2
@@ -34,12 +34,12 @@ class Purpose(IntEnum):
 
 
 def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
-    """The four Philox words [4] int64 that key one iteration's draws."""
+    """Philox words [4] int64 that key the draws of one iteration."""
     return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
 
 
 class Draws(Protocol):
-    """The keys of one iteration's draws; hops and layers have keys of their own."""
+    """Keys of one iteration's draws; each hop and layer has its own keys."""
 
     def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
         """Philox words [4] int64, on the device that draws."""
@@ -47,7 +47,7 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class IterationDraws:
-    """The draws of an iteration that the host knows, made where they are used."""
+    """Draws of an iteration whose number is known on the host; the words are created on use."""
 
     seed: int
     epoch: int
@@ -60,9 +60,9 @@ class IterationDraws:
 
 
 class NegativeSampler:
-    """Uniform negatives among the distinct destinations of the whole stream; a draw may hit a true destination.
+    """Uniform negatives among the distinct destinations of the whole stream; a draw may hit the true destination.
 
-    The negative of an event depends on (seed, purpose, epoch, iteration, position in the batch) alone.
+    The negative of an event depends only on (seed, purpose, epoch, iteration, position in the batch).
     """
 
     def __init__(self, stream: EventStream, seed: int) -> None:
@@ -70,20 +70,20 @@ class NegativeSampler:
         self.seed = seed
 
     def on(self, device: torch.device) -> NegativeSampler:
-        """The same with the destinations on a device."""
-        moved = copy(self)
-        moved.destinations = self.destinations.to(device)
-        return moved
+        """Copy the sampler, with the destinations on a device."""
+        sampler = copy(self)
+        sampler.destinations = self.destinations.to(device)
+        return sampler
 
     def iterate(
         self, purpose: Purpose, epoch: int, batch_size: int, iterations: int, each: int = 1
     ) -> Iterator[torch.Tensor]:
-        """Negatives [batch_size, each] for iteration 0, 1, …; many iterations are drawn at a time."""
+        """Yield negatives [batch_size, each] for iteration 0, 1, …; draws many iterations at a time."""
         block = max(1, _BLOCK // each)
         positions = torch.arange(batch_size * each).view(1, -1)
         for start in range(0, iterations, block):
             numbers = torch.arange(start, min(start + block, iterations)).view(-1, 1)
             zero = torch.zeros_like(numbers)
             words = torch.stack([zero + self.seed, zero + int(purpose), zero + epoch, numbers])
-            chosen = philox_integers(words, positions, self.destinations.numel())
-            yield from self.destinations[chosen].view(-1, batch_size, each)
+            indices = philox_integers(words, positions, self.destinations.numel())
+            yield from self.destinations[indices].view(-1, batch_size, each)

@@ -1,4 +1,4 @@
-"""The neighbourhood of a batch: sampled temporal neighbours, the nodes to fetch, and where each stands."""
+"""Neighbourhood of a batch: sampled temporal neighbours, the distinct nodes, and the rows of each among them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DEDUPLICATED = ("all", "roots")
 
 @dataclass(frozen=True)
 class Roots:
-    """R nodes at a time each, what is asked about; `keys` [R] tell equal (node, time) pairs by equal numbers.
+    """R nodes to embed, at one time each; equal `keys` [R] mean equal (node, time) pairs.
 
-    A root that is padding has node −1 and key −1. The key of an event's source is 2·event, of its destination
-    2·event + 1; other roots have keys of their own.
+    A padding root has node −1 and key −1. The key of an event's source is 2·event, of its destination 2·event + 1;
+    other roots have keys of their own.
     """
 
     nodes: torch.Tensor
@@ -30,11 +30,11 @@ class Roots:
 
 @dataclass(frozen=True)
 class Hop:
-    """The sampled neighbours of P points (nodes at a time), F slots each, for one layer of the embedding.
+    """Sampled neighbours of P points, which are (node, time) pairs, in F slots each, for one layer of the embedding.
 
-    The layer reads a table: the first one the neighbourhood's nodes, those above it the points of the layer below.
-    root_rows [P]: each point's row in the table, whose first `distinct` rows are the points'; rows [P, F]: each slot's
-    row (0 in empty slots); event_ids [P, F], −1 in empty slots; deltas [P, F], point's time − neighbour's time;
+    The layer reads a table: for the first layer the neighbourhood's nodes, for the others the points of the layer
+    below. root_rows [P]: each point's row in the table, whose first `distinct` rows are the points'; rows [P, F]: each
+    slot's row (0 in empty slots); event_ids [P, F], −1 in empty slots; deltas [P, F], point's time − neighbour's time;
     counts [P], filled slots, which come first.
     """
 
@@ -48,23 +48,23 @@ class Hop:
 
 @dataclass(frozen=True)
 class EdgeRows:
-    """The edge rows of a hop's slots: rows [P, F] of a table [·, E], −1 in empty slots, or without rows [P·F, E]."""
+    """Edge rows of a hop's slots: rows [P, F] of a table [·, E], −1 in empty slots; or one table [P·F, E] alone."""
 
     table: torch.Tensor
     rows: torch.Tensor | None = None
 
-    def gathered(self) -> torch.Tensor:
-        """[P·F, E]; empty slots have any row."""
+    def gather(self) -> torch.Tensor:
+        """Edge rows [P·F, E]; those of empty slots are arbitrary."""
         return self.table if self.rows is None else self.table.index_select(0, self.rows.clamp(min=0).view(-1))
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Nodes [U] of roots and neighbours; rows [R] of the roots; a hop for every layer, the roots the last one's points.
+    """Nodes [U] of roots and neighbours, the roots' rows [R] among them, and one hop per layer, the roots' hop last.
 
-    The roots' nodes come first, each once, in order of first occurrence. Those of the neighbours come once too, or once
-    a slot (see `NeighbourSampler`). Where shapes are static, `count` [1] says how many nodes there are, −1 fills the
-    rest, and padding among the roots has row 0.
+    The roots' nodes come first, each once, in order of first occurrence. The neighbours' nodes follow, once each or
+    once per slot (see `NeighbourSampler`). With static shapes, `count` [1] is the number of nodes, −1 fills the rest,
+    and padding roots have row 0.
     """
 
     nodes: torch.Tensor
@@ -73,7 +73,7 @@ class Neighbourhood:
     count: torch.Tensor | None = None
 
     def on(self, placement: Placement) -> Neighbourhood:
-        """The same on the device of a placement."""
+        """Copy the neighbourhood to the device of a placement."""
         load = placement.load
         hops = [
             Hop(load(hop.root_rows), hop.distinct, load(hop.rows), hop.event_ids, load(hop.deltas), load(hop.counts))
@@ -84,17 +84,17 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class NeighbourSampler:
-    """Samples a fanout of neighbours strictly before a time: the most recent, or uniform ones.
+    """Sampler of up to `fanout` neighbours strictly before a time, the most recent or uniform ones.
 
     Args:
         adjacency: of `stream`.
         dtype: of the time differences.
         deduplicate: "all": a neighbourhood has every node once; "roots": it has the nodes of the first hop's points
-            once and behind them a row for every filled slot, which spares looking for the distinct ones and costs as
-            many rows more as neighbours repeat.
+            once, followed by one row per filled slot. "roots" saves the search for distinct neighbours, and costs one
+            more row for each repeated neighbour.
 
     Raises:
-        ConfigError: another `deduplicate`.
+        ConfigError: `deduplicate` is unknown.
     """
 
     stream: EventStream
@@ -106,22 +106,22 @@ class NeighbourSampler:
 
     def __post_init__(self) -> None:
         if self.deduplicate not in DEDUPLICATED:
-            raise ConfigError(f"deduplicate {self.deduplicate!r}: give {' or '.join(DEDUPLICATED)}")
+            raise ConfigError(f"deduplicate {self.deduplicate!r} is not one of {', '.join(DEDUPLICATED)}")
 
     def around(self, roots: Roots, draws: list[torch.Tensor]) -> Neighbourhood:
-        """The neighbourhood of roots, with as many hops as there are `draws`, the Philox words [4] of each.
+        """Sample the neighbourhood of roots, with one hop for each of `draws`, its Philox words [4].
 
-        Every hop but the last is around the distinct (node, time) pairs that the hop above it touches.
+        Every hop but the last is around the distinct (node, time) pairs of the hop above it.
         """
         hops: list[Hop] = []
         for words in draws[1:]:
             roots, hop = self._pairs(roots, words)
             hops.append(hop)
         if not draws:
-            nodes, rows = _distinct(roots.nodes)
+            nodes, rows = _unique(roots.nodes)
             return Neighbourhood(nodes, rows, [])
         neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, draws[0])
-        join = _joined if self.deduplicate == "all" else _appended
+        join = _join if self.deduplicate == "all" else _append
         nodes, root_rows, rows, distinct = join(roots.nodes, neighbours, counts)
         hops.append(Hop(root_rows, distinct, rows, events, deltas, counts))
         hops.reverse()
@@ -129,54 +129,54 @@ class NeighbourSampler:
         return Neighbourhood(nodes, top if len(hops) == 1 else root_rows.index_select(0, top), hops)
 
     def neighbours(self, nodes: torch.Tensor, times: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Neighbours [P, F], their events, time differences and counts of P nodes before a time each."""
+        """Sample neighbours [P, F] of P nodes before one time each, with their events, time differences and counts."""
         graph = (self.adjacency.indptr, self.adjacency.neighbours, self.adjacency.event_ids, self.adjacency.times)
         if self.uniform:
             return sample_uniform(*graph, nodes, times, self.fanout, words, self.dtype)
         return sample_recent(*graph, nodes, times, self.fanout, self.dtype)
 
     def _pairs(self, roots: Roots, words: torch.Tensor) -> tuple[Roots, Hop]:
-        """A hop over (node, time) pairs, and the distinct pairs, the roots' first."""
+        """Sample a hop over (node, time) pairs; returns the distinct pairs, the roots' first, and the hop."""
         neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, words)
-        filled = events >= 0
+        mask = events >= 0
         ends = (self.stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
-        keys, inverse = _distinct(torch.cat([roots.keys, torch.where(filled, 2 * events + ends, -1).view(-1)]))
+        keys, inverse = _unique(torch.cat([roots.keys, torch.where(mask, 2 * events + ends, -1).view(-1)]))
         root_rows, rows = inverse.split([roots.nodes.numel(), neighbours.numel()])
-        real, own = (part.view(-1).nonzero().squeeze(1) for part in (filled, roots.nodes >= 0))
-        places = torch.cat([rows.index_select(0, real), root_rows.index_select(0, own)])
-        beside = torch.cat([neighbours.view(-1).index_select(0, real), roots.nodes.index_select(0, own)])
-        nodes = beside.new_empty(keys.numel()).index_copy_(0, places, beside)
-        entries = self.stream.t.index_select(0, events.view(-1).index_select(0, real))
-        beside = torch.cat([entries, roots.times.index_select(0, own)])
-        times = beside.new_empty(keys.numel()).index_copy_(0, places, beside)
+        slots, points = (part.view(-1).nonzero().squeeze(1) for part in (mask, roots.nodes >= 0))
+        places = torch.cat([rows.index_select(0, slots), root_rows.index_select(0, points)])
+        values = torch.cat([neighbours.view(-1).index_select(0, slots), roots.nodes.index_select(0, points)])
+        nodes = values.new_empty(keys.numel()).index_copy_(0, places, values)
+        event_times = self.stream.t.index_select(0, events.view(-1).index_select(0, slots))
+        values = torch.cat([event_times, roots.times.index_select(0, points)])
+        times = values.new_empty(keys.numel()).index_copy_(0, places, values)
         hop = Hop(root_rows, _head(root_rows), rows.view_as(neighbours), events, deltas, counts)
         return Roots(nodes, times, keys), hop
 
 
-Joined = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
+NodesAndRows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
 
 
-def _joined(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> Joined:
-    """Distinct nodes of roots [P] and neighbours [P, F], the rows of both among them, and how many are the roots'."""
-    nodes, inverse = _distinct(torch.cat([roots, neighbours.view(-1)]))
+def _join(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> NodesAndRows:
+    """Distinct nodes of roots [P] and neighbours [P, F], the rows of both among them, and the number of the roots'."""
+    nodes, inverse = _unique(torch.cat([roots, neighbours.view(-1)]))
     root_rows, rows = inverse.split([roots.numel(), neighbours.numel()])
     return nodes, root_rows, rows.view_as(neighbours), _head(root_rows)
 
 
-def _appended(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> Joined:
-    """The same with distinct nodes of the roots alone, and behind them the node of every filled slot, slot by slot."""
-    nodes, root_rows = _distinct(roots)
-    before = (counts.cumsum(0) - counts + nodes.numel()).unsqueeze(1)  # the filled slots come first
+def _append(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> NodesAndRows:
+    """Like `_join`, but only the roots' nodes are distinct; the node of every filled slot follows, slot by slot."""
+    nodes, root_rows = _unique(roots)
+    offset = (counts.cumsum(0) - counts + nodes.numel()).unsqueeze(1)  # the filled slots come first
     place = torch.arange(neighbours.shape[1])
-    rows = torch.where(place < counts.unsqueeze(1), before + place, 0)
-    filled = neighbours.masked_select(neighbours >= 0)
-    return torch.cat([nodes, filled]), root_rows, rows, nodes.numel()
+    rows = torch.where(place < counts.unsqueeze(1), offset + place, 0)
+    others = neighbours.masked_select(neighbours >= 0)
+    return torch.cat([nodes, others]), root_rows, rows, nodes.numel()
 
 
-def _distinct(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distinct non-negative ids in the order of first occurrence, and the place [M] of each of `ids` among them."""
-    found, inverse, count = unique_nodes(ids, ids.numel())
-    return found[: int(count)], inverse
+def _unique(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct non-negative ids in order of first occurrence, and the position [M] of each of `ids` among them."""
+    nodes, inverse, count = unique_nodes(ids, ids.numel())
+    return nodes[: int(count)], inverse
 
 
 def _head(rows: torch.Tensor) -> int:

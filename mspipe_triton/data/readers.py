@@ -1,4 +1,4 @@
-"""Reading event streams from CSV and Parquet files (or a folder of them) through pyarrow."""
+"""Readers of event streams from CSV and Parquet files, or a folder of them, through pyarrow."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _JODIE_HEADER = "comma_separated_list_of_features"
 def read_stream(
     path: str | Path, columns: Mapping[str, str] | None = None, sort: bool = False, node_features: str | None = None
 ) -> EventStream:
-    """Read a stream from a CSV or Parquet file, or from a folder of them taken in the order of their names.
+    """Read a stream from a CSV or Parquet file, or from all such files of a folder in the order of their names.
 
     Args:
         path: the file or folder.
-        columns: which column plays which role, e.g. {"src": "user_id", "dst": "item_id", "t": "timestamp"}. Roles are
-            src, dst, t, label and features; a role left out takes the first usual name present (`SYNONYMS`).
-            "features" names one list column or a pattern such as "f*"; left out, a list column `features` or columns
-            f0, f1, … are taken where they exist. JODIE's own files are recognised by their header: their items
-            are numbered behind their users.
-        sort: sort by time (stably) instead of refusing times out of order.
-        node_features: a .npy file with a row per node id, as the ids stand in the file.
+        columns: the column of each role, e.g. {"src": "user_id", "dst": "item_id", "t": "timestamp"}. Roles are src,
+            dst, t, label and features; for an omitted role, the first usual name in the header is used (`SYNONYMS`).
+            "features" names one list column, or a pattern such as "f*"; if omitted, a list column `features` or columns
+            f0, f1, … are used if they exist. JODIE's own files are recognised by their header, and their items are
+            numbered after their users.
+        sort: sort by time (stably) instead of refusing unsorted times.
+        node_features: a .npy file with one row per node id of the file.
 
     Returns:
-        The stream with ids compacted to 0 … N − 1 (`node_ids` keeps the file's), named after the file.
+        The stream with ids compacted to 0 … N − 1 (`node_ids` has the file's), named after the file.
 
     Raises:
-        DataError: the file is missing, empty, or something in it is not what it should be.
+        DataError: the file is missing or empty, or its content is invalid.
     """
     path = Path(path)
     table, jodie = _read_table(path)
     roles = _roles(path, table.column_names, dict(columns or {}), jodie)
     if table.num_rows == 0:
-        raise DataError(f"{path}: a header but no events below it")
+        raise DataError(f"{path}: no events below the header")
     src, dst = (_integers(path, table, roles[role]) for role in ("src", "dst"))
     if jodie:
         dst = dst + src.max() + 1
@@ -63,7 +63,8 @@ def read_stream(
         src, dst, t = src[order], dst[order], t[order]
         label = None if label is None else label[order]
         features = None if features is None else features[order]
-    _refuse(path, np.diff(t, prepend=t[:1]) < 0, f"{roles['t']} goes back; sort the stream first with --sort", t)
+    late = np.diff(t, prepend=t[:1]) < 0
+    _refuse(path, late, f"{roles['t']} is earlier than in the row before; sort the events with --sort", t)
     return EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), features,
         _node_features(node_features, ids), label, ids.size, torch.from_numpy(ids), path.stem,
@@ -71,33 +72,33 @@ def read_stream(
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Read `src=user_id,dst=item_id,t=timestamp` into a mapping.
+    """Parse `src=user_id,dst=item_id,t=timestamp` into a mapping from role to column.
 
     Raises:
-        DataError: a pair without "=", or a role that does not exist.
+        DataError: a pair has no "=", or its role does not exist.
     """
     columns = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         role, _, name = pair.partition("=")
         if role not in (*SYNONYMS, "features") or not name:
-            raise DataError(f"--columns: {pair!r} is not role=name with a role of {', '.join(SYNONYMS)}, features")
+            raise DataError(f"--columns: {pair!r} is not role=name; the roles are {', '.join(SYNONYMS)}, features")
         columns[role] = name
     return columns
 
 
 def _read_table(path: Path) -> tuple[pa.Table, bool]:
-    """The file's table, and whether it is one of JODIE's own CSV files."""
+    """Read the table of a file, and True if it is one of JODIE's own CSV files."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".csv", ".parquet"))
         if not files:
-            raise DataError(f"{path}: the folder holds no .csv and no .parquet file")
+            raise DataError(f"{path}: the folder has no .csv or .parquet files")
         parts = [_read_table(file) for file in files]
         try:
             return pa.concat_tables([table for table, _ in parts], promote_options="permissive"), parts[0][1]
         except pa.ArrowException as error:
-            raise DataError(f"{path}: the files do not fit together: {_line(error)}") from error
+            raise DataError(f"{path}: the files cannot be combined: {_line(error)}") from error
     if not path.exists():
-        raise DataError(f"{path}: no such file; give a CSV or Parquet file, a folder of them, or `synthetic`")
+        raise DataError(f"{path}: no such file; use a CSV or Parquet file, a folder of them, or `synthetic`")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     try:
@@ -114,22 +115,21 @@ def _read_table(path: Path) -> tuple[pa.Table, bool]:
         raise DataError(f"{path}: cannot be read: {_line(error)}") from error
 
 
-def _roles(path: Path, names: list[str], wanted: dict[str, str], jodie: bool) -> dict[str, str]:
-    """Role → column name (for features: a pattern), every one of them present once."""
-    roles = dict(wanted)
+def _roles(path: Path, names: list[str], columns: dict[str, str], jodie: bool) -> dict[str, str]:
+    """Map each role to the name of its column, which occurs once in the header; for features to a pattern."""
+    roles = dict(columns)
     for role, synonyms in SYNONYMS.items():
         if role not in roles:
-            present = [name for name in synonyms if name in names]
-            if present:
-                roles[role] = present[0]
+            matches = [name for name in synonyms if name in names]
+            if matches:
+                roles[role] = matches[0]
     for role in ("src", "dst", "t"):
         if role not in roles:
-            raise DataError(
-                f"{path}: no column for {role}; the file has {', '.join(names[:8])}. Name it: --columns {role}=NAME"
-            )
+            header = ", ".join(names[:8])
+            raise DataError(f"{path}: no column for {role}; the file has {header}; name it with --columns {role}=NAME")
     for role, name in roles.items():
         if role != "features" and names.count(name) != 1:
-            state = "stands twice in" if name in names else "is missing from"
+            state = "appears twice in" if name in names else "is missing from"
             raise DataError(f"{path}: column {name!r} ({role}) {state} the header: {', '.join(names[:8])}")
     if "features" not in roles:
         if "features" in names:
@@ -140,7 +140,7 @@ def _roles(path: Path, names: list[str], wanted: dict[str, str], jodie: bool) ->
 
 
 def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column without nulls; text in it is reported with its row."""
+    """Column without nulls; an empty or non-numeric value is reported with its row."""
     column = table.column(name)
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
@@ -157,7 +157,7 @@ def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
-    """A numeric column as int64 or float64, in memory that torch may own; timestamps as unix seconds."""
+    """Numeric column as int64 or float64, in memory that torch can own; timestamps as Unix seconds."""
     column = _column(path, table, name)
     kind = column.type
     try:
@@ -170,7 +170,7 @@ def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
             return np.array(pc.cast(column, pa.float64()).to_numpy())
     except pa.ArrowException as error:
         raise DataError(f"{path}: {name}: {_line(error)}") from error
-    raise DataError(f"{path}: {name} holds {kind}, not numbers")
+    raise DataError(f"{path}: {name} has type {kind}; numbers or timestamps are needed")
 
 
 def _integers(path: Path, table: pa.Table, name: str) -> np.ndarray:
@@ -201,13 +201,13 @@ def _features(path: Path, table: pa.Table, pattern: str | None) -> torch.Tensor 
     if pa.types.is_list(first) or pa.types.is_fixed_size_list(first) or pa.types.is_large_list(first):
         column = table.column(names[0]).combine_chunks()
         widths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-        changed = widths != widths[0]
-        _refuse(path, changed, f"{names[0]} changes its width; the first row has {widths[0]} values", widths)
+        wrong = widths != widths[0]
+        _refuse(path, wrong, f"{names[0]} differs in length from row 1, which has {widths[0]} values", widths)
         flat = pc.cast(pc.list_flatten(column), pa.float32()).to_numpy(zero_copy_only=False)
         features = np.array(flat).reshape(len(widths), widths[0])
     else:
         features = np.stack([_numbers(path, table, name).astype(np.float32) for name in names], 1)
-    _refuse(path, ~np.isfinite(features).all(1), f"features ({names[0]}, …) hold a value that is not finite", None)
+    _refuse(path, ~np.isfinite(features).all(1), f"features ({names[0]}, …) have a value that is not finite", None)
     return torch.from_numpy(features)
 
 
@@ -219,7 +219,8 @@ def _node_features(file: str | None, ids: np.ndarray) -> torch.Tensor | None:
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as .npy: {_line(error)}") from error
     if values.ndim != 2 or values.shape[0] <= ids.max():
-        raise DataError(f"{file}: node features must be a matrix with a row for each id up to {ids.max()}")
+        shape = tuple(values.shape)
+        raise DataError(f"{file}: node features must be a matrix with a row for each id up to {ids.max()}, not {shape}")
     return torch.from_numpy(values[ids].astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""The stream that a run's data settings name, and the digest that tells whether it is still the same."""
+"""Loading of the stream that a run's data settings name, and a digest to detect changes of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mspipe_triton.errors import ConfigError
 
 
 def load_stream(data: DataConfig) -> EventStream:
-    """The stream that a run's data settings name."""
+    """Load the stream that a run's data settings name."""
     if data.path == "synthetic":
         if data.node_features:
-            raise ConfigError("the built-in stream takes no --node-features; write it to a file with `data generate`")
+            raise ConfigError("--node-features needs a file, not the built-in stream; write one with `data generate`")
         return synthetic_stream()
     return read_stream(data.path, data.columns, data.sort, data.node_features or None)
 
 
 def fingerprint(stream: EventStream) -> str:
-    """A digest of the events and features, to tell whether a run's data are what they were."""
+    """Digest of the events and features, to detect that a run's data have changed."""
     digest = hashlib.blake2b(digest_size=8)
     for column in (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features):
         if column is not None:

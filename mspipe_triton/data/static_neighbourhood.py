@@ -1,4 +1,4 @@
-"""Neighbourhoods of static shape: padded to a capacity, true counts in tensors, nothing that waits for the device."""
+"""Neighbourhoods of static shape: padded to a capacity, with counts in tensors, so the host never waits."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ _MARGIN, _ROUND = 1.3, 64
 
 
 class StaticSampler:
-    """Samples what `NeighbourSampler.around` does ("all" deduplicated), at shapes that are known beforehand.
+    """Sampler with the results of `NeighbourSampler.around` ("all" deduplicated), at shapes that are known in advance.
 
-    Deduplication has a level for every hop, the last one that of the nodes; a model without hops has that one. Every
-    level has a capacity. Where more is found than fits, the rows of what did not fit are wrong, and `overflowed` tells.
+    Deduplication has one level per hop, and the last level is that of the nodes; a model without hops has only this
+    level. Every level has a capacity. If there are more ids than fit, the rows of the rest are wrong, and `overflowed`
+    returns True.
 
     Args:
-        sampler: of streams and an adjacency on the device.
-        layers: hops of a neighbourhood.
+        sampler: with stream and adjacency on the device.
+        layers: number of hops of a neighbourhood.
     """
 
     def __init__(self, sampler: NeighbourSampler, layers: int) -> None:
         self.sampler, self.layers = sampler, layers
         self.capacities: list[int] | None = None
-        self.rooms = [0] * max(layers, 1)
-        self.most = torch.zeros(max(layers, 1), dtype=torch.int64, device=sampler.adjacency.indptr.device)
+        self.sizes = [0] * max(layers, 1)
+        self.peaks = torch.zeros(max(layers, 1), dtype=torch.int64, device=sampler.adjacency.indptr.device)
 
     def around(self, roots: Roots, ends: int, words: Sequence[torch.Tensor]) -> Neighbourhood:
-        """The neighbourhood of roots, −1 among them being padding.
+        """Sample the neighbourhood of roots; roots of node −1 are padding.
 
         Args:
-            roots: R nodes at a time each; the keys are read where there are two hops or more.
-            ends: how many of them are ends of events; the others' keys count on from 2E in their order.
+            roots: R nodes at one time each; the keys are read if there are two hops or more.
+            ends: the number of roots that are ends of events; the keys of the others count up from 2E in their order.
             words: Philox words [4] of every hop.
         """
         hops: list[Hop] = []
@@ -43,11 +44,11 @@ class StaticSampler:
             points, hop = self._pairs(points, new, hop_words, level)
             hops.append(hop)
         if not words:
-            nodes, rows, count = self._distinct(roots.nodes, 0, roots.nodes.numel())
+            nodes, rows, count = self._unique(roots.nodes, 0, roots.nodes.numel())
             return Neighbourhood(nodes, rows, [], count)
         neighbours, events, deltas, counts = self.sampler.neighbours(points.nodes, points.times, words[0])
         size = points.nodes.numel()
-        nodes, inverse, count = self._distinct(torch.cat([points.nodes, neighbours.view(-1)]), self.layers - 1, size)
+        nodes, inverse, count = self._unique(torch.cat([points.nodes, neighbours.view(-1)]), self.layers - 1, size)
         root_rows, rows = inverse[:size], inverse[size:].view_as(neighbours)
         hops.append(Hop(root_rows, size, rows, events, deltas, counts))
         hops.reverse()
@@ -55,39 +56,42 @@ class StaticSampler:
         return Neighbourhood(nodes, top if len(hops) == 1 else root_rows.index_select(0, top), hops, count)
 
     def fit(self) -> None:
-        """Take what was found at most so far, and some more, as the capacities."""
-        self.capacities = [-(-int(_MARGIN * most) // _ROUND) * _ROUND for most in self.most.tolist()]
-        self.most.zero_()
+        """Set the capacities to the largest counts so far plus a margin."""
+        self.capacities = [-(-int(_MARGIN * peak) // _ROUND) * _ROUND for peak in self.peaks.tolist()]
+        self.peaks.zero_()
 
     def overflowed(self) -> bool:
-        """Whether more was found than fitted since the capacities were set; this waits for the device."""
-        return any(most > room for most, room in zip(self.most.tolist(), self.rooms, strict=True))
+        """Return True if a count was above its capacity since the capacities were set; waits for the device."""
+        return any(peak > size for peak, size in zip(self.peaks.tolist(), self.sizes, strict=True))
 
-    def _distinct(self, ids: torch.Tensor, level: int, least: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The distinct ids, the place of each of `ids` among them, and their number [1], which is remembered."""
-        room = ids.numel() if self.capacities is None else min(ids.numel(), max(self.capacities[level], least))
-        self.rooms[level] = room
-        found, inverse, count = unique_nodes(ids, room)
-        if self.capacities is None or room < ids.numel():
-            most = self.most[level : level + 1]
-            torch.maximum(most, count, out=most)
-        return found, inverse, count
+    def _unique(self, ids: torch.Tensor, level: int, minimum: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Distinct ids, the position of each of `ids` among them, and their number [1], whose peak is stored."""
+        size = ids.numel() if self.capacities is None else min(ids.numel(), max(self.capacities[level], minimum))
+        self.sizes[level] = size
+        nodes, inverse, count = unique_nodes(ids, size)
+        if self.capacities is None or size < ids.numel():
+            peak = self.peaks[level : level + 1]
+            torch.maximum(peak, count, out=peak)
+        return nodes, inverse, count
 
     def _pairs(self, roots: Roots, new: Roots, words: torch.Tensor, level: int) -> tuple[Roots, Hop]:
-        """A hop over (node, time) pairs, and the distinct pairs, the roots' first; `new` roots have own keys."""
+        """Sample a hop over (node, time) pairs; returns the distinct pairs, the roots' first, and the hop.
+
+        The `new` roots are those whose keys count up from 2E.
+        """
         neighbours, events, deltas, counts = self.sampler.neighbours(roots.nodes, roots.times, words)
         stream, size = self.sampler.stream, roots.nodes.numel()
         ends = (stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
         slots = torch.where(events >= 0, 2 * events + ends, -1)
-        keys, inverse, _ = self._distinct(torch.cat([roots.keys, slots.view(-1)]), level, size)
+        keys, inverse, _ = self._unique(torch.cat([roots.keys, slots.view(-1)]), level, size)
         root_rows, rows = inverse[:size], inverse[size:].view_as(neighbours)
-        last, own = 2 * len(stream) - 1, keys >= 2 * len(stream)
+        last, is_new = 2 * len(stream) - 1, keys >= 2 * len(stream)
         event = keys.clamp(min=0, max=last) >> 1
         nodes = torch.where(keys & 1 == 1, stream.dst.index_select(0, event), stream.src.index_select(0, event))
         times = stream.t.index_select(0, event)
         if new.nodes.numel():
             place = (keys - (last + 1)).clamp(min=0, max=new.nodes.numel() - 1)
-            nodes = torch.where(own, new.nodes.index_select(0, place), nodes)
-            times = torch.where(own, new.times.index_select(0, place), times)
+            nodes = torch.where(is_new, new.nodes.index_select(0, place), nodes)
+            times = torch.where(is_new, new.times.index_select(0, place), times)
         nodes = torch.where(keys < 0, -1, nodes)
         return Roots(nodes, times, keys), Hop(root_rows, size, rows, events, deltas, counts)

@@ -1,4 +1,4 @@
-"""The built-in generator: returning users with drifting taste and items that come into fashion and leave it."""
+"""Built-in generator of streams: returning users with drifting tastes, and items that go in and out of fashion."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class SyntheticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, least in (("events", 1), ("users", 1), ("items", _TASTES), ("edge_features", 0), ("seed", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"synthetic: {field} must be at least {least}, not {getattr(self, field)}")
+        for field, minimum in (("events", 1), ("users", 1), ("items", _TASTES), ("edge_features", 0), ("seed", 0)):
+            if getattr(self, field) < minimum:
+                raise ConfigError(f"synthetic: {field} must be at least {minimum}, not {getattr(self, field)}")
 
 
 def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
-    """A bipartite stream over 30 days: users 0 … U − 1, items U … U + I − 1, integer seconds.
+    """Generate a bipartite stream over 30 days: users 0 … U − 1, items U … U + I − 1, integer seconds.
 
-    Users come in sessions. A user has a taste (one of ten groups of items) that drifts every few days, and in a
-    session either returns to the favourite item of that taste or takes one of the group's items that are in fashion
-    at the time. What a memoriser knows, which pairs were seen, is therefore only part of what predicts the next event;
-    the rest is recency and taste, which a temporal model can learn.
+    Users come in sessions. A user has a taste (one of ten groups of items) that drifts every few days. In a session,
+    the user either returns to the favourite item of that taste or picks one of the group's items in fashion at the
+    time. The pairs seen so far, which a memoriser knows, therefore predict the next event only in part; the rest is
+    recency and taste, which a temporal model can learn.
 
-    The label of an event is 1 where the user's taste is another than at the event before. Edge features, where asked
-    for, are a noisy embedding of the item's group.
+    The label of an event is 1 if the user's taste has changed since the user's previous event. Edge features are a
+    noisy embedding of the item's group.
     """
     config = config or SyntheticConfig()
     random = np.random.default_rng(config.seed)
@@ -84,16 +84,16 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
         torch.from_numpy(item.astype(np.int64) + config.users),
         torch.from_numpy(t.astype(np.int64)),
         features,
-        labels=torch.from_numpy(_changed(src, taste)),
+        labels=torch.from_numpy(_taste_changes(src, taste)),
         num_nodes=config.users + config.items,
         name="synthetic",
     )
 
 
-def _changed(src: np.ndarray, taste: np.ndarray) -> np.ndarray:
-    """[E] int64, 1 where the taste differs from that at the same user's event before, 0 at a user's first event."""
+def _taste_changes(src: np.ndarray, taste: np.ndarray) -> np.ndarray:
+    """Labels [E] int64: 1 if the taste differs from that at the user's previous event, 0 at a user's first event."""
     order = np.argsort(src, kind="stable")
-    same = np.diff(src[order], prepend=-1) == 0
-    changed = np.zeros(src.size, dtype=np.int64)
-    changed[order] = same & (np.diff(taste[order], prepend=-1) != 0)
-    return changed
+    same_user = np.diff(src[order], prepend=-1) == 0
+    changes = np.zeros(src.size, dtype=np.int64)
+    changes[order] = same_user & (np.diff(taste[order], prepend=-1) != 0)
+    return changes

@@ -1,4 +1,4 @@
-"""Writing event streams to CSV and Parquet in the form that `read_stream` takes back."""
+"""Writer of event streams to CSV and Parquet files that `read_stream` can read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_stream(stream: EventStream, path: Path) -> None:
         DataError: the suffix is neither .csv nor .parquet, or the file cannot be written.
     """
     if path.suffix not in (".csv", ".parquet"):
-        raise DataError(f"{path}: give a name that ends in .csv or .parquet")
+        raise DataError(f"{path}: use a name that ends in .csv or .parquet")
     columns = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
     if stream.labels is not None:
         columns["label"] = stream.labels.numpy()

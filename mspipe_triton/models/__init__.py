@@ -1,4 +1,4 @@
-"""The models, by the names that `--model` takes, and the way to add one."""
+"""Registry of the models by name, and the function that adds one."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["EmbeddingInput", "Facts", "Recipe", "TemporalModel", "build_model", 
 
 
 def register(name: str, recipe: Recipe, **settings: int) -> None:
-    """Let `ModelConfig(model=name)` mean a recipe.
+    """Register a recipe as `ModelConfig(model=name)`.
 
     Args:
-        settings: those of fanout, heads, layers and slots that the model takes, with its defaults; all others are
-            refused when somebody gives them. `layers` needs a `fanout`.
+        settings: defaults of the model's settings among fanout, heads, layers and slots; users cannot set the others.
+            `layers` needs a `fanout`.
 
     Raises:
-        ConfigError: the name is taken, or a setting is none of these.
+        ConfigError: the name is in use, or a setting is not one of these.
     """
     if name in REGISTRY:
-        raise ConfigError(f"register: there is a model {name!r} already; choose another name")
+        raise ConfigError(f"register: there is already a model {name!r}; choose another name")
     for setting in settings:
         if setting not in ("fanout", "heads", "layers", "slots"):
-            raise ConfigError(f"register: {setting!r} is none of fanout, heads, layers, slots; leave it out")
+            raise ConfigError(f"register: {setting!r} is not one of fanout, heads, layers, slots; omit it")
     REGISTRY[name], MODELS[name] = recipe, settings
 
 
 def build_model(config: ModelConfig, facts: Facts) -> TemporalModel:
-    """The model that `config.model` names, for a stream of these facts.
+    """Build the model that `config.model` names, for a stream with these facts.
 
     Raises:
-        ConfigError: it samples neighbours, but was registered without a fanout.
+        ConfigError: the model samples neighbours, but was registered without a fanout.
     """
     model = TemporalModel(REGISTRY[config.model], config, facts)
     if (model.layers or model.mailbox.hears) and not config.setting("fanout"):
         raise ConfigError(
-            f"model {config.model} samples neighbours and has no fanout; register it with one, as fanout=10"
+            f"model {config.model} samples neighbours and has no fanout; register it with one, such as fanout=10"
         )
     return model

@@ -1,4 +1,4 @@
-"""APAN (Wang et al., 2021): a transformer block over the mails in a node's mailbox; scores read memory directly."""
+"""APAN (Wang et al., 2021): a transformer block over the mails of a node; its embedding is the memory itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.kernels import dropout_scale, mailbox_attention
 from mspipe_triton.models.layers import TimeEncoder
 from mspipe_triton.models.model import EmbeddingInput, Facts, Recipe
-from mspipe_triton.nodes.precision import widened
+from mspipe_triton.nodes.precision import widen
 from mspipe_triton.nodes.ring import MailRing, RingMailbox
 from mspipe_triton.nodes.views import RingRows
 
@@ -20,9 +20,9 @@ from mspipe_triton.nodes.views import RingRows
 class MailboxUpdater(nn.Module):
     """h = LayerNorm(y + W_o dropout(ReLU(W_h y))), y = LayerNorm(memory + attention over the mails).
 
-    Query from the memory, keys and values from [mail ‖ features ‖ φ(now − mail time)], now being the time of the
-    batch's first event, so that h is a function of node and batch; logits LeakyReLU₀.₂(q·k / √width) in heads of that
-    width. The key and value projections are absorbed into the query and the output (see
+    The query is from the memory, keys and values from [mail ‖ features ‖ φ(now − mail time)]. `now` is the time of the
+    batch's first event, so that h depends only on node and batch. Logits are LeakyReLU₀.₂(q·k / √width) in heads of
+    that width. The key and value projections are absorbed into the query and the output (see
     `mspipe_triton.kernels.attention.mailbox`).
     """
 
@@ -44,11 +44,11 @@ class MailboxUpdater(nn.Module):
     def forward(
         self, record: MailRing | RingRows, time: TimeEncoder, now: torch.Tensor, draws: Draws | None
     ) -> torch.Tensor:
-        """The updated memory h [U, D] of a record's nodes."""
+        """Compute the updated memory h [U, D] of a record's nodes."""
         heads, width, rate, words = self.heads, self.dim // self.heads, 0.0, None
         if draws is not None and self.dropout > 0:
             rate, words = self.dropout, draws.words(Purpose.MAILBOX_DROPOUT)
-        memory = widened(record.memory, self.query.weight.dtype)
+        memory = widen(record.memory, self.query.weight.dtype)
         query = self.query(memory).view(-1, heads, width) * width**-0.5
         absorbed = torch.bmm(query.transpose(0, 1), self.key.weight.view(heads, width, -1)).transpose(0, 1)
         bias = (query * self.key.bias.view(heads, width)).sum(2)
@@ -57,13 +57,13 @@ class MailboxUpdater(nn.Module):
             *record.sources(), ages, record.filled, time.frequency, time.phase, absorbed, bias, rate, words
         )
         values = torch.bmm(context.transpose(0, 1), self.value.weight.view(heads, width, -1).transpose(1, 2))
-        attended = values.transpose(0, 1) + total.unsqueeze(2) * self.value.bias.view(heads, width)
-        mixed = self.norm(memory + attended.reshape(-1, self.dim))
-        inner = torch.relu(self.hidden(mixed))
+        attention = values.transpose(0, 1) + total.unsqueeze(2) * self.value.bias.view(heads, width)
+        sums = self.norm(memory + attention.reshape(-1, self.dim))
+        inner = torch.relu(self.hidden(sums))
         if draws is not None and self.dropout > 0:
             scale = dropout_scale(draws.words(Purpose.UPDATER_DROPOUT), tuple(inner.shape), self.dropout, inner.dtype)
             inner = inner * scale
-        hidden: torch.Tensor = self.output_norm(mixed + self.output(inner))
+        hidden: torch.Tensor = self.output_norm(sums + self.output(inner))
         return hidden
 
 
@@ -75,9 +75,9 @@ class MemoryEmbedding(nn.Module):
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
 
-    def forward(self, given: EmbeddingInput) -> torch.Tensor:
-        """Embeddings [R, D] of the roots."""
-        return given.table.index_select(0, given.around.root_rows)
+    def forward(self, inputs: EmbeddingInput) -> torch.Tensor:
+        """Compute embeddings [R, D] of the roots."""
+        return inputs.table.index_select(0, inputs.around.root_rows)
 
 
 def _updater(config: ModelConfig, facts: Facts, message: Any) -> MailboxUpdater:

@@ -1,4 +1,4 @@
-"""The layers that models are made of: time encoder, temporal attention, link predictor."""
+"""Layers of the models: time encoder, temporal attention, link predictor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
 class TimeEncoder(nn.Module):
     """φ(Δt) = cos(w·Δt + b), w log-spaced from 10⁰ to 10⁻⁹; both fixed unless `learned`.
 
-    The operations take w and b and encode inside, so this holds them and computes nothing.
+    This module only stores w and b, since the operations that read them encode times themselves.
     """
 
     frequency: torch.Tensor
@@ -33,8 +33,8 @@ class TimeEncoder(nn.Module):
 class TemporalAttention(nn.Module):
     """One layer of TGN's graph attention: LayerNorm(ReLU(dropout(W_o [attention ‖ h_root]))).
 
-    Query from [h_root ‖ φ(0)], keys and values from [h_j ‖ e_j ‖ φ(Δt_j)]; the key and value projections are absorbed
-    into the query and the output, so they run once a root (see `mspipe_triton.kernels.attention.layer`).
+    The query is from [h_root ‖ φ(0)], keys and values from [h_j ‖ e_j ‖ φ(Δt_j)]. The key and value projections are
+    absorbed into the query and the output, so they run once per root (see `mspipe_triton.kernels.attention.layer`).
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class TemporalAttention(nn.Module):
     def forward(
         self, table: torch.Tensor, hop: Hop, edges: EdgeRows, time: TimeEncoder, draws: Draws | None
     ) -> torch.Tensor:
-        """Embeddings [P, D] of a hop's points.
+        """Compute embeddings [P, D] of a hop's points.
 
         Args:
-            table: [U, D], what the hop's rows are rows of.
+            table: [U, D], the table that the hop's row numbers refer to.
             edges: the edge rows of its slots.
-            draws: keys of the attention's and the output's dropout; None switches dropout off.
+            draws: keys of the dropout of attention and output; None turns dropout off.
         """
         rate, words, output_words = 0.0, None, None
         if draws is not None and self.dropout > 0:
@@ -71,7 +71,7 @@ class TemporalAttention(nn.Module):
 
 
 class LinkPredictor(nn.Module):
-    """The score of an edge, w·ReLU(W_s z_src + W_d z_dst) + b, before the logistic function."""
+    """Score of an edge, w·ReLU(W_s z_src + W_d z_dst) + b, before the logistic function."""
 
     def __init__(self, dim: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -80,6 +80,6 @@ class LinkPredictor(nn.Module):
         self.out = nn.Linear(dim, 1, dtype=dtype)
 
     def forward(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        """Scores [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
+        """Compute scores [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
         scores: torch.Tensor = self.out(torch.relu(self.src(src).unsqueeze(1) + self.dst(dst)))
         return scores.squeeze(2)

@@ -1,4 +1,4 @@
-"""The frame that every model fills: time encoder, memory updater, embedding and link predictor."""
+"""Frame of all models: time encoder, memory updater, embedding and link predictor."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels import link_loss
 from mspipe_triton.models.layers import LinkPredictor, TimeEncoder
 from mspipe_triton.nodes.mailbox import CompactMailbox, Mailbox, Record
-from mspipe_triton.nodes.precision import WideRecord, widened
+from mspipe_triton.nodes.precision import WideRecord, widen
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model is built for: widths of edge and node features, and the scale of the gaps between a node's events.
+    """Facts of a stream that a model is built for: widths of edge and node features, and the scale of time gaps.
 
-    `gap` is the standard deviation of the times between successive training events of a node, the first of them since
-    the stream's start; 1 where that is 0.
+    `gap` is the standard deviation of the times between successive training events of a node, where the first gap is
+    from the stream's start; 1 if the deviation is 0.
     """
 
     dim_edge: int = 0
@@ -35,7 +35,7 @@ class Facts:
 
     @staticmethod
     def of(stream: EventStream, adjacency: TemporalCSR) -> Facts:
-        """The facts of a stream, the gaps of its training events."""
+        """Compute the facts of a stream, with the gaps of its training events."""
         degree = adjacency.indptr.diff()
         before = torch.cat([stream.t[:1], adjacency.times[:-1]])
         before[adjacency.indptr[:-1].masked_select(degree > 0)] = stream.t[0]
@@ -45,16 +45,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class EmbeddingInput:
-    """What an embedding is computed from.
+    """Inputs of an embedding.
 
     Args:
-        table: [U, D], h of the distinct nodes (0 in a model without memory) with their projected features added.
-        updated: [U], the times that their memory is of; [0] in a model without memory.
-        around: where roots and neighbours stand among them.
+        table: [U, D], h of the distinct nodes (0 in a model without memory) plus their projected features.
+        updated: [U], the times of their memory; [0] in a model without memory.
+        around: the neighbourhood, with the rows of roots and neighbours in the table.
         times: [R] of the roots.
-        edges: the edge rows of the slots, one for each hop.
+        edges: the edge rows of the slots, one entry per hop.
         time: the model's time encoder.
-        draws: keys of dropout while training, else None.
+        draws: keys of dropout in training, otherwise None.
     """
 
     table: torch.Tensor
@@ -67,28 +67,27 @@ class EmbeddingInput:
 
     @property
     def edge_features(self) -> list[torch.Tensor]:
-        """[P·F, E] of the slots, one for each hop, in the dtype of computation."""
-        return [widened(each.gathered(), self.time.frequency.dtype) for each in self.edges]
+        """Edge features [P·F, E] of the slots, one tensor per hop, in the dtype of computation."""
+        return [widen(each.gather(), self.time.frequency.dtype) for each in self.edges]
 
 
 def compact_mailbox(config: ModelConfig, facts: Facts) -> CompactMailbox:
-    """The mailbox of one mail a node."""
+    """Build the mailbox of one mail per node."""
     return CompactMailbox(config.dim, facts.dim_edge, getattr(torch, config.table_dtype), config.aggregator)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a model: each part is built from the model's settings and the facts of the stream.
+    """Parts of a model; each is built from the model's settings and the facts of the stream.
 
-    Rows that are kept in bfloat16 come in the dtype of computation, except to an updater whose `reads_tables` is True.
+    Parts receive rows stored in bfloat16 in the dtype of computation, except an updater whose `reads_tables` is True.
 
     Args:
-        embedding: a module whose `layers` says how many hops of neighbours it reads, and which maps an
-            `EmbeddingInput` to [R, D].
-        updater: a module which maps (record, time encoder, the batch's first time [], draws) to h [U, D]; it is built
+        embedding: a module that maps an `EmbeddingInput` to [R, D]; its `layers` is the number of hops that it reads.
+        updater: a module that maps (record, time encoder, the batch's first time [], draws) to h [U, D]; it is built
             with the message function as the third argument. None for a model without memory.
-        message: a module with a `width` W which maps (record, time encoder) to messages [U, W].
-        mailbox: what is kept of a node.
+        message: a module with a `width` W that maps (record, time encoder) to messages [U, W].
+        mailbox: the layout of a node's record.
     """
 
     embedding: Callable[[ModelConfig, Facts], nn.Module]
@@ -98,7 +97,7 @@ class Recipe:
 
 
 class TemporalModel(nn.Module):
-    """A recipe carried out; `layers` is how many hops of neighbours its embedding reads."""
+    """Model built from a recipe; `layers` is the number of hops that its embedding reads."""
 
     def __init__(self, recipe: Recipe, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
@@ -113,24 +112,24 @@ class TemporalModel(nn.Module):
         layers = getattr(self.embedding, "layers", None)
         if not isinstance(layers, int):
             raise ConfigError(
-                f"model {config.model}: its embedding {type(self.embedding).__name__} has no `layers`; say how many "
-                "hops of neighbours it reads, 0 for none"
+                f"model {config.model}: its embedding {type(self.embedding).__name__} has no `layers`; set it to the "
+                "number of hops that it reads, 0 for none"
             )
         self.layers = layers
         self.predictor = LinkPredictor(config.dim, dtype)
 
     def update_memory(self, record: Record, now: torch.Tensor, draws: Draws | None = None) -> torch.Tensor | None:
-        """h [U, D]: the memory of U nodes with their mail digested; None in a model without memory.
+        """Compute h [U, D], the memory of U nodes after they digest their mail; None in a model without memory.
 
         Args:
-            now: [], the time of the batch's first event. draws: keys of dropout while training, else None.
+            now: [], the time of the batch's first event. draws: keys of dropout in training, otherwise None.
         """
         if self.updater is None:
             return None
-        given: Any = record
+        source: Any = record
         if self.narrow and not getattr(self.updater, "reads_tables", False):
-            given = WideRecord(record, self.time.frequency.dtype)
-        hidden: torch.Tensor = self.updater(given, self.time, now, draws)
+            source = WideRecord(record, self.time.frequency.dtype)
+        hidden: torch.Tensor = self.updater(source, self.time, now, draws)
         return hidden
 
     def embed(
@@ -143,30 +142,30 @@ class TemporalModel(nn.Module):
         node_features: torch.Tensor | None,
         draws: Draws | None = None,
     ) -> torch.Tensor:
-        """Embeddings [R, D] of the roots, from h [U, D] and node features [U, V] (see `EmbeddingInput`)."""
+        """Compute embeddings [R, D] of the roots from h [U, D] and node features [U, V] (see `EmbeddingInput`)."""
         table = hidden
         if self.node_projection is not None and node_features is not None:
-            table = self.node_projection(widened(node_features, self.time.frequency.dtype))
+            table = self.node_projection(widen(node_features, self.time.frequency.dtype))
             table = table if hidden is None else hidden + table
         elif table is None:
             table = self.time.frequency.new_zeros((around.nodes.numel(), self.dim))
-        scene = EmbeddingInput(table, updated, around, times, edges, self.time, draws)
-        embedded: torch.Tensor = self.embedding(scene)
-        return embedded
+        inputs = EmbeddingInput(table, updated, around, times, edges, self.time, draws)
+        embeddings: torch.Tensor = self.embedding(inputs)
+        return embeddings
 
     def score(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
+        """Compute logits [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
         scores: torch.Tensor = self.predictor(src, dst)
         return scores
 
-    def loss(self, embedded: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss [] of embeddings [3B, D], src ‖ dst ‖ negative, and both logits [2, B] of every event.
+    def loss(self, embeddings: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the loss [] of embeddings [3B, D], src ‖ dst ‖ negative, and both logits [2, B] of every event.
 
         Args:
-            count: [1], how many of the B events are real, the first ones; None for all.
+            count: [1], the number of real events, which come first; None for all B.
         """
         predictor = self.predictor
         return link_loss(
-            embedded, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight, predictor.dst.bias,
+            embeddings, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight, predictor.dst.bias,
             predictor.out.weight, predictor.out.bias,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""TGN (Rossi et al., 2020): GRU memory and temporal attention over neighbours; and TGAT, the same without memory."""
+"""TGN (Rossi et al., 2020), with GRU memory and temporal attention over neighbours, and TGAT, which has no memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mspipe_triton.nodes.mailbox import NoMailbox
 
 
 class GRUUpdater(CellUpdater):
-    """h = GRU(message, memory); parameters are torch.nn.GRUCell's."""
+    """h = GRU(message, memory); the parameters are those of torch.nn.GRUCell."""
 
     def __init__(self, config: ModelConfig, facts: Facts, message: Any) -> None:
         super().__init__(nn.GRUCell, memory_gru, config, message)
 
 
 class AttentionEmbedding(nn.Module):
-    """Layers of temporal attention: the first over the nodes' rows, each other over the embeddings below it."""
+    """Layers of temporal attention: the first reads the nodes' rows, the others the embeddings of the layer below."""
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
@@ -34,11 +34,11 @@ class AttentionEmbedding(nn.Module):
             for layer in range(self.layers)
         )
 
-    def forward(self, given: EmbeddingInput) -> torch.Tensor:
-        """Embeddings [R, D] of the roots."""
-        table = given.table
-        for attention, hop, edges in zip(self.attention, given.around.hops, given.edges, strict=True):
-            table = attention(table, hop, edges, given.time, given.draws)
+    def forward(self, inputs: EmbeddingInput) -> torch.Tensor:
+        """Compute embeddings [R, D] of the roots."""
+        table = inputs.table
+        for attention, hop, edges in zip(self.attention, inputs.around.hops, inputs.edges, strict=True):
+            table = attention(table, hop, edges, inputs.time, inputs.draws)
         return table
 
 

@@ -1,4 +1,4 @@
-"""What turns a node's one mail into its memory: the built-in message function, and the cells that digest any."""
+"""Memory updaters for one mail per node: the built-in message function, and recurrent cells for any message."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mspipe_triton.nodes.views import MailRows
 
 
 class Concatenation(nn.Module):
-    """[memory ‖ partner ‖ mail features ‖ φ(mail time − memory time)]; the memory operations build it themselves."""
+    """[memory ‖ partner ‖ mail features ‖ φ(mail time − memory time)], which the memory operations build themselves."""
 
     def __init__(self, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         self.width = 3 * config.dim + facts.dim_edge
 
     def forward(self, record: LastMail, time: TimeEncoder) -> torch.Tensor:
-        """Messages [U, W] of the nodes with mail; of the others the rows mean nothing."""
+        """Compute messages [U, W]; rows of nodes without mail are meaningless."""
         deltas = (record.mail_time - record.memory_time).to(time.frequency.dtype)
         encoded = encode_time(deltas, time.frequency, time.phase)
         return torch.cat([record.memory, record.partner, record.mail_features, encoded], 1)
 
 
 class CellUpdater(nn.Module):
-    """h = cell(message, memory), the message 0 without mail; parameters are those of torch's cell.
+    """h = cell(message, memory), with message 0 for nodes without mail; the parameters are those of torch's cell.
 
     Args:
         cell: GRUCell or RNNCell; operation: the same cell on concatenated messages, which it builds itself.
@@ -56,15 +56,15 @@ class CellUpdater(nn.Module):
     def forward(
         self, record: LastMail | MailRows, time: TimeEncoder, now: torch.Tensor, draws: Draws | None
     ) -> torch.Tensor:
-        """The updated memory h [U, D] of a record's nodes."""
+        """Compute the updated memory h [U, D] of a record's nodes."""
         if not isinstance(self.message, Concatenation):
             wide = WideRecord(record, time.frequency.dtype)
             message = torch.where(record.has_mail.unsqueeze(1), self.message(wide, time), 0.0)
             hidden: torch.Tensor = self.cell(message, wide.memory)
             return hidden
-        given = record.sources(time.frequency.dtype)
+        mail = record.sources(time.frequency.dtype)
         return self.operation(
-            given.memory, given.rows, given.partner, given.rows, given.features, given.feature_rows, given.deltas,
-            given.has_mail, time.frequency, time.phase,
-            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh, count=given.real,
+            mail.memory, mail.rows, mail.partner, mail.rows, mail.features, mail.feature_rows, mail.deltas,
+            mail.has_mail, time.frequency, time.phase,
+            self.cell.weight_ih, self.cell.weight_hh, self.cell.bias_ih, self.cell.bias_hh, count=mail.real,
         )  # fmt: skip

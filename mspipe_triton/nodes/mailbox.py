@@ -1,4 +1,4 @@
-"""What a node keeps of the messages it received, and what a batch of events writes; a mailbox of one mail, and none."""
+"""Mailboxes: the records of nodes and the writes of a batch of events; a mailbox of one mail, and one for no memory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mspipe_triton.placement import Placement
 
 
 class Record(Protocol):
-    """The rows of U nodes, all read at one version: a named tuple with a field for every table, rows [U, …]."""
+    """Rows of U nodes, all read at one version: a named tuple with a field [U, …] for every table."""
 
     @property
     def digested_time(self) -> torch.Tensor:
-        """[U] the time that memory has once this record's mail is digested; unchanged without mail."""
+        """[U] the memory's time after it digests this record's mail; unchanged without mail."""
 
 
 R = TypeVar("R", bound=Any)
 
 
 class Table(NamedTuple):
-    """A table [N, *shape]: its dtype, None for times, which start as the stream's first, and what others start as."""
+    """A table [N, *shape] of a dtype, filled with `empty` at first; dtype None is for times, filled with the first."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
@@ -33,9 +33,9 @@ class Table(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Whole rows to be written: `nodes` [M], distinct, beside the parts [M, …], which are by name of the table.
+    """Whole rows to write: distinct `nodes` [M], and for every table, by name, the part [M, …].
 
-    With `each` S > 0 the tables are [N, S, …], seen as [N·S, …], and `nodes` are numbers node·S + slot.
+    With `each` S > 0 the tables [N, S, …] are viewed as [N·S, …], and `nodes` are numbers node·S + slot.
     """
 
     nodes: torch.Tensor
@@ -43,15 +43,15 @@ class Rows(NamedTuple):
     each: int = 0
 
 
-Written = list[Rows]
+Writes = list[Rows]
 
 
 @dataclass(frozen=True)
 class Receivers:
-    """Who hears of a batch of B events: V distinct nodes [V], in order of first occurrence, the endpoints' first.
+    """Receivers of a batch's mail: V distinct nodes [V], in order of first occurrence, the endpoints' first.
 
-    Mail 2·event goes from the event's source side, 2·event + 1 from its destination's. `last` [V] is the latest mail
-    that a receiver gets; `owners`, `mails` [M] are all deliveries, as places among the receivers and numbers of mails.
+    Event i of the batch sends mail 2i from its source and mail 2i + 1 from its destination. `last` [V] is the latest
+    mail of each receiver; `owners`, `mails` [M] are all deliveries, as positions among the receivers and mail numbers.
     """
 
     nodes: torch.Tensor
@@ -61,35 +61,35 @@ class Receivers:
 
     @staticmethod
     def of(ends: torch.Tensor, neighbours: torch.Tensor, padded: bool = False) -> Receivers:
-        """Of the ends [2B], sources before destinations, and their neighbours [2B, F], −1 in empty slots.
+        """Build from the ends [2B], sources before destinations, and their neighbours [2B, F], −1 in empty slots.
 
-        Padded, it has a static shape: V and M are 2B·(1 + F), −1 fills `nodes`, and mail −1 reaches nobody.
+        The padded form has a static shape: V and M are 2B·(1 + F), −1 fills `nodes`, and mail −1 has no receiver.
         """
-        reached = torch.cat([ends.unsqueeze(1), neighbours], 1)
+        grid = torch.cat([ends.unsqueeze(1), neighbours], 1)
         number = torch.arange(ends.numel(), device=ends.device).view(-1, 2).t().reshape(-1, 1)
-        heard, mails = reached.view(-1), torch.where(reached >= 0, number, -1).view(-1)
+        targets, mails = grid.view(-1), torch.where(grid >= 0, number, -1).view(-1)
         if not padded:
-            places = (heard >= 0).nonzero().squeeze(1)
-            heard, mails = heard.index_select(0, places), mails.index_select(0, places)
-        nodes, owners, count = unique_nodes(heard, heard.numel())
+            places = (targets >= 0).nonzero().squeeze(1)
+            targets, mails = targets.index_select(0, places), mails.index_select(0, places)
+        nodes, owners, count = unique_nodes(targets, targets.numel())
         nodes = nodes if padded else nodes[: int(count)]
         last = torch.zeros_like(nodes).scatter_reduce_(0, owners, mails, "amax")
         return Receivers(nodes, last, owners, mails)
 
     def on(self, placement: Placement) -> Receivers:
-        """The same on the device of a placement."""
+        """Copy the receivers to the device of a placement."""
         return Receivers(*(placement.load(part) for part in (self.nodes, self.last, self.owners, self.mails)))
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """A batch of B consecutive events as a mailbox sees them, on the device.
+    """A batch of B consecutive events, in the form that `Mailbox.compose` reads, on the device.
 
     Args:
         first: id of the first event; times: [B]; features: [B, E], the events' feature rows.
         nodes: [E] the distinct endpoints, the first of the batch's nodes.
-        src_rows, dst_rows: [B] the events' ends among them.
-        receivers: who hears of them, where that is more than the endpoints.
+        src_rows, dst_rows: [B] positions of the events' ends among the endpoints.
+        receivers: the receivers of mail, if not only the endpoints.
     """
 
     first: int
@@ -103,12 +103,12 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Deliveries:
-    """A batch of B events at a static shape, for a mailbox to write where its tables lie; padding has event −1.
+    """A batch of B events at a static shape, in the form that `Mailbox.deliver` reads; padding has event −1.
 
     Args:
         events: [B] ids; times: [B]; src, dst: [B] nodes, −1 in padding; src_rows, dst_rows: [B], their rows in h.
         features: [·, E], the stream's edge table.
-        receivers: who hears of the events, padded, where that is more than their ends.
+        receivers: the receivers of mail, padded, if not only the events' ends.
     """
 
     events: torch.Tensor
@@ -122,42 +122,44 @@ class Deliveries:
 
 
 class Mailbox(Protocol[R]):
-    """What is kept of a node; `hears` says whether the sampled neighbours of the endpoints get mail too."""
+    """Layout and writes of the nodes' records; `hears` is True if sampled neighbours of the endpoints get mail too."""
 
     hears: bool
 
     def tables(self) -> Mapping[str, Table]:
-        """The tables by name."""
+        """Tables by name."""
 
     def record(self, rows: dict[str, torch.Tensor]) -> R:
-        """The record of rows by name of the table; `mail_features` are there too where there is an `event_id`."""
+        """Make the record from rows by name of the table; `mail_features` are included if there is an `event_id`."""
 
-    def compose(self, record: R, hidden: torch.Tensor | None, events: Interactions, sent: torch.Tensor) -> Written:
-        """What a batch writes.
+    def compose(
+        self, record: R, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+    ) -> Writes:
+        """Compute the writes of a batch.
 
         Args:
             record: of U nodes, the distinct endpoints first; hidden: their h [U, D], if there is memory.
-            sent: [N] how many mails a node was sent before, where a table `received` counts them; brought up to date.
+            mail_counts: [N] mails sent to each node so far, if a table `received` counts them; updated in place.
         """
 
     def view(
         self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
         dtype: torch.dtype,
     ) -> Record:  # fmt: skip
-        """The records of nodes [C] of which `count` [1] are real and the others −1, as rows of tables on the device.
+        """View the records of nodes [C], the first `count` [1] real and the others −1, as rows of the device's tables.
 
         Args:
             features: [·, E], the stream's edge table. dtype: of time differences.
         """
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
-        """What `compose` gives, written into the tables; nothing waits for the device."""
+        """Write into the tables what `compose` returns; nothing waits for the device."""
 
 
 class LastMail(NamedTuple):
-    """The records of U nodes with one mail each; `mail_features` are the features of the mail's event(s).
+    """Records of U nodes with one mail each; `mail_features` are the features of the mail's event(s).
 
     memory [U, D], memory_time [U], partner [U, D], event_id [U] (−1: no mail), mail_time [U], mail_features [U, E].
     """
@@ -171,26 +173,26 @@ class LastMail(NamedTuple):
 
     @property
     def has_mail(self) -> torch.Tensor:
-        """[U] bool: the node has received and not yet digested something."""
+        """[U] bool: the node has mail that it has not digested yet."""
         return self.event_id >= 0
 
     @property
     def digested_time(self) -> torch.Tensor:
-        """[U] the time that memory has once this record's mail is digested; unchanged without mail."""
+        """[U] the memory's time after it digests this record's mail; unchanged without mail."""
         return torch.where(self.has_mail, self.mail_time, self.memory_time)
 
     def sources(self, dtype: torch.dtype) -> Sources:
-        """The rows, one a node."""
+        """Input of a memory updater, with one row per node."""
         deltas = (self.mail_time - self.memory_time).to(dtype)
         return Sources(self.memory, self.partner, None, self.mail_features, None, deltas, self.has_mail, None)
 
 
 @dataclass(frozen=True)
 class CompactMailbox:
-    """Memory and one mail a node: the partner's row, the event's id and its time (TGN, JODIE).
+    """Mailbox with memory and one mail per node: the partner's row, the event's id and its time (TGN, JODIE).
 
-    A mail's own half is the node's memory row, so it is not stored; its features are read from the stream's table by
-    event id, except under the aggregator "mean", which stores the mean row in `mail_features`.
+    The other half of a mail is the node's own memory row, so it is not stored. A mail's features are read from the
+    stream's table by event id, except with aggregator "mean", which stores the mean row in `mail_features`.
     """
 
     dim: int
@@ -200,20 +202,20 @@ class CompactMailbox:
     hears = False
 
     def tables(self) -> Mapping[str, Table]:
-        """memory, partner [N, D]; memory_time, mail_time [N]; event_id [N], −1 without mail; mail_features [N, E]."""
+        """Tables memory, partner [N, D]; memory_time, mail_time [N]; event_id [N], −1 without mail; mail_features."""
         row, time = Table((self.dim,), self.dtype), Table((), None)
         tables = {"memory": row, "memory_time": time, "partner": row, "event_id": Table((), torch.int64, -1)}
         tables["mail_time"] = time
         return {**tables, "mail_features": Table((self.dim_edge,), self.dtype)} if self._mean else tables
 
     def record(self, rows: dict[str, torch.Tensor]) -> LastMail:
-        """The record of rows by name."""
+        """Make the record from rows by name."""
         return LastMail(**rows)
 
     def compose(
-        self, record: LastMail, hidden: torch.Tensor | None, events: Interactions, sent: torch.Tensor
-    ) -> Written:
-        """memory := h of the endpoints, and mail from their events (see `aggregate_messages`)."""
+        self, record: LastMail, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+    ) -> Writes:
+        """Compute the writes: memory := h of the endpoints, and mail of their events (see `aggregate_messages`)."""
         assert hidden is not None
         endpoints, times, features = events.nodes.numel(), events.times, events.features
         memory, partner = (hidden.new_empty((endpoints, self.dim), dtype=self.dtype) for _ in range(2))
@@ -226,27 +228,28 @@ class CompactMailbox:
             None if mean is None else features, hidden, record.digested_time, events.src_rows, events.dst_rows,
             self.aggregator,
         )  # fmt: skip
-        kept = features.index_select(0, event_id - events.first) if mean is None else mean
-        written = LastMail(memory, memory_time, partner, event_id, mail_time, kept)
-        return [Rows(events.nodes, written._asdict())]
+        mail_features = features.index_select(0, event_id - events.first) if mean is None else mean
+        parts = LastMail(memory, memory_time, partner, event_id, mail_time, mail_features)
+        return [Rows(events.nodes, parts._asdict())]
 
     def view(
         self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
         dtype: torch.dtype,
     ) -> MailRows:  # fmt: skip
-        """The nodes' rows where they lie."""
+        """View the nodes' rows in place."""
         return MailRows(tables, nodes, count, features, dtype)
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
         """Write memory := h of the endpoints and their mail, in one operation."""
         assert hidden is not None
-        features = sent.features.index_select(0, sent.events.clamp(min=0)) if self._mean else None
+        batch = deliveries
+        features = batch.features.index_select(0, batch.events.clamp(min=0)) if self._mean else None
         aggregate_messages(
             tables["memory"], tables["memory_time"], tables["partner"], tables["event_id"], tables["mail_time"],
-            tables.get("mail_features"), sent.src, sent.dst, sent.events, sent.times, features, hidden,
-            record.digested_time, sent.src_rows, sent.dst_rows, self.aggregator,
+            tables.get("mail_features"), batch.src, batch.dst, batch.events, batch.times, features, hidden,
+            record.digested_time, batch.src_rows, batch.dst_rows, self.aggregator,
         )  # fmt: skip
 
     @property
@@ -255,42 +258,42 @@ class CompactMailbox:
 
 
 class Nothing(NamedTuple):
-    """The record of a model without memory."""
+    """Record of a model without memory."""
 
     @property
     def digested_time(self) -> torch.Tensor:
-        """[0], no times."""
+        """Empty tensor [0]."""
         return torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class NoMailbox:
-    """Nothing is kept (TGAT)."""
+    """Mailbox of a model without memory (TGAT)."""
 
     hears = False
 
     def tables(self) -> Mapping[str, Table]:
-        """None."""
+        """Return no tables."""
         return {}
 
     def record(self, rows: dict[str, torch.Tensor]) -> Nothing:
-        """The empty record."""
+        """Return the empty record."""
         return Nothing()
 
     def compose(
-        self, record: Nothing, hidden: torch.Tensor | None, events: Interactions, sent: torch.Tensor
-    ) -> Written:
-        """Nothing is written."""
+        self, record: Nothing, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+    ) -> Writes:
+        """Return no writes."""
         return []
 
     def view(
         self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
         dtype: torch.dtype,
     ) -> Nothing:  # fmt: skip
-        """The empty record."""
+        """Return the empty record."""
         return Nothing()
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
-        """Nothing is written."""
+        """Write nothing."""

@@ -1,4 +1,4 @@
-"""Rows kept in bfloat16, as code sees them that computes with them itself."""
+"""Conversion of bfloat16 rows to the dtype of computation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import torch
 
 
-def widened(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Rows of a bfloat16 table in `dtype`; others, times and ids among them, as they are."""
+def widen(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Convert bfloat16 rows to `dtype`; rows of other dtypes, such as times and ids, are returned unchanged."""
     return rows.to(dtype) if rows.dtype == torch.bfloat16 else rows
 
 
 @dataclass(frozen=True)
 class WideRecord:
-    """A record whose bfloat16 rows are read in `dtype`, one by one, when they are asked for."""
+    """A record whose bfloat16 fields are converted to `dtype` on access."""
 
     record: Any
     dtype: torch.dtype
 
     def __getattr__(self, name: str) -> Any:
         part = getattr(self.record, name)
-        return widened(part, self.dtype) if isinstance(part, torch.Tensor) else part
+        return widen(part, self.dtype) if isinstance(part, torch.Tensor) else part

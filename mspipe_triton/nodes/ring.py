@@ -1,4 +1,4 @@
-"""The mailbox of several mails a node, a ring of slots that are filled in turn."""
+"""Mailbox of several mails per node, in a ring of slots that are filled in turn."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from mspipe_triton.kernels import deliver_mails
 from mspipe_triton.kernels.mails.mean import Mails, mail_rows, mean_mails
-from mspipe_triton.nodes.mailbox import Deliveries, Interactions, Rows, Table, Written
+from mspipe_triton.nodes.mailbox import Deliveries, Interactions, Rows, Table, Writes
 from mspipe_triton.nodes.views import MailSources, RingRows
 
 
 class MailRing(NamedTuple):
-    """The records of U nodes with a ring of S mails each, of which `received` so far fill the first slots.
+    """Records of U nodes with a ring of S mails each; `received` counts all mails so far, which fill the first slots.
 
     memory [U, D], memory_time [U], received [U], mails [U, S, 2D] (the sending end's row, then the other's), event_id
     and mail_time [U, S], mail_features [U, S, E].
@@ -31,25 +31,25 @@ class MailRing(NamedTuple):
 
     @property
     def filled(self) -> torch.Tensor:
-        """[U] how many slots hold a mail; they come first."""
+        """[U] number of slots with a mail, which come first."""
         return self.received.clamp(max=self.mails.shape[1])
 
     @property
     def digested_time(self) -> torch.Tensor:
-        """[U] the time that memory has once this record's mails are digested; unchanged without mail."""
+        """[U] the memory's time after it digests this record's mails; unchanged without mail."""
         return torch.where(self.received > 0, self.mail_time.amax(1), self.memory_time)
 
     def sources(self) -> MailSources:
-        """The rows, one a node."""
+        """Input of the mailbox attention, with one row per node."""
         return MailSources(self.mails, None, self.mail_features.flatten(0, 1), None)
 
 
 @dataclass(frozen=True)
 class RingMailbox:
-    """Memory and the last `slots` mails a node, which the sampled neighbours of an event's ends get too (APAN).
+    """Mailbox with memory and the last `slots` mails per node; sampled neighbours of the ends get mail too (APAN).
 
-    A node keeps one mail of a batch: of several the latest one ("last"), or the mean of their rows at the latest time
-    ("mean"). Mails fill the slots in turn. A slot's features are read by event id, under "mean" from `mail_features`.
+    A node stores one mail per batch: the latest one ("last"), or the mean of the rows of all, at the latest time
+    ("mean"). Mails fill the slots in turn. A slot's features are read by event id, with "mean" from `mail_features`.
     """
 
     dim: int
@@ -60,7 +60,7 @@ class RingMailbox:
     hears = True
 
     def tables(self) -> Mapping[str, Table]:
-        """memory [N, D]; memory_time, received [N]; mails [N, S, 2D]; event_id, mail_time [N, S]; mail_features."""
+        """Tables memory [N, D]; memory_time, received [N]; mails [N, S, 2D]; event_id, mail_time, mail_features."""
         tables = {
             "memory": Table((self.dim,), self.dtype),
             "memory_time": Table((), None),
@@ -72,30 +72,29 @@ class RingMailbox:
         return {**tables, "mail_features": Table((self.slots, self.dim_edge), self.dtype)} if self._mean else tables
 
     def record(self, rows: dict[str, torch.Tensor]) -> MailRing:
-        """The record of rows by name."""
+        """Make the record from rows by name."""
         return MailRing(**rows)
 
     def compose(
-        self, record: MailRing, hidden: torch.Tensor | None, events: Interactions, sent: torch.Tensor
-    ) -> Written:
-        """memory := h of the endpoints, and a mail in the next slot of everyone who hears of the events."""
+        self, record: MailRing, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+    ) -> Writes:
+        """Compute the writes: memory := h of the endpoints, and a mail in the next slot of every receiver."""
         assert hidden is not None
         assert events.receivers is not None
-        heard = events.receivers
-        ends = events.nodes.numel()
-        own = Rows(events.nodes, {"memory": hidden[:ends].to(self.dtype), "memory_time": record.digested_time[:ends]})
-        before = sent.index_select(0, heard.nodes)
-        sent.index_copy_(0, heard.nodes, before + 1)
-        latest = heard.last // 2
+        receivers, ends = events.receivers, events.nodes.numel()
+        memory = {"memory": hidden[:ends].to(self.dtype), "memory_time": record.digested_time[:ends]}
+        counts = mail_counts.index_select(0, receivers.nodes)
+        mail_counts.index_copy_(0, receivers.nodes, counts + 1)
+        latest = receivers.last // 2
         if self.aggregator == "mean":
-            summed = Mails(
-                hidden, events.src_rows, events.dst_rows, events.features, heard.owners, heard.mails,
-                heard.nodes.numel(),
+            deliveries = Mails(
+                hidden, events.src_rows, events.dst_rows, events.features, receivers.owners, receivers.mails,
+                receivers.nodes.numel(),
             )  # fmt: skip
-            mails, features = mean_mails(summed)
+            mails, features = mean_mails(deliveries)
             assert features is not None
         else:
-            mails = mail_rows(hidden, events.src_rows, events.dst_rows, heard.last)
+            mails = mail_rows(hidden, events.src_rows, events.dst_rows, receivers.last)
             features = events.features.index_select(0, latest)
         parts = {
             "mails": mails.to(self.dtype),
@@ -103,29 +102,33 @@ class RingMailbox:
             "mail_time": events.times.index_select(0, latest),
             "mail_features": features.to(self.dtype),
         }
-        slots = heard.nodes * self.slots + before % self.slots
-        return [own, Rows(heard.nodes, {"received": before + 1}), Rows(slots, parts, self.slots)]
+        slots = receivers.nodes * self.slots + counts % self.slots
+        return [
+            Rows(events.nodes, memory),
+            Rows(receivers.nodes, {"received": counts + 1}),
+            Rows(slots, parts, self.slots),
+        ]
 
     def view(
         self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
         dtype: torch.dtype,
     ) -> RingRows:  # fmt: skip
-        """The nodes' rows where they lie."""
+        """View the nodes' rows in place."""
         return RingRows(tables, nodes, count, features)
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, sent: Deliveries
+        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
-        """Write memory := h of the endpoints, and a mail in the next slot of everyone who hears, in one operation."""
+        """Write memory := h of the endpoints, and a mail in the next slot of every receiver, in one operation."""
         assert hidden is not None
-        assert sent.receivers is not None
-        heard, mean = sent.receivers, self.aggregator == "mean"
-        features = sent.features.index_select(0, sent.events.clamp(min=0)) if self._mean else None
+        assert deliveries.receivers is not None
+        batch, receivers, mean = deliveries, deliveries.receivers, self.aggregator == "mean"
+        features = batch.features.index_select(0, batch.events.clamp(min=0)) if self._mean else None
         deliver_mails(
             tables["memory"], tables["memory_time"], tables["received"], tables["mails"], tables["event_id"],
-            tables["mail_time"], tables.get("mail_features"), sent.src, sent.dst, sent.events, sent.times, features,
-            hidden, record.digested_time, sent.src_rows, sent.dst_rows, heard.nodes, heard.last,
-            heard.owners if mean else None, heard.mails if mean else None, self.aggregator,
+            tables["mail_time"], tables.get("mail_features"), batch.src, batch.dst, batch.events, batch.times, features,
+            hidden, record.digested_time, batch.src_rows, batch.dst_rows, receivers.nodes, receivers.last,
+            receivers.owners if mean else None, receivers.mails if mean else None, self.aggregator,
         )  # fmt: skip
 
     @property

@@ -1,4 +1,4 @@
-"""The nodes' tables: where they live, how rows are read and written beside one another, patched, saved."""
+"""Tables of node state: concurrent reads and writes of their rows, patches, and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Generic
 import torch
 
 from mspipe_triton.kernels import patch_rows
-from mspipe_triton.nodes.mailbox import Interactions, Mailbox, R, Rows, Written
+from mspipe_triton.nodes.mailbox import Interactions, Mailbox, R, Rows, Writes
 from mspipe_triton.placement import Placement
 
 
 @dataclass
 class NodeState(Generic[R]):
-    """The tables of a mailbox, with one record a node.
+    """Tables of a mailbox, with one record per node.
 
-    One thread may write while another reads. Writes are published before they begin and counted when they begin and
-    when they end, so a read knows which of them it may have met half done, and lays those whole over what it got: a
-    record is always that of one version, the number of writes it contains.
+    One thread may write while another reads. Writes are published before they begin, and counted when they begin and
+    when they end. A read therefore knows which writes it may have seen in part, and patches its rows with them whole: a
+    record is always of one version, which is the number of writes it contains.
 
     Args:
-        mailbox: what is kept of a node and what a batch writes.
+        mailbox: defines the tables and the writes of a batch.
         tables: by name, [N, …] each; `sent` [N] int64 counts every node's mails as soon as they are composed.
-        start: the stream's first time, which all times are reset to.
-        placement: where rows go when they are read.
+        start: the stream's first time, to which all times are reset.
+        placement: place of the tables and of the rows that are read.
     """
 
     mailbox: Mailbox[R]
@@ -34,13 +34,13 @@ class NodeState(Generic[R]):
     placement: Placement
     begun: int = 0
     ended: int = 0
-    published: dict[int, Written] = field(default_factory=dict)
+    published: dict[int, Writes] = field(default_factory=dict)
 
     @staticmethod
     def create(
         mailbox: Mailbox[R], num_nodes: int, start: torch.Tensor, placement: Placement | None = None
     ) -> NodeState[R]:
-        """An empty state of N nodes; `start` [] is the stream's first time."""
+        """Create an empty state of N nodes; `start` [] is the stream's first time."""
         placement = placement or Placement()
         tables = {
             name: placement.home(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
@@ -52,24 +52,24 @@ class NodeState(Generic[R]):
         return state
 
     def reset(self) -> None:
-        """Forget everything: memory and mail 0, no event, all times the stream's first. Nothing may be under way."""
+        """Reset to memory and mail 0, no events, and all times the stream's first; no read or write may be running."""
         for name, table in self.mailbox.tables().items():
             self.tables[name].fill_(self.start if table.dtype is None else table.empty)
         self.sent.zero_()
         self.settle()
 
     def settle(self) -> None:
-        """Count writes from 0 again; nothing may be under way."""
+        """Count writes from 0 again; no read or write may be running."""
         self.begun = self.ended = 0
         self.published.clear()
 
     def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> R:
         """Read the records of `nodes` [U]; `features` [·, E] is the stream's edge table (E may be 0).
 
-        Beside writes of another thread, `read` is what gives whole records.
+        While another thread writes, only `read` returns whole records.
         """
-        at, gather = self.placement.numbers(nodes), self.placement.gather
-        rows = {name: gather(table, at) for name, table in self.tables.items() if name != "event_id"}
+        numbers, gather = self.placement.numbers(nodes), self.placement.gather
+        rows = {name: gather(table, numbers) for name, table in self.tables.items() if name != "event_id"}
         if "event_id" not in self.tables:
             return self.mailbox.record(rows)
         events = self.tables["event_id"].index_select(0, nodes)
@@ -82,33 +82,33 @@ class NodeState(Generic[R]):
         return self.mailbox.record(rows)
 
     def read(self, nodes: torch.Tensor, on_device: torch.Tensor, features: torch.Tensor) -> tuple[R, int]:
-        """The records of `nodes` [U] at one version, and that version: the number of writes that they contain.
+        """Read the records of `nodes` [U] at one version; also returns that version, the number of writes they contain.
 
         Args:
-            nodes: on the tables' device; `on_device` are the same beside the record that is returned.
+            nodes: on the tables' device; `on_device` has the same nodes on the record's device.
             features: [·, E], the stream's edge table.
         """
         whole = self.ended
         record = self.fetch(nodes, features)
-        self.placement.settle()  # so that no write that begins after this was met on the way
+        self.placement.settle()  # the rows are read, so a write that begins later cannot be in them
         version = self.begun
         self.patch(record, on_device, whole, version)
         return record, version
 
     def read_memory(self, nodes: torch.Tensor) -> torch.Tensor:
-        """The memory rows [M, D] of `nodes` [M] alone, whole as in `read`, on the tables' device."""
+        """Read only the memory rows [M, D] of `nodes` [M], whole as in `read`, on the tables' device."""
         whole = self.ended
-        found = self.tables["memory"].index_select(0, nodes)
+        memory = self.tables["memory"].index_select(0, nodes)
         for write in range(whole, self.begun):
             for rows in self.published[write]:
                 if "memory" in rows.parts:
                     patch_rows(
-                        [found], nodes, [self.placement.store(rows.parts["memory"])], self.placement.store(rows.nodes)
+                        [memory], nodes, [self.placement.store(rows.parts["memory"])], self.placement.store(rows.nodes)
                     )
-        return found
+        return memory
 
     def patch(self, record: R, nodes: torch.Tensor, version: int, upto: int) -> None:
-        """Bring records of `nodes` [U] from a version to a later one, in place, from what was published."""
+        """Update records of `nodes` [U] in place from `version` to the later version `upto`, with published writes."""
         for write in range(version, upto):
             for rows in self.published[write]:
                 ids = nodes
@@ -117,39 +117,39 @@ class NodeState(Generic[R]):
                 stale = [_by_row(getattr(record, name), rows) for name in rows.parts]
                 patch_rows(stale, ids, list(rows.parts.values()), rows.nodes)
 
-    def compose(self, record: R, hidden: torch.Tensor | None, events: Interactions) -> Written:
-        """What a batch writes; batches must be composed in their order, one at a time."""
+    def compose(self, record: R, hidden: torch.Tensor | None, events: Interactions) -> Writes:
+        """Compute the writes of a batch; batches must be composed one at a time, in order."""
         return self.mailbox.compose(record, hidden, events, self.sent)
 
-    def publish(self, number: int, written: Written) -> None:
-        """Make the write with this number known to readers, before it begins."""
-        self.published[number] = written
+    def publish(self, number: int, writes: Writes) -> None:
+        """Publish write `number` to readers, before it begins."""
+        self.published[number] = writes
 
     def write(self, number: int) -> None:
-        """Carry a published write out; writes come one after the other, by number from 0."""
+        """Perform a published write; writes follow one another, by number from 0."""
         store = self.placement.store
-        stored = [
+        copies = [
             (_by_row(self.tables[name], rows), store(rows.nodes), store(part))
             for rows in self.published[number]
             for name, part in rows.parts.items()
             if name in self.tables
         ]
         self.begun = number + 1
-        for table, at, part in stored:
-            table.index_copy_(0, at, part)
+        for table, nodes, part in copies:
+            table.index_copy_(0, nodes, part)
         self.ended = number + 1
 
     def forget(self, version: int) -> None:
-        """Drop what was published below a version, which no patch will start from any more."""
+        """Drop the published writes below `version`; no later patch may start below it."""
         for number in [number for number in list(self.published) if number < version]:
             del self.published[number]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The tables by name, for a checkpoint."""
+        """Tables by name, for a checkpoint."""
         return self.tables
 
     def load_state_dict(self, tables: dict[str, torch.Tensor]) -> None:
-        """Copy saved tables into these, in place."""
+        """Copy saved tables into the tables of this state."""
         for name, table in self.tables.items():
             table.copy_(tables[name])
         if "received" in self.tables:
@@ -157,5 +157,5 @@ class NodeState(Generic[R]):
 
 
 def _by_row(table: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """A table with the rows that a write names: nodes, or slots of nodes."""
+    """View a table by the row numbers of a write: nodes, or slots of nodes."""
     return table.flatten(0, 1) if rows.each else table

@@ -1,4 +1,4 @@
-"""Records as rows of tables on the device: what static shapes have in the place of fetched copies."""
+"""Views of records in tables on the device, used for static shapes instead of fetched copies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mspipe_triton.kernels import fetch_mail
 
 
 class Sources(NamedTuple):
-    """What a memory updater reads U nodes' mail from: tables, and the rows to read, None where there is one a node.
+    """Input of a memory updater for U nodes: tables, and the rows to read; rows are None if tables have one per node.
 
     memory, partner [·, D] by `rows` [U]; features [·, E] by `feature_rows` [U]; deltas [U], mail time − memory time;
-    has_mail [U] bool; real [1], how many of the U nodes are real, the first ones, None for all.
+    has_mail [U] bool; real [1], the number of real nodes, which come first, None for all U.
     """
 
     memory: torch.Tensor
@@ -29,7 +29,7 @@ class Sources(NamedTuple):
 
 
 class MailSources(NamedTuple):
-    """Where attention reads U mailboxes: mails [·, S, M] by `rows` [U], features [·, E] by `feature_rows` [U, S]."""
+    """Input of attention over U mailboxes: mails [·, S, M] by `rows` [U], features [·, E] by `feature_rows` [U, S]."""
 
     mails: torch.Tensor
     rows: torch.Tensor | None
@@ -38,9 +38,9 @@ class MailSources(NamedTuple):
 
 
 class TableRows:
-    """The records of nodes [C], of which the first `count` [1] are real and the others −1, where they lie.
+    """Records of nodes [C] in place; the first `count` [1] nodes are real and the others are −1.
 
-    The fields of a fetched record are there too, gathered when they are asked for; padding has node 0's.
+    The fields of a fetched record are gathered on access; padding has those of node 0.
 
     Args:
         tables: by name, [N, …]; features: the stream's edge table [·, E].
@@ -53,11 +53,11 @@ class TableRows:
 
     @cached_property
     def places(self) -> torch.Tensor:
-        """[C], the rows in the tables."""
+        """[C], the nodes' rows in the tables."""
         return self.nodes.clamp(min=0)
 
     def read(self, name: str) -> torch.Tensor:
-        """Rows [C, …] of a table."""
+        """Gather rows [C, …] of a table."""
         return self.tables[name].index_select(0, self.places)
 
     @property
@@ -83,7 +83,7 @@ class TableRows:
 
     @property
     def mail_features(self) -> torch.Tensor:
-        """[C, …, E], those of the mails' events, or the stored mean."""
+        """[C, …, E], the features of the mails' events, or their stored mean."""
         if "mail_features" in self.tables:
             return self.read("mail_features")
         events = self.event_id
@@ -91,7 +91,7 @@ class TableRows:
 
 
 class MailRows(TableRows):
-    """The rows of one mail a node, as `LastMail`; `dtype` is that of the time differences."""
+    """Records with one mail per node, as `LastMail`; `dtype` is that of the time differences."""
 
     def __init__(
         self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
@@ -108,7 +108,7 @@ class MailRows(TableRows):
         return self.read("partner")
 
     def sources(self, dtype: torch.dtype) -> Sources:
-        """The tables themselves."""
+        """Input of a memory updater, which reads the tables themselves."""
         mean = self.tables.get("mail_features")
         features, rows = (self.features, self.events) if mean is None else (mean, self.nodes)
         memory, partner = self.tables["memory"], self.tables["partner"]
@@ -116,7 +116,7 @@ class MailRows(TableRows):
 
 
 class RingRows(TableRows):
-    """The rows of a ring of mails a node, as `MailRing`."""
+    """Records with a ring of mails per node, as `MailRing`."""
 
     @cached_property
     def received(self) -> torch.Tensor:
@@ -135,16 +135,16 @@ class RingRows(TableRows):
 
     @property
     def filled(self) -> torch.Tensor:
-        """[C] how many slots hold a mail; they come first."""
+        """[C] number of slots with a mail, which come first."""
         return self.received.clamp(max=self.tables["mails"].shape[1])
 
     @cached_property
     def digested_time(self) -> torch.Tensor:
-        """[C] the time that memory has once this record's mails are digested; unchanged without mail."""
+        """[C] the memory's time after it digests this record's mails; unchanged without mail."""
         return torch.where(self.received > 0, self.mail_time.amax(1), self.memory_time)
 
     def sources(self) -> MailSources:
-        """The tables themselves."""
+        """Input of the mailbox attention, which reads the tables themselves."""
         mails = self.tables["mails"]
         if "mail_features" in self.tables:
             return MailSources(mails, self.places, self.mail_features.flatten(0, 1), None)

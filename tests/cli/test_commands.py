@@ -1,4 +1,4 @@
-"""The command line as a user runs it: every command, and one clear line for every wrong input."""
+"""Every command as a user runs it, and one clear line for every wrong input."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command, pro
     assert result == json.loads((tmp_path / "a" / "run" / "result.json").read_text())
     for word in ("Training tgn on events", "epoch 1/1", "EdgeBank", "training events/s"):
         assert word in done.stderr
-    evaluated = command("evaluate", "a/run", "--split", "val", "--json")
-    assert json.loads(evaluated.stdout) == result["val"]
+    evaluation = command("evaluate", "a/run", "--split", "val", "--json")
+    assert json.loads(evaluation.stdout) == result["val"]
     assert command("train", "events.csv", *SMALL, "--out", "a/run").returncode == 2
     resumed = command("train", "events.csv", *SMALL, "--epochs", "2", "--out", "a/run", "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
@@ -59,13 +59,12 @@ def test_info_and_doctor(events: Path, command: Command) -> None:
     assert doctor["fused"] is False
     assert {doctor[name] for name in ("device_free_mib", "device_total_mib")} == {None}
     assert "TORCHDYNAMO_DISABLE" in doctor["why"]
-    shown = command("doctor").stderr
-    assert "cxx compiler" in shown
+    assert "cxx compiler" in command("doctor").stderr
     without = json.loads(command("doctor", "--json", CXX="no-such-compiler", TORCHDYNAMO_DISABLE="0").stdout)
     assert (without["cxx_compiler"], without["fused"]) == ("none", False)
 
 
-def test_a_broken_compiler_costs_one_line(events: Path, process: Command) -> None:
+def test_a_broken_compiler_adds_one_line(events: Path, process: Command) -> None:
     broken = {"CXX": "/bin/false", "TORCHDYNAMO_DISABLE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     done = process("train", "events.csv", *SMALL, "--out", "run", "--json", **broken)
     assert done.returncode == 0, done.stderr
@@ -77,36 +76,36 @@ def test_a_broken_compiler_costs_one_line(events: Path, process: Command) -> Non
 WRONG = {
     ("train", "none.csv"): "no such file",
     ("train", "events.csv", "--batch-size", "0"): "batch-size must be at least 1",
-    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; give at most that",
+    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; use at most 420",
     ("train", "events.csv", "--epochs", "0"): "epochs must be at least 1",
     ("train", "events.csv", "--fanout", "0"): "fanout must be at least 1",
     ("train", "events.csv", "--lr", "nan"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "inf"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "-1"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "fast"): "Invalid value for '--lr'",
-    ("train", "events.csv", "--model", "gcn"): "model 'gcn' is none of tgn, jodie, apan, tgat",
+    ("train", "events.csv", "--model", "gcn"): "model 'gcn' is not one of tgn, jodie, apan, tgat",
     ("train", "events.csv", "--model", "jodie", "--fanout", "10"): "fanout 10: model jodie has none",
     ("train", "events.csv", "--model", "apan", "--slots", "0"): "slots must be at least 1, not 0",
-    ("train", "events.csv", "--model", "apan", "--dim", "9"): "dim must be a multiple of heads: 9 is none of 2",
+    ("train", "events.csv", "--model", "apan", "--dim", "9"): "of heads: 9 is not a multiple of 2",
     (
         "train", "events.csv", "--model", "tgat", "--batch-size", "100", "--schedule", "mspipe", "--mitigation",
         "similarity",
     ): "and model tgat has no memory",
-    ("train", "events.csv", "--schedule", "fast"): "none of auto, serial, prefetch, mspipe, fixed, exact",
+    ("train", "events.csv", "--schedule", "fast"): "not one of auto, serial, prefetch, mspipe, fixed, exact",
     ("train", "events.csv", "--schedule", "fixed"): "needs a staleness, as in --staleness 1",
     ("train", "events.csv", "--schedule", "exact", "--staleness", "2"): "staleness 2 is for schedule fixed",
     ("train", "events.csv", "--schedule", "fixed", "--staleness", "-3"): "staleness must be at least 0, not -3",
-    ("train", "events.csv", "--schedule", "mspipe", "--deterministic"): "take exact, or fixed with a --staleness",
-    ("train", "events.csv", "--mitigation", "similarity"): "which schedule auto has none of",
-    ("train", "events.csv", "--mitigation", "magic"): "none of none, similarity",
-    ("train", "events.csv", "--backend", "triton"): "none of auto, torch",
-    ("train", "events.csv", "--device", "tpu"): "none of auto, cpu, cuda",
-    ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or take --placement host",
-    ("train", "events.csv", "--placement", "device", "--mitigation", "similarity"): "or take --placement host",
-    ("train", "events.csv", "--placement", "device", "--staleness", "2"): "or take --placement host",
+    ("train", "events.csv", "--schedule", "mspipe", "--deterministic"): "use exact, or fixed with a --staleness",
+    ("train", "events.csv", "--mitigation", "similarity"): "and schedule auto has none",
+    ("train", "events.csv", "--mitigation", "magic"): "not one of none, similarity",
+    ("train", "events.csv", "--backend", "triton"): "not one of auto, torch",
+    ("train", "events.csv", "--device", "tpu"): "not one of auto, cpu, cuda",
+    ("train", "events.csv", "--placement", "device", "--schedule", "exact"): "or use --placement host",
+    ("train", "events.csv", "--placement", "device", "--mitigation", "similarity"): "or use --placement host",
+    ("train", "events.csv", "--placement", "device", "--staleness", "2"): "or use --placement host",
     ("train", "events.csv", "--placement", "device", "--trace"): "--trace records stages, and --placement device has",
-    ("train", "events.csv", "--schedule", "resident"): "fixed, exact; --placement device runs so",
-    ("train", "events.csv", "--placement", "moon"): "none of auto, device, host",
+    ("train", "events.csv", "--schedule", "resident"): "fixed, exact; use --placement device instead",
+    ("train", "events.csv", "--placement", "moon"): "not one of auto, device, host",
     ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",
     ("train", "events.csv", "--seed", "-1"): "seed must be at least 0",
     ("train", "events.csv", "--columns", "src=who"): "'who' (src) is missing",
@@ -115,7 +114,7 @@ WRONG = {
     ("train", "events.csv", "--colour", "red"): "No such option",
     ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
     ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
-    ("train", "late.csv",): "row 2: time goes back; sort the stream first with --sort",
+    ("train", "late.csv",): "row 2: time is earlier than in the row before; sort the events with --sort",
     ("evaluate", "nowhere"): "no run there",
     ("evaluate", "nowhere", "--split", "train"): "--split must be val or test",
     ("evaluate", "nowhere", "--negatives", "0"): "--negatives must be at least 1",
@@ -142,13 +141,13 @@ def test_wrong_input_is_one_line_and_exit_2(arguments: tuple[str, ...], tmp_path
 
 
 def test_no_permission_to_write(events: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere, so the answer is put in
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     done = command("train", "events.csv", *SMALL, "--out", "locked")
     assert done.returncode == 2
     assert done.stderr == "mspipe-triton: locked: cannot be written: no permission to write\n"
 
 
-def test_a_file_where_the_run_folder_should_be(events: Path, command: Command) -> None:
+def test_a_file_in_place_of_the_run_folder(events: Path, command: Command) -> None:
     done = command("train", "events.csv", *SMALL, "--out", "events.csv/run")
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
@@ -156,9 +155,9 @@ def test_a_file_where_the_run_folder_should_be(events: Path, command: Command) -
 
 
 def test_help_names_every_command(command: Command) -> None:
-    shown = command().stdout
+    output = command().stdout
     for name in ("train", "evaluate", "data", "doctor"):
-        assert name in shown
+        assert name in output
 
 
 def test_a_file_as_run_folder_and_a_folder_as_config(events: Path, command: Command) -> None:

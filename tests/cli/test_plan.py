@@ -23,14 +23,14 @@ def plan(command: Callable[..., subprocess.CompletedProcess[str]]) -> Run:
     return run
 
 
-def planned(plan: Run, *arguments: str) -> dict:
+def plan_json(plan: Run, *arguments: str) -> dict:
     code, out, err = plan(*arguments, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     return json.loads(out)
 
 
 def test_json_is_one_object_of_numbers(plan: Run) -> None:
-    assert planned(plan, "--times", TIMES) == {
+    assert plan_json(plan, "--times", TIMES) == {
         "schedule": "mspipe",
         "period": 6,
         "lower_bound": 6,
@@ -41,18 +41,18 @@ def test_json_is_one_object_of_numbers(plan: Run) -> None:
     }
 
 
-def test_schedules_and_a_given_staleness(plan: Run) -> None:
-    assert planned(plan, "--times", TIMES, "--schedule", "serial")["period"] == 16
-    assert planned(plan, "--times", TIMES, "--staleness", "0")["period"] == 11
-    three = planned(plan, "--times", TIMES, "--staleness", "3")
+def test_schedules_and_an_explicit_staleness(plan: Run) -> None:
+    assert plan_json(plan, "--times", TIMES, "--schedule", "serial")["period"] == 16
+    assert plan_json(plan, "--times", TIMES, "--staleness", "0")["period"] == 11
+    three = plan_json(plan, "--times", TIMES, "--staleness", "3")
     assert (three["schedule"], three["period"], three["staleness"], three["slack"]) == ("mspipe", 6, 3, 13)
-    fixed = planned(plan, "--times", TIMES, "--schedule", "fixed", "--staleness", "2")
+    fixed = plan_json(plan, "--times", TIMES, "--schedule", "fixed", "--staleness", "2")
     assert (fixed["schedule"], fixed["period"], fixed["staleness"]) == ("fixed", 6, 2)
-    assert planned(plan, "--times", f"{TIMES},patch=1/2", "--schedule", "exact")["period"] == 6.5
-    assert planned(plan, "--times", TIMES.replace("6", "0.1"))["starts"]["update"] == 7.1
+    assert plan_json(plan, "--times", f"{TIMES},patch=1/2", "--schedule", "exact")["period"] == 6.5
+    assert plan_json(plan, "--times", TIMES.replace("6", "0.1"))["starts"]["update"] == 7.1
 
 
-def test_the_table_says_it_in_words(plan: Run) -> None:
+def test_the_table_states_the_plan_in_words(plan: Run) -> None:
     code, out, err = plan("--times", TIMES)
     assert (code, out) == (0, "")
     for words in ("an iteration every 6, staleness 1", "copy_in", "83%", "may miss the last update", "starts 1 later"):

@@ -1,4 +1,4 @@
-"""Tuning on the command line: `autotune`, what `train` makes of it, and what is said where it cannot be."""
+"""Tuning on the command line: `autotune`, `train` with and without a profile, and messages when tuning fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def events(tmp_path: Path) -> None:
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
 
 
-def test_autotune_leaves_a_profile_that_train_takes(command: Command, tmp_path: Path) -> None:
+def test_autotune_writes_a_profile_that_train_uses(command: Command, tmp_path: Path) -> None:
     done = command("autotune", "events.csv", *SMALL, "--budget", "3", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -34,14 +34,14 @@ def test_autotune_leaves_a_profile_that_train_takes(command: Command, tmp_path: 
     assert profile.settings["threads"] == 1
     assert "Trials" in done.stderr
     assert "shipped settings" in " ".join(done.stderr.split())
-    (kept,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
-    assert kept.name.startswith("tgn-events-")
-    assert json.loads(kept.read_text()) == document
-    trained = command("train", "events.csv", *SMALL, *RUN, "--out", "run", "--json")
-    assert trained.returncode == 0, trained.stderr
-    assert f"Settings from {kept.name}:" in trained.stderr
-    result = json.loads(trained.stdout)
-    assert result["tuning"]["profile"] == kept.name
+    (file,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
+    assert file.name.startswith("tgn-events-")
+    assert json.loads(file.read_text()) == document
+    training = command("train", "events.csv", *SMALL, *RUN, "--out", "run", "--json")
+    assert training.returncode == 0, training.stderr
+    assert f"Settings from {file.name}:" in training.stderr
+    result = json.loads(training.stdout)
+    assert result["tuning"]["profile"] == file.name
     assert result["settings"] == document["settings"]
     assert result["tuning"]["stage_seconds_off"].keys() == document["stage_seconds"].keys()
     other = command("train", "events.csv", *SMALL, *RUN[:4], "--no-autotune", "--out", "other", "--json")
@@ -49,7 +49,7 @@ def test_autotune_leaves_a_profile_that_train_takes(command: Command, tmp_path: 
     assert "Settings from" not in other.stderr
 
 
-def test_train_tunes_where_no_profile_fits_and_sets_a_damaged_one_aside(command: Command, tmp_path: Path) -> None:
+def test_train_tunes_if_no_profile_fits_and_sets_a_damaged_one_aside(command: Command, tmp_path: Path) -> None:
     first = command("train", "events.csv", *SMALL, *RUN, "--out", "first", "--json")
     assert first.returncode == 0, first.stderr
     assert "No tuning profile fits yet: compiling, and tuning for 2 s; --no-autotune skips it." in " ".join(
@@ -57,15 +57,15 @@ def test_train_tunes_where_no_profile_fits_and_sets_a_damaged_one_aside(command:
     )
     assert "Tuned: " in first.stderr
     assert json.loads(first.stdout)["tuning"]["seconds"] > 1
-    (kept,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
-    kept.write_text(kept.read_text()[:100])
+    (file,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
+    file.write_text(file.read_text()[:100])
     second = command("train", "events.csv", *SMALL, *RUN, "--out", "second")
     assert second.returncode == 0, second.stderr
-    said = " ".join(second.stderr.split())
-    assert "damaged" in said
-    assert "tuning for 2 s" in said
-    assert kept.with_name(f"{kept.name}.damaged").exists()
-    assert json.loads(kept.read_text())["schema"] == 1
+    messages = " ".join(second.stderr.split())
+    assert "damaged" in messages
+    assert "tuning for 2 s" in messages
+    assert file.with_name(f"{file.name}.damaged").exists()
+    assert json.loads(file.read_text())["schema"] == 1
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command, tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("autotune", "events.csv", "--budget", "0"), "--budget must be a number of seconds above 0, not 0"),
         (("autotune", "events.csv", "--budget", "inf"), "--budget must be a number of seconds above 0, not inf"),
-        (("autotune", "events.csv", "--deterministic"), "--deterministic runs take the shipped settings"),
+        (("autotune", "events.csv", "--deterministic"), "--deterministic runs use the shipped settings"),
         (("autotune", "none.csv"), "no such file"),
         (("autotune", "events.csv", "--batch-size", "5000"), "above the 630 training events"),
         (("train", "events.csv", "--budget", "-1", "--autotune"), "--budget must be a number of seconds above 0"),
@@ -92,21 +92,21 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
         (("train", "events.csv", "--autotune", "--out", "events.csv"), "is a file"),
     ],
 )
-def test_wrong_input_is_one_line(arguments: tuple[str, ...], said: str, command: Command) -> None:
+def test_wrong_input_is_one_line(arguments: tuple[str, ...], message: str, command: Command) -> None:
     done = command(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1, "nothing is tuned before the input is known to be right"
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1, "input is checked before anything is tuned"
 
 
-def test_an_interrupted_autotune_says_that_it_goes_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+def test_an_interrupted_autotune_tells_how_to_continue(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mspipe_triton.tuning.tuner.Tuner.prepare", interrupted)
+    monkeypatch.setattr("mspipe_triton.tuning.tuner.Tuner.prepare", interrupt)
     done = command("autotune", "events.csv", *SMALL)
     assert done.returncode == 1
-    assert done.stderr == "mspipe-triton: interrupted; the same command goes on after the trials that are done\n"
+    assert done.stderr == "mspipe-triton: interrupted; the same command continues after the finished trials\n"
 
 
 def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
@@ -115,7 +115,7 @@ def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
     assert "uning" not in done.stderr
 
 
-def test_a_killed_autotune_goes_on(command: Command, tmp_path: Path) -> None:
+def test_a_killed_autotune_can_be_continued(command: Command, tmp_path: Path) -> None:
     environment = {
         **os.environ, "TORCHDYNAMO_DISABLE": "1", "TRITON_INTERPRET": "0", "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }  # fmt: skip
@@ -128,21 +128,21 @@ def test_a_killed_autotune_goes_on(command: Command, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         tuner.kill()
-    before = _trials(folder)  # more than a second has room for
+    before = _trials(folder)  # more trials than fit in one second
     done = command("autotune", "events.csv", *SMALL, "--budget", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["search"]["trials"] >= before
 
 
 def _trials(folder: Path) -> int:
-    """Trials that are over, measured whole or cut short, as the study's file has them."""
+    """Number of finished trials in the study's file, measured whole or cut short."""
     import sqlite3
 
     for path in folder.glob("*.db"):
         try:
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as study:
-                over = study.execute("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')")
-                return int(over.fetchone()[0])
+                count = study.execute("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')")
+                return int(count.fetchone()[0])
         except sqlite3.Error:
             return 0
     return 0

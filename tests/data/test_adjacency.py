@@ -1,4 +1,4 @@
-"""The T-CSR against lists built event by event, and its cost."""
+"""The T-CSR adjacency against lists built event by event, and its cost."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0,
 
 @settings(max_examples=60)
 @given(EVENTS, st.sampled_from([1, 2, 7, 1 << 20]))
-def test_equals_lists_built_one_event_at_a_time(events: list[tuple[int, int, int]], chunk: int) -> None:
-    whole, adjacency._CHUNK = adjacency._CHUNK, chunk
+def test_adjacency_equals_lists_built_event_by_event(events: list[tuple[int, int, int]], chunk: int) -> None:
+    default, adjacency._CHUNK = adjacency._CHUNK, chunk
     try:
         src, dst, gaps = (torch.tensor(column) for column in zip(*events, strict=True))
         stream = EventStream(src, dst, gaps.cumsum(0), num_nodes=7)
-        built = TemporalCSR.build(stream)
+        graph = TemporalCSR.build(stream)
     finally:
-        adjacency._CHUNK = whole
+        adjacency._CHUNK = default
     lists: list[list[tuple[int, int, int]]] = [[] for _ in range(7)]
     for event, (u, v, t) in enumerate(zip(src.tolist(), dst.tolist(), stream.t.tolist(), strict=True)):
         lists[u].append((v, event, t))
         lists[v].append((u, event, t))
     for node, expected in enumerate(lists):
-        entries = slice(int(built.indptr[node]), int(built.indptr[node + 1]))
-        columns = (built.neighbours[entries], built.event_ids[entries], built.times[entries])
+        entries = slice(int(graph.indptr[node]), int(graph.indptr[node + 1]))
+        columns = (graph.neighbours[entries], graph.event_ids[entries], graph.times[entries])
         assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
 
 
@@ -44,7 +44,7 @@ def test_fifty_million_events_fit_in_six_gibibytes_and_a_minute() -> None:
     src, dst = (torch.randint(0, nodes, (events,), generator=generator) for _ in range(2))
     stream = EventStream(src, dst, torch.arange(events))
     start = time.process_time()
-    built = TemporalCSR.build(stream)
+    graph = TemporalCSR.build(stream)
     assert time.process_time() - start < 60
-    assert built.indptr[-1] == 2 * events
+    assert graph.indptr[-1] == 2 * events
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 < 6

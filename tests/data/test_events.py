@@ -28,11 +28,11 @@ def test_counts_nodes_and_widths() -> None:
     [
         ({"src": [0, -1]}, "event 1: src is negative"),
         ({"dst": [2**40, 1]}, "event 0: dst is above"),
-        ({"t": [3, 2]}, "event 1: t goes back"),
+        ({"t": [3, 2]}, "event 1: t is earlier than at the event before"),
         ({"t": [1, 2, 3]}, "t has 3 entries, src has 2"),
     ],
 )
-def test_refuses_what_is_not_a_stream(change: dict[str, list[int]], message: str) -> None:
+def test_refuses_an_invalid_stream(change: dict[str, list[int]], message: str) -> None:
     columns = {"src": [0, 1], "dst": [1, 0], "t": [1, 2], **change}
     with pytest.raises(DataError, match=message):
         stream(columns["src"], columns["dst"], columns["t"])
@@ -77,7 +77,7 @@ def test_unseen_endpoints() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=40))
-def test_compaction_keeps_who_is_who(pairs: list[tuple[int, int]]) -> None:
+def test_compaction_preserves_identities(pairs: list[tuple[int, int]]) -> None:
     src, dst = np.array(pairs, dtype=np.int64).T
     new_src, new_dst, ids = compact_ids(src, dst)
     assert sorted({*src.tolist(), *dst.tolist()}) == ids.tolist()

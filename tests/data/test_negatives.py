@@ -1,4 +1,4 @@
-"""Negative destinations: counter-based, the same however they are drawn."""
+"""Negative destinations: counter-based, so that they do not depend on the order of draws."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ STREAM = EventStream(torch.zeros(6, dtype=torch.int64), torch.tensor([3, 9, 3, 4
 
 
 def test_only_distinct_destinations_uniformly() -> None:
-    (drawn,) = NegativeSampler(STREAM, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, 30_000, 1)
-    values, counts = drawn.unique(return_counts=True)
+    (negatives,) = NegativeSampler(STREAM, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, 30_000, 1)
+    values, counts = negatives.unique(return_counts=True)
     assert values.tolist() == [3, 4, 9]
     # Five standard deviations of a binomial count.
     assert (counts - 10_000).abs().max() < 5 * (30_000 * (1 / 3) * (2 / 3)) ** 0.5
 
 
-def test_a_draw_depends_on_its_counter_alone() -> None:
+def test_a_draw_depends_only_on_its_counter() -> None:
     sampler = NegativeSampler(STREAM, 7)
     many = list(sampler.iterate(Purpose.EVAL_NEGATIVES, 2, 4, 300, 2))
     words = philox_words(torch.tensor([7, int(Purpose.EVAL_NEGATIVES), 2, 299]), torch.arange(8))[0]

@@ -1,4 +1,4 @@
-"""The neighbourhood of a batch against a search event by event, with two hops, one and none."""
+"""The neighbourhood of a batch against a search event by event, with two hops, one, and none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mspipe_triton.data.neighbourhood import Hop, Neighbourhood, NeighbourSample
 from mspipe_triton.errors import ConfigError
 
 EVENTS, NODES, FANOUT = 60, 7, 3
-Point = tuple[int, int, int]  # what tells it apart, node, time
+Point = tuple[int, int, int]  # key, node, time
 
 
 def scene(uniform: bool = False, deduplicate: str = "all") -> tuple[NeighbourSampler, Roots]:
-    """Few nodes with ties and self-loops, and roots as a batch of events 40 to 50 has them: src ‖ dst ‖ negative."""
+    """Stream of few nodes with ties and self-loops, and the roots src ‖ dst ‖ negative of events 40 to 50."""
     generator = torch.Generator().manual_seed(0)
     src, dst = torch.randint(NODES, (2, EVENTS), generator=generator)
     dst[::9] = src[::9]
@@ -33,13 +33,13 @@ def words(hops: int) -> list[torch.Tensor]:
 
 
 def earlier(stream: EventStream, node: int, time: int) -> list[tuple[int, int]]:
-    """The events of a node strictly before a time with their other ends, the latest first; a self-loop stands twice."""
-    found = []
+    """Events of a node strictly before a time, with the other ends, the latest first; a self-loop is there twice."""
+    events = []
     for event in range(EVENTS):
         src, dst, t = (column[event].item() for column in (stream.src, stream.dst, stream.t))
         if t < time:
-            found += [(event, dst)] * (src == node) + [(event, src)] * (dst == node)
-    return found[::-1]
+            events += [(event, dst)] * (src == node) + [(event, src)] * (dst == node)
+    return events[::-1]
 
 
 def points_of(roots: Roots) -> list[Point]:
@@ -47,7 +47,7 @@ def points_of(roots: Roots) -> list[Point]:
 
 
 def check_slots(sampler: NeighbourSampler, hop: Hop, points: list[Point]) -> list[list[tuple[int, int]]]:
-    """Events and time differences of a hop's slots; returns each point's (event, neighbour) pairs."""
+    """Check events and time differences of a hop's slots; returns each point's (event, neighbour) pairs."""
     slots = []
     for place, (_, node, time) in enumerate(points):
         before = earlier(sampler.stream, node, time)
@@ -68,14 +68,14 @@ def check_slots(sampler: NeighbourSampler, hop: Hop, points: list[Point]) -> lis
 def check_nodes(
     around: Neighbourhood, roots: Roots, points: list[Point], slots: list[list[tuple[int, int]]], deduplicate: str
 ) -> None:
-    """The nodes and, of the first hop, where its points and their neighbours stand among them."""
+    """Check the nodes, and the rows of the first hop's points and of their neighbours."""
     hop, nodes = around.hops[0], around.nodes.tolist()
     if deduplicate == "all":
         assert len(set(nodes)) == len(nodes)
     else:
-        own = [row for place, found in enumerate(slots) for row in hop.rows[place, : len(found)].tolist()]
-        assert own == list(range(hop.distinct, len(nodes))), "every filled slot has a row, the others none"
-        assert len(own) > len(set(nodes)), "neighbours repeat"
+        rows = [row for place, pairs in enumerate(slots) for row in hop.rows[place, : len(pairs)].tolist()]
+        assert rows == list(range(hop.distinct, len(nodes))), "every filled slot has a row, the others have none"
+        assert len(rows) > len(set(nodes)), "neighbours repeat"
     firsts = list(dict.fromkeys(roots.nodes.tolist()))
     assert nodes[: len(firsts)] == firsts, "the roots' nodes come first, in the order of first occurrence"
     assert [nodes[row] for row in around.root_rows] == roots.nodes.tolist()
@@ -83,8 +83,8 @@ def check_nodes(
     assert [nodes[row] for row in hop.root_rows] == [node for _, node, _ in points]
     assert hop.distinct == len({node for _, node, _ in points})
     assert int(hop.root_rows.max()) == hop.distinct - 1
-    for place, found in enumerate(slots):
-        assert [nodes[row] for row in hop.rows[place, : len(found)]] == [other for _, other in found]
+    for place, pairs in enumerate(slots):
+        assert [nodes[row] for row in hop.rows[place, : len(pairs)]] == [other for _, other in pairs]
 
 
 DEDUPLICATE = pytest.mark.parametrize("deduplicate", ["all", "roots"])
@@ -101,8 +101,8 @@ def test_two_hops(uniform: bool, deduplicate: str) -> None:
     for row, point in zip(above.root_rows.tolist(), points_of(roots), strict=True):
         assert table.setdefault(row, point) == point
     assert table.keys() == set(range(above.distinct)), "the roots' points are first"
-    for place, found in enumerate(slots):
-        for row, (event, other) in zip(above.rows[place].tolist(), found, strict=False):
+    for place, pairs in enumerate(slots):
+        for row, (event, other) in zip(above.rows[place].tolist(), pairs, strict=False):
             key = 2 * event + int(sampler.stream.dst[event] == other)
             point = (key, other, sampler.stream.t[event].item())
             assert table.setdefault(row, point) == point
@@ -112,7 +112,7 @@ def test_two_hops(uniform: bool, deduplicate: str) -> None:
     check_nodes(around, roots, points, check_slots(sampler, below, points), deduplicate)
 
 
-def test_hops_draw_for_themselves() -> None:
+def test_hops_have_independent_draws() -> None:
     sampler, roots = scene(uniform=True)
     two, other = (sampler.around(roots, [words(2)[first], words(2)[1]]).hops for first in (0, 1))
     assert torch.equal(two[1].event_ids, other[1].event_ids)
@@ -131,7 +131,7 @@ def test_one_hop_and_none(deduplicate: str) -> None:
 
 
 @DEDUPLICATE
-def test_roots_that_nothing_was_before(deduplicate: str) -> None:
+def test_roots_without_earlier_events(deduplicate: str) -> None:
     sampler, _ = scene(deduplicate=deduplicate)
     nodes = torch.tensor([2, 0, 2])
     around = sampler.around(Roots(nodes, torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2])), words(2))
@@ -141,6 +141,6 @@ def test_roots_that_nothing_was_before(deduplicate: str) -> None:
     assert around.root_rows.tolist() == [0, 1, 0]
 
 
-def test_only_known_ways_to_deduplicate() -> None:
-    with pytest.raises(ConfigError, match="deduplicate 'some': give all or roots"):
+def test_an_unknown_deduplicate_is_refused() -> None:
+    with pytest.raises(ConfigError, match="deduplicate 'some' is not one of all, roots"):
         scene(deduplicate="some")

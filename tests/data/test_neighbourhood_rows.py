@@ -1,4 +1,4 @@
-"""Training on neighbourhoods with a row a neighbour slot, against the same training on distinct nodes."""
+"""Training on neighbourhoods with one row per neighbour slot, against the same training on distinct nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from tests.training.schedule_run import Run, session
 
 BATCHES = 10
-# A gradient adds the same terms grouped otherwise: a rounding a term, of 90 points, their slots and their slots' slots.
+# A gradient groups the same terms differently: one rounding per term of 90 points, their slots and their slots' slots.
 TOLERANCE = 90 * (1 + 4 + 4 * 4) * torch.finfo(torch.float64).eps
 
 MODEL = {"model": "tgn", "dim": 8, "fanout": 4, "dtype": "float64", "dropout": 0.2}
@@ -36,7 +36,7 @@ def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @functools.cache
 def busy() -> EventStream:
-    """Few nodes, so that neighbours repeat and batches in flight meet at most rows; node features and self-loops."""
+    """Few nodes, so that neighbours repeat and batches in flight share most rows; node features and self-loops."""
     stream = synthetic_stream(SyntheticConfig(events=600, users=20, items=10, edge_features=2, seed=3))
     dst = stream.dst.clone()
     dst[::19] = stream.src[::19]
@@ -46,7 +46,7 @@ def busy() -> EventStream:
 
 @dataclass
 class Outcome:
-    """Ten batches: losses, gradients of every step, tables and parameters by name, and the rows that were fetched."""
+    """Results of ten batches: losses, gradients of every step, tables by name, parameters, and number of rows read."""
 
     losses: torch.Tensor
     grads: torch.Tensor
@@ -55,14 +55,14 @@ class Outcome:
     rows: int
 
 
-def trained(stream: EventStream, model: str, schedule: str, deduplicate: str) -> Outcome:
-    made = session(stream, 30, MODELS[model], schedule=schedule)
-    made = replace(made, sampler=replace(made.sampler, deduplicate=deduplicate))
-    parameters, read = list(made.model.parameters()), made.state.read
+def train(stream: EventStream, model: str, schedule: str, deduplicate: str) -> Outcome:
+    setup = session(stream, 30, MODELS[model], schedule=schedule)
+    setup = replace(setup, sampler=replace(setup.sampler, deduplicate=deduplicate))
+    parameters, read = list(setup.model.parameters()), setup.state.read
     grads: list[torch.Tensor] = []
     rows: list[int] = []
 
-    def reading(nodes: torch.Tensor, *others: Any) -> Any:
+    def count_rows(nodes: torch.Tensor, *others: Any) -> Any:
         rows.append(nodes.numel())
         return read(nodes, *others)
 
@@ -71,9 +71,9 @@ def trained(stream: EventStream, model: str, schedule: str, deduplicate: str) ->
             torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in parameters])
         )
 
-    made.state.read = reading  # type: ignore[method-assign]
-    made.optimizer.register_step_pre_hook(keep)
-    run = Run(made, BATCHES, {"update": 0.003})
+    setup.state.read = count_rows  # type: ignore[method-assign]
+    setup.optimizer.register_step_pre_hook(keep)
+    run = Run(setup, BATCHES, {"update": 0.003})
     everything = torch.cat([p.detach().view(-1) for p in parameters])
     losses = torch.tensor(run.losses, dtype=torch.float64)
     return Outcome(losses, torch.stack(grads), run.state, everything, sum(rows))
@@ -81,24 +81,24 @@ def trained(stream: EventStream, model: str, schedule: str, deduplicate: str) ->
 
 @functools.cache
 def on_distinct_nodes(model: str) -> Outcome:
-    return trained(busy(), model, "serial", "all")
+    return train(busy(), model, "serial", "all")
 
 
-def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference by the largest number."""
+def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference relative to the largest value, or to 1 if that is larger."""
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
 
 
 @pytest.mark.parametrize("schedule", ["serial", "exact"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_row_a_slot_trains_alike(model: str, schedule: str) -> None:
-    expected, found = on_distinct_nodes(model), trained(busy(), model, schedule, "roots")
-    rows = found.rows / expected.rows
+def test_one_row_per_slot_trains_alike(model: str, schedule: str) -> None:
+    expected, result = on_distinct_nodes(model), train(busy(), model, schedule, "roots")
+    rows = result.rows / expected.rows
     assert rows == 1 if MODELS[model]["model"] in ("jodie", "apan") else rows > 2, (
-        "only models with neighbours have more"
+        "only models with neighbours have more rows"
     )
-    assert found.tables.keys() == expected.tables.keys()
-    errors = {name: off(table, expected.tables[name]) for name, table in found.tables.items()}
+    assert result.tables.keys() == expected.tables.keys()
+    errors = {name: error(table, expected.tables[name]) for name, table in result.tables.items()}
     for name in ("losses", "grads", "parameters"):
-        errors[name] = off(getattr(found, name), getattr(expected, name))
+        errors[name] = error(getattr(result, name), getattr(expected, name))
     assert max(errors.values()) <= TOLERANCE, errors

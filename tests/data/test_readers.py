@@ -1,4 +1,4 @@
-"""Reading CSV and Parquet: roles, formats, and one clear error for everything that can be wrong."""
+"""Readers of CSV and Parquet: roles, formats, and one clear error for every fault of a file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_reads_what_generate_writes(tmp_path: Path) -> None:
-    made = synthetic_stream(SyntheticConfig(events=500, edge_features=2))
+    original = synthetic_stream(SyntheticConfig(events=500, edge_features=2))
     for name in ("x.csv", "x.parquet"):
-        write_stream(made, tmp_path / name)
-        read = read_stream(tmp_path / name)
-        assert read.node_ids is not None
-        assert torch.equal(read.node_ids[read.src], made.src)
-        assert torch.equal(read.node_ids[read.dst], made.dst)
-        assert torch.equal(read.t, made.t)
-        assert torch.equal(read.edge_features, made.edge_features)
+        write_stream(original, tmp_path / name)
+        stream = read_stream(tmp_path / name)
+        assert stream.node_ids is not None
+        assert torch.equal(stream.node_ids[stream.src], original.src)
+        assert torch.equal(stream.node_ids[stream.dst], original.dst)
+        assert torch.equal(stream.t, original.t)
+        assert torch.equal(stream.edge_features, original.edge_features)
 
 
 def test_column_mapping_and_synonyms(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_column_mapping_and_synonyms(tmp_path: Path) -> None:
     assert stream.node_ids.tolist() == [7, 9]
 
 
-def test_jodie_files_number_items_behind_users(tmp_path: Path) -> None:
+def test_jodie_files_number_items_after_users(tmp_path: Path) -> None:
     header = "user_id,item_id,timestamp,state_label,comma_separated_list_of_features\n"
     stream = read_stream(write(tmp_path / "x.csv", header + "0,0,0.0,0,0.1,0.2\n1,0,36.0,1,0.3,0.4\n"))
     assert stream.src.tolist() == [0, 1]
@@ -50,7 +50,7 @@ def test_jodie_files_number_items_behind_users(tmp_path: Path) -> None:
     assert stream.edge_features.shape == (2, 2)
 
 
-def test_a_folder_is_its_files_in_order(tmp_path: Path) -> None:
+def test_the_files_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
     write(tmp_path / "b.csv", "src,dst,time\n3,4,20\n")
     write(tmp_path / "a.csv", "src,dst,time\n1,2,10\n")
     assert read_stream(tmp_path).t.tolist() == [10, 20]
@@ -81,32 +81,32 @@ def test_node_features_follow_the_ids_of_the_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "the file is empty"),
-        ("src,dst,time\n", "a header but no events"),
+        ("src,dst,time\n", "no events below the header"),
         ("src,dst\n1,2\n", "no column for t; the file has src, dst"),
-        ("src,src,dst,time\n1,1,2,3\n", "column 'src' .* stands twice"),
+        ("src,src,dst,time\n1,1,2,3\n", "column 'src' .* appears twice"),
         ("src,dst,time\n1,2,3\n1,x,3\n", "row 2: dst is 'x', not a number"),
         ("src,dst,time\n1,2,3\n1,,3\n", "row 2: dst is empty"),
         ("src,dst,time\n1,2,nan\n", "row 1: time is not finite"),
         ("src,dst,time\n1,2,1.0\n1,2,inf\n", "row 2: time is not finite"),
         ("src,dst,time\n-1,2,3\n", "row 1: src is negative"),
         ("src,dst,time\n1.5,2,3\n", "row 1: src is not an integer .1.5"),
-        ("src,dst,time\n1,2,5\n1,2,4\n", "row 2: time goes back; sort the stream first with --sort .4"),
+        ("src,dst,time\n1,2,5\n1,2,4\n", "row 2: time is earlier than .*; sort the events with --sort .4"),
         ("src,dst,time\n1,2,3\n1,2\n", "cannot be read: .*Expected 3 columns, got 2"),
-        ("src,dst,time,f0\n1,2,3,nan\n", "hold a value that is not finite"),
+        ("src,dst,time,f0\n1,2,3,nan\n", "have a value that is not finite"),
         ("src,dst,time,f0\n1,2,3,a\n", "row 1: f0 is 'a', not a number"),
     ],
 )
 def test_bad_files_get_one_line(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as error:
         read_stream(write(tmp_path / "x.csv", text))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_stream(tmp_path / "none.csv")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match=r"holds no .csv"):
+    with pytest.raises(DataError, match=r"has no .csv"):
         read_stream(tmp_path / "folder")
     path = write(tmp_path / "x.csv", "src,dst,time\n1,2,3\n")
     with pytest.raises(DataError, match=r"'who' .src. is missing from the header"):
@@ -122,7 +122,7 @@ def test_a_list_column_must_keep_its_width(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({**columns, "features": [[1.0, 2.0], [3.0, 4.0]]}), tmp_path / "x.parquet")
     assert read_stream(tmp_path / "x.parquet").edge_features.tolist() == [[1, 2], [3, 4]]
     pyarrow.parquet.write_table(pa.table({**columns, "features": [[1.0, 2.0], [3.0]]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"row 2: features changes its width; the first row has 2 values .1."):
+    with pytest.raises(DataError, match=r"row 2: features differs in length from row 1, which has 2 values .1."):
         read_stream(tmp_path / "x.parquet")
 
 

@@ -103,9 +103,9 @@ def test_it_has_its_own_settings() -> None:
 
 def test_an_existing_name_and_an_unknown_setting_are_refused(registry: dict[str, Any]) -> None:
     before = dict(registry), dict(MODELS)
-    with pytest.raises(ConfigError, match="there is a model 'tgn' already; choose another name"):
+    with pytest.raises(ConfigError, match="there is already a model 'tgn'; choose another name"):
         register("tgn", TGN)
-    with pytest.raises(ConfigError, match="'hops' is none of fanout, heads, layers, slots; leave it out"):
+    with pytest.raises(ConfigError, match="'hops' is not one of fanout, heads, layers, slots; omit it"):
         register("other", TGN, fanout=5, hops=2)
     assert (dict(registry), dict(MODELS)) == before
 
@@ -121,7 +121,7 @@ def test_sampling_without_a_fanout_is_refused(registry: dict[str, Any], small_st
 def test_an_embedding_without_layers_is_refused(registry: dict[str, Any], small_stream: EventStream) -> None:
     register("other", Recipe(lambda config, facts: torch.nn.Identity(), None, None, TGAT.mailbox))
     config = RunConfig(model=ModelConfig(model="other", dim=8), train=TrainConfig(batch_size=100))
-    with pytest.raises(ConfigError, match="model other: its embedding Identity has no `layers`; say how many hops"):
+    with pytest.raises(ConfigError, match="model other: its embedding Identity has no `layers`; set it to the number"):
         Session.create(config, small_stream)
     assert "other" in registry
 

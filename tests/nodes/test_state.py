@@ -1,4 +1,4 @@
-"""Node state beside a writer: a read is whole and of one version, however the write is cut up."""
+"""Concurrent reads and writes of node state: a read is whole and of one version, wherever a write is interrupted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mspipe_triton.nodes.mailbox import CompactMailbox, LastMail, R, Rows, Written
+from mspipe_triton.nodes.mailbox import CompactMailbox, LastMail, R, Rows, Writes
 from mspipe_triton.nodes.ring import MailRing, RingMailbox
 from mspipe_triton.nodes.state import NodeState
 
@@ -18,20 +18,20 @@ NODES, DIM, EDGE = 12, 3, 2
 FEATURES = torch.arange(200 * EDGE, dtype=torch.float64).view(200, EDGE)
 
 
-def written(number: int, nodes: list[int], dim: int = DIM) -> Written:
-    """A write whose every field is `number`, so that a record of two writes shows."""
+def make_writes(number: int, nodes: list[int], dim: int = DIM) -> Writes:
+    """A write whose every field is `number`, so that a record mixed from two writes is noticed."""
     ids, size = torch.tensor(nodes, dtype=torch.int64), len(nodes)
     rows, times = torch.full((size, dim), float(number), dtype=torch.float64), torch.full((size,), number)
     record = LastMail(rows, times, rows.clone(), times.clone(), times.clone(), FEATURES[times])
     return [Rows(ids, record._asdict())]
 
 
-def empty(nodes: int = NODES, dim: int = DIM) -> NodeState[LastMail]:
+def empty_state(nodes: int = NODES, dim: int = DIM) -> NodeState[LastMail]:
     return NodeState.create(CompactMailbox(dim, EDGE, torch.float64), nodes, torch.tensor(0))
 
 
 def expected(writes: list[list[int]], upto: int, node: int) -> int | None:
-    """The number of the last write of a node among the first `upto`, or None."""
+    """Number of the last write of a node among the first `upto`, or None."""
     return max((number for number in range(upto) if node in writes[number]), default=None)
 
 
@@ -48,7 +48,7 @@ def check(record: LastMail, version: int, writes: list[list[int]]) -> None:
 
 
 class Interrupted(NodeState[R]):
-    """Lets writes happen after some of the tables have been read."""
+    """Node state that performs writes after some of the tables have been read."""
 
     pending: list[int]
 
@@ -64,13 +64,13 @@ class Interrupted(NodeState[R]):
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_read_that_writes_fall_into_is_of_the_later_version(data: st.DataObject) -> None:
+def test_a_read_during_writes_is_of_the_later_version(data: st.DataObject) -> None:
     some = st.lists(st.integers(0, NODES - 1), min_size=1, max_size=8, unique=True)
     writes = data.draw(st.lists(some, min_size=1, max_size=6))
-    state = empty()
+    state = empty_state()
     state.__class__ = Interrupted
     for number, nodes in enumerate(writes):
-        state.publish(number, written(number, nodes))
+        state.publish(number, make_writes(number, nodes))
     first = data.draw(st.integers(0, len(writes)))
     for number in range(first):
         state.write(number)
@@ -84,48 +84,48 @@ def test_a_read_that_writes_fall_into_is_of_the_later_version(data: st.DataObjec
     check(record, len(writes), writes)
 
 
-def test_a_write_that_has_begun_counts_whole() -> None:
-    state, writes = empty(), [[1, 2, 3], [2, 3, 4]]
+def test_a_read_contains_an_unfinished_write_whole() -> None:
+    state, writes = empty_state(), [[1, 2, 3], [2, 3, 4]]
     for number, nodes in enumerate(writes):
-        state.publish(number, written(number, nodes))
+        state.publish(number, make_writes(number, nodes))
     state.write(0)
     state.begun = 2
-    state.tables["memory"][[2, 3]] = 1.0  # of the second write, nothing else is there yet
+    state.tables["memory"][[2, 3]] = 1.0  # the only part of the second write so far
     everyone = torch.arange(NODES)
-    torn = state.fetch(everyone, FEATURES)
-    assert (torn.memory[2] == 1).all()
-    assert (torn.partner[2] == 0).all()
+    record = state.fetch(everyone, FEATURES)
+    assert (record.memory[2] == 1).all()
+    assert (record.partner[2] == 0).all()
     check(*state.read(everyone, everyone, FEATURES), writes)
 
 
-def test_reads_beside_a_writing_thread_are_whole() -> None:
+def test_reads_during_writes_of_another_thread_are_whole() -> None:
     count, nodes, dim = 150, 400, 64
     generator = torch.Generator().manual_seed(0)
-    state = empty(nodes, dim)
+    state = empty_state(nodes, dim)
     writes = [torch.randperm(nodes, generator=generator)[:300].tolist() for _ in range(count)]
-    for number, chosen in enumerate(writes):
-        state.publish(number, written(number, chosen, dim))
+    for number, targets in enumerate(writes):
+        state.publish(number, make_writes(number, targets, dim))
     thread = threading.Thread(target=lambda: [state.write(number) for number in range(count)])
     everyone, versions = torch.arange(nodes), []
     thread.start()
     while not versions or versions[-1] < count:
         record, version = state.read(everyone, everyone, FEATURES)
         versions.append(version)
-        own = record.event_id
+        ids = record.event_id
         for part in (record.memory, record.partner):
-            assert (part == own.clamp(min=0).unsqueeze(1)).all()
-        assert torch.equal(record.memory_time, own.clamp(min=0))
-        known = own >= 0
-        assert torch.equal(record.mail_features[known], FEATURES[own[known]])
-        assert int(own.max()) == version - 1
+            assert (part == ids.clamp(min=0).unsqueeze(1)).all()
+        assert torch.equal(record.memory_time, ids.clamp(min=0))
+        mask = ids >= 0
+        assert torch.equal(record.mail_features[mask], FEATURES[ids[mask]])
+        assert int(ids.max()) == version - 1
     thread.join()
     assert versions == sorted(versions)
 
 
-def test_what_is_forgotten_cannot_be_patched_from() -> None:
-    state = empty()
+def test_a_patch_cannot_start_below_a_forgotten_version() -> None:
+    state = empty_state()
     for number in range(3):
-        state.publish(number, written(number, [number]))
+        state.publish(number, make_writes(number, [number]))
         state.write(number)
     state.forget(2)
     assert list(state.published) == [2]
@@ -137,13 +137,13 @@ def test_what_is_forgotten_cannot_be_patched_from() -> None:
 
 
 SLOTS = 3
-Told = tuple[list[int], list[int]]  # the ends of a batch's events, and who hears of them
+Batch = tuple[list[int], list[int]]  # the ends of a batch's events, and the receivers of its mail
 
 
 class Version(NamedTuple):
-    """What a ring mailbox holds after a number of writes: of memory [N] and slots [N, S] by which write, 0 being none.
+    """Expected content of a ring mailbox: the number of the last write of memory [N] and slots [N, S], 0 for none.
 
-    Writes count from 1 here.
+    Writes are numbered from 1 here.
     """
 
     memory: torch.Tensor
@@ -155,12 +155,13 @@ def ring(nodes: int = NODES, dim: int = DIM, aggregator: str = "last") -> NodeSt
     return NodeState.create(RingMailbox(dim, EDGE, torch.float64, SLOTS, aggregator), nodes, torch.tensor(0))
 
 
-def told(state: NodeState[MailRing], writes: list[Told], nodes: int = NODES, dim: int = DIM) -> list[Version]:
-    """Publish the writes, every field of which is the write's number; what is there before the first and after each."""
+def publish(state: NodeState[MailRing], writes: list[Batch], nodes: int = NODES, dim: int = DIM) -> list[Version]:
+    """Publish writes whose every field is their number; returns the content before the first and after each of them."""
     versions = [Version(*(torch.zeros(shape, dtype=torch.int64) for shape in (nodes, nodes, (nodes, SLOTS))))]
-    for number, (ends, heard) in enumerate(writes):
+    for number, (ends, receivers) in enumerate(writes):
         memory, received, slots = (part.clone() for part in versions[-1])
-        ids, own, mails = torch.tensor(heard), *(torch.full((len(who),), number + 1) for who in (ends, heard))
+        times, mails = (torch.full((len(targets),), number + 1) for targets in (ends, receivers))
+        ids = torch.tensor(receivers)
         places = ids * SLOTS + received[ids] % SLOTS
         parts = {
             "mails": mails.double().unsqueeze(1).repeat(1, 2 * dim), "event_id": mails - 1, "mail_time": mails,
@@ -170,11 +171,11 @@ def told(state: NodeState[MailRing], writes: list[Told], nodes: int = NODES, dim
         received[ids] += 1
         slots.view(-1)[places] = number + 1
         versions.append(Version(memory, received, slots))
-        rows = own.double().unsqueeze(1).repeat(1, dim)
+        rows = times.double().unsqueeze(1).repeat(1, dim)
         state.publish(
             number,
             [
-                Rows(torch.tensor(ends), {"memory": rows, "memory_time": own}),
+                Rows(torch.tensor(ends), {"memory": rows, "memory_time": times}),
                 Rows(ids, {"received": received[ids]}),
                 Rows(places, parts, SLOTS),
             ],
@@ -183,46 +184,46 @@ def told(state: NodeState[MailRing], writes: list[Told], nodes: int = NODES, dim
 
 
 def check_ring(record: MailRing, version: Version) -> None:
-    """Every record is whole and of that version: memory, its time, the count, and all of every slot."""
+    """Check that every record is whole and of this version: memory, its time, the mail count, and all slots."""
     assert torch.equal(record.memory, version.memory.double().unsqueeze(1).expand_as(record.memory))
     assert torch.equal(record.memory_time, version.memory)
     assert torch.equal(record.received, version.received)
     assert torch.equal(record.mails, version.slots.double().unsqueeze(2).expand_as(record.mails))
     assert torch.equal(record.event_id, version.slots - 1)
     assert torch.equal(record.mail_time, version.slots)
-    filled = version.slots > 0
-    assert torch.equal(record.mail_features[filled], FEATURES[version.slots[filled] - 1])
+    mask = version.slots > 0
+    assert torch.equal(record.mail_features[mask], FEATURES[version.slots[mask] - 1])
     assert torch.equal(record.filled, version.received.clamp(max=SLOTS))
 
 
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_a_read_of_rings_that_writes_fall_into_is_of_the_later_version(aggregator: str, data: st.DataObject) -> None:
+def test_a_read_of_rings_during_writes_is_of_the_later_version(aggregator: str, data: st.DataObject) -> None:
     some = st.lists(st.integers(0, NODES - 1), min_size=1, max_size=8, unique=True)
     writes = data.draw(st.lists(st.tuples(some, some), min_size=1, max_size=8))
     state = ring(aggregator=aggregator)
     state.__class__ = Interrupted
-    versions = told(state, writes)
+    versions = publish(state, writes)
     first = data.draw(st.integers(0, len(writes)))
     for number in range(first):
         state.write(number)
     during = data.draw(st.integers(0, len(writes) - first))
     state.pending = [data.draw(st.integers(0, len(state.tables))), during]
-    asked = torch.tensor(data.draw(st.permutations(range(NODES)))[: data.draw(st.integers(1, NODES))])
-    record, version = state.read(asked, asked, FEATURES)
+    nodes = torch.tensor(data.draw(st.permutations(range(NODES)))[: data.draw(st.integers(1, NODES))])
+    record, version = state.read(nodes, nodes, FEATURES)
     assert version == first + during
-    check_ring(record, Version(*(part[asked] for part in versions[version])))
-    state.patch(record, asked, version, len(writes))
-    check_ring(record, Version(*(part[asked] for part in versions[-1])))
+    check_ring(record, Version(*(part[nodes] for part in versions[version])))
+    state.patch(record, nodes, version, len(writes))
+    check_ring(record, Version(*(part[nodes] for part in versions[-1])))
 
 
-def test_a_ring_s_write_that_has_begun_counts_whole() -> None:
+def test_a_read_of_rings_contains_an_unfinished_write_whole() -> None:
     state = ring()
-    versions = told(state, [([0, 1], [0, 1, 2]), ([1, 2], [1, 2, 3])])
+    versions = publish(state, [([0, 1], [0, 1, 2]), ([1, 2], [1, 2, 3])])
     state.write(0)
     state.begun = 2
-    state.tables["received"][[1, 2, 3]] = versions[2].received[[1, 2, 3]]  # of the second write, nothing else is there
+    state.tables["received"][[1, 2, 3]] = versions[2].received[[1, 2, 3]]  # the only part of the second write so far
     everyone = torch.arange(NODES)
     record, version = state.read(everyone, everyone, FEATURES)
     assert version == 2
@@ -230,26 +231,26 @@ def test_a_ring_s_write_that_has_begun_counts_whole() -> None:
 
 
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
-def test_reads_of_rings_beside_a_writing_thread_are_whole(aggregator: str) -> None:
+def test_reads_of_rings_during_writes_of_another_thread_are_whole(aggregator: str) -> None:
     count, nodes, dim = 100, 300, 64
     generator = torch.Generator().manual_seed(0)
     state = ring(nodes, dim, aggregator)
-    chosen = [torch.randperm(nodes, generator=generator).tolist() for _ in range(count)]
-    versions = told(state, [(order[:120], order[50:250]) for order in chosen], nodes, dim)
+    orders = [torch.randperm(nodes, generator=generator).tolist() for _ in range(count)]
+    versions = publish(state, [(order[:120], order[50:250]) for order in orders], nodes, dim)
     thread = threading.Thread(target=lambda: [state.write(number) for number in range(count)])
-    everyone, seen = torch.arange(nodes), []
+    everyone, numbers = torch.arange(nodes), []
     thread.start()
-    while not seen or seen[-1] < count:
+    while not numbers or numbers[-1] < count:
         record, version = state.read(everyone, everyone, FEATURES)
-        seen.append(version)
+        numbers.append(version)
         check_ring(record, versions[version])
     thread.join()
-    assert seen == sorted(seen)
+    assert numbers == sorted(numbers)
 
 
-def test_a_saved_ring_goes_on_where_it_was() -> None:
+def test_a_saved_ring_is_restored() -> None:
     state, other = ring(), ring()
-    versions = told(state, [([0, 1], [0, 1, 2])] * 4)
+    versions = publish(state, [([0, 1], [0, 1, 2])] * 4)
     for number in range(4):
         state.write(number)
     other.load_state_dict(state.state_dict())

@@ -221,9 +221,9 @@ def test_unsupported_precisions_get_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         ModelConfig(dtype="float64", precision="bf16")
     assert str(caught.value) == (
-        "precision bf16 is for dtype float32, not float64; take --precision full, or --dtype float32"
+        "precision bf16 needs dtype float32, not float64; use --precision full, or --dtype float32"
     )
-    with pytest.raises(ConfigError, match="precision 'fp8' is none of full, tf32, bf16"):
+    with pytest.raises(ConfigError, match="precision 'fp8' is not one of full, tf32, bf16"):
         ModelConfig(precision="fp8")
     assert ModelConfig(dtype="float64").table_dtype == "float64"
 

@@ -149,7 +149,7 @@ def test_an_epoch_that_overflows_starts_over_with_more_room(stream: EventStream)
     assert resident.seconds_preparing > preparing, "the discarded epoch counts as preparing"
     assert len(notes) == 1
     assert "starts over" in notes[0]
-    assert steps.sampler.rooms[0] > 3 * 3
+    assert steps.sampler.sizes[0] > 3 * 3
     for epoch in (1, 2):
         assert torch.equal(losses[epoch - 1], expected.train_epoch(epoch).losses)
     assert all(torch.equal(table, expected.session.state.tables[name]) for name, table in session.state.tables.items())

@@ -47,11 +47,11 @@ def test_the_shipped_settings_follow_the_flags(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "residential"}, "none of auto, serial"),
+        ({"schedule": "residential"}, "not one of auto, serial"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"prefetch": -1}, "prefetch must be at least 0"),
-        ({"deduplicate": "none"}, "none of all, roots"),
-        ({"gather": "magic"}, "none of copy, kernel"),
+        ({"deduplicate": "none"}, "not one of all, roots"),
+        ({"gather": "magic"}, "not one of copy, kernel"),
     ],
 )
 def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> None:
@@ -72,11 +72,11 @@ def test_a_config_file_has_settings_only_if_the_config_has(tmp_path: Path) -> No
 
 
 def test_settings_and_run_must_agree() -> None:
-    with pytest.raises(ConfigError, match=r"\[settings\] schedule exact is not the run's, which is fixed"):
+    with pytest.raises(ConfigError, match=r"\[settings\] schedule exact differs from the run's, fixed"):
         replace(CONFIG, settings=OTHER, train=replace(CONFIG.train, schedule="fixed", staleness=1))
-    with pytest.raises(ConfigError, match=r"\[settings\] threads 1 is not the run's, which is 2"):
+    with pytest.raises(ConfigError, match=r"\[settings\] threads 1 differs from the run's, 2"):
         replace(CONFIG, settings=OTHER, train=replace(CONFIG.train, threads=2))
-    with pytest.raises(ConfigError, match="mspipe is not the run's, which is auto"):
+    with pytest.raises(ConfigError, match="mspipe differs from the run's, auto"):
         replace(CONFIG, settings=replace(OTHER, schedule="mspipe"))
 
 
@@ -98,9 +98,9 @@ def test_settings_without_a_schedule_use_the_runs(
 
 
 def test_resident_settings_and_placement_must_agree() -> None:
-    with pytest.raises(ConfigError, match="leave it out of the file, or take --placement device"):
+    with pytest.raises(ConfigError, match="remove it from the file, or use --placement device"):
         RunConfig(train=TrainConfig(placement="host"), settings=RunSettings("resident"))
-    with pytest.raises(ConfigError, match="leave it out of the file, or take --placement host"):
+    with pytest.raises(ConfigError, match="remove it from the file, or use --placement host"):
         RunConfig(train=TrainConfig(placement="device"), settings=RunSettings("serial"))
 
 
