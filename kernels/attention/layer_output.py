@@ -75,27 +75,27 @@ def attention_output_kernel(
         tl.store(p_rstd + i_r, b_rstd, mask=m_r)
 
 
-def launch_attention_output(of: AttentionLayer, attended: Attended, save: bool) -> tuple[torch.Tensor, ...]:
+def launch_attention_output(args: AttentionLayer, attended: Attended, save: bool) -> tuple[torch.Tensor, ...]:
     """z [R, D], and for the backward pass, empty unless `save`: o and a [R, D], mean and 1 / deviation of a [R, 1]."""
-    context, dropout, dim = attended.context, of.dropout, of.output_bias.numel()
+    context, dropout, dim = attended.context, args.dropout, args.output_bias.numel()
     roots, heads, width = context.shape
-    out, saved = context.new_empty(roots, dim), empty_output(of, save)
+    out, saved = context.new_empty(roots, dim), empty_output(args, save)
     config = fitting(attention_output_kernel.config(arithmetic(context.dtype)), dim)
     attention_output_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]),), config,
-        context, attended.total, of.table, of.root_rows, of.value_weight, of.value_bias, of.output_weight,
-        of.output_bias, of.norm_weight, of.norm_bias, of.output_draws if dropout > 0 else None, *saved, out, roots,
-        HEADS=heads, DIM=dim, WIDTH=width, STRIDE_TABLE=of.table.stride(0), KEEP_FROM=int(dropout * 2**32),
-        SCALE=keep_scale(dropout, context.dtype), EPS=of.eps, SAVE=save, PRECISION=input_precision(context.dtype),
+        context, attended.total, args.table, args.root_rows, args.value_weight, args.value_bias, args.output_weight,
+        args.output_bias, args.norm_weight, args.norm_bias, args.output_draws if dropout > 0 else None, *saved, out,
+        roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE_TABLE=args.table.stride(0), KEEP_FROM=int(dropout * 2**32),
+        SCALE=keep_scale(dropout, context.dtype), EPS=args.eps, SAVE=save, PRECISION=input_precision(context.dtype),
         BLOCK_D=pow2(dim),
     )  # fmt: skip
     return out, *saved
 
 
-def empty_output(of: AttentionLayer, save: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def empty_output(args: AttentionLayer, save: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `launch_attention_output` saves, unwritten."""
-    roots, new = of.root_rows.numel(), of.output_bias.new_empty
-    rows, row = ((roots, of.output_bias.numel()), (roots, 1)) if save else (0, 0)
+    roots, new = args.root_rows.numel(), args.output_bias.new_empty
+    rows, row = ((roots, args.output_bias.numel()), (roots, 1)) if save else (0, 0)
     return new(rows), new(rows), new(row), new(row)
 
 
@@ -166,7 +166,7 @@ def attention_output_backward_kernel(
 
 
 def launch_attention_output_backward(
-    of: AttentionLayer, out: Embedded, grad: Embedded
+    args: AttentionLayer, out: Embedded, grad: Embedded
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of y [R, D], o [R, D], context [R, K, X] and total [R, K], from that of z [R, D]."""
     (roots, heads, width), dim, d_z = out.context.shape, out.activated.shape[1], grad.z
@@ -175,8 +175,9 @@ def launch_attention_output_backward(
     config = fitting(attention_output_backward_kernel.config(arithmetic(d_z.dtype)), dim)
     attention_output_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
-        d_z, out.activated, out.mean, out.rstd, of.norm_weight, of.output_weight, of.value_weight, of.value_bias,
-        d_mixed, d_attended, d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE=d_z.stride(0),
-        SCALE=keep_scale(of.dropout, d_z.dtype), PRECISION=input_precision(d_z.dtype), HEAD=pow2(dim // heads),
+        d_z, out.activated, out.mean, out.rstd, args.norm_weight, args.output_weight, args.value_weight,
+        args.value_bias, d_mixed, d_attended, d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width,
+        STRIDE=d_z.stride(0), SCALE=keep_scale(args.dropout, d_z.dtype), PRECISION=input_precision(d_z.dtype),
+        HEAD=pow2(dim // heads),
     )  # fmt: skip
     return d_mixed, d_attended, d_context, d_total

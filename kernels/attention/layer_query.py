@@ -68,16 +68,17 @@ def attention_query_kernel(
     )  # fmt: skip
 
 
-def launch_attention_query(of: AttentionLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def launch_attention_query(args: AttentionLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q [R, D], and absorbed [R, K, X] and bias [R, K] as `temporal_attention` takes them."""
-    roots, (dim, width), heads, new = of.root_rows.numel(), of.key_weight.shape, of.heads, of.key_weight.new_empty
+    roots, (dim, width), heads = args.root_rows.numel(), args.key_weight.shape, args.heads
+    new = args.key_weight.new_empty
     query, absorbed, bias = new(roots, dim), new(roots, heads, width), new(roots, heads)
     config = fitting(attention_query_kernel.config(arithmetic(query.dtype)), dim)
     attention_query_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
-        of.table, of.root_rows, of.frequency, of.phase, of.query_weight, of.query_bias, of.key_weight, of.key_bias,
-        query, absorbed, bias, roots, HEADS=heads, DIM=dim, TIME=of.phase.numel(), WIDTH=width,
-        STRIDE_TABLE=of.table.stride(0), PRECISION=input_precision(query.dtype), HEAD=pow2(dim // heads),
+        args.table, args.root_rows, args.frequency, args.phase, args.query_weight, args.query_bias, args.key_weight,
+        args.key_bias, query, absorbed, bias, roots, HEADS=heads, DIM=dim, TIME=args.phase.numel(), WIDTH=width,
+        STRIDE_TABLE=args.table.stride(0), PRECISION=input_precision(query.dtype), HEAD=pow2(dim // heads),
     )  # fmt: skip
     return query, absorbed, bias
 
@@ -128,7 +129,7 @@ def attention_query_backward_kernel(
 
 
 def launch_attention_query_backward(
-    of: AttentionLayer, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor,
+    args: AttentionLayer, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor,
     d_roots: torch.Tensor | None, add: bool,
 ) -> torch.Tensor:  # fmt: skip
     """dq [R, D], and where there is `d_roots` the roots' dh: its rows, or with `add` added to those of the table."""
@@ -137,8 +138,8 @@ def launch_attention_query_backward(
     config = fitting(attention_query_backward_kernel.config(arithmetic(d_mixed.dtype)), dim)
     attention_query_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]),), config,
-        d_absorbed, d_bias, d_mixed, of.root_rows, of.query_weight, of.key_weight, of.key_bias, of.output_weight,
-        d_query, d_roots, roots, HEADS=heads, DIM=dim, TIME=of.phase.numel(), WIDTH=width, TABLE=d_roots is not None,
-        ADD=add, PRECISION=input_precision(d_mixed.dtype), BLOCK_D=pow2(dim),
+        d_absorbed, d_bias, d_mixed, args.root_rows, args.query_weight, args.key_weight, args.key_bias,
+        args.output_weight, d_query, d_roots, roots, HEADS=heads, DIM=dim, TIME=args.phase.numel(), WIDTH=width,
+        TABLE=d_roots is not None, ADD=add, PRECISION=input_precision(d_mixed.dtype), BLOCK_D=pow2(dim),
     )  # fmt: skip
     return d_query

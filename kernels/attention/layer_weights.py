@@ -223,11 +223,11 @@ def attention_times_kernel(
 
 
 def launch_attention_weights(
-    of: AttentionLayer, out: Embedded, grad: Embedded, d_mixed: torch.Tensor, d_attended: torch.Tensor,
+    args: AttentionLayer, out: Embedded, grad: Embedded, d_mixed: torch.Tensor, d_attended: torch.Tensor,
     d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_query: torch.Tensor,
 ) -> Gradients:  # fmt: skip
     """Gradients of the parameters, by parts and then their sum."""
-    d_z, (roots, heads, width), dim, time = grad.z, out.context.shape, out.activated.shape[1], of.phase.numel()
+    d_z, (roots, heads, width), dim, time = grad.z, out.context.shape, out.activated.shape[1], args.phase.numel()
     config = attention_weights_kernel.config(arithmetic(d_z.dtype))
     parts, across = cdiv(roots, config["PART"]), 3 * dim + 2 * width + 6
     partial = d_z.new_empty(parts, dim, across)
@@ -235,26 +235,26 @@ def launch_attention_weights(
     attention_weights_kernel.launch(
         (heads * cdiv(dim // heads, config["BLOCK_N"]), tiles, parts), config,
         d_z, out.activated, out.mean, out.rstd, d_mixed, out.attended, d_attended, out.context, out.total, out.query,
-        d_absorbed, d_bias, d_query, of.table, of.root_rows, partial, roots, HEADS=heads, DIM=dim, WIDTH=width,
-        STRIDE_GRAD=d_z.stride(0), STRIDE_TABLE=of.table.stride(0), PRECISION=input_precision(d_z.dtype),
+        d_absorbed, d_bias, d_query, args.table, args.root_rows, partial, roots, HEADS=heads, DIM=dim, WIDTH=width,
+        STRIDE_GRAD=d_z.stride(0), STRIDE_TABLE=args.table.stride(0), PRECISION=input_precision(d_z.dtype),
     )  # fmt: skip
-    made = {name: torch.empty_like(getattr(of, name)) for name in PARAMETERS}
+    made = {name: torch.empty_like(getattr(args, name)) for name in PARAMETERS}
     config = attention_sums_kernel.config()
     attention_sums_kernel.launch(
         (cdiv(dim * (across + time), config["BLOCK"]),), config,
-        partial, of.frequency, of.phase, *made.values(), parts, DIM=dim, TIME=time, WIDTH=width,
+        partial, args.frequency, args.phase, *made.values(), parts, DIM=dim, TIME=time, WIDTH=width,
     )  # fmt: skip
     return made
 
 
 def launch_attention_times(
-    of: AttentionLayer, d_frequencies: torch.Tensor, d_phases: torch.Tensor, d_query_bias: torch.Tensor
+    args: AttentionLayer, d_frequencies: torch.Tensor, d_phases: torch.Tensor, d_query_bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of frequency and phase [T], from the roots' [R, T] and that of the query's bias."""
-    d_frequency, d_phase = torch.empty_like(of.frequency), torch.empty_like(of.phase)
+    d_frequency, d_phase = torch.empty_like(args.frequency), torch.empty_like(args.phase)
     (roots, time), config = d_phases.shape, attention_times_kernel.config()
     attention_times_kernel.launch(
-        (cdiv(time, config["BLOCK_T"]),), config, d_frequencies, d_phases, of.query_weight, d_query_bias,
-        of.frequency, of.phase, d_frequency, d_phase, roots, DIM=d_query_bias.numel(), TIME=time,
+        (cdiv(time, config["BLOCK_T"]),), config, d_frequencies, d_phases, args.query_weight, d_query_bias,
+        args.frequency, args.phase, d_frequency, d_phase, roots, DIM=d_query_bias.numel(), TIME=time,
     )  # fmt: skip
     return d_frequency, d_phase

@@ -71,25 +71,26 @@ class Mailboxes(NamedTuple):
     draws: torch.Tensor | None = None
 
 
-def _attention(of: Mailboxes) -> Attention:
+def _attention(args: Mailboxes) -> Attention:
     """The same as a call of `temporal_attention`."""
-    return Attention(*of[:9], None, *of[9:])  # type: ignore[arg-type]  # beside mails, rows may be None
+    return Attention(*args[:9], None, *args[9:])  # type: ignore[arg-type]  # beside mails, rows may be None
 
 
 def _by(run: Callable[..., R]) -> Callable[..., R]:
     """A way to compute `temporal_attention` or its backward pass, taken for mailboxes."""
 
     @functools.wraps(run)
-    def by(of: Mailboxes, *rest: Any) -> R:
-        return run(_attention(of), *rest)
+    def by(args: Mailboxes, *rest: Any) -> R:
+        return run(_attention(args), *rest)
 
     return by
 
 
-def _check(of: Mailboxes) -> None:
-    name, mails, rows, device, nodes = "mailbox_attention", of.mails, of.rows, of.query.device, of.query.shape[0]
-    checks.dims(name, 3, mails=mails, query=of.query)
-    check_attention(name, (nodes, mails.shape[1]), "mails", _attention(of))
+def _check(args: Mailboxes) -> None:
+    name, mails, rows = "mailbox_attention", args.mails, args.rows
+    device, nodes = args.query.device, args.query.shape[0]
+    checks.dims(name, 3, mails=mails, query=args.query)
+    check_attention(name, (nodes, mails.shape[1]), "mails", _attention(args))
     checks.shape(name, rows=(rows, (nodes,)))
     if rows is None and mails.shape[0] != nodes:
         raise ValueError(f"{name}: mails has {mails.shape[0]} mailboxes for {nodes} nodes; give rows")
@@ -103,7 +104,7 @@ def _check(of: Mailboxes) -> None:
         )
     checks.device(name, device, ("mails",), mails=mails, rows=rows)
     if rows is not None and checks.debugging():
-        checks.within(name, "rows", rows[of.counts > 0], mails.shape[0])
+        checks.within(name, "rows", rows[args.counts > 0], mails.shape[0])
 
 
 mailbox_attention = differentiable(

@@ -217,28 +217,29 @@ def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
         tl.store(p_block, b_block, mask=m_block)
 
 
-def slots_arguments(of: Attention) -> tuple[torch.Tensor | None, ...]:
+def slots_arguments(args: Attention) -> tuple[torch.Tensor | None, ...]:
     """Both attention kernels' table, rows, edge rows, times, counts and time encoder."""
-    rows = of.rows if of.table.dim() == 3 else of.rows.contiguous()
-    feature_rows = None if of.feature_rows is None else of.feature_rows.contiguous()
-    return of.table, rows, of.features, feature_rows, of.deltas.contiguous(), of.counts, of.frequency, of.phase
+    rows = args.rows if args.table.dim() == 3 else args.rows.contiguous()
+    feature_rows = None if args.feature_rows is None else args.feature_rows.contiguous()
+    slots = args.table, rows, args.features, feature_rows, args.deltas.contiguous(), args.counts
+    return *slots, args.frequency, args.phase
 
 
-def slots_shapes(of: Attention) -> dict[str, int]:
+def slots_shapes(args: Attention) -> dict[str, int]:
     """Both attention kernels' form of the table, widths, distances between rows, fanout and block of slots."""
-    fanout = of.deltas.shape[1]
+    fanout = args.deltas.shape[1]
     return {
-        "MAILBOX": of.table.dim() == 3, "DIM": of.table.shape[-1], "EDGE": of.features.shape[1],
-        "TIME": of.frequency.numel(), "STRIDE_TABLE": of.table.stride(0), "STRIDE_FEATURES": of.features.stride(0),
-        "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
+        "MAILBOX": args.table.dim() == 3, "DIM": args.table.shape[-1], "EDGE": args.features.shape[1],
+        "TIME": args.frequency.numel(), "STRIDE_TABLE": args.table.stride(0),
+        "STRIDE_FEATURES": args.features.stride(0), "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
     }  # fmt: skip
 
 
-def slots_config(kernel: Kernel, of: Attention) -> Config:
+def slots_config(kernel: Kernel, args: Attention) -> Config:
     """Either attention kernel's configuration; without mailboxes, a root with more than the 16 slots that it is for
     takes as many times the warps, up to 8."""
-    kind, fanout = "float64" if of.query.dtype == torch.float64 else "float32", of.deltas.shape[1]
-    if of.table.dim() == 3:
+    kind, fanout = "float64" if args.query.dtype == torch.float64 else "float32", args.deltas.shape[1]
+    if args.table.dim() == 3:
         return kernel.config(f"mails_{kind}")
     config = kernel.config(kind)
     if fanout <= 16:
@@ -253,26 +254,26 @@ def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of: Attention | AttentionLayer) -> None:
+def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], args: Attention | AttentionLayer) -> None:
     """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
-    checks.dims(operation, 2, features=of.features)
-    checks.dims(operation, 1, frequency=of.frequency)
+    checks.dims(operation, 2, features=args.features)
+    checks.dims(operation, 1, frequency=args.frequency)
     checks.shape(
-        operation, deltas=(of.deltas, shape), feature_rows=(of.feature_rows, shape), counts=(of.counts, shape[:1]),
-        phase=(of.phase, of.frequency.shape),
+        operation, deltas=(args.deltas, shape), feature_rows=(args.feature_rows, shape),
+        counts=(args.counts, shape[:1]), phase=(args.phase, args.frequency.shape),
     )  # fmt: skip
-    width = of.features.shape[1]
-    if of.feature_rows is None and width > 0:
-        checks.shape(operation, features=(of.features, (shape[0] * shape[1], width)))
-    checks.dtype(operation, checks.FLOATS, features=of.features, deltas=of.deltas)
-    checks.dtype(operation, checks.INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
+    width = args.features.shape[1]
+    if args.feature_rows is None and width > 0:
+        checks.shape(operation, features=(args.features, (shape[0] * shape[1], width)))
+    checks.dtype(operation, checks.FLOATS, features=args.features, deltas=args.deltas)
+    checks.dtype(operation, checks.INTEGERS, feature_rows=args.feature_rows, counts=args.counts)
     names = ("features", "feature_rows", "deltas", "counts", "frequency", "phase")
-    named = {name: getattr(of, name) for name in names}
+    named = {name: getattr(args, name) for name in names}
     checks.layout(operation, **named)
     checks.device(operation, device, ("features",), **named)
-    checks.within(operation, "counts", of.counts, shape[1] + 1)
-    if of.feature_rows is not None and width > 0:
-        check_filled(operation, "feature_rows", of.feature_rows, of.counts, of.features.shape[0], None)
+    checks.within(operation, "counts", args.counts, shape[1] + 1)
+    if args.feature_rows is not None and width > 0:
+        check_filled(operation, "feature_rows", args.feature_rows, args.counts, args.features.shape[0], None)
 
 
 def check_filled(

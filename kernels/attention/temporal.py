@@ -98,22 +98,22 @@ class Attended(NamedTuple):
     others: torch.Tensor
 
 
-def attend(of: Attention, save: bool) -> Attended:
+def attend(args: Attention, save: bool) -> Attended:
     """`temporal_attention` in torch. The table may also be mailboxes [N, F, D] by rows [R], or None where N = R."""
-    query, bias, dropout = of.query, of.bias, of.dropout
-    encoded = fused_encode_time(of.deltas.contiguous().to(query.dtype), of.frequency, of.phase)
-    if of.table.dim() == 3:
-        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, encoded)
+    query, bias, dropout = args.query, args.bias, args.dropout
+    encoded = fused_encode_time(args.deltas.contiguous().to(query.dtype), args.frequency, args.phase)
+    if args.table.dim() == 3:
+        slots = mail_slots(args.table, args.rows, args.features, args.feature_rows, args.counts, encoded)
     else:
-        edges = edge_rows(of.features, of.feature_rows, of.counts, encoded)
+        edges = edge_rows(args.features, args.feature_rows, args.counts, encoded)
         others = encoded if edges is None else torch.cat([edges, encoded], 2)
-        slots = Slots(of.table.to(query.dtype), filled_rows(of.rows, of.counts), None, others)
-    if of.query_rows is not None:
-        query, bias = query.index_select(0, of.query_rows), bias.index_select(0, of.query_rows)
+        slots = Slots(args.table.to(query.dtype), filled_rows(args.rows, args.counts), None, others)
+    if args.query_rows is not None:
+        query, bias = query.index_select(0, args.query_rows), bias.index_select(0, args.query_rows)
     scale = None
-    if dropout > 0 and of.draws is not None:
-        scale = dropout_scale(of.draws, (*query.shape[:2], of.deltas.shape[1]), dropout, query.dtype)
-    slope, weights, dropped = _weights(products(query, *slots), bias, of.counts, scale)
+    if dropout > 0 and args.draws is not None:
+        scale = dropout_scale(args.draws, (*query.shape[:2], args.deltas.shape[1]), dropout, query.dtype)
+    slope, weights, dropped = _weights(products(query, *slots), bias, args.counts, scale)
     context, total = torch.cat(mixed(dropped, *slots), 2), dropped.sum(2)
     if not save:
         return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
@@ -196,61 +196,61 @@ def attention_kernel(
         write_mixed(p_row, b_dropped, False, source, b_held, DIM, EDGE, TIME, SLOTS, BLOCK)
 
 
-def launch_attention(of: Attention, save: bool) -> Attended:
+def launch_attention(args: Attention, save: bool) -> Attended:
     """`attend` by its kernel: a program takes a root."""
-    out, query, dropout = empty_attended(of, save, 0), inner_contiguous(of.query), of.dropout
+    out, query, dropout = empty_attended(args, save, 0), inner_contiguous(args.query), args.dropout
     attention_kernel.launch(
-        (of.deltas.shape[0],), slots_config(attention_kernel, of), *slots_arguments(of), query, of.query_rows,
-        of.bias.contiguous(), of.draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
-        HEADS=query.shape[1], **slots_shapes(of), DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32),
+        (args.deltas.shape[0],), slots_config(attention_kernel, args), *slots_arguments(args), query, args.query_rows,
+        args.bias.contiguous(), args.draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
+        HEADS=query.shape[1], **slots_shapes(args), DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32),
         SCALE=keep_scale(dropout, query.dtype), SLOPE=NEGATIVE_SLOPE, SAVE=save,
     )  # fmt: skip
     return out
 
 
-def empty_attended(of: Attention, save: bool, others: int) -> Attended:
+def empty_attended(args: Attention, save: bool, others: int) -> Attended:
     """The results unwritten; `others` is their width where they are saved, else 0."""
-    (roots, fanout), (_, heads, width), new = of.deltas.shape, of.query.shape, of.query.new_empty
+    (roots, fanout), (_, heads, width), new = args.deltas.shape, args.query.shape, args.query.new_empty
     weights = new((roots, heads, fanout) if save else 0)
     saved = new((roots, fanout, others) if save and others else 0)
     return Attended(new((roots, heads, width)), new((roots, heads)), weights, torch.empty_like(weights), saved)
 
 
-def fake_attention(of: Attention, save: bool) -> Attended:
+def fake_attention(args: Attention, save: bool) -> Attended:
     """The results unwritten, as kernels or torch give them."""
-    edges = 0 if of.table.dim() == 3 else of.features.shape[1]
-    return empty_attended(of, save, 0 if on_triton(of.query) else edges + of.frequency.numel())
+    edges = 0 if args.table.dim() == 3 else args.features.shape[1]
+    return empty_attended(args, save, 0 if on_triton(args.query) else edges + args.frequency.numel())
 
 
-def check_attention(name: str, slots: tuple[int, ...], owner: str, of: Attention) -> None:
+def check_attention(name: str, slots: tuple[int, ...], owner: str, args: Attention) -> None:
     """Refuse what slots [R, F] do not go with, table and rows apart; `owner` names what has the x_j."""
-    check_slots(name, of.query.device, slots, of)
-    checks.dims(name, 3, query=of.query)
-    width = of.table.shape[-1] + of.features.shape[1] + of.frequency.numel()
-    if of.query.shape[2] != width:
-        raise ValueError(f"{name}: query has width {of.query.shape[2]}, {owner} have {width}")
-    checks.shape(name, bias=(of.bias, of.query.shape[:2]))
-    checks.dtype(name, checks.COMPUTED, query=of.query)
-    checks.same_dtype(name, query=of.query, bias=of.bias, frequency=of.frequency, phase=of.phase)
-    checks.device(name, of.query.device, bias=of.bias)
-    checks.dropout(name, of.query.device, of.dropout, draws=of.draws)
+    check_slots(name, args.query.device, slots, args)
+    checks.dims(name, 3, query=args.query)
+    width = args.table.shape[-1] + args.features.shape[1] + args.frequency.numel()
+    if args.query.shape[2] != width:
+        raise ValueError(f"{name}: query has width {args.query.shape[2]}, {owner} have {width}")
+    checks.shape(name, bias=(args.bias, args.query.shape[:2]))
+    checks.dtype(name, checks.COMPUTED, query=args.query)
+    checks.same_dtype(name, query=args.query, bias=args.bias, frequency=args.frequency, phase=args.phase)
+    checks.device(name, args.query.device, bias=args.bias)
+    checks.dropout(name, args.query.device, args.dropout, draws=args.draws)
 
 
-def _check(of: Attention) -> None:
-    name, table, rows, query_rows = "temporal_attention", of.table, of.rows, of.query_rows
+def _check(args: Attention) -> None:
+    name, table, rows, query_rows = "temporal_attention", args.table, args.rows, args.query_rows
     checks.dims(name, 2, table=table, rows=rows)
-    check_attention(name, rows.shape, "neighbour rows", of)
+    check_attention(name, rows.shape, "neighbour rows", args)
     checks.shape(name, query_rows=(query_rows, rows.shape[:1]))
     if query_rows is None:
-        checks.shape(name, query=(of.query, (*rows.shape[:1], *of.query.shape[1:])))
+        checks.shape(name, query=(args.query, (*rows.shape[:1], *args.query.shape[1:])))
     checks.dtype(name, checks.FLOATS, table=table)
     checks.dtype(name, checks.INTEGERS, rows=rows, query_rows=query_rows)
     checks.layout(name, table=table, rows=rows, query_rows=query_rows)
     # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
     pinned = () if table.requires_grad else ("table",)
-    checks.device(name, of.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
-    checks.within(name, "query_rows", query_rows, of.query.shape[0])
-    check_filled(name, "rows", rows, of.counts, table.shape[0])
+    checks.device(name, args.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
+    checks.within(name, "query_rows", query_rows, args.query.shape[0])
+    check_filled(name, "rows", rows, args.counts, table.shape[0])
 
 
 temporal_attention = differentiable(

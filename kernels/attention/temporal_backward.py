@@ -36,43 +36,44 @@ if TYPE_CHECKING:
 TIMES = ("frequency", "phase")
 
 
-def attend_backward(of: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
+def attend_backward(args: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
     """The gradients in torch. Edge rows and φ come from `out.others`; node rows are read again."""
-    (d_context, d_total), query_rows = _whole(of, grad), of.query_rows
-    if of.table.dim() == 3:
-        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, out.others)
+    (d_context, d_total), query_rows = _whole(args, grad), args.query_rows
+    if args.table.dim() == 3:
+        slots = mail_slots(args.table, args.rows, args.features, args.feature_rows, args.counts, out.others)
     else:
-        slots = Slots(of.table.to(of.query.dtype), filled_rows(of.rows, of.counts), None, out.others)
-    d_logits, dropped = _logits_backward(products(d_context, *slots), d_total, out.weights, out.slope, 1.0 - of.dropout)
+        slots = Slots(args.table.to(args.query.dtype), filled_rows(args.rows, args.counts), None, out.others)
+    d_weights, keep = products(d_context, *slots), 1.0 - args.dropout
+    d_logits, dropped = _logits_backward(d_weights, d_total, out.weights, out.slope, keep)
 
     def d_columns(columns: slice) -> torch.Tensor:
-        query = of.query[..., columns]
+        query = args.query[..., columns]
         query = query if query_rows is None else query.index_select(0, query_rows)
         return _scattered(d_logits, dropped, query, d_context[..., columns])
 
     gradients = {"query": torch.cat(mixed(d_logits, *slots), 2), "bias": d_logits.sum(2)}
     if "table" in needs and slots.rows is not None:
-        nodes, dim = slots.table, of.table.shape[1]
+        nodes, dim = slots.table, args.table.shape[1]
         d_table = torch.zeros_like(nodes).index_add_(0, slots.rows.view(-1), d_columns(slice(dim)).view(-1, dim))
-        gradients["table"] = d_table.to(of.table.dtype)
+        gradients["table"] = d_table.to(args.table.dtype)
     if needs.intersection(TIMES):
-        d_time = d_columns(slice(of.query.shape[2] - of.frequency.numel(), None))
-        deltas = of.deltas.contiguous().to(d_time.dtype)
-        gradients |= zip(TIMES, encode_time_backward(d_time, deltas, of.frequency, of.phase), strict=True)
-    return gradients if query_rows is None else _by_query(of, query_rows, gradients)
+        d_time = d_columns(slice(args.query.shape[2] - args.frequency.numel(), None))
+        deltas = args.deltas.contiguous().to(d_time.dtype)
+        gradients |= zip(TIMES, encode_time_backward(d_time, deltas, args.frequency, args.phase), strict=True)
+    return gradients if query_rows is None else _by_query(args, query_rows, gradients)
 
 
-def _whole(of: Attention, grad: Attended) -> tuple[torch.Tensor, torch.Tensor]:
+def _whole(args: Attention, grad: Attended) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of context and total, zeros for what has none."""
-    roots, (_, heads, width) = of.deltas.shape[0], of.query.shape
-    d_context = of.query.new_zeros((roots, heads, width)) if grad.context is None else grad.context
-    return d_context, of.query.new_zeros((roots, heads)) if grad.total is None else grad.total
+    roots, (_, heads, width) = args.deltas.shape[0], args.query.shape
+    d_context = args.query.new_zeros((roots, heads, width)) if grad.context is None else grad.context
+    return d_context, args.query.new_zeros((roots, heads)) if grad.total is None else grad.total
 
 
-def _by_query(of: Attention, rows: torch.Tensor, gradients: Gradients) -> Gradients:
+def _by_query(args: Attention, rows: torch.Tensor, gradients: Gradients) -> Gradients:
     """Gradients with those of the roots' queries and biases added up by row."""
-    for name, shape in (("query", of.query.shape), ("bias", of.query.shape[:2])):
-        gradients[name] = of.query.new_zeros(shape).index_add_(0, rows, gradients[name])
+    for name, shape in (("query", args.query.shape), ("bias", args.query.shape[:2])):
+        gradients[name] = args.query.new_zeros(shape).index_add_(0, rows, gradients[name])
     return gradients
 
 
@@ -202,7 +203,7 @@ def attention_backward_kernel(
 
 
 def launch_attention_gradients(
-    of: Attention, out: Attended, d_context: torch.Tensor, d_total: torch.Tensor, d_table: torch.Tensor | None,
+    args: Attention, out: Attended, d_context: torch.Tensor, d_total: torch.Tensor, d_table: torch.Tensor | None,
     times: bool, add_table: bool, add_query: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """The kernel of the backward pass: a program takes a root.
@@ -215,23 +216,24 @@ def launch_attention_gradients(
     Returns:
         Gradients of frequency and phase by root [R, T], which are empty unless `times`, of query and of bias.
     """
-    roots, (_, heads, width) = of.deltas.shape[0], of.query.shape
-    d_context, query = inner_contiguous(d_context), inner_contiguous(of.query)
-    d_frequency = query.new_empty((roots if times else 0, of.frequency.numel()))
+    roots, (_, heads, width) = args.deltas.shape[0], args.query.shape
+    d_context, query = inner_contiguous(d_context), inner_contiguous(args.query)
+    d_frequency = query.new_empty((roots if times else 0, args.frequency.numel()))
     d_phase = torch.empty_like(d_frequency)
     d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
     d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
     attention_backward_kernel.launch(
-        (roots,), slots_config(attention_backward_kernel, of), d_context, d_total.contiguous(), *slots_arguments(of),
-        query, of.query_rows, out.weights, out.slope, d_table, d_frequency, d_phase, d_query, d_bias,
-        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
-        HEADS=heads, **slots_shapes(of), DROPOUT=of.dropout > 0, SCALE=keep_scale(of.dropout, query.dtype),
-        TABLE=d_table is not None, TIMES=times, ADD_QUERY=add_query, ADD_TABLE=add_table,
+        (roots,), slots_config(attention_backward_kernel, args),
+        d_context, d_total.contiguous(), *slots_arguments(args), query, args.query_rows, out.weights, out.slope,
+        d_table, d_frequency, d_phase, d_query, d_bias,
+        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1), HEADS=heads, **slots_shapes(args),
+        DROPOUT=args.dropout > 0, SCALE=keep_scale(args.dropout, query.dtype), TABLE=d_table is not None, TIMES=times,
+        ADD_QUERY=add_query, ADD_TABLE=add_table,
     )  # fmt: skip
     return d_frequency, d_phase, d_query, d_bias
 
 
-def launch_attention_backward(of: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
+def launch_attention_backward(args: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
     """The gradients by a kernel.
 
     Sums over roots and slots are atomic, in no fixed order; where torch is asked for deterministic algorithms, their
@@ -239,17 +241,17 @@ def launch_attention_backward(of: Attention, out: Attended, grad: Attended, need
     """
     add, times, d_table = not torch.are_deterministic_algorithms_enabled(), bool(needs.intersection(TIMES)), None
     if "table" in needs:
-        slots, dim = of.rows.numel(), of.table.shape[1]
-        d_table = of.query.new_zeros(of.table.shape) if add else of.query.new_empty(slots, dim)
+        slots, dim = args.rows.numel(), args.table.shape[1]
+        d_table = args.query.new_zeros(args.table.shape) if add else args.query.new_empty(slots, dim)
     d_frequency, d_phase, d_query, d_bias = launch_attention_gradients(
-        of, out, *_whole(of, grad), d_table, times, add, add and of.query_rows is not None
+        args, out, *_whole(args, grad), d_table, times, add, add and args.query_rows is not None
     )
     gradients = {"query": d_query, "bias": d_bias}
-    if of.query_rows is not None and not add:
-        gradients = _by_query(of, of.query_rows, gradients)
+    if args.query_rows is not None and not add:
+        gradients = _by_query(args, args.query_rows, gradients)
     if d_table is not None:
         if not add:
-            rows = filled_rows(of.rows, of.counts).view(-1)
-            d_table = of.query.new_zeros(of.table.shape).index_add_(0, rows, d_table)
-        gradients["table"] = d_table.to(of.table.dtype)
+            rows = filled_rows(args.rows, args.counts).view(-1)
+            d_table = args.query.new_zeros(args.table.shape).index_add_(0, rows, d_table)
+        gradients["table"] = d_table.to(args.table.dtype)
     return gradients | {"frequency": d_frequency.sum(0), "phase": d_phase.sum(0)} if times else gradients

@@ -41,21 +41,21 @@ def real_part(count: torch.Tensor | None, events: int) -> tuple[torch.Tensor | N
     return valid, max(real, 1)
 
 
-def _reference(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
-    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, of.embedded
-    valid, number = real_part(of.count, events)
+def _reference(args: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
+    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, args.embedded
+    valid, number = real_part(args.count, events)
     d_scores = torch.stack([-torch.sigmoid(-out.scores[0]), torch.sigmoid(out.scores[1])]) * (grad.loss / number)
     if valid is not None:  # 0 times what the others have, which may be NaN, would not be 0
         rows = valid.unsqueeze(1)
         d_scores, hidden = torch.where(valid, d_scores, 0.0), torch.where(rows, hidden, 0.0)
         embedded = torch.where(rows.repeat(3, 1), embedded, 0.0)
     d_scores, hidden = d_scores.view(-1), hidden.view(-1, dim)
-    d_ends = torch.outer(d_scores, of.weight_out[0])
+    d_ends = torch.outer(d_scores, args.weight_out[0])
     torch.ops.aten.threshold_backward.grad_input(d_ends, hidden, 0.0, grad_input=d_ends)
     d_src = d_ends[:events] + d_ends[events:]
     d_embedded = embedded.new_empty(embedded.shape)
-    torch.mm(d_src, of.weight_src, out=d_embedded[:events])
-    torch.mm(d_ends, of.weight_dst, out=d_embedded[events:])
+    torch.mm(d_src, args.weight_src, out=d_embedded[:events])
+    torch.mm(d_ends, args.weight_dst, out=d_embedded[events:])
     d_bias = d_src.sum(0)
     gradients = (
         d_embedded, d_src.t() @ embedded[:events], d_bias, d_ends.t() @ embedded[events:], d_bias.clone(),
@@ -224,25 +224,25 @@ def link_sum_kernel(
     tl.store(p_bias_out + row, b_sum, mask=(row == 0) & (column == 2 * DIM + 2))
 
 
-def _launch(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
+def _launch(args: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
     """Two kernels: all products, then the sum of their parts. The same bits in every run."""
-    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, of.embedded
+    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, args.embedded
     config = link_backward_kernel.config(arithmetic(hidden.dtype))
     parts = cdiv(events, config["PART"])
     partial = hidden.new_empty(parts, dim, 3 * dim + 3)
-    gradients = {name: hidden.new_empty(getattr(of, name).shape) for name in LEAVES}
+    gradients = {name: hidden.new_empty(getattr(args, name).shape) for name in LEAVES}
     d_embedded, *d_weights = gradients.values()
     programs = parts * cdiv(dim, config["BLOCK_N"]) + cdiv(events, config["BLOCK_U"])
     link_backward_kernel.launch(
         (programs, cdiv(dim, config["BLOCK_K"]), 3), config,
-        grad.loss, embedded, of.count, of.weight_src.contiguous(), of.weight_dst.contiguous(), of.weight_out,
+        grad.loss, embedded, args.count, args.weight_src.contiguous(), args.weight_dst.contiguous(), args.weight_out,
         out.scores, hidden, d_embedded, partial, events,
         DIM=dim, STRIDE=embedded.stride(0), PRECISION=input_precision(hidden.dtype),
     )  # fmt: skip
     part, config = config["PART"], link_sum_kernel.config()
     link_sum_kernel.launch(
         (cdiv(dim * (2 * dim + 3), config["BLOCK"]),), config,
-        partial, of.count, *d_weights, events, DIM=dim, PART=part,
+        partial, args.count, *d_weights, events, DIM=dim, PART=part,
     )  # fmt: skip
     return gradients
 

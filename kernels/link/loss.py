@@ -63,13 +63,13 @@ class LinkLoss(NamedTuple):
     bias_out: torch.Tensor
 
 
-def _reference(of: LinkLoss, save: bool) -> Scored:
-    events, dim = of.embedded.shape[0] // 3, of.embedded.shape[1]
-    valid, number = real_part(of.count, events)
-    hidden = (of.embedded[events:] @ of.weight_dst.t()).view(2, events, dim)
-    hidden += torch.addmm(of.bias_src + of.bias_dst, of.embedded[:events], of.weight_src.t())
+def _reference(args: LinkLoss, save: bool) -> Scored:
+    events, dim = args.embedded.shape[0] // 3, args.embedded.shape[1]
+    valid, number = real_part(args.count, events)
+    hidden = (args.embedded[events:] @ args.weight_dst.t()).view(2, events, dim)
+    hidden += torch.addmm(args.bias_src + args.bias_dst, args.embedded[:events], args.weight_src.t())
     hidden.relu_()
-    scores = torch.mv(hidden.view(-1, dim), of.weight_out[0]).add_(of.bias_out).view(2, events)
+    scores = torch.mv(hidden.view(-1, dim), args.weight_out[0]).add_(args.bias_out).view(2, events)
     gains = logsigmoid(scores[0]) + logsigmoid(-scores[1])
     if valid is not None:
         scores, gains = torch.where(valid, scores, 0.0), torch.where(valid, gains, 0.0)
@@ -166,48 +166,48 @@ def _softplus(x):
     return tl.where(x < 0, 0.0, x) + b_log
 
 
-def _launch(of: LinkLoss, save: bool) -> Scored:
+def _launch(args: LinkLoss, save: bool) -> Scored:
     """Two kernels: hidden rows and shares of the scores, then scores and loss. The same bits in every run."""
-    out, embedded = _empty(of, save), of.embedded
+    out, embedded = _empty(args, save), args.embedded
     events, dim = out.scores.shape[1], embedded.shape[1]
     config = link_scores_kernel.config(arithmetic(embedded.dtype))
     tiles = cdiv(dim, config["BLOCK_D"])
     partial = embedded.new_empty(tiles, 2, events)
     link_scores_kernel.launch(
         (cdiv(events, config["BLOCK_U"]), tiles), config,
-        embedded, of.count, of.weight_src.contiguous(), of.bias_src, of.weight_dst.contiguous(), of.bias_dst,
-        of.weight_out, partial, out.hidden, events, DIM=dim, STRIDE=embedded.stride(0), SAVE=save,
+        embedded, args.count, args.weight_src.contiguous(), args.bias_src, args.weight_dst.contiguous(), args.bias_dst,
+        args.weight_out, partial, out.hidden, events, DIM=dim, STRIDE=embedded.stride(0), SAVE=save,
         PRECISION=input_precision(embedded.dtype),
     )  # fmt: skip
     link_loss_kernel.launch(
-        (1,), link_loss_kernel.config(), partial, of.count, of.bias_out, out.scores, out.loss, events, TILES=tiles
+        (1,), link_loss_kernel.config(), partial, args.count, args.bias_out, out.scores, out.loss, events, TILES=tiles
     )
     return out
 
 
-def _empty(of: LinkLoss, save: bool) -> Scored:
+def _empty(args: LinkLoss, save: bool) -> Scored:
     """The outputs, unwritten."""
-    events, dim, new = of.embedded.shape[0] // 3, of.embedded.shape[1], of.embedded.new_empty
+    events, dim, new = args.embedded.shape[0] // 3, args.embedded.shape[1], args.embedded.new_empty
     return Scored(new(()), new(2, events), new((2, events, dim) if save else 0))
 
 
-def _check(of: LinkLoss) -> None:
-    weights = checks.named(of, *of._fields[2:])
-    checks.dims(_NAME, 2, embedded=of.embedded)
-    rows, dim = of.embedded.shape
+def _check(args: LinkLoss) -> None:
+    weights = checks.named(args, *args._fields[2:])
+    checks.dims(_NAME, 2, embedded=args.embedded)
+    rows, dim = args.embedded.shape
     if rows % 3 or not dim:
         raise ValueError(
             f"{_NAME}: embedded has shape {(rows, dim)}; give three rows an event, of the sources, the destinations "
             "and the negatives, of one number or more"
         )
     shapes = zip(weights.values(), [(dim, dim), (dim,), (dim, dim), (dim,), (1, dim), (1,)], strict=True)
-    checks.shape(_NAME, count=(of.count, (1,)), **dict(zip(weights, shapes, strict=True)))
-    checks.dtype(_NAME, checks.COMPUTED, weight_src=of.weight_src)
-    checks.same_dtype(_NAME, **weights, embedded=of.embedded)
-    checks.dtype(_NAME, checks.INTEGERS, count=of.count)
-    checks.layout(_NAME, embedded=of.embedded, **weights)
-    checks.device(_NAME, of.embedded.device, (), count=of.count, **weights)
-    checks.within(_NAME, "count", of.count, rows // 3 + 1)
+    checks.shape(_NAME, count=(args.count, (1,)), **dict(zip(weights, shapes, strict=True)))
+    checks.dtype(_NAME, checks.COMPUTED, weight_src=args.weight_src)
+    checks.same_dtype(_NAME, **weights, embedded=args.embedded)
+    checks.dtype(_NAME, checks.INTEGERS, count=args.count)
+    checks.layout(_NAME, embedded=args.embedded, **weights)
+    checks.device(_NAME, args.embedded.device, (), count=args.count, **weights)
+    checks.within(_NAME, "count", args.count, rows // 3 + 1)
 
 
 link_loss = differentiable(

@@ -67,10 +67,10 @@ class Aggregate(NamedTuple):
     mode: str = "last"
 
 
-def _reference(of: Aggregate) -> None:
-    if of.src.numel() == 0:
+def _reference(args: Aggregate) -> None:
+    if args.src.numel() == 0:
         return
-    src, dst, batch_event_ids, times, features, hidden, _, src_rows, dst_rows, _ = of[6:]
+    src, dst, batch_event_ids, times, features, hidden, _, src_rows, dst_rows, _ = args[6:]
     nodes = torch.stack([src, dst], 1).view(-1).long()
     if int(nodes.min()) < 0:  # rare, so batches without padding pay for this one reduction only
         real = (torch.minimum(src, dst) >= 0).nonzero().squeeze(1)
@@ -88,21 +88,21 @@ def _reference(of: Aggregate) -> None:
     targets = nodes.index_select(0, winner)
     events = winner >> 1
 
-    of.memory.index_copy_(0, targets, hidden.index_select(0, written).to(of.memory.dtype))
-    of.memory_time.index_copy_(0, targets, of.hidden_time.index_select(0, written))
-    of.event_id.index_copy_(0, targets, batch_event_ids.index_select(0, events).long())
-    of.mail_time.index_copy_(0, targets, times.index_select(0, events))
-    if of.mode == "last":
+    args.memory.index_copy_(0, targets, hidden.index_select(0, written).to(args.memory.dtype))
+    args.memory_time.index_copy_(0, targets, args.hidden_time.index_select(0, written))
+    args.event_id.index_copy_(0, targets, batch_event_ids.index_select(0, events).long())
+    args.mail_time.index_copy_(0, targets, times.index_select(0, events))
+    if args.mode == "last":
         mail = hidden.index_select(0, partner_rows.index_select(0, winner))
     else:
         mail = _mean(hidden.index_select(0, partner_rows), rows, hidden.shape[0]).index_select(0, written)
-        if of.mail_features is not None and features is not None:
+        if args.mail_features is not None and features is not None:
             # In bfloat16 a node's count would stop at 256.
             wide = features.float() if features.dtype == torch.bfloat16 else features
             rows_of_features = _mean(wide.repeat_interleave(2, 0), rows, hidden.shape[0])
             kept = rows_of_features.index_select(0, written)
-            of.mail_features.index_copy_(0, targets, kept.to(of.mail_features.dtype))
-    of.partner.index_copy_(0, targets, mail.to(of.partner.dtype))
+            args.mail_features.index_copy_(0, targets, kept.to(args.mail_features.dtype))
+    args.partner.index_copy_(0, targets, mail.to(args.partner.dtype))
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -135,57 +135,57 @@ def last_kernel(
     copy_rows(p_partner, stride_partner, b_node, p_hidden, stride_hidden, b_other, m_last, DIM, PADDED, COLUMNS)
 
 
-def _launch(of: Aggregate) -> None:
+def _launch(args: Aggregate) -> None:
     """One launch for "last", two for "mean" (see `launch_mean`).
 
     Only a node's last position writes it, and no kernel reads a table, so programs do not meet.
     """
-    if of.mode == "mean":
-        launch_mean(of)
+    if args.mode == "mean":
+        launch_mean(args)
         return
-    config, dim = last_kernel.config(), of.hidden.shape[1]
+    config, dim = last_kernel.config(), args.hidden.shape[1]
     last_kernel.launch(
-        (cdiv(2 * of.src.numel(), config["BLOCK"]),), config,
-        of.memory, of.memory_time, of.partner, of.event_id, of.mail_time, of.src, of.dst, of.batch_event_ids, of.times,
-        of.hidden, of.hidden_time, of.src_rows, of.dst_rows, of.src.numel(),
-        of.memory.stride(0), of.partner.stride(0), of.hidden.stride(0), DIM=dim, PADDED=pow2(dim, 1),
+        (cdiv(2 * args.src.numel(), config["BLOCK"]),), config,
+        args.memory, args.memory_time, args.partner, args.event_id, args.mail_time, args.src, args.dst,
+        args.batch_event_ids, args.times, args.hidden, args.hidden_time, args.src_rows, args.dst_rows, args.src.numel(),
+        args.memory.stride(0), args.partner.stride(0), args.hidden.stride(0), DIM=dim, PADDED=pow2(dim, 1),
     )  # fmt: skip
 
 
-def _check(of: Aggregate) -> None:
-    if of.mode not in ("last", "mean"):
-        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
+def _check(args: Aggregate) -> None:
+    if args.mode not in ("last", "mean"):
+        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {args.mode!r}")
     tables, columns = (
-        checks.named(of, "memory", "partner", "mail_features"),
-        checks.named(of, "memory_time", "mail_time", "event_id"),
+        checks.named(args, "memory", "partner", "mail_features"),
+        checks.named(args, "memory_time", "mail_time", "event_id"),
     )
-    ends = checks.named(of, "src", "dst", "src_rows", "dst_rows", "batch_event_ids")
-    every = checks.named(of, *of._fields[:-1])
-    checks.dtype(_NAME, checks.COMPUTED, hidden=of.hidden)
-    checks.dtype(_NAME, checks.FLOATS, **tables, features=of.features)
-    checks.dtype(_NAME, (torch.int64,), event_id=of.event_id)
+    ends = checks.named(args, "src", "dst", "src_rows", "dst_rows", "batch_event_ids")
+    every = checks.named(args, *args._fields[:-1])
+    checks.dtype(_NAME, checks.COMPUTED, hidden=args.hidden)
+    checks.dtype(_NAME, checks.FLOATS, **tables, features=args.features)
+    checks.dtype(_NAME, (torch.int64,), event_id=args.event_id)
     checks.dtype(_NAME, checks.INTEGERS, **ends)
-    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
-    checks.same_dtype(_NAME, **checks.named(of, "memory_time", "mail_time", "times", "hidden_time"))
-    checks.dims(_NAME, 2, memory=of.memory, hidden=of.hidden)
-    (nodes, dim), events, rows = of.memory.shape, len(of.src), len(of.hidden)
+    checks.dtype(_NAME, checks.TIMES, memory_time=args.memory_time)
+    checks.same_dtype(_NAME, **checks.named(args, "memory_time", "mail_time", "times", "hidden_time"))
+    checks.dims(_NAME, 2, memory=args.memory, hidden=args.hidden)
+    (nodes, dim), events, rows = args.memory.shape, len(args.src), len(args.hidden)
     shapes: dict[str, tuple[int, ...]] = {"partner": (nodes, dim), "hidden": (rows, dim), "hidden_time": (rows,)}
     shapes |= dict.fromkeys(columns, (nodes,)) | dict.fromkeys((*ends, "times"), (events,))
-    if of.mail_features is not None and of.features is not None:
-        width = of.features.shape[1]
+    if args.mail_features is not None and args.features is not None:
+        width = args.features.shape[1]
         shapes |= {"mail_features": (nodes, width), "features": (events, width)}
     for name, shape in shapes.items():
         tensor = every[name]
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {shape}, beside memory "
-                f"{(nodes, dim)}, hidden {tuple(of.hidden.shape)} and src {tuple(of.src.shape)}; fix the wrong one"
+                f"{(nodes, dim)}, hidden {tuple(args.hidden.shape)} and src {tuple(args.src.shape)}; fix the wrong one"
             )
     checks.layout(_NAME, **every)
-    checks.device(_NAME, of.hidden.device, (*tables, *columns), **every)
+    checks.device(_NAME, args.hidden.device, (*tables, *columns), **every)
     for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", rows), ("dst_rows", rows)):
         checks.within(_NAME, name, ends[name], stop, None)
-    if of.mode == "mean" and (of.mail_features is None) != (of.features is None):
+    if args.mode == "mean" and (args.mail_features is None) != (args.features is None):
         raise ValueError(f"{_NAME}: mode 'mean' has one of features and mail_features; give both or neither")
 
 

@@ -202,22 +202,23 @@ def mean_kernel(
         )  # fmt: skip
 
 
-def launch_mean(of: Aggregate) -> None:
+def launch_mean(args: Aggregate) -> None:
     """`aggregate_messages` in the mode "mean": one launch links each node's positions, one walks them and writes.
 
     Only a node's last position writes it, and no kernel reads a table, so programs do not meet.
     """
-    events, dim, width, strides = of.src.numel(), of.hidden.shape[1], 0, (0, 0)
-    last, previous = of.src.new_empty((2, 2 * events), dtype=torch.int32).unbind()
+    events, dim, width, strides = args.src.numel(), args.hidden.shape[1], 0, (0, 0)
+    last, previous = args.src.new_empty((2, 2 * events), dtype=torch.int32).unbind()
     config = link_kernel.config()
     link_kernel.launch(
-        (cdiv(2 * events, config["BLOCK"]),), config, of.src, of.dst, of.src_rows, of.dst_rows, last, previous, events
-    )
-    if of.mail_features is not None and of.features is not None:  # both or neither
-        width, strides = of.features.shape[1], (of.mail_features.stride(0), of.features.stride(0))
+        (cdiv(2 * events, config["BLOCK"]),), config,
+        args.src, args.dst, args.src_rows, args.dst_rows, last, previous, events,
+    )  # fmt: skip
+    if args.mail_features is not None and args.features is not None:  # both or neither
+        width, strides = args.features.shape[1], (args.mail_features.stride(0), args.features.stride(0))
     config = mean_kernel.config()
     mean_kernel.launch(
-        (cdiv(2 * events, config["BLOCK"]),), config, *of[:-1], last, previous, events,
-        of.memory.stride(0), of.partner.stride(0), *strides, of.hidden.stride(0),
+        (cdiv(2 * events, config["BLOCK"]),), config, *args[:-1], last, previous, events,
+        args.memory.stride(0), args.partner.stride(0), *strides, args.hidden.stride(0),
         DIM=dim, PADDED=pow2(dim, 1), WIDTH=width, PADDED_WIDTH=pow2(width, 1),
     )  # fmt: skip

@@ -70,36 +70,37 @@ class Deliver(NamedTuple):
     mode: str = "last"
 
 
-def _reference(of: Deliver) -> None:
-    ends, rows = torch.cat([of.src, of.dst]), torch.cat([of.src_rows, of.dst_rows])
+def _reference(args: Deliver) -> None:
+    ends, rows = torch.cat([args.src, args.dst]), torch.cat([args.src_rows, args.dst_rows])
     real = (ends >= 0).nonzero().squeeze(1)
     ends, rows = ends.index_select(0, real).long(), rows.index_select(0, real)
-    of.memory.index_copy_(0, ends, of.hidden.index_select(0, rows).to(of.memory.dtype))
-    of.memory_time.index_copy_(0, ends, of.hidden_time.index_select(0, rows))
+    args.memory.index_copy_(0, ends, args.hidden.index_select(0, rows).to(args.memory.dtype))
+    args.memory_time.index_copy_(0, ends, args.hidden_time.index_select(0, rows))
 
-    places = (of.heard >= 0).nonzero().squeeze(1)
-    nodes, latest = of.heard.index_select(0, places).long(), of.last.index_select(0, places).long()
-    before = of.received.index_select(0, nodes)
-    of.received.index_copy_(0, nodes, before + 1)
-    cells, events = (nodes, before % of.mails.shape[1]), latest >> 1
-    of.event_id.index_put_(cells, of.batch_event_ids.index_select(0, events).long())
-    of.mail_time.index_put_(cells, of.times.index_select(0, events))
-    summed = _summed(of)
+    places = (args.heard >= 0).nonzero().squeeze(1)
+    nodes, latest = args.heard.index_select(0, places).long(), args.last.index_select(0, places).long()
+    before = args.received.index_select(0, nodes)
+    args.received.index_copy_(0, nodes, before + 1)
+    cells, events = (nodes, before % args.mails.shape[1]), latest >> 1
+    args.event_id.index_put_(cells, args.batch_event_ids.index_select(0, events).long())
+    args.mail_time.index_put_(cells, args.times.index_select(0, events))
+    summed = _summed(args)
     if summed is None:
-        found = mail_rows(of.hidden, of.src_rows, of.dst_rows, latest)
+        found = mail_rows(args.hidden, args.src_rows, args.dst_rows, latest)
     else:
         means, kept = reference_means(summed)
         found = means.index_select(0, places)
-        if of.mail_features is not None and kept is not None:
-            of.mail_features.index_put_(cells, kept.index_select(0, places).to(of.mail_features.dtype))
-    of.mails.index_put_(cells, found.to(of.mails.dtype))
+        if args.mail_features is not None and kept is not None:
+            args.mail_features.index_put_(cells, kept.index_select(0, places).to(args.mail_features.dtype))
+    args.mails.index_put_(cells, found.to(args.mails.dtype))
 
 
-def _summed(of: Deliver) -> Mails | None:
+def _summed(args: Deliver) -> Mails | None:
     """The mails of which means are taken, if any."""
-    if of.mode == "last" or of.owners is None or of.deliveries is None:
+    if args.mode == "last" or args.owners is None or args.deliveries is None:
         return None
-    return Mails(of.hidden, of.src_rows, of.dst_rows, of.features, of.owners, of.deliveries, of.heard.numel())
+    rows, receivers = (args.src_rows, args.dst_rows), args.heard.numel()
+    return Mails(args.hidden, *rows, args.features, args.owners, args.deliveries, receivers)
 
 
 @kernel(
@@ -162,65 +163,65 @@ def ring_kernel(
         tl.store(p_memory_time + b_node, tl.load(p_hidden_time + b_row, mask=m_node, other=0), mask=m_node)
 
 
-def _launch(of: Deliver) -> None:
+def _launch(args: Deliver) -> None:
     """One kernel, for "mean" after the one that sums."""
-    summed = _summed(of)
+    summed = _summed(args)
     means, kept = (None, None) if summed is None else launch_means(summed)
-    config, (_, slots, width) = ring_kernel.config(), of.mails.shape
-    dim, features = width // 2, of.mail_features
+    config, (_, slots, width) = ring_kernel.config(), args.mails.shape
+    dim, features = width // 2, args.mail_features
     features_width, stride_features = (0, 0) if features is None else (features.shape[2], features.stride(0))
-    tiles = cdiv(of.heard.numel(), config["BLOCK"]) + cdiv(2 * of.src.numel(), config["BLOCK"])
+    tiles = cdiv(args.heard.numel(), config["BLOCK"]) + cdiv(2 * args.src.numel(), config["BLOCK"])
     ring_kernel.launch(
-        (tiles,), config, *of[:11], *of[12:18], means, kept, of.src.numel(), of.heard.numel(),
-        of.memory.stride(0), of.mails.stride(0), stride_features, of.hidden.stride(0), SLOTS=slots, DIM=dim,
+        (tiles,), config, *args[:11], *args[12:18], means, kept, args.src.numel(), args.heard.numel(),
+        args.memory.stride(0), args.mails.stride(0), stride_features, args.hidden.stride(0), SLOTS=slots, DIM=dim,
         WIDTH=features_width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(features_width, 1),
     )  # fmt: skip
 
 
-def _check(of: Deliver) -> None:
-    if of.mode not in ("last", "mean"):
-        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
-    if (of.owners is None) != (of.deliveries is None) or (of.mode == "mean" and of.owners is None):
+def _check(args: Deliver) -> None:
+    if args.mode not in ("last", "mean"):
+        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {args.mode!r}")
+    if (args.owners is None) != (args.deliveries is None) or (args.mode == "mean" and args.owners is None):
         raise ValueError(f"{_NAME}: owners and deliveries go together, and mode 'mean' takes both; give both")
-    if (of.mail_features is None) != (of.features is None) or (of.mode == "last" and of.features is not None):
+    if (args.mail_features is None) != (args.features is None) or (args.mode == "last" and args.features is not None):
         raise ValueError(f"{_NAME}: features and mail_features go together, under mode 'mean'; give both or neither")
-    batch = checks.named(of, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
-    lists = {**batch, **checks.named(of, "heard", "last", "owners", "deliveries")}
+    batch = checks.named(args, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
+    lists = {**batch, **checks.named(args, "heard", "last", "owners", "deliveries")}
     columns, rows = (
-        checks.named(of, "memory_time", "received", "event_id", "mail_time"),
-        checks.named(of, "mails", "mail_features"),
+        checks.named(args, "memory_time", "received", "event_id", "mail_time"),
+        checks.named(args, "mails", "mail_features"),
     )
-    others = {**lists, **checks.named(of, "times", "features", "hidden_time")}
-    checks.dtype(_NAME, checks.COMPUTED, hidden=of.hidden)
-    checks.dtype(_NAME, checks.FLOATS, memory=of.memory, **rows, features=of.features)
-    checks.dtype(_NAME, (torch.int64,), received=of.received, event_id=of.event_id)
+    others = {**lists, **checks.named(args, "times", "features", "hidden_time")}
+    checks.dtype(_NAME, checks.COMPUTED, hidden=args.hidden)
+    checks.dtype(_NAME, checks.FLOATS, memory=args.memory, **rows, features=args.features)
+    checks.dtype(_NAME, (torch.int64,), received=args.received, event_id=args.event_id)
     checks.dtype(_NAME, checks.INTEGERS, **lists)
-    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
-    checks.same_dtype(_NAME, **checks.named(of, "memory_time", "mail_time", "times", "hidden_time"))
-    checks.dims(_NAME, 2, **checks.named(of, "memory", "hidden", "event_id", "features"))
-    checks.dims(_NAME, 1, src=of.src, heard=of.heard, owners=of.owners)
-    (nodes, dim), slots, events = of.memory.shape, of.event_id.shape[1], tuple(of.src.shape)
-    width, ring, known = 0 if of.features is None else of.features.shape[1], (nodes, slots), len(of.hidden)
+    checks.dtype(_NAME, checks.TIMES, memory_time=args.memory_time)
+    checks.same_dtype(_NAME, **checks.named(args, "memory_time", "mail_time", "times", "hidden_time"))
+    checks.dims(_NAME, 2, **checks.named(args, "memory", "hidden", "event_id", "features"))
+    checks.dims(_NAME, 1, src=args.src, heard=args.heard, owners=args.owners)
+    (nodes, dim), slots, events = args.memory.shape, args.event_id.shape[1], tuple(args.src.shape)
+    width, ring, known = 0 if args.features is None else args.features.shape[1], (nodes, slots), len(args.hidden)
     if slots < 1:
-        raise ValueError(f"{_NAME}: event_id has shape {tuple(of.event_id.shape)}; give one slot a node at least")
+        raise ValueError(f"{_NAME}: event_id has shape {tuple(args.event_id.shape)}; give one slot a node at least")
     shapes = {
         "memory_time": (nodes,), "received": (nodes,), "mails": (*ring, 2 * dim), "event_id": ring, "mail_time": ring,
         "mail_features": (*ring, width), "features": (*events, width), "hidden": (known, dim), "hidden_time": (known,),
-        "times": events, "last": tuple(of.heard.shape),
-        "deliveries": () if of.owners is None else tuple(of.owners.shape), **dict.fromkeys(batch, events),
+        "times": events, "last": tuple(args.heard.shape),
+        "deliveries": () if args.owners is None else tuple(args.owners.shape), **dict.fromkeys(batch, events),
     }  # fmt: skip
-    checks.shape(_NAME, **{name: (getattr(of, name), shape) for name, shape in shapes.items()})
-    checks.layout(_NAME, memory=of.memory, hidden=of.hidden, **others)
+    checks.shape(_NAME, **{name: (getattr(args, name), shape) for name, shape in shapes.items()})
+    checks.layout(_NAME, memory=args.memory, hidden=args.hidden, **others)
     for name, table in {**columns, **rows}.items():
         apart = table is not None and name in rows and table.numel() and table.stride()[1:] == (table.shape[2], 1)
         if table is not None and not (apart or table.is_contiguous()):
             raise ValueError(f"{_NAME}: {name} has strides {table.stride()}; give {name}.contiguous()")
-    checks.device(_NAME, of.hidden.device, (), memory=of.memory, **columns, **rows, **others)
+    checks.device(_NAME, args.hidden.device, (), memory=args.memory, **columns, **rows, **others)
     for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", known), ("dst_rows", known), ("heard", nodes)):
-        checks.within(_NAME, name, getattr(of, name), stop, None)
-    checks.within(_NAME, "owners", of.owners, of.heard.numel())
+        checks.within(_NAME, name, getattr(args, name), stop, None)
+    checks.within(_NAME, "owners", args.owners, args.heard.numel())
     for name in ("last", "deliveries"):
-        checks.within(_NAME, name, getattr(of, name), 2 * len(of.src), None)
+        checks.within(_NAME, name, getattr(args, name), 2 * len(args.src), None)
 
 
 deliver_mails = operation(

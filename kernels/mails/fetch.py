@@ -42,12 +42,12 @@ class Fetch(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-def _reference(of: Fetch) -> Fetched:
-    place = of.nodes.clamp(min=0)
-    memory, mail = of.memory_time.index_select(0, place), of.mail_time.index_select(0, place)
-    events = torch.where(of.nodes >= 0, of.event_id.index_select(0, place), -1)
+def _reference(args: Fetch) -> Fetched:
+    place = args.nodes.clamp(min=0)
+    memory, mail = args.memory_time.index_select(0, place), args.mail_time.index_select(0, place)
+    events = torch.where(args.nodes >= 0, args.event_id.index_select(0, place), -1)
     has_mail = events >= 0
-    return events, torch.where(has_mail, mail - memory, 0).to(of.dtype), has_mail, torch.where(has_mail, mail, memory)
+    return events, torch.where(has_mail, mail - memory, 0).to(args.dtype), has_mail, torch.where(has_mail, mail, memory)
 
 
 @kernel(
@@ -76,35 +76,35 @@ def mail_kernel(
     tl.store(p_digested + o_node, tl.where(m_mail, b_mail, b_memory), mask=m_node)
 
 
-def _launch(of: Fetch) -> Fetched:
+def _launch(args: Fetch) -> Fetched:
     """A program reads the mail of BLOCK nodes."""
-    out, config, nodes = _empty(of), mail_kernel.config(), of.nodes.numel()
-    mail_kernel.launch((cdiv(nodes, config["BLOCK"]),), config, *of[:4], *out, nodes)
+    out, config, nodes = _empty(args), mail_kernel.config(), args.nodes.numel()
+    mail_kernel.launch((cdiv(nodes, config["BLOCK"]),), config, *args[:4], *out, nodes)
     return out
 
 
-def _empty(of: Fetch) -> Fetched:
+def _empty(args: Fetch) -> Fetched:
     """The outputs, unwritten."""
-    size = of.nodes.numel()
-    events, deltas, has_mail = (of.nodes.new_empty(size, dtype=dtype) for dtype in (torch.int64, of.dtype, torch.bool))
-    return events, deltas, has_mail, of.mail_time.new_empty(size)
+    size, dtypes = args.nodes.numel(), (torch.int64, args.dtype, torch.bool)
+    events, deltas, has_mail = (args.nodes.new_empty(size, dtype=dtype) for dtype in dtypes)
+    return events, deltas, has_mail, args.mail_time.new_empty(size)
 
 
-def _check(of: Fetch) -> None:
-    tables = {"memory_time": of.memory_time, "event_id": of.event_id, "mail_time": of.mail_time}
-    checks.dtype(_NAME, checks.INTEGERS, nodes=of.nodes)
-    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
-    checks.same_dtype(_NAME, memory_time=of.memory_time, mail_time=of.mail_time)
-    checks.dtype(_NAME, (torch.int64,), event_id=of.event_id)
-    if of.dtype not in checks.COMPUTED:
-        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {of.dtype}")
-    checks.dims(_NAME, 1, nodes=of.nodes, memory_time=of.memory_time)
-    checks.shape(_NAME, **{name: (table, tuple(of.memory_time.shape)) for name, table in tables.items()})
-    if of.memory_time.numel() == 0:
+def _check(args: Fetch) -> None:
+    tables = {"memory_time": args.memory_time, "event_id": args.event_id, "mail_time": args.mail_time}
+    checks.dtype(_NAME, checks.INTEGERS, nodes=args.nodes)
+    checks.dtype(_NAME, checks.TIMES, memory_time=args.memory_time)
+    checks.same_dtype(_NAME, memory_time=args.memory_time, mail_time=args.mail_time)
+    checks.dtype(_NAME, (torch.int64,), event_id=args.event_id)
+    if args.dtype not in checks.COMPUTED:
+        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {args.dtype}")
+    checks.dims(_NAME, 1, nodes=args.nodes, memory_time=args.memory_time)
+    checks.shape(_NAME, **{name: (table, tuple(args.memory_time.shape)) for name, table in tables.items()})
+    if args.memory_time.numel() == 0:
         raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
-    checks.layout(_NAME, nodes=of.nodes, **tables)
-    checks.device(_NAME, of.nodes.device, (), **tables)
-    checks.within(_NAME, "nodes", of.nodes, of.memory_time.numel(), None)
+    checks.layout(_NAME, nodes=args.nodes, **tables)
+    checks.device(_NAME, args.nodes.device, (), **tables)
+    checks.within(_NAME, "nodes", args.nodes, args.memory_time.numel(), None)
 
 
 fetch_mail = operation(_NAME, Fetch, reference=_reference, launch=_launch, fake=_empty, check=_check, on="nodes")

@@ -36,8 +36,8 @@ class Gather(NamedTuple):
     rows: torch.Tensor
 
 
-def _reference(of: Gather) -> torch.Tensor:
-    return of.table.index_select(0, of.rows)
+def _reference(args: Gather) -> torch.Tensor:
+    return args.table.index_select(0, args.rows)
 
 
 @kernel(
@@ -60,9 +60,9 @@ def gather_kernel(
     tl.store(p_out + o_row.to(tl.int64)[:, None] * WIDTH + i_column, b_cell, mask=m_cell)
 
 
-def _launch(of: Gather) -> torch.Tensor:
+def _launch(args: Gather) -> torch.Tensor:
     """A program copies a block of columns of BLOCK rows."""
-    table, rows, out = of.table, of.rows, _empty(of)
+    table, rows, out = args.table, args.rows, _empty(args)
     width, config = table.shape[1:].numel(), gather_kernel.config()
     padded = pow2(width, 1)
     source, target = (part.view(torch.uint8) if part.dtype == torch.bool else part for part in (table, out))
@@ -73,13 +73,13 @@ def _launch(of: Gather) -> torch.Tensor:
     return out
 
 
-def _empty(of: Gather) -> torch.Tensor:
+def _empty(args: Gather) -> torch.Tensor:
     """The output, unwritten."""
-    return of.rows.new_empty((of.rows.numel(), *of.table.shape[1:]), dtype=of.table.dtype)
+    return args.rows.new_empty((args.rows.numel(), *args.table.shape[1:]), dtype=args.table.dtype)
 
 
-def _check(of: Gather) -> None:
-    table, rows = of
+def _check(args: Gather) -> None:
+    table, rows = args
     checks.dtype(_NAME, checks.FLOATS + checks.INTEGERS + BYTES, table=table)
     checks.dtype(_NAME, checks.INTEGERS, rows=rows)
     checks.dims(_NAME, 1, rows=rows)

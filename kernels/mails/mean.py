@@ -30,12 +30,12 @@ class Mails(NamedTuple):
     receivers: int
 
 
-def mean_mails(of: Mails) -> Means:
+def mean_mails(args: Mails) -> Means:
     """The mean rows [V, 2D] and mean feature rows [V, E] of V receivers' mails, both in the dtype of h.
 
     A receiver to whom nothing is delivered gets zeros. The sums have one order, on a GPU too.
     """
-    return (launch_means if on_triton(of.hidden) else reference_means)(of)
+    return (launch_means if on_triton(args.hidden) else reference_means)(args)
 
 
 def mail_rows(
@@ -47,17 +47,19 @@ def mail_rows(
     return hidden.index_select(0, pair.view(-1)).view(deliveries.numel(), 2 * hidden.shape[1])
 
 
-def reference_means(of: Mails) -> Means:
+def reference_means(args: Mails) -> Means:
     """`mean_mails` in torch."""
-    real = (of.deliveries >= 0).nonzero().squeeze(1)
-    owners, mails = of.owners.index_select(0, real).long(), of.deliveries.index_select(0, real).long()
-    number = torch.bincount(owners, minlength=of.receivers).clamp(min=1).unsqueeze(1)
+    real = (args.deliveries >= 0).nonzero().squeeze(1)
+    owners, mails = args.owners.index_select(0, real).long(), args.deliveries.index_select(0, real).long()
+    number = torch.bincount(owners, minlength=args.receivers).clamp(min=1).unsqueeze(1)
 
     def mean(rows: torch.Tensor) -> torch.Tensor:
-        return rows.new_zeros(of.receivers, rows.shape[1]).index_add_(0, owners, rows) / number
+        return rows.new_zeros(args.receivers, rows.shape[1]).index_add_(0, owners, rows) / number
 
-    means = mean(mail_rows(of.hidden, of.src_rows, of.dst_rows, mails))
-    return means, None if of.features is None else mean(of.features.index_select(0, mails >> 1).to(of.hidden.dtype))
+    means = mean(mail_rows(args.hidden, args.src_rows, args.dst_rows, mails))
+    if args.features is None:
+        return means, None
+    return means, mean(args.features.index_select(0, mails >> 1).to(args.hidden.dtype))
 
 
 @device_function
@@ -124,16 +126,16 @@ def mean_mails_kernel(
         )  # fmt: skip
 
 
-def launch_means(of: Mails) -> Means:
+def launch_means(args: Mails) -> Means:
     """`mean_mails` by one kernel, on deliveries that torch sorts by receiver, padding last."""
-    hidden, features, receivers, dim = of.hidden, of.features, of.receivers, of.hidden.shape[1]
+    hidden, features, receivers, dim = args.hidden, args.features, args.receivers, args.hidden.shape[1]
     width, stride = (0, 0) if features is None else (features.shape[1], features.stride(0))
     means, kept = hidden.new_empty(receivers, 2 * dim), None if features is None else hidden.new_empty(receivers, width)
-    owners, order = torch.sort(torch.where(of.deliveries >= 0, of.owners, receivers), stable=True)
+    owners, order = torch.sort(torch.where(args.deliveries >= 0, args.owners, receivers), stable=True)
     starts = torch.searchsorted(owners, torch.arange(receivers + 1, dtype=owners.dtype, device=owners.device))
     mean_mails_kernel.launch(
         (receivers,), mean_mails_kernel.config(),
-        means, kept, hidden, features, of.src_rows, of.dst_rows, starts, of.deliveries.index_select(0, order),
+        means, kept, hidden, features, args.src_rows, args.dst_rows, starts, args.deliveries.index_select(0, order),
         hidden.stride(0), stride, DIM=dim, WIDTH=width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(width, 1),
     )  # fmt: skip
     return means, kept

@@ -43,9 +43,9 @@ class Patch(NamedTuple):
     fresh_nodes: torch.Tensor
 
 
-def _reference(of: Patch) -> None:
+def _reference(args: Patch) -> None:
     """Every fresh row stamps its index on its node, the largest stays; no sort."""
-    stale, nodes, fresh, fresh_nodes = of
+    stale, nodes, fresh, fresh_nodes = args
     if nodes.numel() == 0 or fresh_nodes.numel() == 0:
         return
     slot, fresh_slot = ((part.long() + 1).clamp_(min=0) for part in (nodes, fresh_nodes))  # all padding shares slot 0
@@ -104,12 +104,12 @@ def patch_kernel(
         )
 
 
-def _launch(of: Patch) -> None:
+def _launch(args: Patch) -> None:
     """A program finds the matches of BLOCK nodes once and copies all tensors' rows.
 
     It writes its own rows alone and reads no stale one, so programs do not meet.
     """
-    stale, nodes, fresh, fresh_nodes = of
+    stale, nodes, fresh, fresh_nodes = args
     pairs = [(old, new) for old, new in zip(stale, fresh, strict=True) if old.numel() and new.numel()]
     if not pairs:
         return
@@ -124,8 +124,8 @@ def _launch(of: Patch) -> None:
     )  # fmt: skip
 
 
-def _check(of: Patch) -> None:
-    stale, nodes, fresh, fresh_nodes = of
+def _check(args: Patch) -> None:
+    stale, nodes, fresh, fresh_nodes = args
     if len(stale) != len(fresh):
         raise ValueError(
             f"{_NAME}: stale has {len(stale)} tensors, fresh has {len(fresh)}; give the same parts of both"

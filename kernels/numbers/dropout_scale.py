@@ -41,8 +41,8 @@ class Dropout(NamedTuple):
     dtype: torch.dtype
 
 
-def _reference(of: Dropout) -> torch.Tensor:
-    return _scale(*of)
+def _reference(args: Dropout) -> torch.Tensor:
+    return _scale(*args)
 
 
 @kernel(
@@ -62,30 +62,30 @@ def dropout_kernel(p_draws, p_out, num_elements, KEEP_FROM: tl.constexpr, SCALE:
     tl.store(p_out + o_element, tl.where(b_word.to(tl.int64) >= KEEP_FROM, b_scale, 0), mask=o_element < num_elements)
 
 
-def _launch(of: Dropout) -> torch.Tensor:
-    out, config = _empty(of), dropout_kernel.config()
+def _launch(args: Dropout) -> torch.Tensor:
+    out, config = _empty(args), dropout_kernel.config()
     dropout_kernel.launch(
-        (cdiv(out.numel(), 4 * config["BLOCK"]),), config, of.draws, out, out.numel(),
-        KEEP_FROM=int(of.probability * 2**32), SCALE=keep_scale(of.probability, of.dtype),
+        (cdiv(out.numel(), 4 * config["BLOCK"]),), config, args.draws, out, out.numel(),
+        KEEP_FROM=int(args.probability * 2**32), SCALE=keep_scale(args.probability, args.dtype),
     )  # fmt: skip
     return out
 
 
-def _empty(of: Dropout) -> torch.Tensor:
+def _empty(args: Dropout) -> torch.Tensor:
     """The output, unwritten."""
-    return of.draws.new_empty(of.shape, dtype=of.dtype)
+    return args.draws.new_empty(args.shape, dtype=args.dtype)
 
 
-def _check(of: Dropout) -> None:
-    checks.dtype(_NAME, (torch.int64,), draws=of.draws)
-    checks.shape(_NAME, draws=(of.draws, (4,)))
-    checks.layout(_NAME, draws=of.draws)
-    if any(size < 0 for size in of.shape):
-        raise ValueError(f"{_NAME}: shape is {tuple(of.shape)}; give sizes of at least 0")
-    if not 0 <= of.probability < 1:
-        raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {of.probability}")
-    if of.dtype not in checks.FLOATS:
-        raise ValueError(f"{_NAME}: dtype must be a floating type, not {of.dtype}; that of what is multiplied")
+def _check(args: Dropout) -> None:
+    checks.dtype(_NAME, (torch.int64,), draws=args.draws)
+    checks.shape(_NAME, draws=(args.draws, (4,)))
+    checks.layout(_NAME, draws=args.draws)
+    if any(size < 0 for size in args.shape):
+        raise ValueError(f"{_NAME}: shape is {tuple(args.shape)}; give sizes of at least 0")
+    if not 0 <= args.probability < 1:
+        raise ValueError(f"{_NAME}: probability must be at least 0 and below 1, not {args.probability}")
+    if args.dtype not in checks.FLOATS:
+        raise ValueError(f"{_NAME}: dtype must be a floating type, not {args.dtype}; that of what is multiplied")
 
 
 dropout_scale = operation(_NAME, Dropout, reference=_reference, launch=_launch, fake=_empty, check=_check, on="draws")

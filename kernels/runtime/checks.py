@@ -32,9 +32,9 @@ def debugging() -> bool:
     return _State.debug and not torch.compiler.is_compiling()
 
 
-def named(of: Any, *names: str) -> dict[str, Any]:
+def named(args: Any, *names: str) -> dict[str, Any]:
     """Inputs of an operation by their names."""
-    return {name: getattr(of, name) for name in names}
+    return {name: getattr(args, name) for name in names}
 
 
 def shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:

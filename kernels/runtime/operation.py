@@ -129,17 +129,17 @@ def operation(
     """
     make, returns = cast(Any, inputs), get_type_hints(reference)["return"]
     place: int = make._fields.index(on)
-    ways = [lambda *of, way=way: way(make(*of)) for way in (reference, launch, fake) if way is not None]
+    ways = [lambda *args, way=way: way(make(*args)) for way in (reference, launch, fake) if way is not None]
     registered = Registered(name, get_type_hints(inputs), returns, on, ways, mutates)
     dispatch = registered.dispatch
     if refuses:
         registered.refuse(refuses)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        of = inputs(*args, **kwargs)
-        check(of)
-        asked = refuses and any(isinstance(value, torch.Tensor) and value.requires_grad for value in of)
-        return reference(of) if eager(of[place]) and not asked else dispatch(*of)
+        values = inputs(*args, **kwargs)
+        check(values)
+        refused = refuses and any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+        return reference(values) if eager(values[place]) and not refused else dispatch(*values)
 
     return _public(name, inputs, returns, torch.no_grad()(call) if mutates else call, reference, launch)
 
@@ -169,7 +169,7 @@ def differentiable(
     shown = cast(Any, returns(outputs(*outputs._fields)))
     many = 0 if isinstance(shown, str) else len(shown)
     place, *leaves = (make._fields.index(name) for name in (on, *backward.leaves))
-    ways = [lambda *of, way=way: way(make(*of[:-1]), of[-1]) for way in (reference, launch, fake)]
+    ways = [lambda *args, way=way: way(make(*args[:-1]), args[-1]) for way in (reference, launch, fake)]
     hints = {**get_type_hints(inputs), "save": bool}
     registered = Registered(name, hints, _tensors(len(outputs._fields)), on, ways)
     setup, differentiate = _autograd(name, inputs, outputs, on, backward)
@@ -180,9 +180,9 @@ def differentiable(
         """The reference under autograd, past the dispatcher."""
 
         @staticmethod
-        def forward(ctx: Any, *of: Any) -> Any:
-            result = reference(make(*of), True)
-            setup(ctx, of, result)
+        def forward(ctx: Any, *args: Any) -> Any:
+            result = reference(make(*args), True)
+            setup(ctx, args, result)
             return result
 
         backward = staticmethod(differentiate)
@@ -191,17 +191,17 @@ def differentiable(
         return result[:many] if many else result[0]
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        of = inputs(*args, **kwargs)
-        check(of)
-        save = torch.is_grad_enabled() and any(of[leaf].requires_grad for leaf in leaves)
-        if not eager(of[place]):
-            return public(dispatch(*of, save))
+        values = inputs(*args, **kwargs)
+        check(values)
+        save = torch.is_grad_enabled() and any(values[leaf].requires_grad for leaf in leaves)
+        if not eager(values[place]):
+            return public(dispatch(*values, save))
         if save:
-            return public(Direct.apply(*of))
+            return public(Direct.apply(*values))
         with torch.no_grad():
-            return public(reference(of, False))
+            return public(reference(values, False))
 
-    plain = [lambda of, way=way: public(way(of, False)) for way in (reference, launch)]
+    plain = [lambda args, way=way: public(way(args, False)) for way in (reference, launch)]
     return _public(name, inputs, _tensors(many) if many else torch.Tensor, call, *plain)
 
 
@@ -221,14 +221,14 @@ def _autograd(
     def flat(way: Way[I, O]) -> Callable[..., list[torch.Tensor]]:
         def run(*every: Any) -> list[torch.Tensor]:
             needs = [leaf for leaf, needed in zip(backward.leaves, every[-1], strict=True) if needed]
-            of, out = inputs(*every[:taken]), outputs(*every[taken : len(names)])
-            gradients = way(of, out, outputs(*every[len(names) : -1], *without), frozenset(needs))
+            args, out = inputs(*every[:taken]), outputs(*every[taken : len(names)])
+            gradients = way(args, out, outputs(*every[len(names) : -1], *without), frozenset(needs))
             return [gradients[leaf] for leaf in needs]
 
         return run
 
-    def fake(of: I, out: O, grad: O, needs: frozenset[str]) -> Gradients:
-        return {leaf: getattr(of, leaf).new_empty(getattr(of, leaf).shape) for leaf in needs}
+    def fake(args: I, out: O, grad: O, needs: frozenset[str]) -> Gradients:
+        return {leaf: getattr(args, leaf).new_empty(getattr(args, leaf).shape) for leaf in needs}
 
     optional = [*backward.forgets, *(f"d_{output}" for output in names[taken : taken + through])]
     hints |= {**dict.fromkeys(optional, torch.Tensor | None), "needs": list[bool]}

@@ -52,15 +52,15 @@ class Draw(NamedTuple):
     each: int = 1
 
 
-def _reference(of: Draw) -> Batch:
-    span, destinations, times = of.span, of.destinations, of.times
+def _reference(args: Draw) -> Batch:
+    span, destinations, times = args.span, args.destinations, args.times
     first, end = span.clamp(0, times.numel())
-    row, candidate = (torch.arange(count, device=span.device) for count in (of.size, of.size * of.each))
+    row, candidate = (torch.arange(count, device=span.device) for count in (args.size, args.size * args.each))
     event = first + row
     place = torch.minimum(event, end - 1).clamp_(min=0)
-    drawn = destinations.index_select(0, philox_integers(of.draws, candidate, destinations.numel()))
-    nodes = torch.cat([of.src.index_select(0, place).long(), of.dst.index_select(0, place).long(), drawn.long()])
-    owner = torch.cat([row, row, candidate // of.each])
+    drawn = destinations.index_select(0, philox_integers(args.draws, candidate, destinations.numel()))
+    nodes = torch.cat([args.src.index_select(0, place).long(), args.dst.index_select(0, place).long(), drawn.long()])
+    owner = torch.cat([row, row, candidate // args.each])
     real, moments = event < end, times.index_select(0, place)
     roots = torch.where(real.index_select(0, owner), nodes, -1)
     return roots, moments.index_select(0, owner), torch.where(real, event, -1), real.sum(0, keepdim=True)
@@ -105,38 +105,39 @@ def batch_kernel(
     tl.store(p_count, tl.minimum(tl.maximum(end - first, 0), size), mask=tl.program_id(0) == 0)
 
 
-def _launch(of: Draw) -> Batch:
+def _launch(args: Draw) -> Batch:
     """A program makes BLOCK roots; one at least, for the count of a batch without any."""
-    out, config = _empty(of), batch_kernel.config()
+    out, config = _empty(args), batch_kernel.config()
     batch_kernel.launch(
         (max(cdiv(out[0].numel(), config["BLOCK"]), 1),), config,
-        *of[:6], *out, of.size, of.times.numel(), of.destinations.numel(), EACH=of.each,
+        *args[:6], *out, args.size, args.times.numel(), args.destinations.numel(), EACH=args.each,
     )  # fmt: skip
     return out
 
 
-def _empty(of: Draw) -> Batch:
+def _empty(args: Draw) -> Batch:
     """The outputs, unwritten."""
-    roots = of.span.new_empty((2 + of.each) * of.size)
-    return roots, torch.empty_like(roots, dtype=of.times.dtype), of.span.new_empty(of.size), of.span.new_empty(1)
+    roots = args.span.new_empty((2 + args.each) * args.size)
+    times = torch.empty_like(roots, dtype=args.times.dtype)
+    return roots, times, args.span.new_empty(args.size), args.span.new_empty(1)
 
 
-def _check(of: Draw) -> None:
-    ends, words = {"src": of.src, "dst": of.dst}, {"span": of.span, "draws": of.draws}
-    checks.dtype(_NAME, checks.INTEGERS, **ends, destinations=of.destinations)
-    checks.dtype(_NAME, checks.TIMES, times=of.times)
+def _check(args: Draw) -> None:
+    device, ends, words = args.span.device, {"src": args.src, "dst": args.dst}, {"span": args.span, "draws": args.draws}
+    checks.dtype(_NAME, checks.INTEGERS, **ends, destinations=args.destinations)
+    checks.dtype(_NAME, checks.TIMES, times=args.times)
     checks.dtype(_NAME, (torch.int64,), **words)
-    checks.dims(_NAME, 1, times=of.times, destinations=of.destinations)
-    checks.shape(_NAME, **{name: (part, tuple(of.times.shape)) for name, part in ends.items()})
-    checks.shape(_NAME, span=(of.span, (2,)), draws=(of.draws, (4,)))
+    checks.dims(_NAME, 1, times=args.times, destinations=args.destinations)
+    checks.shape(_NAME, **{name: (part, tuple(args.times.shape)) for name, part in ends.items()})
+    checks.shape(_NAME, span=(args.span, (2,)), draws=(args.draws, (4,)))
     for name in ("times", "destinations"):
-        if getattr(of, name).numel() == 0:
+        if getattr(args, name).numel() == 0:
             raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
-    for name, number, least in (("size", of.size, 0), ("each", of.each, 1)):
+    for name, number, least in (("size", args.size, 0), ("each", args.each, 1)):
         if not isinstance(number, (int, torch.SymInt)) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
-    checks.layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
-    checks.device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)
+    checks.layout(_NAME, **ends, times=args.times, destinations=args.destinations, **words)
+    checks.device(_NAME, device, (), **ends, times=args.times, destinations=args.destinations, draws=args.draws)
 
 
 draw_batch = operation(_NAME, Draw, reference=_reference, launch=_launch, fake=_empty, check=_check, on="span")

@@ -85,26 +85,27 @@ class Uniform(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-def _draws(of: Recent | Uniform) -> torch.Tensor | None:
+def _draws(args: Recent | Uniform) -> torch.Tensor | None:
     """The key of the draws, if anything is drawn."""
-    return of.draws if isinstance(of, Uniform) else None
+    return args.draws if isinstance(args, Uniform) else None
 
 
-def _reference(of: Recent | Uniform) -> Sampled:
-    roots, device, draws = of.roots, of.roots.device, _draws(of)
-    if of.times.numel() == 0:
-        nothing = torch.full((roots.numel(), of.fanout), -1, dtype=torch.int64, device=device)
+def _reference(args: Recent | Uniform) -> Sampled:
+    roots, device, draws = args.roots, args.roots.device, _draws(args)
+    if args.times.numel() == 0:
+        nothing = torch.full((roots.numel(), args.fanout), -1, dtype=torch.int64, device=device)
         none = torch.zeros_like(roots, dtype=torch.int64)
-        return nothing, nothing.clone(), torch.zeros_like(nothing, dtype=of.dtype), none
-    start, segment_end = segments(of.indptr, roots)
-    end = first_not_before(of.times, start, segment_end, of.root_times)
+        return nothing, nothing.clone(), torch.zeros_like(nothing, dtype=args.dtype), none
+    start, segment_end = segments(args.indptr, roots)
+    end = first_not_before(args.times, start, segment_end, args.root_times)
     if draws is None:
-        positions = end.unsqueeze(1) - torch.arange(1, of.fanout + 1, device=device)
+        positions = end.unsqueeze(1) - torch.arange(1, args.fanout + 1, device=device)
     else:
-        slots = torch.arange(roots.numel() * of.fanout, device=device).view(-1, of.fanout)
+        slots = torch.arange(roots.numel() * args.fanout, device=device).view(-1, args.fanout)
         positions = start.unsqueeze(1) + philox_integers(draws, slots, (end - start).unsqueeze(1))
-    counts = (end - start).clamp_(max=of.fanout)
-    return (*gather_entries(positions, counts, of.root_times, of.neighbours, of.event_ids, of.times, of.dtype), counts)
+    counts = (end - start).clamp_(max=args.fanout)
+    entries = args.neighbours, args.event_ids, args.times
+    return (*gather_entries(positions, counts, args.root_times, *entries, args.dtype), counts)
 
 
 def segments(indptr: torch.Tensor, roots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,63 +229,63 @@ def uniform_kernel(
         )  # fmt: skip
 
 
-def _launch(of: Recent | Uniform) -> Sampled:
+def _launch(args: Recent | Uniform) -> Sampled:
     """A program searches for BLOCK roots, draws if it has to, and copies their entries.
 
     It handles all slots of a usual fanout at a time; those of a large one would spill its registers.
     """
     out, (sampler, draws) = (
-        _empty(of),
-        (uniform_kernel, (of.draws,)) if isinstance(of, Uniform) else (recent_kernel, ()),
+        _empty(args),
+        (uniform_kernel, (args.draws,)) if isinstance(args, Uniform) else (recent_kernel, ()),
     )
     config = sampler.config()
     sampler.launch(
-        (cdiv(of.roots.numel(), config["BLOCK"]),), config,
-        of.indptr, of.neighbours, of.event_ids, of.times, of.roots, of.root_times, *draws, *out, of.roots.numel(),
-        FANOUT=of.fanout, SLOTS=min(pow2(of.fanout, 1), 16),
+        (cdiv(args.roots.numel(), config["BLOCK"]),), config,
+        args.indptr, args.neighbours, args.event_ids, args.times, args.roots, args.root_times, *draws, *out,
+        args.roots.numel(), FANOUT=args.fanout, SLOTS=min(pow2(args.fanout, 1), 16),
     )  # fmt: skip
     return out
 
 
-def _empty(of: Recent | Uniform) -> Sampled:
+def _empty(args: Recent | Uniform) -> Sampled:
     """The outputs, unwritten."""
-    nodes = of.roots.new_empty((of.roots.numel(), of.fanout), dtype=torch.int64)
-    counts = torch.empty_like(of.roots, dtype=torch.int64)
-    return nodes, torch.empty_like(nodes), torch.empty_like(nodes, dtype=of.dtype), counts
+    nodes = args.roots.new_empty((args.roots.numel(), args.fanout), dtype=torch.int64)
+    counts = torch.empty_like(args.roots, dtype=torch.int64)
+    return nodes, torch.empty_like(nodes), torch.empty_like(nodes, dtype=args.dtype), counts
 
 
-def _check(of: Recent | Uniform) -> None:
-    draws = _draws(of)
+def _check(args: Recent | Uniform) -> None:
+    draws = _draws(args)
     name = "sample_recent" if draws is None else "sample_uniform"
-    entries = {"neighbours": of.neighbours, "event_ids": of.event_ids, "times": of.times}
-    starts = {"roots": of.roots, "root_times": of.root_times}
-    if not isinstance(of.fanout, int) or of.fanout < 1:
-        raise ValueError(f"{name}: fanout must be an integer of at least 1, not {of.fanout!r}")
-    if of.indptr.dim() != 1 or of.indptr.numel() == 0:
-        raise ValueError(f"{name}: indptr has shape {tuple(of.indptr.shape)}; give [N + 1] for N nodes")
-    if of.dtype not in checks.FLOATS:
-        raise ValueError(f"{name}: dtype must be a floating type, not {of.dtype}; torch.float32 is the default")
-    if of.root_times.dtype != of.times.dtype:
+    entries = {"neighbours": args.neighbours, "event_ids": args.event_ids, "times": args.times}
+    starts = {"roots": args.roots, "root_times": args.root_times}
+    if not isinstance(args.fanout, int) or args.fanout < 1:
+        raise ValueError(f"{name}: fanout must be an integer of at least 1, not {args.fanout!r}")
+    if args.indptr.dim() != 1 or args.indptr.numel() == 0:
+        raise ValueError(f"{name}: indptr has shape {tuple(args.indptr.shape)}; give [N + 1] for N nodes")
+    if args.dtype not in checks.FLOATS:
+        raise ValueError(f"{name}: dtype must be a floating type, not {args.dtype}; torch.float32 is the default")
+    if args.root_times.dtype != args.times.dtype:
         raise ValueError(
-            f"{name}: root_times is {of.root_times.dtype}, times are {of.times.dtype}; give both one dtype"
+            f"{name}: root_times is {args.root_times.dtype}, times are {args.times.dtype}; give both one dtype"
         )
     for vectors in (starts, entries):
         shapes = [tuple(vector.shape) for vector in vectors.values()]
         if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{name}: {', '.join(vectors)} are {shapes}; give vectors of one length")
-    checks.dtype(name, (torch.int64,), indptr=of.indptr, draws=draws)
-    checks.dtype(name, checks.INTEGERS, neighbours=of.neighbours, event_ids=of.event_ids, roots=of.roots)
-    checks.dtype(name, checks.TIMES, times=of.times)
+    checks.dtype(name, (torch.int64,), indptr=args.indptr, draws=draws)
+    checks.dtype(name, checks.INTEGERS, neighbours=args.neighbours, event_ids=args.event_ids, roots=args.roots)
+    checks.dtype(name, checks.TIMES, times=args.times)
     if draws is not None and draws.shape != (4,):
         words = "(seed, purpose, epoch, iteration)"
         raise ValueError(f"{name}: draws is {tuple(draws.shape)}; give the four words {words} as [4]")
-    checks.layout(name, indptr=of.indptr, **entries, **starts, draws=draws)
+    checks.layout(name, indptr=args.indptr, **entries, **starts, draws=draws)
     checks.device(
-        name, of.roots.device, ("indptr", *entries),
-        indptr=of.indptr, **entries, root_times=of.root_times, draws=draws,
+        name, args.roots.device, ("indptr", *entries),
+        indptr=args.indptr, **entries, root_times=args.root_times, draws=draws,
     )  # fmt: skip
-    checks.within(name, "roots", of.roots, of.indptr.numel() - 1, None)
-    checks.within(name, "indptr", of.indptr, of.times.numel() + 1)
+    checks.within(name, "roots", args.roots, args.indptr.numel() - 1, None)
+    checks.within(name, "indptr", args.indptr, args.times.numel() + 1)
 
 
 sample_recent = operation(

@@ -46,11 +46,11 @@ class Nodes(NamedTuple):
 Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _reference(of: Nodes) -> Unique:
+def _reference(args: Nodes) -> Unique:
     """Every position is stamped on its node, the least one stays, and a prefix sum over the positions that stayed
     numbers the nodes; no sort, and no work in the number of nodes that exist.
     """
-    (nodes, capacity), length = of, of.nodes.numel()
+    (nodes, capacity), length = args, args.nodes.numel()
     ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=nodes.device)  # the last takes what has no row
     if length == 0:
         return ids[:-1], nodes.new_zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=nodes.device)
@@ -188,9 +188,9 @@ def unique_inverse_kernel(p_first, p_inverse, num_nodes, BLOCK: tl.constexpr):
     tl.store(p_inverse + o_node, b_inverse, mask=m_node & (b_first != o_node))
 
 
-def _launch(of: Nodes) -> Unique:
+def _launch(args: Nodes) -> Unique:
     """Four kernels, whose launches order their reads: fill the table, count, number, look up."""
-    (nodes, capacity), (ids, inverse, count), length = of, _empty(of), of.nodes.numel()
+    (nodes, capacity), (ids, inverse, count), length = args, _empty(args), args.nodes.numel()
     size = pow2(2 * length)  # half of it stays free, so every probe ends, and soon
     table = torch.full((size,), -1, dtype=torch.int64, device=nodes.device)
     slots = torch.empty_like(nodes, dtype=torch.int32)
@@ -211,14 +211,14 @@ def _launch(of: Nodes) -> Unique:
     return ids, inverse, count
 
 
-def _empty(of: Nodes) -> Unique:
+def _empty(args: Nodes) -> Unique:
     """The outputs, unwritten."""
-    nodes, ids = of.nodes, of.nodes.new_empty(of.capacity, dtype=torch.int64)
+    nodes, ids = args.nodes, args.nodes.new_empty(args.capacity, dtype=torch.int64)
     return ids, torch.empty_like(nodes, dtype=torch.int64), nodes.new_empty(1, dtype=torch.int64)
 
 
-def _check(of: Nodes) -> None:
-    nodes, capacity = of
+def _check(args: Nodes) -> None:
+    nodes, capacity = args
     checks.dtype("unique_nodes", checks.INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
         raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")

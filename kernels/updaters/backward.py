@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from mspipe_triton.kernels.updaters.inputs import Update
 
 
-def valid_gradient(of: Update, d_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def valid_gradient(args: Update, d_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of h and the time differences, both 0 from the count on."""
-    if of.count is None:
-        return d_h, of.deltas
-    valid = torch.arange(d_h.shape[0], device=d_h.device) < of.count
-    return torch.where(valid.unsqueeze(1), d_h, 0.0), torch.where(valid, of.deltas, 0.0)
+    if args.count is None:
+        return d_h, args.deltas
+    valid = torch.arange(d_h.shape[0], device=d_h.device) < args.count
+    return torch.where(valid.unsqueeze(1), d_h, 0.0), torch.where(valid, args.deltas, 0.0)
 
 
-def table_gradients(of: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> Gradients:
+def table_gradients(args: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> Gradients:
     """Gradients of the tables that need one, whose rows make a message, from those of the message's rows [U, X]."""
     gradients, first = {}, 0
-    for name, read in (("memory", of.memory_rows), ("partner", of.partner_rows), ("features", of.feature_rows)):
-        table: torch.Tensor = getattr(of, name)
+    for name, read in (("memory", args.memory_rows), ("partner", args.partner_rows), ("features", args.feature_rows)):
+        table: torch.Tensor = getattr(args, name)
         gradient = d_rows[:, first : first + table.shape[1]]
         if name in needs:
             if read is not None:
@@ -38,12 +38,13 @@ def table_gradients(of: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> 
     return gradients
 
 
-def time_gradients(of: Update, d_sums: torch.Tensor, deltas: torch.Tensor, needs: frozenset[str]) -> Gradients:
+def time_gradients(args: Update, d_sums: torch.Tensor, deltas: torch.Tensor, needs: frozenset[str]) -> Gradients:
     """Gradients of the time encoder, if it needs them, from those of the sums that the message's product is part of."""
     if not needs.intersection(TIME):
         return {}
-    d_time = d_sums @ of.weight_ih[:, -of.frequency.numel() :]
-    return dict(zip(TIME, encode_time_backward(d_time, deltas.to(d_time.dtype), of.frequency, of.phase), strict=True))
+    d_time = d_sums @ args.weight_ih[:, -args.frequency.numel() :]
+    gradients = encode_time_backward(d_time, deltas.to(d_time.dtype), args.frequency, args.phase)
+    return dict(zip(TIME, gradients, strict=True))
 
 
 @kernel(
@@ -167,7 +168,7 @@ def rows_backward_kernel(
 
 
 def launch_gradients(
-    of: Update, message: torch.Tensor, gates: torch.Tensor, own: torch.Tensor | None, needs: frozenset[str]
+    args: Update, message: torch.Tensor, gates: torch.Tensor, own: torch.Tensor | None, needs: frozenset[str]
 ) -> Gradients:
     """Gradients of weights and biases, and where they are needed of the tables, frequency and phase.
 
@@ -178,37 +179,37 @@ def launch_gradients(
         gates: gradients of the gates' sums, a GRU's [U, 4D] or an RNN's [U, D], 0 from the count on.
         own: that of the memory rows along the direct path [U, D], or None where there is none.
     """
-    (rows, width), (out, dim), stride = message.shape, of.weight_hh.shape, gates.shape[1]
+    (rows, width), (out, dim), stride = message.shape, args.weight_hh.shape, gates.shape[1]
     kind, precision = arithmetic(gates.dtype), input_precision(gates.dtype)
-    sizes, mailed = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(of.has_mail, gates.dtype)
+    sizes, mailed = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(args.has_mail, gates.dtype)
     config = weights_backward_kernel.config(kind)
     parts, part = cdiv(rows, config["PART"]), config["PART"]
     partial = gates.new_empty(parts, out, width + dim + 2)
     tiles = cdiv(width, config["BLOCK_K"]) + cdiv(dim, config["BLOCK_K"])
     weights_backward_kernel.launch(
         (cdiv(out, config["BLOCK_N"]), tiles, parts), config,
-        gates, message, mailed, of.count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
+        gates, message, mailed, args.count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
     )  # fmt: skip
-    gradients = {name: gates.new_empty(getattr(of, name).shape) for name in WEIGHTS}
+    gradients = {name: gates.new_empty(getattr(args, name).shape) for name in WEIGHTS}
     config = sum_parts_kernel.config()
     sum_parts_kernel.launch(
         (cdiv(out * (width + dim + 2), config["BLOCK"]),), config,
-        partial, of.count, *gradients.values(), rows, PART=part, **sizes,
+        partial, args.count, *gradients.values(), rows, PART=part, **sizes,
     )  # fmt: skip
-    needs_rows, needs_time, time = needs.intersection(TABLES), needs.intersection(TIME), of.frequency.numel()
+    needs_rows, needs_time, time = needs.intersection(TABLES), needs.intersection(TIME), args.frequency.numel()
     if needs_rows or needs_time:
         first = 0 if needs_rows else width - time
         d_message = gates.new_empty(rows, width - first)
         config = rows_backward_kernel.config(kind)
         rows_backward_kernel.launch(
             (cdiv(rows, config["BLOCK_U"]), cdiv(width - first, config["BLOCK_K"])), config,
-            gates, own, mailed, of.weight_ih, of.weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
+            gates, own, mailed, args.weight_ih, args.weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
             PRECISION=precision, **sizes,
         )  # fmt: skip
         if needs_time:
             d_time = d_message[:, d_message.shape[1] - time :]
-            made = launch_encode_time_backward(d_time, of.deltas, of.frequency, of.phase, of.count)
+            made = launch_encode_time_backward(d_time, args.deltas, args.frequency, args.phase, args.count)
             gradients |= zip(TIME, made, strict=True)
         if needs_rows:
-            gradients |= table_gradients(of, d_message, needs)
+            gradients |= table_gradients(args, d_message, needs)
     return gradients

@@ -83,31 +83,31 @@ class Updated(NamedTuple):
     hidden_n: torch.Tensor
 
 
-def _reference(of: MemoryGRU, save: bool) -> Updated:
-    dim, dtype, has_mail = of.memory.shape[1], of.weight_ih.dtype, of.has_mail
+def _reference(args: MemoryGRU, save: bool) -> Updated:
+    dim, dtype, has_mail = args.memory.shape[1], args.weight_ih.dtype, args.has_mail
     gates = 2 * dim  # rows of r and z
-    memory = read_rows(of.memory, of.memory_rows).to(dtype)
-    encoded = fused_encode_time(of.deltas.to(dtype), of.frequency, of.phase)
-    partner, features = read_rows(of.partner, of.partner_rows), read_rows(of.features, of.feature_rows)
+    memory = read_rows(args.memory, args.memory_rows).to(dtype)
+    encoded = fused_encode_time(args.deltas.to(dtype), args.frequency, args.phase)
+    partner, features = read_rows(args.partner, args.partner_rows), read_rows(args.features, args.feature_rows)
     message = torch.cat([memory, partner.to(dtype), features.to(dtype), encoded], 1)
-    if of.count is not None:
-        valid = (torch.arange(has_mail.numel(), device=has_mail.device) < of.count).unsqueeze(1)
+    if args.count is not None:
+        valid = (torch.arange(has_mail.numel(), device=has_mail.device) < args.count).unsqueeze(1)
         message = torch.where(valid, message, 0.0)
         memory = message[:, :dim]
     without = (~has_mail).nonzero().squeeze(1)
-    weight, bias = of.weight_ih.clone(), of.bias_ih.clone()
-    weight[:gates, :dim] += of.weight_hh[:gates]
-    bias[:gates] += of.bias_hh[:gates]
+    weight, bias = args.weight_ih.clone(), args.bias_ih.clone()
+    weight[:gates, :dim] += args.weight_hh[:gates]
+    bias[:gates] += args.bias_hh[:gates]
     joint = torch.addmm(bias, message, weight.t())
     if without.numel():
         alone = bias.repeat(without.numel(), 1)
-        alone[:, :gates] += memory.index_select(0, without) @ of.weight_hh[:gates].t()
+        alone[:, :gates] += memory.index_select(0, without) @ args.weight_hh[:gates].t()
         joint.index_copy_(0, without, alone)
-    hidden_n = torch.addmm(of.bias_hh[gates:], memory, of.weight_hh[gates:].t())
+    hidden_n = torch.addmm(args.bias_hh[gates:], memory, args.weight_hh[gates:].t())
     h = _gates(joint, hidden_n, memory)
-    if of.empty == "keep":
+    if args.empty == "keep":
         h.index_copy_(0, without, memory.index_select(0, without))
-    if of.count is not None:
+    if args.count is not None:
         h = torch.where(valid, h, 0.0)
     return Updated(h, message, joint, hidden_n) if save else Updated(h, *(h.new_empty(0) for _ in range(3)))
 
@@ -120,11 +120,11 @@ def _gates(joint: torch.Tensor, hidden_n: torch.Tensor, memory: torch.Tensor) ->
     return n + torch.sigmoid(update) * (memory - n)
 
 
-def _backward(of: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
-    dim, message, keep = out.hidden_n.shape[1], out.message, of.empty == "keep"
+def _backward(args: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    dim, message, keep = out.hidden_n.shape[1], out.message, args.empty == "keep"
     gates, memory = 2 * dim, message[:, :dim]
-    without = (~of.has_mail).nonzero().squeeze(1)
-    d_h, deltas = valid_gradient(of, grad.h)
+    without = (~args.has_mail).nonzero().squeeze(1)
+    d_h, deltas = valid_gradient(args, grad.h)
     d_joint, d_hidden_n, d_own = _gates_backward(
         d_h.index_fill(0, without, 0.0) if keep else d_h, out.joint, out.hidden_n, memory
     )
@@ -137,13 +137,13 @@ def _backward(of: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str])
     d_weight_hh[:gates] += d_alone.t() @ memory.index_select(0, without)
     gradients = {"weight_ih": d_weight_ih, "weight_hh": d_weight_hh, "bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
     if needs.intersection(TABLES):
-        d_rows = d_joint @ of.weight_ih
-        d_rows[:, :dim] += torch.cat([d_joint[:, :gates], d_hidden_n], 1) @ of.weight_hh + d_own
-        d_rows[:, :dim].index_add_(0, without, d_alone @ of.weight_hh[:gates])
+        d_rows = d_joint @ args.weight_ih
+        d_rows[:, :dim] += torch.cat([d_joint[:, :gates], d_hidden_n], 1) @ args.weight_hh + d_own
+        d_rows[:, :dim].index_add_(0, without, d_alone @ args.weight_hh[:gates])
         if keep:
             d_rows[:, :dim].index_copy_(0, without, d_h.index_select(0, without))
-        gradients |= table_gradients(of, d_rows, needs)
-    return gradients | time_gradients(of, d_joint, deltas, needs)
+        gradients |= table_gradients(args, d_rows, needs)
+    return gradients | time_gradients(args, d_joint, deltas, needs)
 
 
 @fused()
@@ -249,45 +249,45 @@ def gates_backward_kernel(
 
 
 VARIANTS: dict[str, Callable[[MemoryGRU, Updated, bool], None]] = {
-    "fused": lambda of, out, save: launch_update(fused_gru_kernel, of, 4, out, save),
+    "fused": lambda args, out, save: launch_update(fused_gru_kernel, args, 4, out, save),
     "split": launch_split,
 }
 offer("memory_gru", *VARIANTS)
 
 
-def _launch(of: MemoryGRU, save: bool) -> Updated:
-    out = _empty(of, save)
-    VARIANTS[VARIANTS_CHOSEN["memory_gru"] if of.variant is None else of.variant](of, out, save)
+def _launch(args: MemoryGRU, save: bool) -> Updated:
+    out = _empty(args, save)
+    VARIANTS[VARIANTS_CHOSEN["memory_gru"] if args.variant is None else args.variant](args, out, save)
     return out
 
 
-def _launch_backward(of: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+def _launch_backward(args: MemoryGRU, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
     """The gates, then what the updaters share."""
     d_h = grad.h if grad.h.stride(1) == 1 else grad.h.contiguous()
     (rows, dim), own = out.hidden_n.shape, bool(needs.intersection(TABLES))
     d_gates, d_own = d_h.new_empty(rows, 4 * dim), d_h.new_empty(rows if own else 0, dim)
     config = gates_backward_kernel.config()
     gates_backward_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.message, out.joint, out.hidden_n, of.has_mail, of.count,
-        d_gates, d_own, rows, d_h.stride(0), DIM=dim, WIDTH=out.message.shape[1], KEEP=of.empty == "keep", OWN=own,
+        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.message, out.joint, out.hidden_n, args.has_mail, args.count,
+        d_gates, d_own, rows, d_h.stride(0), DIM=dim, WIDTH=out.message.shape[1], KEEP=args.empty == "keep", OWN=own,
         BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return launch_gradients(of, out.message, d_gates, d_own, needs)
+    return launch_gradients(args, out.message, d_gates, d_own, needs)
 
 
-def _empty(of: MemoryGRU, save: bool) -> Updated:
+def _empty(args: MemoryGRU, save: bool) -> Updated:
     """The outputs, unwritten."""
-    dim, rows, like = of.memory.shape[1], of.has_mail.numel(), of.weight_ih
+    dim, rows, like = args.memory.shape[1], args.has_mail.numel(), args.weight_ih
     h = like.new_empty(rows, dim)
     if not save:
         return Updated(h, like.new_empty(0), like.new_empty(0), like.new_empty(0))
-    return Updated(h, *(like.new_empty(rows, size) for size in (of.weight_ih.shape[1], 3 * dim, dim)))
+    return Updated(h, *(like.new_empty(rows, size) for size in (args.weight_ih.shape[1], 3 * dim, dim)))
 
 
-def _check(of: MemoryGRU) -> None:
-    check_updater("memory_gru", 3, of)
-    if of.variant is not None and of.variant not in VARIANTS:
-        raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {of.variant!r}")
+def _check(args: MemoryGRU) -> None:
+    check_updater("memory_gru", 3, args)
+    if args.variant is not None and args.variant not in VARIANTS:
+        raise ValueError(f"memory_gru: variant must be 'fused' or 'split', not {args.variant!r}")
 
 
 memory_gru = differentiable(

@@ -115,24 +115,24 @@ def gates_kernel(
     )  # fmt: skip
 
 
-def launch_split(of: MemoryGRU, out: Updated, save: bool) -> None:
+def launch_split(args: MemoryGRU, out: Updated, save: bool) -> None:
     """`memory_gru` by a gather kernel, the library's two products and a gates kernel.
 
     The gather writes zeros from the count on, so that the products, which know no count, stay finite there.
     """
-    widths, rows = message_widths(of), of.has_mail.numel()
-    dim, width, keep = widths["DIM"], sum(widths.values()), of.empty == "keep"
-    message = out.message if save else of.weight_ih.new_empty(rows, width)
+    widths, rows = message_widths(args), args.has_mail.numel()
+    dim, width, keep = widths["DIM"], sum(widths.values()), args.empty == "keep"
+    message = out.message if save else args.weight_ih.new_empty(rows, width)
     config = message_kernel.config(arithmetic(message.dtype))
     blocks = {f"BLOCK_{name}": pow2(size) for name, size in widths.items()}
     message_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, *fetched(of), of.deltas, of.has_mail, of.frequency, of.phase,
-        of.count, message, rows, **widths, **strides(of), **blocks,
+        (cdiv(rows, config["BLOCK_U"]),), config, *fetched(args), args.deltas, args.has_mail, args.frequency,
+        args.phase, args.count, message, rows, **widths, **strides(args), **blocks,
     )  # fmt: skip
-    by_input, by_memory = message @ of.weight_ih.t(), message[:, :dim] @ of.weight_hh.t()
+    by_input, by_memory = message @ args.weight_ih.t(), message[:, :dim] @ args.weight_hh.t()
     config = gates_kernel.config()
     gates_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, by_input, by_memory, of.bias_ih, of.bias_hh, message, of.has_mail,
-        of.count, out.h, out.joint, out.hidden_n, rows,
+        (cdiv(rows, config["BLOCK_U"]),), config, by_input, by_memory, args.bias_ih, args.bias_hh, message,
+        args.has_mail, args.count, out.h, out.joint, out.hidden_n, rows,
         DIM=dim, WIDTH=width, KEEP=keep, SAVE=save, BLOCK_D=pow2(dim),
     )  # fmt: skip

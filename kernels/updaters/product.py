@@ -154,36 +154,36 @@ def message_product(
     return b_gates
 
 
-def launch_update(kernel: Kernel, of: Update, gates: int, out: Sequence[torch.Tensor], save: bool) -> None:
+def launch_update(kernel: Kernel, args: Update, gates: int, out: Sequence[torch.Tensor], save: bool) -> None:
     """A memory update into `out` by two kernels: the weights are packed, then everything else is one launch.
 
     Args:
         kernel: of the cell. gates: a GRU's 4 or an RNN's 1.
     """
-    dtype, rows = of.weight_ih.dtype, of.has_mail.numel()
+    dtype, rows = args.weight_ih.dtype, args.has_mail.numel()
     config = kernel.config(arithmetic(dtype))
-    packed, constants = packed_weights(of, gates, config)
+    packed, constants = packed_weights(args, gates, config)
     kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]), cdiv(constants["DIM"], config["BLOCK_D"])), config, *fetched(of), of.deltas,
-        flags(of.has_mail, dtype), of.frequency, of.phase, packed, of.bias_ih, of.bias_hh, of.count, *out, rows,
-        **strides(of), KEEP=of.empty == "keep", SAVE=save, PRECISION=input_precision(dtype), **constants,
+        (cdiv(rows, config["BLOCK_U"]), cdiv(constants["DIM"], config["BLOCK_D"])), config, *fetched(args), args.deltas,
+        flags(args.has_mail, dtype), args.frequency, args.phase, packed, args.bias_ih, args.bias_hh, args.count, *out,
+        rows, **strides(args), KEEP=args.empty == "keep", SAVE=save, PRECISION=input_precision(dtype), **constants,
     )  # fmt: skip
 
 
-def fetched(of: Update) -> tuple[torch.Tensor | None, ...]:
+def fetched(args: Update) -> tuple[torch.Tensor | None, ...]:
     """The tables and their rows, as the kernels take them."""
-    return of.memory, of.memory_rows, of.partner, of.partner_rows, of.features, of.feature_rows
+    return args.memory, args.memory_rows, args.partner, args.partner_rows, args.features, args.feature_rows
 
 
-def strides(of: Update) -> dict[str, int]:
+def strides(args: Update) -> dict[str, int]:
     """The distances between the tables' rows, as the kernels take them."""
-    tables = {"MEMORY_STRIDE": of.memory, "PARTNER_STRIDE": of.partner, "FEATURE_STRIDE": of.features}
+    tables = {"MEMORY_STRIDE": args.memory, "PARTNER_STRIDE": args.partner, "FEATURE_STRIDE": args.features}
     return {name: table.stride(0) for name, table in tables.items()}
 
 
-def packed_weights(of: Update, gates: int, config: Config) -> tuple[torch.Tensor, dict[str, int]]:
+def packed_weights(args: Update, gates: int, config: Config) -> tuple[torch.Tensor, dict[str, int]]:
     """The weights as `message_product` takes them under a configuration, and its constants: widths, first columns."""
-    widths, starts = message_widths(of), [0]
+    widths, starts = message_widths(args), [0]
     dim = widths["DIM"]
     for width in (*widths.values(), dim):
         starts.append(starts[-1] + cdiv(width, config["BLOCK_K"]) * config["BLOCK_K"])
@@ -191,9 +191,9 @@ def packed_weights(of: Update, gates: int, config: Config) -> tuple[torch.Tensor
     packing = pack_kernel.config()
     rows = gates * cdiv(dim, config["BLOCK_D"]) * config["BLOCK_D"]
     blocks = cdiv(rows, packing["BLOCK_ROWS"])
-    packed = of.weight_ih.new_empty(blocks * packing["BLOCK_ROWS"], starts[-1])
+    packed = args.weight_ih.new_empty(blocks * packing["BLOCK_ROWS"], starts[-1])
     pack_kernel.launch(
         (blocks, cdiv(starts[-1], packing["BLOCK_DEPTH"])), packing,
-        of.weight_ih, of.weight_hh, packed, WIDTH=sum(widths.values()), GATES=gates, **constants,
+        args.weight_ih, args.weight_hh, packed, WIDTH=sum(widths.values()), GATES=gates, **constants,
     )  # fmt: skip
     return packed, constants

@@ -74,23 +74,23 @@ class Updated(NamedTuple):
     message: torch.Tensor
 
 
-def _reference(of: MemoryRNN, save: bool) -> Updated:
-    edges = read_rows(of.features, of.feature_rows) if of.features.shape[1] else None
-    memory, partner = read_rows(of.memory, of.memory_rows), read_rows(of.partner, of.partner_rows)
-    message = _message(memory, partner, edges, of.deltas, of.frequency, of.phase)
-    if of.count is not None:
-        valid = (torch.arange(of.has_mail.numel(), device=of.has_mail.device) < of.count).unsqueeze(1)
+def _reference(args: MemoryRNN, save: bool) -> Updated:
+    edges = read_rows(args.features, args.feature_rows) if args.features.shape[1] else None
+    memory, partner = read_rows(args.memory, args.memory_rows), read_rows(args.partner, args.partner_rows)
+    message = _message(memory, partner, edges, args.deltas, args.frequency, args.phase)
+    if args.count is not None:
+        valid = (torch.arange(args.has_mail.numel(), device=args.has_mail.device) < args.count).unsqueeze(1)
         message = torch.where(valid, message, 0.0)
-    bias = of.bias_ih + of.bias_hh
-    h = torch.addmm(bias, message, _merged(of.weight_ih, of.weight_hh).t())
-    without = _rows_without(of.has_mail)
+    bias = args.bias_ih + args.bias_hh
+    h = torch.addmm(bias, message, _merged(args.weight_ih, args.weight_hh).t())
+    without = _rows_without(args.has_mail)
     if without is not None:
-        own = message[:, : of.memory.shape[1]].index_select(0, without)
-        h.index_copy_(0, without, torch.addmm(bias, own, of.weight_hh.t()))
+        own = message[:, : args.memory.shape[1]].index_select(0, without)
+        h.index_copy_(0, without, torch.addmm(bias, own, args.weight_hh.t()))
     h.tanh_()
-    if without is not None and of.empty == "keep":
+    if without is not None and args.empty == "keep":
         h.index_copy_(0, without, own)
-    if of.count is not None:
+    if args.count is not None:
         h = torch.where(valid, h, 0.0)
     return Updated(h, message if save else h.new_empty(0))
 
@@ -105,10 +105,10 @@ def _message(
     return torch.cat([part.to(frequency.dtype) for part in parts], 1)
 
 
-def _backward(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
-    dim, message, keep = out.h.shape[1], out.message, of.empty == "keep"
-    d_h, deltas = valid_gradient(of, grad.h)
-    without = _rows_without(of.has_mail)
+def _backward(args: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    dim, message, keep = out.h.shape[1], out.message, args.empty == "keep"
+    d_h, deltas = valid_gradient(args, grad.h)
+    without = _rows_without(args.has_mail)
     d_sum = torch.ops.aten.tanh_backward(d_h, out.h)
     if without is not None and keep:
         d_sum.index_fill_(0, without, 0.0)
@@ -123,12 +123,12 @@ def _backward(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str])
         d_weight_hh = torch.addmm(d_weight_ih[:, :dim], d_alone.t(), message[:, :dim].index_select(0, without))
     gradients = {"weight_ih": d_weight_ih, "weight_hh": d_weight_hh, "bias_ih": d_bias, "bias_hh": d_bias.clone()}
     if needs.intersection(TABLES):
-        d_rows = d_sum @ _merged(of.weight_ih, of.weight_hh)
+        d_rows = d_sum @ _merged(args.weight_ih, args.weight_hh)
         if without is not None:
-            d_own = d_h.index_select(0, without) if keep else d_alone @ of.weight_hh
+            d_own = d_h.index_select(0, without) if keep else d_alone @ args.weight_hh
             d_rows[:, :dim].index_copy_(0, without, d_own)
-        gradients |= table_gradients(of, d_rows, needs)
-    return gradients | time_gradients(of, d_sum, deltas, needs)
+        gradients |= table_gradients(args, d_rows, needs)
+    return gradients | time_gradients(args, d_sum, deltas, needs)
 
 
 def _merged(weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> torch.Tensor:
@@ -215,33 +215,33 @@ def tanh_backward_kernel(
     tl.store(p_sum + o_u * DIM + i_d[None, :], b_d, mask=m_out)
 
 
-def _launch(of: MemoryRNN, save: bool) -> Updated:
-    out = _empty(of, save)
-    launch_update(fused_rnn_kernel, of, 1, out, save)
+def _launch(args: MemoryRNN, save: bool) -> Updated:
+    out = _empty(args, save)
+    launch_update(fused_rnn_kernel, args, 1, out, save)
     return out
 
 
-def _launch_backward(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+def _launch_backward(args: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
     """Through tanh, then what the updaters share."""
     d_h = grad.h if grad.h.stride(1) == 1 else grad.h.contiguous()
-    (rows, dim), keep = out.h.shape, of.empty == "keep"
+    (rows, dim), keep = out.h.shape, args.empty == "keep"
     d_sum, d_own = d_h.new_empty(rows, dim), d_h.new_empty(rows, dim) if keep and needs.intersection(TABLES) else None
     config = tanh_backward_kernel.config()
     tanh_backward_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.h, of.has_mail, of.count, d_sum, d_own, rows, d_h.stride(0),
-        DIM=dim, KEEP=keep, BLOCK_D=pow2(dim),
+        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.h, args.has_mail, args.count, d_sum, d_own, rows,
+        d_h.stride(0), DIM=dim, KEEP=keep, BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return launch_gradients(of, out.message, d_sum, d_own, needs)
+    return launch_gradients(args, out.message, d_sum, d_own, needs)
 
 
-def _empty(of: MemoryRNN, save: bool) -> Updated:
+def _empty(args: MemoryRNN, save: bool) -> Updated:
     """The outputs, unwritten."""
-    (out, width), rows = of.weight_ih.shape, of.has_mail.numel()
-    return Updated(of.weight_ih.new_empty(rows, out), of.weight_ih.new_empty((rows, width) if save else 0))
+    (out, width), rows = args.weight_ih.shape, args.has_mail.numel()
+    return Updated(args.weight_ih.new_empty(rows, out), args.weight_ih.new_empty((rows, width) if save else 0))
 
 
-def _check(of: MemoryRNN) -> None:
-    check_updater("memory_rnn", 1, of)
+def _check(args: MemoryRNN) -> None:
+    check_updater("memory_rnn", 1, args)
 
 
 memory_rnn = differentiable(
