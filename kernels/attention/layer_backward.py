@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def over_neighbours(
     args: AttentionLayer, absorbed: torch.Tensor, query_rows: torch.Tensor | None, bias: torch.Tensor
 ) -> Attention:
-    """The layer's call of `temporal_attention`."""
+    """Inputs of `temporal_attention` for the layer's neighbours."""
     slots = args.table, args.rows, args.features, args.feature_rows, args.deltas, args.counts
     encoder = args.frequency, args.phase
     return Attention(*slots, *encoder, absorbed, query_rows, bias, args.dropout, args.draws)
@@ -31,25 +31,25 @@ def over_neighbours(
 def _inner(
     args: AttentionLayer, out: Embedded, query_rows: torch.Tensor | None, d_context: torch.Tensor, d_total: torch.Tensor
 ) -> tuple[Attention, Attended, Attended]:
-    """Arguments of `temporal_attention`'s backward pass, which reads no bias: the total stands in its place."""
+    """Arguments of `temporal_attention`'s backward pass; it does not read the bias, so the total takes its place."""
     attended = Attended(out.context, out.total, out.weights, out.slope, out.others)
     grad = attended._replace(context=d_context, total=d_total)
     return over_neighbours(args, out.absorbed, query_rows, out.total), attended, grad
 
 
 def embed_backward(args: AttentionLayer, out: Embedded, grad: Embedded, needs: frozenset[str]) -> Gradients:
-    """The gradients in torch."""
+    """Compute the gradients in torch."""
     distinct, heads, _ = out.absorbed.shape
     d_z, (roots, dim), width = grad.z, grad.z.shape, grad.z.shape[1] // heads
     table = args.table.to(d_z.dtype)
-    own, at_zero = table[:distinct], torch.cos(args.phase)
+    root_table, at_zero = table[:distinct], torch.cos(args.phase)
     d_activated, d_norm_weight, d_norm_bias = torch.ops.aten.native_layer_norm_backward(
         d_z, out.activated, [dim], out.mean, out.rstd, args.norm_weight, args.norm_bias, [True] * 3
     )
-    d_mixed = torch.ops.aten.threshold_backward(d_activated, out.activated, 0.0)  # where y was dropped, this is 0
+    d_mixed = torch.ops.aten.threshold_backward(d_activated, out.activated, 0.0)  # 0 where y was dropped
     d_mixed = d_mixed * keep_scale(args.dropout, d_z.dtype) if args.dropout > 0 else d_mixed
-    d_own = d_z.new_zeros(distinct, dim).index_add_(0, args.root_rows, d_mixed)
-    d_output_weight = torch.cat([d_mixed.t() @ out.attended, d_own.t() @ own], 1)
+    d_root = d_z.new_zeros(distinct, dim).index_add_(0, args.root_rows, d_mixed)
+    d_output_weight = torch.cat([d_mixed.t() @ out.attended, d_root.t() @ root_table], 1)
     d_attended = (d_mixed @ args.output_weight[:, :dim]).view(roots, heads, width)
     d_total = (d_attended * args.value_bias.view(heads, width)).sum(2)
     by_head = d_attended.transpose(0, 1)
@@ -63,19 +63,19 @@ def embed_backward(args: AttentionLayer, out: Embedded, grad: Embedded, needs: f
     d_query = (d_query + d_bias.unsqueeze(2) * args.key_bias.view(heads, width)).reshape(distinct, dim)
     d_query_bias = d_query.sum(0)
     gradients = inner_gradients | {
-        "query_weight": torch.cat([d_query.t() @ own, torch.outer(d_query_bias, at_zero)], 1),
+        "query_weight": torch.cat([d_query.t() @ root_table, torch.outer(d_query_bias, at_zero)], 1),
         "query_bias": d_query_bias,
         "key_weight": torch.bmm(query.permute(1, 2, 0), d_absorbed).view_as(args.key_weight),
         "key_bias": (d_bias.unsqueeze(2) * query).sum(0).view(-1),
         "value_weight": d_value_weight,
         "value_bias": (out.total.unsqueeze(2) * d_attended).sum(0).view(-1),
         "output_weight": d_output_weight,
-        "output_bias": d_own.sum(0),
+        "output_bias": d_root.sum(0),
         "norm_weight": d_norm_weight,
         "norm_bias": d_norm_bias,
     }
     if "table" in needs:
-        gradients["table"][:distinct] += d_query @ args.query_weight[:, :dim] + d_own @ args.output_weight[:, dim:]
+        gradients["table"][:distinct] += d_query @ args.query_weight[:, :dim] + d_root @ args.output_weight[:, dim:]
         gradients["table"] = gradients["table"].to(args.table.dtype)
     if needs.intersection(TIMES):
         d_encoding = args.query_weight[:, dim:].t() @ d_query_bias
@@ -84,10 +84,10 @@ def embed_backward(args: AttentionLayer, out: Embedded, grad: Embedded, needs: f
 
 
 def launch_layer_backward(args: AttentionLayer, out: Embedded, grad: Embedded, needs: frozenset[str]) -> Gradients:
-    """The gradients by kernels, one root's query for each root.
+    """Compute the gradients by kernels, with one query per root.
 
-    The slots' and the roots' parts of the table's gradient are added to it atomically, in no fixed order; where torch
-    is asked for deterministic algorithms, they are written out and `index_add_`, which then orders them, sums them.
+    The slots' and the roots' parts of the table's gradient are added to it atomically, in no fixed order. With torch's
+    deterministic algorithms, the kernels write the parts instead and `index_add_` sums them in order.
     """
     add, times, d_z = not torch.are_deterministic_algorithms_enabled(), bool(needs.intersection(TIMES)), grad.z
     grad = grad._replace(z=inner_contiguous(d_z))
@@ -104,8 +104,8 @@ def launch_layer_backward(args: AttentionLayer, out: Embedded, grad: Embedded, n
     d_query = launch_attention_query_backward(args, d_absorbed, d_bias, d_mixed, d_roots, add)
     gradients = launch_attention_weights(args, out, grad, d_mixed, d_attended, d_absorbed, d_bias, d_query)
     if times:
-        made = launch_attention_times(args, d_frequencies, d_phases, gradients["query_bias"])
-        gradients |= zip(TIMES, made, strict=True)
+        d_times = launch_attention_times(args, d_frequencies, d_phases, gradients["query_bias"])
+        gradients |= zip(TIMES, d_times, strict=True)
     if d_table is not None and d_slots is not None and d_roots is not None:
         if not add:
             d_table.index_add_(0, filled_rows(args.rows, args.counts).view(-1), d_slots)

@@ -15,13 +15,13 @@ from mspipe_triton.kernels.attention.slots import (
     held_blocks,
     inner_contiguous,
     mail_slots,
-    mixed,
     products,
     row_products,
     slots_arguments,
     slots_config,
     slots_of,
     slots_shapes,
+    weighted_sums,
     write_mixed,
 )
 from mspipe_triton.kernels.attention.temporal_backward import attend_backward, launch_attention_backward
@@ -45,28 +45,28 @@ class Attention(NamedTuple):
         context_rk = Σ_j a_rkj x_rj          total_rk = Σ_j a_rkj          (both 0 where counts[r] = 0)
 
     With query = W_kᵀ q and bias = q · b_k per head, W_v·context + b_v·total is the projected attention of TGN and TGAT
-    exactly; W_k and W_v run once a root instead of once a slot.
+    exactly; W_k and W_v are applied once per root instead of once per slot.
 
     Args:
-        table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
-        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
-            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
-            may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as data.
+        table: node rows h [U, D]; rows [R, F] integer, the slots' rows in it (ignored in empty slots).
+        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None if `features` has one row per
+            slot, [R·F, E] (ignored in empty slots; a negative row in a filled slot is read as row 0). Both tables
+            may have any row stride, may be bfloat16, and may be in pinned host memory if they need no gradient.
         deltas: [R, F] floating, root time − neighbour time.
-        counts: [R] integer, filled slots; they come first.
+        counts: [R] integer, filled slots, which come first.
         frequency, phase: [T], of the time encoder, float32 or float64, as are query and bias.
         query: [Q, K, D + E + T] for K heads; query_rows [R] integer, or None where Q = R; bias [Q, K].
-        dropout: probability of dropping an attention weight; `draws` [4] int64 keys the draws (Philox seed, purpose,
-            epoch, iteration) and is needed when it is above 0.
+        dropout: probability of dropping an attention weight; `draws` [4] int64 are the Philox words (seed, purpose,
+            epoch, iteration), needed if `dropout` is above 0.
 
     Returns:
-        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable, once, in table, frequency,
-        phase, query and bias; edge features are data. On a GPU the gradients' sums over roots and slots have no fixed
-        order unless torch.use_deterministic_algorithms(True) asks for one.
+        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable once in table, frequency,
+        phase, query and bias; edge features get no gradient. On a GPU the gradients' sums over roots and slots have no
+        fixed order unless torch.use_deterministic_algorithms(True) is set.
 
     Raises:
-        ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
-            0 without `draws`.
+        ValueError: a wrong dtype, layout or device, mismatched shapes, `dropout` out of range, or above 0 without
+            `draws`.
     """
 
     table: torch.Tensor
@@ -85,10 +85,10 @@ class Attention(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """context [R, K, X] and total [R, K], and what the backward pass reads, which is empty where none follows:
+    """context [R, K, X] and total [R, K], then tensors for the backward pass, which are empty if none follows.
 
-    the weights a before dropout and LeakyReLU's slope, negated where dropout drops the weight, both [R, K, F]; edge
-    rows and φ [R, F, E + T], which the kernels leave empty, for they read and encode again. Of mails φ alone.
+    `weights` are a before dropout and `slope` is LeakyReLU's, negated where dropout drops the weight, both [R, K, F].
+    `others` are edge rows and φ [R, F, E + T], only φ for mails; the kernels leave it empty and recompute both.
     """
 
     context: torch.Tensor
@@ -99,7 +99,7 @@ class Attended(NamedTuple):
 
 
 def attend(args: Attention, save: bool) -> Attended:
-    """`temporal_attention` in torch. The table may also be mailboxes [N, F, D] by rows [R], or None where N = R."""
+    """`temporal_attention` in torch. The table may also be mailboxes [N, F, D], with rows [R], or None if N = R."""
     query, bias, dropout = args.query, args.bias, args.dropout
     encoded = fused_encode_time(args.deltas.contiguous().to(query.dtype), args.frequency, args.phase)
     if args.table.dim() == 3:
@@ -114,7 +114,7 @@ def attend(args: Attention, save: bool) -> Attended:
     if dropout > 0 and args.draws is not None:
         scale = dropout_scale(args.draws, (*query.shape[:2], args.deltas.shape[1]), dropout, query.dtype)
     slope, weights, dropped = _weights(products(query, *slots), bias, args.counts, scale)
-    context, total = torch.cat(mixed(dropped, *slots), 2), dropped.sum(2)
+    context, total = torch.cat(weighted_sums(dropped, *slots), 2), dropped.sum(2)
     if not save:
         return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
     return Attended(context, total, weights, slope, slots.others)
@@ -126,7 +126,7 @@ def _weights(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """LeakyReLU's slope, negated where dropped, and the softmax weights before and after dropout, all [R, K, F].
 
-    Of query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
+    The inputs are query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
     """
     logits = product + bias.unsqueeze(2)
     slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
@@ -161,7 +161,7 @@ def attention_kernel(
         l_kj = LeakyReLU(query_k · x_j + bias_k)          a_kj = exp(l_kj − max_i l_ki) / Σ_i exp(l_ki − max_i l_ki)
         context_k = Σ_j m_kj a_kj x_j                     total_k = Σ_j m_kj a_kj
 
-    x_j is walked in blocks of BLOCK columns, which are read once, into registers, where they are at most HELD numbers.
+    x_j is processed in blocks of BLOCK columns. They are read only once, into registers, if they fit in HELD numbers.
     """
     root = tl.program_id(0).to(tl.int64)
     row = root
@@ -197,7 +197,7 @@ def attention_kernel(
 
 
 def launch_attention(args: Attention, save: bool) -> Attended:
-    """`attend` by its kernel: a program takes a root."""
+    """`attend` by its kernel, one program per root."""
     out, query, dropout = empty_attended(args, save, 0), inner_contiguous(args.query), args.dropout
     attention_kernel.launch(
         (args.deltas.shape[0],), slots_config(attention_kernel, args), *slots_arguments(args), query, args.query_rows,
@@ -209,7 +209,7 @@ def launch_attention(args: Attention, save: bool) -> Attended:
 
 
 def empty_attended(args: Attention, save: bool, others: int) -> Attended:
-    """The results unwritten; `others` is their width where they are saved, else 0."""
+    """Allocate the outputs; `others` is the width of the output of that name, 0 if it is not saved."""
     (roots, fanout), (_, heads, width), new = args.deltas.shape, args.query.shape, args.query.new_empty
     weights = new((roots, heads, fanout) if save else 0)
     saved = new((roots, fanout, others) if save and others else 0)
@@ -217,18 +217,20 @@ def empty_attended(args: Attention, save: bool, others: int) -> Attended:
 
 
 def fake_attention(args: Attention, save: bool) -> Attended:
-    """The results unwritten, as kernels or torch give them."""
+    """Allocate the outputs in the shapes that the kernels or torch return."""
     edges = 0 if args.table.dim() == 3 else args.features.shape[1]
     return empty_attended(args, save, 0 if on_triton(args.query) else edges + args.frequency.numel())
 
 
 def check_attention(name: str, slots: tuple[int, ...], owner: str, args: Attention) -> None:
-    """Refuse what slots [R, F] do not go with, table and rows apart; `owner` names what has the x_j."""
+    """Refuse inputs, other than table and rows, that do not fit slots [R, F]; `owner` names the x_j in messages."""
     check_slots(name, args.query.device, slots, args)
     checks.dims(name, 3, query=args.query)
     width = args.table.shape[-1] + args.features.shape[1] + args.frequency.numel()
     if args.query.shape[2] != width:
-        raise ValueError(f"{name}: query has width {args.query.shape[2]}, {owner} have {width}")
+        raise ValueError(
+            f"{name}: query has width {args.query.shape[2]}, {owner} have {width}; give query {width} columns"
+        )
     checks.shape(name, bias=(args.bias, args.query.shape[:2]))
     checks.dtype(name, checks.COMPUTED, query=args.query)
     checks.same_dtype(name, query=args.query, bias=args.bias, frequency=args.frequency, phase=args.phase)
@@ -246,7 +248,7 @@ def _check(args: Attention) -> None:
     checks.dtype(name, checks.FLOATS, table=table)
     checks.dtype(name, checks.INTEGERS, rows=rows, query_rows=query_rows)
     checks.layout(name, table=table, rows=rows, query_rows=query_rows)
-    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
+    # Rows in pinned host memory are read in place; their gradient would have to be written there.
     pinned = () if table.requires_grad else ("table",)
     checks.device(name, args.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
     checks.within(name, "query_rows", query_rows, args.query.shape[0])

@@ -1,4 +1,4 @@
-"""What a memory updater needs to know of each node's mail, read from tables of one mail a node."""
+"""Event, Δt and time of each node's mail for a memory updater, read from tables with one mail per node."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Fetched = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Fetch(NamedTuple):
-    """The event of every node's one mail, its Δt, and the time that memory has once the mail is digested.
+    """Event and Δt of each node's mail, and the time of its memory after digesting it.
 
     With v = nodes[i]: events[i] = event_id[v], has_mail[i] = (events[i] ≥ 0), Δt[i] = mail_time[v] − memory_time[v]
-    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail Δt is 0 and the time is memory_time[v].
+    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail, Δt is 0 and the time is memory_time[v].
 
     Args:
         nodes: [C] integer, rows of the tables; a negative one is padding, which has no mail and node 0's memory time.
-        memory_time: [N] int64 or float64, N ≥ 1, when memory was last updated.
-        event_id: [N] int64, the event that the mail is from; negative where there is no mail.
+        memory_time: [N] int64 or float64, N ≥ 1, the time of the last memory update.
+        event_id: [N] int64, the event of the mail; negative if there is no mail.
         mail_time: [N], in the dtype of `memory_time`.
         dtype: float32 or float64, of the differences.
 
     Returns:
         events [C] int64, −1 in padding; Δt [C] in `dtype`, subtracted before it is rounded; has_mail [C]
-        bool; digested_time [C] in the dtype of the times. Nothing is mutated, nothing is differentiable.
+        bool; digested_time [C] in the dtype of the times. Nothing is mutated or differentiable.
 
     Raises:
         ValueError: a wrong dtype, shape, layout or device, empty tables; with debugging on, a node outside the tables.
@@ -60,7 +60,7 @@ def mail_kernel(
     p_nodes, p_memory_time, p_event_id, p_mail_time, p_events, p_deltas, p_has_mail, p_digested, num_nodes,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """With v = nodes[i]: e_i = event_id[v] where v ≥ 0, else −1; where e_i ≥ 0, Δt_i = mail time_v − memory time_v and
+    """For v = nodes[i]: e_i = event_id[v] where v ≥ 0, else −1; where e_i ≥ 0, Δt_i = mail time_v − memory time_v and
     digested time_i = mail time_v, elsewhere 0 and memory time_max(v, 0)."""
     o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_node = o_node < num_nodes
@@ -77,14 +77,14 @@ def mail_kernel(
 
 
 def _launch(args: Fetch) -> Fetched:
-    """A program reads the mail of BLOCK nodes."""
+    """Launch programs for BLOCK nodes each."""
     out, config, nodes = _empty(args), mail_kernel.config(), args.nodes.numel()
     mail_kernel.launch((cdiv(nodes, config["BLOCK"]),), config, *args[:4], *out, nodes)
     return out
 
 
 def _empty(args: Fetch) -> Fetched:
-    """The outputs, unwritten."""
+    """Allocate the outputs."""
     size, dtypes = args.nodes.numel(), (torch.int64, args.dtype, torch.bool)
     events, deltas, has_mail = (args.nodes.new_empty(size, dtype=dtype) for dtype in dtypes)
     return events, deltas, has_mail, args.mail_time.new_empty(size)
@@ -101,7 +101,7 @@ def _check(args: Fetch) -> None:
     checks.dims(_NAME, 1, nodes=args.nodes, memory_time=args.memory_time)
     checks.shape(_NAME, **{name: (table, tuple(args.memory_time.shape)) for name, table in tables.items()})
     if args.memory_time.numel() == 0:
-        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
+        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with at least one row")
     checks.layout(_NAME, nodes=args.nodes, **tables)
     checks.device(_NAME, args.nodes.device, (), **tables)
     checks.within(_NAME, "nodes", args.nodes, args.memory_time.numel(), None)

@@ -1,4 +1,4 @@
-"""The next batch of a stream on the device: its events, their negatives, and the roots and times to sample around."""
+"""The next batch of a stream, drawn on the device: events, negatives, and roots and times for neighbour sampling."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Draw(NamedTuple):
-    """A batch of B consecutive events and their drawn candidates, as roots: src ‖ dst ‖ candidates.
+    """A batch of B consecutive events and random candidate destinations, as roots: src ‖ dst ‖ candidates.
 
-    Event i of the batch is e = span[0] + i, real where e < span[1]; the real ones are a prefix of the batch, so that
-    the last batch of a stream has the shape of the others. Candidate n of event i is the root 2B + i·each + n, the
-    destination number ⌊w · K / 2³²⌋ with w the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
-    depends on `draws` and on that position alone, and may be a true destination.
+    Event i of the batch is e = span[0] + i, which is real if e < span[1]. The real events come first, and padding gives
+    the last batch of a stream the shape of the others. Candidate n of event i is root 2B + i·each + n. It is
+    destinations[⌊w · K / 2³²⌋], where w is the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
+    depends only on `draws` and on this position, and may be a true destination.
 
     Args:
-        src, dst: [E] integer nodes, E ≥ 1, the ends of all events.
+        src, dst: [E] integer nodes, E ≥ 1, the endpoints of all events.
         times: [E] int64 or float64.
-        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, those to draw from.
-        span: [2] int64, the batch's first event and where the events end; what lies outside [0, E] is cut off.
+        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, the candidates.
+        span: [2] int64, the batch's first event and the end of the events, clipped to [0, E].
         draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
         size: B ≥ 0.
-        each: candidates an event, at least 1.
+        each: candidates per event, at least 1.
 
     Returns:
-        roots [(2 + each)·B] int64, −1 where the event is not real; root_times [(2 + each)·B], the event's time for
-        each of its roots, and where it is not real the time of the last event before the span's end (of event 0 where
-        there is none); events [B] int64, e or −1; count [1] int64 of real events. Nothing is mutated, nothing is
-        differentiable.
+        roots [(2 + each)·B] int64, −1 if the event is not real; root_times [(2 + each)·B], the time of the root's
+        event, or if it is not real, of the last event before the span's end (of event 0 if there is none); events [B]
+        int64, e or −1; count [1] int64, the number of real events. Nothing is mutated or differentiable.
 
     Raises:
-        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no event, no destination.
+        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no events or destinations.
     """
 
     src: torch.Tensor
@@ -58,8 +57,9 @@ def _reference(args: Draw) -> Batch:
     row, candidate = (torch.arange(count, device=span.device) for count in (args.size, args.size * args.each))
     event = first + row
     place = torch.minimum(event, end - 1).clamp_(min=0)
-    drawn = destinations.index_select(0, philox_integers(args.draws, candidate, destinations.numel()))
-    nodes = torch.cat([args.src.index_select(0, place).long(), args.dst.index_select(0, place).long(), drawn.long()])
+    negatives = destinations.index_select(0, philox_integers(args.draws, candidate, destinations.numel()))
+    src, dst = args.src.index_select(0, place), args.dst.index_select(0, place)
+    nodes = torch.cat([src.long(), dst.long(), negatives.long()])
     owner = torch.cat([row, row, candidate // args.each])
     real, moments = event < end, times.index_select(0, place)
     roots = torch.where(real.index_select(0, owner), nodes, -1)
@@ -76,7 +76,7 @@ def batch_kernel(
     p_src, p_dst, p_times, p_destinations, p_span, p_draws, p_roots, p_root_times, p_events, p_count,
     size, num_events, num_destinations, EACH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of roots r < (2 + EACH)·B, with [first, end) the span cut to the stream of E events:
+    """For roots r < (2 + EACH)·B, where [first, end) is the span clipped to the stream of E events:
 
         i = r, r − B or ⌊(r − 2B) / EACH⌋          e = first + i          time_r = times[max(min(e, end − 1), 0)]
         root_r = src_e, dst_e or destinations[⌊philox(r − 2B)₀ · K / 2³²⌋] where e < end, else −1
@@ -106,7 +106,7 @@ def batch_kernel(
 
 
 def _launch(args: Draw) -> Batch:
-    """A program makes BLOCK roots; one at least, for the count of a batch without any."""
+    """Launch programs for BLOCK roots each, at least one, which writes the count of an empty batch."""
     out, config = _empty(args), batch_kernel.config()
     batch_kernel.launch(
         (max(cdiv(out[0].numel(), config["BLOCK"]), 1),), config,
@@ -116,7 +116,7 @@ def _launch(args: Draw) -> Batch:
 
 
 def _empty(args: Draw) -> Batch:
-    """The outputs, unwritten."""
+    """Allocate the outputs."""
     roots = args.span.new_empty((2 + args.each) * args.size)
     times = torch.empty_like(roots, dtype=args.times.dtype)
     return roots, times, args.span.new_empty(args.size), args.span.new_empty(1)
@@ -132,7 +132,7 @@ def _check(args: Draw) -> None:
     checks.shape(_NAME, span=(args.span, (2,)), draws=(args.draws, (4,)))
     for name in ("times", "destinations"):
         if getattr(args, name).numel() == 0:
-            raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
+            raise ValueError(f"{_NAME}: {name} has shape (0,); give at least one event and one destination")
     for name, number, least in (("size", args.size, 0), ("each", args.each, 1)):
         if not isinstance(number, (int, torch.SymInt)) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")

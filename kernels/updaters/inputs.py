@@ -1,4 +1,4 @@
-"""What the memory updaters share in torch: checks of their arguments, rows of their tables, gradients of the tables."""
+"""Inputs of the memory updaters: argument checks, table rows and message widths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAVES = (*TABLES, *TIME, *WEIGHTS)
 
 
 def read_rows(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The rows of a table: all of them without `rows`, row 0 for negatives."""
+    """Return the given rows of a table, or all if `rows` is None; a negative row is read as row 0."""
     if rows is None:
         return table
     if table.shape[1] == 0:
@@ -29,22 +29,22 @@ def read_rows(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 
 def flags(has_mail: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`has_mail` as kernels with products in a dtype read it: beside float64 as integers of 32 bits.
+    """Return `has_mail` for kernels with products in a dtype: as int32 for float64.
 
-    Triton before 3.9 lays a product out by the narrowest number that its factors, or their masks, are made of, and
-    cannot do so in float64 for bytes.
+    Triton before 3.9 chooses a product's layout by the narrowest dtype among its factors and their masks, and has none
+    for float64 with bytes.
     """
     return has_mail.int() if dtype == torch.float64 else has_mail
 
 
 def message_widths(args: Update) -> dict[str, int]:
-    """Of a message's parts, by the names that kernels give them."""
+    """Widths of a message's parts, by their constexpr names in the kernels."""
     tables = zip(("DIM", "PARTNER", "FEATURES"), (args.memory, args.partner, args.features), strict=True)
     return {**{name: table.shape[1] for name, table in tables}, "TIME": args.frequency.numel()}
 
 
 def check_updater(name: str, gates: int, args: Update) -> None:
-    """Refuse what an operation `name` whose weights have `gates` times D rows cannot take; see `memory_gru`."""
+    """Refuse invalid inputs of a memory updater `name` whose weights have `gates` times D rows; see `memory_gru`."""
     if args.empty not in ("update", "keep"):
         raise ValueError(f"{name}: empty must be 'update' or 'keep', not {args.empty!r}")
     tables = {"memory": args.memory, "partner": args.partner, "features": args.features}
@@ -63,7 +63,7 @@ def check_updater(name: str, gates: int, args: Update) -> None:
     checks.shape(
         name, weight_hh=(args.weight_hh, (out, dim)), bias_ih=(args.bias_ih, (out,)), bias_hh=(args.bias_hh, (out,)),
         phase=(args.phase, args.frequency.shape), deltas=(args.deltas, nodes), count=(args.count, (1,)),
-        **{row: (given, nodes) for row, given in rows.items()},
+        **{row: (tensor, nodes) for row, tensor in rows.items()},
     )  # fmt: skip
     checks.dtype(name, checks.COMPUTED, weight_ih=args.weight_ih)
     checks.same_dtype(name, **weights, **times)

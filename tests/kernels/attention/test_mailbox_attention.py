@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mspipe_triton.kernels import temporal_attention
-from mspipe_triton.kernels.attention.slots import mail_slots, mixed, products
+from mspipe_triton.kernels.attention.slots import mail_slots, products, weighted_sums
 from mspipe_triton.kernels.runtime import fusion
 from tests.kernels.attention.attention_case import MailCase
 from tests.kernels.comparing import Agree
@@ -49,11 +49,11 @@ def test_loops_that_read_mailboxes_in_place_are_right(agree: Agree) -> None:
     seconds = fusion.compile_seconds()
     fusion.enable_fusion(True)
     read = mail_slots(*given)
-    fused = {"products": products(query, *read), "mixed": torch.cat(mixed(weights, *read), 2)}
+    fused = {"products": products(query, *read), "mixed": torch.cat(weighted_sums(weights, *read), 2)}
     assert fusion.fusion_failure() is None
     fusion.enable_fusion(False)
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
     assert read.table is case.mails, "nothing may be gathered before"
     copied = mail_slots(*given)
     assert copied.rows is None
-    agree(fused, {"products": products(query, *copied), "mixed": torch.cat(mixed(weights, *copied), 2)})
+    agree(fused, {"products": products(query, *copied), "mixed": torch.cat(weighted_sums(weights, *copied), 2)})
