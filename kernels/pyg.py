@@ -156,7 +156,7 @@ class FusedTGNMemory(nn.Module):
         shapes = [tuple(tensor.shape) for tensor in (src, dst, t)]
         if shapes != [(src.numel(),)] * 3:
             raise ValueError(
-                f"FusedTGNMemory.update_state: src, dst and t are {', '.join(map(str, shapes))}; give one length"
+                f"FusedTGNMemory.update_state: src, dst and t are {', '.join(map(str, shapes))}; give equal lengths"
             )
         if raw_msg.shape != (src.numel(), self.raw_msg_dim):
             raise ValueError(

@@ -166,7 +166,7 @@ def _check(args: AttentionLayer) -> None:
     if args.heads < 1 or dim % args.heads:
         raise ValueError(f"{name}: {args.heads} heads do not divide the table's {dim} columns; give a divisor of {dim}")
     if not 0 <= args.distinct <= num_rows:
-        raise ValueError(f"{name}: distinct is {args.distinct}; give 0 to {num_rows}, the table's number of rows")
+        raise ValueError(f"{name}: distinct is {args.distinct}; give at most the table's {num_rows} rows")
     shapes = {"query_weight": (dim, dim + times), "output_weight": (dim, 2 * dim)}
     shapes |= {key: (dim, width) for key in ("key_weight", "value_weight")}
     checks.shape(

@@ -101,7 +101,7 @@ def _check(args: Fetch) -> None:
     checks.dims(_NAME, 1, nodes=args.nodes, memory_time=args.memory_time)
     checks.shape(_NAME, **{name: (table, tuple(args.memory_time.shape)) for name, table in tables.items()})
     if args.memory_time.numel() == 0:
-        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with at least one row")
+        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, at least one")
     checks.layout(_NAME, nodes=args.nodes, **tables)
     checks.device(_NAME, args.nodes.device, (), **tables)
     checks.within(_NAME, "nodes", args.nodes, args.memory_time.numel(), None)

@@ -84,7 +84,7 @@ def _check(args: Gather) -> None:
     checks.dtype(_NAME, checks.INTEGERS, rows=rows)
     checks.dims(_NAME, 1, rows=rows)
     if table.dim() == 0:
-        raise ValueError(f"{_NAME}: table has shape (); give a table with rows, at least one dimension")
+        raise ValueError(f"{_NAME}: table has shape (); give at least one dimension, for the rows")
     if table.dim() > 1:
         checks.layout(_NAME, table=table)
     checks.layout(_NAME, rows=rows)

@@ -221,7 +221,7 @@ def _check(args: Nodes) -> None:
     nodes, capacity = args
     checks.dtype("unique_nodes", checks.INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
-        raise ValueError(f"unique_nodes: nodes has shape {tuple(nodes.shape)}; give a vector: nodes.reshape(-1)")
+        raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")
     if not isinstance(capacity, (int, torch.SymInt)) or capacity < 0:
         raise ValueError(f"unique_nodes: capacity must be an integer ≥ 0, not {capacity!r}; nodes.numel() is enough")
     checks.layout("unique_nodes", nodes=nodes)
