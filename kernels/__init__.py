@@ -1,4 +1,4 @@
-"""Operations of temporal graph neural networks, importable alone: Triton kernels, and torch references for the CPU."""
+"""Operations of temporal graph neural networks, usable on their own: Triton kernels, and torch references for the CPU."""
 
 if __name__ != "mspipe_triton.kernels":
     raise ImportError(

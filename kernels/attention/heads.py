@@ -68,7 +68,7 @@ def heads_product(
 
 
 def fit_config(config: Config, dim: int) -> Config:
-    """Return the configuration, or the smallest blocks if rows, which a program loads whole, exceed 256 numbers."""
+    """Return the configuration, or the smallest blocks for rows of more than 256 numbers, which are loaded whole."""
     if dim <= 256:
         return config
     return Config(dict.fromkeys(config.blocks, 16), num_warps=8, num_stages=1, base=config)

@@ -23,7 +23,7 @@ class Recent(NamedTuple):
         indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
         neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
         event_ids: [M] integer, the event of each entry.
-        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        times: [M] int64 or float64, the time of each entry. These four may be in pinned host memory.
         roots: [R] integer nodes; a negative one is padding and has no neighbours.
         root_times: [R], in the dtype of `times`.
         fanout: F ≥ 1.
@@ -58,7 +58,7 @@ class Uniform(NamedTuple):
         indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
         neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
         event_ids: [M] integer, the event of each entry.
-        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        times: [M] int64 or float64, the time of each entry. These four may be in pinned host memory.
         roots: [R] integer nodes; a negative one is padding and has no neighbours.
         root_times: [R], in the dtype of `times`.
         fanout: F ≥ 1.
