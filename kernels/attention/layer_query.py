@@ -132,7 +132,7 @@ def launch_attention_query_backward(
     args: AttentionLayer, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor,
     d_roots: torch.Tensor | None, add: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """dq [R, D]; dh is written to `d_roots` [R, D], if given, or with `add` added to the roots' rows of it as a table."""
+    """dq [R, D]; with `d_roots`, writes dh to it [R, D], or with `add` adds dh to the roots' rows of it [U, D]."""
     (roots, heads, width), dim = d_absorbed.shape, d_mixed.shape[1]
     d_query = torch.empty_like(d_mixed)
     config = fit_config(attention_query_backward_kernel.config(arithmetic(d_mixed.dtype)), dim)

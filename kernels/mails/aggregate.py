@@ -40,7 +40,7 @@ class Aggregate(NamedTuple):
         src, dst: [B] integer nodes, in time order; an event with a negative one is padding and writes nothing.
             batch_event_ids: [B] integer; times: [B].
         features: [B, E] floating, the events' feature rows; read only by "mean".
-        hidden: h [U, D] float32 or float64, in memory of its own; hidden_time: [U], the new memory time;
+        hidden: h [U, D] float32 or float64, not overlapping the tables; hidden_time: [U], the new memory time;
             src_rows, dst_rows: [B] integer, the endpoints' rows in `hidden`. Equal nodes have equal rows, different
             nodes different ones. All times have one dtype. Nothing is differentiable.
 
