@@ -1,4 +1,4 @@
-"""Operations of temporal graph neural networks, importable alone: Triton kernels, and torch references for the CPU."""
+"""Triton kernels of temporal graph neural networks, with torch references for the CPU; usable on their own."""
 
 if __name__ != "mspipe_triton.kernels":
     raise ImportError(

@@ -1,4 +1,4 @@
-"""PyG's TGNMemory with its messages in node tables and its update in one operation, for use in PyG's training loop."""
+"""A drop-in for PyG's TGNMemory that keeps messages in node tables and updates memory in one operation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAIL = ("mail_time", "mail_partner", "mail_message")
 
 
 class TimeEncoder(nn.Module):
-    """φ(t) = cos(w·t + b), w and b [out_channels] learned; parameters `lin.weight` and `lin.bias` as in PyG."""
+    """φ(t) = cos(w·t + b), with learned w and b [out_channels]; parameters `lin.weight` and `lin.bias` as in PyG."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -24,42 +24,42 @@ class TimeEncoder(nn.Module):
         self.lin = nn.Linear(1, out_channels)
 
     def reset_parameters(self) -> None:
-        """Draw w and b anew."""
+        """Initialise w and b randomly."""
         self.lin.reset_parameters()
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
-        """φ [M, out_channels] of t [M]."""
+        """Encode t [M] as φ [M, out_channels]."""
         encoded: torch.Tensor = encode_time(t.reshape(-1), self.lin.weight.view(-1), self.lin.bias)
         return encoded
 
 
 class FusedTGNMemory(nn.Module):
-    """Drop-in for `torch_geometric.nn.TGNMemory` with IdentityMessage and LastAggregator.
+    """Drop-in replacement for `torch_geometric.nn.TGNMemory` with IdentityMessage and LastAggregator.
 
-    A node keeps a mail a role: the latest of its events as a source in the last batch that had any, and the same as a
-    destination. A mail is partner, time and raw message; when node n is read, the later of its two mails becomes
+    A node keeps one mail per role: its latest event as a source, from the last batch that had any, and likewise as a
+    destination. A mail is partner, time and raw message. When node n is read, the later of its two mails becomes
 
         x = [memory(n) ‖ memory(partner) ‖ raw message ‖ φ(t − last_update(n))]    and    h(n) = GRU(x, memory(n)),
 
-    with both memories as they are then, and x = 0 for a node without mail. `memory_gru` does this in one operation.
-    PyG keeps all messages of the batch in two dicts of Python and builds each of them before it picks one.
+    with the current memories of both, and x = 0 for a node without mail. `memory_gru` does this in one operation. PyG
+    keeps all messages of the batch in two Python dicts and builds every message before it selects one.
 
-    Same constructor, methods, parameters and gradients as PyG's; the same seed draws the same parameters. Its state
-    dict loads, `memory` and `last_update` included. What differs:
+    Constructor, methods, parameters and gradients are PyG's; the same seed gives the same parameters. PyG's state dict
+    can be loaded, including `memory` and `last_update`. Differences:
 
     * The mails are buffers: they move with the module and are part of the state dict (PyG does not save messages).
-    * A raw message is data; no gradient flows back to it. `raw_msg_dim` may be 0.
-    * Equal times: the mail as destination wins, and in a role the later event. So does PyG's without `torch_scatter`
-      on the CPU; elsewhere PyG does not say.
-    * Without `torch_scatter`, PyG (as of 2.8) gives a node without messages another node's message wherever the nodes
-      read have at least as many messages as they are. Here, and in PyG with `torch_scatter`, x = 0 for such a node.
+    * A raw message gets no gradient. `raw_msg_dim` may be 0.
+    * Equal times: the mail as destination wins, and within a role the later event. PyG without `torch_scatter` does
+      the same on the CPU; elsewhere PyG does not specify it.
+    * Without `torch_scatter`, PyG (as of 2.8) gives a node without messages another node's message if the nodes read
+      have at least as many messages as there are nodes. Here, and in PyG with `torch_scatter`, x = 0 for such a node.
 
     Args:
         num_nodes: N. raw_msg_dim, memory_dim, time_dim: widths E, D, T.
         message_module, aggregator_module: PyG's IdentityMessage and LastAggregator, or None.
 
     Raises:
-        ValueError: another module, or one made for other widths.
+        ValueError: an unsupported module, or a message module of another width.
     """
 
     memory: torch.Tensor
@@ -88,8 +88,8 @@ class FusedTGNMemory(nn.Module):
                 kind.__name__ != supported or not kind.__module__.startswith("torch_geometric.")
             ):
                 raise ValueError(
-                    f"FusedTGNMemory: {name} is a {type(module).__name__}; PyG's {supported} or None is supported, "
-                    "anything else needs PyG's TGNMemory"
+                    f"FusedTGNMemory: {name} is a {type(module).__name__}; give PyG's {supported} or None, "
+                    "or use PyG's TGNMemory"
                 )
         if message_module is not None and message_module.out_channels != width:
             raise ValueError(
@@ -112,27 +112,27 @@ class FusedTGNMemory(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return self.time_enc.lin.weight.device
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew and reset the state."""
+        """Initialise all parameters randomly and reset the state."""
         self.time_enc.reset_parameters()
         self.gru.reset_parameters()
         self.reset_state()
 
     def reset_state(self) -> None:
-        """Memory and times back to 0, no mail."""
+        """Reset memory and times to 0 and delete all mail."""
         self.memory.detach_().zero_()
         self.last_update.zero_()
         self._reset_mail()
 
     def detach(self) -> None:
-        """Cut the memory off the graph that made it; until then gradients flow through what update_state wrote."""
+        """Detach the memory from its autograd graph; until then, gradients flow through the writes of update_state."""
         self.memory.detach_()
 
     def forward(self, n_id: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Memory [U, D] and last update [U] of nodes n_id [U]; in training as after digesting their mail.
+        """Return memory [U, D] and last update [U] of nodes n_id [U], in training after digesting their mail.
 
         Nothing is written.
         """
@@ -140,30 +140,30 @@ class FusedTGNMemory(nn.Module):
         checks.within("FusedTGNMemory", "n_id", n_id, self.num_nodes)
         n_id = n_id.to(self.device)
         if self.training:
-            return self._digested(n_id)
+            return self._digested_memory(n_id)
         return self.memory.index_select(0, n_id), self.last_update.index_select(0, n_id)
 
     def update_state(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, raw_msg: torch.Tensor) -> None:
-        """Take in a batch of events: src, dst, t [B] integers, raw_msg [B, E].
+        """Update the state with a batch of events: src, dst, t [B] integers, raw_msg [B, E].
 
-        In training the batch's nodes digest the mail they have and then get this batch's; in evaluation they get it
-        first, and digest it at once.
+        In training, the batch's nodes first digest their stored mail and then receive this batch's; in evaluation they
+        receive this batch's first and digest it at once.
 
         Raises:
             ValueError: ids or times that are not integers, or messages of another shape.
         """
         checks.dtype("FusedTGNMemory.update_state", checks.INTEGERS[::-1], src=src, dst=dst, t=t)
-        shapes = [tuple(each.shape) for each in (src, dst, t)]
+        shapes = [tuple(tensor.shape) for tensor in (src, dst, t)]
         if shapes != [(src.numel(),)] * 3:
             raise ValueError(
-                f"FusedTGNMemory.update_state: src, dst and t are {', '.join(map(str, shapes))}; give one vector length"
+                f"FusedTGNMemory.update_state: src, dst and t are {', '.join(map(str, shapes))}; give equal lengths"
             )
         if raw_msg.shape != (src.numel(), self.raw_msg_dim):
             raise ValueError(
                 f"FusedTGNMemory.update_state: raw_msg is {tuple(raw_msg.shape)}, "
-                f"not {(src.numel(), self.raw_msg_dim)}, the events by raw_msg_dim"
+                f"not {(src.numel(), self.raw_msg_dim)}; give one row per event of raw_msg_dim numbers"
             )
-        src, dst, t = (each.to(self.device, torch.int64) for each in (src, dst, t))
+        src, dst, t = (tensor.to(self.device, torch.int64) for tensor in (src, dst, t))
         for name, nodes in (("src", src), ("dst", dst)):
             checks.within("FusedTGNMemory.update_state", name, nodes, self.num_nodes)
         if self.training:
@@ -174,17 +174,17 @@ class FusedTGNMemory(nn.Module):
             self._digest(src, dst)
 
     def train(self, mode: bool = True) -> FusedTGNMemory:
-        """Set the mode; leaving training, every node digests its mail, and the mailbox is emptied."""
+        """Set the mode. When training ends, every node digests its mail and the mailbox is emptied."""
         if self.training and not mode:
-            h, times = self._digested(torch.arange(self.num_nodes, device=self.device))
+            h, times = self._digested_memory(torch.arange(self.num_nodes, device=self.device))
             self.memory.copy_(h)
             self.last_update.copy_(times)
             self._reset_mail()
         super().train(mode)
         return self
 
-    def _digested(self, n_id: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """h [U, D] of the nodes and the times [U] of the mail digested, 0 without mail (as in PyG)."""
+    def _digested_memory(self, n_id: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """h [U, D] of the nodes after digesting their mail, and the mail times [U], 0 without mail (as in PyG)."""
         as_src, as_dst = self.mail_time.index_select(0, n_id), self.mail_time.index_select(0, n_id + self.num_nodes)
         rows = torch.where(as_dst >= as_src, n_id + self.num_nodes, n_id)
         times = torch.maximum(as_src, as_dst)
@@ -199,21 +199,21 @@ class FusedTGNMemory(nn.Module):
         return h, times
 
     def _digest(self, src: torch.Tensor, dst: torch.Tensor) -> None:
-        """Write h of the batch's nodes. No `unique`, which waits for the device: copies of a node write its first row,
-        and only the first carries the gradient."""
+        """Write h of the batch's nodes. `unique` would wait for the device, so duplicates of a node write its first
+        row, and only the first carries the gradient."""
         nodes = torch.cat([src, dst]).sort().values
         first = torch.searchsorted(nodes, nodes)
-        h, times = self._digested(nodes)
-        own = (first == torch.arange(nodes.numel(), device=nodes.device)).unsqueeze(1)
-        h = torch.where(own, h, h.detach().index_select(0, first))
+        h, times = self._digested_memory(nodes)
+        is_first = (first == torch.arange(nodes.numel(), device=nodes.device)).unsqueeze(1)
+        h = torch.where(is_first, h, h.detach().index_select(0, first))
         self.memory.index_copy_(0, nodes, h)
         self.last_update.index_copy_(0, nodes, times)
 
     @torch.no_grad()
     def _post(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, raw_msg: torch.Tensor) -> None:
-        """Per mail row that the batch touches, write the latest event; every copy of a row writes the same values."""
+        """Write the latest event of each mail row that the batch touches; duplicates of a row write the same values."""
         event = torch.arange(src.numel(), device=src.device).flip(0)
-        event = event[t[event].argsort(descending=True, stable=True)]  # latest first, among equals the later event
+        event = event[t[event].argsort(descending=True, stable=True)]  # latest first, at equal times the later event
         rows, order = torch.cat([src[event], dst[event] + self.num_nodes]).sort(stable=True)
         winner = order[torch.searchsorted(rows, rows)]
         partner, event = torch.cat([dst[event], src[event]])[winner], event.repeat(2)[winner]
@@ -227,7 +227,7 @@ class FusedTGNMemory(nn.Module):
         self.mail_message.zero_()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # PyG's state dict has a scratch table more and no messages.
+        # PyG's state dict has an extra scratch table and no messages.
         if state_dict.pop(f"{prefix}_assoc", None) is not None:
             self._reset_mail()
             state_dict.update({f"{prefix}{name}": getattr(self, name) for name in _MAIL})

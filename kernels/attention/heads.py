@@ -1,4 +1,4 @@
-"""Products that the attention layer's kernels share: rows of the model's width with a head's weights, and back."""
+"""Products that the attention layer's kernels share, between rows of the model's width and one head's columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mspipe_triton.kernels.runtime.launch import Config, add_product, device_fun
 def rows_product(
     b_sum, p_rows, m_rows, p_weight, m_out, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr
 ):  # fmt: skip
-    """b_sum + x Wᵀ of rows x [BLOCK_R, WIDTH] and weight rows W [N, WIDTH], which point to [BLOCK_R, 1] and [1, N]."""
+    """b_sum + x Wᵀ for rows x [BLOCK_R, WIDTH] at [BLOCK_R, 1] pointers and W [N, WIDTH] at [1, N] pointers."""
     i_k = tl.arange(0, BLOCK_K)
     for k in range(0, WIDTH, BLOCK_K):
         m_k = k + i_k < WIDTH
@@ -24,9 +24,9 @@ def write_head(
     b_head, p_weight, p_bias, m_head, p_rows, p_total, m_rows,
     WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Write x W [BLOCK_R, WIDTH] and x · b [BLOCK_R] of a head's x [BLOCK_R, N], its weight rows [N, WIDTH] and bias.
+    """Write x W [BLOCK_R, WIDTH] and x · b [BLOCK_R] for a head's x [BLOCK_R, N], its weight W [N, WIDTH] and bias.
 
-    This takes a query through the keys' projection, and a gradient back through the values'.
+    It projects a query by the keys' weight, and a gradient back through the values' projection.
     """
     b_bias = tl.load(p_bias, mask=m_head, other=0.0)
     tl.store(p_total, tl.sum(b_head * b_bias[None, :], 1), mask=m_rows)
@@ -44,11 +44,11 @@ def heads_product(
     HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, STRIDE_MIX: tl.constexpr, SAVE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """b_sum + Σ_k y_k M_k with y_k = W_k x_k + t_k b_k, of rows x [·, HEADS, WIDTH] and t [·, HEADS] at i_r.
+    """b_sum + Σ_k y_k M_k with y_k = W_k x_k + t_k b_k, for rows i_r of x [·, HEADS, WIDTH] and t [·, HEADS].
 
-    Head k has rows of W [HEADS·HEAD, WIDTH] and b; M's rows lie STRIDE_MIX apart, and `p_mix` points to the columns
-    of the first. y goes to `p_heads` [·, HEADS·HEAD] with SAVE. This takes a context through the values' projection,
-    and a gradient back through the keys'.
+    Head k has its rows of W [HEADS·HEAD, WIDTH] and b. M's rows have stride STRIDE_MIX, and `p_mix` points to the
+    columns of the first. With SAVE, y is written to `p_heads` [·, HEADS·HEAD]. It projects a context by the values'
+    weight, and a gradient back through the keys' projection.
     """
     o_r = i_r.to(tl.int64)
     for head in range(0, HEADS):
@@ -67,8 +67,8 @@ def heads_product(
     return b_sum
 
 
-def fitting(config: Config, dim: int) -> Config:
-    """The configuration, or the smallest blocks for rows of more than 256 numbers, which a program holds whole."""
+def fit_config(config: Config, dim: int) -> Config:
+    """Return the configuration, or the smallest blocks for rows of more than 256 numbers, which are loaded whole."""
     if dim <= 256:
         return config
     return Config(dict.fromkeys(config.blocks, 16), num_warps=8, num_stages=1, base=config)

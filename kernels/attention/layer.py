@@ -29,34 +29,33 @@ class AttentionLayer(NamedTuple):
         o_rk   = Σ_j a_rkj (W_v,k x_rj + b_v,k)                                          (0 where counts[r] = 0)
         z_r    = LayerNorm(ReLU(dropout(W_o [o_r ‖ h_r] + b_o)))
 
-    The projections of keys and values are absorbed as in `temporal_attention`: they run once a root, not once a slot.
+    The projections of keys and values are absorbed as in `temporal_attention`: once per root, not once per slot.
 
     Args:
-        table: node rows h [U, D]; root_rows [R] integer, the roots' rows in it, all below `distinct`. In torch a query
-            is computed once for each of those first rows; the kernels compute one for each root.
-        rows: [R, F] integer, a slot's row in the table (ignored in empty slots).
-        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
-            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
-            tables may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as
-            data.
+        table: node rows h [U, D]; root_rows [R] integer, the roots' rows in it, all below `distinct`. Torch computes
+            one query for each of these first rows, the kernels one for each root.
+        rows: [R, F] integer, the slots' rows in the table (ignored in empty slots).
+        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None if `features` has one row per
+            slot, [R·F, E] (ignored in empty slots; a negative row in a filled slot is read as row 0). Both tables
+            may have any row stride, may be bfloat16, and may be in pinned host memory if they need no gradient.
         deltas: [R, F] floating, root time − neighbour time.
-        counts: [R] integer, filled slots; they come first.
+        counts: [R] integer, filled slots, which come first.
         frequency, phase: [T], of the time encoder, float32 or float64, as are all parameters.
         query_weight: [D, D + T]; key_weight, value_weight [D, D + E + T]; output_weight [D, 2D]; their biases,
             norm_weight and norm_bias [D]. Contiguous.
         heads: K, a divisor of D; eps: LayerNorm's.
-        dropout: probability of dropping an attention weight, and of dropping a number of the output; `draws` and
-            `output_draws` [4] int64 key the draws (Philox seed, purpose, epoch, iteration) and are needed when it is
+        dropout: probability of dropping an attention weight, and of dropping an element of the output; `draws` and
+            `output_draws` [4] int64 are the Philox words (seed, purpose, epoch, iteration), needed if `dropout` is
             above 0.
 
     Returns:
-        z [R, D]. Nothing is mutated. Differentiable, once, in table, frequency, phase and all parameters; edge features
-        are data. On a GPU the sums over roots and slots in the table's gradient have no fixed order unless
-        torch.use_deterministic_algorithms(True) asks for one; all other sums have.
+        z [R, D]. Nothing is mutated. Differentiable once in table, frequency, phase and all parameters; edge features
+        get no gradient. On a GPU the sums over roots and slots in the table's gradient have no fixed order unless
+        torch.use_deterministic_algorithms(True) is set; all other sums have one.
 
     Raises:
-        ValueError: a wrong dtype, layout or device, shapes that do not go together, `heads`, `distinct` or `dropout`
-            out of range, or dropout without draws; with debugging on, a row outside its table.
+        ValueError: a wrong dtype, layout or device, mismatched shapes, `heads`, `distinct` or `dropout` out of range,
+            or dropout without draws; with debugging on, a row outside its table.
     """
 
     table: torch.Tensor
@@ -87,11 +86,10 @@ class AttentionLayer(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """z [R, D], and what the backward pass reads, which is empty where none follows, Q being R by the kernels and
-    `distinct` in torch:
+    """z [R, D], then tensors for the backward pass, which are empty if none follows.
 
-    q [Q, D] and absorbed [Q, K, X]; `temporal_attention`'s context [R, K, X] and total [R, K] and what it saves; o and
-    ReLU's result [R, D], LayerNorm's mean and 1 / deviation [R, 1].
+    q [Q, D] and absorbed [Q, K, X], where Q is R by the kernels and `distinct` in torch; all outputs of
+    `temporal_attention`; o and ReLU's result [R, D], LayerNorm's mean and 1 / deviation [R, 1].
     """
 
     z: torch.Tensor
@@ -108,86 +106,87 @@ class Embedded(NamedTuple):
     rstd: torch.Tensor
 
 
-def _saved(out: Embedded, save: bool) -> Embedded:
-    """All of it, or z alone."""
+def _select_saved(out: Embedded, save: bool) -> Embedded:
+    """Keep all outputs, or only z if no backward pass follows."""
     return out if save else Embedded(out.z, *(out.z.new_empty(0) for _ in out[1:]))
 
 
-def _reference(of: AttentionLayer, save: bool) -> Embedded:
-    roots, dim, heads, distinct = of.root_rows.numel(), of.query_bias.numel(), of.heads, of.distinct
-    width, own = dim // heads, of.table[:distinct].to(of.query_bias.dtype)
-    at_zero = torch.addmv(of.query_bias, of.query_weight[:, dim:], torch.cos(of.phase))  # φ(0) = cos b
-    query = torch.addmm(at_zero, own, of.query_weight[:, :dim].t())
+def _reference(args: AttentionLayer, save: bool) -> Embedded:
+    roots, dim, heads, distinct = args.root_rows.numel(), args.query_bias.numel(), args.heads, args.distinct
+    width, root_table = dim // heads, args.table[:distinct].to(args.query_bias.dtype)
+    at_zero = torch.addmv(args.query_bias, args.query_weight[:, dim:], torch.cos(args.phase))  # φ(0) = cos b
+    query = torch.addmm(at_zero, root_table, args.query_weight[:, :dim].t())
     by_head = query.view(distinct, heads, width)
-    absorbed = torch.bmm(by_head.transpose(0, 1), of.key_weight.view(heads, width, -1)).transpose(0, 1)
-    bias = (by_head * of.key_bias.view(heads, width)).sum(2)
-    attention = attend(over_neighbours(of, absorbed, of.root_rows, bias), save)
-    values = torch.bmm(attention.context.transpose(0, 1), of.value_weight.view(heads, width, -1).transpose(1, 2))
-    values = values.transpose(0, 1) + attention.total.unsqueeze(2) * of.value_bias.view(heads, width)
+    absorbed = torch.bmm(by_head.transpose(0, 1), args.key_weight.view(heads, width, -1)).transpose(0, 1)
+    bias = (by_head * args.key_bias.view(heads, width)).sum(2)
+    attention = attend(over_neighbours(args, absorbed, args.root_rows, bias), save)
+    values = torch.bmm(attention.context.transpose(0, 1), args.value_weight.view(heads, width, -1).transpose(1, 2))
+    values = values.transpose(0, 1) + attention.total.unsqueeze(2) * args.value_bias.view(heads, width)
     attended = values.reshape(roots, dim)
-    rooted = torch.addmm(of.output_bias, own, of.output_weight[:, dim:].t())
-    mixed = torch.addmm(rooted.index_select(0, of.root_rows), attended, of.output_weight[:, :dim].t())
-    if of.dropout > 0 and of.output_draws is not None:
-        mixed = mixed * dropout_scale(of.output_draws, (roots, dim), of.dropout, mixed.dtype)
+    from_roots = torch.addmm(args.output_bias, root_table, args.output_weight[:, dim:].t())
+    mixed = torch.addmm(from_roots.index_select(0, args.root_rows), attended, args.output_weight[:, :dim].t())
+    if args.dropout > 0 and args.output_draws is not None:
+        mixed = mixed * dropout_scale(args.output_draws, (roots, dim), args.dropout, mixed.dtype)
     activated = torch.relu(mixed)
-    z, mean, rstd = torch.native_layer_norm(activated, (dim,), of.norm_weight, of.norm_bias, of.eps)
-    return _saved(Embedded(z, query, absorbed, *attention, attended, activated, mean, rstd), save)
+    z, mean, rstd = torch.native_layer_norm(activated, (dim,), args.norm_weight, args.norm_bias, args.eps)
+    return _select_saved(Embedded(z, query, absorbed, *attention, attended, activated, mean, rstd), save)
 
 
-def _launch(of: AttentionLayer, save: bool) -> Embedded:
-    """Three kernels; each root has a query of its own, which spares sums over roots later."""
-    query, absorbed, bias = launch_attention_query(of)
-    attention = launch_attention(over_neighbours(of, absorbed, None, bias), save)
-    z, *mixed = launch_attention_output(of, attention, save)
-    return _saved(Embedded(z, query, absorbed, *attention, *mixed), save)
+def _launch(args: AttentionLayer, save: bool) -> Embedded:
+    """Three kernels; each root has a query of its own, which avoids sums over roots in the backward pass."""
+    query, absorbed, bias = launch_attention_query(args)
+    attention = launch_attention(over_neighbours(args, absorbed, None, bias), save)
+    z, *mixed = launch_attention_output(args, attention, save)
+    return _select_saved(Embedded(z, query, absorbed, *attention, *mixed), save)
 
 
-def _empty(of: AttentionLayer, save: bool) -> Embedded:
+def _empty(args: AttentionLayer, save: bool) -> Embedded:
     (roots, _), (dim, width), kernels, distinct = (
-        of.rows.shape,
-        of.key_weight.shape,
-        on_triton(of.query_bias),
-        of.distinct,
+        args.rows.shape,
+        args.key_weight.shape,
+        on_triton(args.query_bias),
+        args.distinct,
     )
-    z = of.query_bias.new_empty(roots, dim)
+    z = args.query_bias.new_empty(roots, dim)
     if kernels:
-        query, absorbed = z.new_empty(roots, dim), z.new_empty(roots, of.heads, width)
+        query, absorbed = z.new_empty(roots, dim), z.new_empty(roots, args.heads, width)
     else:
-        query, absorbed = z.new_empty(distinct, dim), z.new_empty(of.heads, distinct, width).transpose(0, 1)
-    attention = empty_attended(over_neighbours(of, absorbed, None, z), True, 0 if kernels else width - dim)
-    return _saved(Embedded(z, query, absorbed, *attention, *empty_output(of, True)), save)
+        query, absorbed = z.new_empty(distinct, dim), z.new_empty(args.heads, distinct, width).transpose(0, 1)
+    attention = empty_attended(over_neighbours(args, absorbed, None, z), True, 0 if kernels else width - dim)
+    return _select_saved(Embedded(z, query, absorbed, *attention, *empty_output(args, True)), save)
 
 
-def _check(of: AttentionLayer) -> None:
-    name, device, parameters = "attention_layer", of.query_weight.device, {key: getattr(of, key) for key in PARAMETERS}
-    checks.dims(name, 2, table=of.table, rows=of.rows, query_weight=of.query_weight)
-    check_slots(name, device, of.rows.shape, of)
-    (known, dim), times = of.table.shape, of.phase.numel()
-    width = dim + of.features.shape[1] + times
-    if of.heads < 1 or dim % of.heads:
-        raise ValueError(f"{name}: {of.heads} heads do not divide the table's {dim} columns; give a divisor of {dim}")
-    if not 0 <= of.distinct <= known:
-        raise ValueError(f"{name}: distinct is {of.distinct}; give at most the table's {known} rows")
+def _check(args: AttentionLayer) -> None:
+    name, device = "attention_layer", args.query_weight.device
+    parameters = {key: getattr(args, key) for key in PARAMETERS}
+    checks.dims(name, 2, table=args.table, rows=args.rows, query_weight=args.query_weight)
+    check_slots(name, device, args.rows.shape, args)
+    (num_rows, dim), times = args.table.shape, args.phase.numel()
+    width = dim + args.features.shape[1] + times
+    if args.heads < 1 or dim % args.heads:
+        raise ValueError(f"{name}: {args.heads} heads do not divide the table's {dim} columns; give a divisor of {dim}")
+    if not 0 <= args.distinct <= num_rows:
+        raise ValueError(f"{name}: distinct is {args.distinct}; give at most the table's {num_rows} rows")
     shapes = {"query_weight": (dim, dim + times), "output_weight": (dim, 2 * dim)}
     shapes |= {key: (dim, width) for key in ("key_weight", "value_weight")}
     checks.shape(
-        name, root_rows=(of.root_rows, of.rows.shape[:1]),
+        name, root_rows=(args.root_rows, args.rows.shape[:1]),
         **{key: (tensor, shapes.get(key, (dim,))) for key, tensor in parameters.items()},
     )  # fmt: skip
-    checks.dtype(name, checks.COMPUTED, query_weight=of.query_weight)
-    checks.same_dtype(name, **parameters, frequency=of.frequency, phase=of.phase)
-    checks.dtype(name, checks.FLOATS, table=of.table)
-    checks.dtype(name, checks.INTEGERS, rows=of.rows, root_rows=of.root_rows)
-    checks.dropout(name, device, of.dropout, draws=of.draws, output_draws=of.output_draws)
-    checks.layout(name, table=of.table, rows=of.rows, root_rows=of.root_rows)
+    checks.dtype(name, checks.COMPUTED, query_weight=args.query_weight)
+    checks.same_dtype(name, **parameters, frequency=args.frequency, phase=args.phase)
+    checks.dtype(name, checks.FLOATS, table=args.table)
+    checks.dtype(name, checks.INTEGERS, rows=args.rows, root_rows=args.root_rows)
+    checks.dropout(name, device, args.dropout, draws=args.draws, output_draws=args.output_draws)
+    checks.layout(name, table=args.table, rows=args.rows, root_rows=args.root_rows)
     for key, parameter in parameters.items():
         if not parameter.is_contiguous():
             raise ValueError(f"{name}: {key} has strides {parameter.stride()}; give {key}.contiguous()")
-    checks.device(name, device, (), rows=of.rows, root_rows=of.root_rows, **parameters)
-    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
-    checks.device(name, device, () if of.table.requires_grad else ("table",), table=of.table)
-    checks.within(name, "root_rows", of.root_rows, of.distinct)
-    check_filled(name, "rows", of.rows, of.counts, known)
+    checks.device(name, device, (), rows=args.rows, root_rows=args.root_rows, **parameters)
+    # Rows in pinned host memory are read in place; their gradient would have to be written there.
+    checks.device(name, device, () if args.table.requires_grad else ("table",), table=args.table)
+    checks.within(name, "root_rows", args.root_rows, args.distinct)
+    check_filled(name, "rows", args.rows, args.counts, num_rows)
 
 
 attention_layer = differentiable(

@@ -1,4 +1,4 @@
-"""The attention layer's output by kernels: from the attended rows over values and mixing to the norm, and back."""
+"""Kernels for the attention layer's output: value projection, output projection, ReLU and norm, and their gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mspipe_triton.kernels.attention.heads import fitting, heads_product, rows_product, write_head
+from mspipe_triton.kernels.attention.heads import fit_config, heads_product, rows_product, write_head
 from mspipe_triton.kernels.numbers.philox import keep_scale, philox_kept
 from mspipe_triton.kernels.runtime import spaces
 from mspipe_triton.kernels.runtime.launch import (
@@ -45,7 +45,7 @@ def attention_output_kernel(
         o_k = W_v,k context_k + total_k b_v,k          y = W_o [o ‖ h] + b_o
         a = ReLU(dropout(y))                           z = (a − mean(a)) / √(var(a) + EPS) · g + c
 
-    Dropout takes place where there are draws.
+    Dropout is applied if there are draws.
     """
     COMPUTE: tl.constexpr = p_out.dtype.element_ty
     HEAD: tl.constexpr = DIM // HEADS
@@ -63,7 +63,7 @@ def attention_output_kernel(
     m_out = m_r[:, None] & m_d[None, :]
     if p_draws is not None:
         b_y = tl.where(philox_kept(p_draws, o_out, KEEP_FROM), b_y * SCALE, 0)
-    b_a = tl.where(m_d[None, :] & (b_y < 0), 0, b_y)  # lets NaN through
+    b_a = tl.where(m_d[None, :] & (b_y < 0), 0, b_y)  # unlike tl.maximum, keeps NaN
     b_mean = tl.sum(b_a, 1) / DIM
     b_centred = tl.where(m_d[None, :], b_a - b_mean[:, None], 0)
     b_rstd = 1 / tl.sqrt(tl.sum(b_centred * b_centred, 1) / DIM + EPS)
@@ -75,27 +75,27 @@ def attention_output_kernel(
         tl.store(p_rstd + i_r, b_rstd, mask=m_r)
 
 
-def launch_attention_output(of: AttentionLayer, attended: Attended, save: bool) -> tuple[torch.Tensor, ...]:
-    """z [R, D], and for the backward pass, empty unless `save`: o and a [R, D], mean and 1 / deviation of a [R, 1]."""
-    context, dropout, dim = attended.context, of.dropout, of.output_bias.numel()
+def launch_attention_output(args: AttentionLayer, attended: Attended, save: bool) -> tuple[torch.Tensor, ...]:
+    """z [R, D]; for the backward pass, empty unless `save`, o and a [R, D], mean and 1 / deviation of a [R, 1]."""
+    context, dropout, dim = attended.context, args.dropout, args.output_bias.numel()
     roots, heads, width = context.shape
-    out, saved = context.new_empty(roots, dim), empty_output(of, save)
-    config = fitting(attention_output_kernel.config(arithmetic(context.dtype)), dim)
+    out, saved = context.new_empty(roots, dim), empty_output(args, save)
+    config = fit_config(attention_output_kernel.config(arithmetic(context.dtype)), dim)
     attention_output_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]),), config,
-        context, attended.total, of.table, of.root_rows, of.value_weight, of.value_bias, of.output_weight,
-        of.output_bias, of.norm_weight, of.norm_bias, of.output_draws if dropout > 0 else None, *saved, out, roots,
-        HEADS=heads, DIM=dim, WIDTH=width, STRIDE_TABLE=of.table.stride(0), KEEP_FROM=int(dropout * 2**32),
-        SCALE=keep_scale(dropout, context.dtype), EPS=of.eps, SAVE=save, PRECISION=input_precision(context.dtype),
+        context, attended.total, args.table, args.root_rows, args.value_weight, args.value_bias, args.output_weight,
+        args.output_bias, args.norm_weight, args.norm_bias, args.output_draws if dropout > 0 else None, *saved, out,
+        roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE_TABLE=args.table.stride(0), KEEP_FROM=int(dropout * 2**32),
+        SCALE=keep_scale(dropout, context.dtype), EPS=args.eps, SAVE=save, PRECISION=input_precision(context.dtype),
         BLOCK_D=pow2(dim),
     )  # fmt: skip
     return out, *saved
 
 
-def empty_output(of: AttentionLayer, save: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `launch_attention_output` saves, unwritten."""
-    roots, new = of.root_rows.numel(), of.output_bias.new_empty
-    rows, row = ((roots, of.output_bias.numel()), (roots, 1)) if save else (0, 0)
+def empty_output(args: AttentionLayer, save: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Allocate the tensors that `launch_attention_output` saves."""
+    roots, new = args.root_rows.numel(), args.output_bias.new_empty
+    rows, row = ((roots, args.output_bias.numel()), (roots, 1)) if save else (0, 0)
     return new(rows), new(rows), new(row), new(row)
 
 
@@ -103,7 +103,7 @@ def empty_output(of: AttentionLayer, save: bool) -> tuple[torch.Tensor, torch.Te
 def _norm_block(
     p_grad, p_activated, p_norm_weight, b_mean, b_rstd, i_r, m_r, i_d, STRIDE: tl.constexpr, DIM: tl.constexpr
 ):
-    """Of columns i_d: g dz, (a − mean(a)) / deviation, and a, each [BLOCK_R, BLOCK], 0 outside roots and columns."""
+    """g dz, (a − mean(a)) / deviation, and a in columns i_d, each [BLOCK_R, BLOCK], 0 outside roots and columns."""
     m_d = i_d < DIM
     m = m_r[:, None] & m_d[None, :]
     o_r = i_r.to(tl.int64)[:, None]
@@ -126,18 +126,18 @@ def attention_output_backward_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr, SCALE: tl.constexpr,
     PRECISION: tl.constexpr, HEAD: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """For BLOCK_R roots and a head k with HEAD numbers or fewer, n being the normalised a and s dropout's multiplier:
+    """For BLOCK_R roots and a head k of at most HEAD numbers, where n is the normalised a and s dropout's multiplier:
 
         dy = s (g dz − mean(g dz) − n mean(n g dz)) / √(var(a) + eps) where a > 0, else 0
         do_k = W_o,kᵀ dy          dcontext_k = W_v,kᵀ do_k          dtotal_k = do_k · b_v,k
 
-    Where dropout has dropped y, a is 0.
+    a is 0 where dropout has dropped y.
     """
     COMPUTE: tl.constexpr = p_d_mixed.dtype.element_ty
     i_r, i_w = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R), tl.arange(0, HEAD)
     m_r, m_w = i_r < num_roots, i_w < DIM // HEADS
     head = tl.program_id(1)
-    m_first = i_r < tl.where(head == 0, num_roots, 0)  # the programs of the first head save dy
+    m_first = i_r < tl.where(head == 0, num_roots, 0)  # the programs of the first head write dy
     i_n, o_r = head * (DIM // HEADS) + i_w, i_r.to(tl.int64)
     b_mean, b_rstd = tl.load(p_mean + i_r, mask=m_r, other=0.0), tl.load(p_rstd + i_r, mask=m_r, other=0.0)
     b_sum, b_product = tl.zeros([BLOCK_R], COMPUTE), tl.zeros([BLOCK_R], COMPUTE)
@@ -166,17 +166,18 @@ def attention_output_backward_kernel(
 
 
 def launch_attention_output_backward(
-    of: AttentionLayer, out: Embedded, grad: Embedded
+    args: AttentionLayer, out: Embedded, grad: Embedded
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of y [R, D], o [R, D], context [R, K, X] and total [R, K], from that of z [R, D]."""
+    """Gradients of y [R, D], o [R, D], context [R, K, X] and total [R, K], from the gradient of z [R, D]."""
     (roots, heads, width), dim, d_z = out.context.shape, out.activated.shape[1], grad.z
     d_mixed, d_attended = torch.empty_like(out.activated), torch.empty_like(out.activated)
     d_context, d_total = d_mixed.new_empty(roots, heads, width), d_mixed.new_empty(roots, heads)
-    config = fitting(attention_output_backward_kernel.config(arithmetic(d_z.dtype)), dim)
+    config = fit_config(attention_output_backward_kernel.config(arithmetic(d_z.dtype)), dim)
     attention_output_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
-        d_z, out.activated, out.mean, out.rstd, of.norm_weight, of.output_weight, of.value_weight, of.value_bias,
-        d_mixed, d_attended, d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width, STRIDE=d_z.stride(0),
-        SCALE=keep_scale(of.dropout, d_z.dtype), PRECISION=input_precision(d_z.dtype), HEAD=pow2(dim // heads),
+        d_z, out.activated, out.mean, out.rstd, args.norm_weight, args.output_weight, args.value_weight,
+        args.value_bias, d_mixed, d_attended, d_context, d_total, roots, HEADS=heads, DIM=dim, WIDTH=width,
+        STRIDE=d_z.stride(0), SCALE=keep_scale(args.dropout, d_z.dtype), PRECISION=input_precision(d_z.dtype),
+        HEAD=pow2(dim // heads),
     )  # fmt: skip
     return d_mixed, d_attended, d_context, d_total

@@ -1,4 +1,4 @@
-"""The attention layer's queries by kernels: from the roots' rows to what meets the neighbours' rows, and back."""
+"""Kernels for the attention layer's queries: from roots' rows to absorbed queries and biases, and their gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mspipe_triton.kernels.attention.heads import fitting, heads_product, rows_product, write_head
+from mspipe_triton.kernels.attention.heads import fit_config, heads_product, rows_product, write_head
 from mspipe_triton.kernels.attention.slots import write_block
 from mspipe_triton.kernels.numbers.time_encoding import cos_turns, turns_block
 from mspipe_triton.kernels.runtime import spaces
@@ -38,7 +38,7 @@ def attention_query_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, TIME: tl.constexpr, WIDTH: tl.constexpr, STRIDE_TABLE: tl.constexpr,
     PRECISION: tl.constexpr, HEAD: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """For BLOCK_R roots and a head k with HEAD numbers or fewer, h being a root's row of the table:
+    """For BLOCK_R roots and a head k of at most HEAD numbers, where h is a root's row of the table:
 
     q_k = W_q,k [h ‖ cos b] + b_q,k          absorbed_k = W_k,kᵀ q_k          bias_k = q_k · b_k,k
     """
@@ -68,16 +68,17 @@ def attention_query_kernel(
     )  # fmt: skip
 
 
-def launch_attention_query(of: AttentionLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q [R, D], and absorbed [R, K, X] and bias [R, K] as `temporal_attention` takes them."""
-    roots, (dim, width), heads, new = of.root_rows.numel(), of.key_weight.shape, of.heads, of.key_weight.new_empty
+def launch_attention_query(args: AttentionLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q [R, D], and the query [R, K, X] and bias [R, K] of `temporal_attention`."""
+    roots, (dim, width), heads = args.root_rows.numel(), args.key_weight.shape, args.heads
+    new = args.key_weight.new_empty
     query, absorbed, bias = new(roots, dim), new(roots, heads, width), new(roots, heads)
-    config = fitting(attention_query_kernel.config(arithmetic(query.dtype)), dim)
+    config = fit_config(attention_query_kernel.config(arithmetic(query.dtype)), dim)
     attention_query_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]), heads), config,
-        of.table, of.root_rows, of.frequency, of.phase, of.query_weight, of.query_bias, of.key_weight, of.key_bias,
-        query, absorbed, bias, roots, HEADS=heads, DIM=dim, TIME=of.phase.numel(), WIDTH=width,
-        STRIDE_TABLE=of.table.stride(0), PRECISION=input_precision(query.dtype), HEAD=pow2(dim // heads),
+        args.table, args.root_rows, args.frequency, args.phase, args.query_weight, args.query_bias, args.key_weight,
+        args.key_bias, query, absorbed, bias, roots, HEADS=heads, DIM=dim, TIME=args.phase.numel(), WIDTH=width,
+        STRIDE_TABLE=args.table.stride(0), PRECISION=input_precision(query.dtype), HEAD=pow2(dim // heads),
     )  # fmt: skip
     return query, absorbed, bias
 
@@ -96,11 +97,11 @@ def attention_query_backward_kernel(
     ADD: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """For BLOCK_R roots, dy being the gradient of W_o [o ‖ h] and W_o,h its part that meets h:
+    """For BLOCK_R roots, where dy is the gradient of W_o [o ‖ h] and W_o,h the columns of W_o that multiply h:
 
         dq_k = W_k,k dabsorbed_k + dbias_k b_k,k          dh = W_q,hᵀ dq + W_o,hᵀ dy
 
-    With TABLE dh goes to a row of its own, or with ADD is added atomically to the root's row of the table's gradient.
+    With TABLE, dh is written to a row per root, or with ADD added atomically to the root's row of the table's gradient.
     """
     COMPUTE: tl.constexpr = p_d_query.dtype.element_ty
     HEAD: tl.constexpr = DIM // HEADS
@@ -128,17 +129,17 @@ def attention_query_backward_kernel(
 
 
 def launch_attention_query_backward(
-    of: AttentionLayer, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor,
+    args: AttentionLayer, d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_mixed: torch.Tensor,
     d_roots: torch.Tensor | None, add: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """dq [R, D], and where there is `d_roots` the roots' dh: its rows, or with `add` added to those of the table."""
+    """dq [R, D]; with `d_roots`, writes dh to it [R, D], or with `add` adds dh to the roots' rows of it [U, D]."""
     (roots, heads, width), dim = d_absorbed.shape, d_mixed.shape[1]
     d_query = torch.empty_like(d_mixed)
-    config = fitting(attention_query_backward_kernel.config(arithmetic(d_mixed.dtype)), dim)
+    config = fit_config(attention_query_backward_kernel.config(arithmetic(d_mixed.dtype)), dim)
     attention_query_backward_kernel.launch(
         (cdiv(roots, config["BLOCK_R"]),), config,
-        d_absorbed, d_bias, d_mixed, of.root_rows, of.query_weight, of.key_weight, of.key_bias, of.output_weight,
-        d_query, d_roots, roots, HEADS=heads, DIM=dim, TIME=of.phase.numel(), WIDTH=width, TABLE=d_roots is not None,
-        ADD=add, PRECISION=input_precision(d_mixed.dtype), BLOCK_D=pow2(dim),
+        d_absorbed, d_bias, d_mixed, args.root_rows, args.query_weight, args.key_weight, args.key_bias,
+        args.output_weight, d_query, d_roots, roots, HEADS=heads, DIM=dim, TIME=args.phase.numel(), WIDTH=width,
+        TABLE=d_roots is not None, ADD=add, PRECISION=input_precision(d_mixed.dtype), BLOCK_D=pow2(dim),
     )  # fmt: skip
     return d_query

@@ -1,4 +1,4 @@
-"""Gradients of the attention layer's parameters by kernels: sums over the roots, in parts of fixed size."""
+"""Kernels for the gradients of the attention layer's parameters: sums over the roots, in parts of fixed size."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def _write_sum(
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr, ACROSS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Rows i_n and the tile's columns of Σ_r l_r ⊗ x_r, and with tile 0 and `p_bias_part` Σ_r f_r l_r.
+    """Write rows i_n and the tile's columns of Σ_r l_r ⊗ x_r, and for tile 0 and with `p_bias_part` Σ_r f_r l_r.
 
-    l [·, DIM] and x, whose rows [WIDTH] are STRIDE apart and are those of `p_right_rows` where it is given; f is 1
-    without `p_factor` [·, HEADS].
+    l is [·, DIM]. x has rows [WIDTH] of stride STRIDE, selected by `p_right_rows` if given. f is `p_factor` [·, HEADS],
+    or 1 without it.
     """
     COMPUTE: tl.constexpr = p_part.dtype.element_ty
     i_k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -84,17 +84,17 @@ def attention_weights_kernel(
     STRIDE_TABLE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """Part s, over PART roots, of the sums of which the parameters' gradients are made, n being the normalised a:
+    """Part s, over PART roots, of the sums that form the parameters' gradients, where n is the normalised a:
 
         dW_q,h = Σ dq ⊗ h          dW_k = Σ q_k ⊗ dabsorbed_k          dW_v = Σ do_k ⊗ context_k
         db_q = Σ dq                db_k = Σ dbias_k q_k                db_v = Σ total_k do_k
         dW_o = Σ dy ⊗ [o ‖ h]      db_o = Σ dy                         dg = Σ n dz          dc = Σ dz
 
-    A part has DIM rows [dW_q,h ‖ dW_k ‖ dW_v ‖ dW_o ‖ db_q, db_k, db_v, db_o, dg, dc]. A program takes rows of one head
-    and a tile of columns of one of the products, or the norm's two.
+    A part has DIM rows [dW_q,h ‖ dW_k ‖ dW_v ‖ dW_o ‖ db_q, db_k, db_v, db_o, dg, dc]. A program computes rows of one
+    head and a tile of columns of one product, or the norm's two columns.
     """
     HEAD: tl.constexpr = DIM // HEADS
-    TILES: tl.constexpr = (HEAD + BLOCK_N - 1) // BLOCK_N  # tl.cdiv of constants is no constant in triton 3.5 and 3.6
+    TILES: tl.constexpr = (HEAD + BLOCK_N - 1) // BLOCK_N  # tl.cdiv of constants is not constant in triton 3.5, 3.6
     NODE: tl.constexpr = (DIM + BLOCK_K - 1) // BLOCK_K
     SLOT: tl.constexpr = (WIDTH + BLOCK_K - 1) // BLOCK_K
     BIASES: tl.constexpr = 3 * DIM + 2 * WIDTH
@@ -163,8 +163,8 @@ def attention_sums_kernel(
     p_value_bias, p_output_weight, p_output_bias, p_norm_weight, p_norm_bias, parts,
     DIM: tl.constexpr, TIME: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The parts summed in their order, and each gradient written to its own tensor; the columns of W_q that meet φ(0)
-    get db_q ⊗ cos b."""
+    """Sum the parts in order and write each gradient to its own tensor; the columns of W_q that multiply φ(0) get
+    db_q ⊗ cos b."""
     BIASES: tl.constexpr = 3 * DIM + 2 * WIDTH
     ACROSS: tl.constexpr = BIASES + 6
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -202,7 +202,7 @@ def attention_times_kernel(
     p_d_frequencies, p_d_phases, p_query_weight, p_d_query_bias, p_frequency, p_phase, p_d_frequency, p_d_phase,
     num_roots, DIM: tl.constexpr, TIME: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """The roots' gradients of frequency and phase summed; φ(0)'s −sin(b) W_q,φᵀ db_q is added to the phase's."""
+    """Sum the roots' gradients of frequency and phase; φ(0) adds −sin(b) W_q,φᵀ db_q to the phase's."""
     COMPUTE: tl.constexpr = p_d_phase.dtype.element_ty
     i_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     m_t = i_t < TIME
@@ -223,11 +223,11 @@ def attention_times_kernel(
 
 
 def launch_attention_weights(
-    of: AttentionLayer, out: Embedded, grad: Embedded, d_mixed: torch.Tensor, d_attended: torch.Tensor,
+    args: AttentionLayer, out: Embedded, grad: Embedded, d_mixed: torch.Tensor, d_attended: torch.Tensor,
     d_absorbed: torch.Tensor, d_bias: torch.Tensor, d_query: torch.Tensor,
 ) -> Gradients:  # fmt: skip
-    """Gradients of the parameters, by parts and then their sum."""
-    d_z, (roots, heads, width), dim, time = grad.z, out.context.shape, out.activated.shape[1], of.phase.numel()
+    """Gradients of the parameters: first their parts, then the sums of the parts."""
+    d_z, (roots, heads, width), dim, time = grad.z, out.context.shape, out.activated.shape[1], args.phase.numel()
     config = attention_weights_kernel.config(arithmetic(d_z.dtype))
     parts, across = cdiv(roots, config["PART"]), 3 * dim + 2 * width + 6
     partial = d_z.new_empty(parts, dim, across)
@@ -235,26 +235,26 @@ def launch_attention_weights(
     attention_weights_kernel.launch(
         (heads * cdiv(dim // heads, config["BLOCK_N"]), tiles, parts), config,
         d_z, out.activated, out.mean, out.rstd, d_mixed, out.attended, d_attended, out.context, out.total, out.query,
-        d_absorbed, d_bias, d_query, of.table, of.root_rows, partial, roots, HEADS=heads, DIM=dim, WIDTH=width,
-        STRIDE_GRAD=d_z.stride(0), STRIDE_TABLE=of.table.stride(0), PRECISION=input_precision(d_z.dtype),
+        d_absorbed, d_bias, d_query, args.table, args.root_rows, partial, roots, HEADS=heads, DIM=dim, WIDTH=width,
+        STRIDE_GRAD=d_z.stride(0), STRIDE_TABLE=args.table.stride(0), PRECISION=input_precision(d_z.dtype),
     )  # fmt: skip
-    made = {name: torch.empty_like(getattr(of, name)) for name in PARAMETERS}
+    gradients = {name: torch.empty_like(getattr(args, name)) for name in PARAMETERS}
     config = attention_sums_kernel.config()
     attention_sums_kernel.launch(
         (cdiv(dim * (across + time), config["BLOCK"]),), config,
-        partial, of.frequency, of.phase, *made.values(), parts, DIM=dim, TIME=time, WIDTH=width,
+        partial, args.frequency, args.phase, *gradients.values(), parts, DIM=dim, TIME=time, WIDTH=width,
     )  # fmt: skip
-    return made
+    return gradients
 
 
 def launch_attention_times(
-    of: AttentionLayer, d_frequencies: torch.Tensor, d_phases: torch.Tensor, d_query_bias: torch.Tensor
+    args: AttentionLayer, d_frequencies: torch.Tensor, d_phases: torch.Tensor, d_query_bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of frequency and phase [T], from the roots' [R, T] and that of the query's bias."""
-    d_frequency, d_phase = torch.empty_like(of.frequency), torch.empty_like(of.phase)
+    """Gradients of frequency and phase [T], from the gradients per root [R, T] and that of the query's bias [D]."""
+    d_frequency, d_phase = torch.empty_like(args.frequency), torch.empty_like(args.phase)
     (roots, time), config = d_phases.shape, attention_times_kernel.config()
     attention_times_kernel.launch(
-        (cdiv(time, config["BLOCK_T"]),), config, d_frequencies, d_phases, of.query_weight, d_query_bias,
-        of.frequency, of.phase, d_frequency, d_phase, roots, DIM=d_query_bias.numel(), TIME=time,
+        (cdiv(time, config["BLOCK_T"]),), config, d_frequencies, d_phases, args.query_weight, d_query_bias,
+        args.frequency, args.phase, d_frequency, d_phase, roots, DIM=d_query_bias.numel(), TIME=time,
     )  # fmt: skip
     return d_frequency, d_phase

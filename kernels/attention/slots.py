@@ -1,4 +1,4 @@
-"""A root's slots (neighbours, mails) as rows x_j = [h_j ‖ e_j ‖ φ(Δt_j)], which attention and its gradients read."""
+"""Rows x_j = [h_j ‖ e_j ‖ φ(Δt_j)] of a root's slots (neighbours or mails), which attention and its gradients read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Slots(NamedTuple):
     """The parts from which torch reads x_j [R, F, X].
 
-    A row of `table` [·, D] by rows [R, F], or F rows of `table` [·, F, D] by rows [R], or without rows [R, F, D] as it
-    is; then `edges` [R, F, E], unless None, and `others` [R, F, ·].
+    First node rows: from `table` [·, D] by `rows` [R, F], from `table` [·, F, D] by `rows` [R], or `table` [R, F, D]
+    itself if `rows` is None. Then `edges` [R, F, E], unless None, and `others` [R, F, ·].
     """
 
     table: torch.Tensor
@@ -33,30 +33,30 @@ def mail_slots(
     mails: torch.Tensor, rows: torch.Tensor | None, features: torch.Tensor, feature_rows: torch.Tensor | None,
     counts: torch.Tensor, encoded: torch.Tensor,
 ) -> Slots:  # fmt: skip
-    """The same parts for mailboxes [N, F, D]; φ is `encoded` [R, F, T].
+    """Slots of mailboxes [N, F, D], with φ `encoded` [R, F, T].
 
-    Without fusion both tables are gathered once. Compiled loops read mailboxes in place faster, but not single rows.
+    Without fusion both tables are gathered once. Compiled loops are faster reading mailboxes in place, but not rows.
     """
     if rows is not None:
         rows = torch.where(counts > 0, rows, 0)
     if not fusion_enabled():
-        mails, rows = gathered(mails, rows).to(encoded.dtype), None
+        mails, rows = gather(mails, rows).to(encoded.dtype), None
     return Slots(mails, rows, edge_rows(features, feature_rows, counts, encoded), encoded)
 
 
 def edge_rows(
     features: torch.Tensor, feature_rows: torch.Tensor | None, counts: torch.Tensor, encoded: torch.Tensor
 ) -> torch.Tensor | None:
-    """The slots' edge rows [R, F, E] in the type of φ [R, F, T], or None where E is 0."""
+    """The slots' edge rows [R, F, E] in the dtype of φ [R, F, T], or None if E is 0."""
     if features.shape[1] == 0:
         return None
     if feature_rows is None:
         return features.view(*encoded.shape[:2], features.shape[1]).to(encoded.dtype)
-    return gathered(features, filled_rows(feature_rows, counts).clamp_(min=0)).to(encoded.dtype)
+    return gather(features, filled_rows(feature_rows, counts).clamp_(min=0)).to(encoded.dtype)
 
 
 def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """`rows` [R, F] with 0 in the slots from each root's count on."""
+    """`rows` [R, F] with 0 in each root's empty slots."""
     return torch.where(torch.arange(rows.shape[1], device=rows.device) < counts.unsqueeze(1), rows, 0)
 
 
@@ -65,13 +65,13 @@ def products(
     query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """query · x_j [R, K, F] of queries [R, K, X] and `Slots`."""
+    """query · x_j [R, K, F] for queries [R, K, X] and `Slots`."""
     first, total = 0, None
     for part in _parts(query.dtype, table, rows, edges, others):
         columns = query[..., first : first + part.shape[2]]
         first += part.shape[2]
         if torch.compiler.is_compiling():
-            # As sums, these become vectorised loops that read the table in place; no gathered copy is written.
+            # The compiler turns these sums into vectorised loops that read the table in place, without a gathered copy.
             product = (columns.unsqueeze(2) * part.unsqueeze(1)).sum(3)
             total = product if total is None else total + product
         else:
@@ -81,11 +81,11 @@ def products(
 
 
 @fused()
-def mixed(
+def weighted_sums(
     weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    """Σ_j w_j x_j for weights [R, K, F] and `Slots`, its parts apart, each [R, K, ·]."""
+    """Σ_j w_j x_j for weights [R, K, F] and `Slots`, as one tensor [R, K, ·] per part."""
     parts = _parts(weights.dtype, table, rows, edges, others)
     if torch.compiler.is_compiling():
         return tuple([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts])
@@ -96,12 +96,12 @@ def _parts(
     dtype: torch.dtype, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
 ) -> list[torch.Tensor]:  # fmt: skip
-    nodes = gathered(table, rows).to(dtype)
+    nodes = gather(table, rows).to(dtype)
     return [nodes, others] if edges is None else [nodes, edges, others]
 
 
-def gathered(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """table[rows]; compiled code fuses the indexing, eager code is fastest with index_select."""
+def gather(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """table[rows]; compiled code fuses indexing, eager code is fastest with index_select."""
     if rows is None:
         return table
     if torch.compiler.is_compiling():
@@ -117,7 +117,7 @@ def slots_of(
 ):  # fmt: skip
     """The sources of a root's x_j for `slot_block`; the first three are the mask of filled slots, Δt and table rows.
 
-    These are [SLOTS]; with MAILBOX, the root's h_j lie one behind the other in one row. An empty slot has Δt 0.
+    These are [SLOTS]; with MAILBOX, one table row holds all h_j of the root. An empty slot has Δt 0.
     """
     i_slot = tl.arange(0, SLOTS)
     m_slot = i_slot < tl.minimum(tl.load(p_counts + root), FANOUT)
@@ -143,7 +143,7 @@ def slot_block(
     source, FIRST: tl.constexpr, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
     SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 behind their end; finite in empty slots."""
+    """Columns FIRST to FIRST + BLOCK of a root's x_j [SLOTS, BLOCK], 0 beyond the last; finite in empty slots."""
     m_slot, b_delta, _, p_node, p_edge, p_frequency, p_phase = source
     i_x = FIRST + tl.arange(0, BLOCK)
     b_x = tl.zeros([SLOTS, BLOCK], b_delta.dtype)
@@ -167,7 +167,7 @@ def held_blocks(
     source, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr, SLOTS: tl.constexpr,
     BLOCK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """All blocks of a root's x_j, read once; none where they are more than HELD numbers, to be read at each use."""
+    """All blocks of a root's x_j, read once; none if they exceed HELD numbers, in which case each use reads them."""
     b_held = ()
     if SLOTS * (DIM + EDGE + TIME) <= HELD:
         for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
@@ -181,7 +181,7 @@ def row_products(
     p_row, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
     SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """row · x_j [SLOTS], of a row [D + E + T] in memory."""
+    """row · x_j [SLOTS] for a row [D + E + T] in memory."""
     b_sum = tl.zeros([SLOTS, BLOCK], source[1].dtype)
     for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
         b_x = b_held[first // BLOCK] if len(b_held) > 0 else slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
@@ -194,7 +194,7 @@ def write_mixed(
     p_row, b_weight, ADD: tl.constexpr, source, b_held, DIM: tl.constexpr, EDGE: tl.constexpr, TIME: tl.constexpr,
     SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write Σ_j w_j x_j to a row [D + E + T], or add it to what is there."""
+    """Write Σ_j w_j x_j to a row [D + E + T], or with ADD add it atomically."""
     for first in tl.static_range(0, DIM + EDGE + TIME, BLOCK):
         b_x = b_held[first // BLOCK] if len(b_held) > 0 else slot_block(source, first, DIM, EDGE, TIME, SLOTS, BLOCK)
         i_x = first + tl.arange(0, BLOCK)
@@ -203,76 +203,79 @@ def write_mixed(
 
 @device_function
 def load_columns(p_row, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Columns FIRST to FIRST + BLOCK of a row [WIDTH], 0 behind its end."""
+    """Columns FIRST to FIRST + BLOCK of a row [WIDTH], 0 beyond its end."""
     i_column = FIRST + tl.arange(0, BLOCK)
     return tl.load(p_row + i_column, mask=i_column < WIDTH, other=0)
 
 
 @device_function
 def write_block(p_block, b_block, m_block, ADD: tl.constexpr):
-    """Store a block, or add it atomically to what is there."""
+    """Store a block, or with ADD add it atomically."""
     if ADD:
         tl.atomic_add(p_block, b_block, mask=m_block, sem="relaxed")
     else:
         tl.store(p_block, b_block, mask=m_block)
 
 
-def slots_arguments(of: Attention) -> tuple[torch.Tensor | None, ...]:
-    """Both attention kernels' table, rows, edge rows, times, counts and time encoder."""
-    rows = of.rows if of.table.dim() == 3 else of.rows.contiguous()
-    feature_rows = None if of.feature_rows is None else of.feature_rows.contiguous()
-    return of.table, rows, of.features, feature_rows, of.deltas.contiguous(), of.counts, of.frequency, of.phase
+def slots_arguments(args: Attention) -> tuple[torch.Tensor | None, ...]:
+    """Arguments of both attention kernels: table, rows, edge rows, time differences, counts and time encoder."""
+    rows = args.rows if args.table.dim() == 3 else args.rows.contiguous()
+    feature_rows = None if args.feature_rows is None else args.feature_rows.contiguous()
+    slots = args.table, rows, args.features, feature_rows, args.deltas.contiguous(), args.counts
+    return *slots, args.frequency, args.phase
 
 
-def slots_shapes(of: Attention) -> dict[str, int]:
-    """Both attention kernels' form of the table, widths, distances between rows, fanout and block of slots."""
-    fanout = of.deltas.shape[1]
+def slots_shapes(args: Attention) -> dict[str, int]:
+    """Constants of both attention kernels: form of the table, widths, row strides, fanout and block of slots."""
+    fanout = args.deltas.shape[1]
     return {
-        "MAILBOX": of.table.dim() == 3, "DIM": of.table.shape[-1], "EDGE": of.features.shape[1],
-        "TIME": of.frequency.numel(), "STRIDE_TABLE": of.table.stride(0), "STRIDE_FEATURES": of.features.stride(0),
-        "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
+        "MAILBOX": args.table.dim() == 3, "DIM": args.table.shape[-1], "EDGE": args.features.shape[1],
+        "TIME": args.frequency.numel(), "STRIDE_TABLE": args.table.stride(0),
+        "STRIDE_FEATURES": args.features.stride(0), "FANOUT": fanout, "SLOTS": pow2(fanout, 1),
     }  # fmt: skip
 
 
-def slots_config(kernel: Kernel, of: Attention) -> Config:
-    """Either attention kernel's configuration; without mailboxes, a root with more than the 16 slots that it is for
-    takes as many times the warps, up to 8."""
-    kind, fanout = "float64" if of.query.dtype == torch.float64 else "float32", of.deltas.shape[1]
-    if of.table.dim() == 3:
+def slots_config(kernel: Kernel, args: Attention) -> Config:
+    """Return the configuration of an attention kernel.
+
+    Configurations for neighbours are tuned for 16 slots; a larger fanout gets proportionally more warps, up to 8.
+    """
+    kind, fanout = "float64" if args.query.dtype == torch.float64 else "float32", args.deltas.shape[1]
+    if args.table.dim() == 3:
         return kernel.config(f"mails_{kind}")
     config = kernel.config(kind)
     if fanout <= 16:
         return config
     warps = max(min(config.num_warps * pow2(fanout) // 16, 8), config.num_warps)
-    held = config["HELD"] * warps // config.num_warps
-    return Config({**config.blocks, "HELD": held}, warps, config.num_stages, base=config)
+    budget = config["HELD"] * warps // config.num_warps
+    return Config({**config.blocks, "HELD": budget}, warps, config.num_stages, base=config)
 
 
 def inner_contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself where its last dimension is dense, as kernels want it; else a copy."""
+    """Return the tensor itself if its last dimension is dense, as the kernels need it, else a contiguous copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], of: Attention | AttentionLayer) -> None:
-    """Refuse edge rows, times and counts from which the x_j of slots [R, F] cannot be read on `device`."""
-    checks.dims(operation, 2, features=of.features)
-    checks.dims(operation, 1, frequency=of.frequency)
+def check_slots(operation: str, device: torch.device, shape: tuple[int, ...], args: Attention | AttentionLayer) -> None:
+    """Refuse edge rows, time differences and counts that do not fit slots [R, F] on `device`."""
+    checks.dims(operation, 2, features=args.features)
+    checks.dims(operation, 1, frequency=args.frequency)
     checks.shape(
-        operation, deltas=(of.deltas, shape), feature_rows=(of.feature_rows, shape), counts=(of.counts, shape[:1]),
-        phase=(of.phase, of.frequency.shape),
+        operation, deltas=(args.deltas, shape), feature_rows=(args.feature_rows, shape),
+        counts=(args.counts, shape[:1]), phase=(args.phase, args.frequency.shape),
     )  # fmt: skip
-    width = of.features.shape[1]
-    if of.feature_rows is None and width > 0:
-        checks.shape(operation, features=(of.features, (shape[0] * shape[1], width)))
-    checks.dtype(operation, checks.FLOATS, features=of.features, deltas=of.deltas)
-    checks.dtype(operation, checks.INTEGERS, feature_rows=of.feature_rows, counts=of.counts)
+    width = args.features.shape[1]
+    if args.feature_rows is None and width > 0:
+        checks.shape(operation, features=(args.features, (shape[0] * shape[1], width)))
+    checks.dtype(operation, checks.FLOATS, features=args.features, deltas=args.deltas)
+    checks.dtype(operation, checks.INTEGERS, feature_rows=args.feature_rows, counts=args.counts)
     names = ("features", "feature_rows", "deltas", "counts", "frequency", "phase")
-    named = {name: getattr(of, name) for name in names}
-    checks.layout(operation, **named)
-    checks.device(operation, device, ("features",), **named)
-    checks.within(operation, "counts", of.counts, shape[1] + 1)
-    if of.feature_rows is not None and width > 0:
-        check_filled(operation, "feature_rows", of.feature_rows, of.counts, of.features.shape[0], None)
+    tensors = {name: getattr(args, name) for name in names}
+    checks.layout(operation, **tensors)
+    checks.device(operation, device, ("features",), **tensors)
+    checks.within(operation, "counts", args.counts, shape[1] + 1)
+    if args.feature_rows is not None and width > 0:
+        check_filled(operation, "feature_rows", args.feature_rows, args.counts, args.features.shape[0], None)
 
 
 def check_filled(

@@ -15,13 +15,13 @@ from mspipe_triton.kernels.attention.slots import (
     held_blocks,
     inner_contiguous,
     mail_slots,
-    mixed,
     products,
     row_products,
     slots_arguments,
     slots_config,
     slots_of,
     slots_shapes,
+    weighted_sums,
     write_mixed,
 )
 from mspipe_triton.kernels.attention.temporal_backward import attend_backward, launch_attention_backward
@@ -45,28 +45,28 @@ class Attention(NamedTuple):
         context_rk = Σ_j a_rkj x_rj          total_rk = Σ_j a_rkj          (both 0 where counts[r] = 0)
 
     With query = W_kᵀ q and bias = q · b_k per head, W_v·context + b_v·total is the projected attention of TGN and TGAT
-    exactly; W_k and W_v run once a root instead of once a slot.
+    exactly; W_k and W_v are applied once per root instead of once per slot.
 
     Args:
-        table: node rows h [U, D]; rows [R, F] integer, a slot's row in it (ignored in empty slots).
-        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None where `features` is one row a
-            slot, [R·F, E] (ignored in empty slots; a row below 0 in a filled one is read as row 0). The rows of both
-            may be apart by more than their width; both may be bfloat16, and may lie in pinned host memory as data.
+        table: node rows h [U, D]; rows [R, F] integer, the slots' rows in it (ignored in empty slots).
+        features: edge rows [·, E], E may be 0; feature_rows [R, F] integer, or None if `features` has one row per
+            slot, [R·F, E] (ignored in empty slots; a negative row in a filled slot is read as row 0). Both tables
+            may have any row stride, may be bfloat16, and may be in pinned host memory if they need no gradient.
         deltas: [R, F] floating, root time − neighbour time.
-        counts: [R] integer, filled slots; they come first.
+        counts: [R] integer, filled slots, which come first.
         frequency, phase: [T], of the time encoder, float32 or float64, as are query and bias.
         query: [Q, K, D + E + T] for K heads; query_rows [R] integer, or None where Q = R; bias [Q, K].
-        dropout: probability of dropping an attention weight; `draws` [4] int64 keys the draws (Philox seed, purpose,
-            epoch, iteration) and is needed when it is above 0.
+        dropout: probability of dropping an attention weight; `draws` [4] int64 are the Philox words (seed, purpose,
+            epoch, iteration), needed if `dropout` is above 0.
 
     Returns:
-        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable, once, in table, frequency,
-        phase, query and bias; edge features are data. On a GPU the gradients' sums over roots and slots have no fixed
-        order unless torch.use_deterministic_algorithms(True) asks for one.
+        context [R, K, D + E + T] and total [R, K]. Nothing is mutated. Differentiable once in table, frequency,
+        phase, query and bias; edge features get no gradient. On a GPU the gradients' sums over roots and slots have no
+        fixed order unless torch.use_deterministic_algorithms(True) is set.
 
     Raises:
-        ValueError: a wrong dtype, layout or device, shapes that do not go together, or `dropout` out of range or above
-            0 without `draws`.
+        ValueError: a wrong dtype, layout or device, mismatched shapes, `dropout` out of range, or above 0 without
+            `draws`.
     """
 
     table: torch.Tensor
@@ -85,10 +85,10 @@ class Attention(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """context [R, K, X] and total [R, K], and what the backward pass reads, which is empty where none follows:
+    """context [R, K, X] and total [R, K], then tensors for the backward pass, which are empty if none follows.
 
-    the weights a before dropout and LeakyReLU's slope, negated where dropout drops the weight, both [R, K, F]; edge
-    rows and φ [R, F, E + T], which the kernels leave empty, for they read and encode again. Of mails φ alone.
+    `weights` are a before dropout and `slope` is LeakyReLU's, negated where dropout drops the weight, both [R, K, F].
+    `others` are edge rows and φ [R, F, E + T], only φ for mails; the kernels leave it empty and recompute both.
     """
 
     context: torch.Tensor
@@ -98,23 +98,23 @@ class Attended(NamedTuple):
     others: torch.Tensor
 
 
-def attend(of: Attention, save: bool) -> Attended:
-    """`temporal_attention` in torch. The table may also be mailboxes [N, F, D] by rows [R], or None where N = R."""
-    query, bias, dropout = of.query, of.bias, of.dropout
-    encoded = fused_encode_time(of.deltas.contiguous().to(query.dtype), of.frequency, of.phase)
-    if of.table.dim() == 3:
-        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, encoded)
+def attend(args: Attention, save: bool) -> Attended:
+    """`temporal_attention` in torch. The table may also be mailboxes [N, F, D], with rows [R], or None if N = R."""
+    query, bias, dropout = args.query, args.bias, args.dropout
+    encoded = fused_encode_time(args.deltas.contiguous().to(query.dtype), args.frequency, args.phase)
+    if args.table.dim() == 3:
+        slots = mail_slots(args.table, args.rows, args.features, args.feature_rows, args.counts, encoded)
     else:
-        edges = edge_rows(of.features, of.feature_rows, of.counts, encoded)
+        edges = edge_rows(args.features, args.feature_rows, args.counts, encoded)
         others = encoded if edges is None else torch.cat([edges, encoded], 2)
-        slots = Slots(of.table.to(query.dtype), filled_rows(of.rows, of.counts), None, others)
-    if of.query_rows is not None:
-        query, bias = query.index_select(0, of.query_rows), bias.index_select(0, of.query_rows)
+        slots = Slots(args.table.to(query.dtype), filled_rows(args.rows, args.counts), None, others)
+    if args.query_rows is not None:
+        query, bias = query.index_select(0, args.query_rows), bias.index_select(0, args.query_rows)
     scale = None
-    if dropout > 0 and of.draws is not None:
-        scale = dropout_scale(of.draws, (*query.shape[:2], of.deltas.shape[1]), dropout, query.dtype)
-    slope, weights, dropped = _weights(products(query, *slots), bias, of.counts, scale)
-    context, total = torch.cat(mixed(dropped, *slots), 2), dropped.sum(2)
+    if dropout > 0 and args.draws is not None:
+        scale = dropout_scale(args.draws, (*query.shape[:2], args.deltas.shape[1]), dropout, query.dtype)
+    slope, weights, dropped = _weights(products(query, *slots), bias, args.counts, scale)
+    context, total = torch.cat(weighted_sums(dropped, *slots), 2), dropped.sum(2)
     if not save:
         return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
     return Attended(context, total, weights, slope, slots.others)
@@ -126,7 +126,7 @@ def _weights(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """LeakyReLU's slope, negated where dropped, and the softmax weights before and after dropout, all [R, K, F].
 
-    Of query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
+    The inputs are query·x [R, K, F], bias [R, K], counts [R] and the dropout multipliers [R, K, F].
     """
     logits = product + bias.unsqueeze(2)
     slope = torch.where(logits > 0, torch.ones_like(logits), NEGATIVE_SLOPE)
@@ -161,7 +161,7 @@ def attention_kernel(
         l_kj = LeakyReLU(query_k · x_j + bias_k)          a_kj = exp(l_kj − max_i l_ki) / Σ_i exp(l_ki − max_i l_ki)
         context_k = Σ_j m_kj a_kj x_j                     total_k = Σ_j m_kj a_kj
 
-    x_j is walked in blocks of BLOCK columns, which are read once, into registers, where they are at most HELD numbers.
+    x_j is processed in blocks of BLOCK columns. They are read only once, into registers, if they fit in HELD numbers.
     """
     root = tl.program_id(0).to(tl.int64)
     row = root
@@ -196,61 +196,63 @@ def attention_kernel(
         write_mixed(p_row, b_dropped, False, source, b_held, DIM, EDGE, TIME, SLOTS, BLOCK)
 
 
-def launch_attention(of: Attention, save: bool) -> Attended:
-    """`attend` by its kernel: a program takes a root."""
-    out, query, dropout = empty_attended(of, save, 0), inner_contiguous(of.query), of.dropout
+def launch_attention(args: Attention, save: bool) -> Attended:
+    """`attend` by its kernel, one program per root."""
+    out, query, dropout = empty_attended(args, save, 0), inner_contiguous(args.query), args.dropout
     attention_kernel.launch(
-        (of.deltas.shape[0],), slots_config(attention_kernel, of), *slots_arguments(of), query, of.query_rows,
-        of.bias.contiguous(), of.draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
-        HEADS=query.shape[1], **slots_shapes(of), DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32),
+        (args.deltas.shape[0],), slots_config(attention_kernel, args), *slots_arguments(args), query, args.query_rows,
+        args.bias.contiguous(), args.draws if dropout > 0 else None, *out[:4], query.stride(0), query.stride(1),
+        HEADS=query.shape[1], **slots_shapes(args), DROPOUT=dropout > 0, KEEP_FROM=int(dropout * 2**32),
         SCALE=keep_scale(dropout, query.dtype), SLOPE=NEGATIVE_SLOPE, SAVE=save,
     )  # fmt: skip
     return out
 
 
-def empty_attended(of: Attention, save: bool, others: int) -> Attended:
-    """The results unwritten; `others` is their width where they are saved, else 0."""
-    (roots, fanout), (_, heads, width), new = of.deltas.shape, of.query.shape, of.query.new_empty
+def empty_attended(args: Attention, save: bool, others: int) -> Attended:
+    """Allocate the outputs; `others` is the width of the output of that name, 0 if it is not saved."""
+    (roots, fanout), (_, heads, width), new = args.deltas.shape, args.query.shape, args.query.new_empty
     weights = new((roots, heads, fanout) if save else 0)
     saved = new((roots, fanout, others) if save and others else 0)
     return Attended(new((roots, heads, width)), new((roots, heads)), weights, torch.empty_like(weights), saved)
 
 
-def fake_attention(of: Attention, save: bool) -> Attended:
-    """The results unwritten, as kernels or torch give them."""
-    edges = 0 if of.table.dim() == 3 else of.features.shape[1]
-    return empty_attended(of, save, 0 if on_triton(of.query) else edges + of.frequency.numel())
+def fake_attention(args: Attention, save: bool) -> Attended:
+    """Allocate the outputs in the shapes that the kernels or torch return."""
+    edges = 0 if args.table.dim() == 3 else args.features.shape[1]
+    return empty_attended(args, save, 0 if on_triton(args.query) else edges + args.frequency.numel())
 
 
-def check_attention(name: str, slots: tuple[int, ...], owner: str, of: Attention) -> None:
-    """Refuse what slots [R, F] do not go with, table and rows apart; `owner` names what has the x_j."""
-    check_slots(name, of.query.device, slots, of)
-    checks.dims(name, 3, query=of.query)
-    width = of.table.shape[-1] + of.features.shape[1] + of.frequency.numel()
-    if of.query.shape[2] != width:
-        raise ValueError(f"{name}: query has width {of.query.shape[2]}, {owner} have {width}")
-    checks.shape(name, bias=(of.bias, of.query.shape[:2]))
-    checks.dtype(name, checks.COMPUTED, query=of.query)
-    checks.same_dtype(name, query=of.query, bias=of.bias, frequency=of.frequency, phase=of.phase)
-    checks.device(name, of.query.device, bias=of.bias)
-    checks.dropout(name, of.query.device, of.dropout, draws=of.draws)
+def check_attention(name: str, slots: tuple[int, ...], owner: str, args: Attention) -> None:
+    """Refuse inputs, other than table and rows, that do not fit slots [R, F]; `owner` names the x_j in messages."""
+    check_slots(name, args.query.device, slots, args)
+    checks.dims(name, 3, query=args.query)
+    width = args.table.shape[-1] + args.features.shape[1] + args.frequency.numel()
+    if args.query.shape[2] != width:
+        raise ValueError(
+            f"{name}: query has width {args.query.shape[2]}, {owner} have {width}; give query {width} columns"
+        )
+    checks.shape(name, bias=(args.bias, args.query.shape[:2]))
+    checks.dtype(name, checks.COMPUTED, query=args.query)
+    checks.same_dtype(name, query=args.query, bias=args.bias, frequency=args.frequency, phase=args.phase)
+    checks.device(name, args.query.device, bias=args.bias)
+    checks.dropout(name, args.query.device, args.dropout, draws=args.draws)
 
 
-def _check(of: Attention) -> None:
-    name, table, rows, query_rows = "temporal_attention", of.table, of.rows, of.query_rows
+def _check(args: Attention) -> None:
+    name, table, rows, query_rows = "temporal_attention", args.table, args.rows, args.query_rows
     checks.dims(name, 2, table=table, rows=rows)
-    check_attention(name, rows.shape, "neighbour rows", of)
+    check_attention(name, rows.shape, "neighbour rows", args)
     checks.shape(name, query_rows=(query_rows, rows.shape[:1]))
     if query_rows is None:
-        checks.shape(name, query=(of.query, (*rows.shape[:1], *of.query.shape[1:])))
+        checks.shape(name, query=(args.query, (*rows.shape[:1], *args.query.shape[1:])))
     checks.dtype(name, checks.FLOATS, table=table)
     checks.dtype(name, checks.INTEGERS, rows=rows, query_rows=query_rows)
     checks.layout(name, table=table, rows=rows, query_rows=query_rows)
-    # Rows in pinned host memory are read where they lie; a gradient of them would have to be written there.
+    # Rows in pinned host memory are read in place; their gradient would have to be written there.
     pinned = () if table.requires_grad else ("table",)
-    checks.device(name, of.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
-    checks.within(name, "query_rows", query_rows, of.query.shape[0])
-    check_filled(name, "rows", rows, of.counts, table.shape[0])
+    checks.device(name, args.query.device, pinned, table=table, rows=rows, query_rows=query_rows)
+    checks.within(name, "query_rows", query_rows, args.query.shape[0])
+    check_filled(name, "rows", rows, args.counts, table.shape[0])
 
 
 temporal_attention = differentiable(

@@ -13,13 +13,13 @@ from mspipe_triton.kernels.attention.slots import (
     inner_contiguous,
     load_columns,
     mail_slots,
-    mixed,
     products,
     row_products,
     slots_arguments,
     slots_config,
     slots_of,
     slots_shapes,
+    weighted_sums,
     write_block,
     write_mixed,
 )
@@ -36,43 +36,44 @@ if TYPE_CHECKING:
 TIMES = ("frequency", "phase")
 
 
-def attend_backward(of: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
-    """The gradients in torch. Edge rows and φ come from `out.others`; node rows are read again."""
-    (d_context, d_total), query_rows = _whole(of, grad), of.query_rows
-    if of.table.dim() == 3:
-        slots = mail_slots(of.table, of.rows, of.features, of.feature_rows, of.counts, out.others)
+def attend_backward(args: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
+    """Compute the gradients in torch. Edge rows and φ come from `out.others`; node rows are read again."""
+    (d_context, d_total), query_rows = _output_gradients(args, grad), args.query_rows
+    if args.table.dim() == 3:
+        slots = mail_slots(args.table, args.rows, args.features, args.feature_rows, args.counts, out.others)
     else:
-        slots = Slots(of.table.to(of.query.dtype), filled_rows(of.rows, of.counts), None, out.others)
-    d_logits, dropped = _logits_backward(products(d_context, *slots), d_total, out.weights, out.slope, 1.0 - of.dropout)
+        slots = Slots(args.table.to(args.query.dtype), filled_rows(args.rows, args.counts), None, out.others)
+    d_weights, keep = products(d_context, *slots), 1.0 - args.dropout
+    d_logits, dropped = _logits_backward(d_weights, d_total, out.weights, out.slope, keep)
 
     def d_columns(columns: slice) -> torch.Tensor:
-        query = of.query[..., columns]
+        query = args.query[..., columns]
         query = query if query_rows is None else query.index_select(0, query_rows)
-        return _scattered(d_logits, dropped, query, d_context[..., columns])
+        return _scatter(d_logits, dropped, query, d_context[..., columns])
 
-    gradients = {"query": torch.cat(mixed(d_logits, *slots), 2), "bias": d_logits.sum(2)}
+    gradients = {"query": torch.cat(weighted_sums(d_logits, *slots), 2), "bias": d_logits.sum(2)}
     if "table" in needs and slots.rows is not None:
-        nodes, dim = slots.table, of.table.shape[1]
+        nodes, dim = slots.table, args.table.shape[1]
         d_table = torch.zeros_like(nodes).index_add_(0, slots.rows.view(-1), d_columns(slice(dim)).view(-1, dim))
-        gradients["table"] = d_table.to(of.table.dtype)
+        gradients["table"] = d_table.to(args.table.dtype)
     if needs.intersection(TIMES):
-        d_time = d_columns(slice(of.query.shape[2] - of.frequency.numel(), None))
-        deltas = of.deltas.contiguous().to(d_time.dtype)
-        gradients |= zip(TIMES, encode_time_backward(d_time, deltas, of.frequency, of.phase), strict=True)
-    return gradients if query_rows is None else _by_query(of, query_rows, gradients)
+        d_time = d_columns(slice(args.query.shape[2] - args.frequency.numel(), None))
+        deltas = args.deltas.contiguous().to(d_time.dtype)
+        gradients |= zip(TIMES, encode_time_backward(d_time, deltas, args.frequency, args.phase), strict=True)
+    return gradients if query_rows is None else _sum_by_query(args, query_rows, gradients)
 
 
-def _whole(of: Attention, grad: Attended) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of context and total, zeros for what has none."""
-    roots, (_, heads, width) = of.deltas.shape[0], of.query.shape
-    d_context = of.query.new_zeros((roots, heads, width)) if grad.context is None else grad.context
-    return d_context, of.query.new_zeros((roots, heads)) if grad.total is None else grad.total
+def _output_gradients(args: Attention, grad: Attended) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of context and total, zeros where one is missing."""
+    roots, (_, heads, width) = args.deltas.shape[0], args.query.shape
+    d_context = args.query.new_zeros((roots, heads, width)) if grad.context is None else grad.context
+    return d_context, args.query.new_zeros((roots, heads)) if grad.total is None else grad.total
 
 
-def _by_query(of: Attention, rows: torch.Tensor, gradients: Gradients) -> Gradients:
-    """Gradients with those of the roots' queries and biases added up by row."""
-    for name, shape in (("query", of.query.shape), ("bias", of.query.shape[:2])):
-        gradients[name] = of.query.new_zeros(shape).index_add_(0, rows, gradients[name])
+def _sum_by_query(args: Attention, rows: torch.Tensor, gradients: Gradients) -> Gradients:
+    """Gradients in which those of the roots' queries and biases are summed by query row."""
+    for name, shape in (("query", args.query.shape), ("bias", args.query.shape[:2])):
+        gradients[name] = args.query.new_zeros(shape).index_add_(0, rows, gradients[name])
     return gradients
 
 
@@ -82,7 +83,8 @@ def _logits_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of the logits before LeakyReLU, and the weights after dropout, both [R, K, F].
 
-    From x·d_context [R, K, F], d_total [R, K] and what the forward pass saved; `keep` is the share that dropout keeps.
+    `d_weights` is x·d_context [R, K, F], d_total is [R, K], weights and slope are saved by the forward pass; `keep` is
+    1 − dropout.
     """
     dropped = weights * ((slope > 0).to(slope.dtype) / keep)
     weighted = dropped * (d_weights + d_total.unsqueeze(2))
@@ -90,11 +92,11 @@ def _logits_backward(
 
 
 @fused()
-def _scattered(
+def _scatter(
     d_logits: torch.Tensor, weights: torch.Tensor, query: torch.Tensor, d_context: torch.Tensor
 ) -> torch.Tensor:
-    """Gradient of columns of x [R, F, ·], of which query and d_context are those: Σ_k d_logits_k ⊗ query_k +
-    weights_k ⊗ d_context_k."""
+    """Gradient Σ_k d_logits_k ⊗ query_k + weights_k ⊗ d_context_k of some columns of x [R, F, ·], for the same columns
+    of query and d_context."""
     if torch.compiler.is_compiling():
         by_query = (d_logits.unsqueeze(3) * query.unsqueeze(2)).sum(1)
         return by_query + (weights.unsqueeze(3) * d_context.unsqueeze(2)).sum(1)
@@ -102,12 +104,12 @@ def _scattered(
 
 
 @device_function
-def _scattered_block(
+def _scatter_block(
     b_d_logits, b_droppeds, p_query, stride_query_head, p_d_context, stride_context_head,
     FIRST: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Columns FIRST to FIRST + BLOCK of dx_j = Σ_k dl_kj query_k + m_kj a_kj dcontext_k [SLOTS, BLOCK], those from
-    WIDTH on 0; the tuples hold a block a head, the pointers a root's rows."""
+    """Columns FIRST to FIRST + BLOCK of dx_j = Σ_k dl_kj query_k + m_kj a_kj dcontext_k [SLOTS, BLOCK], 0 from WIDTH
+    on. The tuples have one block per head; the pointers are to the root's rows."""
     b_d_x = tl.zeros([SLOTS, BLOCK], p_query.dtype.element_ty)
     for head in tl.static_range(len(b_d_logits)):
         b_query = load_columns(p_query + head * stride_query_head, FIRST, WIDTH, BLOCK)
@@ -142,8 +144,8 @@ def attention_backward_kernel(
         dw = −Σ_j sin(w Δt_j + b) Δt_j dφ_j                 db = −Σ_j sin(w Δt_j + b) dφ_j
 
     where h_j and φ_j are parts of x_j. With ADD_QUERY, dquery and dbias are added atomically to the root's query row,
-    and with ADD_TABLE dh_j to the slot's table row; else each root and slot has a row of its own. dw and db are one
-    partial sum a root. x_j is read as in the forward pass; its gradient is made block by block, after the heads.
+    and with ADD_TABLE dh_j to the slot's table row; otherwise every root and every slot has a row of its own. dw and db
+    are partial sums per root. x_j is read as in the forward pass; its gradient is computed in blocks, after all heads.
     """
     root = tl.program_id(0).to(tl.int64)
     row = root
@@ -168,7 +170,7 @@ def attention_backward_kernel(
         b_dropped = b_weight
         if DROPOUT:
             b_dropped = tl.where(b_slope > 0, b_weight * SCALE, 0)
-        # a·da, with the multiplier of da taken to the weight.
+        # a·da, with the multiplier of da applied to the weight.
         b_weighted = b_dropped * b_d_weight
         b_d_logit = (b_weighted - b_weight * tl.sum(b_weighted, 0)) * tl.abs(b_slope)
         p_row = p_d_query + (target * HEADS + head) * (DIM + EDGE + TIME)
@@ -180,7 +182,7 @@ def attention_backward_kernel(
         b_row = source[2] if ADD_TABLE else root * FANOUT + i_slot
         m_row = m_slot if ADD_TABLE else i_slot < FANOUT
         for first in tl.static_range(0, DIM, BLOCK):
-            b_d_node = _scattered_block(
+            b_d_node = _scatter_block(
                 b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
                 first, DIM, SLOTS, BLOCK,
             )  # fmt: skip
@@ -190,7 +192,7 @@ def attention_backward_kernel(
     if TIMES:
         p_query, p_context = p_query + DIM + EDGE, p_context + DIM + EDGE
         for first in tl.static_range(0, TIME, BLOCK):
-            b_d_time = _scattered_block(
+            b_d_time = _scatter_block(
                 b_d_logits, b_droppeds, p_query, stride_query_head, p_context, stride_context_head,
                 first, TIME, SLOTS, BLOCK,
             )  # fmt: skip
@@ -202,54 +204,55 @@ def attention_backward_kernel(
 
 
 def launch_attention_gradients(
-    of: Attention, out: Attended, d_context: torch.Tensor, d_total: torch.Tensor, d_table: torch.Tensor | None,
+    args: Attention, out: Attended, d_context: torch.Tensor, d_total: torch.Tensor, d_table: torch.Tensor | None,
     times: bool, add_table: bool, add_query: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The kernel of the backward pass: a program takes a root.
+    """Launch the backward pass, one program per root.
 
     Args:
-        d_table: where the slots' gradients go, or None where they are not needed: a table [U, D] to which they are
-            added with `add_table`, else a row for every slot [R·F, D].
-        add_query: whether the roots' gradients are added to their rows of the query, else each has a row of its own.
+        d_table: output for the slots' gradients, or None if they are not needed: with `add_table` a table [U, D] to
+            which they are added, else one row per slot [R·F, D].
+        add_query: add the roots' gradients to their rows of the query; else each root has a row of its own.
 
     Returns:
-        Gradients of frequency and phase by root [R, T], which are empty unless `times`, of query and of bias.
+        Gradients of frequency and phase per root [R, T], which are empty unless `times`, of query and of bias.
     """
-    roots, (_, heads, width) = of.deltas.shape[0], of.query.shape
-    d_context, query = inner_contiguous(d_context), inner_contiguous(of.query)
-    d_frequency = query.new_empty((roots if times else 0, of.frequency.numel()))
+    roots, (_, heads, width) = args.deltas.shape[0], args.query.shape
+    d_context, query = inner_contiguous(d_context), inner_contiguous(args.query)
+    d_frequency = query.new_empty((roots if times else 0, args.frequency.numel()))
     d_phase = torch.empty_like(d_frequency)
     d_query = query.new_zeros(query.shape) if add_query else query.new_empty((roots, heads, width))
     d_bias = query.new_zeros(query.shape[:2]) if add_query else query.new_empty((roots, heads))
     attention_backward_kernel.launch(
-        (roots,), slots_config(attention_backward_kernel, of), d_context, d_total.contiguous(), *slots_arguments(of),
-        query, of.query_rows, out.weights, out.slope, d_table, d_frequency, d_phase, d_query, d_bias,
-        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1),
-        HEADS=heads, **slots_shapes(of), DROPOUT=of.dropout > 0, SCALE=keep_scale(of.dropout, query.dtype),
-        TABLE=d_table is not None, TIMES=times, ADD_QUERY=add_query, ADD_TABLE=add_table,
+        (roots,), slots_config(attention_backward_kernel, args),
+        d_context, d_total.contiguous(), *slots_arguments(args), query, args.query_rows, out.weights, out.slope,
+        d_table, d_frequency, d_phase, d_query, d_bias,
+        d_context.stride(0), d_context.stride(1), query.stride(0), query.stride(1), HEADS=heads, **slots_shapes(args),
+        DROPOUT=args.dropout > 0, SCALE=keep_scale(args.dropout, query.dtype), TABLE=d_table is not None, TIMES=times,
+        ADD_QUERY=add_query, ADD_TABLE=add_table,
     )  # fmt: skip
     return d_frequency, d_phase, d_query, d_bias
 
 
-def launch_attention_backward(of: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
-    """The gradients by a kernel.
+def launch_attention_backward(args: Attention, out: Attended, grad: Attended, needs: frozenset[str]) -> Gradients:
+    """Compute the gradients by a kernel.
 
-    Sums over roots and slots are atomic, in no fixed order; where torch is asked for deterministic algorithms, their
-    terms are written out and `index_add_`, which then orders them, sums them.
+    Sums over roots and slots are atomic, in no fixed order. With torch's deterministic algorithms, the kernel writes
+    the terms instead and `index_add_` sums them in order.
     """
     add, times, d_table = not torch.are_deterministic_algorithms_enabled(), bool(needs.intersection(TIMES)), None
     if "table" in needs:
-        slots, dim = of.rows.numel(), of.table.shape[1]
-        d_table = of.query.new_zeros(of.table.shape) if add else of.query.new_empty(slots, dim)
+        slots, dim = args.rows.numel(), args.table.shape[1]
+        d_table = args.query.new_zeros(args.table.shape) if add else args.query.new_empty(slots, dim)
     d_frequency, d_phase, d_query, d_bias = launch_attention_gradients(
-        of, out, *_whole(of, grad), d_table, times, add, add and of.query_rows is not None
+        args, out, *_output_gradients(args, grad), d_table, times, add, add and args.query_rows is not None
     )
     gradients = {"query": d_query, "bias": d_bias}
-    if of.query_rows is not None and not add:
-        gradients = _by_query(of, of.query_rows, gradients)
+    if args.query_rows is not None and not add:
+        gradients = _sum_by_query(args, args.query_rows, gradients)
     if d_table is not None:
         if not add:
-            rows = filled_rows(of.rows, of.counts).view(-1)
-            d_table = of.query.new_zeros(of.table.shape).index_add_(0, rows, d_table)
-        gradients["table"] = d_table.to(of.table.dtype)
+            rows = filled_rows(args.rows, args.counts).view(-1)
+            d_table = args.query.new_zeros(args.table.shape).index_add_(0, rows, d_table)
+        gradients["table"] = d_table.to(args.table.dtype)
     return gradients | {"frequency": d_frequency.sum(0), "phase": d_phase.sum(0)} if times else gradients

@@ -1,1 +1,1 @@
-"""Link prediction: scores, loss, gradients."""
+"""Link prediction: scores, loss and gradients."""

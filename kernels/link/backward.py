@@ -1,4 +1,4 @@
-"""Gradients of `link_loss`, as an operation of its own."""
+"""The backward pass of `link_loss`: gradients of embeddings, weights and biases."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ class Scored(NamedTuple):
 
 
 def real_part(count: torch.Tensor | None, events: int) -> tuple[torch.Tensor | None, int]:
-    """In torch: which of the events are real [B], or None where all are, and what their sums are divided by."""
-    real = events if count is None else min(max(int(count), 0), events)
-    valid = None if count is None or real == events else torch.arange(events, device=count.device) < real
-    return valid, max(real, 1)
+    """The mask of real events [B], or None if all are real, and the divisor of their sums, in torch."""
+    number = events if count is None else min(max(int(count), 0), events)
+    valid = None if count is None or number == events else torch.arange(events, device=count.device) < number
+    return valid, max(number, 1)
 
 
-def _reference(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
-    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, of.embedded
-    valid, number = real_part(of.count, events)
+def _reference(args: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
+    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, args.embedded
+    valid, number = real_part(args.count, events)
     d_scores = torch.stack([-torch.sigmoid(-out.scores[0]), torch.sigmoid(out.scores[1])]) * (grad.loss / number)
-    if valid is not None:  # 0 times what the others have, which may be NaN, would not be 0
+    if valid is not None:  # padding may hold NaN, and 0 times NaN is not 0
         rows = valid.unsqueeze(1)
         d_scores, hidden = torch.where(valid, d_scores, 0.0), torch.where(rows, hidden, 0.0)
         embedded = torch.where(rows.repeat(3, 1), embedded, 0.0)
     d_scores, hidden = d_scores.view(-1), hidden.view(-1, dim)
-    d_ends = torch.outer(d_scores, of.weight_out[0])
+    d_ends = torch.outer(d_scores, args.weight_out[0])
     torch.ops.aten.threshold_backward.grad_input(d_ends, hidden, 0.0, grad_input=d_ends)
     d_src = d_ends[:events] + d_ends[events:]
     d_embedded = embedded.new_empty(embedded.shape)
-    torch.mm(d_src, of.weight_src, out=d_embedded[:events])
-    torch.mm(d_ends, of.weight_dst, out=d_embedded[events:])
+    torch.mm(d_src, args.weight_src, out=d_embedded[:events])
+    torch.mm(d_ends, args.weight_dst, out=d_embedded[events:])
     d_bias = d_src.sum(0)
     gradients = (
         d_embedded, d_src.t() @ embedded[:events], d_bias, d_ends.t() @ embedded[events:], d_bias.clone(),
@@ -66,8 +66,8 @@ def _reference(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -
 
 @device_function
 def _score_gradients(p_grad, p_scores, i_u, role, events, stop, end):
-    """Of the events before `end`, which are real, the masks of those whose s⁺ and s⁻ a role (0 src, 1 dst, 2 negative)
-    has a part in, and there g⁺ = −σ(−s⁺) dloss / n and g⁻ = σ(s⁻) dloss / n; else 0."""
+    """Masks of the events before `end` whose s⁺ and whose s⁻ depend on a role (0 src, 1 dst, 2 negative), then
+    g⁺ = −σ(−s⁺) dloss / n and g⁻ = σ(s⁻) dloss / n under these masks, 0 elsewhere. Events before `end` are real."""
     scale = tl.load(p_grad) / tl.maximum(stop, 1)
     m_pos, m_neg = i_u < tl.where(role == 2, 0, end), i_u < tl.where(role == 1, 0, end)
     b_pos = _logistic(-tl.load(p_scores + i_u, mask=m_pos, other=0.0)) * -scale
@@ -77,14 +77,14 @@ def _score_gradients(p_grad, p_scores, i_u, role, events, stop, end):
 
 @device_function
 def _logistic(x):
-    """σ(x) = 1 / (1 + e⁻ˣ), which overflows nowhere."""
+    """σ(x) = 1 / (1 + e⁻ˣ) without overflow."""
     b_power = tl.exp(-tl.abs(x))
     return tl.where(x < 0, b_power, 1.0) / (1 + b_power)
 
 
 @device_function
 def _hidden_gradients(p_hidden, o_u, o_n, m_pos, m_neg, b_w, b_g_pos, b_g_neg, events, DIM: tl.constexpr):
-    """d of a block of events and hidden numbers, whichever lie across, and g⁺ h⁺ + g⁻ h⁻."""
+    """d for a block of events by hidden numbers, or transposed, and g⁺ h⁺ + g⁻ h⁻."""
     p_pos = p_hidden + o_u * DIM + o_n
     b_pos = tl.load(p_pos, mask=m_pos, other=0.0)
     b_neg = tl.load(p_pos + tl.cast(events, tl.int64) * DIM, mask=m_neg, other=0.0)
@@ -98,7 +98,7 @@ def _write_part(
     DIM: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """One part's dᵀ z of a role; where it is the sources', db, dw_out and db_out too."""
+    """Write one part's dᵀ z of a role, and for the sources also db, dw_out and db_out."""
     COMPUTE: tl.constexpr = p_partial.dtype.element_ty
     m_n, m_k = i_n < DIM, i_k < DIM
     b_weight = tl.zeros([BLOCK_N, BLOCK_K], COMPUTE)
@@ -134,7 +134,7 @@ def _write_rows(
     p_grad, p_weight, p_weight_out, p_scores, p_hidden, p_d_embedded, events, stop, first, i_k, role,
     DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """d W of a role and BLOCK_U events from `first` on; 0 of those that are not real."""
+    """Write d W for a role and BLOCK_U events from `first` on; 0 for events that are not real."""
     i_u = first + tl.arange(0, BLOCK_U)
     m_k, o_u = i_k < DIM, i_u.to(tl.int64)
     b_rows = tl.zeros([BLOCK_U, BLOCK_K], p_d_embedded.dtype.element_ty)
@@ -166,15 +166,15 @@ def link_backward_kernel(
     p_partial, events, DIM: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_U: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """The rows' gradients, and the weights' and biases' in parts of PART events. With the gradients of the hidden rows
+    """Gradients of the rows, and of weights and biases in parts of PART events. With the gradients of the hidden rows
 
         d⁺ = g⁺ w_out 1[h⁺ > 0]    d⁻ = g⁻ w_out 1[h⁻ > 0]    and d, z of a role: d⁺ + d⁻, src; d⁺, dst; d⁻, negative
 
     a role's rows are dz = d W and its part is dW = Σ_i d_i ⊗ z_i. A part is D rows of [3D ‖ 3]: dW of the three roles ‖
     db = Σ_i (d⁺ + d⁻)_i, dw_out = Σ_i g⁺_i h⁺_i + g⁻_i h⁻_i, db_out = Σ_i g⁺_i + g⁻_i.
 
-    Both need the same d and neither the other, so that they are one launch: of the programs along the first axis those
-    of the parts come first, which take longer.
+    Rows and parts need the same d and do not depend on each other, so one launch computes both; along the first axis,
+    the programs of the parts come first, since they run longer.
     """
     TILES: tl.constexpr = tl.cdiv(DIM, BLOCK_N)
     stop = real_rows(p_count, events)
@@ -206,7 +206,7 @@ def link_sum_kernel(
     p_partial, p_count, p_weight_src, p_bias_src, p_weight_dst, p_bias_dst, p_weight_out, p_bias_out, events,
     DIM: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The parts summed in their order, and each gradient written to its own tensor."""
+    """Sum the parts in order and write each gradient to its own tensor."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row, column = i // (2 * DIM + 3), i % (2 * DIM + 3)
     m = row < DIM
@@ -224,25 +224,25 @@ def link_sum_kernel(
     tl.store(p_bias_out + row, b_sum, mask=(row == 0) & (column == 2 * DIM + 2))
 
 
-def _launch(of: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
-    """Two kernels: all products, then the sum of their parts. The same bits in every run."""
-    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, of.embedded
+def _launch(args: LinkLoss, out: Scored, grad: Scored, needs: frozenset[str]) -> Gradients:
+    """Launch two kernels: all products, then the sums of their parts. Bitwise the same in every run."""
+    (_, events, dim), hidden, embedded = out.hidden.shape, out.hidden, args.embedded
     config = link_backward_kernel.config(arithmetic(hidden.dtype))
     parts = cdiv(events, config["PART"])
     partial = hidden.new_empty(parts, dim, 3 * dim + 3)
-    gradients = {name: hidden.new_empty(getattr(of, name).shape) for name in LEAVES}
+    gradients = {name: hidden.new_empty(getattr(args, name).shape) for name in LEAVES}
     d_embedded, *d_weights = gradients.values()
     programs = parts * cdiv(dim, config["BLOCK_N"]) + cdiv(events, config["BLOCK_U"])
     link_backward_kernel.launch(
         (programs, cdiv(dim, config["BLOCK_K"]), 3), config,
-        grad.loss, embedded, of.count, of.weight_src.contiguous(), of.weight_dst.contiguous(), of.weight_out,
+        grad.loss, embedded, args.count, args.weight_src.contiguous(), args.weight_dst.contiguous(), args.weight_out,
         out.scores, hidden, d_embedded, partial, events,
         DIM=dim, STRIDE=embedded.stride(0), PRECISION=input_precision(hidden.dtype),
     )  # fmt: skip
     part, config = config["PART"], link_sum_kernel.config()
     link_sum_kernel.launch(
         (cdiv(dim * (2 * dim + 3), config["BLOCK"]),), config,
-        partial, of.count, *d_weights, events, DIM=dim, PART=part,
+        partial, args.count, *d_weights, events, DIM=dim, PART=part,
     )  # fmt: skip
     return gradients
 

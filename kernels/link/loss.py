@@ -1,4 +1,4 @@
-"""Scores and loss of link prediction in one operation: the predictor's products, ReLU, scores, cross-entropy."""
+"""Scores and loss of link prediction in one operation: the predictor's products, ReLU, scores and cross-entropy."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ _NAME = "link_loss"
 class LinkLoss(NamedTuple):
     """Scores and loss of a batch of B events by TGN's link predictor (Rossi et al., 2020).
 
-    An event's score s⁺ is that of (src, dst), s⁻ that of (src, negative), of the n events that are real:
+    Each of the n real events has the scores s⁺ = s(src, dst) and s⁻ = s(src, negative):
 
         s(a, b) = w_out · ReLU(W_src a + b_src + W_dst b + b_dst) + b_out
         loss = (1/n) Σ_i softplus(−s⁺_i) + softplus(s⁻_i)          (0 where n = 0)
 
-    which is the binary cross-entropy of the positive scores against 1, a mean over events, and that of the negative
-    ones against 0. W_src a is computed once for both scores.
+    which is the mean binary cross-entropy of the positive scores against 1 plus that of the negative scores against 0.
+    W_src a is computed once for both scores.
 
     Args:
-        embedded: [3B, D], the embeddings of sources, destinations and negatives, one behind the other; any row stride.
-        count: [1] integer on the device, how many of the B events are real, which come first; None for all. What
-            `embedded` has for the others is not read.
+        embedded: [3B, D], the embeddings of sources, then destinations, then negatives; any row stride.
+        count: [1] integer on the device, the number of real events, which come first; None for all. Other events' rows
+            of `embedded` are not read.
         weight_src, weight_dst [D, D], bias_src, bias_dst [D], weight_out [1, D], bias_out [1]: torch.nn.Linear's;
-            float32 or float64, which is also what is computed in, and the dtype of `embedded`.
+            float32 or float64, which is also the dtype of `embedded` and of the computation.
 
     Returns:
-        loss [] and scores [2, B], the positive ones first, 0 from the count on. Nothing is mutated. The loss is
-        differentiable, once, in `embedded` and in all weights and biases; the gradients of rows of events that are not
-        real are 0. Scores have no gradient. The same bits in every run.
+        loss [] and scores [2, B], the positive ones first, 0 for events that are not real. Nothing is mutated. The loss
+        is differentiable once in `embedded` and in all weights and biases; rows of events that are not real get
+        gradient 0. Scores have no gradient. Bitwise the same in every run.
 
     Raises:
-        ValueError: `embedded` is not three rows an event, a wrong shape, dtype, layout or device; with debugging on, a
-            count that is negative or above B.
+        ValueError: `embedded` does not have three rows per event, a wrong shape, dtype, layout or device; with
+            debugging on, a count that is negative or above B.
     """
 
     embedded: torch.Tensor
-    count: torch.Tensor | None  # type: ignore[assignment]  # of the events, not a tuple's method
+    count: torch.Tensor | None  # type: ignore[assignment]  # overrides tuple.count
     weight_src: torch.Tensor
     bias_src: torch.Tensor
     weight_dst: torch.Tensor
@@ -63,13 +63,13 @@ class LinkLoss(NamedTuple):
     bias_out: torch.Tensor
 
 
-def _reference(of: LinkLoss, save: bool) -> Scored:
-    events, dim = of.embedded.shape[0] // 3, of.embedded.shape[1]
-    valid, number = real_part(of.count, events)
-    hidden = (of.embedded[events:] @ of.weight_dst.t()).view(2, events, dim)
-    hidden += torch.addmm(of.bias_src + of.bias_dst, of.embedded[:events], of.weight_src.t())
+def _reference(args: LinkLoss, save: bool) -> Scored:
+    events, dim = args.embedded.shape[0] // 3, args.embedded.shape[1]
+    valid, number = real_part(args.count, events)
+    hidden = (args.embedded[events:] @ args.weight_dst.t()).view(2, events, dim)
+    hidden += torch.addmm(args.bias_src + args.bias_dst, args.embedded[:events], args.weight_src.t())
     hidden.relu_()
-    scores = torch.mv(hidden.view(-1, dim), of.weight_out[0]).add_(of.bias_out).view(2, events)
+    scores = torch.mv(hidden.view(-1, dim), args.weight_out[0]).add_(args.bias_out).view(2, events)
     gains = logsigmoid(scores[0]) + logsigmoid(-scores[1])
     if valid is not None:
         scores, gains = torch.where(valid, scores, 0.0), torch.where(valid, gains, 0.0)
@@ -89,8 +89,8 @@ def link_scores_kernel(
     DIM: tl.constexpr, STRIDE: tl.constexpr, SAVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_U: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """h± = ReLU(W_src z_src + b_src + W_dst z± + b_dst) of BLOCK_U real events and BLOCK_D hidden numbers, and their
-    share w_out · h± of the scores, [tiles of D, 2, B]; W_src z_src is computed once for both."""
+    """h± = ReLU(W_src z_src + b_src + W_dst z± + b_dst) for BLOCK_U real events and BLOCK_D hidden numbers, and their
+    parts w_out · h± of the scores, [tiles of D, 2, B]; W_src z_src is computed once for both."""
     stop = real_rows(p_count, events)
     if tl.program_id(0) * BLOCK_U >= stop:
         return
@@ -116,7 +116,7 @@ def link_scores_kernel(
         b_neg = add_product(b_neg, b_z, b_w, PRECISION)
     b_bias = tl.load(p_bias_src + i_d, mask=m_d, other=0.0) + tl.load(p_bias_dst + i_d, mask=m_d, other=0.0)
     b_pos, b_neg = b_pos + b_bias[None, :], b_neg + b_bias[None, :]
-    b_pos, b_neg = tl.where(b_pos < 0, 0.0, b_pos), tl.where(b_neg < 0, 0.0, b_neg)  # NaN stays what it is
+    b_pos, b_neg = tl.where(b_pos < 0, 0.0, b_pos), tl.where(b_neg < 0, 0.0, b_neg)  # unlike tl.maximum, keeps NaN
     if SAVE:
         p_own, m_own = p_hidden + o_u[:, None] * DIM + i_d[None, :], m_u[:, None] & m_d[None, :]
         tl.store(p_own, b_pos, mask=m_own)
@@ -135,8 +135,8 @@ def link_scores_kernel(
 def link_loss_kernel(
     p_partial, p_count, p_bias_out, p_scores, p_loss, events, TILES: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Scores, the sums of their shares and b_out, 0 from the count on; and loss = (1/n) Σ softplus(−s⁺) +
-    softplus(s⁻), 0 where n = 0. One program takes all events, so that the loss is summed in one order."""
+    """Scores as sums of their parts and b_out, 0 for events that are not real; loss = (1/n) Σ softplus(−s⁺) +
+    softplus(s⁻), 0 where n = 0. A single program handles all events, so the loss is summed in a fixed order."""
     stop, ahead = real_rows(p_count, events), tl.cast(events, tl.int64)
     b_bias = tl.load(p_bias_out)
     b_sum = tl.zeros([BLOCK], p_loss.dtype.element_ty)
@@ -158,7 +158,7 @@ def link_loss_kernel(
 def _softplus(x):
     """log(1 + eˣ) = max(x, 0) + log(1 + y) with y = e⁻|x|.
 
-    log(1 + y) is taken as log(v) y / (v − 1) of the rounded v = 1 + y, whose error cancels, and y where v is 1.
+    log(1 + y) is computed as log(v) y / (v − 1) with the rounded v = 1 + y, whose error cancels, or y if v is 1.
     """
     y = tl.exp(-tl.abs(x))
     v = 1 + y
@@ -166,48 +166,48 @@ def _softplus(x):
     return tl.where(x < 0, 0.0, x) + b_log
 
 
-def _launch(of: LinkLoss, save: bool) -> Scored:
-    """Two kernels: hidden rows and shares of the scores, then scores and loss. The same bits in every run."""
-    out, embedded = _empty(of, save), of.embedded
+def _launch(args: LinkLoss, save: bool) -> Scored:
+    """Launch two kernels: hidden rows and parts of the scores, then scores and loss. Bitwise the same in every run."""
+    out, embedded = _empty(args, save), args.embedded
     events, dim = out.scores.shape[1], embedded.shape[1]
     config = link_scores_kernel.config(arithmetic(embedded.dtype))
     tiles = cdiv(dim, config["BLOCK_D"])
     partial = embedded.new_empty(tiles, 2, events)
     link_scores_kernel.launch(
         (cdiv(events, config["BLOCK_U"]), tiles), config,
-        embedded, of.count, of.weight_src.contiguous(), of.bias_src, of.weight_dst.contiguous(), of.bias_dst,
-        of.weight_out, partial, out.hidden, events, DIM=dim, STRIDE=embedded.stride(0), SAVE=save,
+        embedded, args.count, args.weight_src.contiguous(), args.bias_src, args.weight_dst.contiguous(), args.bias_dst,
+        args.weight_out, partial, out.hidden, events, DIM=dim, STRIDE=embedded.stride(0), SAVE=save,
         PRECISION=input_precision(embedded.dtype),
     )  # fmt: skip
     link_loss_kernel.launch(
-        (1,), link_loss_kernel.config(), partial, of.count, of.bias_out, out.scores, out.loss, events, TILES=tiles
+        (1,), link_loss_kernel.config(), partial, args.count, args.bias_out, out.scores, out.loss, events, TILES=tiles
     )
     return out
 
 
-def _empty(of: LinkLoss, save: bool) -> Scored:
-    """The outputs, unwritten."""
-    events, dim, new = of.embedded.shape[0] // 3, of.embedded.shape[1], of.embedded.new_empty
+def _empty(args: LinkLoss, save: bool) -> Scored:
+    """Allocate the outputs."""
+    events, dim, new = args.embedded.shape[0] // 3, args.embedded.shape[1], args.embedded.new_empty
     return Scored(new(()), new(2, events), new((2, events, dim) if save else 0))
 
 
-def _check(of: LinkLoss) -> None:
-    weights = checks.named(of, *of._fields[2:])
-    checks.dims(_NAME, 2, embedded=of.embedded)
-    rows, dim = of.embedded.shape
+def _check(args: LinkLoss) -> None:
+    weights = checks.named(args, *args._fields[2:])
+    checks.dims(_NAME, 2, embedded=args.embedded)
+    rows, dim = args.embedded.shape
     if rows % 3 or not dim:
         raise ValueError(
-            f"{_NAME}: embedded has shape {(rows, dim)}; give three rows an event, of the sources, the destinations "
-            "and the negatives, of one number or more"
+            f"{_NAME}: embedded has shape {(rows, dim)}; give three rows per event (sources, destinations, negatives), "
+            "with at least one column"
         )
     shapes = zip(weights.values(), [(dim, dim), (dim,), (dim, dim), (dim,), (1, dim), (1,)], strict=True)
-    checks.shape(_NAME, count=(of.count, (1,)), **dict(zip(weights, shapes, strict=True)))
-    checks.dtype(_NAME, checks.COMPUTED, weight_src=of.weight_src)
-    checks.same_dtype(_NAME, **weights, embedded=of.embedded)
-    checks.dtype(_NAME, checks.INTEGERS, count=of.count)
-    checks.layout(_NAME, embedded=of.embedded, **weights)
-    checks.device(_NAME, of.embedded.device, (), count=of.count, **weights)
-    checks.within(_NAME, "count", of.count, rows // 3 + 1)
+    checks.shape(_NAME, count=(args.count, (1,)), **dict(zip(weights, shapes, strict=True)))
+    checks.dtype(_NAME, checks.COMPUTED, weight_src=args.weight_src)
+    checks.same_dtype(_NAME, **weights, embedded=args.embedded)
+    checks.dtype(_NAME, checks.INTEGERS, count=args.count)
+    checks.layout(_NAME, embedded=args.embedded, **weights)
+    checks.device(_NAME, args.embedded.device, (), count=args.count, **weights)
+    checks.within(_NAME, "count", args.count, rows // 3 + 1)
 
 
 link_loss = differentiable(

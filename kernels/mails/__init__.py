@@ -1,1 +1,1 @@
-"""Mails and node records: fetched, aggregated, delivered, patched, gathered."""
+"""Mails and node records: fetching, aggregation, delivery, patching and gathering."""

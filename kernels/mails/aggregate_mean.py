@@ -1,4 +1,4 @@
-"""The "mean" of `aggregate_messages` by its two kernels, and before them the device functions that "last" shares."""
+"""The two kernels of mode "mean" of `aggregate_messages`, and device functions that they share with "last"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @device_function
 def end_rows(p_src, p_dst, p_src_rows, p_dst_rows, o_event, m_event):
-    """Rows of both endpoints of events, −1 where either node is padding and beyond the mask."""
+    """Rows of both endpoints of events, −1 where either node is padding and outside the mask."""
     b_src = tl.load(p_src + o_event, mask=m_event, other=-1)
     b_dst = tl.load(p_dst + o_event, mask=m_event, other=-1)
     m_real = (b_src >= 0) & (b_dst >= 0)
@@ -26,7 +26,7 @@ def end_rows(p_src, p_dst, p_src_rows, p_dst_rows, o_event, m_event):
 
 @device_function
 def position_rows(p_src, p_dst, p_src_rows, p_dst_rows, num_events, o_position):
-    """Of endpoint positions 2·event + side: the endpoint's own row and the other's, −1 for padding."""
+    """Rows of the endpoint and of the other endpoint at positions 2·event + side, −1 for padding."""
     b_src, b_dst = end_rows(p_src, p_dst, p_src_rows, p_dst_rows, o_position // 2, o_position < 2 * num_events)
     m_src = o_position % 2 == 0
     return tl.where(m_src, b_src, b_dst), tl.where(m_src, b_dst, b_src)
@@ -36,7 +36,7 @@ def position_rows(p_src, p_dst, p_src_rows, p_dst_rows, num_events, o_position):
 def is_last(
     p_src, p_dst, p_src_rows, p_dst_rows, num_events, o_position, b_own, BLOCK: tl.constexpr, CHUNK: tl.constexpr
 ):
-    """Whether no later position has the row b_own [BLOCK]; scans forward until all are beaten."""
+    """Mask of positions whose row b_own [BLOCK] occurs at no later position; scans forward until none is left."""
     m_open = b_own >= 0
     o_first = tl.program_id(0) * (BLOCK // 2)
     while (o_first < num_events) & (tl.max(m_open.to(tl.int32), 0) > 0):
@@ -51,7 +51,7 @@ def is_last(
 
 @device_function
 def target_nodes(p_src, p_dst, o_position, m_last):
-    """The nodes at positions."""
+    """Nodes at positions 2·event + side."""
     m_src = o_position % 2 == 0
     b_src = tl.load(p_src + o_position // 2, mask=m_last & m_src, other=0).to(tl.int64)
     return tl.where(m_src, b_src, tl.load(p_dst + o_position // 2, mask=m_last & ~m_src, other=0).to(tl.int64))
@@ -59,7 +59,7 @@ def target_nodes(p_src, p_dst, o_position, m_last):
 
 @device_function
 def store_cells(p_cell, b_value, m_cell):
-    """Store numbers in a table's type: into bfloat16 by way of float32, as torch goes and as the interpreter can."""
+    """Store numbers in a table's dtype; bfloat16 is rounded through float32, as in torch and for the interpreter."""
     if p_cell.dtype.element_ty == tl.bfloat16:
         b_value = b_value.to(tl.float32)
     tl.store(p_cell, b_value.to(p_cell.dtype.element_ty), mask=m_cell)
@@ -70,7 +70,7 @@ def copy_rows(
     p_to, stride_to, b_to, p_from, stride_from, b_from, m_row,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """to[b_to] := from[b_from], rows of WIDTH numbers, where m_row [BLOCK]."""
+    """to[b_to] := from[b_from] for rows of WIDTH numbers under the mask m_row [BLOCK]."""
     SPAN: tl.constexpr = PADDED if PADDED < COLUMNS else COLUMNS
     o_to, o_from = b_to.to(tl.int64)[:, None] * stride_to, b_from.to(tl.int64)[:, None] * stride_from
     for o_column in range(0, WIDTH, SPAN):
@@ -81,12 +81,12 @@ def copy_rows(
 
 
 @device_function
-def write_own(
+def write_record(
     p_memory, p_memory_time, p_event_id, p_mail_time, p_batch_event_ids, p_times, p_hidden, p_hidden_time,
     stride_memory, stride_hidden, o_position, b_node, b_own, m_last,
     DIM: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """What both modes write of a record: memory, its time, the latest event's id and time."""
+    """Write the part of a record that both modes share: memory, its time, the latest event's id and time."""
     copy_rows(p_memory, stride_memory, b_node, p_hidden, stride_hidden, b_own, m_last, DIM, PADDED, COLUMNS)
     tl.store(p_memory_time + b_node, tl.load(p_hidden_time + b_own, mask=m_last, other=0), mask=m_last)
     b_event = tl.load(p_batch_event_ids + o_position // 2, mask=m_last, other=-1).to(tl.int64)
@@ -98,8 +98,8 @@ def write_own(
 def previous_position(
     p_src, p_dst, p_src_rows, p_dst_rows, num_events, o_position, b_own, BLOCK: tl.constexpr, CHUNK: tl.constexpr
 ):
-    """The latest earlier position with the row b_own [BLOCK], −1 if none; scans back until all have theirs."""
-    b_found = tl.where(b_own >= 0, -1, 0).to(tl.int32)  # padding looks for none
+    """The latest earlier position with the row b_own [BLOCK], −1 if none; scans backwards until all are found."""
+    b_found = tl.where(b_own >= 0, -1, 0).to(tl.int32)  # no search for padding
     o_end = tl.minimum((tl.program_id(0) + 1) * (BLOCK // 2), num_events)
     while (o_end > 0) & (tl.min(b_found, 0) < 0):
         o_event = o_end - 1 - tl.arange(0, CHUNK)
@@ -139,7 +139,7 @@ def mean_rows(
     p_to, stride_to, b_node, p_from, stride_from, p_src_rows, p_dst_rows, p_previous, o_position, m_last,
     OF_EVENTS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """to[node] := mean over the chain of positions that ends at a last one: of the events' rows, or the partners'."""
+    """to[node] := mean of the events' or the partners' rows over the chain of positions that ends at the last one."""
     SPAN: tl.constexpr = PADDED if PADDED < COLUMNS else COLUMNS
     SUM: tl.constexpr = tl.float64 if p_from.dtype.element_ty == tl.float64 else tl.float32
     for o_column in range(0, WIDTH, SPAN):
@@ -150,7 +150,7 @@ def mean_rows(
             m_at = b_at >= 0
             if OF_EVENTS:
                 b_row = (b_at // 2).to(tl.int64)
-            else:  # of the other end
+            else:  # the other endpoint
                 m_src = b_at % 2 == 0
                 b_dst_row = tl.load(p_dst_rows + b_at // 2, mask=m_at & m_src, other=0).to(tl.int64)
                 b_src_row = tl.load(p_src_rows + b_at // 2, mask=m_at & ~m_src, other=0).to(tl.int64)
@@ -159,8 +159,8 @@ def mean_rows(
             b_sum += tl.load(p_from + b_row[:, None] * stride_from + i_column, mask=m_cell, other=0).to(SUM)
             b_count += m_at.to(SUM)
             b_at = tl.load(p_previous + b_at, mask=m_at, other=-1)
-        # One division a row: a block of them costs ptxas a stack. 1 / 1 may be off by a unit in the last place, and
-        # a mean of one row is that row.
+        # One division per row: a block of divisions makes ptxas use a stack. 1 / 1 may be off by one ulp, and
+        # the mean of one row must be that row.
         b_scale = tl.where(b_count > 1, 1.0 / tl.maximum(b_count, 1.0), 1.0)
         b_mean = b_sum * b_scale[:, None]
         m_cell = m_last[:, None] & (i_column < WIDTH)
@@ -179,15 +179,15 @@ def mean_kernel(
     DIM: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, PADDED_WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Where position p is its node u's last: memory(u) := h(u), partner(u) := Σ h(other end) / n over u's n positions.
+    """For the last position of a node u: memory(u) := h(u), partner(u) := Σ h(other end) / n over u's n positions.
 
-    mail_features(u) := Σ features(event) / n likewise. Sums run from the last position back.
+    mail_features(u) := Σ features(event) / n likewise. Sums run backwards from the last position.
     """
     o_position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_last = tl.load(p_last + o_position, mask=o_position < 2 * num_events, other=0) != 0
     b_own, _ = position_rows(p_src, p_dst, p_src_rows, p_dst_rows, num_events, o_position)
     b_node = target_nodes(p_src, p_dst, o_position, m_last)
-    write_own(
+    write_record(
         p_memory, p_memory_time, p_event_id, p_mail_time, p_batch_event_ids, p_times, p_hidden, p_hidden_time,
         stride_memory, stride_hidden, o_position, b_node, b_own, m_last, DIM, PADDED, COLUMNS,
     )  # fmt: skip
@@ -202,22 +202,23 @@ def mean_kernel(
         )  # fmt: skip
 
 
-def launch_mean(of: Aggregate) -> None:
-    """`aggregate_messages` in the mode "mean": one launch links each node's positions, one walks them and writes.
+def launch_mean(args: Aggregate) -> None:
+    """`aggregate_messages` in mode "mean": one kernel links each node's positions, the other follows them and writes.
 
-    Only a node's last position writes it, and no kernel reads a table, so programs do not meet.
+    Only the program of a node's last position writes the node, and no kernel reads a table, so nothing races.
     """
-    events, dim, width, strides = of.src.numel(), of.hidden.shape[1], 0, (0, 0)
-    last, previous = of.src.new_empty((2, 2 * events), dtype=torch.int32).unbind()
+    events, dim, width, strides = args.src.numel(), args.hidden.shape[1], 0, (0, 0)
+    last, previous = args.src.new_empty((2, 2 * events), dtype=torch.int32).unbind()
     config = link_kernel.config()
     link_kernel.launch(
-        (cdiv(2 * events, config["BLOCK"]),), config, of.src, of.dst, of.src_rows, of.dst_rows, last, previous, events
-    )
-    if of.mail_features is not None and of.features is not None:  # both or neither
-        width, strides = of.features.shape[1], (of.mail_features.stride(0), of.features.stride(0))
+        (cdiv(2 * events, config["BLOCK"]),), config,
+        args.src, args.dst, args.src_rows, args.dst_rows, last, previous, events,
+    )  # fmt: skip
+    if args.mail_features is not None and args.features is not None:  # both or neither
+        width, strides = args.features.shape[1], (args.mail_features.stride(0), args.features.stride(0))
     config = mean_kernel.config()
     mean_kernel.launch(
-        (cdiv(2 * events, config["BLOCK"]),), config, *of[:-1], last, previous, events,
-        of.memory.stride(0), of.partner.stride(0), *strides, of.hidden.stride(0),
+        (cdiv(2 * events, config["BLOCK"]),), config, *args[:-1], last, previous, events,
+        args.memory.stride(0), args.partner.stride(0), *strides, args.hidden.stride(0),
         DIM=dim, PADDED=pow2(dim, 1), WIDTH=width, PADDED_WIDTH=pow2(width, 1),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Delivery of a batch's mails to everyone who hears of its events, into tables of several mails a node."""
+"""Delivery of a batch's mails to all nodes that hear of its events, into tables with several mails per node."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ _NAME = "deliver_mails"
 
 
 class Deliver(NamedTuple):
-    """Write the memory of a batch's endpoints, and a mail in the next slot of everyone who hears of its events (APAN,
-    Wang et al., SIGMOD 2021), in place.
+    """Write the memory of a batch's endpoints, and one mail to every node that hears of its events (APAN, Wang et al.,
+    SIGMOD 2021), in place.
 
-    memory(u) := h(u) of the ends u of the B events. A node v that hears of events gets one mail, whatever their number,
-    into slot received[v] mod S, and received[v] grows by one. Mail 2·event + side comes from the event's source (side
-    0) or destination (1); its row is [h(that end) ‖ h(the other end)]:
+    memory(u) := h(u) for the endpoints u of the B events. A node v that hears of any number of events gets one mail in
+    slot received[v] mod S, and received[v] grows by one. Mail 2·event + side comes from the event's source (side 0) or
+    destination (1); its row is [h(that end) ‖ h(the other end)]. v's slot gets
 
     * "last": the row of its latest mail, `last`.
-    * "mean": the mean row and the mean feature row of all its deliveries; event id and time are the latest one's.
+    * "mean": the mean row and the mean feature row of all its deliveries, with the latest one's event id and time.
 
     Args:
-        memory: [N, D]; mails: [N, S, 2D]; mail_features: [N, S, E] floating, for "mean" where events have features,
+        memory: [N, D]; mails: [N, S, 2D]; mail_features: [N, S, E] floating, for "mean" if events have features,
             None otherwise. memory_time: [N], mail_time: [N, S] int64 or float64. received: [N], event_id: [N, S] int64.
-            All mutated. Rows of memory, mails and mail_features may be apart by more than a node's numbers.
+            All mutated. Rows of memory, mails and mail_features may have any stride.
         src, dst: [B] integer nodes; a negative one is padding. batch_event_ids: [B] integer; times: [B].
-        features: [B, E] floating, the events' feature rows; with `mail_features` alone.
-        hidden: h [U, D] float32 or float64; hidden_time: [U], the time that memory gets; src_rows, dst_rows: [B]
+        features: [B, E] floating, the events' feature rows; only with `mail_features`.
+        hidden: h [U, D] float32 or float64; hidden_time: [U], the new memory time; src_rows, dst_rows: [B]
             integer, the ends' rows in `hidden`. All times have one dtype.
         heard: [V] integer, the nodes that hear of an event, each once; a negative one is padding. last: [V] integer,
             the latest mail of each.
-        owners, deliveries: [M] integer, for "mean": places among `heard`, and the mails delivered to them; a negative
-            delivery is padding.
+        owners, deliveries: [M] integer, for "mean": indices into `heard`, and the mails delivered to these nodes; a
+            negative delivery is padding.
 
     Returns:
-        None; nothing is differentiable. What is written is the same in every run, on a GPU too.
+        None; nothing is differentiable. Bitwise the same in every run, on a GPU too.
 
     Raises:
-        ValueError: `mode` is neither of the two or lacks its arguments; a wrong dtype, shape, layout or device; with
-            debugging on, a node, row, mail or place outside its table.
+        ValueError: `mode` is neither "last" nor "mean", or lacks its arguments; a wrong dtype, shape, layout or device;
+            with debugging on, a node, row, mail or index outside its table.
     """
 
     memory: torch.Tensor
@@ -70,36 +70,37 @@ class Deliver(NamedTuple):
     mode: str = "last"
 
 
-def _reference(of: Deliver) -> None:
-    ends, rows = torch.cat([of.src, of.dst]), torch.cat([of.src_rows, of.dst_rows])
+def _reference(args: Deliver) -> None:
+    ends, rows = torch.cat([args.src, args.dst]), torch.cat([args.src_rows, args.dst_rows])
     real = (ends >= 0).nonzero().squeeze(1)
     ends, rows = ends.index_select(0, real).long(), rows.index_select(0, real)
-    of.memory.index_copy_(0, ends, of.hidden.index_select(0, rows).to(of.memory.dtype))
-    of.memory_time.index_copy_(0, ends, of.hidden_time.index_select(0, rows))
+    args.memory.index_copy_(0, ends, args.hidden.index_select(0, rows).to(args.memory.dtype))
+    args.memory_time.index_copy_(0, ends, args.hidden_time.index_select(0, rows))
 
-    places = (of.heard >= 0).nonzero().squeeze(1)
-    nodes, latest = of.heard.index_select(0, places).long(), of.last.index_select(0, places).long()
-    before = of.received.index_select(0, nodes)
-    of.received.index_copy_(0, nodes, before + 1)
-    cells, events = (nodes, before % of.mails.shape[1]), latest >> 1
-    of.event_id.index_put_(cells, of.batch_event_ids.index_select(0, events).long())
-    of.mail_time.index_put_(cells, of.times.index_select(0, events))
-    summed = _summed(of)
-    if summed is None:
-        found = mail_rows(of.hidden, of.src_rows, of.dst_rows, latest)
+    places = (args.heard >= 0).nonzero().squeeze(1)
+    nodes, latest = args.heard.index_select(0, places).long(), args.last.index_select(0, places).long()
+    before = args.received.index_select(0, nodes)
+    args.received.index_copy_(0, nodes, before + 1)
+    cells, events = (nodes, before % args.mails.shape[1]), latest >> 1
+    args.event_id.index_put_(cells, args.batch_event_ids.index_select(0, events).long())
+    args.mail_time.index_put_(cells, args.times.index_select(0, events))
+    mails = _mails(args)
+    if mails is None:
+        values = mail_rows(args.hidden, args.src_rows, args.dst_rows, latest)
     else:
-        means, kept = reference_means(summed)
-        found = means.index_select(0, places)
-        if of.mail_features is not None and kept is not None:
-            of.mail_features.index_put_(cells, kept.index_select(0, places).to(of.mail_features.dtype))
-    of.mails.index_put_(cells, found.to(of.mails.dtype))
+        means, features = reference_means(mails)
+        values = means.index_select(0, places)
+        if args.mail_features is not None and features is not None:
+            args.mail_features.index_put_(cells, features.index_select(0, places).to(args.mail_features.dtype))
+    args.mails.index_put_(cells, values.to(args.mails.dtype))
 
 
-def _summed(of: Deliver) -> Mails | None:
-    """The mails of which means are taken, if any."""
-    if of.mode == "last" or of.owners is None or of.deliveries is None:
+def _mails(args: Deliver) -> Mails | None:
+    """Inputs of `mean_mails`, or None in mode "last"."""
+    if args.mode == "last" or args.owners is None or args.deliveries is None:
         return None
-    return Mails(of.hidden, of.src_rows, of.dst_rows, of.features, of.owners, of.deliveries, of.heard.numel())
+    rows, receivers = (args.src_rows, args.dst_rows), args.heard.numel()
+    return Mails(args.hidden, *rows, args.features, args.owners, args.deliveries, receivers)
 
 
 @kernel(
@@ -115,13 +116,13 @@ def ring_kernel(
     SLOTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
     PADDED: tl.constexpr, PADDED_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """With the receiver v = heard[i] ≥ 0, its latest mail 2·event + side and c = received[v] mod SLOTS:
+    """For a receiver v = heard[i] ≥ 0, its latest mail 2·event + side and c = received[v] mod SLOTS:
 
-        mails[v, c] := [h(own end) ‖ h(other end)], or the mean that is given     received[v] += 1
+        mails[v, c] := [h(that end) ‖ h(other end)], or the mean if there is one     received[v] += 1
         event_id[v, c], mail_time[v, c] := those of the event
 
-    and of an end u ≥ 0: memory(u) := h(u), with its time. The first programs take BLOCK receivers each, the others
-    BLOCK ends. A node that is an end several times is written as often, with the same bits.
+    and for an end u ≥ 0: memory(u) := h(u), with its time. The first programs handle BLOCK receivers each, the others
+    BLOCK ends. A node that is an end several times is written several times, with the same bits.
     """
     tile, tiles = tl.program_id(0), tl.cdiv(num_heard, BLOCK)
     if tile < tiles:
@@ -129,7 +130,7 @@ def ring_kernel(
         b_node = tl.load(p_heard + o_heard, mask=o_heard < num_heard, other=-1).to(tl.int64)
         m_node = b_node >= 0
         b_before = tl.load(p_received + b_node, mask=m_node, other=0)
-        tl.debug_barrier()  # the compiler loads once a layout, each by other warps: all of them before one stores
+        tl.debug_barrier()  # each layout repeats the load in different warps: all must load before any stores
         tl.store(p_received + b_node, b_before + 1, mask=m_node)
         b_slot = b_before % SLOTS
         o_cell = b_node * SLOTS + b_slot
@@ -162,65 +163,65 @@ def ring_kernel(
         tl.store(p_memory_time + b_node, tl.load(p_hidden_time + b_row, mask=m_node, other=0), mask=m_node)
 
 
-def _launch(of: Deliver) -> None:
-    """One kernel, for "mean" after the one that sums."""
-    summed = _summed(of)
-    means, kept = (None, None) if summed is None else launch_means(summed)
-    config, (_, slots, width) = ring_kernel.config(), of.mails.shape
-    dim, features = width // 2, of.mail_features
+def _launch(args: Deliver) -> None:
+    """Launch one kernel; in mode "mean" the kernel of the means runs first."""
+    mails = _mails(args)
+    means, feature_means = (None, None) if mails is None else launch_means(mails)
+    config, (_, slots, width) = ring_kernel.config(), args.mails.shape
+    dim, features = width // 2, args.mail_features
     features_width, stride_features = (0, 0) if features is None else (features.shape[2], features.stride(0))
-    tiles = cdiv(of.heard.numel(), config["BLOCK"]) + cdiv(2 * of.src.numel(), config["BLOCK"])
+    tiles = cdiv(args.heard.numel(), config["BLOCK"]) + cdiv(2 * args.src.numel(), config["BLOCK"])
     ring_kernel.launch(
-        (tiles,), config, *of[:11], *of[12:18], means, kept, of.src.numel(), of.heard.numel(),
-        of.memory.stride(0), of.mails.stride(0), stride_features, of.hidden.stride(0), SLOTS=slots, DIM=dim,
+        (tiles,), config, *args[:11], *args[12:18], means, feature_means, args.src.numel(), args.heard.numel(),
+        args.memory.stride(0), args.mails.stride(0), stride_features, args.hidden.stride(0), SLOTS=slots, DIM=dim,
         WIDTH=features_width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(features_width, 1),
     )  # fmt: skip
 
 
-def _check(of: Deliver) -> None:
-    if of.mode not in ("last", "mean"):
-        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {of.mode!r}")
-    if (of.owners is None) != (of.deliveries is None) or (of.mode == "mean" and of.owners is None):
-        raise ValueError(f"{_NAME}: owners and deliveries go together, and mode 'mean' takes both; give both")
-    if (of.mail_features is None) != (of.features is None) or (of.mode == "last" and of.features is not None):
-        raise ValueError(f"{_NAME}: features and mail_features go together, under mode 'mean'; give both or neither")
-    batch = checks.named(of, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
-    lists = {**batch, **checks.named(of, "heard", "last", "owners", "deliveries")}
+def _check(args: Deliver) -> None:
+    if args.mode not in ("last", "mean"):
+        raise ValueError(f"{_NAME}: mode must be 'last' or 'mean', not {args.mode!r}")
+    if (args.owners is None) != (args.deliveries is None) or (args.mode == "mean" and args.owners is None):
+        raise ValueError(f"{_NAME}: owners and deliveries go together, and mode 'mean' needs them; give both")
+    if (args.mail_features is None) != (args.features is None) or (args.mode == "last" and args.features is not None):
+        raise ValueError(f"{_NAME}: features and mail_features go together, in mode 'mean' only; give both or neither")
+    batch = checks.named(args, "src", "dst", "batch_event_ids", "src_rows", "dst_rows")
+    lists = {**batch, **checks.named(args, "heard", "last", "owners", "deliveries")}
     columns, rows = (
-        checks.named(of, "memory_time", "received", "event_id", "mail_time"),
-        checks.named(of, "mails", "mail_features"),
+        checks.named(args, "memory_time", "received", "event_id", "mail_time"),
+        checks.named(args, "mails", "mail_features"),
     )
-    others = {**lists, **checks.named(of, "times", "features", "hidden_time")}
-    checks.dtype(_NAME, checks.COMPUTED, hidden=of.hidden)
-    checks.dtype(_NAME, checks.FLOATS, memory=of.memory, **rows, features=of.features)
-    checks.dtype(_NAME, (torch.int64,), received=of.received, event_id=of.event_id)
+    others = {**lists, **checks.named(args, "times", "features", "hidden_time")}
+    checks.dtype(_NAME, checks.COMPUTED, hidden=args.hidden)
+    checks.dtype(_NAME, checks.FLOATS, memory=args.memory, **rows, features=args.features)
+    checks.dtype(_NAME, (torch.int64,), received=args.received, event_id=args.event_id)
     checks.dtype(_NAME, checks.INTEGERS, **lists)
-    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
-    checks.same_dtype(_NAME, **checks.named(of, "memory_time", "mail_time", "times", "hidden_time"))
-    checks.dims(_NAME, 2, **checks.named(of, "memory", "hidden", "event_id", "features"))
-    checks.dims(_NAME, 1, src=of.src, heard=of.heard, owners=of.owners)
-    (nodes, dim), slots, events = of.memory.shape, of.event_id.shape[1], tuple(of.src.shape)
-    width, ring, known = 0 if of.features is None else of.features.shape[1], (nodes, slots), len(of.hidden)
+    checks.dtype(_NAME, checks.TIMES, memory_time=args.memory_time)
+    checks.same_dtype(_NAME, **checks.named(args, "memory_time", "mail_time", "times", "hidden_time"))
+    checks.dims(_NAME, 2, **checks.named(args, "memory", "hidden", "event_id", "features"))
+    checks.dims(_NAME, 1, src=args.src, heard=args.heard, owners=args.owners)
+    (nodes, dim), slots, events = args.memory.shape, args.event_id.shape[1], tuple(args.src.shape)
+    width, ring, count = 0 if args.features is None else args.features.shape[1], (nodes, slots), len(args.hidden)
     if slots < 1:
-        raise ValueError(f"{_NAME}: event_id has shape {tuple(of.event_id.shape)}; give one slot a node at least")
+        raise ValueError(f"{_NAME}: event_id has shape {tuple(args.event_id.shape)}; give at least one slot per node")
     shapes = {
         "memory_time": (nodes,), "received": (nodes,), "mails": (*ring, 2 * dim), "event_id": ring, "mail_time": ring,
-        "mail_features": (*ring, width), "features": (*events, width), "hidden": (known, dim), "hidden_time": (known,),
-        "times": events, "last": tuple(of.heard.shape),
-        "deliveries": () if of.owners is None else tuple(of.owners.shape), **dict.fromkeys(batch, events),
+        "mail_features": (*ring, width), "features": (*events, width), "hidden": (count, dim), "hidden_time": (count,),
+        "times": events, "last": tuple(args.heard.shape),
+        "deliveries": () if args.owners is None else tuple(args.owners.shape), **dict.fromkeys(batch, events),
     }  # fmt: skip
-    checks.shape(_NAME, **{name: (getattr(of, name), shape) for name, shape in shapes.items()})
-    checks.layout(_NAME, memory=of.memory, hidden=of.hidden, **others)
+    checks.shape(_NAME, **{name: (getattr(args, name), shape) for name, shape in shapes.items()})
+    checks.layout(_NAME, memory=args.memory, hidden=args.hidden, **others)
     for name, table in {**columns, **rows}.items():
-        apart = table is not None and name in rows and table.numel() and table.stride()[1:] == (table.shape[2], 1)
-        if table is not None and not (apart or table.is_contiguous()):
+        strided = table is not None and name in rows and table.numel() and table.stride()[1:] == (table.shape[2], 1)
+        if table is not None and not (strided or table.is_contiguous()):
             raise ValueError(f"{_NAME}: {name} has strides {table.stride()}; give {name}.contiguous()")
-    checks.device(_NAME, of.hidden.device, (), memory=of.memory, **columns, **rows, **others)
-    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", known), ("dst_rows", known), ("heard", nodes)):
-        checks.within(_NAME, name, getattr(of, name), stop, None)
-    checks.within(_NAME, "owners", of.owners, of.heard.numel())
+    checks.device(_NAME, args.hidden.device, (), memory=args.memory, **columns, **rows, **others)
+    for name, stop in (("src", nodes), ("dst", nodes), ("src_rows", count), ("dst_rows", count), ("heard", nodes)):
+        checks.within(_NAME, name, getattr(args, name), stop, None)
+    checks.within(_NAME, "owners", args.owners, args.heard.numel())
     for name in ("last", "deliveries"):
-        checks.within(_NAME, name, getattr(of, name), 2 * len(of.src), None)
+        checks.within(_NAME, name, getattr(args, name), 2 * len(args.src), None)
 
 
 deliver_mails = operation(

@@ -1,4 +1,4 @@
-"""What a memory updater needs to know of each node's mail, read from tables of one mail a node."""
+"""Event, Δt and time of each node's mail for a memory updater, read from tables with one mail per node."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Fetched = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Fetch(NamedTuple):
-    """The event of every node's one mail, its Δt, and the time that memory has once the mail is digested.
+    """Event and Δt of each node's mail, and the time of its memory after digesting it.
 
     With v = nodes[i]: events[i] = event_id[v], has_mail[i] = (events[i] ≥ 0), Δt[i] = mail_time[v] − memory_time[v]
-    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail Δt is 0 and the time is memory_time[v].
+    (the TGN paper's rule), digested_time[i] = mail_time[v]; without mail, Δt is 0 and the time is memory_time[v].
 
     Args:
         nodes: [C] integer, rows of the tables; a negative one is padding, which has no mail and node 0's memory time.
-        memory_time: [N] int64 or float64, N ≥ 1, when memory was last updated.
-        event_id: [N] int64, the event that the mail is from; negative where there is no mail.
+        memory_time: [N] int64 or float64, N ≥ 1, the time of the last memory update.
+        event_id: [N] int64, the event of the mail; negative if there is no mail.
         mail_time: [N], in the dtype of `memory_time`.
         dtype: float32 or float64, of the differences.
 
     Returns:
         events [C] int64, −1 in padding; Δt [C] in `dtype`, subtracted before it is rounded; has_mail [C]
-        bool; digested_time [C] in the dtype of the times. Nothing is mutated, nothing is differentiable.
+        bool; digested_time [C] in the dtype of the times. Nothing is mutated or differentiable.
 
     Raises:
         ValueError: a wrong dtype, shape, layout or device, empty tables; with debugging on, a node outside the tables.
@@ -42,12 +42,12 @@ class Fetch(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-def _reference(of: Fetch) -> Fetched:
-    place = of.nodes.clamp(min=0)
-    memory, mail = of.memory_time.index_select(0, place), of.mail_time.index_select(0, place)
-    events = torch.where(of.nodes >= 0, of.event_id.index_select(0, place), -1)
+def _reference(args: Fetch) -> Fetched:
+    place = args.nodes.clamp(min=0)
+    memory, mail = args.memory_time.index_select(0, place), args.mail_time.index_select(0, place)
+    events = torch.where(args.nodes >= 0, args.event_id.index_select(0, place), -1)
     has_mail = events >= 0
-    return events, torch.where(has_mail, mail - memory, 0).to(of.dtype), has_mail, torch.where(has_mail, mail, memory)
+    return events, torch.where(has_mail, mail - memory, 0).to(args.dtype), has_mail, torch.where(has_mail, mail, memory)
 
 
 @kernel(
@@ -60,7 +60,7 @@ def mail_kernel(
     p_nodes, p_memory_time, p_event_id, p_mail_time, p_events, p_deltas, p_has_mail, p_digested, num_nodes,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """With v = nodes[i]: e_i = event_id[v] where v ≥ 0, else −1; where e_i ≥ 0, Δt_i = mail time_v − memory time_v and
+    """For v = nodes[i]: e_i = event_id[v] where v ≥ 0, else −1; where e_i ≥ 0, Δt_i = mail time_v − memory time_v and
     digested time_i = mail time_v, elsewhere 0 and memory time_max(v, 0)."""
     o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_node = o_node < num_nodes
@@ -76,35 +76,35 @@ def mail_kernel(
     tl.store(p_digested + o_node, tl.where(m_mail, b_mail, b_memory), mask=m_node)
 
 
-def _launch(of: Fetch) -> Fetched:
-    """A program reads the mail of BLOCK nodes."""
-    out, config, nodes = _empty(of), mail_kernel.config(), of.nodes.numel()
-    mail_kernel.launch((cdiv(nodes, config["BLOCK"]),), config, *of[:4], *out, nodes)
+def _launch(args: Fetch) -> Fetched:
+    """Launch programs for BLOCK nodes each."""
+    out, config, nodes = _empty(args), mail_kernel.config(), args.nodes.numel()
+    mail_kernel.launch((cdiv(nodes, config["BLOCK"]),), config, *args[:4], *out, nodes)
     return out
 
 
-def _empty(of: Fetch) -> Fetched:
-    """The outputs, unwritten."""
-    size = of.nodes.numel()
-    events, deltas, has_mail = (of.nodes.new_empty(size, dtype=dtype) for dtype in (torch.int64, of.dtype, torch.bool))
-    return events, deltas, has_mail, of.mail_time.new_empty(size)
+def _empty(args: Fetch) -> Fetched:
+    """Allocate the outputs."""
+    size, dtypes = args.nodes.numel(), (torch.int64, args.dtype, torch.bool)
+    events, deltas, has_mail = (args.nodes.new_empty(size, dtype=dtype) for dtype in dtypes)
+    return events, deltas, has_mail, args.mail_time.new_empty(size)
 
 
-def _check(of: Fetch) -> None:
-    tables = {"memory_time": of.memory_time, "event_id": of.event_id, "mail_time": of.mail_time}
-    checks.dtype(_NAME, checks.INTEGERS, nodes=of.nodes)
-    checks.dtype(_NAME, checks.TIMES, memory_time=of.memory_time)
-    checks.same_dtype(_NAME, memory_time=of.memory_time, mail_time=of.mail_time)
-    checks.dtype(_NAME, (torch.int64,), event_id=of.event_id)
-    if of.dtype not in checks.COMPUTED:
-        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {of.dtype}")
-    checks.dims(_NAME, 1, nodes=of.nodes, memory_time=of.memory_time)
-    checks.shape(_NAME, **{name: (table, tuple(of.memory_time.shape)) for name, table in tables.items()})
-    if of.memory_time.numel() == 0:
-        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, one at least")
-    checks.layout(_NAME, nodes=of.nodes, **tables)
-    checks.device(_NAME, of.nodes.device, (), **tables)
-    checks.within(_NAME, "nodes", of.nodes, of.memory_time.numel(), None)
+def _check(args: Fetch) -> None:
+    tables = {"memory_time": args.memory_time, "event_id": args.event_id, "mail_time": args.mail_time}
+    checks.dtype(_NAME, checks.INTEGERS, nodes=args.nodes)
+    checks.dtype(_NAME, checks.TIMES, memory_time=args.memory_time)
+    checks.same_dtype(_NAME, memory_time=args.memory_time, mail_time=args.mail_time)
+    checks.dtype(_NAME, (torch.int64,), event_id=args.event_id)
+    if args.dtype not in checks.COMPUTED:
+        raise ValueError(f"{_NAME}: dtype must be torch.float32 or torch.float64, not {args.dtype}")
+    checks.dims(_NAME, 1, nodes=args.nodes, memory_time=args.memory_time)
+    checks.shape(_NAME, **{name: (table, tuple(args.memory_time.shape)) for name, table in tables.items()})
+    if args.memory_time.numel() == 0:
+        raise ValueError(f"{_NAME}: memory_time has shape (0,); give tables with a row for every node, at least one")
+    checks.layout(_NAME, nodes=args.nodes, **tables)
+    checks.device(_NAME, args.nodes.device, (), **tables)
+    checks.within(_NAME, "nodes", args.nodes, args.memory_time.numel(), None)
 
 
 fetch_mail = operation(_NAME, Fetch, reference=_reference, launch=_launch, fake=_empty, check=_check, on="nodes")

@@ -1,4 +1,4 @@
-"""Rows of a table by number: what a batch touches, brought to the device from there or from pinned host memory."""
+"""Rows of a table by index, gathered on the device from device memory or from pinned host memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ BYTES = (torch.bool, torch.uint8)
 
 
 class Gather(NamedTuple):
-    """Rows of a table, bit for bit, in memory of their own on the device of `rows`.
+    """Copy rows of a table, bit for bit, to the device of `rows`.
 
-    result[i] := table[rows[i]]. A table in pinned host memory is read where it lies, only the rows asked for; nothing
-    waits for the device, so the host must leave such a table alone until the device has read it.
+    result[i] := table[rows[i]]. A table in pinned host memory is read in place, and only the requested rows. The call
+    does not wait for the device, so the host must not change such a table until the device has read it.
 
     Args:
-        table: [N, ...], any distance between rows that are dense themselves; float32, float64, bfloat16, int32, int64,
+        table: [N, ...], dense rows with any stride; float32, float64, bfloat16, int32, int64,
             uint8 or bool; on the device of `rows` or in pinned host memory.
-        rows: [M] integer, 0 to N − 1 each, in any order and as often as wanted.
+        rows: [M] integer, 0 to N − 1, in any order, repeats allowed.
 
     Returns:
-        [M, ...], contiguous. Nothing is mutated, nothing is differentiable: a backward pass through it raises.
+        [M, ...], contiguous. Nothing is mutated or differentiable; a backward pass raises an error.
 
     Raises:
         ValueError: a wrong dtype, shape, layout or device; with debugging on, a row outside the table.
@@ -36,8 +36,8 @@ class Gather(NamedTuple):
     rows: torch.Tensor
 
 
-def _reference(of: Gather) -> torch.Tensor:
-    return of.table.index_select(0, of.rows)
+def _reference(args: Gather) -> torch.Tensor:
+    return args.table.index_select(0, args.rows)
 
 
 @kernel(
@@ -50,7 +50,7 @@ def gather_kernel(
     p_table, p_rows, p_out, num_rows,
     STRIDE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out[i] := table[rows[i]], rows of WIDTH elements, STRIDE apart in the table."""
+    """out[i] := table[rows[i]] for rows of WIDTH elements with stride STRIDE in the table."""
     SPAN: tl.constexpr = PADDED if PADDED < COLUMNS else COLUMNS
     o_row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     i_column = tl.program_id(1) * SPAN + tl.arange(0, SPAN)[None, :]
@@ -60,9 +60,9 @@ def gather_kernel(
     tl.store(p_out + o_row.to(tl.int64)[:, None] * WIDTH + i_column, b_cell, mask=m_cell)
 
 
-def _launch(of: Gather) -> torch.Tensor:
-    """A program copies a block of columns of BLOCK rows."""
-    table, rows, out = of.table, of.rows, _empty(of)
+def _launch(args: Gather) -> torch.Tensor:
+    """Launch programs that each copy a block of columns of BLOCK rows."""
+    table, rows, out = args.table, args.rows, _empty(args)
     width, config = table.shape[1:].numel(), gather_kernel.config()
     padded = pow2(width, 1)
     source, target = (part.view(torch.uint8) if part.dtype == torch.bool else part for part in (table, out))
@@ -73,26 +73,26 @@ def _launch(of: Gather) -> torch.Tensor:
     return out
 
 
-def _empty(of: Gather) -> torch.Tensor:
-    """The output, unwritten."""
-    return of.rows.new_empty((of.rows.numel(), *of.table.shape[1:]), dtype=of.table.dtype)
+def _empty(args: Gather) -> torch.Tensor:
+    """Allocate the output."""
+    return args.rows.new_empty((args.rows.numel(), *args.table.shape[1:]), dtype=args.table.dtype)
 
 
-def _check(of: Gather) -> None:
-    table, rows = of
+def _check(args: Gather) -> None:
+    table, rows = args
     checks.dtype(_NAME, checks.FLOATS + checks.INTEGERS + BYTES, table=table)
     checks.dtype(_NAME, checks.INTEGERS, rows=rows)
     checks.dims(_NAME, 1, rows=rows)
     if table.dim() == 0:
-        raise ValueError(f"{_NAME}: table has shape (); give at least one dimension, that of its rows")
+        raise ValueError(f"{_NAME}: table has shape (); give at least one dimension, for the rows")
     if table.dim() > 1:
         checks.layout(_NAME, table=table)
     checks.layout(_NAME, rows=rows)
-    checks.device(_NAME, rows.device, ("table",), table=table if table.numel() else None)  # nothing is never pinned
+    checks.device(_NAME, rows.device, ("table",), table=table if table.numel() else None)  # empty is never pinned
     checks.within(_NAME, "rows", rows, table.shape[0])
 
 
 gather_rows = operation(
     _NAME, Gather, reference=_reference, launch=_launch, fake=_empty, check=_check, on="rows",
-    refuses="it has no gradient of its table; give table.detach(), or take table[rows]",
+    refuses="its table gets no gradient; give table.detach(), or use table[rows]",
 )  # fmt: skip

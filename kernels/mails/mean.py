@@ -1,4 +1,4 @@
-"""The "mean" of `deliver_mails`: the mean of all mails that a batch delivers to a node."""
+"""Mode "mean" of `deliver_mails`: the mean of all mails that a batch delivers to a node."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Means = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class Mails(NamedTuple):
-    """A batch's mails, and who gets them.
+    """Mails of a batch and their receivers.
 
     Args:
         hidden: h [U, D]; src_rows, dst_rows: [B], the ends' rows in it; features: [B, E] or None.
-        owners, deliveries: [M], places among the receivers and the mails delivered to them; −1 reaches nobody.
-        receivers: V.
+        owners, deliveries: [M], receivers' indices and the mails delivered to them; delivery −1 is padding.
+        receivers: V, the number of receivers.
     """
 
     hidden: torch.Tensor
@@ -30,34 +30,36 @@ class Mails(NamedTuple):
     receivers: int
 
 
-def mean_mails(of: Mails) -> Means:
-    """The mean rows [V, 2D] and mean feature rows [V, E] of V receivers' mails, both in the dtype of h.
+def mean_mails(args: Mails) -> Means:
+    """Mean rows [V, 2D] and mean feature rows [V, E] of V receivers' mails, both in the dtype of h.
 
-    A receiver to whom nothing is delivered gets zeros. The sums have one order, on a GPU too.
+    A receiver without deliveries gets zeros. The sums have a fixed order, on a GPU too.
     """
-    return (launch_means if on_triton(of.hidden) else reference_means)(of)
+    return (launch_means if on_triton(args.hidden) else reference_means)(args)
 
 
 def mail_rows(
     hidden: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, deliveries: torch.Tensor
 ) -> torch.Tensor:
-    """The rows [M, 2D] of mails [M], 2·event + side: h of the end that it comes from, then of the other."""
+    """Rows [M, 2D] of mails 2·event + side [M]: h of the mail's end, then of the other end."""
     rows = torch.stack([src_rows, dst_rows], 1).view(-1)
     pair = torch.stack([rows.index_select(0, deliveries), rows.index_select(0, deliveries ^ 1)], 1)
     return hidden.index_select(0, pair.view(-1)).view(deliveries.numel(), 2 * hidden.shape[1])
 
 
-def reference_means(of: Mails) -> Means:
+def reference_means(args: Mails) -> Means:
     """`mean_mails` in torch."""
-    real = (of.deliveries >= 0).nonzero().squeeze(1)
-    owners, mails = of.owners.index_select(0, real).long(), of.deliveries.index_select(0, real).long()
-    number = torch.bincount(owners, minlength=of.receivers).clamp(min=1).unsqueeze(1)
+    real = (args.deliveries >= 0).nonzero().squeeze(1)
+    owners, mails = args.owners.index_select(0, real).long(), args.deliveries.index_select(0, real).long()
+    number = torch.bincount(owners, minlength=args.receivers).clamp(min=1).unsqueeze(1)
 
     def mean(rows: torch.Tensor) -> torch.Tensor:
-        return rows.new_zeros(of.receivers, rows.shape[1]).index_add_(0, owners, rows) / number
+        return rows.new_zeros(args.receivers, rows.shape[1]).index_add_(0, owners, rows) / number
 
-    means = mean(mail_rows(of.hidden, of.src_rows, of.dst_rows, mails))
-    return means, None if of.features is None else mean(of.features.index_select(0, mails >> 1).to(of.hidden.dtype))
+    means = mean(mail_rows(args.hidden, args.src_rows, args.dst_rows, mails))
+    if args.features is None:
+        return means, None
+    return means, mean(args.features.index_select(0, mails >> 1).to(args.hidden.dtype))
 
 
 @device_function
@@ -65,12 +67,12 @@ def mean_row(
     p_to, p_from, stride_from, p_src_rows, p_dst_rows, p_deliveries, o_first, o_stop,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """to := mean of the rows of deliveries first to stop, in their order: src_rows[event] of one from the source,
-    dst_rows[event] of one from the destination, or the event's row where no such rows are given; 0 of none."""
+    """to := mean of the rows of deliveries first to stop, in order: src_rows[event] for a mail from the source,
+    dst_rows[event] for one from the destination, or row `event` without p_src_rows; 0 without deliveries."""
     SPAN: tl.constexpr = PADDED if PADDED < COLUMNS else COLUMNS
     SUM: tl.constexpr = p_to.dtype.element_ty
     count = tl.maximum(o_stop - o_first, 1)
-    scale = tl.where(count > 1, 1.0 / count.to(SUM), 1.0)  # 1 / 1 may be off by a unit in the last place
+    scale = tl.where(count > 1, 1.0 / count.to(SUM), 1.0)  # 1 / 1 may be off by one ulp
     for o_column in range(0, WIDTH, SPAN):
         i_column = o_column + tl.arange(0, SPAN)
         b_sum = tl.zeros([SPAN], SUM)
@@ -100,11 +102,11 @@ def mean_mails_kernel(
     stride_hidden, stride_features, DIM: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     COLUMNS: tl.constexpr, PADDED: tl.constexpr, PADDED_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """With the deliveries 2·event + side in order of their receivers, those of v from starts[v] to starts[v + 1], n:
+    """For deliveries 2·event + side sorted by receiver, of which starts[v] to starts[v + 1] are the n of v:
 
-        means[v] := Σ [h(own end) ‖ h(other end)] / n        kept[v] := Σ features[event] / n        0 where n = 0
+        means[v] := Σ [h(that end) ‖ h(other end)] / n        kept[v] := Σ features[event] / n        0 where n = 0
 
-    A program sums one receiver's rows, CHUNK at a time, in the order of delivery: it is the same in every run.
+    A program sums one receiver's rows, CHUNK at a time, in order of delivery, so results repeat in every run.
     """
     i_receiver = tl.program_id(0).to(tl.int64)
     o_first, o_stop = tl.load(p_starts + i_receiver), tl.load(p_starts + i_receiver + 1)
@@ -124,16 +126,18 @@ def mean_mails_kernel(
         )  # fmt: skip
 
 
-def launch_means(of: Mails) -> Means:
-    """`mean_mails` by one kernel, on deliveries that torch sorts by receiver, padding last."""
-    hidden, features, receivers, dim = of.hidden, of.features, of.receivers, of.hidden.shape[1]
+def launch_means(args: Mails) -> Means:
+    """`mean_mails` by one kernel, after torch sorts the deliveries by receiver, padding last."""
+    hidden, features, receivers, dim = args.hidden, args.features, args.receivers, args.hidden.shape[1]
     width, stride = (0, 0) if features is None else (features.shape[1], features.stride(0))
-    means, kept = hidden.new_empty(receivers, 2 * dim), None if features is None else hidden.new_empty(receivers, width)
-    owners, order = torch.sort(torch.where(of.deliveries >= 0, of.owners, receivers), stable=True)
+    means = hidden.new_empty(receivers, 2 * dim)
+    feature_means = None if features is None else hidden.new_empty(receivers, width)
+    owners, order = torch.sort(torch.where(args.deliveries >= 0, args.owners, receivers), stable=True)
     starts = torch.searchsorted(owners, torch.arange(receivers + 1, dtype=owners.dtype, device=owners.device))
     mean_mails_kernel.launch(
         (receivers,), mean_mails_kernel.config(),
-        means, kept, hidden, features, of.src_rows, of.dst_rows, starts, of.deliveries.index_select(0, order),
-        hidden.stride(0), stride, DIM=dim, WIDTH=width, PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(width, 1),
+        means, feature_means, hidden, features, args.src_rows, args.dst_rows, starts,
+        args.deliveries.index_select(0, order), hidden.stride(0), stride, DIM=dim, WIDTH=width,
+        PADDED=pow2(dim, 1), PADDED_WIDTH=pow2(width, 1),
     )  # fmt: skip
-    return means, kept
+    return means, feature_means

@@ -1,4 +1,4 @@
-"""Fresh rows over stale ones: what iterations in flight have written, over records that were fetched before."""
+"""Patches of fetched records with rows that in-flight iterations have written since."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _NAME = "patch_rows"
 class Patch(NamedTuple):
     """Replace rows that were fetched too early by the last rows written for the same nodes, in place.
 
-    stale[k][u] := fresh[k][p], bit for bit, with p the largest index that has fresh_nodes[p] = nodes[u]; a row without
-    a match stays as it is. All tensors of a record are patched at one match, so that a record stays whole. The schedule
-    `exact` lays the records that iterations in flight have written, the later ones behind, over the prefetched ones
-    just before training, which gives it sequential training's inputs.
+    stale[k][u] := fresh[k][p], bit for bit, where p is the largest index with fresh_nodes[p] = nodes[u]; a row without
+    a match is unchanged. All tensors of a record use the same match, so records stay consistent. The schedule `exact`
+    patches prefetched records just before training with the records that in-flight iterations have written, in order,
+    and so trains on the same inputs as sequential training.
 
     Args:
-        stale: K tensors [U, ...], the fetched records' parts; mutated. Any widths and, part by part, any dtypes of
+        stale: K tensors [U, ...], the parts of the fetched records; mutated. Each has any width and any dtype of
             float32, float64, bfloat16, int32 and int64.
-        nodes: [U] integer, the node of each row; a negative one is padding, whose row stays.
-        fresh: K tensors [P, ...], the same parts of the written records, in memory of their own.
+        nodes: [U] integer, the node of each row; a negative one is padding, whose row is unchanged.
+        fresh: K tensors [P, ...], the same parts of the written records, which do not overlap `stale`.
         fresh_nodes: [P] integer, in the order of writing; a negative one is padding, whose row is not used. On the CPU
-            the work is in U + P, with a scratch table kept a thread of 8 bytes a node up to the largest id given.
+            the work is O(U + P), with a scratch table per thread of 8 bytes per node up to the largest id.
 
     Nothing is differentiable.
 
@@ -43,9 +43,9 @@ class Patch(NamedTuple):
     fresh_nodes: torch.Tensor
 
 
-def _reference(of: Patch) -> None:
-    """Every fresh row stamps its index on its node, the largest stays; no sort."""
-    stale, nodes, fresh, fresh_nodes = of
+def _reference(args: Patch) -> None:
+    """Match without sorting: every fresh row stamps its index on its node, and the largest stays."""
+    stale, nodes, fresh, fresh_nodes = args
     if nodes.numel() == 0 or fresh_nodes.numel() == 0:
         return
     slot, fresh_slot = ((part.long() + 1).clamp_(min=0) for part in (nodes, fresh_nodes))  # all padding shares slot 0
@@ -66,7 +66,7 @@ def copy_matches(
     STALE_STRIDE: tl.constexpr, FRESH_STRIDE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """stale[o_row] := fresh[b_match], rows of WIDTH elements, where b_match [BLOCK] is not negative."""
+    """stale[o_row] := fresh[b_match] for rows of WIDTH elements, where b_match [BLOCK] is not negative."""
     SPAN: tl.constexpr = PADDED if PADDED < COLUMNS else COLUMNS
     o_stale = o_row.to(tl.int64)[:, None] * STALE_STRIDE
     o_fresh = b_match.to(tl.int64)[:, None] * FRESH_STRIDE
@@ -87,10 +87,10 @@ def patch_kernel(
     STALE_STRIDES: tl.constexpr, FRESH_STRIDES: tl.constexpr, WIDTHS: tl.constexpr, PADDED: tl.constexpr,
     BLOCK: tl.constexpr, CHUNK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """stale[k][u] := fresh[k][max {p : fresh_nodes[p] = nodes[u]}] for all k, where such a p is and nodes[u] ≥ 0."""
+    """stale[k][u] := fresh[k][max {p : fresh_nodes[p] = nodes[u]}] for all k, if there is such a p and nodes[u] ≥ 0."""
     o_row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b_node = tl.load(p_nodes + o_row, mask=o_row < num_nodes, other=-1).to(tl.int64)
-    # Element by element, so that the one reduction comes after the scan.
+    # Elementwise, so that a single reduction follows the scan.
     b_last = tl.full([BLOCK, CHUNK], -1, tl.int32)
     for o_chunk in range(0, num_fresh, CHUNK):
         o_fresh = o_chunk + tl.arange(0, CHUNK)
@@ -104,12 +104,12 @@ def patch_kernel(
         )
 
 
-def _launch(of: Patch) -> None:
-    """A program finds the matches of BLOCK nodes once and copies all tensors' rows.
+def _launch(args: Patch) -> None:
+    """Launch programs that find the matches of BLOCK nodes once and copy the rows of all tensors.
 
-    It writes its own rows alone and reads no stale one, so programs do not meet.
+    A program writes only its own rows and reads no stale row, so nothing races.
     """
-    stale, nodes, fresh, fresh_nodes = of
+    stale, nodes, fresh, fresh_nodes = args
     pairs = [(old, new) for old, new in zip(stale, fresh, strict=True) if old.numel() and new.numel()]
     if not pairs:
         return
@@ -124,8 +124,8 @@ def _launch(of: Patch) -> None:
     )  # fmt: skip
 
 
-def _check(of: Patch) -> None:
-    stale, nodes, fresh, fresh_nodes = of
+def _check(args: Patch) -> None:
+    stale, nodes, fresh, fresh_nodes = args
     if len(stale) != len(fresh):
         raise ValueError(
             f"{_NAME}: stale has {len(stale)} tensors, fresh has {len(fresh)}; give the same parts of both"
@@ -144,7 +144,7 @@ def _check(of: Patch) -> None:
             if tuple(tensor.shape) != (rows, *old.shape[1:]):
                 raise ValueError(
                     f"{_NAME}: {name} has shape {tuple(tensor.shape)} and should have {(rows, *old.shape[1:])}, "
-                    f"a row a node and rows as in stale[{k}] {tuple(old.shape)}; mend whichever is wrong"
+                    f"one row per node, with rows as in stale[{k}] {tuple(old.shape)}; fix the wrong one"
                 )
         checks.layout(_NAME, **pair)
         checks.device(_NAME, nodes.device, (), **pair)

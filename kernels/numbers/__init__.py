@@ -1,1 +1,1 @@
-"""Numbers that several families compute inside their kernels: random draws, time encodings, dropout."""
+"""Numbers that several kernels compute: random draws, time encodings and dropout."""

@@ -1,4 +1,4 @@
-"""Counter-based random numbers (Philox 4x32-10): a draw depends on its key and counter, never on what came before."""
+"""Counter-based random numbers (Philox 4x32-10): a draw depends only on its key and counter, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def philox_words(draws: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Te
 
 
 def philox_integers(draws: torch.Tensor, positions: torch.Tensor, bound: int | torch.Tensor) -> torch.Tensor:
-    """Integers in [0, bound) at `positions` [...] (0 where the bound is 0); bounds go up to 2³¹."""
+    """Integers in [0, bound) at `positions` [...], 0 where the bound is 0; a bound is at most 2³¹."""
     return (philox_words(draws, positions)[0] * bound) >> 32
 
 
 def dropout_scale(draws: torch.Tensor, shape: Sequence[int], probability: float, dtype: torch.dtype) -> torch.Tensor:
-    """Dropout multipliers of `shape`: 0 with the given probability, 1 / (1 − probability) otherwise.
+    """Dropout multipliers of `shape`: 0 with probability `probability`, 1 / (1 − probability) otherwise.
 
-    Element e takes word e mod 4 of position e div 4.
+    Element e uses word e mod 4 of position ⌊e / 4⌋.
     """
     count = math.prod(shape)
     positions = torch.arange((count + 3) // 4, device=draws.device)
@@ -55,13 +55,13 @@ def dropout_scale(draws: torch.Tensor, shape: Sequence[int], probability: float,
 
 @functools.cache
 def keep_scale(dropout: float, dtype: torch.dtype) -> float:
-    """The multiplier 1 / (1 − dropout) of a kept weight, rounded as `dropout_scale` rounds it in that dtype."""
+    """Multiplier 1 / (1 − dropout) of a kept weight, rounded in this dtype as in `dropout_scale`."""
     return (torch.ones((), dtype=dtype, device="cpu") / (1.0 - dropout)).item()
 
 
 @device_function
 def philox_block(p_draws, position):
-    """The four words, uint32, of a block of positions (int64), as `philox_words` gives them; for kernels.
+    """Four uint32 words for each of a block of int64 positions, equal to those of `philox_words`; for kernels.
 
     `p_draws` points to [4] int64: seed and purpose are the key, position, epoch and iteration the counter.
     """
@@ -78,13 +78,13 @@ def philox_block(p_draws, position):
 
 @device_function
 def philox_below(words, bound):
-    """Integers in [0, bound), int64, from a block of words, as `philox_integers` takes them; for kernels."""
+    """Integers in [0, bound), int64, from a block of words, equal to those of `philox_integers`; for kernels."""
     return ((words.to(tl.uint64) * bound.to(tl.uint64)) >> 32).to(tl.int64)
 
 
 @device_function
 def philox_kept(p_draws, element, FROM: tl.constexpr):
-    """Which of a block of elements (int64) dropout keeps, as `dropout_scale` has it with probability FROM / 2³²; for
+    """Mask of the elements (a block of int64) that dropout keeps, as `dropout_scale` with probability FROM / 2³²; for
     kernels."""
     w0, w1, w2, w3 = philox_block(p_draws, element >> 2)
     i_word = element & 3

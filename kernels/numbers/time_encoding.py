@@ -16,13 +16,13 @@ _TURN = 2.0 * math.pi
 def encode_time(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     """φ(Δt)_k = cos(w_k·Δt + b_k), the functional time encoding of TGAT and TGN.
 
-    The angle is counted in turns, u = Δt·w/2π + b/2π, and only u − round(u) reaches the cosine. That subtraction is
-    exact, so the error is that of the one product, as in the plain form; what it avoids is the slow path that a
-    cosine takes for large arguments (seconds make angles of 10⁶ and more).
+    The angle is counted in turns, u = Δt·w/2π + b/2π, and the cosine is computed of u − round(u). This subtraction is
+    exact, so the error is that of the single product, as in the plain form, but it avoids the cosine's slow path for
+    large arguments (times in seconds give angles of 10⁶ and more).
 
     Args:
         deltas: time differences [...], in the stream's unit, already in floating point.
-        frequency: w [T], radians a unit of time.
+        frequency: w [T], radians per unit of time.
         phase: b [T], radians.
 
     Returns:
@@ -40,7 +40,7 @@ def fused_encode_time(deltas: torch.Tensor, frequency: torch.Tensor, phase: torc
 def encode_time_backward(
     grad: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of `encode_time` in w and b, each [T], from its output's gradient [..., T]:
+    """Gradients of `encode_time` in w and b, each [T], from the output's gradient [..., T]:
     ∂φ/∂w = −sin(w·Δt + b)·Δt and ∂φ/∂b = −sin(w·Δt + b)."""
     by_phase = -torch.sin(_reduced_angle(deltas, frequency, phase)) * grad
     width = frequency.numel()
@@ -48,7 +48,7 @@ def encode_time_backward(
 
 
 def time_frequencies(dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Frequencies [dim], log-spaced from 10⁰ down to 10⁻⁹ radians a unit of time (the initialisation of TGAT)."""
+    """Frequencies [dim], log-spaced from 10⁰ down to 10⁻⁹ radians per unit of time (the initialisation of TGAT)."""
     return torch.logspace(0, -9, dim, dtype=torch.float64).to(dtype)
 
 
@@ -59,7 +59,7 @@ def _reduced_angle(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.T
 
 @device_function
 def turns_block(b_delta, p_frequency, p_phase, i_k, m_k):
-    """Angles [rows, BLOCK] in turns, Δt·w/2π + b/2π, of time differences [rows] and the components i_k [BLOCK]."""
+    """Angles [rows, BLOCK] in turns, Δt·w/2π + b/2π, for time differences [rows] and components i_k [BLOCK]."""
     b_w = _turn_share(tl.load(p_frequency + i_k, mask=m_k, other=0.0))
     b_b = _turn_share(tl.load(p_phase + i_k, mask=m_k, other=0.0))
     return b_delta[:, None] * b_w[None, :] + b_b[None, :]
@@ -67,10 +67,11 @@ def turns_block(b_delta, p_frequency, p_phase, i_k, m_k):
 
 @device_function
 def _turn_share(b):
-    """b / 2π, correctly rounded as in torch: times of 10⁶ and more make a difference of one bit a different angle.
+    """b / 2π, correctly rounded as in torch: for times of 10⁶ and more, a difference of one bit changes the angle.
 
-    1/2π in two parts, the second's product added before the rounding: a quotient at a product's price (Brisebarre
-    and Muller, 2008; every float32 of two binades was tried). float32's 2π is another number than float64's.
+    1/2π is split in two parts, and a fused multiply-add adds the second product before rounding: a quotient for the
+    cost of a product (Brisebarre and Muller, 2008; tested on every float32 of two binades). float32's 2π is not
+    float64's.
     """
     if b.dtype == tl.float64:
         return tl.fma(b, tl.full(b.shape, 0.15915494309189535, b.dtype), b * -3.635205175920738e-18)
@@ -81,8 +82,8 @@ def _turn_share(b):
 def cos_turns(u):
     """cos(2πu) of a block of angles in turns, float32 or float64; for kernels.
 
-    r = |u| − ⌊|u|⌋ is exact, and cos(2πu) = sin(2π(¼ − min(r, 1 − r))) needs the sine's series on a quarter turn only.
-    The hardware's cosine would lose two digits, and the exact library one spills to local memory.
+    r = |u| − ⌊|u|⌋ is exact, and cos(2πu) = sin(2π(¼ − min(r, 1 − r))) needs the sine's series only on a quarter turn.
+    The hardware's cosine loses two digits, and the library's exact cosine spills to local memory.
     """
     r = tl.abs(u) - tl.floor(tl.abs(u))
     return _sin_quarter(0.25 - tl.minimum(r, 1.0 - r))
@@ -128,7 +129,7 @@ def encode_time_backward_kernel(
     p_grad, p_deltas, p_frequency, p_phase, p_count, p_partial, num_rows, grad_stride,
     TIME: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """Part s of Σ_m −sin(w·Δt_m + b) g_m Δt_m and of the same without Δt_m, as [2, T]."""
+    """Part s of Σ_m −sin(w·Δt_m + b) g_m Δt_m and of Σ_m −sin(w·Δt_m + b) g_m, as [2, T]."""
     COMPUTE: tl.constexpr = p_partial.dtype.element_ty
     i_t = tl.arange(0, BLOCK_T)
     m_t = i_t < TIME
@@ -153,8 +154,8 @@ def encode_time_backward_kernel(
 def launch_encode_time_backward(
     grad: torch.Tensor, deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, count: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`encode_time_backward` by a kernel for grad [M, T] (any distance between rows) and deltas [M]: parts, then their
-    sum, the same in every run. Rows from `count` [1] on are not read."""
+    """`encode_time_backward` by a kernel for grad [M, T] (any row stride) and deltas [M]: parts, then their sum, the
+    same in every run. Rows beyond `count` [1] are not read."""
     config = encode_time_backward_kernel.config(arithmetic(grad.dtype))
     parts = cdiv(grad.shape[0], config["PART"])
     partial = grad.new_empty(parts, 2, frequency.numel())

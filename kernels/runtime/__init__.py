@@ -1,1 +1,1 @@
-"""How kernels launch, how operations are registered, checks, fused torch loops, ahead-of-time compilation."""
+"""Kernel launches, registration of operations, argument checks, fused torch loops and ahead-of-time compilation."""

@@ -1,4 +1,4 @@
-"""Argument checks that all operations share: a refusal names the operation, the argument, its value and the mend."""
+"""Argument checks that all operations share; each error names the operation, the argument, its value and the fix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TIMES = (torch.int64, torch.float64)
 
 
 class _State:
-    """Process-wide: whether checks that read values, and so wait for the device, are made."""
+    """The process-wide switch for checks that read values and so wait for the device."""
 
     debug = os.environ.get("MSPIPE_TRITON_DEBUG", "0") not in ("", "0")
 
 
 def enable_debug(enabled: bool = True) -> None:
-    """Turn on checks of values (rows and nodes within their tables), each of which waits for the device.
+    """Turn on checks of values (rows and nodes within their tables); each check waits for the device.
 
     Off at import, unless the environment sets MSPIPE_TRITON_DEBUG=1.
     """
@@ -28,31 +28,31 @@ def enable_debug(enabled: bool = True) -> None:
 
 
 def debugging() -> bool:
-    """Whether checks that read values are made: debugging is on, and nothing is tracing."""
+    """Return True if checks may read values: debugging is on and nothing is tracing."""
     return _State.debug and not torch.compiler.is_compiling()
 
 
-def named(of: Any, *names: str) -> dict[str, Any]:
-    """Inputs of an operation by their names."""
-    return {name: getattr(of, name) for name in names}
+def named(args: Any, *names: str) -> dict[str, Any]:
+    """Inputs of an operation, by name."""
+    return {name: getattr(args, name) for name in names}
 
 
 def shape(operation: str, **pairs: tuple[torch.Tensor | None, tuple[int, ...]]) -> None:
-    """Refuse tensors of another shape than the one given with each; None passes, as in all checks."""
+    """Refuse tensors whose shape differs from the expected one; None passes, as in all checks."""
     for name, (tensor, shape) in pairs.items():
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {tuple(shape)}")
 
 
 def dims(operation: str, count: int, /, **tensors: torch.Tensor | None) -> None:
-    """Refuse tensors of another number of dimensions."""
+    """Refuse tensors with a different number of dimensions."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.dim() != count:
             raise ValueError(f"{operation}: {name} has shape {tuple(tensor.shape)}; give {count} dimensions")
 
 
 def dtype(operation: str, allowed: tuple[torch.dtype, ...], /, **tensors: torch.Tensor | None) -> None:
-    """Refuse tensors whose dtype is not among those allowed; None passes, as in all checks."""
+    """Refuse tensors whose dtype is not allowed; None passes, as in all checks."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.dtype not in allowed:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
@@ -60,7 +60,7 @@ def dtype(operation: str, allowed: tuple[torch.dtype, ...], /, **tensors: torch.
 
 
 def same_dtype(operation: str, **tensors: torch.Tensor | None) -> None:
-    """Refuse tensors of differing dtypes; the first sets it."""
+    """Refuse tensors whose dtype differs from the first one's."""
     first, *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     for name, tensor in others:
         if tensor.dtype != first[1].dtype:
@@ -71,7 +71,7 @@ def same_dtype(operation: str, **tensors: torch.Tensor | None) -> None:
 
 
 def layout(operation: str, **tensors: torch.Tensor | None) -> None:
-    """Refuse vectors that are not contiguous, and tables whose rows are not (any distance between rows will do)."""
+    """Refuse vectors that are not contiguous, and tables whose rows are not; rows may have any stride."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -86,7 +86,7 @@ def layout(operation: str, **tensors: torch.Tensor | None) -> None:
 def device(
     operation: str, where: torch.device, pinned: tuple[str, ...] = (), /, **tensors: torch.Tensor | None
 ) -> None:
-    """Refuse tensors on another device than `where`; those named in `pinned` may lie in pinned host memory."""
+    """Refuse tensors on a device other than `where`; those named in `pinned` may be in pinned host memory."""
     for name, tensor in tensors.items():
         if tensor is None or tensor.device == where:
             continue
@@ -102,7 +102,7 @@ def device(
 
 
 def dropout(operation: str, where: torch.device, rate: float, /, **draws: torch.Tensor | None) -> None:
-    """Refuse a probability outside [0, 1), and draws that do not key it."""
+    """Refuse a probability outside [0, 1), and missing or malformed Philox words."""
     if not 0 <= rate < 1:
         raise ValueError(f"{operation}: dropout must be at least 0 and below 1, not {rate}")
     for name, words in draws.items():
@@ -115,11 +115,11 @@ def dropout(operation: str, where: torch.device, rate: float, /, **draws: torch.
 
 
 def within(operation: str, name: str, values: torch.Tensor | None, stop: int, start: int | None = 0) -> None:
-    """With debugging on, refuse integers outside [start, stop); without, nothing is read. No start: negatives pass."""
+    """With debugging on, refuse integers outside [start, stop); negatives pass if `start` is None."""
     if not debugging() or values is None or values.numel() == 0:
         return
     low, high = (int(value) for value in torch.aminmax(values))
     if high >= stop or (start is not None and low < start):
         worst, end = (high, f"[{start or 0}, {stop})") if high >= stop else (low, f"[{start}, {stop})")
         padding = "" if start == 0 else "; negatives are padding"
-        raise ValueError(f"{operation}: {name} holds {worst}, outside {end}{padding}; mend the ids before the call")
+        raise ValueError(f"{operation}: {name} holds {worst}, outside {end}{padding}; fix the ids before the call")

@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of recorded launches, and what the result takes: registers, stack, shared memory."""
+"""Ahead-of-time compilation of recorded launches, and the registers, stack and shared memory that a kernel uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes: registers a thread, bytes of stack a thread and of shared memory a program.
+    """Resources of a compiled kernel: registers and bytes of stack per thread, bytes of shared memory per program.
 
     `matrix` names its matrix instructions, "wgmma" or "mma", or is empty.
     """
@@ -30,25 +30,25 @@ class Resources:
 
 
 def compile_launch(launch: Launch, config: Config, capability: int) -> Resources:
-    """Compile what a launch would run (see `compiled`), and read its resources."""
-    made = compiled(launch, config, capability)
-    registers, stack = _usage(made.asm["cubin"])
-    text = made.asm["ptx"]
+    """Compile a launch (see `compiled`) and return its resources."""
+    binary = compiled(launch, config, capability)
+    registers, stack = _usage(binary.asm["cubin"])
+    text = binary.asm["ptx"]
     matrix = "wgmma" if "wgmma.mma_async" in text else "mma" if "mma.sync" in text else ""
-    return Resources(registers, stack, made.metadata.shared, matrix)
+    return Resources(registers, stack, binary.metadata.shared, matrix)
 
 
 def compiled(launch: Launch, config: Config, capability: int) -> Any:
-    """What triton makes of a launch, for a GPU of a compute capability (80, 90): `asm` has its "ptx" and "cubin".
+    """Compile a launch for a GPU of a compute capability (80, 90); the result's `asm` has its "ptx" and "cubin".
 
-    No GPU is needed. The arguments are bound and specialised by the code that Triton's JIT itself takes, so that `hash`
-    is the launch's own, under which a cache holds the kernel.
+    No GPU is needed. Triton's own JIT code binds and specialises the arguments, so `hash` equals the key under which
+    Triton caches the launched kernel.
 
     Raises:
         RuntimeError: triton is not installed, or runs as its interpreter (TRITON_INTERPRET=1), which compiles nothing.
     """
     if triton is None or os.environ.get("TRITON_INTERPRET") == "1":
-        raise RuntimeError("compile_launch: it takes triton, and a process without TRITON_INTERPRET=1")
+        raise RuntimeError("compile_launch: compiling needs triton; install it, and run without TRITON_INTERPRET=1")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
@@ -64,13 +64,13 @@ def compiled(launch: Launch, config: Config, capability: int) -> Any:
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack, as `cuobjdump` (in triton's wheel) reads them."""
+    """Registers and bytes of stack per thread, read by `cuobjdump` from triton's wheel."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         text = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    if found is None:
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if usage is None:
         raise RuntimeError(f"compile_launch: cuobjdump printed no resource usage: {text[:200]!r}")
-    return int(found[1]), int(found[2])
+    return int(usage[1]), int(usage[2])

@@ -1,4 +1,4 @@
-"""Fusing plain tensor functions with `torch.compile` where it works, and running them as they are where it does not."""
+"""Fusion of plain tensor functions with `torch.compile`, and eager execution where compilation fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECOMPILATIONS = 64
 
 
 class _State:
-    """Process-wide: whether fused functions compile, why they stopped, what that has cost, and when it is to end."""
+    """Process-wide state: whether to compile, why compilation stopped, its total seconds, and its deadline."""
 
     enabled = False
     failure: str | None = None
@@ -27,68 +27,68 @@ class _State:
     lock = threading.Lock()
 
 
-class _Own(threading.local):
-    """The same for one thread."""
+class _Thread(threading.local):
+    """State per thread: whether it uses compiled functions, and its seconds of compilation."""
 
     enabled = True
     seconds = 0.0
 
 
-_own = _Own()
+_thread = _Thread()
 
 
 def enable_fusion(enabled: bool = True) -> None:
-    """Turn compilation of the fused functions on or off for this process.
+    """Turn compilation of fused functions on or off for this process.
 
-    It is off at import and stays off after a failure, or where the environment sets TORCHDYNAMO_DISABLE=1.
+    It is off at import, and stays off after a failure or if the environment sets TORCHDYNAMO_DISABLE=1.
     """
     _State.enabled = enabled and _State.failure is None and os.environ.get("TORCHDYNAMO_DISABLE") != "1"
 
 
 def enable_thread_fusion(enabled: bool) -> None:
-    """Let the current thread take compiled functions, where fusion is on; every thread may at first.
+    """Allow or forbid compiled functions in the current thread while fusion is on; every thread starts allowed.
 
-    Compiled loops run on as many threads as torch had when they were compiled, whoever calls them.
+    A compiled loop always uses as many threads as torch had when it was compiled.
     """
-    _own.enabled = enabled
+    _thread.enabled = enabled
 
 
 def limit_compiling(until: float = float("inf")) -> None:
-    """Begin no compilation after a time of `time.perf_counter`: what is not compiled by then runs eagerly."""
+    """Start no compilation after a time of `time.perf_counter`; functions not compiled by then run eagerly."""
     _State.until = until
 
 
 def fusion_enabled() -> bool:
-    """Whether fused functions are compiled at present."""
+    """Return True while fused functions are compiled."""
     return _State.enabled
 
 
 def fusion_failure() -> str | None:
-    """One line saying why compilation was given up, or None."""
+    """Return one line saying why compilation was turned off, or None."""
     return _State.failure
 
 
-def compile_seconds(own: bool = False) -> float:
-    """Seconds that this process has spent compiling fused functions, loading them from the disk's cache included.
+def compile_seconds(this_thread: bool = False) -> float:
+    """Return the seconds spent on compiling fused functions, including loads from the cache on disk.
 
     Args:
-        own: only those that the current thread spent.
+        this_thread: count the current thread only, not the whole process.
     """
-    return _own.seconds if own else _State.seconds
+    return _thread.seconds if this_thread else _State.seconds
 
 
 def running_clock() -> float:
-    """Seconds that go on, but stand still while fused functions are compiled."""
+    """Return a clock's seconds; the clock stops while fused functions are compiled."""
     return time.perf_counter() - compile_seconds()
 
 
 def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorate a pure function of tensors, never differentiated through: compiled while fusion is on, else eager.
+    """Decorate a pure function of tensors without gradients: it is compiled while fusion is on, else runs eagerly.
 
-    The first dimension of every tensor is dynamic and the others are fixed, so that one compilation serves all batches
-    and inner loops have known lengths; `widths` names the vectors whose length is such a fixed size. Where the compiler
-    fails, the function runs eagerly, fusion goes off for the process and `fusion_failure()` says why; an error that
-    eager execution raises too is the caller's and passes through.
+    The first dimension of every tensor is dynamic and the others are fixed, so one compilation serves all batches and
+    inner loops have constant lengths; `widths` names the vectors whose length is fixed, too. If the compiler fails, the
+    function runs eagerly, fusion is turned off for the process and `fusion_failure()` says why. An error that eager
+    execution raises as well is the caller's and propagates.
     """
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
@@ -97,10 +97,10 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
         @functools.wraps(function)
         def call(*arguments: Any) -> T:
-            if not (_State.enabled and _own.enabled):
+            if not (_State.enabled and _thread.enabled):
                 return function(*arguments)
             if not compiled:
-                # A process may see many widths and fanouts; at the limit, eager execution would take over silently.
+                # A process may see many widths and fanouts; beyond the limit, torch silently runs eagerly.
                 torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
                 _tag_cache()
                 compiled.append(torch.compile(function, fullgraph=True))
@@ -113,13 +113,13 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
             try:
                 with torch.no_grad(), stance:
                     result = compiled[0](*arguments)
-            except Exception as error:  # whose fault it was, the eager run decides
+            except Exception as error:  # the eager run shows whether the compiler or the caller failed
                 result = function(*arguments)
                 _State.enabled = False
                 _State.failure = f"torch.compile failed ({type(error).__name__}: {_first_line(error)})"
             if _graphs() != graphs:
                 seconds = time.perf_counter() - start
-                _own.seconds += seconds
+                _thread.seconds += seconds
                 with _State.lock:
                     _State.seconds += seconds
             return result
@@ -130,12 +130,12 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
 
 def _tag_cache() -> None:
-    """Keep loops that were compiled for other vector instructions apart in torch's cache on the disk.
+    """Separate torch's cache on disk by the processor's vector instructions.
 
-    torch keeps C++ with the width of its vectors under a key without it, and compiles that for whatever processor finds
-    it there: the results are wrong, or memory is overwritten.
+    torch caches C++ that depends on the vector width under a key that does not, and another processor compiles the
+    cached code: its results are wrong, or it overwrites memory.
     """
-    if getattr(torch.compiler.config, "cache_key_tag", None) == "":  # what a user has set stays
+    if getattr(torch.compiler.config, "cache_key_tag", None) == "":  # keep a tag that the user has set
         torch.compiler.config.cache_key_tag = torch.backends.cpu.get_cpu_capability()
 
 
@@ -144,6 +144,6 @@ def _graphs() -> int:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error; of one that wraps another, the other's."""
+    """Return the first line of an error, or of the error that it wraps."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
     return (lines or [""])[0][:160]

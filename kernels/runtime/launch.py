@@ -1,4 +1,4 @@
-"""What the Triton kernels share: triton where it is installed, block sizes, when kernels run, and how they launch."""
+"""Kernels, their configurations and launches, and the choice between Triton and torch per process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-triton: Any  # imported by name, since a plain import would not be typed as exported from here
+triton: Any  # imported by name, since mypy does not export a plain import from here
 tl: Any
 try:
     triton, tl = (importlib.import_module(name) for name in ("triton", "triton.language"))
-except ImportError:  # no wheel for this platform; the references serve
+except ImportError:  # no wheel for this platform; the references run instead
     triton = tl = None
 
 
-# Triton 3.10 will no longer contract products and sums by itself; the kernels want it.
+# Triton 3.10 no longer fuses multiply and add by default; the kernels need it.
 OPTIONS = {"enable_fp_fusion": True}
 
 
@@ -26,7 +26,7 @@ OPTIONS = {"enable_fp_fusion": True}
 class Config:
     """Launch configuration of a kernel: block sizes by name, warps per program, stages of its software pipeline.
 
-    `base` is what it was made from, where a launch fits a configuration to its shapes.
+    `base` is the configuration that a launch fitted to its shapes, if any.
     """
 
     blocks: Mapping[str, int] = field(default_factory=dict)
@@ -39,13 +39,13 @@ class Config:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Triton's compiler is told."""
+        """Compiler options for Triton."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, **OPTIONS}
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch that was recorded instead of run."""
+    """A launch that was recorded instead of run."""
 
     kernel: Kernel
     arguments: tuple[Any, ...]
@@ -54,19 +54,19 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        """The kernel's variant whose configuration it took."""
-        taken = self.config.base or self.config
-        return next(name for name, config in self.kernel.chosen.items() if config is taken)
+        """The kernel's variant whose configuration the launch used."""
+        base = self.config.base or self.config
+        return next(name for name, config in self.kernel.chosen.items() if config is base)
 
 
 class Kernel:
-    """A Triton function with the configurations it ships with.
+    """A Triton function and the configurations that it ships with.
 
     Args:
         function: the Python function, its constexpr parameters last.
-        configs: by variant of the arithmetic or of the arguments' form ("float32" for all but the kernels that treat
-            them apart), the first of each list being the default.
-        space: for every block, "num_warps" and "num_stages" the values that tuning may choose, ascending.
+        configs: lists by variant, which is an arithmetic or a form of the arguments ("float32" where a kernel has only
+            one); the first of each list is the default.
+        space: the values that tuning may choose, ascending, for every block, "num_warps" and "num_stages".
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class Kernel:
         self.chosen = {variant: choices[0] for variant, choices in configs.items()}
 
     def config(self, variant: str = "float32") -> Config:
-        """The configuration in force: the shipped default, or what tuning chose; float32's where types are one."""
+        """Return the active configuration: the shipped default or tuning's choice; float32's if none fits."""
         return self.chosen.get(variant, self.chosen["float32"])
 
     def launch(self, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
-        """Run the kernel on a grid of programs, on the device of its tensors; an empty grid runs nothing."""
+        """Run the kernel on a grid of programs on its tensors' device; an empty grid runs nothing."""
         if _State.recorded is not None:
             _State.recorded.append(Launch(self, arguments, constants, config))
         elif all(grid):
@@ -94,23 +94,23 @@ class Kernel:
 
 
 def _device_of(arguments: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:
-    """Within it, the GPU that a launch's tensors lie on is the present one, which Triton launches on."""
+    """Return a context that makes the tensors' GPU current, since Triton launches on the current one."""
     for argument in arguments:
         for part in argument if isinstance(argument, tuple) else (argument,):
-            if isinstance(part, torch.Tensor) and part.is_cuda:  # pinned host memory beside it is not
+            if isinstance(part, torch.Tensor) and part.is_cuda:  # pinned host memory is not on the GPU
                 return torch.cuda.device(part.device)
     return contextlib.nullcontext()
 
 
 KERNELS: dict[str, Kernel] = {}
 
-# The variants of operations that kernels compute in several ways, and the one taken where the caller names none.
+# Variants of operations that have several implementations by kernels, and the default where the caller names none.
 VARIANTS: dict[str, tuple[str, ...]] = {}
 VARIANTS_CHOSEN: dict[str, str] = {}
 
 
 class _State:
-    """Process-wide: whether Triton is used (None: for tensors on `kinds`), and launches recorded in place of run."""
+    """Process-wide state: whether to use Triton (None: for tensors on `kinds`), and the recorded launches."""
 
     triton: bool | None = None
     recorded: list[Launch] | None = None
@@ -120,11 +120,11 @@ class _State:
 def kernel(
     *configs: Config, space: Mapping[str, tuple[int, ...]], **variants: Sequence[Config]
 ) -> Callable[[Callable[..., None]], Kernel]:
-    """Decorate a Triton function that launchers start; the first configuration is the default.
+    """Decorate a Triton function that is launched; its first configuration is the default.
 
     Args:
-        configs: configurations that ship. space: those that tuning may choose, as `Kernel` has it.
-        variants: another arithmetic's or form's configurations by name, as in float64=[...].
+        configs: the configurations that ship. space: the values that tuning may choose (see `Kernel`).
+        variants: configurations for another arithmetic or form of the arguments, as in float64=[...].
     """
 
     def decorate(function: Callable[..., None]) -> Kernel:
@@ -135,7 +135,7 @@ def kernel(
 
 
 def offer(operation: str, *names: str) -> None:
-    """Register the variants of an operation, the shipped one first."""
+    """Register the variants of an operation, the default first."""
     VARIANTS[operation], VARIANTS_CHOSEN[operation] = names, names[0]
 
 
@@ -146,13 +146,13 @@ def device_function(function: Callable[..., Any]) -> Any:
 
 @device_function
 def add_product(b_sum, b_x, b_w, PRECISION: tl.constexpr):
-    """b_sum + x W, in the type of b_sum: triton before 3.8 takes that for float32 unless it is told."""
+    """b_sum + x W in the type of b_sum, which triton before 3.8 assumes to be float32 unless `out_dtype` is set."""
     return tl.dot(b_x, b_w, b_sum, input_precision=PRECISION, out_dtype=b_sum.dtype)
 
 
 @device_function
 def real_rows(p_count, rows):
-    """The number of real rows: all of them without a count."""
+    """The number of real rows: `rows` if there is no count."""
     stop = rows
     if p_count is not None:
         stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
@@ -163,30 +163,30 @@ def use_triton(enabled: bool | None = None) -> None:
     """Choose between kernels and torch references for this process.
 
     Args:
-        enabled: None, the default at import, uses Triton for tensors on a GPU where triton is installed; False never
-            uses it; True always does, which for tensors on the CPU takes Triton's interpreter (TRITON_INTERPRET=1 in
-            the environment before the import).
+        enabled: None, the default at import, uses Triton for tensors on a GPU if triton is installed; False never
+            uses it; True always does, which on the CPU needs Triton's interpreter (TRITON_INTERPRET=1 in the
+            environment before the import).
 
     Raises:
-        ValueError: True where triton is not installed.
+        ValueError: `enabled` is True and triton is not installed.
     """
     if enabled and triton is None:
-        raise ValueError("use_triton: triton is not installed here; `pip install triton` (Linux), or leave it to None")
+        raise ValueError("use_triton: triton is not installed; run `pip install triton` (Linux), or pass None")
     _State.triton = enabled
 
 
 def serve(*kinds: str) -> None:
-    """Name the kinds of device whose tensors Triton takes: "cuda", and "cpu" beside a stand-in for a GPU's driver."""
+    """Set the kinds of device that Triton serves: "cuda", and "cpu" with a stand-in for a GPU's driver."""
     _State.kinds = kinds
 
 
 def on_triton(tensor: torch.Tensor) -> bool:
-    """Whether an operation on this tensor runs as a Triton kernel."""
+    """Return True if an operation on this tensor runs as a Triton kernel."""
     return served(tensor.device.type)
 
 
 def served(kind: str) -> bool:
-    """True where operations on a kind of device run as Triton kernels."""
+    """Return True if operations on a kind of device run as Triton kernels."""
     if _State.triton is None:
         return kind in _State.kinds and triton is not None
     return _State.triton
@@ -194,7 +194,7 @@ def served(kind: str) -> bool:
 
 @contextlib.contextmanager
 def references() -> Iterator[None]:
-    """Within it, operations run as their torch references, wherever their tensors are."""
+    """Run operations in this context as their torch references, on any device."""
     before, _State.triton = _State.triton, False
     try:
         yield
@@ -204,7 +204,7 @@ def references() -> Iterator[None]:
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Within it, launches are collected instead of run; outputs stay unwritten. For ahead-of-time compilation."""
+    """Record launches in this context instead of running them, for ahead-of-time compilation; outputs stay empty."""
     before, _State.recorded = _State.recorded, []
     use, _State.triton = _State.triton, True
     try:
@@ -214,22 +214,22 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def cdiv(count: int, block: int) -> int:
-    """Blocks needed for `count` elements."""
+    """Return the number of blocks that cover `count` elements."""
     return -(-count // block)
 
 
 def pow2(count: int, least: int = 16) -> int:
-    """The least power of two that holds `count` elements, at least `least` (what a matrix unit takes)."""
+    """Return the smallest power of two that is at least `count` and `least` (a matrix unit needs 16)."""
     return max(least, 1 << max(count - 1, 0).bit_length())
 
 
 def arithmetic(dtype: torch.dtype) -> str:
-    """The variant of a kernel with products: "float32" for TF32, "ieee" for exact float32 products, "float64"."""
+    """Return the variant of a kernel with products: "float32" for TF32, "ieee" for exact float32, or "float64"."""
     if dtype == torch.float64:
         return "float64"
     return "float32" if input_precision(dtype) == "tf32" else "ieee"
 
 
 def input_precision(dtype: torch.dtype) -> str:
-    """`tl.dot`'s input precision for a dtype: TF32 where torch allows it for float32, else IEEE."""
+    """Return `tl.dot`'s input precision for a dtype: TF32 where torch allows it for float32, else IEEE."""
     return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"

@@ -1,4 +1,4 @@
-"""Operations from one signature, a tuple of the inputs: public function, torch's custom operation, backward pass."""
+"""Operations built from one tuple of inputs: public function, torch's custom operation and backward pass."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 class Operation(Protocol[P, R]):
-    """A public function, with the two ways to compute it, by torch and by kernels, unchecked."""
+    """A public function with its two implementations, torch reference and kernel launch, which skip the checks."""
 
     __name__: str
     reference: Callable[P, R]
     launch: Callable[P, R]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Refuse what cannot be taken, and compute it by what fits the device."""
+        """Check the inputs, and compute the result by the implementation for their device."""
 
 
 @dataclass(frozen=True)
 class Backward(Generic[I, O]):
-    """The backward pass of an operation, which becomes an operation itself.
+    """The backward pass of an operation, which is registered as an operation itself.
 
-    A way to compute it takes the inputs, the outputs and the outputs' gradients, all by name, and the names of the
-    inputs that need a gradient; it gives those of at least them, by name.
+    An implementation takes the inputs, the outputs and the outputs' gradients as NamedTuples, and the names of the
+    inputs that need a gradient. It returns at least those gradients, by name.
 
     Args:
-        reference, launch: by torch, by kernels.
-        leaves: the inputs that are differentiable.
-        forgets: inputs and outputs that it does not read, and which may be written meanwhile. They are None, but for
-            leaves where one of them needs a gradient: those have their shape and dtype and no contents.
-        outputs: how many of the outputs, from the first on, have a gradient.
+        reference, launch: implementations in torch and by kernels.
+        leaves: the differentiable inputs.
+        forgets: inputs and outputs that the backward pass does not read, and that may be overwritten before it. They
+            are None, except leaves if one of them needs a gradient: these keep their shape and dtype, not their values.
+        outputs: the number of leading outputs that have a gradient.
     """
 
     reference: Way[I, O]
@@ -57,17 +57,17 @@ class Backward(Generic[I, O]):
     outputs: int = 1
 
 
-OPERATIONS: dict[str, Registered] = {}
+OPERATIONS: dict[str, Registration] = {}
 
 
-class Registered:
-    """An operation of flat arguments, as torch's dispatcher knows it; calling it computes without the dispatcher.
+class Registration:
+    """An operation with flat arguments, registered with torch's dispatcher; a call bypasses the dispatcher.
 
     Args:
-        hints: types of the arguments by name, which become the schema, without defaults. returns: that of the result.
-        on: the argument whose device decides between the ways.
-        ways: by torch, by kernels, and one that gives the result unwritten, which needs none where there is none.
-        mutates: the arguments that it writes.
+        hints: types of the arguments by name, which form the schema, without defaults. returns: the result's type.
+        on: the argument whose device selects the implementation.
+        ways: implementations in torch and by kernels, then one that allocates the result, if there is a result.
+        mutates: the arguments that the operation writes.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Registered:
         OPERATIONS[name] = self
 
     def __call__(self, *flat: Any) -> Any:
-        """The result, by the way that fits the device."""
+        """Compute the result by the implementation for the device."""
         return (self.launch if on_triton(flat[self._on]) else self.reference)(*flat)
 
     def refuse(self, words: str) -> None:
-        """Make differentiating it raise."""
+        """Raise an error with these words if the operation is differentiated."""
 
         def refuse(ctx: Any, *grads: Any) -> None:
             raise RuntimeError(f"{self._name}: {words}")
@@ -117,29 +117,30 @@ def operation(
     mutates: tuple[str, ...] = (),
     refuses: str = "",
 ) -> Operation[P, R]:
-    """The public function of an operation without a gradient, which is registered with torch.
+    """Register an operation without a gradient with torch, and return its public function.
 
     Args:
-        inputs: a NamedTuple of the arguments, whose docstring is the function's.
-        reference, launch: by torch, which a plain call on the CPU takes at once, and by kernels. check: refuses inputs.
-        on: the input whose device decides between them.
-        fake: gives the outputs unwritten; needed where there are any.
-        mutates: the inputs that it writes.
-        refuses: what a backward pass through it says; where it is empty, torch's own words.
+        inputs: a NamedTuple of the arguments, whose docstring becomes the function's.
+        reference, launch: implementations in torch, which a plain call on the CPU uses directly, and by kernels.
+        check: raises an error for invalid inputs.
+        on: the input whose device selects the implementation.
+        fake: allocates the outputs; needed if there are any.
+        mutates: the inputs that the operation writes.
+        refuses: the error message of a backward pass; if empty, torch's own.
     """
     make, returns = cast(Any, inputs), get_type_hints(reference)["return"]
     place: int = make._fields.index(on)
-    ways = [lambda *of, way=way: way(make(*of)) for way in (reference, launch, fake) if way is not None]
-    registered = Registered(name, get_type_hints(inputs), returns, on, ways, mutates)
+    ways = [lambda *args, way=way: way(make(*args)) for way in (reference, launch, fake) if way is not None]
+    registered = Registration(name, get_type_hints(inputs), returns, on, ways, mutates)
     dispatch = registered.dispatch
     if refuses:
         registered.refuse(refuses)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        of = inputs(*args, **kwargs)
-        check(of)
-        asked = refuses and any(isinstance(value, torch.Tensor) and value.requires_grad for value in of)
-        return reference(of) if eager(of[place]) and not asked else dispatch(*of)
+        values = inputs(*args, **kwargs)
+        check(values)
+        refused = refuses and any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+        return reference(values) if eager(values[place]) and not refused else dispatch(*values)
 
     return _public(name, inputs, returns, torch.no_grad()(call) if mutates else call, reference, launch)
 
@@ -156,109 +157,109 @@ def differentiable(
     returns: Callable[[O], R],
     backward: Backward[I, O],
 ) -> Operation[P, R]:
-    """The public function of an operation with a gradient, which is registered with torch, as is its backward pass.
+    """Register an operation with a gradient and its backward pass with torch, and return its public function.
 
-    Arguments as in `operation`, but for
+    Arguments are as in `operation`, except
 
     Args:
-        reference, launch, fake: they are told whether a backward pass will follow, and give a NamedTuple of outputs;
-            those that only a backward pass reads may be empty where none follows.
-        returns: which of the outputs the public function returns, from the first on.
+        reference, launch, fake: their second argument says whether a backward pass will follow. They return a
+            NamedTuple; outputs for the backward pass may be empty if none follows.
+        returns: selects the leading outputs that the public function returns.
     """
     make, outputs = cast(Any, inputs), get_type_hints(reference)["return"]
-    shown = cast(Any, returns(outputs(*outputs._fields)))
-    many = 0 if isinstance(shown, str) else len(shown)
+    fields = cast(Any, returns(outputs(*outputs._fields)))
+    number = 0 if isinstance(fields, str) else len(fields)  # 0: the one output itself, not a tuple
     place, *leaves = (make._fields.index(name) for name in (on, *backward.leaves))
-    ways = [lambda *of, way=way: way(make(*of[:-1]), of[-1]) for way in (reference, launch, fake)]
+    ways = [lambda *args, way=way: way(make(*args[:-1]), args[-1]) for way in (reference, launch, fake)]
     hints = {**get_type_hints(inputs), "save": bool}
-    registered = Registered(name, hints, _tensors(len(outputs._fields)), on, ways)
+    registered = Registration(name, hints, _tensors(len(outputs._fields)), on, ways)
     setup, differentiate = _autograd(name, inputs, outputs, on, backward)
     registered.custom.register_autograd(differentiate, setup_context=setup)
     dispatch = registered.dispatch
 
     class Direct(torch.autograd.Function):
-        """The reference under autograd, past the dispatcher."""
+        """The reference under autograd, without the dispatcher."""
 
         @staticmethod
-        def forward(ctx: Any, *of: Any) -> Any:
-            result = reference(make(*of), True)
-            setup(ctx, of, result)
+        def forward(ctx: Any, *args: Any) -> Any:
+            result = reference(make(*args), True)
+            setup(ctx, args, result)
             return result
 
         backward = staticmethod(differentiate)
 
     def public(result: Any) -> Any:
-        return result[:many] if many else result[0]
+        return result[:number] if number else result[0]
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        of = inputs(*args, **kwargs)
-        check(of)
-        save = torch.is_grad_enabled() and any(of[leaf].requires_grad for leaf in leaves)
-        if not eager(of[place]):
-            return public(dispatch(*of, save))
+        values = inputs(*args, **kwargs)
+        check(values)
+        save = torch.is_grad_enabled() and any(values[leaf].requires_grad for leaf in leaves)
+        if not eager(values[place]):
+            return public(dispatch(*values, save))
         if save:
-            return public(Direct.apply(*of))
+            return public(Direct.apply(*values))
         with torch.no_grad():
-            return public(reference(of, False))
+            return public(reference(values, False))
 
-    plain = [lambda of, way=way: public(way(of, False)) for way in (reference, launch)]
-    return _public(name, inputs, _tensors(many) if many else torch.Tensor, call, *plain)
+    plain = [lambda args, way=way: public(way(args, False)) for way in (reference, launch)]
+    return _public(name, inputs, _tensors(number) if number else torch.Tensor, call, *plain)
 
 
 def _autograd(
     name: str, inputs: Any, outputs: Any, on: str, backward: Backward[I, O]
 ) -> tuple[Callable[..., None], Callable[..., Any]]:
-    """`setup_context` and `backward` of an operation, whose backward pass is registered as one."""
+    """Register the backward pass of an operation, and return the operation's `setup_context` and `backward`."""
     hints = {**get_type_hints(inputs), **get_type_hints(outputs)}
-    names, taken, through = [*hints], len(inputs._fields), backward.outputs
-    without = [None] * (len(names) - taken - through)
+    names, arity, graded = [*hints], len(inputs._fields), backward.outputs
+    no_gradients = [None] * (len(names) - arity - graded)
     tensors = [key for key, hint in hints.items() if hint in (torch.Tensor, torch.Tensor | None)]
-    kept = [names.index(key) for key in tensors if key not in backward.forgets]
-    values = [place for place in range(taken) if names[place] not in tensors]
+    saved = [names.index(key) for key in tensors if key not in backward.forgets]
+    values = [place for place in range(arity) if names[place] not in tensors]
     shapes = [names.index(key) for key in backward.leaves if key in backward.forgets]
     leaves = [names.index(leaf) for leaf in backward.leaves]
 
     def flat(way: Way[I, O]) -> Callable[..., list[torch.Tensor]]:
-        def run(*every: Any) -> list[torch.Tensor]:
-            needs = [leaf for leaf, needed in zip(backward.leaves, every[-1], strict=True) if needed]
-            of, out = inputs(*every[:taken]), outputs(*every[taken : len(names)])
-            gradients = way(of, out, outputs(*every[len(names) : -1], *without), frozenset(needs))
+        def run(*arguments: Any) -> list[torch.Tensor]:
+            needs = [leaf for leaf, needed in zip(backward.leaves, arguments[-1], strict=True) if needed]
+            args, out = inputs(*arguments[:arity]), outputs(*arguments[arity : len(names)])
+            gradients = way(args, out, outputs(*arguments[len(names) : -1], *no_gradients), frozenset(needs))
             return [gradients[leaf] for leaf in needs]
 
         return run
 
-    def fake(of: I, out: O, grad: O, needs: frozenset[str]) -> Gradients:
-        return {leaf: getattr(of, leaf).new_empty(getattr(of, leaf).shape) for leaf in needs}
+    def fake(args: I, out: O, grad: O, needs: frozenset[str]) -> Gradients:
+        return {leaf: getattr(args, leaf).new_empty(getattr(args, leaf).shape) for leaf in needs}
 
-    optional = [*backward.forgets, *(f"d_{output}" for output in names[taken : taken + through])]
+    optional = [*backward.forgets, *(f"d_{output}" for output in names[arity : arity + graded])]
     hints |= {**dict.fromkeys(optional, torch.Tensor | None), "needs": list[bool]}
     ways = [flat(way) for way in (backward.reference, backward.launch, fake)]
-    registered = Registered(f"{name}_backward", hints, list[torch.Tensor], on, ways)
-    # Without this, gradients of gradients would silently count as constants.
-    registered.refuse("no second derivative to differentiate twice; backward without create_graph")
+    registered = Registration(f"{name}_backward", hints, list[torch.Tensor], on, ways)
+    # Without this, second derivatives would silently be zero.
+    registered.refuse("no second derivative; call backward without create_graph")
 
     def setup(ctx: Any, inputs: Sequence[Any], output: Sequence[torch.Tensor]) -> None:
-        every = (*inputs[:taken], *output)
-        ctx.save_for_backward(*(every[place] for place in kept))
-        ctx.values = [every[place] for place in values]
-        ctx.shapes = [(every[place].shape, every[place].dtype) for place in shapes]
-        ctx.mark_non_differentiable(*output[through:])
-        ctx.set_materialize_grads(False)  # else zeros would be made for what is saved, too
+        arguments = (*inputs[:arity], *output)
+        ctx.save_for_backward(*(arguments[place] for place in saved))
+        ctx.values = [arguments[place] for place in values]
+        ctx.shapes = [(arguments[place].shape, arguments[place].dtype) for place in shapes]
+        ctx.mark_non_differentiable(*output[graded:])
+        ctx.set_materialize_grads(False)  # else torch would allocate zeros for the saved outputs, too
 
     def differentiate(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         needs, grad = ctx.needs_input_grad, next((grad for grad in grads if grad is not None), None)
         if grad is None:
             return (None,) * len(needs)
-        every: list[Any] = [None] * len(names)
-        for place, value in zip((*kept, *values), (*ctx.saved_tensors, *ctx.values), strict=True):
-            every[place] = value
+        arguments: list[Any] = [None] * len(names)
+        for place, value in zip((*saved, *values), (*ctx.saved_tensors, *ctx.values), strict=True):
+            arguments[place] = value
         if any(needs[place] for place in shapes):
             for place, (shape, dtype) in zip(shapes, ctx.shapes, strict=True):
-                every[place] = grad.new_empty((), dtype=dtype).expand(shape)
-        every += [*grads[:through], [needs[leaf] for leaf in leaves]]
-        direct = eager(grad) and not torch.is_grad_enabled()  # else it is recorded itself, which it refuses
-        made = (registered.reference if direct else registered.dispatch)(*every)
-        by_place = dict(zip((leaf for leaf in leaves if needs[leaf]), made, strict=True))
+                arguments[place] = grad.new_empty((), dtype=dtype).expand(shape)
+        arguments += [*grads[:graded], [needs[leaf] for leaf in leaves]]
+        direct = eager(grad) and not torch.is_grad_enabled()  # else autograd would record it, which it refuses
+        gradients = (registered.reference if direct else registered.dispatch)(*arguments)
+        by_place = dict(zip((leaf for leaf in leaves if needs[leaf]), gradients, strict=True))
         return tuple(by_place.get(place) for place in range(len(needs)))
 
     return setup, differentiate
@@ -271,7 +272,7 @@ def _tensors(count: int) -> Any:
 def _public(
     name: str, inputs: Callable[P, I], returns: Any, call: Callable[P, R], *ways: Callable[[I], R]
 ) -> Operation[P, R]:
-    """The public function: what `help` and errors say of it comes from the inputs."""
+    """Finish the public function: name, module, signature and docstring come from the inputs."""
     public, make, hints = cast(Any, call), cast(Any, inputs), get_type_hints(inputs)
     returns = None if returns is NoneType else returns
     defaults = dict.fromkeys(hints, inspect.Parameter.empty) | make._field_defaults
@@ -287,13 +288,13 @@ def _public(
 
 
 def eager(tensor: torch.Tensor) -> bool:
-    """True where a reference may be called past the dispatcher, which costs as much as a small call: for a plain CPU
-    tensor, with nothing tracing or transforming."""
+    """Return True for a plain CPU tensor with nothing tracing or transforming: its reference bypasses the dispatcher,
+    which costs as much as a small call."""
     return (
         tensor.is_cpu
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and not is_compiling()
         and _len_torch_dispatch_stack() == 0
         and peek_interpreter_stack() is None
-        and not served("cpu")  # its own device would cost more to look up than all of the above
+        and not served("cpu")  # looking up the tensor's device would cost more than all of the above
     )

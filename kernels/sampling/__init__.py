@@ -1,1 +1,1 @@
-"""Sampling: the next batch, temporal neighbours, distinct nodes."""
+"""Sampling of batches and temporal neighbours, and deduplication of nodes."""

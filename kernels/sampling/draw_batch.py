@@ -1,4 +1,4 @@
-"""The next batch of a stream on the device: its events, their negatives, and the roots and times to sample around."""
+"""The next batch of a stream, drawn on the device: events, negatives, and roots and times for neighbour sampling."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Draw(NamedTuple):
-    """A batch of B consecutive events and their drawn candidates, as roots: src ‖ dst ‖ candidates.
+    """A batch of B consecutive events and random candidate destinations, as roots: src ‖ dst ‖ candidates.
 
-    Event i of the batch is e = span[0] + i, real where e < span[1]; the real ones are a prefix of the batch, so that
-    the last batch of a stream has the shape of the others. Candidate n of event i is the root 2B + i·each + n, the
-    destination number ⌊w · K / 2³²⌋ with w the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
-    depends on `draws` and on that position alone, and may be a true destination.
+    Event i of the batch is e = span[0] + i, which is real if e < span[1]. The real events come first, and padding gives
+    the last batch of a stream the shape of the others. Candidate n of event i is root 2B + i·each + n. It is
+    destinations[⌊w · K / 2³²⌋], where w is the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
+    depends only on `draws` and on this position, and may be a true destination.
 
     Args:
-        src, dst: [E] integer nodes, E ≥ 1, the ends of all events.
+        src, dst: [E] integer nodes, E ≥ 1, the endpoints of all events.
         times: [E] int64 or float64.
-        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, those to draw from.
-        span: [2] int64, the batch's first event and where the events end; what lies outside [0, E] is cut off.
+        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, the candidates.
+        span: [2] int64, the batch's first event and the end of the events, clipped to [0, E].
         draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
         size: B ≥ 0.
-        each: candidates an event, at least 1.
+        each: candidates per event, at least 1.
 
     Returns:
-        roots [(2 + each)·B] int64, −1 where the event is not real; root_times [(2 + each)·B], the event's time for
-        each of its roots, and where it is not real the time of the last event before the span's end (of event 0 where
-        there is none); events [B] int64, e or −1; count [1] int64 of real events. Nothing is mutated, nothing is
-        differentiable.
+        roots [(2 + each)·B] int64, −1 if the event is not real; root_times [(2 + each)·B], the time of the root's
+        event, or if it is not real, of the last event before the span's end (of event 0 if there is none); events [B]
+        int64, e or −1; count [1] int64, the number of real events. Nothing is mutated or differentiable.
 
     Raises:
-        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no event, no destination.
+        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no events or destinations.
     """
 
     src: torch.Tensor
@@ -52,15 +51,16 @@ class Draw(NamedTuple):
     each: int = 1
 
 
-def _reference(of: Draw) -> Batch:
-    span, destinations, times = of.span, of.destinations, of.times
+def _reference(args: Draw) -> Batch:
+    span, destinations, times = args.span, args.destinations, args.times
     first, end = span.clamp(0, times.numel())
-    row, candidate = (torch.arange(count, device=span.device) for count in (of.size, of.size * of.each))
+    row, candidate = (torch.arange(count, device=span.device) for count in (args.size, args.size * args.each))
     event = first + row
     place = torch.minimum(event, end - 1).clamp_(min=0)
-    drawn = destinations.index_select(0, philox_integers(of.draws, candidate, destinations.numel()))
-    nodes = torch.cat([of.src.index_select(0, place).long(), of.dst.index_select(0, place).long(), drawn.long()])
-    owner = torch.cat([row, row, candidate // of.each])
+    negatives = destinations.index_select(0, philox_integers(args.draws, candidate, destinations.numel()))
+    src, dst = args.src.index_select(0, place), args.dst.index_select(0, place)
+    nodes = torch.cat([src.long(), dst.long(), negatives.long()])
+    owner = torch.cat([row, row, candidate // args.each])
     real, moments = event < end, times.index_select(0, place)
     roots = torch.where(real.index_select(0, owner), nodes, -1)
     return roots, moments.index_select(0, owner), torch.where(real, event, -1), real.sum(0, keepdim=True)
@@ -76,7 +76,7 @@ def batch_kernel(
     p_src, p_dst, p_times, p_destinations, p_span, p_draws, p_roots, p_root_times, p_events, p_count,
     size, num_events, num_destinations, EACH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of roots r < (2 + EACH)·B, with [first, end) the span cut to the stream of E events:
+    """For roots r < (2 + EACH)·B, where [first, end) is the span clipped to the stream of E events:
 
         i = r, r − B or ⌊(r − 2B) / EACH⌋          e = first + i          time_r = times[max(min(e, end − 1), 0)]
         root_r = src_e, dst_e or destinations[⌊philox(r − 2B)₀ · K / 2³²⌋] where e < end, else −1
@@ -105,38 +105,39 @@ def batch_kernel(
     tl.store(p_count, tl.minimum(tl.maximum(end - first, 0), size), mask=tl.program_id(0) == 0)
 
 
-def _launch(of: Draw) -> Batch:
-    """A program makes BLOCK roots; one at least, for the count of a batch without any."""
-    out, config = _empty(of), batch_kernel.config()
+def _launch(args: Draw) -> Batch:
+    """Launch programs for BLOCK roots each, at least one, which writes the count of an empty batch."""
+    out, config = _empty(args), batch_kernel.config()
     batch_kernel.launch(
         (max(cdiv(out[0].numel(), config["BLOCK"]), 1),), config,
-        *of[:6], *out, of.size, of.times.numel(), of.destinations.numel(), EACH=of.each,
+        *args[:6], *out, args.size, args.times.numel(), args.destinations.numel(), EACH=args.each,
     )  # fmt: skip
     return out
 
 
-def _empty(of: Draw) -> Batch:
-    """The outputs, unwritten."""
-    roots = of.span.new_empty((2 + of.each) * of.size)
-    return roots, torch.empty_like(roots, dtype=of.times.dtype), of.span.new_empty(of.size), of.span.new_empty(1)
+def _empty(args: Draw) -> Batch:
+    """Allocate the outputs."""
+    roots = args.span.new_empty((2 + args.each) * args.size)
+    times = torch.empty_like(roots, dtype=args.times.dtype)
+    return roots, times, args.span.new_empty(args.size), args.span.new_empty(1)
 
 
-def _check(of: Draw) -> None:
-    ends, words = {"src": of.src, "dst": of.dst}, {"span": of.span, "draws": of.draws}
-    checks.dtype(_NAME, checks.INTEGERS, **ends, destinations=of.destinations)
-    checks.dtype(_NAME, checks.TIMES, times=of.times)
+def _check(args: Draw) -> None:
+    device, ends, words = args.span.device, {"src": args.src, "dst": args.dst}, {"span": args.span, "draws": args.draws}
+    checks.dtype(_NAME, checks.INTEGERS, **ends, destinations=args.destinations)
+    checks.dtype(_NAME, checks.TIMES, times=args.times)
     checks.dtype(_NAME, (torch.int64,), **words)
-    checks.dims(_NAME, 1, times=of.times, destinations=of.destinations)
-    checks.shape(_NAME, **{name: (part, tuple(of.times.shape)) for name, part in ends.items()})
-    checks.shape(_NAME, span=(of.span, (2,)), draws=(of.draws, (4,)))
+    checks.dims(_NAME, 1, times=args.times, destinations=args.destinations)
+    checks.shape(_NAME, **{name: (part, tuple(args.times.shape)) for name, part in ends.items()})
+    checks.shape(_NAME, span=(args.span, (2,)), draws=(args.draws, (4,)))
     for name in ("times", "destinations"):
-        if getattr(of, name).numel() == 0:
-            raise ValueError(f"{_NAME}: {name} has shape (0,); give one event and one destination at least")
-    for name, number, least in (("size", of.size, 0), ("each", of.each, 1)):
+        if getattr(args, name).numel() == 0:
+            raise ValueError(f"{_NAME}: {name} has shape (0,); give at least one event and one destination")
+    for name, number, least in (("size", args.size, 0), ("each", args.each, 1)):
         if not isinstance(number, (int, torch.SymInt)) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
-    checks.layout(_NAME, **ends, times=of.times, destinations=of.destinations, **words)
-    checks.device(_NAME, of.span.device, (), **ends, times=of.times, destinations=of.destinations, draws=of.draws)
+    checks.layout(_NAME, **ends, times=args.times, destinations=args.destinations, **words)
+    checks.device(_NAME, device, (), **ends, times=args.times, destinations=args.destinations, draws=args.draws)
 
 
 draw_batch = operation(_NAME, Draw, reference=_reference, launch=_launch, fake=_empty, check=_check, on="span")

@@ -1,4 +1,4 @@
-"""Temporal neighbours of each root, strictly before its time: the most recent ones, or uniformly drawn ones."""
+"""Temporal neighbours of each root from before its time: the most recent ones, or a uniform sample."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Sampled = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Recent(NamedTuple):
-    """For every root, the `fanout` latest T-CSR entries with time < root time, the latest first.
+    """The `fanout` latest T-CSR entries of each root with time < root time, the latest first.
 
     Args:
         indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
         neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
         event_ids: [M] integer, the event of each entry.
-        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        times: [M] int64 or float64, the time of each entry. These four may be in pinned host memory.
         roots: [R] integer nodes; a negative one is padding and has no neighbours.
         root_times: [R], in the dtype of `times`.
         fanout: F ≥ 1.
@@ -31,8 +31,8 @@ class Recent(NamedTuple):
 
     Returns:
         neighbours [R, F] int64 and event ids [R, F] int64, −1 in slots without a neighbour; Δt = root time − entry
-        time [R, F] in `dtype`, subtracted before it is rounded, 0 in empty slots; counts [R] int64 of filled slots
-        (the filled ones come first). Nothing is mutated, nothing is differentiable.
+        time [R, F] in `dtype`, subtracted before it is rounded, 0 in empty slots; counts [R] int64 of filled slots,
+        which come first. Nothing is mutated or differentiable.
 
     Raises:
         ValueError: a wrong dtype, shape, layout, device or fanout; with debugging on, a root outside the graph.
@@ -49,16 +49,16 @@ class Recent(NamedTuple):
 
 
 class Uniform(NamedTuple):
-    """For every root, `fanout` T-CSR entries with time < root time, drawn uniformly with replacement (as TGL does).
+    """Sample `fanout` T-CSR entries of each root with time < root time uniformly with replacement (as in TGL).
 
-    A root with n > 0 earlier entries gets min(n, fanout) slots, so that a short history is not weighed more than
-    once per entry on average. The draw of root r, slot j depends on `draws` and on r·fanout + j alone.
+    A root with n > 0 earlier entries gets min(n, fanout) slots, so on average no entry of a short history counts more
+    than once. The draw for slot j of root r depends only on `draws` and r·fanout + j.
 
     Args:
         indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
         neighbours: [M] integer, the other endpoint of each entry, sorted by node, then time, then file order.
         event_ids: [M] integer, the event of each entry.
-        times: [M] int64 or float64, the time of each entry. These four may lie in pinned host memory.
+        times: [M] int64 or float64, the time of each entry. These four may be in pinned host memory.
         roots: [R] integer nodes; a negative one is padding and has no neighbours.
         root_times: [R], in the dtype of `times`.
         fanout: F ≥ 1.
@@ -66,9 +66,9 @@ class Uniform(NamedTuple):
         dtype: floating type of the returned differences.
 
     Returns:
-        As `sample_recent`, in the order of the draws: neighbours [R, F] int64 and event ids [R, F] int64, −1 in empty
+        As for `sample_recent`, in order of the draws: neighbours [R, F] int64 and event ids [R, F] int64, −1 in empty
         slots; Δt [R, F] in `dtype`, 0 in empty slots; counts [R] int64 of filled slots, which come first. Nothing is
-        mutated, nothing is differentiable.
+        mutated or differentiable.
 
     Raises:
         ValueError: a wrong dtype, shape, layout, device or fanout; with debugging on, a root outside the graph.
@@ -85,40 +85,41 @@ class Uniform(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-def _draws(of: Recent | Uniform) -> torch.Tensor | None:
-    """The key of the draws, if anything is drawn."""
-    return of.draws if isinstance(of, Uniform) else None
+def _draws(args: Recent | Uniform) -> torch.Tensor | None:
+    """Philox words of the draws, or None for the most recent neighbours."""
+    return args.draws if isinstance(args, Uniform) else None
 
 
-def _reference(of: Recent | Uniform) -> Sampled:
-    roots, device, draws = of.roots, of.roots.device, _draws(of)
-    if of.times.numel() == 0:
-        nothing = torch.full((roots.numel(), of.fanout), -1, dtype=torch.int64, device=device)
-        none = torch.zeros_like(roots, dtype=torch.int64)
-        return nothing, nothing.clone(), torch.zeros_like(nothing, dtype=of.dtype), none
-    start, segment_end = segments(of.indptr, roots)
-    end = first_not_before(of.times, start, segment_end, of.root_times)
+def _reference(args: Recent | Uniform) -> Sampled:
+    roots, device, draws = args.roots, args.roots.device, _draws(args)
+    if args.times.numel() == 0:
+        padding = torch.full((roots.numel(), args.fanout), -1, dtype=torch.int64, device=device)
+        counts = torch.zeros_like(roots, dtype=torch.int64)
+        return padding, padding.clone(), torch.zeros_like(padding, dtype=args.dtype), counts
+    start, segment_end = segments(args.indptr, roots)
+    end = first_not_before(args.times, start, segment_end, args.root_times)
     if draws is None:
-        positions = end.unsqueeze(1) - torch.arange(1, of.fanout + 1, device=device)
+        positions = end.unsqueeze(1) - torch.arange(1, args.fanout + 1, device=device)
     else:
-        slots = torch.arange(roots.numel() * of.fanout, device=device).view(-1, of.fanout)
+        slots = torch.arange(roots.numel() * args.fanout, device=device).view(-1, args.fanout)
         positions = start.unsqueeze(1) + philox_integers(draws, slots, (end - start).unsqueeze(1))
-    counts = (end - start).clamp_(max=of.fanout)
-    return (*gather_entries(positions, counts, of.root_times, of.neighbours, of.event_ids, of.times, of.dtype), counts)
+    counts = (end - start).clamp_(max=args.fanout)
+    entries = args.neighbours, args.event_ids, args.times
+    return (*gather_entries(positions, counts, args.root_times, *entries, args.dtype), counts)
 
 
 def segments(indptr: torch.Tensor, roots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end [R] of the entries of each root; an empty segment for a negative one."""
+    """Start and end [R] of each root's entries; an empty segment for a negative root."""
     node = roots.clamp(min=0)
     start = indptr.index_select(0, node)
     return start, torch.where(roots < 0, start, indptr.index_select(0, node + 1))
 
 
 def first_not_before(times: torch.Tensor, start: torch.Tensor, end: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-    """Per segment [start, end) of sorted `times` [M > 0], the first position whose time is ≥ its bound; all [R]."""
+    """First position with a time ≥ the bound in each segment [start, end) of sorted `times` [M > 0]; all [R]."""
     position = start
     for bit in reversed(range(int((end - start).max()).bit_length() if start.numel() else 0)):
-        # A step that would leave the segment goes to its end, and is taken where all before it is early enough.
+        # A step beyond the segment stops at its end; a step is accepted if all earlier entries are before the bound.
         candidate = torch.minimum(position + (1 << bit), end)
         probe = times.index_select(0, (candidate - 1).clamp_(min=0))
         position = torch.where(probe < bounds, candidate, position)
@@ -135,7 +136,7 @@ def gather_entries(
     times: torch.Tensor,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """T-CSR entries at `positions` [R, F], the first `counts` [R] a row: neighbours, event ids, time differences."""
+    """T-CSR entries at the first `counts` [R] of each row of `positions` [R, F]: neighbours, event ids and Δt."""
     filled = torch.arange(positions.shape[1], device=positions.device) < counts.unsqueeze(1)
     positions = torch.where(filled, positions, 0)
     deltas = torch.where(filled, root_times.unsqueeze(1) - times[positions], 0).to(dtype)
@@ -145,9 +146,9 @@ def gather_entries(
 
 @device_function
 def block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root):
-    """Of a block of roots [BLOCK]: where the entries start, where those before the root's time end, and that time.
+    """Start of the entries, end of those before the root's time, and that time, for a block of roots [BLOCK].
 
-    A binary search, all roots in step; a negative root and one beyond the mask have no entries.
+    A binary search runs on all roots in step; a negative root and one outside the mask have no entries.
     """
     b_root = tl.load(p_roots + o_root, mask=m_root, other=-1).to(tl.int64)
     m_real = b_root >= 0
@@ -167,8 +168,8 @@ def write_entries(
     p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
     o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT: tl.constexpr,
 ):  # fmt: skip
-    """Write slots i_slot [SLOTS] of a block of roots: the entries at b_position [BLOCK, SLOTS] where m_filled, else
-    −1 and 0."""
+    """Write slots i_slot [SLOTS] of a block of roots: the entries at b_position [BLOCK, SLOTS] under m_filled, else −1
+    and 0."""
     o_slot = o_root.to(tl.int64)[:, None] * FANOUT + i_slot[None, :]
     m_slot = m_root[:, None] & (i_slot < FANOUT)[None, :]
     b_node = tl.load(p_neighbours + b_position, mask=m_filled, other=-1).to(tl.int64)
@@ -178,7 +179,7 @@ def write_entries(
     tl.store(p_out_events + o_slot, b_event, mask=m_slot)
     b_delta = tl.where(m_filled, b_delta, 0)
     if p_out_deltas.dtype.element_ty == tl.bfloat16:
-        b_delta = b_delta.to(tl.float32)  # as torch goes; the interpreter, which then truncates, knows no other way
+        b_delta = b_delta.to(tl.float32)  # as in torch; the interpreter converts no other way, and truncates
     tl.store(p_out_deltas + o_slot, b_delta.to(p_out_deltas.dtype.element_ty), mask=m_slot)
 
 
@@ -228,63 +229,63 @@ def uniform_kernel(
         )  # fmt: skip
 
 
-def _launch(of: Recent | Uniform) -> Sampled:
-    """A program searches for BLOCK roots, draws if it has to, and copies their entries.
+def _launch(args: Recent | Uniform) -> Sampled:
+    """Launch programs that search for BLOCK roots, draw if needed, and copy their entries.
 
-    It handles all slots of a usual fanout at a time; those of a large one would spill its registers.
+    A program handles all slots of a typical fanout at once, but splits a large one, which would spill registers.
     """
     out, (sampler, draws) = (
-        _empty(of),
-        (uniform_kernel, (of.draws,)) if isinstance(of, Uniform) else (recent_kernel, ()),
+        _empty(args),
+        (uniform_kernel, (args.draws,)) if isinstance(args, Uniform) else (recent_kernel, ()),
     )
     config = sampler.config()
     sampler.launch(
-        (cdiv(of.roots.numel(), config["BLOCK"]),), config,
-        of.indptr, of.neighbours, of.event_ids, of.times, of.roots, of.root_times, *draws, *out, of.roots.numel(),
-        FANOUT=of.fanout, SLOTS=min(pow2(of.fanout, 1), 16),
+        (cdiv(args.roots.numel(), config["BLOCK"]),), config,
+        args.indptr, args.neighbours, args.event_ids, args.times, args.roots, args.root_times, *draws, *out,
+        args.roots.numel(), FANOUT=args.fanout, SLOTS=min(pow2(args.fanout, 1), 16),
     )  # fmt: skip
     return out
 
 
-def _empty(of: Recent | Uniform) -> Sampled:
-    """The outputs, unwritten."""
-    nodes = of.roots.new_empty((of.roots.numel(), of.fanout), dtype=torch.int64)
-    counts = torch.empty_like(of.roots, dtype=torch.int64)
-    return nodes, torch.empty_like(nodes), torch.empty_like(nodes, dtype=of.dtype), counts
+def _empty(args: Recent | Uniform) -> Sampled:
+    """Allocate the outputs."""
+    nodes = args.roots.new_empty((args.roots.numel(), args.fanout), dtype=torch.int64)
+    counts = torch.empty_like(args.roots, dtype=torch.int64)
+    return nodes, torch.empty_like(nodes), torch.empty_like(nodes, dtype=args.dtype), counts
 
 
-def _check(of: Recent | Uniform) -> None:
-    draws = _draws(of)
+def _check(args: Recent | Uniform) -> None:
+    draws = _draws(args)
     name = "sample_recent" if draws is None else "sample_uniform"
-    entries = {"neighbours": of.neighbours, "event_ids": of.event_ids, "times": of.times}
-    starts = {"roots": of.roots, "root_times": of.root_times}
-    if not isinstance(of.fanout, int) or of.fanout < 1:
-        raise ValueError(f"{name}: fanout must be an integer of at least 1, not {of.fanout!r}")
-    if of.indptr.dim() != 1 or of.indptr.numel() == 0:
-        raise ValueError(f"{name}: indptr has shape {tuple(of.indptr.shape)}; give [N + 1] for N nodes")
-    if of.dtype not in checks.FLOATS:
-        raise ValueError(f"{name}: dtype must be a floating type, not {of.dtype}; torch.float32 is the default")
-    if of.root_times.dtype != of.times.dtype:
+    entries = {"neighbours": args.neighbours, "event_ids": args.event_ids, "times": args.times}
+    starts = {"roots": args.roots, "root_times": args.root_times}
+    if not isinstance(args.fanout, int) or args.fanout < 1:
+        raise ValueError(f"{name}: fanout must be an integer of at least 1, not {args.fanout!r}")
+    if args.indptr.dim() != 1 or args.indptr.numel() == 0:
+        raise ValueError(f"{name}: indptr has shape {tuple(args.indptr.shape)}; give [N + 1] for N nodes")
+    if args.dtype not in checks.FLOATS:
+        raise ValueError(f"{name}: dtype must be a floating type, not {args.dtype}; torch.float32 is the default")
+    if args.root_times.dtype != args.times.dtype:
         raise ValueError(
-            f"{name}: root_times is {of.root_times.dtype}, times are {of.times.dtype}; give both one dtype"
+            f"{name}: root_times is {args.root_times.dtype}, times are {args.times.dtype}; give both one dtype"
         )
     for vectors in (starts, entries):
         shapes = [tuple(vector.shape) for vector in vectors.values()]
         if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{name}: {', '.join(vectors)} are {shapes}; give vectors of one length")
-    checks.dtype(name, (torch.int64,), indptr=of.indptr, draws=draws)
-    checks.dtype(name, checks.INTEGERS, neighbours=of.neighbours, event_ids=of.event_ids, roots=of.roots)
-    checks.dtype(name, checks.TIMES, times=of.times)
+    checks.dtype(name, (torch.int64,), indptr=args.indptr, draws=draws)
+    checks.dtype(name, checks.INTEGERS, neighbours=args.neighbours, event_ids=args.event_ids, roots=args.roots)
+    checks.dtype(name, checks.TIMES, times=args.times)
     if draws is not None and draws.shape != (4,):
         words = "(seed, purpose, epoch, iteration)"
-        raise ValueError(f"{name}: draws is {tuple(draws.shape)}; give the four words {words} as [4]")
-    checks.layout(name, indptr=of.indptr, **entries, **starts, draws=draws)
+        raise ValueError(f"{name}: draws has shape {tuple(draws.shape)}; give the four words {words} as [4]")
+    checks.layout(name, indptr=args.indptr, **entries, **starts, draws=draws)
     checks.device(
-        name, of.roots.device, ("indptr", *entries),
-        indptr=of.indptr, **entries, root_times=of.root_times, draws=draws,
+        name, args.roots.device, ("indptr", *entries),
+        indptr=args.indptr, **entries, root_times=args.root_times, draws=draws,
     )  # fmt: skip
-    checks.within(name, "roots", of.roots, of.indptr.numel() - 1, None)
-    checks.within(name, "indptr", of.indptr, of.times.numel() + 1)
+    checks.within(name, "roots", args.roots, args.indptr.numel() - 1, None)
+    checks.within(name, "indptr", args.indptr, args.times.numel() + 1)
 
 
 sample_recent = operation(

@@ -1,4 +1,4 @@
-"""Deduplication of the nodes that a batch touches, with a capacity-sized result and the count kept in a tensor."""
+"""Deduplication of the nodes that a batch touches, with a result of fixed capacity and the count in a tensor."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mspipe_triton.kernels.runtime import checks, spaces
 from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.runtime.operation import operation
 
-# Positions a program counts and numbers. One size for both kernels: the second adds up what the first counted.
+# Positions per program, the same in both kernels: the second one adds up the counts of the first.
 SPAN = 512
 
 _scratch = threading.local()
-_KEPT = 1 << 28  # entries of the largest scratch table that stays with its thread, 2 GiB
+_CACHED = 1 << 28  # entries of the largest scratch table that is cached per thread, 2 GiB
 
 
 class Nodes(NamedTuple):
-    """The distinct nodes of a list, and where each entry of the list stands among them.
+    """The distinct nodes of a list, and the index of each entry among them.
 
-    Neither path does work in the number of nodes that exist; the kernels wait for nothing, and their result does not
-    depend on the order in which the device runs them.
+    The cost does not depend on the total number of nodes. The kernels do not wait for the device, and their result does
+    not depend on the order in which it runs programs.
 
     Args:
         nodes: [M] integer, below 2³¹, M at most 2³⁰; negative entries are padding.
-        capacity: C, room for the distinct nodes; M is always enough.
+        capacity: C, the maximum number of distinct nodes; M is always enough.
 
     Returns:
-        ids [C] int64, in order of first occurrence, −1 behind the last; inverse [M] int64 with
-        ids[inverse[i]] == nodes[i], 0 for padding; count [1] int64 of distinct nodes. Order of first occurrence
-        makes the rows of a list's head (a batch's roots) the head of the table. Nothing is mutated, nothing is
-        differentiable. Of more distinct nodes than C the first C are kept, inverse is 0 for every entry of the
-        others, and count still is the true number: a count above C tells of it.
+        ids [C] int64, in order of first occurrence, −1 after the last; inverse [M] int64 with
+        ids[inverse[i]] == nodes[i], 0 for padding; count [1] int64 of distinct nodes. Because of this order, the head
+        of a list (a batch's roots) has its rows at the head of the table. Nothing is mutated or differentiable. If
+        there are more than C distinct nodes, ids has the first C, inverse is 0 for entries of the others, and count is
+        the true number, above C.
 
     Raises:
         ValueError: a wrong dtype, shape or layout; a negative capacity; with debugging on, a node of 2³¹ or more.
@@ -46,12 +46,12 @@ class Nodes(NamedTuple):
 Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _reference(of: Nodes) -> Unique:
-    """Every position is stamped on its node, the least one stays, and a prefix sum over the positions that stayed
-    numbers the nodes; no sort, and no work in the number of nodes that exist.
+def _reference(args: Nodes) -> Unique:
+    """Number the nodes without sorting: every position is stamped on its node, the smallest stays, and a prefix sum
+    over the positions that stay numbers the nodes. The cost does not depend on the total number of nodes.
     """
-    (nodes, capacity), length = of, of.nodes.numel()
-    ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=nodes.device)  # the last takes what has no row
+    (nodes, capacity), length = args, args.nodes.numel()
+    ids = torch.full((capacity + 1,), -1, dtype=torch.int64, device=nodes.device)  # the last is for nodes without a row
     if length == 0:
         return ids[:-1], nodes.new_zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=nodes.device)
     nodes = nodes.long()
@@ -72,15 +72,15 @@ def _reference(of: Nodes) -> Unique:
 
 
 def stamps(size: int, device: torch.device) -> torch.Tensor:
-    """A table of at least `size` int64 whose contents mean nothing.
+    """Return a scratch table of at least `size` int64 with undefined contents.
 
-    It is kept a thread, so that its pages stay mapped, unless it is huge: in deterministic mode torch fills all that is
-    allocated, and that much would stay taken.
+    It is cached per thread, so its pages stay mapped, unless it is huge: in deterministic mode torch fills every new
+    tensor, so all its memory would stay in use.
     """
     table: torch.Tensor | None = getattr(_scratch, "table", None)
     if table is None or table.numel() < size or table.device != device:
         table = torch.empty(max(size, 1024) * 5 // 4, dtype=torch.int64, device=device)
-        if table.numel() <= _KEPT:
+        if table.numel() <= _CACHED:
             _scratch.table = table
     return table
 
@@ -93,16 +93,16 @@ def stamps(size: int, device: torch.device) -> torch.Tensor:
         "BLOCK": (128, 256, 512, 1024),
         **spaces.PLAIN,
         "num_warps": (1, 2, 4),
-    },  # fewer nodes than threads would race for an entry
+    },  # with fewer nodes than threads, threads would race for an entry
 )
 def unique_insert_kernel(p_nodes, p_table, p_slots, num_nodes, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """slot_i = the entry of node_i in a hash table of 2^BITS entries node·2³² + position (−1: free), −1 for padding;
-    table[slot_i] becomes the least position of node_i.
+    table[slot_i] becomes the smallest position of node_i.
 
-    The slots are probed from h(node) = ⌊(node · 0x9E3779B9 mod 2³²) / 2^(32 − BITS)⌋ on. An entry goes from free to its
-    node's for good, and from there to lesser positions only. So the probe of a node ends at one slot whichever lane
-    comes first, and an old value that a load returns never misleads: another node's entry still is, a lesser
-    position stands, and whether a free one still is free the exchange decides.
+    Probing starts at slot h(node) = ⌊(node · 0x9E3779B9 mod 2³²) / 2^(32 − BITS)⌋. A free entry changes once, to its
+    node's, and then only to smaller positions. So the probe of a node ends at the same slot whichever lane is first,
+    and a stale value from a load is harmless: another node's entry does not change owner, a smaller position stays
+    smaller, and the exchange tests whether a free entry is still free.
     """
     o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_node = o_node < num_nodes
@@ -110,7 +110,7 @@ def unique_insert_kernel(p_nodes, p_table, p_slots, num_nodes, BITS: tl.constexp
     b_own = (b_node << 32) | o_node
     m_real = b_node >= 0
     b_hash = ((b_node.to(tl.uint32) * 0x9E3779B9) >> (32 - BITS)).to(tl.int32)
-    # The exchange takes no mask: a lane without need of it exchanges −1 for −1, padding at a place of its own.
+    # The exchange has no mask: a lane that does not need it exchanges −1 for −1, padding at a slot of its own.
     b_slot = tl.where(m_real, b_hash, o_node & ((1 << BITS) - 1))
     b_free = tl.full([BLOCK], -1, tl.int64)
     m_seek = m_real
@@ -133,7 +133,7 @@ def unique_insert_kernel(p_nodes, p_table, p_slots, num_nodes, BITS: tl.constexp
     space=spaces.SPAN,
 )
 def unique_count_kernel(p_table, p_slots, p_first, p_counts, num_nodes, SPAN: tl.constexpr):
-    """first_i = table[slot_i] mod 2³², −1 for padding; counts[p] = number of i in program p's span with first_i = i."""
+    """first_i = table[slot_i] mod 2³², −1 for padding; counts[p] = |{i in program p's span: first_i = i}|."""
     o_node = tl.program_id(0) * SPAN + tl.arange(0, SPAN)
     m_node = o_node < num_nodes
     b_slot = tl.load(p_slots + o_node, mask=m_node, other=-1)
@@ -180,7 +180,7 @@ def unique_number_kernel(
     space=spaces.FLAT,
 )
 def unique_inverse_kernel(p_first, p_inverse, num_nodes, BLOCK: tl.constexpr):
-    """inverse_i = inverse[first_i] where first_i ≠ i, 0 for padding; first occurrences are read and never written."""
+    """inverse_i = inverse[first_i] where first_i ≠ i, 0 for padding; first occurrences are only read."""
     o_node = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_node = o_node < num_nodes
     b_first = tl.load(p_first + o_node, mask=m_node, other=-1)
@@ -188,17 +188,17 @@ def unique_inverse_kernel(p_first, p_inverse, num_nodes, BLOCK: tl.constexpr):
     tl.store(p_inverse + o_node, b_inverse, mask=m_node & (b_first != o_node))
 
 
-def _launch(of: Nodes) -> Unique:
-    """Four kernels, whose launches order their reads: fill the table, count, number, look up."""
-    (nodes, capacity), (ids, inverse, count), length = of, _empty(of), of.nodes.numel()
-    size = pow2(2 * length)  # half of it stays free, so every probe ends, and soon
+def _launch(args: Nodes) -> Unique:
+    """Launch four kernels in order: fill the table, count, number, look up."""
+    (nodes, capacity), (ids, inverse, count), length = args, _empty(args), args.nodes.numel()
+    size = pow2(2 * length)  # half of it stays free, so every probe ends soon
     table = torch.full((size,), -1, dtype=torch.int64, device=nodes.device)
     slots = torch.empty_like(nodes, dtype=torch.int32)
     first = torch.empty_like(slots)
     spans = cdiv(length, SPAN)
     counts = slots.new_empty(spans)
 
-    insert, inverted = unique_insert_kernel.config(), unique_inverse_kernel.config()
+    insert, lookup = unique_insert_kernel.config(), unique_inverse_kernel.config()
     unique_insert_kernel.launch(
         (cdiv(length, insert["BLOCK"]),), insert, nodes, table, slots, length, BITS=size.bit_length() - 1
     )
@@ -207,18 +207,18 @@ def _launch(of: Nodes) -> Unique:
         (max(cdiv(max(length, capacity), SPAN), 1),), unique_number_kernel.config(),
         nodes, first, counts, ids, inverse, count, length, spans, capacity, SPAN=SPAN,
     )  # fmt: skip
-    unique_inverse_kernel.launch((cdiv(length, inverted["BLOCK"]),), inverted, first, inverse, length)
+    unique_inverse_kernel.launch((cdiv(length, lookup["BLOCK"]),), lookup, first, inverse, length)
     return ids, inverse, count
 
 
-def _empty(of: Nodes) -> Unique:
-    """The outputs, unwritten."""
-    nodes, ids = of.nodes, of.nodes.new_empty(of.capacity, dtype=torch.int64)
+def _empty(args: Nodes) -> Unique:
+    """Allocate the outputs."""
+    nodes, ids = args.nodes, args.nodes.new_empty(args.capacity, dtype=torch.int64)
     return ids, torch.empty_like(nodes, dtype=torch.int64), nodes.new_empty(1, dtype=torch.int64)
 
 
-def _check(of: Nodes) -> None:
-    nodes, capacity = of
+def _check(args: Nodes) -> None:
+    nodes, capacity = args
     checks.dtype("unique_nodes", checks.INTEGERS, nodes=nodes)
     if nodes.dim() != 1:
         raise ValueError(f"unique_nodes: nodes is {tuple(nodes.shape)}; give a vector, as with nodes.reshape(-1)")

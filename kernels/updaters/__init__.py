@@ -1,1 +1,1 @@
-"""Memory updaters: the GRU of TGN and the RNN of JODIE, with row fetch and message build."""
+"""Memory updaters: the GRU of TGN and the RNN of JODIE, which also fetch rows and build messages."""

@@ -1,4 +1,4 @@
-"""What the memory updaters' backward passes share: from the gates' gradients those of all that an update reads."""
+"""The common part of the memory updaters' backward passes: gradients of the inputs from those of the gates."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ if TYPE_CHECKING:
     from mspipe_triton.kernels.updaters.inputs import Update
 
 
-def valid_gradient(of: Update, d_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient of h and the time differences, both 0 from the count on."""
-    if of.count is None:
-        return d_h, of.deltas
-    valid = torch.arange(d_h.shape[0], device=d_h.device) < of.count
-    return torch.where(valid.unsqueeze(1), d_h, 0.0), torch.where(valid, of.deltas, 0.0)
+def valid_gradient(args: Update, d_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of h and the time differences, both 0 beyond the count."""
+    if args.count is None:
+        return d_h, args.deltas
+    valid = torch.arange(d_h.shape[0], device=d_h.device) < args.count
+    return torch.where(valid.unsqueeze(1), d_h, 0.0), torch.where(valid, args.deltas, 0.0)
 
 
-def table_gradients(of: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> Gradients:
-    """Gradients of the tables that need one, whose rows make a message, from those of the message's rows [U, X]."""
+def table_gradients(args: Update, d_rows: torch.Tensor, needs: frozenset[str]) -> Gradients:
+    """Gradients of the tables that need one, from the gradient of the message [U, X], which consists of their rows."""
     gradients, first = {}, 0
-    for name, read in (("memory", of.memory_rows), ("partner", of.partner_rows), ("features", of.feature_rows)):
-        table: torch.Tensor = getattr(of, name)
+    for name, rows in (("memory", args.memory_rows), ("partner", args.partner_rows), ("features", args.feature_rows)):
+        table: torch.Tensor = getattr(args, name)
         gradient = d_rows[:, first : first + table.shape[1]]
         if name in needs:
-            if read is not None:
-                gradient = d_rows.new_zeros(table.shape).index_add(0, read.clamp(min=0).long(), gradient)
+            if rows is not None:
+                gradient = d_rows.new_zeros(table.shape).index_add(0, rows.clamp(min=0).long(), gradient)
             gradients[name] = gradient.to(table.dtype).contiguous()
         first += table.shape[1]
     return gradients
 
 
-def time_gradients(of: Update, d_sums: torch.Tensor, deltas: torch.Tensor, needs: frozenset[str]) -> Gradients:
-    """Gradients of the time encoder, if it needs them, from those of the sums that the message's product is part of."""
+def time_gradients(args: Update, d_sums: torch.Tensor, deltas: torch.Tensor, needs: frozenset[str]) -> Gradients:
+    """Gradients of the time encoder, if it needs them, from those of the sums that contain the message's product."""
     if not needs.intersection(TIME):
         return {}
-    d_time = d_sums @ of.weight_ih[:, -of.frequency.numel() :]
-    return dict(zip(TIME, encode_time_backward(d_time, deltas.to(d_time.dtype), of.frequency, of.phase), strict=True))
+    d_time = d_sums @ args.weight_ih[:, -args.frequency.numel() :]
+    gradients = encode_time_backward(d_time, deltas.to(d_time.dtype), args.frequency, args.phase)
+    return dict(zip(TIME, gradients, strict=True))
 
 
 @kernel(
@@ -60,13 +61,13 @@ def weights_backward_kernel(
 ):  # fmt: skip
     """Part s of dW_ih = Σ_u d_u ⊗ x_u (nodes with mail) and dW_hh = Σ_u d'_u ⊗ m_u, and of both biases' gradients.
 
-    Of a GRU d = (d_r, d_z, d_n), d' = (d_r, d_z, d_hn), of a row [d_r ‖ d_z ‖ d_n ‖ d_hn]; of an RNN d = d', the row.
+    A GRU's row is [d_r ‖ d_z ‖ d_n ‖ d_hn], with d = (d_r, d_z, d_n) and d' = (d_r, d_z, d_hn); an RNN's is d = d'.
     A part is OUT rows (3D or D) of [WIDTH ‖ D ‖ 2]: dW_ih ‖ dW_hh ‖ db_ih, db_hh.
     """
     TILES: tl.constexpr = tl.cdiv(WIDTH, BLOCK_K)
     ACROSS: tl.constexpr = WIDTH + DIM + 2
     i_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    hidden = tl.where(tl.program_id(1) >= TILES, 1, 0)  # whether this tile is of dW_hh
+    hidden = tl.where(tl.program_id(1) >= TILES, 1, 0)  # 1 if this tile is of dW_hh
     tile = tl.program_id(1) - hidden * TILES
     i_k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
     m_n, m_k = i_n < OUT, i_k < tl.where(hidden > 0, DIM, WIDTH)
@@ -105,7 +106,7 @@ def sum_parts_kernel(
     p_partial, p_count, p_weight_ih, p_weight_hh, p_bias_ih, p_bias_hh, num_rows,
     DIM: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The parts summed in their order, and each gradient written to its own tensor."""
+    """Sum the parts in order and write each gradient to its own tensor."""
     ACROSS: tl.constexpr = WIDTH + DIM + 2
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = i < OUT * ACROSS
@@ -137,7 +138,7 @@ def rows_backward_kernel(
     DIM: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, FIRST: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Columns from FIRST of d_x = d W_ih (0 without mail); those of memory also get d' W_hh and the direct path."""
+    """Columns from FIRST on of d_x = d W_ih (0 without mail); memory's columns also get d' W_hh and the direct path."""
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
     i_k = FIRST + tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     m_u, m_k = i_u < num_rows, i_k < WIDTH
@@ -167,48 +168,48 @@ def rows_backward_kernel(
 
 
 def launch_gradients(
-    of: Update, message: torch.Tensor, gates: torch.Tensor, own: torch.Tensor | None, needs: frozenset[str]
+    args: Update, message: torch.Tensor, gates: torch.Tensor, direct: torch.Tensor | None, needs: frozenset[str]
 ) -> Gradients:
-    """Gradients of weights and biases, and where they are needed of the tables, frequency and phase.
+    """Gradients of weights and biases, and if needed of the tables, frequency and phase.
 
-    The sums over nodes are cut into parts of fixed size, so that they come out the same in every run.
+    The sums over nodes are split into parts of fixed size, so they are the same in every run.
 
     Args:
-        message: as the forward pass saved it.
-        gates: gradients of the gates' sums, a GRU's [U, 4D] or an RNN's [U, D], 0 from the count on.
-        own: that of the memory rows along the direct path [U, D], or None where there is none.
+        message: the message that the forward pass saved.
+        gates: gradients of the gates' sums, a GRU's [U, 4D] or an RNN's [U, D], 0 beyond the count.
+        direct: gradient of the memory rows along the direct path [U, D], or None if there is none.
     """
-    (rows, width), (out, dim), stride = message.shape, of.weight_hh.shape, gates.shape[1]
+    (rows, width), (out, dim), stride = message.shape, args.weight_hh.shape, gates.shape[1]
     kind, precision = arithmetic(gates.dtype), input_precision(gates.dtype)
-    sizes, mailed = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(of.has_mail, gates.dtype)
+    sizes, has_mail = {"DIM": dim, "WIDTH": width, "OUT": out}, flags(args.has_mail, gates.dtype)
     config = weights_backward_kernel.config(kind)
     parts, part = cdiv(rows, config["PART"]), config["PART"]
     partial = gates.new_empty(parts, out, width + dim + 2)
     tiles = cdiv(width, config["BLOCK_K"]) + cdiv(dim, config["BLOCK_K"])
     weights_backward_kernel.launch(
         (cdiv(out, config["BLOCK_N"]), tiles, parts), config,
-        gates, message, mailed, of.count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
+        gates, message, has_mail, args.count, partial, rows, STRIDE=stride, PRECISION=precision, **sizes,
     )  # fmt: skip
-    gradients = {name: gates.new_empty(getattr(of, name).shape) for name in WEIGHTS}
+    gradients = {name: gates.new_empty(getattr(args, name).shape) for name in WEIGHTS}
     config = sum_parts_kernel.config()
     sum_parts_kernel.launch(
         (cdiv(out * (width + dim + 2), config["BLOCK"]),), config,
-        partial, of.count, *gradients.values(), rows, PART=part, **sizes,
+        partial, args.count, *gradients.values(), rows, PART=part, **sizes,
     )  # fmt: skip
-    needs_rows, needs_time, time = needs.intersection(TABLES), needs.intersection(TIME), of.frequency.numel()
+    needs_rows, needs_time, time = needs.intersection(TABLES), needs.intersection(TIME), args.frequency.numel()
     if needs_rows or needs_time:
         first = 0 if needs_rows else width - time
         d_message = gates.new_empty(rows, width - first)
         config = rows_backward_kernel.config(kind)
         rows_backward_kernel.launch(
             (cdiv(rows, config["BLOCK_U"]), cdiv(width - first, config["BLOCK_K"])), config,
-            gates, own, mailed, of.weight_ih, of.weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
+            gates, direct, has_mail, args.weight_ih, args.weight_hh, d_message, rows, STRIDE=stride, FIRST=first,
             PRECISION=precision, **sizes,
         )  # fmt: skip
         if needs_time:
             d_time = d_message[:, d_message.shape[1] - time :]
-            made = launch_encode_time_backward(d_time, of.deltas, of.frequency, of.phase, of.count)
-            gradients |= zip(TIME, made, strict=True)
+            d_encoder = launch_encode_time_backward(d_time, args.deltas, args.frequency, args.phase, args.count)
+            gradients |= zip(TIME, d_encoder, strict=True)
         if needs_rows:
-            gradients |= table_gradients(of, d_message, needs)
+            gradients |= table_gradients(args, d_message, needs)
     return gradients

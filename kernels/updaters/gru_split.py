@@ -1,4 +1,4 @@
-"""The split variant of `memory_gru`: a fused gather builds the messages, the library multiplies, a kernel gates."""
+"""The split variant of `memory_gru`: a gather kernel builds messages, the library multiplies, a kernel gates."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from mspipe_triton.kernels.numbers.time_encoding import cos_turns, turns_block
 from mspipe_triton.kernels.runtime import spaces
 from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 from mspipe_triton.kernels.updaters.inputs import message_widths
-from mspipe_triton.kernels.updaters.product import ROW_CONFIGS, fetched, strides, table_rows, tanh
+from mspipe_triton.kernels.updaters.product import ROW_CONFIGS, strides, table_arguments, table_rows, tanh
 
 if TYPE_CHECKING:
     from mspipe_triton.kernels.updaters.gru import MemoryGRU, Updated
 
 
 @device_function
-def write_gated(
+def write_gates(
     b_r, b_z, b_n, b_hidden, b_m, p_bias_ih, p_bias_hh, p_h, p_joint, p_hidden_n, i_u, i_d, m_u, m_valid, m_mail,
     DIM: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
@@ -55,7 +55,7 @@ def message_kernel(
     BLOCK_DIM: tl.constexpr, BLOCK_PARTNER: tl.constexpr, BLOCK_FEATURES: tl.constexpr, BLOCK_TIME: tl.constexpr,
     BLOCK_U: tl.constexpr,
 ):  # fmt: skip
-    """Row u of the message: [m ‖ p ‖ e ‖ φ(Δt)] with mail, [m ‖ 0 ‖ 0 ‖ 0] without, 0 from the count on."""
+    """Row u of the message: [m ‖ p ‖ e ‖ φ(Δt)] with mail, [m ‖ 0 ‖ 0 ‖ 0] without, 0 beyond the count."""
     COMPUTE: tl.constexpr = p_message.dtype.element_ty
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
     m_u = i_u < num_rows
@@ -93,7 +93,7 @@ def gates_kernel(
     DIM: tl.constexpr, WIDTH: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_U: tl.constexpr,
 ):  # fmt: skip
-    """h from W_i x and W_h m [U, 3D] of the GRU cell, where W_i x is taken as 0 for a node without mail."""
+    """h from W_i x and W_h m [U, 3D] of the GRU cell; W_i x counts as 0 for a node without mail."""
     i_u, i_d = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U), tl.arange(0, BLOCK_D)
     m_u, m_d = i_u < num_rows, i_d < DIM
     m_valid = m_u
@@ -109,30 +109,30 @@ def gates_kernel(
     b_n = tl.load(p_input + o_gate + 2 * DIM, mask=m_mail, other=0.0)
     b_hidden = tl.load(p_hidden + o_gate + 2 * DIM, mask=m_row, other=0.0)
     b_m = tl.load(p_message + i_u.to(tl.int64)[:, None] * WIDTH + i_d[None, :], mask=m_row, other=0.0)
-    write_gated(
+    write_gates(
         b_r, b_z, b_n, b_hidden, b_m, p_bias_ih, p_bias_hh, p_h, p_joint, p_hidden_n, i_u, i_d, m_u, m_valid,
         has_mail, DIM, KEEP, SAVE,
     )  # fmt: skip
 
 
-def launch_split(of: MemoryGRU, out: Updated, save: bool) -> None:
+def launch_split(args: MemoryGRU, out: Updated, save: bool) -> None:
     """`memory_gru` by a gather kernel, the library's two products and a gates kernel.
 
-    The gather writes zeros from the count on, so that the products, which know no count, stay finite there.
+    The gather writes zeros beyond the count, since the products cover all rows and must stay finite.
     """
-    widths, rows = message_widths(of), of.has_mail.numel()
-    dim, width, keep = widths["DIM"], sum(widths.values()), of.empty == "keep"
-    message = out.message if save else of.weight_ih.new_empty(rows, width)
+    widths, rows = message_widths(args), args.has_mail.numel()
+    dim, width, keep = widths["DIM"], sum(widths.values()), args.empty == "keep"
+    message = out.message if save else args.weight_ih.new_empty(rows, width)
     config = message_kernel.config(arithmetic(message.dtype))
     blocks = {f"BLOCK_{name}": pow2(size) for name, size in widths.items()}
     message_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, *fetched(of), of.deltas, of.has_mail, of.frequency, of.phase,
-        of.count, message, rows, **widths, **strides(of), **blocks,
+        (cdiv(rows, config["BLOCK_U"]),), config, *table_arguments(args), args.deltas, args.has_mail, args.frequency,
+        args.phase, args.count, message, rows, **widths, **strides(args), **blocks,
     )  # fmt: skip
-    by_input, by_memory = message @ of.weight_ih.t(), message[:, :dim] @ of.weight_hh.t()
+    by_input, by_memory = message @ args.weight_ih.t(), message[:, :dim] @ args.weight_hh.t()
     config = gates_kernel.config()
     gates_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, by_input, by_memory, of.bias_ih, of.bias_hh, message, of.has_mail,
-        of.count, out.h, out.joint, out.hidden_n, rows,
+        (cdiv(rows, config["BLOCK_U"]),), config, by_input, by_memory, args.bias_ih, args.bias_hh, message,
+        args.has_mail, args.count, out.h, out.joint, out.hidden_n, rows,
         DIM=dim, WIDTH=width, KEEP=keep, SAVE=save, BLOCK_D=pow2(dim),
     )  # fmt: skip

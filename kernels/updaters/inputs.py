@@ -1,4 +1,4 @@
-"""What the memory updaters share in torch: checks of their arguments, rows of their tables, gradients of the tables."""
+"""Inputs of the memory updaters: argument checks, table rows and message widths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAVES = (*TABLES, *TIME, *WEIGHTS)
 
 
 def read_rows(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The rows of a table: all of them without `rows`, row 0 for negatives."""
+    """Return the given rows of a table, or all if `rows` is None; a negative row is read as row 0."""
     if rows is None:
         return table
     if table.shape[1] == 0:
@@ -29,55 +29,55 @@ def read_rows(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 
 def flags(has_mail: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`has_mail` as kernels with products in a dtype read it: beside float64 as integers of 32 bits.
+    """Return `has_mail` for kernels with products in a dtype: as int32 for float64.
 
-    Triton before 3.9 lays a product out by the narrowest number that its factors, or their masks, are made of, and
-    cannot do so in float64 for bytes.
+    Triton before 3.9 chooses a product's layout by the narrowest dtype among its factors and their masks, and has none
+    for float64 with bytes.
     """
     return has_mail.int() if dtype == torch.float64 else has_mail
 
 
-def message_widths(of: Update) -> dict[str, int]:
-    """Of a message's parts, by the names that kernels give them."""
-    tables = zip(("DIM", "PARTNER", "FEATURES"), (of.memory, of.partner, of.features), strict=True)
-    return {**{name: table.shape[1] for name, table in tables}, "TIME": of.frequency.numel()}
+def message_widths(args: Update) -> dict[str, int]:
+    """Widths of a message's parts, by their constexpr names in the kernels."""
+    tables = zip(("DIM", "PARTNER", "FEATURES"), (args.memory, args.partner, args.features), strict=True)
+    return {**{name: table.shape[1] for name, table in tables}, "TIME": args.frequency.numel()}
 
 
-def check_updater(name: str, gates: int, of: Update) -> None:
-    """Refuse what an operation `name` whose weights have `gates` times D rows cannot take; see `memory_gru`."""
-    if of.empty not in ("update", "keep"):
-        raise ValueError(f"{name}: empty must be 'update' or 'keep', not {of.empty!r}")
-    tables = {"memory": of.memory, "partner": of.partner, "features": of.features}
-    rows = {"memory_rows": of.memory_rows, "partner_rows": of.partner_rows, "feature_rows": of.feature_rows}
-    weights = {key: getattr(of, key) for key in WEIGHTS}
-    others = {"deltas": of.deltas, "has_mail": of.has_mail, "count": of.count}
-    times = {"frequency": of.frequency, "phase": of.phase}
+def check_updater(name: str, gates: int, args: Update) -> None:
+    """Refuse invalid inputs of a memory updater `name` whose weights have `gates` times D rows; see `memory_gru`."""
+    if args.empty not in ("update", "keep"):
+        raise ValueError(f"{name}: empty must be 'update' or 'keep', not {args.empty!r}")
+    tables = {"memory": args.memory, "partner": args.partner, "features": args.features}
+    rows = {"memory_rows": args.memory_rows, "partner_rows": args.partner_rows, "feature_rows": args.feature_rows}
+    weights = {key: getattr(args, key) for key in WEIGHTS}
+    others = {"deltas": args.deltas, "has_mail": args.has_mail, "count": args.count}
+    times = {"frequency": args.frequency, "phase": args.phase}
     checks.dims(name, 2, **tables)
-    checks.dims(name, 1, has_mail=of.has_mail, frequency=of.frequency)
-    nodes, dim = of.has_mail.shape, of.memory.shape[1]
-    out, width = gates * dim, sum(message_widths(of).values())
-    if of.weight_ih.shape != (out, width):
+    checks.dims(name, 1, has_mail=args.has_mail, frequency=args.frequency)
+    nodes, dim = args.has_mail.shape, args.memory.shape[1]
+    out, width = gates * dim, sum(message_widths(args).values())
+    if args.weight_ih.shape != (out, width):
         raise ValueError(
-            f"{name}: weight_ih is {tuple(of.weight_ih.shape)}, messages have width {width}; give {(out, width)}"
+            f"{name}: weight_ih is {tuple(args.weight_ih.shape)}, messages have width {width}; give {(out, width)}"
         )
     checks.shape(
-        name, weight_hh=(of.weight_hh, (out, dim)), bias_ih=(of.bias_ih, (out,)), bias_hh=(of.bias_hh, (out,)),
-        phase=(of.phase, of.frequency.shape), deltas=(of.deltas, nodes), count=(of.count, (1,)),
-        **{row: (given, nodes) for row, given in rows.items()},
+        name, weight_hh=(args.weight_hh, (out, dim)), bias_ih=(args.bias_ih, (out,)), bias_hh=(args.bias_hh, (out,)),
+        phase=(args.phase, args.frequency.shape), deltas=(args.deltas, nodes), count=(args.count, (1,)),
+        **{row: (tensor, nodes) for row, tensor in rows.items()},
     )  # fmt: skip
-    checks.dtype(name, checks.COMPUTED, weight_ih=of.weight_ih)
+    checks.dtype(name, checks.COMPUTED, weight_ih=args.weight_ih)
     checks.same_dtype(name, **weights, **times)
-    checks.dtype(name, checks.FLOATS, **tables, deltas=of.deltas)
-    checks.dtype(name, checks.INTEGERS, **rows, count=of.count)
-    checks.dtype(name, (torch.bool,), has_mail=of.has_mail)
+    checks.dtype(name, checks.FLOATS, **tables, deltas=args.deltas)
+    checks.dtype(name, checks.INTEGERS, **rows, count=args.count)
+    checks.dtype(name, (torch.bool,), has_mail=args.has_mail)
     for key, weight in weights.items():
         if not weight.is_contiguous():
             raise ValueError(f"{name}: {key} has strides {weight.stride()}; give {key}.contiguous()")
     checks.layout(name, **tables, **rows, **weights, **others, **times)
-    checks.device(name, of.weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
+    checks.device(name, args.weight_ih.device, tuple(tables), **tables, **rows, **weights, **others, **times)
     for table, row in zip(tables, rows, strict=True):
-        if rows[row] is None and tables[table].shape[0] != of.has_mail.numel():
+        if rows[row] is None and tables[table].shape[0] != args.has_mail.numel():
             raise ValueError(
-                f"{name}: {table} has {tables[table].shape[0]} rows for {of.has_mail.numel()} nodes; give {row}"
+                f"{name}: {table} has {tables[table].shape[0]} rows for {args.has_mail.numel()} nodes; give {row}"
             )
         checks.within(name, row, rows[row], tables[table].shape[0], None)

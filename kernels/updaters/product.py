@@ -1,4 +1,4 @@
-"""The memory updaters' common part: their launch, packed weights, a block of messages times them."""
+"""The forward pass that the memory updaters share: launch, packed weights, and products of messages with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mspipe_triton.kernels.updaters.inputs import flags, message_widths
 if TYPE_CHECKING:
     from mspipe_triton.kernels.updaters.inputs import Update
 
-# Of kernels that go through whole rows of several nodes.
+# For kernels that process whole rows of several nodes.
 ROW_CONFIGS = (
     Config({"BLOCK_U": 8}, num_warps=4),
     Config({"BLOCK_U": 4}, num_warps=2),
@@ -35,9 +35,9 @@ ROW_CONFIGS = (
 
 @device_function
 def table_rows(p_rows, i_u, m_u):
-    """The rows of a table that a block of nodes reads, int64: its own numbers without `p_rows`, row 0 for negatives."""
+    """Table rows of a block of nodes, int64: their own indices without `p_rows`, row 0 for a negative one."""
     b_row = i_u.to(tl.int64)
-    if p_rows is not None:  # a return in here would not keep the compiler from what comes after it
+    if p_rows is not None:  # Triton would compile the code after a return here, too
         b_row = tl.maximum(tl.load(p_rows + i_u, mask=m_u, other=0), 0).to(tl.int64)
     return b_row
 
@@ -46,7 +46,7 @@ def table_rows(p_rows, i_u, m_u):
 def tanh(x):
     """The hyperbolic tangent: 1 − 2 / (e²ˣ + 1), and x + x³ p(x²) by a minimax polynomial near 0 in float32.
 
-    Near 0 the first would lose digits; farther out its quotient is small, and with it the errors of what makes it.
+    Near 0 the first form loses digits; farther out its quotient is small, and so are the errors of its terms.
     """
     t = 1 - 2 / (tl.exp(2 * tl.abs(x)) + 1)
     t = tl.where(x < 0, -t, t)
@@ -71,10 +71,10 @@ def pack_kernel(
     DEPTH: tl.constexpr, WIDTH: tl.constexpr, GATES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """The weights as `message_product` multiplies with them, padded with zeros so that it needs no masks.
+    """Pack the weights for `message_product`, padded with zeros so that it needs no masks.
 
-    Row GATES·d + g is gate g of output d, of a GRU's four (r, z, n, hidden n) or an RNN's one. Its columns are, each
-    part padded to whole blocks: memory with mail (W_i's self block + W_h), partner, features, time, and memory
+    Row GATES·d + g is gate g of output d; a GRU has four (r, z, n, hidden n), an RNN one. The columns' parts, each
+    padded to whole blocks, are: memory with mail (W_i's self block + W_h), partner, features, time, and memory
     without mail (W_h alone).
     """
     i_row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -82,12 +82,12 @@ def pack_kernel(
     i_d, i_gate = i_row // GATES, i_row % GATES
     m_row = (i_d < DIM)[:, None]
     bare = i_k >= TIMES
-    own = (i_k < DIM) | (bare & (i_k < TIMES + DIM))
+    m_self = (i_k < DIM) | (bare & (i_k < TIMES + DIM))
     column = tl.where(i_k < SELF, i_k, tl.where(i_k < MATE, i_k - SELF, tl.where(i_k < EVENT, i_k - MATE, i_k - EVENT)))
     limit = tl.where(i_k < SELF, DIM, tl.where(i_k < MATE, PARTNER, tl.where(i_k < EVENT, FEATURES, TIME)))
     first = tl.where(i_k < SELF, 0, tl.where(i_k < MATE, DIM, tl.where(i_k < EVENT, DIM + PARTNER, WIDTH - TIME)))
     m_input = m_row & (i_gate < 3)[:, None] & ((column < limit) & ~bare)[None, :]
-    m_hidden = m_row & (i_gate != 2)[:, None] & own[None, :]
+    m_hidden = m_row & (i_gate != 2)[:, None] & m_self[None, :]
     o_input = (i_gate * DIM + i_d)[:, None] * WIDTH + (first + column)[None, :]
     o_hidden = (tl.minimum(i_gate, 2) * DIM + i_d)[:, None] * DIM + tl.where(bare, i_k - TIMES, i_k)[None, :]
     b_weight = tl.load(p_weight_ih + o_input, mask=m_input, other=0.0)
@@ -100,7 +100,7 @@ def _accumulate(
     b_gates, p_rows, m_rows, p_weight, p_saved, m_saved, WIDTH: tl.constexpr, SAVE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """b_gates + x W for one part x [BLOCK_U, WIDTH] of the message, which is saved on the way."""
+    """b_gates + x W for one part x [BLOCK_U, WIDTH] of the message; SAVE also writes x."""
     i_k = tl.arange(0, BLOCK_K)
     for k in range(0, WIDTH, BLOCK_K):
         m_k = (k + i_k < WIDTH)[None, :]
@@ -119,10 +119,10 @@ def message_product(
     MATE: tl.constexpr, EVENT: tl.constexpr, TIMES: tl.constexpr, SAVE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """b_gates + [x ‖ m'] W of a block of nodes, with W packed: x = [m ‖ p ‖ e ‖ φ(Δt)] with mail, m' = m without.
+    """b_gates + [x ‖ m'] W for a block of nodes and packed W: x = [m ‖ p ‖ e ‖ φ(Δt)] with mail, m' = m without.
 
-    Rows are read where they lie, and φ is computed in registers; the programs of the first outputs save the message.
-    Nodes without mail add W_h m in a loop that programs with mail everywhere skip.
+    Rows are read in place and φ is computed in registers; the programs of the first outputs save the message. Nodes
+    without mail add W_h m in a loop that programs skip if all their nodes have mail.
     """
     i_k = tl.arange(0, BLOCK_K)
     m_bare, m_saved = m_u & (m_mail == 0), i_u < tl.where(tl.program_id(1) == 0, stop, 0)
@@ -154,36 +154,37 @@ def message_product(
     return b_gates
 
 
-def launch_update(kernel: Kernel, of: Update, gates: int, out: Sequence[torch.Tensor], save: bool) -> None:
-    """A memory update into `out` by two kernels: the weights are packed, then everything else is one launch.
+def launch_update(kernel: Kernel, args: Update, gates: int, out: Sequence[torch.Tensor], save: bool) -> None:
+    """Launch a memory update into `out`: one kernel packs the weights, `kernel` does everything else.
 
     Args:
-        kernel: of the cell. gates: a GRU's 4 or an RNN's 1.
+        kernel: the kernel of the cell. gates: the number of gates, 4 for a GRU, 1 for an RNN.
     """
-    dtype, rows = of.weight_ih.dtype, of.has_mail.numel()
+    dtype, rows = args.weight_ih.dtype, args.has_mail.numel()
     config = kernel.config(arithmetic(dtype))
-    packed, constants = packed_weights(of, gates, config)
+    packed, constants = packed_weights(args, gates, config)
     kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]), cdiv(constants["DIM"], config["BLOCK_D"])), config, *fetched(of), of.deltas,
-        flags(of.has_mail, dtype), of.frequency, of.phase, packed, of.bias_ih, of.bias_hh, of.count, *out, rows,
-        **strides(of), KEEP=of.empty == "keep", SAVE=save, PRECISION=input_precision(dtype), **constants,
+        (cdiv(rows, config["BLOCK_U"]), cdiv(constants["DIM"], config["BLOCK_D"])), config,
+        *table_arguments(args), args.deltas, flags(args.has_mail, dtype), args.frequency, args.phase, packed,
+        args.bias_ih, args.bias_hh, args.count, *out, rows, **strides(args),
+        KEEP=args.empty == "keep", SAVE=save, PRECISION=input_precision(dtype), **constants,
     )  # fmt: skip
 
 
-def fetched(of: Update) -> tuple[torch.Tensor | None, ...]:
-    """The tables and their rows, as the kernels take them."""
-    return of.memory, of.memory_rows, of.partner, of.partner_rows, of.features, of.feature_rows
+def table_arguments(args: Update) -> tuple[torch.Tensor | None, ...]:
+    """The tables and their rows, in the order of the kernels' parameters."""
+    return args.memory, args.memory_rows, args.partner, args.partner_rows, args.features, args.feature_rows
 
 
-def strides(of: Update) -> dict[str, int]:
-    """The distances between the tables' rows, as the kernels take them."""
-    tables = {"MEMORY_STRIDE": of.memory, "PARTNER_STRIDE": of.partner, "FEATURE_STRIDE": of.features}
+def strides(args: Update) -> dict[str, int]:
+    """The tables' row strides, by their constexpr names in the kernels."""
+    tables = {"MEMORY_STRIDE": args.memory, "PARTNER_STRIDE": args.partner, "FEATURE_STRIDE": args.features}
     return {name: table.stride(0) for name, table in tables.items()}
 
 
-def packed_weights(of: Update, gates: int, config: Config) -> tuple[torch.Tensor, dict[str, int]]:
-    """The weights as `message_product` takes them under a configuration, and its constants: widths, first columns."""
-    widths, starts = message_widths(of), [0]
+def packed_weights(args: Update, gates: int, config: Config) -> tuple[torch.Tensor, dict[str, int]]:
+    """The weights packed for `message_product` by a configuration, and its constants: widths and first columns."""
+    widths, starts = message_widths(args), [0]
     dim = widths["DIM"]
     for width in (*widths.values(), dim):
         starts.append(starts[-1] + cdiv(width, config["BLOCK_K"]) * config["BLOCK_K"])
@@ -191,9 +192,9 @@ def packed_weights(of: Update, gates: int, config: Config) -> tuple[torch.Tensor
     packing = pack_kernel.config()
     rows = gates * cdiv(dim, config["BLOCK_D"]) * config["BLOCK_D"]
     blocks = cdiv(rows, packing["BLOCK_ROWS"])
-    packed = of.weight_ih.new_empty(blocks * packing["BLOCK_ROWS"], starts[-1])
+    packed = args.weight_ih.new_empty(blocks * packing["BLOCK_ROWS"], starts[-1])
     pack_kernel.launch(
         (blocks, cdiv(starts[-1], packing["BLOCK_DEPTH"])), packing,
-        of.weight_ih, of.weight_hh, packed, WIDTH=sum(widths.values()), GATES=gates, **constants,
+        args.weight_ih, args.weight_hh, packed, WIDTH=sum(widths.values()), GATES=gates, **constants,
     )  # fmt: skip
     return packed, constants

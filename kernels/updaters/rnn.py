@@ -1,4 +1,4 @@
-"""JODIE's memory update in one operation: row fetch, message build from a compact mailbox, time encoding, RNN cell."""
+"""JODIE's memory update in one operation: row fetch, messages from a compact mailbox, time encoding, RNN cell."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from mspipe_triton.kernels.updaters.product import ROW_CONFIGS, launch_update, m
 
 
 class MemoryRNN(NamedTuple):
-    """h(u) = RNN(mail(u), memory(u)) for U nodes, the memory update of JODIE (Kumar et al., 2019) as TGN writes it.
+    """h(u) = RNN(mail(u), memory(u)) for U nodes, the memory update of JODIE (Kumar et al., 2019) in the form of TGN.
 
-    With m, p, e the rows of memory, partner and feature tables, and x = [m ‖ p ‖ e ‖ φ(Δt)] where the node has mail
-    and 0 where it has none:
+    For rows m, p, e of the memory, partner and feature tables, and x = [m ‖ p ‖ e ‖ φ(Δt)] with mail, 0 without:
 
         h = tanh(W_i x + b_i + W_h m + b_h)
 
-    The mail's self part is the node's own memory row (the compact mailbox), so the self block of W_i and W_h act on
-    one row: their sum is taken once a call and one product does for both.
+    The mail's self part is the node's own memory row (the compact mailbox), so W_h and the self block of W_i act on
+    the same row: their sum is computed once per call, for a single product.
 
     Args:
         memory: table [·, D]; partner: table [·, D]; features: table [·, E], E may be 0. Any row stride; float32,
             float64 or bfloat16 each; on the device of the weights or in pinned host memory.
-        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None where the table is already one
-            row a node. A row below 0 is read as row 0; `has_mail` must then be false, or the node beyond `count`.
-        deltas: [U] floating, mail time − memory time, subtracted by the caller before it was rounded.
+        memory_rows, partner_rows, feature_rows: [U] integer rows to read, or None if the table has one row per
+            node. A negative row is read as row 0; its node must have no mail or be beyond `count`.
+        deltas: [U] floating, mail time − memory time, subtracted by the caller before rounding.
         has_mail: [U] bool.
         frequency, phase: [T], of the time encoder.
         weight_ih [D, 2D + E + T], weight_hh [D, D], bias_ih [D], bias_hh [D]: torch.nn.RNNCell's; float32 or float64,
-            which is also what is computed in.
+            which is also the dtype of the computation.
         empty: "update" runs the cell on the zero message for a node without mail, "keep" returns its memory row.
-        count: [1] integer on the device, how many of the U nodes are real; None for all. h is 0 from there on.
+        count: [1] integer on the device, the number of real nodes, which come first; None for all. h is 0 beyond it.
 
     Returns:
         h [U, D]. Nothing is mutated. Differentiable in the weights, the biases, frequency, phase and the three tables;
-        the backward pass reads h and rows that the forward pass saved, so the tables may be written in between.
+        the backward pass reads h and rows that the forward pass saved, so the tables may change in between.
 
     Raises:
-        ValueError: `empty` is neither of the two, widths do not add up, a wrong dtype, layout or device; with
+        ValueError: an unknown `empty`, widths do not add up, a wrong dtype, layout or device; with
             debugging on, a row outside its table.
     """
 
@@ -64,7 +63,7 @@ class MemoryRNN(NamedTuple):
     bias_ih: torch.Tensor
     bias_hh: torch.Tensor
     empty: str = "update"
-    count: torch.Tensor | None = None  # type: ignore[assignment]  # of the nodes, not a tuple's method
+    count: torch.Tensor | None = None  # type: ignore[assignment]  # overrides tuple.count
 
 
 class Updated(NamedTuple):
@@ -74,23 +73,23 @@ class Updated(NamedTuple):
     message: torch.Tensor
 
 
-def _reference(of: MemoryRNN, save: bool) -> Updated:
-    edges = read_rows(of.features, of.feature_rows) if of.features.shape[1] else None
-    memory, partner = read_rows(of.memory, of.memory_rows), read_rows(of.partner, of.partner_rows)
-    message = _message(memory, partner, edges, of.deltas, of.frequency, of.phase)
-    if of.count is not None:
-        valid = (torch.arange(of.has_mail.numel(), device=of.has_mail.device) < of.count).unsqueeze(1)
+def _reference(args: MemoryRNN, save: bool) -> Updated:
+    edges = read_rows(args.features, args.feature_rows) if args.features.shape[1] else None
+    memory, partner = read_rows(args.memory, args.memory_rows), read_rows(args.partner, args.partner_rows)
+    message = _message(memory, partner, edges, args.deltas, args.frequency, args.phase)
+    if args.count is not None:
+        valid = (torch.arange(args.has_mail.numel(), device=args.has_mail.device) < args.count).unsqueeze(1)
         message = torch.where(valid, message, 0.0)
-    bias = of.bias_ih + of.bias_hh
-    h = torch.addmm(bias, message, _merged(of.weight_ih, of.weight_hh).t())
-    without = _rows_without(of.has_mail)
-    if without is not None:
-        own = message[:, : of.memory.shape[1]].index_select(0, without)
-        h.index_copy_(0, without, torch.addmm(bias, own, of.weight_hh.t()))
+    bias = args.bias_ih + args.bias_hh
+    h = torch.addmm(bias, message, _merge_weights(args.weight_ih, args.weight_hh).t())
+    no_mail = _nodes_without_mail(args.has_mail)
+    if no_mail is not None:
+        no_mail_memory = message[:, : args.memory.shape[1]].index_select(0, no_mail)
+        h.index_copy_(0, no_mail, torch.addmm(bias, no_mail_memory, args.weight_hh.t()))
     h.tanh_()
-    if without is not None and of.empty == "keep":
-        h.index_copy_(0, without, own)
-    if of.count is not None:
+    if no_mail is not None and args.empty == "keep":
+        h.index_copy_(0, no_mail, no_mail_memory)
+    if args.count is not None:
         h = torch.where(valid, h, 0.0)
     return Updated(h, message if save else h.new_empty(0))
 
@@ -105,41 +104,41 @@ def _message(
     return torch.cat([part.to(frequency.dtype) for part in parts], 1)
 
 
-def _backward(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
-    dim, message, keep = out.h.shape[1], out.message, of.empty == "keep"
-    d_h, deltas = valid_gradient(of, grad.h)
-    without = _rows_without(of.has_mail)
+def _backward(args: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    dim, message, keep = out.h.shape[1], out.message, args.empty == "keep"
+    d_h, deltas = valid_gradient(args, grad.h)
+    no_mail = _nodes_without_mail(args.has_mail)
     d_sum = torch.ops.aten.tanh_backward(d_h, out.h)
-    if without is not None and keep:
-        d_sum.index_fill_(0, without, 0.0)
+    if no_mail is not None and keep:
+        d_sum.index_fill_(0, no_mail, 0.0)
     d_bias = d_sum.sum(0)
-    if without is None:
+    if no_mail is None:
         d_weight_ih = d_sum.t() @ message
         d_weight_hh = d_weight_ih[:, :dim].clone()
     else:
-        d_alone = d_sum.index_select(0, without)
-        d_sum.index_fill_(0, without, 0.0)  # their message is 0, whatever `message` holds
+        d_no_mail = d_sum.index_select(0, no_mail)
+        d_sum.index_fill_(0, no_mail, 0.0)  # their message counts as 0, whatever `message` has
         d_weight_ih = d_sum.t() @ message
-        d_weight_hh = torch.addmm(d_weight_ih[:, :dim], d_alone.t(), message[:, :dim].index_select(0, without))
+        d_weight_hh = torch.addmm(d_weight_ih[:, :dim], d_no_mail.t(), message[:, :dim].index_select(0, no_mail))
     gradients = {"weight_ih": d_weight_ih, "weight_hh": d_weight_hh, "bias_ih": d_bias, "bias_hh": d_bias.clone()}
     if needs.intersection(TABLES):
-        d_rows = d_sum @ _merged(of.weight_ih, of.weight_hh)
-        if without is not None:
-            d_own = d_h.index_select(0, without) if keep else d_alone @ of.weight_hh
-            d_rows[:, :dim].index_copy_(0, without, d_own)
-        gradients |= table_gradients(of, d_rows, needs)
-    return gradients | time_gradients(of, d_sum, deltas, needs)
+        d_rows = d_sum @ _merge_weights(args.weight_ih, args.weight_hh)
+        if no_mail is not None:
+            d_own = d_h.index_select(0, no_mail) if keep else d_no_mail @ args.weight_hh
+            d_rows[:, :dim].index_copy_(0, no_mail, d_own)
+        gradients |= table_gradients(args, d_rows, needs)
+    return gradients | time_gradients(args, d_sum, deltas, needs)
 
 
-def _merged(weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> torch.Tensor:
-    """W_i with W_h added to its self block, which act on one row where a node has mail."""
+def _merge_weights(weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> torch.Tensor:
+    """W_i with W_h added to its self block; both act on the same row of a node with mail."""
     weight = weight_ih.clone()
     weight[:, : weight_hh.shape[1]].add_(weight_hh)
     return weight
 
 
-def _rows_without(has_mail: torch.Tensor) -> torch.Tensor | None:
-    """The nodes without mail, or None where there are none."""
+def _nodes_without_mail(has_mail: torch.Tensor) -> torch.Tensor | None:
+    """Indices of the nodes without mail, or None if all have mail."""
     return None if bool(has_mail.all()) else (~has_mail).nonzero().squeeze(1)
 
 
@@ -159,7 +158,7 @@ def fused_rnn_kernel(
     MATE: tl.constexpr, EVENT: tl.constexpr, TIMES: tl.constexpr, DEPTH: tl.constexpr, KEEP: tl.constexpr,
     SAVE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """h = tanh([x ‖ m'] W + b_i + b_h) of BLOCK_U nodes and BLOCK_D outputs; 0 from the count on."""
+    """h = tanh([x ‖ m'] W + b_i + b_h) for BLOCK_U nodes and BLOCK_D outputs; 0 beyond the count."""
     COMPUTE: tl.constexpr = p_h.dtype.element_ty
     stop = real_rows(p_count, num_rows)
     i_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
@@ -192,9 +191,9 @@ def tanh_backward_kernel(
     p_grad, p_h, p_has_mail, p_count, p_sum, p_own, num_rows, grad_stride,
     DIM: tl.constexpr, KEEP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_U: tl.constexpr,
 ):  # fmt: skip
-    """d = g (1 − h²) [U, D], the gradient of the sum that tanh is taken of; 0 from the count on.
+    """d = g (1 − h²) [U, D], the gradient of tanh's argument; 0 beyond the count.
 
-    Where nodes without mail keep their memory, theirs is 0, and what reaches the memory instead, g, is put down.
+    With KEEP, nodes without mail get d = 0, and their g is written to `p_own` as the gradient of their memory.
     """
     i_u, i_d = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U), tl.arange(0, BLOCK_D)
     m_u = i_u < num_rows
@@ -215,33 +214,33 @@ def tanh_backward_kernel(
     tl.store(p_sum + o_u * DIM + i_d[None, :], b_d, mask=m_out)
 
 
-def _launch(of: MemoryRNN, save: bool) -> Updated:
-    out = _empty(of, save)
-    launch_update(fused_rnn_kernel, of, 1, out, save)
+def _launch(args: MemoryRNN, save: bool) -> Updated:
+    out = _empty(args, save)
+    launch_update(fused_rnn_kernel, args, 1, out, save)
     return out
 
 
-def _launch_backward(of: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
-    """Through tanh, then what the updaters share."""
+def _launch_backward(args: MemoryRNN, out: Updated, grad: Updated, needs: frozenset[str]) -> Gradients:
+    """Launch the backward pass of tanh, then the part that the updaters share."""
     d_h = grad.h if grad.h.stride(1) == 1 else grad.h.contiguous()
-    (rows, dim), keep = out.h.shape, of.empty == "keep"
+    (rows, dim), keep = out.h.shape, args.empty == "keep"
     d_sum, d_own = d_h.new_empty(rows, dim), d_h.new_empty(rows, dim) if keep and needs.intersection(TABLES) else None
     config = tanh_backward_kernel.config()
     tanh_backward_kernel.launch(
-        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.h, of.has_mail, of.count, d_sum, d_own, rows, d_h.stride(0),
-        DIM=dim, KEEP=keep, BLOCK_D=pow2(dim),
+        (cdiv(rows, config["BLOCK_U"]),), config, d_h, out.h, args.has_mail, args.count, d_sum, d_own, rows,
+        d_h.stride(0), DIM=dim, KEEP=keep, BLOCK_D=pow2(dim),
     )  # fmt: skip
-    return launch_gradients(of, out.message, d_sum, d_own, needs)
+    return launch_gradients(args, out.message, d_sum, d_own, needs)
 
 
-def _empty(of: MemoryRNN, save: bool) -> Updated:
-    """The outputs, unwritten."""
-    (out, width), rows = of.weight_ih.shape, of.has_mail.numel()
-    return Updated(of.weight_ih.new_empty(rows, out), of.weight_ih.new_empty((rows, width) if save else 0))
+def _empty(args: MemoryRNN, save: bool) -> Updated:
+    """Allocate the outputs."""
+    (out, width), rows = args.weight_ih.shape, args.has_mail.numel()
+    return Updated(args.weight_ih.new_empty(rows, out), args.weight_ih.new_empty((rows, width) if save else 0))
 
 
-def _check(of: MemoryRNN) -> None:
-    check_updater("memory_rnn", 1, of)
+def _check(args: MemoryRNN) -> None:
+    check_updater("memory_rnn", 1, args)
 
 
 memory_rnn = differentiable(

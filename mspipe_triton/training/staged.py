@@ -27,7 +27,7 @@ _COMPUTE = RESOURCES["train"]
 
 def own_compile_seconds() -> float:
     """Seconds that the current thread has spent compiling."""
-    return compile_seconds(own=True)
+    return compile_seconds(this_thread=True)
 
 
 class Staged(Way):

@@ -213,9 +213,9 @@ def test_repeated_events_count_once_in_the_gradient() -> None:
     [
         (
             {"aggregator_module": MeanAggregator()},
-            "aggregator_module is a .*MeanAggregator; PyG.s LastAggregator",
+            "aggregator_module is a .*MeanAggregator; give PyG.s LastAggregator",
         ),
-        ({"message_module": torch.nn.Identity()}, "message_module is a Identity; PyG.s IdentityMessage"),
+        ({"message_module": torch.nn.Identity()}, "message_module is a Identity; give PyG.s IdentityMessage"),
         ({"message_module": IdentityMessage(1, 3, 4)}, "messages of width 11, but .* is 12"),
     ],
 )
@@ -231,7 +231,7 @@ def test_other_modules_are_refused(modules: dict[str, Any], message: str) -> Non
         ({"t": torch.ones(2)}, r"t is torch.float32; give .* as with t.to\(torch.int64\)"),
         ({"raw_msg": torch.ones(2, 3)}, r"raw_msg is \(2, 3\), not \(2, 2\)"),
         ({"src": torch.ones(2)}, "src is torch.float32"),
-        ({"dst": torch.tensor([0])}, r"src, dst and t are \(2,\), \(1,\), \(2,\); give one vector length"),
+        ({"dst": torch.tensor([0])}, r"src, dst and t are \(2,\), \(1,\), \(2,\); give equal lengths"),
     ],
 )
 def test_bad_events_are_refused(change: dict[str, torch.Tensor], message: str) -> None:

@@ -142,7 +142,7 @@ def test_inputs_are_unchanged(kind: type[Case]) -> None:
 
 @pytest.mark.parametrize("wrong", [9, 11])
 def test_a_query_of_the_wrong_width_is_refused(kind: type[Case], wrong: int) -> None:
-    with pytest.raises(ValueError, match=rf"query has width {wrong},.* 10$"):
+    with pytest.raises(ValueError, match=rf"query has width {wrong},.* 10; give query 10 columns$"):
         kind(3).actual(query=torch.zeros(3, 2, wrong, dtype=torch.float64))
 
 

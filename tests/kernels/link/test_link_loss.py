@@ -100,8 +100,8 @@ def test_gradients_of_some_leaves() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"embedded": torch.zeros(13, 3, dtype=F64)}, r"embedded has shape \(13, 3\); give three rows an event"),
-        ({"embedded": torch.zeros(12, 0, dtype=F64)}, r"embedded has shape \(12, 0\); .* one number or more"),
+        ({"embedded": torch.zeros(13, 3, dtype=F64)}, r"embedded has shape \(13, 3\); give three rows per event"),
+        ({"embedded": torch.zeros(12, 0, dtype=F64)}, r"embedded has shape \(12, 0\); .* with at least one column"),
         ({"embedded": torch.zeros(12, dtype=F64)}, r"embedded has shape \(12,\); give 2 dimensions"),
         ({"embedded": torch.zeros(12, 3)}, r"embedded is torch\.float32 beside weight_src in torch\.float64"),
         ({"embedded": torch.zeros(3, 12, dtype=F64).t()}, r"embedded \(12, 3\) has strides .*contiguous"),

@@ -92,7 +92,7 @@ def test_debugging_finds_a_row_outside_the_table(row: int) -> None:
 def test_a_backward_pass_is_refused() -> None:
     table = torch.zeros(5, 2, requires_grad=True)
     result = gather_rows(table, torch.tensor([1]))
-    with pytest.raises(RuntimeError, match=r"gather_rows: it has no gradient of its table; give table.detach\(\)"):
+    with pytest.raises(RuntimeError, match=r"gather_rows: its table gets no gradient; give table.detach\(\)"):
         result.sum().backward()
 
 

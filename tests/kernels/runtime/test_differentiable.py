@@ -74,7 +74,7 @@ def test_a_second_derivative_is_refused(make: Make) -> None:
     result, leaf = case.actual(), next(iter(case.leaves.values()))
     result = result[0] if isinstance(result, tuple) else result
     (slope,) = torch.autograd.grad(result.sum(), leaf, create_graph=True)
-    with pytest.raises(RuntimeError, match=f"{case.name}_backward: no second derivative to differentiate twice"):
+    with pytest.raises(RuntimeError, match=f"{case.name}_backward: no second derivative"):
         slope.sum().backward()
 
 

@@ -137,8 +137,14 @@ def test_the_operation_passes_opcheck_and_compiles_as_one_graph(each: int) -> No
         ({"times": torch.zeros(EVENTS)}, "times is torch.float32; give int64 or float64"),
         ({"src": torch.zeros(EVENTS)}, "src is torch.float32; give int32 or int64"),
         ({"dst": torch.zeros(4).long()}, r"dst has shape \(4,\); give \(23,\)"),
-        ({"destinations": torch.zeros(0).long()}, r"destinations has shape \(0,\); give one event and one destination"),
-        (dict.fromkeys(("src", "dst", "times"), torch.zeros(0).long()), r"times has shape \(0,\); give one event"),
+        (
+            {"destinations": torch.zeros(0).long()},
+            r"destinations has shape \(0,\); give at least one event and one destination",
+        ),
+        (
+            dict.fromkeys(("src", "dst", "times"), torch.zeros(0).long()),
+            r"times has shape \(0,\); give at least one event",
+        ),
         ({"destinations": torch.zeros(2, 1).long()}, r"destinations has shape \(2, 1\); give 1 dimensions"),
         ({"span": torch.zeros(2).int()}, "span is torch.int32; give int64"),
         ({"span": torch.zeros(3).long()}, r"span has shape \(3,\); give \(2,\)"),

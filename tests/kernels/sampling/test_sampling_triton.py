@@ -254,8 +254,8 @@ def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("draws", "message"),
     [
-        (torch.zeros(3, dtype=torch.int64), r"draws is \(3,\); give the four words"),
-        (torch.zeros(4, 1, dtype=torch.int64), r"draws is \(4, 1\); give the four words"),
+        (torch.zeros(3, dtype=torch.int64), r"draws has shape \(3,\); give the four words"),
+        (torch.zeros(4, 1, dtype=torch.int64), r"draws has shape \(4, 1\); give the four words"),
         (torch.zeros(4, dtype=torch.int32), r"draws is torch.int32; give int64, as with draws.to"),
         (torch.zeros(8, dtype=torch.int64)[::2], r"draws \(4,\) has strides \(2,\).*draws.contiguous"),
         (torch.zeros(4, dtype=torch.int64, device="meta"), "draws is on meta, not on cpu; move it with .to"),
