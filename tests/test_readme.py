@@ -86,7 +86,7 @@ def test_python_examples(tmp_path: Path) -> None:
 
 
 def test_kernels_example(tmp_path: Path) -> None:
-    """What the page's comments say is what its lines print."""
+    """The example prints what its comments say."""
     (example,) = blocks("docs/guides/kernels.md", "python")
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run(

@@ -41,12 +41,12 @@ def save(figure: Figure, path: Path) -> None:
 
 def compact(svg: str) -> str:
     """An SVG of matplotlib with rounded coordinates, one line per path, and fonts to fall back on."""
-    svg = re.sub(r'\b(d|x|y|points|transform)="([^"]*)"', lambda found: f'{found[1]}="{_rounded(found[2])}"', svg)
+    svg = re.sub(r'\b(d|x|y|points|transform)="([^"]*)"', lambda match: f'{match[1]}="{_rounded(match[2])}"', svg)
     svg = re.sub(r' transform="rotate\(-?0(\.0)? [^"]*\)"', "", svg)
     return svg.replace(f"'{FONT}'", f"'{FONT}', {FALLBACKS}")
 
 
 def _rounded(text: str) -> str:
     """Path data or coordinates on one line, with few decimals."""
-    numbers = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.{DECIMALS}f}".removesuffix(".0"), text)
+    numbers = re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.{DECIMALS}f}".removesuffix(".0"), text)
     return " ".join(numbers.split())
