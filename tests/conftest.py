@@ -42,7 +42,7 @@ def interpreter() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of the real streams; skips where there is none."""
+    """The folder of the real streams; skips if it is missing."""
     folder = Path(os.environ.get("MSPIPE_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / "uci.csv").exists():
         pytest.skip(f"no real streams: neither MSPIPE_DATA nor {folder} holds uci.csv")
@@ -107,7 +107,7 @@ def _untuned(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for a usable GPU: what torch is asked about one; no tensor can lie there."""
+    """A stand-in for a usable GPU: answers to what torch is asked about one; no tensor can be on it."""
     monkeypatch.delenv("TRITON_INTERPRET")
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(launch, "triton", launch.triton or object())

@@ -39,18 +39,18 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def room(name: str, rooms: dict[str, int]) -> str | None:
-    """The room that a module lies in: the longest that it begins with."""
+    """The room of a module: the longest name that it begins with."""
     fitting = [each for each in rooms if name == each or name.startswith(f"{each}.")]
     return max(fitting, key=len, default=None)
 
 
 @pytest.mark.parametrize("package", FOLDERS)
-def test_every_module_lies_in_a_room_that_is_drawn(package: str) -> None:
+def test_every_module_is_in_a_room_of_the_drawing(package: str) -> None:
     rooms = floors(package)
     lost = {name for name, _ in modules(package) if room(name, rooms) is None} - {"__init__", "__main__"}
     assert not lost
     empty = {each for each in rooms if not any(room(name, rooms) == each for name, _ in modules(package))}
-    assert empty <= {"kernels", "tuning"}, "these lie in folders of their own"
+    assert empty <= {"kernels", "tuning"}, "these have folders of their own"
 
 
 @pytest.mark.parametrize("package", FOLDERS)

@@ -55,7 +55,7 @@ class EventStream:
         for column in ("dst", "t", "edge_features", "labels"):
             values = getattr(self, column)
             if values is not None and values.shape[0] != events:
-                raise DataError(f"{self.name}: {column} has {values.shape[0]} entries, src has {events}")
+                raise DataError(f"{self.name}: {column} has {values.shape[0]} entries, src has {events}; give {events}")
         for column in ("src", "dst"):
             values = getattr(self, column)
             if values.is_floating_point():
@@ -80,10 +80,13 @@ class EventStream:
         if self.num_nodes == 0:
             object.__setattr__(self, "num_nodes", largest)
         if self.num_nodes < largest:
-            raise DataError(f"{self.name}: num_nodes is {self.num_nodes}, but the largest node id is {largest - 1}")
+            raise DataError(
+                f"{self.name}: num_nodes is {self.num_nodes}, but the largest node id is {largest - 1}; give {largest}"
+            )
         if self.node_features is not None and self.node_features.shape[0] != self.num_nodes:
             raise DataError(
-                f"{self.name}: node_features has {self.node_features.shape[0]} rows for {self.num_nodes} nodes"
+                f"{self.name}: node_features has {self.node_features.shape[0]} rows for {self.num_nodes} nodes; "
+                "give one row per node"
             )
 
     def __len__(self) -> int:
@@ -197,7 +200,7 @@ def check_labels(stream: EventStream) -> None:
     others = ((labels != 0) & (labels != 1)).nonzero()
     if others.numel():
         first = int(others[0])
-        raise DataError(f"{stream.name}: event {first}: label {labels[first].item()} is neither 0 nor 1")
+        raise DataError(f"{stream.name}: event {first}: label {labels[first].item()} is neither 0 nor 1; use these")
     positives, events = int(labels[: stream.split().train_end].sum()), stream.split().train_end
     if positives in (0, events):
         raise DataError(f"{stream.name}: {positives} of {events} training events have label 1; a decoder needs both")

@@ -50,7 +50,7 @@ def read_stream(
     table, jodie = _read_table(path)
     roles = _roles(path, table.column_names, dict(columns or {}), jodie)
     if table.num_rows == 0:
-        raise DataError(f"{path}: no events below the header")
+        raise DataError(f"{path}: no events below the header; add a row per event")
     src, dst = (_integers(path, table, roles[role]) for role in ("src", "dst"))
     if jodie:
         dst = dst + src.max() + 1
@@ -91,7 +91,7 @@ def _read_table(path: Path) -> tuple[pa.Table, bool]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".csv", ".parquet"))
         if not files:
-            raise DataError(f"{path}: the folder has no .csv or .parquet files")
+            raise DataError(f"{path}: the folder has no .csv or .parquet files; name another")
         parts = [_read_table(file) for file in files]
         try:
             return pa.concat_tables([table for table, _ in parts], promote_options="permissive"), parts[0][1]
@@ -100,7 +100,7 @@ def _read_table(path: Path) -> tuple[pa.Table, bool]:
     if not path.exists():
         raise DataError(f"{path}: no such file; use a CSV or Parquet file, a folder of them, or `synthetic`")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty; it needs a header and a row per event")
     try:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path), False
@@ -144,14 +144,15 @@ def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise DataError(f"{path}: row {row + 1}: {name} is empty")
+        raise DataError(f"{path}: row {row + 1}: {name} is empty; fill it in, or remove the row")
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         for row, value in enumerate(column):
             try:
                 float(value.as_py())
             except ValueError:
-                raise DataError(f"{path}: row {row + 1}: {name} is {value.as_py()!r}, not a number") from None
+                fault = f"{name} is {value.as_py()!r}, not a number; correct it, or remove the row"
+                raise DataError(f"{path}: row {row + 1}: {fault}") from None
         return pc.cast(column, pa.float64())
     return column
 
@@ -196,7 +197,8 @@ def _features(path: Path, table: pa.Table, pattern: str | None) -> torch.Tensor 
         return None
     names = [name for name in table.column_names if fnmatchcase(name, pattern)]
     if not names:
-        raise DataError(f"{path}: no column matches features={pattern}")
+        header = ", ".join(table.column_names[:8])
+        raise DataError(f"{path}: no column matches features={pattern}; the file has {header}; change the pattern")
     first = table.column(names[0]).type
     if pa.types.is_list(first) or pa.types.is_fixed_size_list(first) or pa.types.is_large_list(first):
         column = table.column(names[0]).combine_chunks()

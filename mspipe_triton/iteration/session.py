@@ -65,7 +65,7 @@ class Session:
         if train.mitigation != "none" and "memory" not in model.mailbox.tables():
             raise ConfigError(
                 f"mitigation {train.mitigation} is for stale memory, and model {config.model.model} has no memory; "
-                "leave --mitigation out"
+                "omit --mitigation"
             )
         state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
         capturable = settings.resident and placement.apart

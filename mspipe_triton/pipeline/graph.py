@@ -75,9 +75,8 @@ class StageGraph:
                 raise GraphError(f"stage {stage.name!r} is given twice; names must differ")
             seen.add(stage.name)
             if stage.resource not in resources:
-                raise GraphError(
-                    f"stage {stage.name!r} is on resource {stage.resource!r}, none of {', '.join(sorted(resources))}"
-                )
+                names = ", ".join(sorted(resources))
+                raise GraphError(f"stage {stage.name!r} is on resource {stage.resource!r}, not one of {names}")
             if not 0 < stage.time < float("inf"):
                 raise GraphError(f"stage {stage.name!r} takes {stage.time}; give a time above 0")
             if stage.size < 0:
@@ -86,7 +85,7 @@ class StageGraph:
             for name in (dependency.before, dependency.after):
                 if name not in seen:
                     raise GraphError(
-                        f"a dependency names stage {name!r}, which is none of {', '.join(s.name for s in self.stages)}"
+                        f"a dependency names stage {name!r}, not one of {', '.join(s.name for s in self.stages)}"
                     )
         self._refuse_cycles()
 

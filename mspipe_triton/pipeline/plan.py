@@ -203,7 +203,7 @@ def parse_times(text: str) -> dict[str, Fraction]:
         if not name or not equals:
             raise ConfigError(f"--times: {part.strip()!r} is not name=time, as in sample=2")
         if name in times:
-            raise ConfigError(f"--times: {name} is given twice")
+            raise ConfigError(f"--times: {name} is given twice; give it once")
         times[name] = _parse_time(name, value)
     return times
 

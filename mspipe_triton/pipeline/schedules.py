@@ -59,7 +59,7 @@ def schedule_graph(
             `StageGraph` refuses.
     """
     if schedule not in (*SCHEDULES, RESIDENT):
-        raise GraphError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
+        raise GraphError(f"schedule {schedule!r} is not one of {', '.join(SCHEDULES)}")
     names = stage_names(schedule)
     missing = [name for name in names if name not in times]
     if missing:

@@ -84,7 +84,7 @@ class RunFolder:
         """
         folder = RunFolder(Path(path))
         if not folder.config.exists():
-            raise RunFolderError(f"{path}: no run there (config.toml is missing)")
+            raise RunFolderError(f"{path}: no run there (config.toml is missing); name a folder that `train` wrote")
         return folder
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class RunFolder:
 
     def _check_resumable(self, config: RunConfig) -> None:
         if not self.last.exists():
-            raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing)")
+            raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing); omit --resume")
         saved, config = (replace(each, model=each.model.resolved()) for each in (load_config(self.config), config))
         settings = [
             (f"{section}.{name}", value, getattr(getattr(config, section), name))

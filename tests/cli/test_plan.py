@@ -72,7 +72,7 @@ WRONG = {
     ("--times", f"{TIMES},rest=1"): "schedule mspipe has no stage 'rest'; it has sample, features",
     ("--times", f"{TIMES},train=7"): "--times: train is given twice",
     ("--times", TIMES, "--schedule", "exact"): "schedule exact needs a time for patch",
-    ("--times", TIMES, "--schedule", "fast"): "schedule 'fast' is none of serial, prefetch, mspipe, fixed, exact",
+    ("--times", TIMES, "--schedule", "fast"): "schedule 'fast' is not one of serial, prefetch, mspipe, fixed, exact",
     ("--times", TIMES, "--schedule", "fixed"): "schedule fixed needs a staleness, as in --staleness 1",
     ("--times", TIMES, "--schedule", "serial", "--staleness", "1"): "schedule serial misses no update",
     ("--times", TIMES, "--staleness", "-1"): "staleness must be at least 0, not -1",

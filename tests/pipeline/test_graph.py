@@ -31,9 +31,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "nan": (((Stage("a", "r", float("nan")),),), "stage 'a' takes nan"),
     "inf": (((Stage("a", "r", float("inf")),),), "stage 'a' takes inf"),
     "bytes": (((Stage("a", "r", 1, -4),),), "stage 'a' holds -4 bytes"),
-    "resource": (((A,), (), ("q", "p")), "stage 'a' is on resource 'r', none of p, q"),
-    "before": (((A,), (Dependency("x", "a"),)), "names stage 'x', which is none of a"),
-    "after": (((A,), (Dependency("a", "y"),)), "names stage 'y', which is none of a"),
+    "resource": (((A,), (), ("q", "p")), "stage 'a' is on resource 'r', not one of p, q"),
+    "before": (((A,), (Dependency("x", "a"),)), "names stage 'x', not one of a"),
+    "after": (((A,), (Dependency("a", "y"),)), "names stage 'y', not one of a"),
     "itself": (((A,), (Dependency("a", "a"),)), "stage 'a' waits for itself"),
     "later": (((A,), (Dependency("a", "a", -1),)), "stage 'a' waits for itself"),
     "order": (((A, B), (Dependency("b", "a"),)), "waits for itself"),
@@ -51,7 +51,7 @@ def test_a_graph_that_cannot_run_is_refused_in_one_line(name: str) -> None:
 
 
 REFUSED_SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown": ({"schedule": "fast"}, "schedule 'fast' is none of serial, prefetch, mspipe, fixed, exact"),
+    "unknown": ({"schedule": "fast"}, "schedule 'fast' is not one of serial, prefetch, mspipe, fixed, exact"),
     "missing": ({"times": {"sample": 1, "memory": 1, "update": 1}}, "needs a time for features, train"),
     "stranger": ({"times": {**TIMES}}, "has no stage 'patch'; it has sample, features, memory, train, update"),
     "staleness": ({"staleness": -2}, "staleness must be at least 0, not -2"),

@@ -177,7 +177,7 @@ INVALID: dict[str, tuple[tuple[Any, ...], str]] = {
     "prefetch": (("prefetch", TIMES, 1), "schedule prefetch misses no update"),
     "fixed": (("fixed", TIMES), "schedule fixed needs a staleness"),
     "negative": (("mspipe", TIMES, -1), "staleness must be at least 0, not -1"),
-    "unknown": (("fast", TIMES), "schedule 'fast' is none of"),
+    "unknown": (("fast", TIMES), "schedule 'fast' is not one of"),
     "patch": (("exact", TIMES), "needs a time for patch"),
     "nan": (("mspipe", {**TIMES, "train": float("nan")}), "stage 'train' takes nan"),
     "zero": (("mspipe", {**TIMES, "train": 0.0}), "stage 'train' takes 0"),
