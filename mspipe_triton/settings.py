@@ -61,7 +61,8 @@ def default_settings(train: TrainConfig) -> RunSettings:
 def choose_schedule(schedule: str, device: str, threads: int, placement: str = "host") -> str:
     """Resolve `auto`: `resident` if all tables are on the device, `serial` if training uses all CPU cores, or `exact`.
 
-    With all cores busy, the threads that sample and fetch slow training down by more than they save (docs/pipeline.md).
+    With all cores busy, the threads that sample and fetch slow training down by more than they save
+    (docs/measured/schedules.md).
     """
     if schedule != "auto":
         return schedule

@@ -82,3 +82,15 @@ def test_nothing_that_is_installed_imports_what_is_not() -> None:
     for folder in FOLDERS.values():
         for path in sorted((ROOT / folder).rglob("*.py")):
             assert not [name for name in imported(path) if name.split(".")[0] in ("bench", "tests")], path
+
+
+def test_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = {name for name in re.findall(r"`([\w/.]+\.(?:py|md|toml))`", text) if name.upper() != name}
+    missing = [name for name in names if not any((ROOT / folder / name).exists() for folder in ("", "mspipe_triton"))]
+    assert sorted(missing) == [
+        "kernels/ROOM/NAME.py",
+        "session.py",
+        "test_NAME_triton.py",
+        "tests/kernels/ROOM/test_NAME.py",
+    ]
