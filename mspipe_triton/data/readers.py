@@ -123,14 +123,16 @@ def _roles(path: Path, names: list[str], columns: dict[str, str], jodie: bool) -
             matches = [name for name in synonyms if name in names]
             if matches:
                 roles[role] = matches[0]
-    for role in ("src", "dst", "t"):
-        if role not in roles:
-            header = ", ".join(names[:8])
-            raise DataError(f"{path}: no column for {role}; the file has {header}; name it with --columns {role}=NAME")
+    missing = [role for role in ("src", "dst", "t") if role not in roles]
+    if missing:
+        flag = ",".join(f"{role}=NAME" for role in missing)
+        header = ", ".join(names[:8])
+        raise DataError(f"{path}: no column for {', '.join(missing)}; the file has {header}; use --columns {flag}")
     for role, name in roles.items():
         if role != "features" and names.count(name) != 1:
             state = "appears twice in" if name in names else "is missing from"
-            raise DataError(f"{path}: column {name!r} ({role}) {state} the header: {', '.join(names[:8])}")
+            header = ", ".join(names[:8])
+            raise DataError(f"{path}: column {name!r} ({role}) {state} the header: {header}; use --columns {role}=NAME")
     if "features" not in roles:
         if "features" in names:
             roles["features"] = "features"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.bundle import kit
-from bench.report import ROOT, write
 
+ROOT = Path(__file__).resolve().parents[3]
 PYTHON = "3.12"
 VERSIONS = ("torch==2.11.0", "triton==3.6.0")
 # The machine must have PACKAGES; those of WHEELS that it lacks are installed from the bundle.
@@ -63,7 +63,7 @@ def main() -> int:
         facts["kernels"] = kit.pack(cache, out / kit.CACHE)
     facts["mib"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
     facts["seconds"] = time.time() - start
-    write(facts, out / kit.MANIFEST)
+    (out / kit.MANIFEST).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     size = f"{facts['mib']:.1f} MiB of at most {MAX_MIB}"
     print(f"{arguments.out}: {facts['kernels']} kernels, {size}, {facts['seconds']:.0f} s")
     return int(facts["mib"] > MAX_MIB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from bench.gpu.bundle import __main__ as bundle
 from bench.gpu.bundle import kit
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def cache(folder: Path) -> None:
@@ -155,3 +158,9 @@ def test_a_bundle_needs_its_streams_and_an_empty_folder(
             bundle.main()
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_making_a_bundle_needs_nothing_but_python() -> None:
+    blocked = "import sys; sys.modules |= dict.fromkeys(('torch', 'numpy', 'triton', 'rich'))"
+    code = f"{blocked}; import bench.gpu.bundle.__main__, bench.gpu.bundle.kit"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
