@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.gpu.setup import Rows, Setup
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.errors import TrainingError
 from mspipe_triton.settings import default_settings
 from mspipe_triton.tuning import ProfileStore, autotune
 from mspipe_triton.tuning.runs.gate import RunGate
@@ -17,7 +18,10 @@ def checks(setup: Setup, kind: str, schedule: str, features: str, gather: str) -
     """Check that a way of moving rows to the device, under a schedule, gives the results of the shipped way."""
     config = _config(setup, kind)
     settings = replace(default_settings(config.train), schedule=schedule, features=features, gather=gather)
-    reason = RunGate(config, setup.synthetic()).refusal(settings)
+    try:
+        reason = RunGate(config, setup.synthetic(), poison=not setup.stub).refusal(settings)
+    except TrainingError as error:  # the shipped settings fail too; on a stub, whatever memory held is their result
+        reason = str(error)
     row = {"check": "settings", "model": kind, "schedule": schedule, "features": features, "gather": gather}
     yield "correctness", {**row, "passed": setup.verdict(reason is None), "reason": reason}
 

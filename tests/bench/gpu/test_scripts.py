@@ -18,7 +18,7 @@ import torch
 
 from bench.cases.registry import OPERATIONS
 from bench.gpu.bundle import references
-from bench.gpu.measures import kernel_checks, resident_checks, schedules
+from bench.gpu.measures import kernel_checks, resident_checks, schedules, tuned
 from bench.gpu.measures.kernel_checks import QUICK, Checker
 from bench.gpu.report import Report, header
 from bench.gpu.scripts import everything, first, kept, second
@@ -27,7 +27,9 @@ from bench.gpu.units import Phase
 from bench.gpu.wording import complete, show
 from bench.report import checkout, versions
 from bench.variants import variant
+from mspipe_triton.errors import TrainingError
 from mspipe_triton.tuning.profile.profile import Profile
+from mspipe_triton.tuning.runs.gate import RunGate
 
 ROOT = Path(__file__).resolve().parents[3]
 SETUP = Setup("cpu", quick=True, seed=1)
@@ -114,6 +116,18 @@ def test_schedules_and_settings_are_checked_and_measured() -> None:
         assert {"sample", "features", "memory", "train", "update"} <= row["stage_seconds"].keys()
     assert [row["model"] for row in sections["steps"]] == list(ALL_MODELS[1:])
     assert Profile.from_json(sections["tuned"][0]["profile"]).search["trials"] >= 1
+
+
+@pytest.mark.parametrize(("target", "passed"), [("stub", None), ("cpu", False)])
+def test_a_loss_that_is_not_finite_fails_no_check_on_a_stub(
+    target: str, passed: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(*_: Any) -> None:
+        raise TrainingError("the loss is nan in epoch 1, iteration 0")
+
+    monkeypatch.setattr(RunGate, "refusal", refusal)
+    ((section, row),) = tuned.checks(Setup(target, quick=True), "tgn", "serial", "host", "copy")
+    assert (section, row["passed"], row["reason"][:15]) == ("correctness", passed, "the loss is nan")
 
 
 @pytest.mark.slow
