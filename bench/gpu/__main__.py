@@ -29,6 +29,9 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder for the JSON")
     parser.add_argument("--kit", type=Path, help="folder to which `bench.gpu.bundle.kit` unpacked a bundle")
     parser.add_argument(
+        "--data", default="synthetic", help="stream for the comparison of precisions; with --kit, its wiki.csv is used"
+    )
+    parser.add_argument(
         "--references", type=Path, help="folder of CPU results, which `kept` fills; with --kit, the kit's are used"
     )
     parser.add_argument(
@@ -48,7 +51,8 @@ def main() -> int:
         parser.error("no CUDA device is visible; `--target stub` fakes its launches, `--target cpu --quick` needs none")
     if arguments.kit is not None and not (arguments.kit / kit.MANIFEST).exists():
         parser.error(f"{arguments.kit} holds no unpacked bundle; `bench/gpu/run.sh` unpacks one")
-    setup, facts, seed = Setup(arguments.target, arguments.quick, references=arguments.references), {}, int(time.time())
+    setup = Setup(arguments.target, arguments.quick, arguments.data, arguments.references)
+    facts, seed = {}, int(time.time())
     if arguments.kit is not None:
         manifest = kit.manifest(arguments.kit)
         facts, seed = {"bundle_commit": manifest["commit"]}, manifest["seed"]  # another seed may need other kernels

@@ -94,6 +94,7 @@ def scripts(python: str, out: Path, work: Path, cache: Path) -> None:
     environment.pop("TRITON_INTERPRET", None)
     for script, target in (("kept", "cpu"), ("prewarm", "stub")):
         options = ["--target", target, "--references", str(out / kit.REFERENCES), "--seed", str(SEED)]
+        options += ["--data", str(out / "wiki.csv")]  # as the kit's on the machine with the GPU
         command = [python, "-m", "bench.gpu", script, str(work), *options]
         subprocess.run(command, check=True, env=environment, cwd=ROOT)
         report = json.loads((work / f"gpu-{script}.json").read_text(encoding="utf-8"))
