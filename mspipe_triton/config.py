@@ -83,7 +83,7 @@ class ModelConfig:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if "heads" in defaults and self.dim % self.setting("heads"):
             heads = self.setting("heads")
-            raise ConfigError(f"dim must be a multiple of heads: {self.dim} is not one of {heads}; change either")
+            raise ConfigError(f"dim {self.dim} is not a multiple of heads, {heads}; change either")
         if self.sampler != "recent" and "fanout" not in defaults:
             self._refuse("sampler")
         if self.dropout and "heads" not in defaults:

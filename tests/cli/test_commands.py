@@ -86,7 +86,7 @@ WRONG = {
     ("train", "events.csv", "--model", "gcn"): "model 'gcn' is not one of tgn, jodie, apan, tgat",
     ("train", "events.csv", "--model", "jodie", "--fanout", "10"): "fanout 10: model jodie has none",
     ("train", "events.csv", "--model", "apan", "--slots", "0"): "slots must be at least 1, not 0",
-    ("train", "events.csv", "--model", "apan", "--dim", "9"): "of heads: 9 is not a multiple of 2",
+    ("train", "events.csv", "--model", "apan", "--dim", "9"): "dim 9 is not a multiple of heads, 2",
     (
         "train", "events.csv", "--model", "tgat", "--batch-size", "100", "--schedule", "mspipe", "--mitigation",
         "similarity",
@@ -106,7 +106,7 @@ WRONG = {
     ("train", "events.csv", "--placement", "device", "--trace"): "--trace records stages, and --placement device has",
     ("train", "events.csv", "--schedule", "resident"): "fixed, exact; use --placement device instead",
     ("train", "events.csv", "--placement", "moon"): "not one of auto, device, host",
-    ("train", "events.csv", "--dim", "7"): "dim must be a multiple of heads",
+    ("train", "events.csv", "--dim", "7"): "dim 7 is not a multiple of heads, 2",
     ("train", "events.csv", "--seed", "-1"): "seed must be at least 0",
     ("train", "events.csv", "--columns", "src=who"): "'who' (src) is missing",
     ("train", "events.csv", "--columns", "who"): "not role=name",
