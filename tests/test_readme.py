@@ -36,7 +36,7 @@ def run(arguments: list[str], cwd: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
-GUIDES = ("data", "devices", "models", "pyg", "schedules", "tuning")
+GUIDES = ("data", "devices", "models", "pyg", "schedules", "training", "tuning")
 PAGES = ["README.md", *(f"docs/guides/{name}.md" for name in GUIDES), "docs/measured/peers.md"]
 
 

@@ -22,7 +22,7 @@ def floors(package: str) -> dict[str, int]:
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
-    """Modules of a package without those of the packages inside that have a drawing of their own."""
+    """Names of the modules in a package's folder, with their paths."""
     folder = ROOT / FOLDERS[package]
     for path in sorted(folder.rglob("*.py")):
         yield path.relative_to(folder).with_suffix("").as_posix().replace("/", "."), path
