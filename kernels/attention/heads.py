@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mspipe_triton.kernels.runtime.launch import Config, add_product, device_function, tl
+from mspipe_triton.kernels.runtime.device import add_product
+from mspipe_triton.kernels.runtime.launch import Config, device_function, tl
 
 
 @device_function

@@ -9,9 +9,9 @@ import torch
 from mspipe_triton.kernels.attention.heads import fit_config, heads_product, rows_product, write_head
 from mspipe_triton.kernels.numbers.philox import keep_scale, philox_kept
 from mspipe_triton.kernels.runtime import spaces
+from mspipe_triton.kernels.runtime.device import add_product
 from mspipe_triton.kernels.runtime.launch import (
     Config,
-    add_product,
     arithmetic,
     cdiv,
     device_function,

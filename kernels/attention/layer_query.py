@@ -10,16 +10,8 @@ from mspipe_triton.kernels.attention.heads import fit_config, heads_product, row
 from mspipe_triton.kernels.attention.slots import write_block
 from mspipe_triton.kernels.numbers.time_encoding import cos_turns, turns_block
 from mspipe_triton.kernels.runtime import spaces
-from mspipe_triton.kernels.runtime.launch import (
-    Config,
-    add_product,
-    arithmetic,
-    cdiv,
-    input_precision,
-    kernel,
-    pow2,
-    tl,
-)
+from mspipe_triton.kernels.runtime.device import add_product
+from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, input_precision, kernel, pow2, tl
 
 if TYPE_CHECKING:
     from mspipe_triton.kernels.attention.layer import AttentionLayer

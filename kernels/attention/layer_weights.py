@@ -8,16 +8,8 @@ import torch
 
 from mspipe_triton.kernels.numbers.time_encoding import cos_turns, sin_turns, turns_block
 from mspipe_triton.kernels.runtime import spaces
-from mspipe_triton.kernels.runtime.launch import (
-    Config,
-    add_product,
-    arithmetic,
-    cdiv,
-    device_function,
-    input_precision,
-    kernel,
-    tl,
-)
+from mspipe_triton.kernels.runtime.device import add_product
+from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, device_function, input_precision, kernel, tl
 from mspipe_triton.kernels.runtime.operation import Gradients
 
 if TYPE_CHECKING:

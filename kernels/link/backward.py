@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from mspipe_triton.kernels.runtime import spaces
-from mspipe_triton.kernels.runtime.launch import (
-    Config,
-    add_product,
-    arithmetic,
-    cdiv,
-    device_function,
-    input_precision,
-    kernel,
-    real_rows,
-    tl,
-)  # fmt: skip
+from mspipe_triton.kernels.runtime.device import add_product, real_rows
+from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, device_function, input_precision, kernel, tl
 from mspipe_triton.kernels.runtime.operation import Backward, Gradients
 
 if TYPE_CHECKING:

@@ -9,17 +9,8 @@ from torch.nn.functional import logsigmoid
 
 from mspipe_triton.kernels.link.backward import BACKWARD, Scored, real_part
 from mspipe_triton.kernels.runtime import checks, spaces
-from mspipe_triton.kernels.runtime.launch import (
-    Config,
-    add_product,
-    arithmetic,
-    cdiv,
-    device_function,
-    input_precision,
-    kernel,
-    real_rows,
-    tl,
-)  # fmt: skip
+from mspipe_triton.kernels.runtime.device import add_product, real_rows
+from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, device_function, input_precision, kernel, tl
 from mspipe_triton.kernels.runtime.operation import differentiable
 
 _NAME = "link_loss"

@@ -7,8 +7,9 @@ import math
 import torch
 
 from mspipe_triton.kernels.runtime import spaces
+from mspipe_triton.kernels.runtime.device import real_rows
 from mspipe_triton.kernels.runtime.fusion import fused
-from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, real_rows, tl
+from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, device_function, kernel, pow2, tl
 
 _TURN = 2.0 * math.pi
 

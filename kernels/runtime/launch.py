@@ -144,21 +144,6 @@ def device_function(function: Callable[..., Any]) -> Any:
     return function if triton is None else triton.jit(function)
 
 
-@device_function
-def add_product(b_sum, b_x, b_w, PRECISION: tl.constexpr):
-    """b_sum + x W in the type of b_sum, which triton before 3.8 assumes to be float32 unless `out_dtype` is set."""
-    return tl.dot(b_x, b_w, b_sum, input_precision=PRECISION, out_dtype=b_sum.dtype)
-
-
-@device_function
-def real_rows(p_count, rows):
-    """The number of real rows: `rows` if there is no count."""
-    stop = rows
-    if p_count is not None:
-        stop = tl.minimum(stop, tl.load(p_count).to(tl.int32))
-    return stop
-
-
 def use_triton(enabled: bool | None = None) -> None:
     """Choose between kernels and torch references for this process.
 

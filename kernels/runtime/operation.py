@@ -266,7 +266,7 @@ def _autograd(
 
 
 def _tensors(count: int) -> Any:
-    return tuple[(torch.Tensor,) * count]  # type: ignore[misc]
+    return tuple[(torch.Tensor,) * count]  # type: ignore[misc]  # a type built at run time
 
 
 def _public(

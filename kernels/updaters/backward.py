@@ -8,7 +8,8 @@ import torch
 
 from mspipe_triton.kernels.numbers.time_encoding import encode_time_backward, launch_encode_time_backward
 from mspipe_triton.kernels.runtime import spaces
-from mspipe_triton.kernels.runtime.launch import Config, add_product, arithmetic, cdiv, input_precision, kernel, tl
+from mspipe_triton.kernels.runtime.device import add_product
+from mspipe_triton.kernels.runtime.launch import Config, arithmetic, cdiv, input_precision, kernel, tl
 from mspipe_triton.kernels.runtime.operation import Gradients
 from mspipe_triton.kernels.updaters.inputs import TABLES, TIME, WEIGHTS, flags
 

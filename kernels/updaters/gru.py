@@ -9,8 +9,9 @@ import torch
 
 from mspipe_triton.kernels.numbers.time_encoding import fused_encode_time
 from mspipe_triton.kernels.runtime import spaces
+from mspipe_triton.kernels.runtime.device import real_rows
 from mspipe_triton.kernels.runtime.fusion import fused
-from mspipe_triton.kernels.runtime.launch import VARIANTS_CHOSEN, Config, cdiv, kernel, offer, pow2, real_rows, tl
+from mspipe_triton.kernels.runtime.launch import VARIANTS_CHOSEN, Config, cdiv, kernel, offer, pow2, tl
 from mspipe_triton.kernels.runtime.operation import Backward, Gradients, differentiable
 from mspipe_triton.kernels.updaters.backward import launch_gradients, table_gradients, time_gradients, valid_gradient
 from mspipe_triton.kernels.updaters.gru_split import launch_split, write_gates

@@ -9,10 +9,10 @@ import torch
 
 from mspipe_triton.kernels.numbers.time_encoding import cos_turns, turns_block
 from mspipe_triton.kernels.runtime import spaces
+from mspipe_triton.kernels.runtime.device import add_product
 from mspipe_triton.kernels.runtime.launch import (
     Config,
     Kernel,
-    add_product,
     arithmetic,
     cdiv,
     device_function,

@@ -8,8 +8,9 @@ import torch
 
 from mspipe_triton.kernels.numbers.time_encoding import encode_time
 from mspipe_triton.kernels.runtime import spaces
+from mspipe_triton.kernels.runtime.device import real_rows
 from mspipe_triton.kernels.runtime.fusion import fused
-from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, pow2, real_rows, tl
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.runtime.operation import Backward, Gradients, differentiable
 from mspipe_triton.kernels.updaters.backward import launch_gradients, table_gradients, time_gradients, valid_gradient
 from mspipe_triton.kernels.updaters.inputs import LEAVES, TABLES, check_updater, read_rows

@@ -50,7 +50,7 @@ def takes_run_flags(command: Callable[..., None], names: Iterable[str] = RUN_FLA
     others = [each.replace(kind=keyword) for each in parameters.values() if each.kind != each.VAR_KEYWORD]
     flags = [(name, RUN_FLAGS[name]) for name in names]
     shared = [inspect.Parameter(name, keyword, default=None, annotation=flag) for name, flag in flags]
-    command.__signature__ = inspect.Signature([*shared, *others])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*shared, *others])  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {each.name: each.annotation for each in (*shared, *others)}
     return command
 

@@ -71,7 +71,7 @@ def train(stream: EventStream, model: str, schedule: str, deduplicate: str) -> O
             torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in parameters])
         )
 
-    setup.state.read = count_rows  # type: ignore[method-assign]
+    setup.state.read = count_rows  # type: ignore[method-assign]  # counts calls
     setup.optimizer.register_step_pre_hook(keep)
     run = Run(setup, BATCHES, {"update": 0.003})
     everything = torch.cat([p.detach().view(-1) for p in parameters])

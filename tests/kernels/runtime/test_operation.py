@@ -34,7 +34,7 @@ def test_the_public_function_has_the_signature_of_its_inputs() -> None:
     assert str(memory_gru.__doc__).startswith("h(u) = GRU")
     assert pickle.loads(pickle.dumps(memory_gru)) is memory_gru
     with pytest.raises(TypeError, match=r"unique_nodes\(\) missing 1 required positional argument: 'capacity'"):
-        unique_nodes(NODES)  # type: ignore[call-arg]
+        unique_nodes(NODES)  # type: ignore[call-arg]  # the wrong call is the test
 
 
 def test_schemas_name_the_inputs() -> None:
