@@ -174,7 +174,17 @@ class DataConfig:
     path: str = "synthetic"
     columns: Mapping[str, str] = field(default_factory=dict)
     sort: bool = setting(False, "Sort events by time instead of refusing unsorted ones.")
-    node_features: str = setting("", "A .npy file with one row of features per node id.")
+    bipartite: bool = setting(False, "Number sources and destinations apart, as two kinds of nodes.")
+    one_kind: bool = setting(False, "Number sources and destinations together, whatever the columns are called.")
+    no_header: bool = setting(False, "The file has no header; its columns are 1, 2, 3 for src, dst, t.")
+    encoding: str = setting("", "Encoding of a text file.", default_text="utf-8")
+    raw_features: bool = setting(False, "Leave numbers as they are, instead of standardising them.")
+    edge_features: str = setting("", "A .npy file with one row of features per event.")
+    node_features: str = setting("", "Table with a column `node`, or .npy file with one row per node id.")
+
+    def __post_init__(self) -> None:
+        if self.bipartite and self.one_kind:
+            raise ConfigError("bipartite and one-kind exclude each other; omit either")
 
 
 @dataclass(frozen=True)

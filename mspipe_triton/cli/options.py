@@ -19,7 +19,7 @@ def _flag(each: Field[Any]) -> Any:
     """Flag of a setting; its value is None unless the user sets it."""
     facts, kind = each.metadata, type(each.default)
     if kind is bool:  # no --no-... flag
-        return Annotated[bool | None, typer.Option(f"--{each.name}", help=facts["help"])]
+        return Annotated[bool | None, typer.Option(f"--{each.name.replace('_', '-')}", help=facts["help"])]
     shown = facts["default_text"] or False
     return Annotated[kind | None, typer.Option(help=facts["help"] or None, show_default=shown)]
 
@@ -40,7 +40,7 @@ RUN_FLAGS: dict[str, Any] = {
 # Flags that determine the device memory of a run, besides the stream.
 PLANNED_FLAGS = (
     "data", "model", "batch_size", "fanout", "layers", "slots", "dim", "heads", "aggregator", "dtype", "precision",
-    "negatives", "columns", "sort", "node_features",
+    "negatives", "columns", *(each.name for each in fields(DataConfig) if each.metadata),
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def run_config(flags: dict[str, Any]) -> RunConfig:
     file, columns, data = values.pop("config", None), values.pop("columns", None), values.pop("data", None)
     base = RunConfig() if file is None else load_config(file)
     path = data if data in (None, "synthetic") else str(Path(str(data)).absolute())
-    if values.get("node_features") is not None:
-        values["node_features"] = str(Path(values["node_features"]).absolute())
+    for name in ("edge_features", "node_features"):
+        if values.get(name):
+            values[name] = str(Path(values[name]).absolute())
     return base.with_flags({**values, "path": path, "columns": None if columns is None else parse_columns(columns)})

@@ -6,9 +6,10 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
+from mspipe_triton.data.ids import NodeIds
+from mspipe_triton.data.origin import Source
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.placement import Placement
 
@@ -33,8 +34,9 @@ class EventStream:
         node_features: [N, F] floating point, or None.
         labels: [E] one label per event, such as a state change of src, or None.
         num_nodes: N, the number of rows of node tables; by default the largest id + 1.
-        node_ids: [N] the ids in the user's file if they were compacted, otherwise None.
         name: name of the stream in messages and results.
+        ids: the user's own ids of the nodes; None if they are the numbers 0 … N − 1 themselves.
+        source: how the stream was read; None if it was made from tensors.
 
     Raises:
         DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back.
@@ -47,8 +49,9 @@ class EventStream:
     node_features: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     num_nodes: int = 0
-    node_ids: torch.Tensor | None = None
     name: str = "stream"
+    ids: NodeIds | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         events = self.src.numel()
@@ -159,25 +162,6 @@ class EventStream:
             values = getattr(self, column)
             object.__setattr__(stream, column, None if values is None else values.to(device))
         return stream
-
-
-def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Map arbitrary ids to 0 … N − 1 in ascending order; returns new src, new dst and the [N] original ids.
-
-    The cost is linear if the ids are fairly dense, otherwise that of a sort.
-    """
-    largest = int(max(src.max(initial=0), dst.max(initial=0)))
-    if largest < 16 * (src.size + dst.size) + 1024:
-        present = np.zeros(largest + 1, dtype=bool)
-        present[src] = True
-        present[dst] = True
-        ids = np.flatnonzero(present)
-        if ids.size == present.size:
-            return src, dst, ids
-        lookup = np.cumsum(present) - 1
-        return lookup[src], lookup[dst], ids
-    ids, inverse = np.unique(np.concatenate([src, dst]), return_inverse=True)
-    return inverse[: src.size], inverse[src.size :], ids
 
 
 def _refuse(wrong: torch.Tensor, name: str, why: str, values: torch.Tensor | None, shift: int = 0) -> None:

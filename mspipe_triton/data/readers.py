@@ -13,7 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 
-from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.ids import NodeIds, compact_ids
 from mspipe_triton.errors import DataError
 
 SYNONYMS = {
@@ -67,7 +68,7 @@ def read_stream(
     _refuse(path, late, f"{roles['t']} is earlier than in the row before; sort the events with --sort", t)
     return EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), features,
-        _node_features(node_features, ids), label, ids.size, torch.from_numpy(ids), path.stem,
+        _node_features(node_features, ids), label, ids.size, path.stem, NodeIds((pa.array(ids),)),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from mspipe_triton.config import RunConfig, RunSettings
-from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.ids import compact_ids
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.settings import default_settings, process_settings
