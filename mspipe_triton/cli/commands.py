@@ -163,7 +163,8 @@ def plan(
 @data_app.command()
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
-    """Describe a stream: counts, span, repetition, new nodes in test, ties, and the device memory for training."""
+    """Describe a stream: counts, columns and their roles, repetition, new nodes, ties, device memory for training."""
+    from mspipe_triton.cli.data_screen import show_stream
     from mspipe_triton.data.describe import describe
     from mspipe_triton.data.source import load_stream
     from mspipe_triton.training.footprint import Footprint
@@ -171,9 +172,10 @@ def info(as_json: Json = False, **flags: Any) -> None:
     settings = run_config(flags)
     stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
-    title, rows = str(facts.pop("name")), {**facts, f"device memory, {settings.model.model}": str(resident)}
-    parts = resident.to_json()
-    _show(title, {**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}, as_json, rows)
+    show_stream(stream, facts, {f"device memory, {settings.model.model}": str(resident)})
+    if as_json:
+        parts = resident.to_json()
+        print(json.dumps({**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}))
 
 
 @data_app.command()

@@ -57,7 +57,7 @@ def takes_run_flags(command: Callable[..., None], names: Iterable[str] = RUN_FLA
 
 def run_config(flags: dict[str, Any]) -> RunConfig:
     """Settings of the TOML file, or the defaults, overridden by the flags that are not None."""
-    from mspipe_triton.data.readers import parse_columns
+    from mspipe_triton.data.roles import parse_columns
 
     values = dict(flags)
     file, columns, data = values.pop("config", None), values.pop("columns", None), values.pop("data", None)

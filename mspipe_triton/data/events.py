@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -91,6 +92,45 @@ class EventStream:
                 f"{self.name}: node_features has {self.node_features.shape[0]} rows for {self.num_nodes} nodes; "
                 "give one row per node"
             )
+
+    @staticmethod
+    def of(
+        frame: Any,
+        src: str | None = None,
+        dst: str | None = None,
+        t: str | None = None,
+        label: str | None = None,
+        features: Sequence[str] | str | None = None,
+        **options: Any,
+    ) -> EventStream:
+        """Make a stream of a table in memory, read as a file would be.
+
+        Args:
+            frame: a pandas or polars frame, an Arrow table, a dictionary of arrays, lists or tensors, a list of
+                dictionaries, or PyG's `TemporalData`, which has no options.
+            src, dst, t, label: the columns, by default those of usual names; label "" switches labels off.
+            features: columns of edge features, or patterns.
+            options: `sort`, `bipartite`, `one_kind` and `raw_features` as in `read_stream`; `edge_features`, a matrix
+                [E, F]; `node_features`, a table with a column `node`, or a matrix with a row per id; `name`.
+
+        Raises:
+            DataError: the table is none of these, or a value cannot be read; with row, column, value and fix.
+        """
+        from mspipe_triton.data.frames import from_temporal_data, stream_of
+
+        if all(hasattr(frame, part) for part in ("src", "dst", "t", "num_events")):
+            return from_temporal_data(frame, **options)
+        return stream_of(frame, src, dst, t, label, features, **options)
+
+    def to_temporal_data(self) -> Any:
+        """Convert the stream to PyG's `TemporalData`: node numbers as src and dst, edge features as msg, labels as y.
+
+        Raises:
+            DataError: torch_geometric is not installed.
+        """
+        from mspipe_triton.data.frames import to_temporal_data
+
+        return to_temporal_data(self)
 
     def __len__(self) -> int:
         """Number of events."""

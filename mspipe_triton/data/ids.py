@@ -54,11 +54,11 @@ class NodeIds:
         """
         number = self.number_of_kind(kind)
         table, start = self.ids[number], sum(len(each) for each in self.ids[:number])
-        wanted = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(list(ids))
-        if wanted.type != table.type:
-            wanted = _converted(wanted, table.type)
-        found = pc.index_in(wanted, value_set=table)
-        numbers = pc.fill_null(pc.cast(found, pa.int64()), -1).to_numpy(zero_copy_only=False)
+        sought = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(list(ids))
+        if sought.type != table.type:
+            sought = _converted(sought, table.type)
+        place = pc.index_in(sought, value_set=table)
+        numbers = pc.fill_null(pc.cast(place, pa.int64()), -1).to_numpy(zero_copy_only=False)
         return np.where(numbers < 0, -1, numbers + start)
 
     def number_of_kind(self, kind: str | None) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.readers import read_stream
+from mspipe_triton.data.readers import read
 from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.errors import ConfigError
 
@@ -19,7 +19,7 @@ def load_stream(data: DataConfig) -> EventStream:
         if data.node_features:
             raise ConfigError("--node-features needs a file, not the built-in stream; write one with `data generate`")
         return synthetic_stream()
-    return read_stream(data.path, data.columns, data.sort, data.node_features or None)
+    return read(data)
 
 
 def fingerprint(stream: EventStream) -> str:

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.ids import compact_ids
 from mspipe_triton.errors import DataError
 
 
