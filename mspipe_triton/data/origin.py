@@ -59,7 +59,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """How a stream was read: for messages, `data info` and the run folder.
+    """Record of how a stream was read, for messages, `data info` and the run folder.
 
     Args:
         origin: the files of the rows.
