@@ -31,7 +31,8 @@ _AFFIXES = ("id", "node", "nodeid", "account", "accountid", "address", "name", "
 _USERS = (
     "user", "customer", "client", "buyer", "reader", "viewer", "listener", "reviewer", "member", "visitor", "shopper",
     "consumer", "person", "player", "student", "patient", "cardholder", "card", "cc", "ccnum", "subscriber",
-    "passenger", "author", "editor", "employee", "borrower", "guest", "session", "device", "host", "account", "username",
+    "username", "passenger", "author", "editor", "employee", "borrower", "guest", "session", "device",
+    "host", "account",
 )  # fmt: skip
 _ITEMS = (
     "item", "product", "movie", "page", "article", "song", "track", "artist", "album", "book", "isbn", "asin", "news",
