@@ -149,7 +149,7 @@ def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         present[ids] = True
         distinct = np.flatnonzero(present)
         if distinct.size == present.size:
-            return ids.astype(np.int64, copy=False), distinct
+            return ids.astype(np.int64), distinct
         return (np.cumsum(present) - 1)[ids], distinct
     distinct, numbers = np.unique(ids, return_inverse=True)
     return numbers, distinct
