@@ -162,13 +162,13 @@ class EventStream:
         """Convert the features to `dtype`."""
         edge = None if self.edge_features is None else self.edge_features.to(dtype)
         node = None if self.node_features is None else self.node_features.to(dtype)
-        return replace(self, edge_features=edge, node_features=node)
+        return self._with_features(edge, node)
 
     def pinned(self, placement: Placement) -> EventStream:
         """Pin the features, so that the placement's device can copy them."""
         edge = None if self.edge_features is None else placement.pin(self.edge_features)
         node = None if self.node_features is None else placement.pin(self.node_features)
-        return replace(self, edge_features=edge, node_features=node)
+        return self._with_features(edge, node)
 
     def on(self, device: torch.device) -> EventStream:
         """Copy the columns that training reads to a device, without checking them again.
@@ -180,6 +180,12 @@ class EventStream:
             values = getattr(self, column)
             object.__setattr__(stream, column, None if values is None else values.to(device))
         return stream
+
+    def _with_features(self, edge: torch.Tensor | None, node: torch.Tensor | None) -> EventStream:
+        """Return a stream with other features; the same stream, unchecked, if they are the same tensors."""
+        if edge is self.edge_features and node is self.node_features:
+            return self
+        return replace(self, edge_features=edge, node_features=node)
 
     def _refuse(self, wrong: torch.Tensor, fault: str, values: torch.Tensor) -> None:
         """Raise DataError naming the first event for which `wrong` [E] holds."""

@@ -41,9 +41,9 @@ def load_stream(data: DataConfig) -> EventStream:
 
 def with_absolute_paths(data: DataConfig) -> DataConfig:
     """Return data settings whose files do not depend on the working folder."""
-    files: dict[str, Any] = {name: getattr(data, name) for name in FILES}
-    names = [name for name, file in files.items() if file not in ("", "synthetic")]
-    return replace(data, **{name: str(Path(files[name]).absolute()) for name in names})
+    names = [name for name in FILES if getattr(data, name) not in ("", "synthetic")]
+    paths: dict[str, Any] = {name: str(Path(getattr(data, name)).absolute()) for name in names}
+    return replace(data, **paths)
 
 
 def data_of(stream: EventStream, data: DataConfig) -> DataConfig:

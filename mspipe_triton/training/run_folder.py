@@ -77,8 +77,9 @@ class RunFolder:
         if out is None:
             raise RunFolderError("--resume needs --out RUN, the folder of the run to continue")
         folder = RunFolder(Path(out))
-        if not folder.last.exists():
-            raise RunFolderError(f"{out}: nothing to resume (last.pt is missing); omit --resume")
+        for file in (folder.last, folder.config):
+            if not file.exists():
+                raise RunFolderError(f"{out}: nothing to resume ({file.name} is missing); omit --resume")
         return folder
 
     def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any]) -> None:

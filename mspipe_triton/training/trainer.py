@@ -108,7 +108,7 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
-            observer.note(f"All {done} epochs are already trained; evaluating the best one again.")
+            observer.note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
         return trainer.finish(done)
 
 

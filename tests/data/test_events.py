@@ -83,6 +83,14 @@ def test_a_part_of_a_stream_has_no_rows_of_its_file() -> None:
     assert part.place(1) == "stream: event 1"
 
 
+def test_features_of_the_right_dtype_are_not_checked_again() -> None:
+    events = stream([0] * 4, [1] * 4, [1, 2, 3, 4], edge_features=torch.zeros(4, 1))
+    assert events.to_dtype(torch.float32) is events
+    wide = replace(events, edge_features=torch.full((4, 1), 1e300, dtype=torch.float64))
+    with pytest.raises(DataError, match=r"event 0, column 0: edge_features is inf"):
+        wide.to_dtype(torch.float32)
+
+
 def test_an_event_without_a_label_has_nan() -> None:
     events = stream([0] * 3, [1] * 3, [1, 2, 3])
     assert events.labelled.tolist() == [False] * 3
