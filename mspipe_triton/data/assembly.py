@@ -18,6 +18,7 @@ from mspipe_triton.data.names import Roles, plain_name, shown_names
 from mspipe_triton.data.origin import Origin, Source, shown
 from mspipe_triton.data.roles import find_roles
 from mspipe_triton.data.sheets import Sheet
+from mspipe_triton.data.stream_features import row_column, with_edge_features, with_node_features
 from mspipe_triton.data.text import TextFile
 from mspipe_triton.data.times import time_column
 from mspipe_triton.errors import DataError
@@ -26,21 +27,21 @@ _WORDS = {"true": "1", "false": "0"}
 
 
 def assemble(
-    sheets: Sequence[Sheet], data: DataConfig, name: str, again: DataConfig | None, edge_features: Any = None,
-    node_features: Any = None,
-) -> EventStream:  # fmt: skip
+    sheets: Sequence[Sheet], data: DataConfig, name: str, edge_features: Any = None, node_features: Any = None
+) -> EventStream:
     """Assemble a stream from tables that follow each other.
 
     Args:
         sheets: the tables, each with the same columns.
-        data: options for reading. name: the stream's name.
-        again: settings that read the same stream again, or None.
+        data: options for reading, which read the same stream again. name: the stream's name.
+        edge_features: a matrix [E, F] from Python, a row per row of the tables. node_features: a table or matrix.
 
     Raises:
         DataError: columns are missing, or a value cannot be read.
     """
     roles = find_roles(sheets[0], data)
-    table, origin = _joined(sheets, roles)
+    numbers = row_column(sheets[0].columns, roles, data)
+    table, origin = _joined(sheets, roles, numbers)
     src, dst, ids = number_nodes(
         id_column(table[roles.src], roles.src, origin), id_column(table[roles.dst], roles.dst, origin), roles.kinds
     )
@@ -51,34 +52,35 @@ def assemble(
         src, dst, t = src[order], dst[order], t[order]
         labels = None if labels is None else labels[order]
     notes = [] if roles.kinds or data.one_kind else _two_kinds(src, dst, ids, roles)
-    source = Source(
-        origin, order, again, {column: roles.of(column) for column in sheets[0].columns}, tuple(notes), meaning,
-        label_fault=fault,
-    )  # fmt: skip
-    return EventStream(
+    columns = {column: "row" if column == numbers else roles.of(column) for column in sheets[0].columns}
+    source = Source(origin, order, data, columns, tuple(notes), meaning, label_fault=fault)
+    stream = EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), None, None,
         None if labels is None else torch.from_numpy(labels), len(ids), name, ids, source,
     )  # fmt: skip
+    stream = with_edge_features(stream, table, roles, numbers, data, edge_features)
+    return with_node_features(stream, data, node_features)
 
 
-def _joined(sheets: Sequence[Sheet], roles: Roles) -> tuple[pa.Table, Origin]:
+def _joined(sheets: Sequence[Sheet], roles: Roles, numbers: str | None) -> tuple[pa.Table, Origin]:
     """Read the columns in use from all tables, and join their rows."""
     tables, parts = [], []
+    used = roles.used if numbers is None else (*roles.used, numbers)
     for sheet in sheets:
-        missing = [name for name in roles.used if name not in sheet.columns]
+        missing = [name for name in used if name not in sheet.columns]
         if missing:
             header = shown_names(sheet.columns)
             raise DataError(
                 f"{sheet.name}: no column {missing[0]!r}, which {sheets[0].name} has; the file has {header}; give all "
                 "files of a folder the same columns"
             )
-        text = {roles.src, roles.dst, roles.t, roles.label}
-        tables.append(sheet.read(roles.used, text, roles.t))
+        text = {roles.src, roles.dst, roles.t, roles.label, numbers} - {None}
+        tables.append(sheet.read(used, text, roles.t))
         parts.append((sheet.name, tables[-1].num_rows))
     if not sum(rows for _, rows in parts):
         below = " below the header" if isinstance(sheets[0], TextFile) and sheets[0].dialect.header else ""
         raise DataError(f"{sheets[0].name}: no events{below}; add a row per event")
-    columns = {name: _column([table[name] for table in tables if table.num_rows]) for name in roles.used}
+    columns = {name: _column([table[name] for table in tables if table.num_rows]) for name in used}
     return pa.table(columns), Origin(tuple(parts))
 
 

@@ -38,7 +38,7 @@ def stream_of(
     if features is not None:
         columns["features"] = features if isinstance(features, str) else ",".join(features)
     data = DataConfig("", columns, sort, bipartite, one_kind, raw_features=raw_features)
-    return assemble([ArrowSheet(name, table_of(frame, name))], data, name, None, edge_features, node_features)
+    return assemble([ArrowSheet(name, table_of(frame, name))], data, name, edge_features, node_features)
 
 
 def table_of(frame: Any, name: str) -> pa.Table:

@@ -55,4 +55,4 @@ def read_stream(
 def read(data: DataConfig) -> EventStream:
     """Read the stream that data settings name; see `read_stream`."""
     path = Path(data.path)
-    return assemble(open_sheets(path, data.encoding, data.no_header), data, table_name(path), data)
+    return assemble(open_sheets(path, data.encoding, data.no_header), data, table_name(path))

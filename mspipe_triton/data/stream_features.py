@@ -15,7 +15,6 @@ from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.feature_files import RowNumbers, load_edge_features, open_array
 from mspipe_triton.data.features import FeatureTransform
-from mspipe_triton.data.frames import table_of
 from mspipe_triton.data.id_columns import id_column
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.names import Roles, find_column, plain_name
@@ -86,6 +85,8 @@ def with_node_features(stream: EventStream, data: DataConfig, values: Any) -> Ev
     elif isinstance(values, np.ndarray | torch.Tensor) and values.ndim < 3 and not getattr(values, "dtype", None) == object:
         loaded = node_feature_rows(_array(values), "node_features", ids, nodes, data.raw_features)
     else:
+        from mspipe_triton.data.frames import table_of
+
         table = table_of(values, "node_features")
         loaded = node_features(table, Origin((("node_features", table.num_rows),)), ids, nodes, data.raw_features)
     return replace(
