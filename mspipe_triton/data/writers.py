@@ -23,8 +23,9 @@ def write_stream(stream: EventStream, path: Path) -> None:
     columns = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
     if stream.labels is not None:
         columns["label"] = stream.labels.numpy()
-    if stream.edge_features is not None:
-        columns.update({f"f{k}": stream.edge_features[:, k].numpy() for k in range(stream.dim_edge)})
+    features = stream.edge_rows()
+    if features is not None:
+        columns.update({f"f{k}": features[:, k].numpy() for k in range(stream.dim_edge)})
     table = pa.table(columns)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
