@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,33 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.kernels import gather_rows
 
 GATHERS, PLACES = ("copy", "kernel"), ("host", "device")
+
+
+@dataclass(frozen=True)
+class LazyTable:
+    """Host table whose rows are converted once they are on the device, so that it may be a memory-mapped file.
+
+    Args:
+        stored: [M, F], as stored.
+        convert: computes the rows that training reads from stored rows on the device, each from itself alone.
+        dtype: of these rows.
+    """
+
+    stored: torch.Tensor
+    convert: Callable[[torch.Tensor], torch.Tensor]
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """[M, F]."""
+        return self.stored.shape
+
+    def new_zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return zeros of the dtype of converted rows."""
+        return torch.zeros(shape, dtype=self.dtype)
+
+
+RowTable = torch.Tensor | LazyTable
 
 
 @dataclass(frozen=True)
@@ -69,13 +97,15 @@ class Placement:
         """Row numbers in the form that `gather` needs, so that they are copied once for several tables."""
         return self.load(rows) if self.by_kernel else rows
 
-    def gather(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def gather(self, table: RowTable, rows: torch.Tensor) -> torch.Tensor:
         """Copy rows [M] of a table into a new tensor on the device.
 
         Args:
-            table: pinned on the host, or on the device.
+            table: pinned on the host, or on the device; a lazy table on the host, unless `by_kernel`.
             rows: on the host, or as `numbers` returns them.
         """
+        if isinstance(table, LazyTable):
+            return table.convert(self.gather(table.stored, rows))
         if not self.apart or not table.is_cpu:
             return table.index_select(0, self.load(rows))
         if self.by_kernel:
@@ -83,6 +113,12 @@ class Placement:
         staged = torch.empty((rows.numel(), *table.shape[1:]), dtype=table.dtype, pin_memory=True)
         torch.index_select(table, 0, rows, out=staged)
         return staged.to(self.device, non_blocking=True)
+
+    def span(self, table: RowTable, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) of a table on the device; a view if they need no copy."""
+        if isinstance(table, LazyTable):
+            return table.convert(self.load(table.stored[start:stop]))
+        return self.load(table[start:stop])
 
     def settle(self) -> None:
         """Wait until the device has read the gathered rows; returns at once if the host gathered them."""

@@ -11,6 +11,7 @@ import torch
 
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.origin import Source
+from mspipe_triton.data.scaling import Scaling, scaled_in_chunks
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.placement import Placement
 
@@ -32,13 +33,15 @@ class EventStream:
     Args:
         src, dst: [E] int64 node ids, ≥ 0. They index the node tables, so keep them dense (`compact_ids`).
         t: [E] int64 or float64, never decreasing. Any unit; seconds are usual.
-        edge_features: [E, F] floating point, or None.
+        edge_features: [E, F] floating point, or None; of any real dtype if `edge_scaling` scales them.
         node_features: [N, F] floating point, or None.
         labels: [E] one label per event, such as a state change of src, or None; NaN for an event without a label.
         num_nodes: N, the number of rows of node tables; by default the largest id + 1.
         name: name of the stream in messages and results.
         ids: the user's own ids of the nodes; None if they are the numbers 0 … N − 1 themselves.
         source: how the stream was read; None if it was made from tensors.
+        edge_scaling: scales rows of `edge_features` as they are fetched, so that the table may be a memory-mapped file;
+            its fit has checked that all are finite. None if the rows are final.
 
     Raises:
         DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back.
@@ -54,6 +57,7 @@ class EventStream:
     name: str = "stream"
     ids: NodeIds | None = None
     source: Source | None = None
+    edge_scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
         events = self.src.numel()
@@ -77,7 +81,12 @@ class EventStream:
         self._refuse(late, "t is earlier than at the event before; sort the events (--sort)", self.t)
         for column in ("edge_features", "node_features"):
             values = getattr(self, column)
-            if values is not None:
+            if column == "edge_features" and self.edge_scaling is not None:
+                width = self.edge_scaling.width
+                if values is None or values.shape[1:] != (width,):
+                    shape = None if values is None else list(values.shape)
+                    raise DataError(f"{self.name}: edge_features has shape {shape}; edge_scaling needs {width} columns")
+            elif values is not None:
                 if values.dim() != 2 or not values.is_floating_point():
                     kind = f"{values.dtype} of shape {tuple(values.shape)}"
                     raise DataError(f"{self.name}: {column} must be a floating-point matrix, not {kind}")
@@ -198,15 +207,26 @@ class EventStream:
         seen[self.dst[:stop]] = True
         return ~(seen[self.src] & seen[self.dst])
 
+    def edge_rows(self, start: int = 0, stop: int | None = None) -> torch.Tensor | None:
+        """Return the final features [M, F] of events [start, stop), or None without edge features."""
+        rows = None if self.edge_features is None else self.edge_features[start:stop]
+        if rows is None or self.edge_scaling is None:
+            return rows
+        return scaled_in_chunks(rows, self.edge_scaling, rows.shape[0])
+
     def to_dtype(self, dtype: torch.dtype) -> EventStream:
-        """Convert the features to `dtype`."""
-        edge = None if self.edge_features is None else self.edge_features.to(dtype)
+        """Convert the features to `dtype`, except edge features that are scaled as they are fetched."""
+        edge = self.edge_features
+        if edge is not None and self.edge_scaling is None:
+            edge = edge.to(dtype)
         node = None if self.node_features is None else self.node_features.to(dtype)
         return self._with_features(edge, node)
 
     def pinned(self, placement: Placement) -> EventStream:
-        """Pin the features, so that the placement's device can copy them."""
-        edge = None if self.edge_features is None else placement.pin(self.edge_features)
+        """Pin the features that are final, so that the placement's device can copy them."""
+        edge = self.edge_features
+        if edge is not None and self.edge_scaling is None:
+            edge = placement.pin(edge)
         node = None if self.node_features is None else placement.pin(self.node_features)
         return self._with_features(edge, node)
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
 
+from mspipe_triton.data.names import plain_name
 from mspipe_triton.errors import DataError
 
 
@@ -69,10 +70,10 @@ class NodeIds:
         """
         if not self.kinds:
             return 0
-        names = [name.casefold() for name in self.kinds]
-        for aliases in (names, ("src", "dst"), ("user", "item")):
-            if kind is not None and kind.strip().casefold() in aliases:
-                return list(aliases).index(kind.strip().casefold())
+        plain = plain_name(kind or "")
+        for aliases in ([plain_name(name) for name in self.kinds], ["src", "dst"], ["user", "item"]):
+            if plain in aliases:
+                return aliases.index(plain)
         raise DataError(f"kind {kind!r} is not one of {', '.join(self.kinds)}; nodes are of two kinds, so name one")
 
     def table(self) -> pa.Table:

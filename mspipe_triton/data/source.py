@@ -21,7 +21,7 @@ from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.errors import ConfigError
 
 FILES = ("path", "edge_features", "node_features")  # the settings of DataConfig that name files
-_CHUNK_BYTES, _CHUNK_IDS = 2**24, 2**16
+_CHUNK_BYTES, _CHUNK_IDS, _ROWS = 2**24, 2**16, 2**16
 
 
 def load_stream(data: DataConfig) -> EventStream:
@@ -92,9 +92,15 @@ def fingerprint(stream: EventStream) -> str:
     numbers 0 … N − 1 of their nodes count as none.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for column in (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features):
-        for chunk in () if column is None else _chunks(column):
+    for column in (stream.src, stream.dst, stream.t):
+        for chunk in _chunks(column):
             digest.update(chunk)
+    for start in range(0, len(stream) if stream.dim_edge else 0, _ROWS):
+        rows = stream.edge_rows(start, start + _ROWS)
+        assert rows is not None
+        digest.update(_bytes(rows.float()))
+    for chunk in () if stream.node_features is None else _chunks(stream.node_features):
+        digest.update(chunk)
     for part in () if stream.ids is None else _id_parts(stream.ids):
         digest.update(part)
     return digest.hexdigest()
@@ -122,8 +128,11 @@ def _chunks(column: torch.Tensor) -> Iterator[Any]:
     """Yield the bytes of a column [E] or table [E, F] in the order of its rows; features as float32."""
     rows = max(1, _CHUNK_BYTES // max(1, column[:1].numel() * column.element_size()))
     for chunk in column.split(rows):
-        values = chunk.float() if column.dim() == 2 else chunk
-        yield values.contiguous().view(torch.uint8).numpy().data
+        yield _bytes(chunk.float() if column.dim() == 2 else chunk)
+
+
+def _bytes(values: torch.Tensor) -> Any:
+    return values.contiguous().view(torch.uint8).numpy().data
 
 
 def _id_parts(ids: NodeIds) -> Iterator[Any]:

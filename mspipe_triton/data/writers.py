@@ -41,8 +41,9 @@ def write_stream(stream: EventStream, path: Path, force: bool = False) -> None:
     columns: dict[str, Any] = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
     if stream.labels is not None:
         columns["label"] = pa.array(stream.labels.numpy(), from_pandas=True)  # NaN becomes empty
-    if stream.edge_features is not None:
-        columns.update({f"f{k}": stream.edge_features[:, k].numpy() for k in range(stream.dim_edge)})
+    features = stream.edge_rows()
+    if features is not None:
+        columns.update({f"f{k}": features[:, k].numpy() for k in range(stream.dim_edge)})
     table = pa.table(columns)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

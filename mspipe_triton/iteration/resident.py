@@ -87,9 +87,12 @@ class Pass(ABC):
         session, around = self.session, scene.around
         assert around.count is not None
         record = session.state.mailbox.view(
-            session.state.tables, around.nodes, around.count, session.edges, self.model.time.frequency.dtype
+            session.state.tables, around.nodes, around.count, session.edge_table, self.model.time.frequency.dtype
         )
-        edges, features = [EdgeRows(session.edges, hop.event_ids) for hop in around.hops], session.stream.node_features
+        edges, features = (
+            [EdgeRows(session.edge_table, hop.event_ids) for hop in around.hops],
+            session.stream.node_features,
+        )
         rows = None if features is None else features.index_select(0, around.nodes.clamp(min=0))
         return replace(scene, edges=edges, node_features=rows, record=record, draws=draws)
 
@@ -98,7 +101,7 @@ class Pass(ABC):
         state, size = self.session.state, self.session.size
         (src, dst), (src_rows, dst_rows) = (part[: 2 * size].chunk(2) for part in (scene.roots, scene.around.root_rows))
         sent = Deliveries(
-            scene.events, scene.times[:size], src, dst, src_rows, dst_rows, self.session.edges, scene.receivers
+            scene.events, scene.times[:size], src, dst, src_rows, dst_rows, self.session.edge_table, scene.receivers
         )
         state.mailbox.deliver(state.tables, scene.record, hidden, sent)
 

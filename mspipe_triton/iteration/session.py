@@ -12,11 +12,12 @@ from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import NegativeSampler
 from mspipe_triton.data.neighbourhood import NeighbourSampler
+from mspipe_triton.data.scaling import scaled_in_chunks
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.nodes.state import NodeState
-from mspipe_triton.placement import Placement
+from mspipe_triton.placement import LazyTable, Placement, RowTable
 from mspipe_triton.settings import run_settings
 
 
@@ -26,6 +27,7 @@ class Session:
 
     Args:
         edges: the stream's edge table [E, ·], on host or device as the settings say; width 0 without edge features.
+            Lazy if the stream scales its rows, and no kernel reads the table.
         sampler: samples temporal neighbours. negatives: samples negative destinations.
         optimizer: updates the model's parameters. mitigation: blends stale memory rows after the fetch, or None.
     """
@@ -34,7 +36,7 @@ class Session:
     settings: RunSettings
     stream: EventStream
     split: Split
-    edges: torch.Tensor
+    edges: RowTable
     sampler: NeighbourSampler
     negatives: NegativeSampler
     model: TemporalModel
@@ -82,14 +84,23 @@ class Session:
     def under(self, settings: RunSettings) -> Session:
         """Return the session under other settings, with the same data, model and state; call it between iterations."""
         state = replace(self.state, placement=replace(self.state.placement, how=settings.gather))
-        edges = self.edges if settings.features == self.settings.features else self._edges(settings)
-        return replace(self, settings=settings, state=state, sampler=self._sampler(settings), edges=edges)
+        session = replace(self, settings=settings, state=state, sampler=self._sampler(settings))
+        lazy = isinstance(self.edges, LazyTable)
+        if settings.features == self.settings.features and lazy == session._lazy(settings):
+            return session
+        return replace(session, edges=session._edges(settings))
 
     def on(self, device: torch.device) -> Session:
         """Return the session with the stream, adjacency and negatives that iterations read on a device."""
         stream, negatives = self.stream.on(device), self.negatives.on(device)
         sampler = replace(self.sampler, stream=stream, adjacency=self.sampler.adjacency.on(device))
         return replace(self, stream=stream, sampler=sampler, negatives=negatives)
+
+    @property
+    def edge_table(self) -> torch.Tensor:
+        """The edge table, in a run whose kernels read it directly."""
+        assert isinstance(self.edges, torch.Tensor)
+        return self.edges
 
     @property
     def device(self) -> torch.device:
@@ -110,9 +121,21 @@ class Session:
         """Return the sampler under settings; mitigation needs distinct nodes, over which it computes a quantile."""
         return replace(self.sampler, deduplicate=settings.deduplicate if self.mitigation is None else "all")
 
-    def _edges(self, settings: RunSettings) -> torch.Tensor:
+    def _lazy(self, settings: RunSettings) -> bool:
+        """True if rows of the edge table are scaled when they are fetched; a kernel reads scaled tables only."""
+        placement = self.state.placement
+        direct = placement.resident or placement.by_kernel or (placement.apart and settings.features == "device")
+        return self.stream.edge_scaling is not None and not direct
+
+    def _edges(self, settings: RunSettings) -> RowTable:
         """Return the stream's edge table on the device that settings name."""
-        table = self.stream.edge_features
+        table, scaling, placement = self.stream.edge_features, self.stream.edge_scaling, self.state.placement
+        dtype = getattr(torch, self.config.model.table_dtype)
         if table is None:
-            table = torch.zeros((len(self.stream), 0), dtype=getattr(torch, self.config.model.table_dtype))
-        return self.state.placement.placed(table, settings.features)
+            return placement.placed(torch.zeros((len(self.stream), 0), dtype=dtype), settings.features)
+        if scaling is None:
+            return placement.placed(table, settings.features)
+        if self._lazy(settings):
+            on_device = scaling.on(self.device)
+            return LazyTable(table, lambda rows: on_device.apply(rows).to(dtype), dtype)
+        return placement.placed(scaled_in_chunks(table, scaling, len(self.stream), dtype), settings.features)

@@ -101,7 +101,7 @@ class Stages:
         """Fetch edge rows of the sampled slots and of the batch's events, and node rows of the distinct nodes."""
         batch, placement, scene = work.batch, self.placement, _scene(work)
         receivers = None if scene.receivers is None else scene.receivers.on(placement)
-        event_edges = placement.load(self.session.edges[batch.start : batch.stop])
+        event_edges = placement.span(self.session.edges, batch.start, batch.stop)
         count = None if scene.events.numel() == batch.size else placement.load(torch.tensor([scene.events.numel()]))
         return replace(work, scene=self._fetch(scene, count=count, receivers=receivers), event_edges=event_edges)
 

@@ -9,7 +9,7 @@ import torch
 
 from mspipe_triton.kernels import patch_rows
 from mspipe_triton.nodes.mailbox import Interactions, Mailbox, R, Rows, Writes
-from mspipe_triton.placement import Placement
+from mspipe_triton.placement import Placement, RowTable
 
 
 @dataclass
@@ -63,7 +63,7 @@ class NodeState(Generic[R]):
         self.begun = self.ended = 0
         self.published.clear()
 
-    def fetch(self, nodes: torch.Tensor, features: torch.Tensor) -> R:
+    def fetch(self, nodes: torch.Tensor, features: RowTable) -> R:
         """Read the records of `nodes` [U]; `features` [·, E] is the stream's edge table (E may be 0).
 
         While another thread writes, only `read` returns whole records.
@@ -81,7 +81,7 @@ class NodeState(Generic[R]):
             rows["mail_features"] = self.placement.load(features.new_zeros((*events.shape, 0)))
         return self.mailbox.record(rows)
 
-    def read(self, nodes: torch.Tensor, on_device: torch.Tensor, features: torch.Tensor) -> tuple[R, int]:
+    def read(self, nodes: torch.Tensor, on_device: torch.Tensor, features: RowTable) -> tuple[R, int]:
         """Read the records of `nodes` [U] at one version; also returns that version, the number of writes they contain.
 
         Args:

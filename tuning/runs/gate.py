@@ -109,6 +109,7 @@ def _head(stream: EventStream, events: int) -> EventStream:
     events = min(events, len(stream))
     src, dst, ids = compact_ids(stream.src[:events].numpy(), stream.dst[:events].numpy())
     rows = None if stream.node_features is None else stream.node_features[torch.from_numpy(ids)]
-    edges = None if stream.edge_features is None else stream.edge_features[:events]
     t = stream.t[:events].unique(return_inverse=True)[1].to(stream.t.dtype)
-    return EventStream(torch.from_numpy(src), torch.from_numpy(dst), t, edges, rows, name=stream.name)
+    return EventStream(
+        torch.from_numpy(src), torch.from_numpy(dst), t, stream.edge_rows(0, events), rows, name=stream.name
+    )
