@@ -21,9 +21,7 @@ def write_tables(folder: Path) -> None:
     for name, text in texts().items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "events.csv.gz").write_bytes(gzip.compress(texts()["events.csv"].encode()))
-    (folder / "latin.csv").write_bytes(
-        lines("user,item,t", (f"kä{u},ü{i},{t}" for u, i, t in ROWS)).encode("latin-1")
-    )
+    (folder / "latin.csv").write_bytes(lines("user,item,t", (f"kä{u},ü{i},{t}" for u, i, t in ROWS)).encode("latin-1"))
     table = pa.table({"src": [u for u, _, _ in ROWS], "dst": [10 + i for _, i, _ in ROWS], "t": [t for *_, t in ROWS]})
     pyarrow.parquet.write_table(table, folder / "events.parquet")
     pyarrow.feather.write_feather(table, folder / "events.arrow")

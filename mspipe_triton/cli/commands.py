@@ -53,8 +53,8 @@ def train(
     entry, screen, tuned = enter(config, None, out, resume, trace), TrainingScreen(), None
     folder = entry.folder
     try:
-        if entry.line is not None:
-            screen.note(entry.line)
+        for note in entry.notes:
+            screen.note(note)
         if autotune:
             from mspipe_triton.tuning import settings_for
 

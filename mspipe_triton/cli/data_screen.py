@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from rich.table import Table
@@ -14,7 +15,6 @@ _ROLES = {
     "src": "source", "dst": "destination", "t": "time", "label": "label", "feature": "feature",
     "row": "row in --edge-features",
 }  # fmt: skip
-_SHOWN = 40  # columns
 
 
 def show_stream(stream: EventStream, facts: dict[str, Any], more: dict[str, Any]) -> None:
@@ -36,12 +36,18 @@ def show_stream(stream: EventStream, facts: dict[str, Any], more: dict[str, Any]
 
 def _columns_table(stream: EventStream, columns: dict[str, str]) -> Table:
     """Table of the columns of a file: role of each, and what becomes of features."""
-    features = {} if stream.source is None or stream.source.features is None else stream.source.features.describe()
+    transform = None if stream.source is None else stream.source.features
+    features = {} if transform is None else {part.name: part.describe() for part in transform.parts}
     table = Table(title="columns")
     for title in ("column", "role", "read as"):
         table.add_column(title)
-    for name, role in list(columns.items())[:_SHOWN]:
-        table.add_row(name or '""', _ROLES.get(role, "unused"), features.get(name, ""))
-    if len(columns) > _SHOWN:
-        table.add_row(f"and {len(columns) - _SHOWN} more", "", "")
+    rows = [(name or '""', _ROLES.get(role, "unused"), features.get(name, "")) for name, role in columns.items()]
+    for (_, role, reading), group in groupby(rows, key=lambda row: (_stem(row[0]), *row[1:])):
+        names = [name for name, *_ in group]
+        table.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})", role, reading)
     return table
+
+
+def _stem(name: str) -> str:
+    """Return a name without the number at its end, so that f0, f1, … share a row."""
+    return name.rstrip("0123456789") or name

@@ -74,7 +74,7 @@ def _joined(sheets: Sequence[Sheet], roles: Roles, numbers: str | None) -> tuple
                 f"{sheet.name}: no column {missing[0]!r}, which {sheets[0].name} has; the file has {header}; give all "
                 "files of a folder the same columns"
             )
-        text = {roles.src, roles.dst, roles.t, roles.label, numbers} - {None}
+        text = {name for name in (roles.src, roles.dst, roles.t, roles.label, numbers) if name is not None}
         tables.append(sheet.read(used, text, roles.t))
         parts.append((sheet.name, tables[-1].num_rows))
     if not sum(rows for _, rows in parts):

@@ -97,9 +97,9 @@ def default_columns(names: Sequence[str]) -> dict[str, str]:
     columns = _ends(by_name)
     used = set(columns.values())
     for role, usual in (("t", _TIMES), ("label", _LABELS)):
-        name = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
-        if name is not None:
-            columns[role] = name
+        column = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
+        if column is not None:
+            columns[role] = column
     return columns
 
 

@@ -180,7 +180,7 @@ def _records(name: str, content: bytes) -> list[dict[str, Any]]:
     try:
         text = content.decode("utf-8-sig")
         if text.lstrip().startswith("["):
-            values = json.loads(text)
+            values: list[dict[str, Any]] = json.loads(text)
         else:
             values = []
             for line in (each for each in text.splitlines() if each.strip()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.feature_files import RowNumbers, load_edge_features, open_array
-from mspipe_triton.data.features import FeatureTransform
+from mspipe_triton.data.features import FeatureTransform, Part
 from mspipe_triton.data.id_columns import id_column
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.names import Roles, find_column, plain_name
@@ -25,7 +24,6 @@ from mspipe_triton.data.sheets import open_sheets
 from mspipe_triton.errors import DataError
 
 _ROW_NUMBER = "idx"
-Features = str | np.ndarray | torch.Tensor | Any
 
 
 def row_column(columns: tuple[str, ...], roles: Roles, data: DataConfig) -> str | None:
@@ -47,7 +45,7 @@ def with_edge_features(
     columns: dict[str, Any] = {name: table[name] for name in roles.features}
     if matrix is not None:
         columns["edge_features"] = _matrix(matrix, len(stream), "edge_features")
-    parts, tables, scaling = [], [], None
+    parts, tables, scaling = list[Part](), list[torch.Tensor](), None
     if columns:
         rows = training if source.order is None else source.order[:training]
         transform = FeatureTransform.fit(columns, rows, source.origin, data.raw_features)
@@ -56,13 +54,12 @@ def with_edge_features(
         parts += transform.parts
     if data.edge_features:
         places = None if numbers is None else _row_numbers(table, numbers, source.origin)
-        loaded = load_edge_features(
-            data.edge_features, len(stream), training, places, source.order, data.raw_features
-        )
+        loaded = load_edge_features(data.edge_features, len(stream), training, places, source.order, data.raw_features)
         parts += loaded.transform.parts
-        final = loaded.scaling is None or not tables
-        tables.append(loaded.table if final else scaled_in_chunks(loaded.table, loaded.scaling))
-        scaling = loaded.scaling if final else None
+        if loaded.scaling is not None and tables:  # columns are in memory, so the file's rows are joined to them there
+            loaded = loaded._replace(table=scaled_in_chunks(loaded.table, loaded.scaling, len(stream)), scaling=None)
+        tables.append(loaded.table)
+        scaling = loaded.scaling
     if not parts:
         return stream
     return replace(
@@ -82,7 +79,7 @@ def with_node_features(stream: EventStream, data: DataConfig, values: Any) -> Ev
     nodes = np.unique(np.concatenate([stream.src[:training].numpy(), stream.dst[:training].numpy()]))
     if values is None:
         loaded = _from_file(Path(data.node_features), ids, nodes, data)
-    elif isinstance(values, np.ndarray | torch.Tensor) and values.ndim < 3 and not getattr(values, "dtype", None) == object:
+    elif isinstance(values, np.ndarray | torch.Tensor):
         loaded = node_feature_rows(_array(values), "node_features", ids, nodes, data.raw_features)
     else:
         from mspipe_triton.data.frames import table_of
@@ -114,7 +111,9 @@ def _from_file(path: Path, ids: NodeIds, nodes: np.ndarray, data: DataConfig) ->
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        raise DataError(f"{shown_path(path)}: the files cannot be combined: {error}; give them the same columns") from error
+        raise DataError(
+            f"{shown_path(path)}: the files cannot be combined: {error}; give them the same columns"
+        ) from error
     return node_features(table, Origin(tuple(parts)), ids, nodes, data.raw_features)
 
 
@@ -130,7 +129,9 @@ def _matrix(values: Any, rows: int, name: str) -> np.ndarray:
     """Return a matrix from Python as [E, F]."""
     array = _array(values)
     if array.ndim != 2 or array.shape[0] != rows:
-        raise DataError(f"{name}: has shape {list(array.shape)}; give a matrix with a row for each of the {rows:,} events")
+        raise DataError(
+            f"{name}: has shape {list(array.shape)}; give a matrix with a row for each of the {rows:,} events"
+        )
     return array
 
 

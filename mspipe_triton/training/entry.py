@@ -40,6 +40,12 @@ class Entry:
         """The config on its device."""
         return self.config.with_flags({"device": self.device})
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the user: about the device, and about the data."""
+        source = self.stream.source
+        return (*([] if self.line is None else [self.line]), *(() if source is None else source.notes))
+
     def tuned(self, tuned: Tuned | None) -> Entry:
         """Return the entry with tuned settings instead of the config's."""
         return self if tuned is None else replace(self, config=replace(self.config, settings=tuned.settings))

@@ -82,8 +82,8 @@ def train(
     if config is None:
         config = load_config(RunFolder.to_resume(out).config) if resume else RunConfig()
     entry, observer = enter(config, stream, out, resume, trace), observer or Observer()
-    if entry.line is not None:
-        observer.note(entry.line)
+    for note in entry.notes:
+        observer.note(note)
     return run(entry, observer, trace, tuned)
 
 
