@@ -114,7 +114,7 @@ WRONG = {
     ("train", "events.csv", "--colour", "red"): "No such option",
     ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
     ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
-    ("train", "late.csv",): "row 2: time is earlier than in the row before; sort the events with --sort",
+    ("train", "late.csv",): "row 2: time is '2', earlier than in the row before; sort the events with --sort",
     ("evaluate", "nowhere"): "no run there",
     ("evaluate", "nowhere", "--split", "train"): "--split must be val or test",
     ("evaluate", "nowhere", "--negatives", "0"): "--negatives must be at least 1",
