@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from bench.studies.features import COLUMNS, compared, variants
 from mspipe_triton.data.events import EventStream
