@@ -1,13 +1,11 @@
-"""Settings of a run: frozen dataclasses for data, model and training, read from flags or a TOML file."""
+"""Settings of a run: frozen dataclasses for data, model and training, from flags or a TOML file."""
 
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -23,7 +21,6 @@ MODELS: dict[str, Mapping[str, int]] = {
     "apan": {"fanout": 10, "heads": 2, "slots": 10},
     "tgat": {"fanout": 10, "heads": 2, "layers": 2},
 }
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # `auto` picks one of these, or RESIDENT
 
 
@@ -274,37 +271,3 @@ class RunConfig:
         sections = asdict(replace(self, model=self.model.resolved()))
         sections["model"] = {name: value for name, value in sections["model"].items() if value != -1}
         return tomli_w.dumps({name: values for name, values in sections.items() if values is not None})
-
-
-def load_config(path: str | Path) -> RunConfig:
-    """Read a TOML file with the sections [data], [model], [train] and [settings]; omitted settings get their defaults.
-
-    Raises:
-        ConfigError: the file is missing or not TOML, or a section, name or value is unknown.
-    """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; --config names a TOML file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "settings": RunSettings}
-    for section, values in content.items():
-        if section not in kinds or not isinstance(values, dict):
-            raise ConfigError(f"{path}: [{section}] is not one of {', '.join(f'[{kind}]' for kind in kinds)}")
-        defaults = {f.name: f.default for f in fields(kinds[section])}
-        for name, value in values.items():
-            if name not in defaults:
-                raise ConfigError(f"{path}: [{section}] has no setting {name!r}; it has {', '.join(defaults)}")
-            default = defaults[name]
-            if type(default) is float and type(value) is int:
-                values[name] = float(value)
-            elif type(default) in _KINDS and type(value) is not type(default):
-                kind = _KINDS[type(default)]
-                raise ConfigError(f"{path}: [{section}] {name} must be {kind}, not {value!r}")
-    try:
-        return RunConfig(**{section: kinds[section](**values) for section, values in content.items()})
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from mspipe_triton.cli.options import RUN_FLAGS
-from mspipe_triton.config import MODELS, ModelConfig, RunConfig, RunSettings, TrainConfig, load_config
+from mspipe_triton.config import MODELS, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config_file import load_config
 from mspipe_triton.errors import ConfigError, InputError
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from mspipe_triton import devices
-from mspipe_triton.config import RunConfig, load_config
+from mspipe_triton.config import RunConfig
+from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.devices import Gpu, resolve_device

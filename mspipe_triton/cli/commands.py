@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 
-from mspipe_triton.cli.options import PLANNED_FLAGS, Json, run_config, takes_run_flags
+from mspipe_triton.cli.options import PLANNED_FLAGS, Json, resumed_config, run_config, takes_run_flags
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ def train(
     ] = True,
     budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, with its settings.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
     as_json: Json = False,
     **flags: Any,
@@ -43,7 +43,7 @@ def train(
     from mspipe_triton.training.entry import enter
     from mspipe_triton.training.trainer import run
 
-    config, budget = run_config(flags), _seconds(budget)
+    config, budget = resumed_config(flags, out) if resume else run_config(flags), _seconds(budget)
     autotune = autotune and not (resume or config.settings or config.train.deterministic)
     if budget is not None and not autotune:
         raise ConfigError(
@@ -53,8 +53,8 @@ def train(
     entry, screen, tuned = enter(config, None, out, resume, trace), TrainingScreen(), None
     folder = entry.folder
     try:
-        if entry.line is not None:
-            screen.note(entry.line)
+        for note in entry.notes:
+            screen.note(note)
         if autotune:
             from mspipe_triton.tuning import settings_for
 
@@ -65,7 +65,7 @@ def train(
         if not folder.last.exists():
             raise TrainingError("interrupted before the first epoch was complete; start again") from None
         raise TrainingError(
-            f"interrupted; to continue after the last complete epoch, add --out {folder.path} --resume"
+            f"interrupted; to continue after the last complete epoch, use `train --out {folder.path} --resume`"
         ) from None
     finally:
         screen.close()
@@ -111,6 +111,12 @@ def evaluate(
     negatives: Annotated[
         int | None, typer.Option(help="Random negatives per event for the MRR.", show_default="the run's")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="File of the run's events, which is read as before.", metavar="FILE", show_default="the run's"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate the best epoch of a run again; with the run's own settings, the numbers match result.json."""
@@ -122,7 +128,7 @@ def evaluate(
         raise ConfigError(f"--split must be val or test, not {split!r}")
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, not {negatives}")
-    metrics, count = evaluate_run(run, split, negatives)
+    metrics, count = evaluate_run(run, split, negatives, data)
     console.print(split_table(split, metrics, count, run))
     if as_json:
         print(json.dumps(metrics))
@@ -163,7 +169,8 @@ def plan(
 @data_app.command()
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
-    """Describe a stream: counts, span, repetition, new nodes in test, ties, and the device memory for training."""
+    """Describe a stream: counts, columns and their roles, repetition, new nodes, ties, device memory for training."""
+    from mspipe_triton.cli.data_screen import show_stream
     from mspipe_triton.data.describe import describe
     from mspipe_triton.data.source import load_stream
     from mspipe_triton.training.footprint import Footprint
@@ -171,9 +178,10 @@ def info(as_json: Json = False, **flags: Any) -> None:
     settings = run_config(flags)
     stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
-    title, rows = str(facts.pop("name")), {**facts, f"device memory, {settings.model.model}": str(resident)}
-    parts = resident.to_json()
-    _show(title, {**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}, as_json, rows)
+    show_stream(stream, facts, {f"device memory, {settings.model.model}": str(resident)})
+    if as_json:
+        parts = resident.to_json()
+        print(json.dumps({**facts, "resident_mib": parts.pop("total"), "resident_parts_mib": parts}))
 
 
 @data_app.command()
@@ -184,15 +192,18 @@ def generate(
     items: Annotated[int | None, typer.Option(help="Number of items.", show_default="500")] = None,
     edge_features: Annotated[int | None, typer.Option(help="Width of the edge features.", show_default="0")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a synthetic stream to a file."""
     from mspipe_triton.cli.screens import console
     from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-    from mspipe_triton.data.writers import write_stream
+    from mspipe_triton.data.writers import check_target, write_stream
 
     flags = {"events": events, "users": users, "items": items, "edge_features": edge_features, "seed": seed}
-    stream = synthetic_stream(SyntheticConfig(**{name: value for name, value in flags.items() if value is not None}))
-    write_stream(stream, Path(out))
+    config = SyntheticConfig(**{name: value for name, value in flags.items() if value is not None})
+    check_target(Path(out), force)  # before the work
+    stream = synthetic_stream(config)
+    write_stream(stream, Path(out), force)
     console.print(f"Wrote {len(stream):,} events to {out}")
 
 

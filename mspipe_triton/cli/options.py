@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.config_file import load_config, read_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
@@ -57,13 +58,37 @@ def takes_run_flags(command: Callable[..., None], names: Iterable[str] = RUN_FLA
 
 def run_config(flags: dict[str, Any]) -> RunConfig:
     """Settings of the TOML file, or the defaults, overridden by the flags that are not None."""
-    from mspipe_triton.data.readers import parse_columns
+    file = flags.get("config")
+    return (RunConfig() if file is None else load_config(file)).with_flags(_values(flags))
 
-    values = dict(flags)
-    file, columns, data = values.pop("config", None), values.pop("columns", None), values.pop("data", None)
-    base = RunConfig() if file is None else load_config(file)
+
+def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:
+    """Settings of the run in `out`, overridden by the TOML file's and by the flags that are not None.
+
+    Raises:
+        RunFolderError: there is no run to resume, or a setting of its model or training differs.
+    """
+    from mspipe_triton.training.run_folder import RunFolder
+
+    folder = RunFolder.to_resume(out)
+    sections = {} if flags.get("config") is None else read_settings(flags["config"])
+    values = {
+        name: value for section in ("data", "model", "train") for name, value in sections.get(section, {}).items()
+    }
+    values |= {name: value for name, value in _values(flags).items() if value is not None}
+    saved = load_config(folder.config)
+    folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
+    return saved.with_flags(values)
+
+
+def _values(flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, from flags; None for a flag that the user has not set."""
+    from mspipe_triton.data.roles import parse_columns
+
+    values = {name: value for name, value in flags.items() if name != "config"}
+    columns, data = values.pop("columns", None), values.pop("data", None)
     path = data if data in (None, "synthetic") else str(Path(str(data)).absolute())
     for name in ("edge_features", "node_features"):
         if values.get(name):
             values[name] = str(Path(values[name]).absolute())
-    return base.with_flags({**values, "path": path, "columns": None if columns is None else parse_columns(columns)})
+    return {**values, "path": path, "columns": None if columns is None else parse_columns(columns)}

@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-import torch
+import numpy as np
 
 from mspipe_triton.data.events import EventStream
 
+_PER_SECOND = {"Unix seconds": 1, "Unix milliseconds": 10**3, "Unix microseconds": 10**6, "Unix nanoseconds": 10**9}
+
 
 def describe(stream: EventStream) -> dict[str, Any]:
-    """Compute counts, span, repetition, novelty and ties of a stream.
+    """Compute counts, span, repetition, novelty and ties of a stream, and tell how its table was read.
 
-    `repeat_ratio` is the share of events whose (src, dst) pair occurred before; `new_node_share_in_test` the share of
-    test events with a node that training has not seen; `tie_share` the share of events at the same time as the event
-    before; `node_state_mib` the size of node memory and mailbox at width 100 in float32.
+    `kinds` has the number of nodes of each kind, or None for one kind; `time` is the meaning of the times; `columns`
+    has the role of each column, "" if nothing uses it. `repeat_ratio` is the share of events whose (src, dst) pair
+    occurred before; `new_node_share_in_test` the share of test events with a node that training has not seen;
+    `tie_share` the share of events at the same time as the event before; `node_state_mib` the size of node memory and
+    mailbox at width 100 in float32.
     """
-    events, split = len(stream), stream.split()
-    nodes, degree = torch.unique(torch.cat([stream.src, stream.dst]), return_counts=True)
-    pairs = torch.unique(stream.src * stream.num_nodes + stream.dst)
-    sources, destinations = torch.unique(stream.src), torch.unique(stream.dst)
+    events, split, source = len(stream), stream.split(), stream.source
+    src, dst, t = stream.src.numpy(), stream.dst.numpy(), stream.t.numpy()
+    sent, received = (np.bincount(ends, minlength=stream.num_nodes) for ends in (src, dst))
+    degree = sent + received
+    nodes = int((degree > 0).sum())
+    pairs = np.sort(src * stream.num_nodes + dst)
     new = stream.unseen_in_training()[split.val_end :]
-    first, last = stream.t[0].item(), stream.t[-1].item()
+    first, last = t[0].item(), t[-1].item()
     return {
         "name": stream.name,
         "events": events,
-        "nodes": int(nodes.numel()),
-        "sources": int(sources.numel()),
-        "destinations": int(destinations.numel()),
-        "bipartite": not bool(torch.isin(sources, destinations).any()),
+        "nodes": nodes,
+        "kinds": _kinds(stream),
+        "sources": int((sent > 0).sum()),
+        "destinations": int((received > 0).sum()),
+        "bipartite": not bool(((sent > 0) & (received > 0)).any()),
         "edge_features": stream.dim_edge,
         "node_features": stream.dim_node,
         "labels": stream.labels is not None,
         "first_time": first,
         "last_time": last,
         "span": last - first,
+        "time": "" if source is None else source.time,
         "train_events": split.train_end,
         "val_events": split.val_end - split.train_end,
         "test_events": events - split.val_end,
-        "repeat_ratio": 1 - pairs.numel() / events,
+        "repeat_ratio": int((pairs[1:] == pairs[:-1]).sum()) / events,
         "new_node_share_in_test": float(new.double().mean()),
-        "tie_share": float((stream.t[1:] == stream.t[:-1]).double().mean()) if events > 1 else 0.0,
-        "self_loops": int((stream.src == stream.dst).sum()),
-        "mean_degree": 2 * events / nodes.numel(),
+        "tie_share": float((t[1:] == t[:-1]).mean()) if events > 1 else 0.0,
+        "self_loops": int((src == dst).sum()),
+        "mean_degree": 2 * events / nodes,
         "max_degree": int(degree.max()),
         "node_state_mib": stream.num_nodes * (2 * 100 * 4 + 3 * 8) / 2**20,
+        "columns": {} if source is None else dict(source.roles),
+        "notes": [] if source is None else list(source.notes),
     }
+
+
+def readable_time(t: float, meaning: str) -> str | None:
+    """Format a time as a date, as in "2016-10-01 12:30:05"; None if its meaning is not a Unix time."""
+    scale = next((scale for unit, scale in _PER_SECOND.items() if meaning.startswith(unit)), None)
+    if scale is None:
+        return None
+    try:
+        return datetime.fromtimestamp(t / scale, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def _kinds(stream: EventStream) -> dict[str, int] | None:
+    """Return the number of nodes of each of two kinds."""
+    if stream.ids is None or not stream.ids.kinds:
+        return None
+    return {kind: len(ids) for kind, ids in zip(stream.ids.kinds, stream.ids.ids, strict=True)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +16,7 @@ from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.placement import Placement
 
 MAX_NODE_ID = 2**31 - 1
+_CHUNK_VALUES = 2**22
 
 
 class Split(NamedTuple):
@@ -33,7 +35,7 @@ class EventStream:
         t: [E] int64 or float64, never decreasing. Any unit; seconds are usual.
         edge_features: [E, F] floating point, or None; of any real dtype if `edge_scaling` scales them.
         node_features: [N, F] floating point, or None.
-        labels: [E] one label per event, such as a state change of src, or None.
+        labels: [E] one label per event, such as a state change of src, or None; NaN for an event without a label.
         num_nodes: N, the number of rows of node tables; by default the largest id + 1.
         name: name of the stream in messages and results.
         ids: the user's own ids of the nodes; None if they are the numbers 0 … N − 1 themselves.
@@ -67,15 +69,16 @@ class EventStream:
             values = getattr(self, column)
             if values.is_floating_point():
                 raise DataError(f"{self.name}: {column} must hold integers, not {values.dtype}")
-            _refuse(values < 0, self.name, f"{column} is negative; node ids start at 0", values)
-            _refuse(values > MAX_NODE_ID, self.name, f"{column} is above {MAX_NODE_ID}; compact the ids first", values)
+            self._refuse(values < 0, f"{column} is negative; node ids start at 0", values)
+            self._refuse(values > MAX_NODE_ID, f"{column} is above {MAX_NODE_ID}; compact the ids first", values)
             object.__setattr__(self, column, values.long())
         if self.t.dtype not in (torch.int64, torch.float64):
-            raise DataError(f"{self.name}: t must be int64 or float64, not {self.t.dtype}: float32 loses whole minutes")
+            loss = "; float32 loses whole minutes of a Unix time" if self.t.dtype == torch.float32 else ""
+            raise DataError(f"{self.name}: t is {self.t.dtype}; give float64 or int64{loss}")
         if self.t.is_floating_point():
-            _refuse(~torch.isfinite(self.t), self.name, "t is not finite", self.t)
-        late = self.t[1:] < self.t[:-1]
-        _refuse(late, self.name, "t is earlier than at the event before; sort the events (--sort)", self.t[1:], 1)
+            self._refuse(~torch.isfinite(self.t), "t is not finite; correct it, or remove the event", self.t)
+        late = torch.cat([self.t[:1] != self.t[:1], self.t[1:] < self.t[:-1]])
+        self._refuse(late, "t is earlier than at the event before; sort the events (--sort)", self.t)
         for column in ("edge_features", "node_features"):
             values = getattr(self, column)
             if column == "edge_features" and self.edge_scaling is not None:
@@ -87,7 +90,7 @@ class EventStream:
                 if values.dim() != 2 or not values.is_floating_point():
                     kind = f"{values.dtype} of shape {tuple(values.shape)}"
                     raise DataError(f"{self.name}: {column} must be a floating-point matrix, not {kind}")
-                _refuse(~torch.isfinite(values).all(1), self.name, f"{column} has a value that is not finite", None)
+                self._check_finite(column, values)
         largest = int(max(self.src.max(), self.dst.max())) + 1 if events else 0
         if self.num_nodes == 0:
             object.__setattr__(self, "num_nodes", largest)
@@ -100,6 +103,45 @@ class EventStream:
                 f"{self.name}: node_features has {self.node_features.shape[0]} rows for {self.num_nodes} nodes; "
                 "give one row per node"
             )
+
+    @staticmethod
+    def of(
+        frame: Any,
+        src: str | None = None,
+        dst: str | None = None,
+        t: str | None = None,
+        label: str | None = None,
+        features: Sequence[str] | str | None = None,
+        **options: Any,
+    ) -> EventStream:
+        """Make a stream of a table in memory, read as a file would be.
+
+        Args:
+            frame: a pandas or polars frame, an Arrow table, a dictionary of arrays, lists or tensors, a list of
+                dictionaries, or PyG's `TemporalData`, which has no options.
+            src, dst, t, label: the columns, by default those of usual names; label "" switches labels off.
+            features: columns of edge features, or patterns.
+            options: `sort`, `bipartite`, `one_kind` and `raw_features` as in `read_stream`; `edge_features`, a matrix
+                [E, F]; `node_features`, a table with a column `node`, or a matrix with a row per id; `name`.
+
+        Raises:
+            DataError: the table is none of these, or a value cannot be read; with row, column, value and fix.
+        """
+        from mspipe_triton.data.frames import from_temporal_data, stream_of
+
+        if all(hasattr(frame, part) for part in ("src", "dst", "t", "num_events")):
+            return from_temporal_data(frame, **options)
+        return stream_of(frame, src, dst, t, label, features, **options)
+
+    def to_temporal_data(self) -> Any:
+        """Convert the stream to PyG's `TemporalData`: node numbers as src and dst, edge features as msg, labels as y.
+
+        Raises:
+            DataError: torch_geometric is not installed.
+        """
+        from mspipe_triton.data.frames import to_temporal_data
+
+        return to_temporal_data(self)
 
     def __len__(self) -> int:
         """Number of events."""
@@ -114,6 +156,13 @@ class EventStream:
     def dim_node(self) -> int:
         """Width of the node features, 0 without features."""
         return 0 if self.node_features is None else self.node_features.shape[1]
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Mask [E] of the events with a label."""
+        if self.labels is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self.labels == self.labels  # only NaN differs from itself
 
     def split(self) -> Split:
         """Split the events chronologically, 70/15/15 by number.
@@ -141,6 +190,15 @@ class EventStream:
             )
         return split
 
+    def place(self, event: int) -> str:
+        """Name an event's file and row if its source is known, otherwise the stream and the event, counted from 0."""
+        source = self.source
+        if source is not None:
+            rows = sum(rows for _, rows in source.origin.parts) if source.order is None else source.order.size
+            if rows == len(self):  # a stream cut out of another one has its source, but not its rows
+                return source.place(event)
+        return f"{self.name}: event {event}"
+
     def unseen_in_training(self) -> torch.Tensor:
         """Mask [E] of the events with an endpoint that no training event has."""
         stop = self.split().train_end
@@ -162,7 +220,7 @@ class EventStream:
         if edge is not None and self.edge_scaling is None:
             edge = edge.to(dtype)
         node = None if self.node_features is None else self.node_features.to(dtype)
-        return replace(self, edge_features=edge, node_features=node)
+        return self._with_features(edge, node)
 
     def pinned(self, placement: Placement) -> EventStream:
         """Pin the features that are final, so that the placement's device can copy them."""
@@ -170,7 +228,7 @@ class EventStream:
         if edge is not None and self.edge_scaling is None:
             edge = placement.pin(edge)
         node = None if self.node_features is None else placement.pin(self.node_features)
-        return replace(self, edge_features=edge, node_features=node)
+        return self._with_features(edge, node)
 
     def on(self, device: torch.device) -> EventStream:
         """Copy the columns that training reads to a device, without checking them again.
@@ -183,28 +241,56 @@ class EventStream:
             object.__setattr__(stream, column, None if values is None else values.to(device))
         return stream
 
+    def _with_features(self, edge: torch.Tensor | None, node: torch.Tensor | None) -> EventStream:
+        """Return a stream with other features; the same stream, unchecked, if they are the same tensors."""
+        if edge is self.edge_features and node is self.node_features:
+            return self
+        return replace(self, edge_features=edge, node_features=node)
 
-def _refuse(wrong: torch.Tensor, name: str, why: str, values: torch.Tensor | None, shift: int = 0) -> None:
-    """Raise DataError naming the first event for which `wrong` holds."""
-    if bool(wrong.any()):
-        first = int(wrong.nonzero()[0])
-        value = "" if values is None else f" ({values[first].item()})"
-        raise DataError(f"{name}: event {first + shift}: {why}{value}")
+    def _refuse(self, wrong: torch.Tensor, fault: str, values: torch.Tensor) -> None:
+        """Raise DataError naming the first event for which `wrong` [E] holds."""
+        if bool(wrong.any()):
+            first = int(wrong.nonzero()[0])
+            raise DataError(f"{self.place(first)}: {fault} ({values[first].item()})")
+
+    def _check_finite(self, name: str, table: torch.Tensor) -> None:
+        """Raise DataError naming row and column of the first value of a feature table that is not finite."""
+        rows = max(1, _CHUNK_VALUES // max(1, table.shape[1]))
+        for start in range(0, table.shape[0], rows):  # in chunks, since the table may be in a memory-mapped file
+            wrong = ~torch.isfinite(table[start : start + rows])
+            if bool(wrong.any()):
+                row, column = (int(number) for number in wrong.nonzero()[0])
+                row += start
+                place = self.place(row) if name == "edge_features" else f"{self.name}: node {row}"
+                value = table[row, column].item()
+                raise DataError(f"{place}, column {column}: {name} is {value}, not finite; replace it")
 
 
 def check_labels(stream: EventStream) -> None:
-    """Refuse a stream whose labels cannot be learned.
+    """Refuse a stream whose labels cannot be learned; events without a label do not count.
 
     Raises:
-        DataError: there are no labels, a label is neither 0 nor 1, or all training events have the same label.
+        DataError: there are no labels, they cannot be read, a label is neither 0 nor 1, or all labelled training events
+            have the same label.
     """
-    labels = stream.labels
+    labels, source = stream.labels, stream.source
+    if source is not None and source.label_fault is not None:
+        raise DataError(source.label_fault)
     if labels is None:
         raise DataError(f"{stream.name}: no label column for --task node; name it with --columns label=NAME")
-    others = ((labels != 0) & (labels != 1)).nonzero()
+    labelled = stream.labelled
+    others = (labelled & (labels != 0) & (labels != 1)).nonzero()
     if others.numel():
         first = int(others[0])
-        raise DataError(f"{stream.name}: event {first}: label {labels[first].item()} is neither 0 nor 1; use these")
-    positives, events = int(labels[: stream.split().train_end].sum()), stream.split().train_end
+        columns = [] if source is None else [name for name, role in source.roles.items() if role == "label"]
+        value = labels[first].item()
+        value = int(value) if float(value).is_integer() else value
+        fix = "use these, and leave an event without a label empty (NaN)"
+        raise DataError(f"{stream.place(first)}: {(columns or ['label'])[0]} is {value}, neither 0 nor 1; {fix}")
+    stop = stream.split().train_end
+    positives, events = int((labels[:stop] == 1).sum()), int(labelled[:stop].sum())
     if positives in (0, events):
-        raise DataError(f"{stream.name}: {positives} of {events} training events have label 1; a decoder needs both")
+        raise DataError(
+            f"{stream.name}: {positives} of {events} labelled training events have label 1; a decoder needs both, so "
+            "label more of the first 70% of the events, or omit --task node"
+        )

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
 
+from mspipe_triton.data.names import plain_name
 from mspipe_triton.errors import DataError
 
 
@@ -54,11 +55,11 @@ class NodeIds:
         """
         number = self.number_of_kind(kind)
         table, start = self.ids[number], sum(len(each) for each in self.ids[:number])
-        wanted = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(list(ids))
-        if wanted.type != table.type:
-            wanted = _converted(wanted, table.type)
-        found = pc.index_in(wanted, value_set=table)
-        numbers = pc.fill_null(pc.cast(found, pa.int64()), -1).to_numpy(zero_copy_only=False)
+        sought = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(list(ids))
+        if sought.type != table.type:
+            sought = _converted(sought, table.type)
+        place = pc.index_in(sought, value_set=table)
+        numbers = pc.fill_null(pc.cast(place, pa.int64()), -1).to_numpy(zero_copy_only=False)
         return np.where(numbers < 0, -1, numbers + start)
 
     def number_of_kind(self, kind: str | None) -> int:
@@ -69,10 +70,10 @@ class NodeIds:
         """
         if not self.kinds:
             return 0
-        names = [name.casefold() for name in self.kinds]
-        for aliases in (names, ("src", "dst"), ("user", "item")):
-            if kind is not None and kind.strip().casefold() in aliases:
-                return list(aliases).index(kind.strip().casefold())
+        plain = plain_name(kind or "")
+        for aliases in ([plain_name(name) for name in self.kinds], ["src", "dst"], ["user", "item"]):
+            if plain in aliases:
+                return aliases.index(plain)
         raise DataError(f"kind {kind!r} is not one of {', '.join(self.kinds)}; nodes are of two kinds, so name one")
 
     def table(self) -> pa.Table:
@@ -149,7 +150,7 @@ def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         present[ids] = True
         distinct = np.flatnonzero(present)
         if distinct.size == present.size:
-            return ids.astype(np.int64, copy=False), distinct
+            return ids.astype(np.int64), distinct
         return (np.cumsum(present) - 1)[ids], distinct
     distinct, numbers = np.unique(ids, return_inverse=True)
     return numbers, distinct

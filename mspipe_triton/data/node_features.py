@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mspipe_triton.data.feature_files import fail_in_array, open_array
+from mspipe_triton.data.feature_files import fail_in_array
 from mspipe_triton.data.features import FeatureTransform, Part
 from mspipe_triton.data.ids import NodeIds
+from mspipe_triton.data.names import plain_name
 from mspipe_triton.data.number_columns import is_text, refuse_empty
-from mspipe_triton.data.origin import Origin, shown_path
+from mspipe_triton.data.origin import Origin
 from mspipe_triton.data.scaling import Scaling, check_finite, scaled_in_chunks
 from mspipe_triton.errors import DataError
 
-_NODE = ("node", "id", "node_id", "nodeid")
+_NODE = ("node", "id", "nodeid")
 
 
 class NodeFeatures(NamedTuple):
@@ -69,13 +69,18 @@ def node_features(
     return NodeFeatures(values, transform, tuple(_notes(name, len(ids), nodes)))
 
 
-def node_features_npy(path: str | Path, ids: NodeIds, training_nodes: np.ndarray, raw: bool = False) -> NodeFeatures:
-    """Read features from a .npy file whose row number is the node's id; rows of no node are not read.
+def node_feature_rows(
+    array: np.ndarray, name: str, ids: NodeIds, training_nodes: np.ndarray, raw: bool = False
+) -> NodeFeatures:
+    """Select features from an array [M, V] whose row number is the node's id; rows of no node are not read.
+
+    Args:
+        array: may be memory-mapped. name: its name in messages.
+        ids, training_nodes, raw: as for `node_features`.
 
     Raises:
         DataError: ids are text or of two kinds, an id has no row, or a value is not finite.
     """
-    array, name = open_array(path), shown_path(Path(path))
     fix = "use a table with a column `node`"
     if ids.kinds:
         raise DataError(f"{name}: nodes are of two kinds, {' and '.join(ids.kinds)}; {fix} and a column `kind`")
@@ -100,7 +105,7 @@ def node_features_npy(path: str | Path, ids: NodeIds, training_nodes: np.ndarray
 
 def _column_of_ids(table: pa.Table, ids: NodeIds, name: str) -> tuple[str, str | None]:
     """Return the column of ids, and the kind that it is named after, or None."""
-    plain = [column for column in table.column_names if _plain(column) in _NODE]
+    plain = [column for column in table.column_names if plain_name(column) in _NODE]
     named = [column for column in table.column_names if _kind_in_name(column, ids) is not None]
     matches = plain or named
     if len(matches) > 1:
@@ -117,7 +122,7 @@ def _column_of_kinds(table: pa.Table, node: str, ids: NodeIds, name: str) -> str
     if not ids.kinds:
         return None
     for column in table.column_names:
-        if _plain(column) == "kind":
+        if plain_name(column) == "kind":
             return str(column)
     first, second = ids.kinds
     fix = f"add a column `kind`, or rename {node} to {first} or {second}"
@@ -126,7 +131,8 @@ def _column_of_kinds(table: pa.Table, node: str, ids: NodeIds, name: str) -> str
 
 def _kind_in_name(column: str, ids: NodeIds) -> str | None:
     """Return the kind that a column is named after, as in `user` or `user_id`, or None."""
-    for name in (_plain(column), _plain(column).removesuffix("_id")) if ids.kinds else ():
+    plain = plain_name(column)
+    for name in (plain, plain.removesuffix("id")) if ids.kinds else ():
         with suppress(DataError):
             ids.number_of_kind(name)
             return name
@@ -179,7 +185,3 @@ def _notes(name: str, count: int, nodes: np.ndarray) -> Iterator[str]:
 
 def _have(count: int) -> str:
     return "has" if count == 1 else "have"
-
-
-def _plain(column: str) -> str:
-    return str(column).strip().casefold()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -40,8 +41,10 @@ class Origin:
         Raises:
             DataError: always.
         """
-        state = "is empty" if value in (None, "") else f"is {shown(value)}, {fault}"
-        raise DataError(f"{self.place(row)}: {column} {state}; {fix}")
+        value = plain_value(value)
+        state = "is empty" if value is None or value == "" else f"is {shown(value)}, {fault}"
+        subject = f"column {column}" if column.isdigit() else column
+        raise DataError(f"{self.place(row)}: {subject} {state}; {fix}")
 
     def refuse(self, wrong: np.ndarray, column: str, values: Sequence[Any] | np.ndarray, fault: str, fix: str) -> None:
         """Raise the error about the first row for which `wrong` [E] holds, if there is one.
@@ -56,7 +59,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """How a stream was read: for messages, `data info` and the run folder.
+    """Record of how a stream was read, for messages, `data info` and the run folder.
 
     Args:
         origin: the files of the rows.
@@ -85,10 +88,15 @@ class Source:
 
 
 def shown(value: Any) -> str:
-    """Format a value for a message: numbers as they are, text quoted and cut to 40 characters."""
-    value = value.as_py() if hasattr(value, "as_py") else value.item() if isinstance(value, np.generic) else value
-    text = str(value) if isinstance(value, (int, float)) else repr(value)
+    """Format a value for a message: numbers as they are, text quoted and cut to 60 characters."""
+    value = plain_value(value)
+    text = str(value) if isinstance(value, int | float | Decimal) else repr(value)
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
+
+
+def plain_value(value: Any) -> Any:
+    """Return the Python value of an Arrow or numpy scalar; others unchanged."""
+    return value.as_py() if hasattr(value, "as_py") else value.item() if isinstance(value, np.generic) else value
 
 
 def shown_path(path: Path) -> str:

@@ -1,36 +1,155 @@
-"""Loading of the stream that a run's data settings name, and a digest to detect changes of it."""
+"""Loading of the stream that a run's data settings name, and a short form of its contents, to detect changes of it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.readers import read_stream
+from mspipe_triton.data.ids import NodeIds
+from mspipe_triton.data.readers import read
 from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.errors import ConfigError
 
-_ROWS = 65_536  # rows to digest at a time, so that a memory-mapped table need not fit memory
+FILES = ("path", "edge_features", "node_features")  # the settings of DataConfig that name files
+_CHUNK_BYTES, _CHUNK_IDS, _ROWS = 2**24, 2**16, 2**16
 
 
 def load_stream(data: DataConfig) -> EventStream:
-    """Load the stream that a run's data settings name."""
+    """Load the stream that a run's data settings name.
+
+    Raises:
+        InputError: the settings name no stream, or one that cannot be read.
+    """
+    if data.path == "":
+        raise ConfigError("the data settings name no file, since the events were passed from Python; name their file")
     if data.path == "synthetic":
         if data.node_features:
             raise ConfigError("--node-features needs a file, not the built-in stream; write one with `data generate`")
         return synthetic_stream()
-    return read_stream(data.path, data.columns, data.sort, data.node_features or None)
+    return read(data)
+
+
+def with_absolute_paths(data: DataConfig) -> DataConfig:
+    """Return data settings whose files do not depend on the working folder."""
+    names = [name for name in FILES if getattr(data, name) not in ("", "synthetic")]
+    paths: dict[str, Any] = {name: str(Path(getattr(data, name)).absolute()) for name in names}
+    return replace(data, **paths)
+
+
+def data_of(stream: EventStream, data: DataConfig) -> DataConfig:
+    """Return the settings that read a stream from Python again, with absolute paths.
+
+    They are those that read it, otherwise `data` if it names a file. Otherwise their path is "", and the other settings
+    read a file of the same numbers as they are.
+    """
+    if stream.source is not None and stream.source.data is not None:
+        return with_absolute_paths(stream.source.data)
+    if data.path not in ("", DataConfig().path):
+        return with_absolute_paths(data)
+    kinds = stream.ids is not None and bool(stream.ids.kinds)
+    return DataConfig(path="", bipartite=kinds, one_kind=not kinds, raw_features=True)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A stream's contents in short: a run's data have changed if these have.
+
+    Args:
+        fingerprint: digest of the events, the features and the user's node ids.
+        events, nodes: their numbers. edge_features: the width of the edge features.
+    """
+
+    fingerprint: str
+    events: int
+    nodes: int
+    edge_features: int
+
+    @staticmethod
+    def of(stream: EventStream) -> Contents:
+        """Compute a stream's contents, which reads all of it once."""
+        return Contents(fingerprint(stream), len(stream), stream.num_nodes, stream.dim_edge)
+
+    def __str__(self) -> str:
+        """Describe the contents, as in "600 events, 60 nodes and edge features of width 3"."""
+        features = f"edge features of width {self.edge_features}" if self.edge_features else "no edge features"
+        return f"{self.events:,} events, {self.nodes:,} nodes and {features}"
 
 
 def fingerprint(stream: EventStream) -> str:
-    """Digest of the events and features, to detect that a run's data have changed."""
+    """Digest of the events, the features as float32, and the user's node ids, to detect that a run's data have changed.
+
+    Columns are read in chunks, so a table in a memory-mapped file never is in memory as a whole. Ids that equal the
+    numbers 0 … N − 1 of their nodes count as none.
+    """
     digest = hashlib.blake2b(digest_size=8)
-    for column in (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features):
-        for part in () if column is None else column.split(_ROWS):
-            digest.update(part.contiguous().view(torch.uint8).numpy().data)
-    if stream.edge_scaling is not None:
-        digest.update(json.dumps(stream.edge_scaling.to_json()).encode())
+    for column in (stream.src, stream.dst, stream.t):
+        for chunk in _chunks(column):
+            digest.update(chunk)
+    for start in range(0, len(stream) if stream.dim_edge else 0, _ROWS):
+        rows = stream.edge_rows(start, start + _ROWS)
+        assert rows is not None
+        digest.update(_bytes(rows.float()))
+    for chunk in () if stream.node_features is None else _chunks(stream.node_features):
+        digest.update(chunk)
+    for part in () if stream.ids is None else _id_parts(stream.ids):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def record(stream: EventStream, contents: Contents) -> dict[str, Any]:
+    """Return what reading did to a stream, for `data.json` of a run folder; what is unknown is null or empty."""
+    source = stream.source
+    edge, node = (None, None) if source is None else (source.features, source.node_features)
+    return {
+        "name": stream.name,
+        **{name: value for name, value in asdict(contents).items() if name != "edge_features"},
+        "dim_edge": stream.dim_edge,
+        "dim_node": stream.dim_node,
+        "kinds": [] if stream.ids is None else list(stream.ids.kinds),
+        "roles": {} if source is None else dict(source.roles),
+        "time": "" if source is None else source.time,
+        "notes": [] if source is None else list(source.notes),
+        "features": None if edge is None else edge.to_json(),
+        "node_features": None if node is None else node.to_json(),
+    }
+
+
+def _chunks(column: torch.Tensor) -> Iterator[Any]:
+    """Yield the bytes of a column [E] or table [E, F] in the order of its rows; features as float32."""
+    rows = max(1, _CHUNK_BYTES // max(1, column[:1].numel() * column.element_size()))
+    for chunk in column.split(rows):
+        yield _bytes(chunk.float() if column.dim() == 2 else chunk)
+
+
+def _bytes(values: torch.Tensor) -> Any:
+    return values.contiguous().view(torch.uint8).numpy().data
+
+
+def _id_parts(ids: NodeIds) -> Iterator[Any]:
+    """Yield bytes that determine the ids and their kinds, whichever of the possible types hold them."""
+    integers = [pa.types.is_integer(each.type) for each in ids.ids]
+    if not ids.kinds and all(integers):
+        numbers = ids.ids[0].to_numpy(zero_copy_only=False)
+        if np.array_equal(numbers, np.arange(numbers.size)):
+            return
+    yield repr(ids.kinds).encode()
+    for each, whole in zip(ids.ids, integers, strict=True):
+        negative = whole and len(each) > 0 and each[0].as_py() < 0
+        yield f"{len(each)} {('negative' if negative else 'integer') if whole else 'text'}".encode()
+        for start in range(0, len(each), _CHUNK_IDS):
+            part = each.slice(start, _CHUNK_IDS)
+            if whole:
+                yield part.to_numpy(zero_copy_only=False).view(np.uint8).data
+            else:
+                yield pc.binary_length(part).to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint8).data
+                yield "".join(part.to_pylist()).encode()

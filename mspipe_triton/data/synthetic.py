@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.errors import ConfigError
 
 _TASTES = 10
@@ -46,6 +48,8 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
 
     The label of an event is 1 if the user's taste has changed since the user's previous event. Edge features are a
     noisy embedding of the item's group.
+
+    The source of the default stream has the settings that name it, so runs on it can be evaluated without a file.
     """
     config = config or SyntheticConfig()
     random = np.random.default_rng(config.seed)
@@ -87,7 +91,13 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
         labels=torch.from_numpy(_taste_changes(src, taste)),
         num_nodes=config.users + config.items,
         name="synthetic",
+        source=_source(config.events) if config == SyntheticConfig() else None,
     )
+
+
+def _source(events: int) -> Source:
+    """Return the source of the stream that the data setting `synthetic` names."""
+    return Source(Origin((("synthetic", events),)), data=DataConfig(), time="seconds from the start")
 
 
 def _taste_changes(src: np.ndarray, taste: np.ndarray) -> np.ndarray:

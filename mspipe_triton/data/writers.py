@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -10,28 +11,46 @@ import pyarrow.parquet
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import DataError
+from mspipe_triton.files import atomic_file
 
 
-def write_stream(stream: EventStream, path: Path) -> None:
-    """Write src, dst, time, labels if there are any, and feature columns f0, f1, …; the suffix chooses the format.
+def check_target(path: Path, force: bool = False) -> None:
+    """Refuse a path that `write_stream` would not write.
 
     Raises:
-        DataError: the suffix is neither .csv nor .parquet, or the file cannot be written.
+        DataError: the suffix is neither .csv nor .parquet, or the path exists and `force` is False.
     """
     if path.suffix not in (".csv", ".parquet"):
         raise DataError(f"{path}: use a name that ends in .csv or .parquet")
-    columns = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
+    if path.exists() and not force:
+        raise DataError(f"{path}: exists already; use --force to replace it, or another name")
+
+
+def write_stream(stream: EventStream, path: Path, force: bool = False) -> None:
+    """Write src, dst, time, labels if there are any, and feature columns f0, f1, …; the suffix chooses the format.
+
+    The file is written as a whole or not at all. An event without a label gets an empty value.
+
+    Args:
+        force: replace an existing file.
+
+    Raises:
+        DataError: the path is refused (`check_target`), or the file cannot be written.
+    """
+    check_target(path, force)
+    columns: dict[str, Any] = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
     if stream.labels is not None:
-        columns["label"] = stream.labels.numpy()
+        columns["label"] = pa.array(stream.labels.numpy(), from_pandas=True)  # NaN becomes empty
     features = stream.edge_rows()
     if features is not None:
         columns.update({f"f{k}": features[:, k].numpy() for k in range(stream.dim_edge)})
     table = pa.table(columns)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            pyarrow.csv.write_csv(table, path)
-        else:
-            pyarrow.parquet.write_table(table, path)
+        with atomic_file(path) as temporary:
+            if path.suffix == ".csv":
+                pyarrow.csv.write_csv(table, temporary)
+            else:
+                pyarrow.parquet.write_table(table, temporary)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error

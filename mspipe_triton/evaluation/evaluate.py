@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from mspipe_triton.config import load_config
-from mspipe_triton.data.source import fingerprint, load_stream
+from mspipe_triton.config_file import load_config
+from mspipe_triton.data.events import EventStream, check_labels
+from mspipe_triton.data.source import Contents
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.evaluation.edgebank import EdgeBank
@@ -16,7 +18,7 @@ from mspipe_triton.evaluation.node_task import evaluate_labels
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.settings import process_settings
-from mspipe_triton.training.checkpoint import load_checkpoint
+from mspipe_triton.training.checkpoint import check_data, load_checkpoint
 from mspipe_triton.training.entry import resolve
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.way import SPLITS, BatchScores, Way, carry_out
@@ -59,7 +61,7 @@ def evaluate_checkpoint(
         RunFolderError: the checkpoint is missing or damaged.
     """
     session = way.session
-    load_checkpoint(folder.best, session, fingerprint(session.stream))
+    load_checkpoint(folder.best, session)
     result: dict[str, dict[str, Any]] = {}
     for split in SPLITS[: SPLITS.index(splits[-1]) + 1]:
         model, bank = predict_split(way, split, negatives if split in splits else 0)
@@ -76,19 +78,36 @@ def evaluate_checkpoint(
     return result
 
 
-def evaluate_run(run: str, split: str, negatives: int | None = None) -> tuple[dict[str, Any], int]:
+def evaluate_run(
+    run: str, split: str, negatives: int | None = None, data: str | None = None, stream: EventStream | None = None
+) -> tuple[dict[str, Any], int]:
     """Return one split's metrics of a run's best epoch, and the number of negatives ranked (by default the run's).
+
+    Args:
+        data: the file that holds the run's events, if it is not where it was; it is read as the run's was.
+        stream: the run's events themselves, instead of a file.
 
     Raises:
         InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it needs a
             GPU and none is usable.
     """
+    if data is not None and stream is not None:
+        raise ConfigError("data and stream both hold the events; pass one of them")
     folder = RunFolder.open(run)
     try:
         config, _ = resolve_device(load_config(folder.config))
     except ConfigError as error:
         raise ConfigError(f'{folder.config}: {error} (in that file: device = "cpu")') from None
-    ranked, stream = config.train.negatives if negatives is None else negatives, load_stream(config.data)
+    ranked = config.train.negatives if negatives is None else negatives
+    if stream is None:
+        place = config.data.path if data is None else data
+        stream = folder.stream(replace(config.data, path=place), "with --data FILE")
+        fix = "restore the file, or name the one that the run was trained on with --data"
+    else:
+        place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
+    check_data(folder.best, Contents.of(stream), place, fix)
+    if config.train.task == "node":
+        check_labels(stream)
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream))

@@ -12,8 +12,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.evaluation.metrics import area_under_curve, average_precision
+from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.training.checkpoint import atomic_file
 from mspipe_triton.training.way import Way
 
 EPOCHS = 20
@@ -34,20 +34,23 @@ class NodeDecoder(nn.Module):
 
 
 def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
-    """Train a decoder on the training events' embeddings, and return it as of the epoch with the best validation AUC.
+    """Train a decoder on the embeddings of labelled training events, and return it as of its best epoch.
+
+    The best epoch has the highest AUC on validation; if none has an AUC, it is the last one.
 
     Args:
         embedded: [E, D], of at least the training and validation events.
     """
     split, size = session.split, session.config.train.batch_size
     labels = _labels(session.stream).to(embedded.dtype)
+    labelled = session.stream.labelled[: split.train_end].nonzero().squeeze(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(session.config.train.seed)
         decoder = NodeDecoder(embedded.shape[1], embedded.dtype)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE)
         best, parameters = -1.0, decoder.state_dict()
         for _ in range(EPOCHS):
-            for events in torch.randperm(split.train_end).split(size):
+            for events in labelled[torch.randperm(labelled.numel())].split(size):
                 loss = binary_cross_entropy_with_logits(
                     decoder(embedded.index_select(0, events)), labels.index_select(0, events)
                 )
@@ -66,10 +69,14 @@ def train_decoder(session: Session, embedded: torch.Tensor) -> NodeDecoder:
 def label_metrics(
     decoder: NodeDecoder, embedded: torch.Tensor, stream: EventStream, start: int, stop: int
 ) -> dict[str, Any]:
-    """Compute `auc` and `ap` of the labels of events [start, stop), None if all labels are equal, and count the 1s."""
-    scores, ones = decoder(embedded[start:stop]), _labels(stream)[start:stop] == 1
-    positive, negative = scores[ones], scores[~ones]
-    metrics: dict[str, Any] = {"auc": None, "ap": None, "events": stop - start, "positives": positive.numel()}
+    """Compute `auc` and `ap` of the labels of events [start, stop), None if all labels are equal.
+
+    `events` counts the labelled events, and `positives` those of label 1.
+    """
+    scores, labels = decoder(embedded[start:stop]), _labels(stream)[start:stop]
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    events = positive.numel() + negative.numel()
+    metrics: dict[str, Any] = {"auc": None, "ap": None, "events": events, "positives": positive.numel()}
     if positive.numel() and negative.numel():
         metrics |= {"auc": area_under_curve(positive, negative), "ap": average_precision(positive, negative)}
     return metrics

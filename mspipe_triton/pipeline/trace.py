@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from mspipe_triton.files import atomic_file
 from mspipe_triton.pipeline.flight import Span
 from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.pipeline.schedules import RESOURCES
@@ -87,15 +87,10 @@ class Trace:
             for event in (*_name_events(process, name, threads), *_span_events(process, spans, threads, zero))
         ]
         other = {"iterations": self.iterations, "iterations_left_out": self.omissions}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(other) + ', "traceEvents": [\n')
-                file.write(",\n".join(map(json.dumps, events)))
-                file.write("\n]}\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(other) + ', "traceEvents": [\n')
+            file.write(",\n".join(map(json.dumps, events)))
+            file.write("\n]}\n")
 
     def _plan_spans(self) -> list[tuple[int, Span]]:
         """Return the plans' spans by epoch, without those that overlap the next plan's first span on their resource."""

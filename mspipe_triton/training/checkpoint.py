@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import RunFolderError
+from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 
-FORMAT = 2
+FORMAT = 3
 
 
-def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data: str) -> None:
+def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data: Contents) -> None:
     """Write parameters, optimiser, node state and position: temporary file, fsync, rename.
 
     Args:
         metrics: the epoch's metrics so far; `epoch` and `iterations` are the position, which determines all random
             draws.
-        data: the stream's fingerprint.
+        data: the contents of the stream.
     """
     content = {
         "format": FORMAT,
         "record": metrics,
-        "data": data,
+        "data": asdict(data),
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
         "state": session.state.state_dict(),
@@ -34,28 +36,50 @@ def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data:
         torch.save(content, temporary)
 
 
-def load_checkpoint(path: Path, session: Session, data: str) -> dict[str, Any]:
+def load_checkpoint(path: Path, session: Session) -> dict[str, Any]:
     """Restore a checkpoint into a session of the same config and stream, and return its epoch's metrics.
 
+    `check_data` tells whether the stream is the same.
+
     Raises:
-        RunFolderError: the file is missing, truncated or of another format, or the data have changed since.
+        RunFolderError: the file is missing, truncated or of another format.
     """
-    if not path.exists():
-        raise RunFolderError(f"{path}: no such checkpoint; train first, or name another run folder")
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        version = content["format"]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise RunFolderError(f"{path}: damaged or truncated ({type(error).__name__}); train again") from error
-    if version != FORMAT:
-        raise RunFolderError(f"{path}: format {version} is not {FORMAT}, which this version reads; train again")
-    if content["data"] != data:
-        raise RunFolderError(f"{path}: was trained on other data than {session.stream.name} now holds; train again")
+    content = _read(path)
     session.model.load_state_dict(content["model"])
     restore_optimizer(session.optimizer, content["optimizer"])
     session.state.load_state_dict(content["state"])
     metrics: dict[str, Any] = content["record"]
     return metrics
+
+
+def check_data(path: Path, data: Contents, place: str, fix: str) -> None:
+    """Refuse a stream other than the one that a checkpoint was trained on.
+
+    Args:
+        data: the contents of the stream. place: the file that holds it now, or other words for it.
+        fix: the last clause of the message.
+
+    Raises:
+        RunFolderError: the data have changed, or the file is missing, truncated or of another format.
+    """
+    before = Contents(**_read(path, mmap=True)["data"])
+    if before != data:
+        now = "as many, but with other ids, times or features" if str(before) == str(data) else str(data)
+        raise RunFolderError(f"{path.parent}: was trained on {before}, and {place} now holds {now}; {fix}")
+
+
+def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of this format; with `mmap`, its tensors stay in the file until they are used."""
+    if not path.exists():
+        raise RunFolderError(f"{path}: no such checkpoint; train first, or name another run folder")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        version = content["format"]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunFolderError(f"{path}: damaged or truncated ({type(error).__name__}); train again") from error
+    if version != FORMAT:
+        raise RunFolderError(f"{path}: format {version} is not {FORMAT}, which this version reads; train again")
+    return content
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -73,21 +97,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
     optimizer.load_state_dict(saved)
     for group, values in zip(optimizer.param_groups, options, strict=True):
         group.update(values)
-
-
-class atomic_file:
-    """Context manager that yields a temporary path; on success that file replaces `path`, on failure it is removed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        with open(self.temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.temporary, self.path)

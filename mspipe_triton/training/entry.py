@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mspipe_triton.config import RunConfig, load_config
+from mspipe_triton.config import RunConfig
+from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream, check_labels
-from mspipe_triton.data.source import load_stream
+from mspipe_triton.data.source import Contents, data_of, load_stream, with_absolute_paths
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.settings import Tuned, run_settings
+from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.training.run_folder import RunFolder
 
@@ -21,7 +23,7 @@ class Entry:
     Args:
         config: the user's config, which the run folder stores; a resumed run has its former settings.
         device: "cpu" or "cuda"; line: a message about it for the user, or None.
-        stream: the events. folder: the run folder.
+        stream: the events; contents: in short. folder: the run folder.
         resume: whether to continue the run in the folder.
     """
 
@@ -29,6 +31,7 @@ class Entry:
     device: str
     line: str | None
     stream: EventStream
+    contents: Contents
     folder: RunFolder
     resume: bool
 
@@ -36,6 +39,12 @@ class Entry:
     def placed(self) -> RunConfig:
         """The config on its device."""
         return self.config.with_flags({"device": self.device})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the user: about the device, and about the data."""
+        source = self.stream.source
+        return (*([] if self.line is None else [self.line]), *(() if source is None else source.notes))
 
     def tuned(self, tuned: Tuned | None) -> Entry:
         """Return the entry with tuned settings instead of the config's."""
@@ -65,7 +74,8 @@ def enter(
     """Check and load everything that a run needs, without writing anything.
 
     Args:
-        config: the run's settings. stream: the events; None reads them from `config.data`.
+        config: the run's settings.
+        stream: the events; None reads them from `config.data`. Otherwise the config's data become those that read it.
         out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
         resume: continue the run in `out`.
         trace: refuse a run that has no stages to trace.
@@ -74,13 +84,22 @@ def enter(
         InputError: data, settings or folder are not usable.
     """
     resolved, line = resolve_device(config)  # before reading the data, which may take long
-    stream = stream if stream is not None else load_stream(config.data)
+    if stream is not None:
+        data = data_of(stream, config.data)
+    elif resume:
+        data = with_absolute_paths(config.data)
+        stream = RunFolder.to_resume(out).stream(data, f"as in `train FILE --out {out} --resume`")
+    else:
+        data, stream = with_absolute_paths(config.data), load_stream(config.data)
     if config.train.task == "node":
         check_labels(stream)
-    folder = RunFolder.check(out, config, stream.name, resume)
+    folder, contents = RunFolder.check(out, config, stream.name, resume), Contents.of(stream)
     if resume:
-        config = replace(config, settings=load_config(folder.config).settings)
-    entry = Entry(config, resolved.train.device, line, stream, folder, resume)
+        fix = f"restore the file, or name the one that the run was trained on, as in `train FILE --out {out} --resume`"
+        check_data(folder.last, contents, data.path or f"stream {stream.name}", fix)
+        saved = load_config(folder.config)
+        config, data = replace(config, settings=saved.settings), data if data.path else saved.data
+    entry = Entry(replace(config, data=data), resolved.train.device, line, stream, contents, folder, resume)
     if trace and entry.resolved()[0].train.placement == "device":
         raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
     stream.split_for(config.train.batch_size)

@@ -1,29 +1,39 @@
-"""The run folder: config.toml, metrics.jsonl, result.json and the checkpoints of one run."""
+"""The run folder: config.toml, data.json, metrics.jsonl, result.json and the checkpoints of one run."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mspipe_triton.config import RunConfig, load_config
-from mspipe_triton.errors import RunFolderError
-from mspipe_triton.training.checkpoint import atomic_file
+from mspipe_triton.config import DataConfig, RunConfig
+from mspipe_triton.config_file import load_config
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import FILES, Contents, load_stream, record
+from mspipe_triton.errors import DataError, RunFolderError
+from mspipe_triton.files import atomic_file
+
+# The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
+_MARK = "# Written by mspipe-triton for this run; "
 
 
 class RunFolder:
     """Paths and files of a run.
 
-    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues, and
-    `decoder.pt` the decoder of labels.
+    `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues,
+    `decoder.pt` the decoder of labels, `data.json` what reading did to the data, and `nodes.parquet` the user's node
+    ids.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
+        self.data = path / "data.json"
+        self.nodes = path / "nodes.parquet"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
         self.best = path / "checkpoint.pt"
@@ -40,38 +50,105 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds another run, holds no run to resume, or cannot be written.
         """
-        if out is None and resume:
-            raise RunFolderError("--resume needs --out RUN, the folder of the run to continue")
+        if resume:
+            folder = RunFolder.to_resume(out)
+            model = config.model.resolved()
+            folder.refuse_changes(load_config(folder.config), {**vars(model), **vars(config.train)})
+            _check_writable(folder.path)
+            return folder
         path = Path(out) if out is not None else _first_free(f"{_safe(name)}-{config.model.model}")
         folder = RunFolder(path)
-        nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
-        if nearest.is_dir() and not os.access(nearest, os.W_OK):
-            raise RunFolderError(f"{path}: cannot be written: no permission to write")
-        if nearest != path and not nearest.is_dir():
-            raise RunFolderError(f"{path}: cannot be written: Not a directory")
-        if resume:
-            folder._check_resumable(config)
-            return folder
+        _check_writable(path)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
-        # A run that failed in its first epoch leaves only its config and plans, which a new run may overwrite.
-        leftovers = {folder.config.name, folder.metrics.name} if folder.config.exists() else set()
-        if path.exists() and {inside.name for inside in path.iterdir()} - leftovers:
+        # A run that failed in its first epoch leaves only these files, which a new run may overwrite.
+        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, folder.metrics)}
+        if path.exists() and {inside.name for inside in path.iterdir()} - (leftovers if folder._marked() else set()):
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
         return folder
 
-    def prepare(self, config: RunConfig, resume: bool) -> None:
-        """Write the run's config into the folder, which is created if it is missing.
+    @staticmethod
+    def to_resume(out: str | None) -> RunFolder:
+        """Return the folder of a run to resume.
+
+        Raises:
+            RunFolderError: there is none.
+        """
+        if out is None:
+            raise RunFolderError("--resume needs --out RUN, the folder of the run to continue")
+        folder = RunFolder(Path(out))
+        for file in (folder.last, folder.config):
+            if not file.exists():
+                raise RunFolderError(f"{out}: nothing to resume ({file.name} is missing); omit --resume")
+        return folder
+
+    def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any]) -> None:
+        """Refuse settings of model and training, by name, that differ from a run's; `epochs` and None may.
+
+        Raises:
+            RunFolderError: with every setting that differs.
+        """
+        differences = [
+            f"{section}.{name} ({_display(there)} there, {_display(settings[name])} here)"
+            for section, values in (("model", saved.model.resolved()), ("train", saved.train))
+            for name, there in vars(values).items()
+            if name != "epochs" and settings.get(name) not in (None, there)
+        ]
+        if differences:
+            raise RunFolderError(
+                f"{self.path}: the run to resume has another {', '.join(differences)}; give the same, or another --out"
+            )
+
+    def stream(self, data: DataConfig, fix: str) -> EventStream:
+        """Load the events of the folder's run.
+
+        Args:
+            data: the run's settings, or its settings with another path.
+            fix: the way to name another path, for messages.
+
+        Raises:
+            InputError: the events were passed from Python, or a file is missing or cannot be read.
+        """
+        if data.path == "":
+            raise RunFolderError(f"{self.path}: its events were passed from Python; name a file that holds them {fix}")
+        for name in FILES:
+            file = getattr(data, name)
+            if file not in ("", "synthetic") and not Path(file).exists():
+                way = fix if name == "path" else f"as {name} in {self.config}"
+                raise DataError(
+                    f"{file}: no such file; restore it, or name the one that {self.path} was trained on {way}"
+                )
+        return load_stream(data)
+
+    def prepare(self, config: RunConfig, stream: EventStream, contents: Contents) -> None:
+        """Create the folder of a new run, with its config, what reading did to the data, and the user's node ids.
 
         Raises:
             RunFolderError: the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                self.metrics.unlink(missing_ok=True)
-            with atomic_file(self.config) as temporary:
-                temporary.write_text(config.to_toml(), encoding="utf-8")
+            self._write_config(config)
+            for leftover in (self.metrics, self.nodes, self.data):
+                leftover.unlink(missing_ok=True)
+            with atomic_file(self.data) as temporary:
+                temporary.write_text(json.dumps(record(stream, contents), indent=1) + "\n", encoding="utf-8")
+            if stream.ids is not None:
+                with atomic_file(self.nodes) as temporary:
+                    stream.ids.save(temporary)
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def continue_with(self, config: RunConfig, epochs: int) -> None:
+        """Write the config of a run that resumes after `epochs` epochs; if it has fewer, with the run's former number.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        if config.train.epochs < epochs:
+            config = config.with_flags({"epochs": load_config(self.config).train.epochs})
+        try:
+            self._write_config(config)
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot be written: {error.strerror}") from error
 
@@ -109,24 +186,30 @@ class RunFolder:
         with atomic_file(self.result) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    def _check_resumable(self, config: RunConfig) -> None:
-        if not self.last.exists():
-            raise RunFolderError(f"{self.path}: nothing to resume (last.pt is missing); omit --resume")
-        saved, config = (replace(each, model=each.model.resolved()) for each in (load_config(self.config), config))
-        settings = [
-            (f"{section}.{name}", value, getattr(getattr(config, section), name))
-            for section in ("data", "model", "train")
-            for name, value in vars(getattr(saved, section)).items()
-        ]
-        differences = [
-            f"{name} ({_display(there)} there, {_display(here)} here)"
-            for name, there, here in settings
-            if there != here and name != "train.epochs"
-        ]
-        if differences:
-            raise RunFolderError(
-                f"{self.path}: the run to resume has another {', '.join(differences)}; give the same, or another --out"
-            )
+    def _write_config(self, config: RunConfig) -> None:
+        text = config.to_toml()
+        with atomic_file(self.config) as temporary:
+            temporary.write_text(f"{_MARK}{_digest(text.encode())}\n{text}", encoding="utf-8")
+
+    def _marked(self) -> bool:
+        """Return True if a run wrote config.toml, and nobody has changed it since."""
+        if not self.config.is_file():
+            return False
+        first, _, text = self.config.read_bytes().partition(b"\n")
+        return first == f"{_MARK}{_digest(text)}".encode()
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a folder in which nothing can be created."""
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if nearest.is_dir() and not os.access(nearest, os.W_OK):
+        raise RunFolderError(f"{path}: cannot be written: no permission to write")
+    if nearest != path and not nearest.is_dir():
+        raise RunFolderError(f"{path}: cannot be written: Not a directory")
 
 
 def _display(value: Any) -> Any:

@@ -16,18 +16,20 @@ import torch
 
 import mspipe_triton
 from mspipe_triton.config import RunConfig
+from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.source import fingerprint
+from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, predict_split
 from mspipe_triton.evaluation.metrics import summarise
+from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
-from mspipe_triton.training.checkpoint import atomic_file, load_checkpoint, save_checkpoint
+from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.way import Watch, carry_out
@@ -61,8 +63,9 @@ def train(
     """Train, validate every epoch, test the best one, and write a run folder.
 
     Args:
-        config: the run's settings; the defaults train TGN on the built-in stream.
-        stream: the events; None reads them from `config.data`. A run on such events cannot be evaluated by path later.
+        config: the run's settings; the defaults train TGN on the built-in stream, or resume a run as it is.
+        stream: the events; None reads them from `config.data`. If they come from no file (`stream.source`), evaluating
+            the run needs the stream, or a file that holds the same.
         out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
         resume: continue the run in `out`, to `config.train.epochs` epochs in all.
         observer: called with the run's progress.
@@ -76,9 +79,11 @@ def train(
         InputError: data, settings or folder are not usable; nothing has been written then.
         TrainingError: a loss was not finite; the checkpoints of earlier epochs remain.
     """
-    entry, observer = enter(config or RunConfig(), stream, out, resume, trace), observer or Observer()
-    if entry.line is not None:
-        observer.note(entry.line)
+    if config is None:
+        config = load_config(RunFolder.to_resume(out).config) if resume else RunConfig()
+    entry, observer = enter(config, stream, out, resume, trace), observer or Observer()
+    for note in entry.notes:
+        observer.note(note)
     return run(entry, observer, trace, tuned)
 
 
@@ -87,18 +92,23 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
     with process_settings(config):
-        trainer = _Run(Session.create(config, entry.stream), entry.folder, observer, Trace() if trace else None, tuned)
-        entry.folder.prepare(entry.config, entry.resume)
+        session = Session.create(config, entry.stream)
+        trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace else None, tuned)
+        done = 0
+        if entry.resume:
+            done = trainer.resume()
+            entry.folder.continue_with(entry.config, done)
+        else:
+            entry.folder.prepare(entry.config, entry.stream, entry.contents)
         if line is not None:
             observer.note(line)
-        done = trainer.resume() if entry.resume else 0
         observer.start(trainer.session, entry.folder)
         settings = trainer.session.settings
         if not fusion_enabled() and (settings.fused or compiler() is None):
             reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
-            observer.note(f"All {done} epochs are already trained; evaluating the best one again.")
+            observer.note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
         return trainer.finish(done)
 
 
@@ -106,12 +116,13 @@ class _Run:
     """One run over a prepared session and folder."""
 
     def __init__(
-        self, session: Session, folder: RunFolder, observer: Observer, trace: Trace | None, tuned: Tuned | None
-    ) -> None:
+        self, session: Session, contents: Contents, folder: RunFolder, observer: Observer, trace: Trace | None,
+        tuned: Tuned | None,
+    ) -> None:  # fmt: skip
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
         stage_seconds = {} if tuned is None else tuned.stage_seconds
         self.way = carry_out(session, Watch(observer.note, self._replanned, trace, stage_seconds))
-        self.data = fingerprint(session.stream)
+        self.contents = contents
         self.history: list[dict[str, Any]] = []
         self.warned = False
 
@@ -119,7 +130,7 @@ class _Run:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
         for epoch in range(done + 1, self.session.config.train.epochs + 1):
             metrics = self._train_epoch(epoch)
-            save_checkpoint(self.folder.last, self.session, metrics, self.data)
+            save_checkpoint(self.folder.last, self.session, metrics, self.contents)
             self._validate(metrics)
         start = time.perf_counter()
         self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
@@ -132,7 +143,7 @@ class _Run:
 
     def resume(self) -> int:
         """Restore the newest epoch, validate it if that is missing, and return the number of finished epochs."""
-        metrics = load_checkpoint(self.folder.last, self.session, self.data)
+        metrics = load_checkpoint(self.folder.last, self.session)
         self.history = self.folder.read_metrics(metrics["epoch"])
         if len(self.history) < metrics["epoch"]:  # the run ended between the checkpoint and its validation
             self._validate(metrics)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mspipe_triton.data.events import EventStream, compact_ids
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.ids import compact_ids
+from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.errors import DataError
 
 
@@ -41,12 +45,58 @@ def test_refuses_an_invalid_stream(change: dict[str, list[int]], message: str) -
 def test_refuses_times_and_features_that_are_not_finite() -> None:
     with pytest.raises(DataError, match="event 1: t is not finite"):
         stream([0, 1], [1, 0], [1.0, float("nan")], torch.float64)
-    with pytest.raises(DataError, match="edge_features has a value that is not finite"):
-        stream([0], [1], [1], edge_features=torch.tensor([[float("inf")]]))
-    with pytest.raises(DataError, match="float32 loses"):
+    with pytest.raises(DataError, match=r"t is torch.float32; give float64 or int64; float32 loses whole minutes"):
         stream([0], [1], [1.0], torch.float32)
+    with pytest.raises(DataError, match=r"t is torch.int32; give float64 or int64$"):
+        stream([0], [1], [1], torch.int32)
     with pytest.raises(DataError, match="must hold integers"):
         EventStream(torch.tensor([0.5]), torch.tensor([1]), torch.tensor([1]))
+
+
+@pytest.mark.parametrize(("column", "noun"), [("edge_features", "event"), ("node_features", "node")])
+def test_a_feature_that_is_not_finite_has_a_row_and_a_column(
+    column: str, noun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mspipe_triton.data.events._CHUNK_VALUES", 32)  # 10 rows, so row 50 begins another chunk
+    table = torch.zeros(60, 3)
+    table[50, 2] = float("inf")
+    table[55, 0] = float("nan")
+    with pytest.raises(DataError, match=rf"^stream: {noun} 50, column 2: {column} is inf, not finite; replace it$"):
+        stream(list(range(60)), [0] * 60, list(range(60)), **{column: table})
+
+
+def test_errors_of_a_stream_from_a_file_have_its_rows() -> None:
+    parts, order = Origin((("a.csv", 2), ("b.csv", 2))), np.array([3, 0, 1, 2])
+    with pytest.raises(DataError, match=r"^b.csv: row 2: src is negative; node ids start at 0 \(-5\)$"):
+        stream([-5, 0, 0, 0], [1] * 4, [1, 2, 3, 4], source=Source(parts, order))
+    features = torch.tensor([[0.0], [0.0], [float("nan")], [0.0]])
+    with pytest.raises(DataError, match=r"^a.csv: row 2, column 0: edge_features is nan, not finite"):
+        stream([0] * 4, [1] * 4, [1, 2, 3, 4], edge_features=features, source=Source(parts, order))
+    with pytest.raises(DataError, match=r"^a.csv: row 2: t is earlier than at the event before; .* \(1\)$"):
+        stream([0] * 4, [1] * 4, [2, 1, 3, 4], source=Source(parts))
+
+
+def test_a_part_of_a_stream_has_no_rows_of_its_file() -> None:
+    whole = stream([0] * 4, [1] * 4, [1, 2, 3, 4], source=Source(Origin((("a.csv", 4),))))
+    assert whole.place(3) == "a.csv: row 4"
+    part = replace(whole, src=whole.src[2:], dst=whole.dst[2:], t=whole.t[2:])
+    assert part.place(1) == "stream: event 1"
+
+
+def test_features_of_the_right_dtype_are_not_checked_again() -> None:
+    events = stream([0] * 4, [1] * 4, [1, 2, 3, 4], edge_features=torch.zeros(4, 1))
+    assert events.to_dtype(torch.float32) is events
+    wide = replace(events, edge_features=torch.full((4, 1), 1e300, dtype=torch.float64))
+    with pytest.raises(DataError, match=r"event 0, column 0: edge_features is inf"):
+        wide.to_dtype(torch.float32)
+
+
+def test_an_event_without_a_label_has_nan() -> None:
+    events = stream([0] * 3, [1] * 3, [1, 2, 3])
+    assert events.labelled.tolist() == [False] * 3
+    assert replace(events, labels=torch.tensor([1.0, float("nan"), 0.0])).labelled.tolist() == [True, False, True]
+    for labels in (torch.tensor([0, 1, 2]), torch.tensor([True, False, False])):
+        assert replace(events, labels=labels).labelled.tolist() == [True] * 3
 
 
 def test_refuses_node_tables_of_the_wrong_height() -> None:

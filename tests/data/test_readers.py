@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from mspipe_triton.data.readers import parse_columns, read_stream
+from mspipe_triton.data.readers import read_stream
+from mspipe_triton.data.roles import parse_columns
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import DataError

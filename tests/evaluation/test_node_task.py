@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.events import EventStream, check_labels
+from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.evaluation.evaluate import evaluate_run
-from mspipe_triton.evaluation.node_task import NodeDecoder, evaluate_labels, label_metrics
+from mspipe_triton.evaluation.node_task import NodeDecoder, evaluate_labels, label_metrics, train_decoder
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.trainer import train
 from mspipe_triton.training.way import carry_out
@@ -129,8 +130,8 @@ def test_embeddings_are_of_sources_before_their_events(stream: EventStream) -> N
     ("labels", "message"),
     [
         (None, "no label column for --task node; name it with --columns label=NAME"),
-        ({7: 2}, "event 7: label 2 is neither 0 nor 1"),
-        ({2000: 0}, "0 of 2100 training events have label 1; a decoder needs both"),
+        ({7: 2}, "event 7: label is 2, neither 0 nor 1; use these, and leave an event without a label empty"),
+        ({2000: 0}, "0 of 2100 labelled training events have label 1; a decoder needs both, so label more"),
     ],
 )
 def test_labels_that_cannot_be_learned_are_refused(
@@ -157,3 +158,94 @@ def test_a_part_with_equal_labels_has_no_metrics(stream: EventStream) -> None:
     embedded[:] = 0.0
     metrics = label_metrics(decoder, embedded, replace(zeros, labels=labels), 10, 30)
     assert metrics == {"auc": 0.5, "ap": pytest.approx(1 / 20), "events": 20, "positives": 1}
+
+
+NAN = float("nan")
+
+
+def partly_labelled(stream: EventStream, share: float = 0.5) -> EventStream:
+    """The stream as float labels, of which a random share is NaN."""
+    assert stream.labels is not None
+    labels = stream.labels.double()
+    labels[torch.rand(len(stream), generator=torch.Generator().manual_seed(0)) < share] = NAN
+    return replace(stream, labels=labels)
+
+
+def test_unlabelled_events_do_not_count(stream: EventStream, tmp_path: Path) -> None:
+    partly, split = partly_labelled(stream), stream.split()
+    result = train(config(), partly, out=str(tmp_path / "run"))
+    for part, start, stop in (("val", split.train_end, split.val_end), ("test", split.val_end, len(stream))):
+        labels = partly.labels[start:stop]
+        metrics = result[part]["node"]
+        assert metrics["events"] == int((labels == labels).sum()) < stop - start
+        assert metrics["positives"] == int((labels == 1).sum())
+        assert metrics["auc"] > 0.6
+
+
+def test_labels_of_unlabelled_events_are_not_learned(stream: EventStream) -> None:
+    """Embeddings of unlabelled events change nothing about the decoder."""
+    partly = partly_labelled(stream)
+    session = Session.create(config(), partly)
+    embedded = torch.randn(len(stream), 16, generator=torch.Generator().manual_seed(1))
+    expected = train_decoder(session, embedded).state_dict()
+    assert all(torch.isfinite(value).all() for value in expected.values())
+    noisy = torch.where(partly.labelled.unsqueeze(1), embedded, torch.full_like(embedded, 1e6))
+    again = train_decoder(session, noisy).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+
+
+def test_the_decoder_of_a_stream_whose_events_are_all_labelled_is_as_before(stream: EventStream) -> None:
+    assert stream.labels is not None
+    embedded = torch.randn(len(stream), 16, generator=torch.Generator().manual_seed(1))
+    kinds = (stream.labels, stream.labels.double(), stream.labels.bool())
+    decoders = [train_decoder(Session.create(config(), replace(stream, labels=each)), embedded) for each in kinds]
+    weights = [decoder.hidden.weight for decoder in decoders]
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+def test_validation_without_labels_uses_the_last_epoch(stream: EventStream, tmp_path: Path) -> None:
+    assert stream.labels is not None
+    labels, split = stream.labels.double(), stream.split()
+    labels[split.train_end : split.val_end] = NAN
+    result = train(config(), replace(stream, labels=labels), out=str(tmp_path / "run"))
+    assert result["val"]["node"] == {"auc": None, "ap": None, "events": 0, "positives": 0}
+    assert result["test"]["node"]["auc"] > 0.6
+
+
+def test_a_wrong_label_of_a_file_has_its_row_and_column(stream: EventStream) -> None:
+    order = torch.arange(len(stream)).flip(0).numpy()
+    roles = {"who": "src", "what": "dst", "churned": "label"}
+    source = Source(Origin((("a.csv", 1000), ("b.csv", 2000))), order, roles=roles)
+    labels = torch.zeros(len(stream), dtype=torch.float64)
+    labels[:2], labels[2], labels[3] = 1, NAN, 0.5
+    with pytest.raises(DataError, match=r"^b.csv: row 1997: churned is 0.5, neither 0 nor 1; use these"):
+        check_labels(replace(stream, labels=labels, source=source))
+    labels[3] = 2
+    with pytest.raises(DataError, match=r"^b.csv: row 1997: churned is 2, neither 0 nor 1; use these"):
+        check_labels(replace(stream, labels=labels, source=source))
+    labels[3] = float("inf")
+    with pytest.raises(DataError, match=r"^b.csv: row 1997: churned is inf, neither 0 nor 1"):
+        check_labels(replace(stream, labels=labels, source=source))
+    labels[3] = NAN
+    check_labels(replace(stream, labels=labels, source=source))
+
+
+def test_labels_that_cannot_be_read_stop_only_what_needs_them(stream: EventStream, tmp_path: Path) -> None:
+    fault = "a.csv: row 3: churned is 'maybe', not a number; use 0, 1 or nothing"
+    unread = replace(stream, labels=None, source=Source(Origin((("a.csv", 3000),)), label_fault=fault))
+    with pytest.raises(DataError, match=f"^{fault}$"):
+        train(config(), unread, out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    assert "node" not in train(config(task="link"), unread, out=str(tmp_path / "run"))["test"]
+    with pytest.raises(DataError, match="0 of 0 labelled training events"):
+        check_labels(replace(stream, labels=torch.full((len(stream),), NAN)))
+
+
+def test_a_moved_copy_without_labels_is_evaluated_on_links_alone(stream: EventStream, tmp_path: Path) -> None:
+    for task in ("link", "node"):
+        train(config(task=task), stream, out=str(tmp_path / task))
+    plain = replace(stream, labels=None)
+    assert evaluate_run(str(tmp_path / "link"), "test", stream=plain)[0]["ap"] > 0.5
+    with pytest.raises(DataError, match="no label column for --task node"):
+        evaluate_run(str(tmp_path / "node"), "test", stream=plain)

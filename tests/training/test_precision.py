@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig, load_config
+from mspipe_triton.config import MODELS, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.source import Contents
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import predict_split
@@ -177,19 +178,19 @@ def test_preparing_changes_no_results(stream: EventStream, monkeypatch: pytest.M
 def test_a_checkpoint_is_restored_into_the_same_memory(stream: EventStream, tmp_path: Path) -> None:
     session, resident = resident_run(stream)
     resident.train_epoch(1)
-    save_checkpoint(tmp_path / "first.pt", session, {"epoch": 1}, "data")
+    save_checkpoint(tmp_path / "first.pt", session, {"epoch": 1}, Contents.of(session.stream))
     steps = resident.training()
     tensors = [*steps.state_tensors(), *session.state.tables.values()]
     before = [(each.data_ptr(), each.detach().clone()) for each in tensors]
     later = resident.train_epoch(2).losses
     assert not torch.equal(steps.model_tensors()[0], before[-1][1])
-    load_checkpoint(tmp_path / "first.pt", session, "data")
+    load_checkpoint(tmp_path / "first.pt", session)
     for tensor, (address, value) in zip([*steps.state_tensors(), *session.state.tables.values()], before, strict=True):
         assert tensor.data_ptr() == address
         assert torch.equal(tensor, value)
     assert torch.equal(resident.train_epoch(2).losses, later)
     other, again = resident_run(stream)
-    load_checkpoint(tmp_path / "first.pt", other, "data")  # into an optimiser without state
+    load_checkpoint(tmp_path / "first.pt", other)  # into an optimiser without state
     assert torch.equal(again.train_epoch(2).losses, later)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.data.source import load_stream
+from mspipe_triton.data.source import Contents, load_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
@@ -169,9 +169,9 @@ def test_training_continues_from_a_checkpoint_as_if_it_had_not_stopped(
     whole = fresh()
     with deterministic():
         Run(whole, count=BATCHES // 2)
-    save_checkpoint(tmp_path / "half.pt", whole, {"epoch": 1}, "")
+    save_checkpoint(tmp_path / "half.pt", whole, {"epoch": 1}, Contents.of(whole.stream))
     again = fresh()
-    assert load_checkpoint(tmp_path / "half.pt", again, "") == {"epoch": 1}
+    assert load_checkpoint(tmp_path / "half.pt", again) == {"epoch": 1}
     expected, resumed = second_half(whole), second_half(again)
     assert resumed.losses == expected.losses
     assert all(torch.equal(table, expected.state[name]) for name, table in resumed.state.items())

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, train
-from mspipe_triton.config import RunSettings, load_config
+from mspipe_triton.config import RunSettings
+from mspipe_triton.config_file import load_config
 from mspipe_triton.errors import ConfigError, RunFolderError
 from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.iteration.session import Session

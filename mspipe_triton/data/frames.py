@@ -1,0 +1,139 @@
+"""Streams from Python objects: data frames, Arrow tables, dictionaries of arrays, and PyG's `TemporalData`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mspipe_triton.config import DataConfig
+from mspipe_triton.data.assembly import assemble
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.sheets import ArrowSheet
+from mspipe_triton.errors import DataError
+
+
+def stream_of(
+    frame: Any,
+    src: str | None = None,
+    dst: str | None = None,
+    t: str | None = None,
+    label: str | None = None,
+    features: Sequence[str] | str | None = None,
+    *,
+    sort: bool = False,
+    bipartite: bool = False,
+    one_kind: bool = False,
+    raw_features: bool = False,
+    edge_features: Any = None,
+    node_features: Any = None,
+    name: str = "frame",
+) -> EventStream:
+    """Make a stream of a table in memory; see `EventStream.of`."""
+    choice = {"src": src, "dst": dst, "t": t, "label": label}
+    columns = {role: column for role, column in choice.items() if column is not None}
+    if features is not None:
+        columns["features"] = features if isinstance(features, str) else ",".join(features)
+    data = DataConfig("", columns, sort, bipartite, one_kind, raw_features=raw_features)
+    return assemble([ArrowSheet(name, table_of(frame, name))], data, name, edge_features, node_features)
+
+
+def table_of(frame: Any, name: str) -> pa.Table:
+    """Convert a data frame, an Arrow table, a dictionary of arrays or lists, or a list of dictionaries to a table.
+
+    Raises:
+        DataError: the object is none of these, or its columns differ in length.
+    """
+    if isinstance(frame, pa.Table):
+        return frame
+    if isinstance(frame, pa.RecordBatch):
+        return pa.Table.from_batches([frame])
+    if isinstance(frame, Mapping):
+        columns = {str(key): _column(values, f"{name}: {key}") for key, values in frame.items()}
+        sizes = {len(column) for column in columns.values()}
+        if len(sizes) > 1:
+            lengths = ", ".join(f"{key} {len(column)}" for key, column in columns.items())
+            raise DataError(f"{name}: the columns differ in length ({lengths}); give all the same number of rows")
+        return pa.table(columns)
+    if isinstance(frame, list) and frame and all(isinstance(row, Mapping) for row in frame):
+        return table_of({key: [row.get(key) for row in frame] for key in frame[0]}, name)
+    if hasattr(frame, "columns") and hasattr(frame, "dtypes") and hasattr(frame, "iloc"):  # pandas
+        return table_of({column: frame[column] for column in _pandas_names(frame, name)}, name)
+    if hasattr(frame, "__arrow_c_stream__"):
+        return pa.table(frame)
+    if isinstance(frame, np.ndarray) and frame.dtype.names:
+        return table_of({column: frame[column] for column in frame.dtype.names}, name)
+    raise DataError(
+        f"{name}: a stream cannot be made of {type(frame).__name__}; pass a pandas or polars frame, an Arrow table, or "
+        "a dictionary of arrays or lists"
+    )
+
+
+def from_temporal_data(data: Any, name: str = "temporal data") -> EventStream:
+    """Make a stream of PyG's `TemporalData`: src, dst, t, with msg as edge features as they are, and y as labels.
+
+    Its nodes are numbers already, so that they keep them, and rows of other tables still belong to them.
+
+    Raises:
+        DataError: a part is missing or invalid.
+    """
+    missing = [part for part in ("src", "dst", "t") if getattr(data, part, None) is None]
+    if missing:
+        raise DataError(f"{name}: has no {missing[0]}; TemporalData needs src, dst and t")
+    message, labels = getattr(data, "msg", None), getattr(data, "y", None)
+    if message is not None:
+        message = message.reshape(len(data.src), -1)
+        message = message if message.is_floating_point() else message.float()
+    return EventStream(data.src, data.dst, data.t, message, labels=labels, name=name)
+
+
+def to_temporal_data(stream: EventStream) -> Any:
+    """Convert a stream to PyG's `TemporalData`, with node numbers as src and dst; edge features become msg, labels y.
+
+    Raises:
+        DataError: torch_geometric is not installed.
+    """
+    try:
+        from torch_geometric.data import TemporalData
+    except ImportError:
+        raise DataError("torch_geometric is not installed; install it with pip install torch-geometric") from None
+    parts = {"src": stream.src, "dst": stream.dst, "t": stream.t, "msg": stream.edge_features, "y": stream.labels}
+    return TemporalData(**{part: values for part, values in parts.items() if values is not None})
+
+
+def _pandas_names(frame: Any, name: str) -> list[Any]:
+    """Return the columns of a pandas frame.
+
+    Raises:
+        DataError: two columns have one name.
+    """
+    names = list(frame.columns)
+    double = next((each for each in names if names.count(each) > 1), None)
+    if double is not None:
+        raise DataError(f"{name}: column {double!r} appears twice; rename one of them")
+    return names
+
+
+def _column(values: Any, name: str) -> pa.Array | pa.ChunkedArray:
+    """Convert one column to Arrow, without rounding; values of mixed types become text."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        rows = values.reshape(values.shape[0], -1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise DataError(f"{name}: is {values!r}, not a column; give an array or a list with a value per row")
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
+        return pa.array([None if _absent(value) else str(value) for value in values], pa.string())
+
+
+def _absent(value: Any) -> bool:
+    """Return True for None and NaN."""
+    return value is None or (isinstance(value, float) and value != value)

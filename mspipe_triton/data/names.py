@@ -1,0 +1,199 @@
+"""Names of columns: which column plays which role, and whether sources and destinations are two kinds of nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from mspipe_triton.errors import DataError
+
+REQUIRED = ("src", "dst", "t")
+ROLES = (*REQUIRED, "label", "features")
+
+# Names without case, blanks and punctuation. Pairs whose ends share one numbering; the second list is less sure than
+# the names of users and items below.
+_PAIRS = (
+    ("src", "dst"), ("source", "target"), ("source", "destination"), ("source", "dest"), ("from", "to"),
+    ("sender", "receiver"), ("sender", "recipient"), ("u", "v"), ("u", "i"), ("i", "j"),
+)  # fmt: skip
+_WEAK_PAIRS = (
+    ("origin", "destination"), ("origin", "dest"), ("source", "sink"), ("head", "tail"), ("rater", "ratee"),
+    ("caller", "callee"), ("payer", "payee"), ("debtor", "creditor"), ("originator", "beneficiary"),
+    ("orderingparty", "beneficiary"), ("remitter", "beneficiary"), ("follower", "followee"), ("follower", "followed"),
+    ("nameorig", "namedest"), ("node1", "node2"), ("id1", "id2"), ("sourcesubreddit", "targetsubreddit"),
+    ("account", "account1"), ("pulocation", "dolocation"), ("startstation", "endstation"), ("author", "recipient"),
+    ("citing", "cited"), ("buyer", "seller"), ("callernumber", "callednumber"), ("fromstation", "tostation"),
+)  # fmt: skip
+_AFFIXES = ("id", "node", "nodeid", "account", "accountid", "address", "name", "user", "userid", "bank", "entity", "ip")
+# Names of the ends of pairs of two kinds:
+_USERS = (
+    "user", "customer", "client", "buyer", "reader", "viewer", "listener", "reviewer", "member", "visitor", "shopper",
+    "consumer", "person", "player", "student", "patient", "cardholder", "card", "cc", "ccnum", "subscriber",
+    "username", "passenger", "author", "editor", "employee", "borrower", "guest", "session", "device",
+    "host", "account",
+)  # fmt: skip
+_ITEMS = (
+    "item", "product", "movie", "page", "article", "song", "track", "artist", "album", "book", "isbn", "asin", "news",
+    "business", "merchant", "shop", "store", "vendor", "post", "video", "film", "show", "game", "url", "resource",
+    "course", "venue", "poi", "restaurant", "hotel", "recipe", "repo", "repository", "tag", "ad", "campaign", "paper",
+    "parentasin", "sku", "good", "service", "channel", "topic", "category", "film", "podcast", "property", "job",
+)  # fmt: skip
+_TIMES = (
+    "t", "time", "timestamp", "ts", "unixtime", "unixtimestamp", "unixts", "unixreviewtime", "epoch", "datetime",
+    "date", "eventtime", "eventtimestamp", "createdat", "created", "createdutc", "creationtime", "sentat", "sent",
+    "occurredat", "happenedat", "when", "transactiontime", "transactiondate", "transactiondatetime", "transtime",
+    "transdate", "transdatetranstime", "tstime", "valuedate", "bookingdate", "txtime", "txdate", "blocktimestamp",
+    "startedat", "starttime", "startdate", "pickupdatetime", "tpeppickupdatetime", "lpeppickupdatetime", "ratingtime",
+    "reviewtime", "visittime", "clicktime", "calltime", "timestampms", "timems", "timestep", "step", "utc",
+)  # fmt: skip
+_LABELS = ("label", "statelabel", "isfraud", "fraud", "islaundering", "isanomaly", "anomaly")
+_FEATURES = re.compile(r"f\d+")
+_ROW_NUMBERS = ("", "unnamed0", "idx", "index", "rownumber", "level0")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Columns of a table by role.
+
+    Args:
+        src, dst, t: names of the columns. label: name of the labels' column, or None.
+        features: names of the edge features' columns, in the order of the file or of the user.
+        kinds: names of the two kinds of nodes, or ().
+    """
+
+    src: str
+    dst: str
+    t: str
+    label: str | None = None
+    features: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    def of(self, name: str) -> str:
+        """Return the role of a column, "" if nothing uses it."""
+        for role in (*REQUIRED, "label"):
+            if getattr(self, role) == name:
+                return role
+        return "feature" if name in self.features else ""
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """All columns that have a role."""
+        names = (self.src, self.dst, self.t, *filter(None, [self.label]), *self.features)
+        return tuple(dict.fromkeys(names))
+
+
+def plain_name(name: str) -> str:
+    """Return a name without case, blanks and punctuation; "#src" and "Src " are "src"."""
+    return re.sub(r"[\s_\-.:#%()\"'/]+", "", name.casefold())
+
+
+def default_columns(names: Sequence[str]) -> dict[str, str]:
+    """Return the columns of the roles src, dst, t and label by their usual names; a role without one is left out."""
+    by_name: dict[str, str] = {}
+    for name in names:
+        by_name.setdefault(plain_name(name), name)
+    columns = _ends(by_name)
+    used = set(columns.values())
+    for role, usual in (("t", _TIMES), ("label", _LABELS)):
+        column = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
+        if column is not None:
+            columns[role] = column
+    return columns
+
+
+def kinds_of(src: str, dst: str) -> tuple[str, ...]:
+    """Return the kinds of nodes that the names of two columns tell apart, as in ("user", "item"); () for one kind."""
+    source, destination = _kind(src), _kind(dst)
+    if destination in _ITEMS and source not in _ITEMS:
+        return source, destination
+    return ()
+
+
+def kind_names(src: str, dst: str) -> tuple[str, str]:
+    """Return names for two kinds of nodes, from the names of their columns."""
+    source, destination = _kind(src), _kind(dst)
+    numbers = source.isdigit() or destination.isdigit()
+    return ("src", "dst") if numbers or source == destination else (source, destination)
+
+
+def feature_columns(names: Sequence[str], choice: str | None, others: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the columns of edge features.
+
+    Args:
+        names: all columns. others: the columns of the other roles, by role; patterns match neither these nor row
+            numbers.
+        choice: names or patterns, separated by commas; "" for no features; None for `features` or f0, f1, … if present.
+
+    Raises:
+        DataError: a name is missing or has another role, or a pattern matches no column.
+    """
+    free = [name for name in names if name not in others.values() and plain_name(name) not in _ROW_NUMBERS]
+    if choice is None:
+        lists = [name for name in free if plain_name(name) == "features"]
+        return tuple(lists or [name for name in free if _FEATURES.fullmatch(name.casefold().strip())])
+    chosen: list[str] = []
+    for part in filter(None, (each.strip() for each in choice.split(","))):
+        column = find_column(names, part)
+        role = next((role for role, name in others.items() if name == column), None)
+        if column is not None and role is not None:
+            fix = "omit it there" if role != "label" else "omit it there, or switch the labels off with label="
+            raise DataError(f"--columns features={part}: this column is the {role}; {fix}")
+        matches = [column] if column is not None else [name for name in free if fnmatchcase(name, part)]
+        if not matches:
+            header = shown_names(free) or "no other columns"
+            raise DataError(f"no column matches features={part}; the file has {header}; change the name or pattern")
+        chosen += [name for name in matches if name not in chosen]
+    return tuple(chosen)
+
+
+def find_column(names: Sequence[str], choice: str) -> str | None:
+    """Return the column of a name, which may differ in case and blanks; None if there is no such column."""
+    if choice in names:
+        return choice
+    alike = [name for name in names if plain_name(name) == plain_name(choice) and plain_name(choice)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def shown_names(names: Iterable[str], most: int = 12) -> str:
+    """List names for a message, the first `most` of them."""
+    names = [name if name else '""' for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _ends(by_name: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of src and dst: a usual pair, or either of them by a name that is usual for it."""
+    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
+    both = {} if source is None or destination is None else {"src": by_name[source], "dst": by_name[destination]}
+    columns = _pair(by_name, _PAIRS) or both or _pair(by_name, _WEAK_PAIRS)
+    if columns:
+        return columns
+    source = source or _first(by_name, (first for first, _ in (*_PAIRS, *_WEAK_PAIRS) if first != "i"))
+    destination = destination or _first(by_name, (second for _, second in (*_PAIRS, *_WEAK_PAIRS) if second != "j"))
+    alone = {"src": source, "dst": destination}
+    return {role: by_name[name] for role, name in alone.items() if name is not None}
+
+
+def _pair(by_name: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    for source, destination in pairs:
+        for affix in ("", *_AFFIXES):
+            for first, second in ((source + affix, destination + affix), (affix + source, affix + destination)):
+                if first in by_name and second in by_name:
+                    return {"src": by_name[first], "dst": by_name[second]}
+    return {}
+
+
+def _first(by_name: Mapping[str, str], usual: Iterable[str]) -> str | None:
+    return next(
+        (each + affix for each in usual for affix in ("", "id", "name", "key") if each + affix in by_name), None
+    )
+
+
+def _kind(name: str) -> str:
+    """Return the kind of node that a column's name tells, as in "movie" for movieId."""
+    plain = plain_name(name)
+    for affix in ("id", "name", "key", "number"):
+        if plain.endswith(affix) and len(plain) > len(affix) and plain.removesuffix(affix) in (*_USERS, *_ITEMS):
+            return plain.removesuffix(affix)
+    return plain.removesuffix("id") if plain.endswith("id") and len(plain) > 2 else plain

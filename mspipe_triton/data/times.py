@@ -1,0 +1,197 @@
+"""Times from a column of any type: numbers are kept as they are, dates become Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mspipe_triton.data.id_columns import plain
+from mspipe_triton.data.origin import Origin
+from mspipe_triton.errors import DataError
+
+Parser = Callable[[pa.Array], pa.Array]
+
+_FORMATS = (  # beyond ISO 8601, those in which day and month cannot be confused
+    "%Y/%m/%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y.%m.%d", "%Y.%m.%d %H:%M:%S", "%d %b %Y", "%d-%b-%Y",
+    "%d-%b-%y", "%d %b %Y %H:%M:%S", "%d-%b-%Y %H:%M:%S", "%b %d, %Y", "%b %d %Y", "%b %d, %Y %H:%M:%S",
+    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S", "%Y%m%dT%H%M%S",
+)  # fmt: skip
+_SUFFIX = r"\s*(UTC|GMT|Z|z)$"
+_ADVICE = "write numbers, or dates such as 2016-10-01, 2016-10-01 12:30:05 or 2016-10-01T12:30:05+02:00"
+_UNITS = ((1e8, 1e10, "Unix seconds"), (1e11, 1e13, "Unix milliseconds"), (1e14, 1e16, "Unix microseconds"),
+          (1e17, 1e19, "Unix nanoseconds"))  # fmt: skip
+
+
+def time_column(column: pa.ChunkedArray, name: str, origin: Origin) -> tuple[np.ndarray, str]:
+    """Convert a column to times [E], int64 or float64, and describe their meaning.
+
+    Numbers keep their value and unit. Dates become Unix seconds: integers, or float64 if one has a fraction of a
+    second; integer nanoseconds if one is finer than a microsecond. Dates without a zone count as UTC. Integers that
+    are all dates such as 20161001, or date-times such as 20161001123005, are read as such.
+
+    Raises:
+        DataError: a value is empty, not finite, or neither number nor date; or the type is float32 or holds no times.
+    """
+    values = plain(column)
+    kind = values.type
+    if values.null_count:
+        missing = pc.is_null(values).to_numpy(zero_copy_only=False)
+        origin.refuse(missing, name, values, "", "fill it in, or remove the row")
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        bits = 32 if pa.types.is_float32(kind) else 16
+        fault = f"float{bits}, which is minutes off for Unix seconds"
+        origin.fail(0, name, values[0], fault, "store times as float64 or integers")
+    if pa.types.is_string(kind):
+        return _from_text(pc.utf8_trim_whitespace(values), name, origin)
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return _from_dates(values)
+    if pa.types.is_integer(kind):
+        try:
+            return _from_integers(pc.cast(values, pa.int64()))
+        except pa.ArrowInvalid:
+            large = values.to_numpy() > np.uint64(2**63 - 1)
+            origin.refuse(large, name, values, "above 2^63 - 1", "use a coarser unit")
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _from_floats(pc.cast(values, pa.float64(), safe=False), name, origin)
+    fault = "a time of day without its date" if pa.types.is_time(kind) else f"of type {kind}"
+    return origin.fail(0, name, values[0], fault, "use numbers, dates or timestamps")
+
+
+def unit_of(t: np.ndarray) -> str:
+    """Name the unit of numbers that look like Unix times, by their size; "" for others."""
+    largest = float(np.abs(t).max(initial=0))
+    return next((unit for low, high, unit in _UNITS if low <= largest < high), "")
+
+
+def is_time(text: str) -> bool:
+    """Return True for the text of one time."""
+    try:
+        time_column(pa.chunked_array([[text]]), "", Origin((("", 1),)))
+    except DataError:
+        return False
+    return True
+
+
+def _from_integers(values: pa.Array) -> tuple[np.ndarray, str]:
+    t = np.array(values.to_numpy())
+    for form, low, high in (("%Y%m%d", 19000101, 21001231), ("%Y%m%d%H%M%S", 19000101000000, 21001231235959)):
+        if t.size and low <= t.min() and t.max() <= high:
+            dates = pc.strptime(pc.cast(values, pa.string()), form, "s", error_is_null=True)
+            if not dates.null_count:
+                return _from_dates(dates)[0], f"Unix seconds, from dates such as {t[0]}"
+    return t, unit_of(t)
+
+
+def _from_floats(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
+    t = np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+    origin.refuse(~np.isfinite(t), name, t, "not finite", "correct it, or remove the row")
+    return t, unit_of(t)
+
+
+def _from_dates(values: pa.Array) -> tuple[np.ndarray, str]:
+    try:
+        fine = pc.cast(values, pa.timestamp("ns"))
+        t, second = np.array(pc.cast(fine, pa.int64()).to_numpy()), 10**9
+    except pa.ArrowInvalid:  # a date before 1677 or after 2262
+        coarse = pc.cast(values, pa.timestamp("us"), safe=False)
+        t, second = np.array(pc.cast(coarse, pa.int64()).to_numpy()), 10**6
+    if not (t % second).any():
+        return t // second, "Unix seconds, from dates"
+    if second == 10**9 and (t % 1000).any():
+        return t, "Unix nanoseconds, from dates"
+    return t / second, "Unix seconds, from dates"
+
+
+def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
+    try:
+        return _from_integers(pc.cast(values, pa.int64()))
+    except pa.ArrowInvalid:
+        pass
+    first = values[0].as_py() if len(values) else ""
+    if _parses(_floats, values.slice(0, 1)):
+        return _from_floats(_parsed(values, (_floats,), name, origin), name, origin)
+    parsers = [parser for parser in _DATES if _parses(parser, values.slice(0, 1))]
+    if not parsers:
+        fault = "not a number or a date" if first else ""
+        origin.fail(0, name, first, fault, _advice(first))
+    return _from_dates(_parsed(values, parsers, name, origin))
+
+
+def _parsed(values: pa.Array, parsers: Sequence[Parser], name: str, origin: Origin) -> pa.Array:
+    """Parse all values with the first parser that can; otherwise refuse the first value at which the best one stops."""
+    stops = []
+    for parser in parsers:
+        try:
+            return parser(values)
+        except (pa.ArrowInvalid, ValueError):
+            stops.append(_first_failure(values, parser))
+    row = max(stops)
+    value = values[row].as_py()
+    numbers = parsers[0] is _floats
+    fault = "not a number, as the first time is" if numbers else "not a date of the same form as the first one"
+    if numbers and value and _parses(_floats, pa.array([value.replace(",", "")])):
+        fault = "not a number"
+    return origin.fail(row, name, value, fault, "correct it, or remove the row" if numbers else _advice(value))
+
+
+def _advice(text: str) -> str:
+    """Return the fix of a time that cannot be read."""
+    if not text:
+        return "fill it in, or remove the row"
+    parts = text.replace(".", "/").replace("-", "/").split()[0].split("/") if text.split() else []
+    if len(parts) == 3 and all(part.isdigit() for part in parts) and len(parts[0]) < 3:
+        return f"day and month could be confused, so {_ADVICE}"
+    return _ADVICE
+
+
+def _first_failure(values: pa.Array, parser: Parser) -> int:
+    """Return the row of the first value that a parser refuses, found by halving."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _parses(parser, values.slice(low, middle - low)) else (low, middle)
+    return low
+
+
+def _parses(parser: Parser, values: pa.Array) -> bool:
+    try:
+        parser(values)
+    except (pa.ArrowInvalid, ValueError):
+        return False
+    return True
+
+
+def _floats(values: pa.Array) -> pa.Array:
+    return pc.cast(values, pa.float64())
+
+
+def _iso(values: pa.Array) -> pa.Array:
+    """Parse ISO 8601 without a zone."""
+    return _timestamps(values, None)
+
+
+def _iso_zoned(values: pa.Array) -> pa.Array:
+    """Parse ISO 8601 with a zone, or with UTC or GMT behind it."""
+    values = pc.replace_substring_regex(values, r"\s+([+-]\d\d)", r"\1")
+    return _timestamps(pc.replace_substring_regex(values, _SUFFIX, "Z"), "UTC")
+
+
+def _timestamps(values: pa.Array, zone: str | None) -> pa.Array:
+    try:
+        return pc.cast(values, pa.timestamp("ns", zone))
+    except pa.ArrowInvalid:  # beyond the range of nanoseconds
+        return pc.cast(values, pa.timestamp("us", zone))
+
+
+def _form(form: str) -> Parser:
+    def parse(values: pa.Array) -> pa.Array:
+        without_zone = pc.replace_substring_regex(values, r"\s*(\+0000|UTC|GMT)( |$)", " ")
+        return pc.strptime(pc.utf8_trim_whitespace(without_zone), form, "s")
+
+    return parse
+
+
+_DATES: tuple[Parser, ...] = (_iso, _iso_zoned, *(_form(form) for form in _FORMATS))
