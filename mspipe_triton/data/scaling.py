@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class Scaling:
     The result is clipped to ±`limit`, so that a later outlier cannot ruin memory. All arithmetic is in float64.
 
     Args:
-        log: [F] bool.
+        log: [F] bool, on the host.
         centre, spread, mean, deviation: [F] float64. centre is the median of the column, spread the median distance
             of the values that differ from it; mean and deviation are those of y.
         limit: None leaves values as they are.
@@ -83,7 +84,7 @@ class Scaling:
 
     def on(self, device: torch.device) -> Scaling:
         """Copy the scaling to a device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("log", *_NUMBERS)})
+        return replace(self, **{name: getattr(self, name).to(device) for name in _NUMBERS})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as lists; floats round-trip."""
@@ -95,13 +96,18 @@ class Scaling:
         numbers = {name: torch.tensor(fields[name], dtype=torch.float64) for name in _NUMBERS}
         return Scaling(torch.tensor(fields["log"], dtype=torch.bool), **numbers, limit=fields["limit"])
 
+    @cached_property
+    def _logarithms(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Columns with the logarithm, and their spreads, on the device; cached, since the copy waits for the device."""
+        columns = self.log.nonzero().squeeze(1).to(self.spread.device)
+        return columns, self.spread.index_select(0, columns)
+
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
         """Scale rows [M, F] float64 without a limit."""
-        y = x - self.centre
-        columns = self.log.nonzero().squeeze(1)
+        y, (columns, spread) = x - self.centre, self._logarithms
         if columns.numel():
             part = y.index_select(1, columns)
-            y.index_copy_(1, columns, part.sign() * part.abs().div_(self.spread[columns]).log1p_())
+            y.index_copy_(1, columns, part.sign() * part.abs().div_(spread).log1p_())
         return y.sub_(self.mean).div_(self.deviation)
 
     def _moments(self, values: Values, rows: int | np.ndarray) -> tuple[torch.Tensor, ...]:
