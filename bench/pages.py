@@ -18,6 +18,11 @@ STAND_INS = {
     "serial": "serial", "prefetch": "prefetch", "mspipe": "mspipe", "exact": "exact, patch 2",
     "exact_small": "exact, patch 0.2",
 }  # fmt: skip
+FEATURES = {
+    "amount": "amount, log-normal(3, 2)", "cents": "the same amounts in cents", "signed": "±log-normal(3, 3)",
+    "pareto": "Pareto, α 0.7", "shifted": "10⁶ + log-normal(0, 2)", "unix": "Unix time of the event",
+    "growing": "amount that grows by e¹⁰ over the stream",
+}  # fmt: skip
 THREADS = {"threads1": "one training thread", "threads2": "two, as many as cores"}
 
 
@@ -64,6 +69,16 @@ def speeds(report: Report) -> str:
     return markdown(("speed against `serial`", *(f"`{name}`" for name in schedules)), lines)
 
 
+def features(report: Report) -> str:
+    """Test AP with raw and scaled columns, one line per column, after one without features."""
+    none = report["none"]["ap"]
+    lines = [("none", f"{none:.4f}", "", "")]
+    for name, column in report["columns"].items():
+        raw, scaled = (column[variant]["ap"] for variant in ("raw", "scaled"))
+        lines.append((FEATURES[name], f"{raw:.4f}", f"{scaled:.4f}", f"{column['scaled_minus_none']:.2f}"))
+    return markdown(("the only edge feature", "AP, raw", "AP, scaled", "scaled − none, points"), lines)
+
+
 SCHEDULES = "docs/measured/schedules.md"
 TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (rows.TABLE, lambda report: rows.table(report["rows"])),
@@ -74,6 +89,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table(SCHEDULES, "ablation-wiki.json", COMMAND), ablation),
     (Table(SCHEDULES, "ablation-uci.json", COMMAND), ablation),
     (Table(SCHEDULES, "schedule-speed.json", COMMAND), speeds),
+    (Table("docs/measured/features.md", "features.json", COMMAND), features),
 ]
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.origin import Source
 from mspipe_triton.data.scaling import Scaling, scaled_in_chunks
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.placement import Placement
+
+if TYPE_CHECKING:
+    from mspipe_triton.data.ids import NodeIds  # it imports pyarrow, which streams of tensors do not need
 
 MAX_NODE_ID = 2**31 - 1
 _CHUNK_VALUES = 2**22
