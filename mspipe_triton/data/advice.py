@@ -32,11 +32,13 @@ def missing_roles(sheet: Sheet, missing: Sequence[str], columns: Mapping[str, st
     if isinstance(sheet, TextFile) and any(is_value(name) for name in sheet.dialect.header):
         return header_is_data(sheet)
     names = shown_names(sheet.columns) or "no columns"
-    fault = f"{sheet.name}: no column for {', '.join(missing)}; it has {names}"
+    in_memory = isinstance(sheet, ArrowSheet) and not sheet.is_file
+    kind = "frame" if in_memory else "file"
+    fault = f"{sheet.name}: no column for {', '.join(missing)}; the {kind} has {names}"
     guess = {**columns, **_guess(_examples(sheet), missing, columns)}
     if any(role not in guess for role in REQUIRED) or (isinstance(sheet, TextFile) and sheet.dialect.konect):
         return f"{fault}; a table of events needs three: source, destination and time"
-    if isinstance(sheet, ArrowSheet) and not sheet.is_file:
+    if in_memory:
         choice = ", ".join(f"{role}={guess[role]!r}" for role in missing)
         return f"{fault}; name the right ones, as in: EventStream.of(frame, {choice})"
     flags = {**data.columns, **{role: guess[role] for role in missing}}
@@ -113,7 +115,7 @@ def _guess(values: Mapping[str, Sequence[str]], missing: Sequence[str], columns:
         times = [name for name in free if values[name] and all(map(is_time, values[name]))]
         times = [name for name in times if not plain_name(name).endswith(_ROW_NAMES)]
         best = sorted(times, key=lambda name: (-_likeness(name, values[name]), free.index(name)))
-        if best:
+        if best and (len(best) == 1 or _likeness(best[0], values[best[0]])):
             guess["t"] = best[0]
             free.remove(best[0])
     for role in (role for role in missing if role != "t"):

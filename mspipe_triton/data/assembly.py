@@ -93,10 +93,8 @@ def _order(
     if sort:
         return np.argsort(t, kind="stable")
     row = int(np.flatnonzero(late)[0])
-    value = shown(_value(parts, row))
-    raise DataError(
-        f"{origin.place(row)}: {roles.t} is {value}, earlier than in the row before; sort the events with --sort"
-    )
+    fault = "earlier than in the row before"
+    return origin.fail(row, roles.t, _value(parts, row), fault, "sort the events with --sort")
 
 
 def _labels(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> tuple[np.ndarray | None, str | None]:

@@ -172,7 +172,9 @@ def common_type(first: pa.DataType, second: pa.DataType, ids: Iterable[pa.Array]
 
 
 def converted(ids: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Convert ids to a type; an id that it cannot hold becomes null."""
+    """Convert ids to a type; an id that it cannot hold becomes null, as does "01" for integers."""
+    if pa.types.is_string(ids.type) and pa.types.is_integer(kind):
+        ids = pc.if_else(pc.match_substring_regex(ids, r"^(0|-?[1-9]\d*)$"), ids, pa.scalar(None, pa.string()))
     try:
         return pc.cast(ids, kind)
     except pa.ArrowInvalid:

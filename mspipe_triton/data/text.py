@@ -70,7 +70,8 @@ class TextFile:
         Raises:
             DataError: a row has more or fewer values than there are columns, or the text is not UTF-8.
         """
-        places = {str(self.columns.index(name)): name for name in names}
+        numbers = {name: str(place) for place, name in reversed(list(enumerate(self.columns)))}
+        places = {numbers[name]: name for name in names}
         convert = pyarrow.csv.ConvertOptions(
             include_columns=list(places),
             column_types={place: pa.string() for place, name in places.items() if name in text},
@@ -207,8 +208,9 @@ def _utf8(name: str, content: bytes | mmap, encoding: str) -> bytes | mmap:
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = encoding or next((each for mark, each in marks.items() if content[:3].startswith(mark)), "utf-8")
     try:
-        if codecs.lookup(encoding).name == "utf-8":
+        if codecs.lookup(encoding).name == "utf-8" and not content[:3].startswith(codecs.BOM_UTF8):
             return content
+        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
         return content[:].decode(encoding).encode()
     except LookupError:
         raise ConfigError(f"--encoding {encoding!r} is unknown; use one such as utf-8, latin-1 or cp1252") from None

@@ -104,7 +104,7 @@ def _from_dates(values: pa.Array) -> tuple[np.ndarray, str]:
         return t // second, "Unix seconds, from dates"
     if second == 10**9 and (t % 1000).any():
         return t, "Unix nanoseconds, from dates"
-    return t / second, "Unix seconds, from dates"
+    return t // second + t % second / second, "Unix seconds, from dates"  # rounds once
 
 
 def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
