@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mspipe_triton.data.names import REQUIRED, default_columns, plain_name
 from mspipe_triton.data.times import is_time
@@ -67,7 +68,7 @@ class Dialect:
         marked = len(line) == 1 or line[1].isspace() or line[1] in "#%"
         return marked or len(fields(line, self.delimiter)) != self.width
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns: those of the header, or 1, 2, 3, … without one; JODIE's features are f0, f1, …"""
         if not self.header:
