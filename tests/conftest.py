@@ -50,6 +50,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_cases() -> Path:
+    """The folder of tables that users reported; skips if it is missing."""
+    folder = ROOT.parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no tables of users: {folder} is missing")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_stream() -> EventStream:
     """1,200 synthetic events with 3 edge features."""
     return synthetic_stream(SyntheticConfig(events=1200, users=60, items=30, edge_features=3, seed=1))

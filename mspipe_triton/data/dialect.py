@@ -7,15 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from mspipe_triton.data.names import plain_name
+from mspipe_triton.data.names import REQUIRED, default_columns, plain_name
 from mspipe_triton.data.times import is_time
 
-_DELIMITERS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas", "::": "::", " ": "blanks"}
+_DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", "::": "::", " ": "blanks"}
 _JODIE = "commaseparatedlistoffeatures"
 _KONECT = re.compile(r"%\s*(sym|asym|bip)\b")
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 _COMMA_DECIMAL, _POINT_DECIMAL = re.compile(r"[+-]?\d+,\d+"), re.compile(r"[+-]?\d+\.\d+")
+_EXCEL = re.compile(r'"?sep=.{1,2}')  # a first line that tells Excel the delimiter
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Dialect:
         header: fields of the header, or () if the text has none.
         rows: the first rows, for examples.
         konect: "bip", "asym" or "sym" if the first line is that of a Konect file, else "".
+        comment_header: the header is a comment, as numpy.savetxt writes it.
     """
 
     delimiter: str
@@ -35,29 +38,37 @@ class Dialect:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     konect: str = ""
+    comment_header: bool = False
 
     @staticmethod
     def of(lines: Sequence[str], no_header: bool) -> Dialect:
         """Recognise the dialect of a text by its first lines, none of them blank."""
-        rows = [line for line in lines if not line.startswith(("#", "%"))] or list(lines)
-        delimiter = _delimiter(rows)
+        konect = _KONECT.match(lines[0])
+        rows = [line for line in lines if not line.startswith(("#", "%")) and not _EXCEL.fullmatch(line)] or list(lines)
+        delimiter = " " if konect is not None else _delimiter(rows)
         counts = Counter(len(fields(line, delimiter)) for line in (rows if no_header else rows[1:] or rows))
         dialect = Dialect(delimiter, max(counts, key=lambda width: counts[width]), (), ())
-        konect = _KONECT.match(lines[0])
-        rest = [tuple(fields(line, delimiter)) for line in lines if not dialect.is_comment(line)]
-        headed = not no_header and konect is None and bool(rest)
-        header = tuple(name.strip().lstrip("#%").strip() for name in rest[0]) if headed else ()
-        kind = konect[1] if konect else ""
-        return Dialect(delimiter, dialect.width, header, tuple(rest[1 if headed else 0 :]), kind)
+        first = next((place for place, line in enumerate(lines) if not dialect.is_comment(line)), len(lines))
+        rest = [tuple(fields(line, delimiter)) for line in lines[first:] if not dialect.is_comment(line)]
+        if konect is not None or no_header:
+            return Dialect(delimiter, dialect.width, (), tuple(rest), konect[1] if konect is not None else "")
+        headless = first > 0 and any(map(is_value, rest[0] if rest else ()))
+        header = _names(fields(lines[first - 1], delimiter)) if headless else ()
+        if len(set(REQUIRED) & set(default_columns(header))) == len(REQUIRED) and len(header) == dialect.width:
+            return Dialect(delimiter, dialect.width, header, tuple(rest), comment_header=True)
+        header, rest = _names(rest[0]) if rest else (), rest[1:]
+        return Dialect(delimiter, dialect.width, _widened(header, rest), tuple(rest))
 
     def is_comment(self, line: str) -> bool:
         """Return True for a line that starts with # or %, unless it may be a row or header, as "#python,3,5" may."""
+        if _EXCEL.fullmatch(line):
+            return True
         if not line.startswith(("#", "%")):
             return False
         marked = len(line) == 1 or line[1].isspace() or line[1] in "#%"
         return marked or len(fields(line, self.delimiter)) != self.width
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns: those of the header, or 1, 2, 3, … without one; JODIE's features are f0, f1, …"""
         if not self.header:
@@ -65,7 +76,12 @@ class Dialect:
         if plain_name(self.header[-1]) == _JODIE:
             named = self.header[:-1]
             return (*named, *(f"f{number}" for number in range(self.width - len(named))))
-        return self.header
+        before = Counter[str]()
+        names = []
+        for name in self.header:  # a name that occurs again gets a number, as pandas does it
+            names.append(f"{name}.{before[name]}" if name and before[name] else name)
+            before[name] += 1
+        return tuple(names)
 
     @property
     def defaults(self) -> dict[str, str]:
@@ -113,8 +129,32 @@ def is_value(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text)) or (text[:1].isdigit() and is_time(text))
 
 
+def _names(values: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in a header, without the mark of a comment."""
+    names = [name.strip() for name in values]
+    first = names[0].lstrip("#%").strip()
+    return tuple([first, *names[1:]] if first or not names[0] else names[1:])  # a mark alone is no name
+
+
+def _widened(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Add a column without a name if each row has one value more than the header: an empty last one, or a row number.
+
+    R writes row numbers so; other programs end rows, but not the header, with a delimiter.
+    """
+    if not rows or any(len(row) != len(header) + 1 for row in rows) or plain_name(header[-1]) == _JODIE:
+        return header
+    if not any(row[-1] for row in rows):
+        return (*header, "")
+    numbers = [row[0] for row in rows]
+    counted = any(numbers == [str(start + place) for place in range(len(rows))] for start in (0, 1))
+    return ("", *header) if counted else header
+
+
 def _delimiter(lines: Sequence[str]) -> str:
-    """Choose the delimiter by which most lines have as many values as the first one, at least three if possible."""
+    """Choose the delimiter by which most lines have as many values as the first one, at least three if possible.
+
+    A delimiter inside the first value, as a comma in "1,2,3,a" of "1,2,3,a;b;c", speaks against one.
+    """
 
     def candidates(least: int, share: float) -> Iterator[str]:
         for delimiter in _DELIMITERS:
@@ -124,7 +164,12 @@ def _delimiter(lines: Sequence[str]) -> str:
             if len(first) >= least and (jodie or agreeing >= share * len(others)):
                 yield delimiter
 
+    def split(delimiter: str) -> bool:
+        value = fields(lines[-1], delimiter)[0]
+        return _COMMA_DECIMAL.fullmatch(value) is not None or not any(other in value for other in ",;|\t")
+
     for least, share in ((3, 1.0), (3, 0.5), (2, 0.5), (2, 0.0)):
-        for delimiter in candidates(least, share):
-            return delimiter
+        choices = list(candidates(least, share))
+        if choices:
+            return next(filter(split, choices), choices[0])
     return ","

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,12 @@ def stream_of(
 ) -> EventStream:
     """Make a stream of a table in memory; see `EventStream.of`."""
     choice = {"src": src, "dst": dst, "t": t, "label": label}
-    columns = {role: column for role, column in choice.items() if column is not None}
+    columns = {role: str(column) for role, column in choice.items() if column is not None}
     if features is not None:
         columns["features"] = features if isinstance(features, str) else ",".join(features)
     data = DataConfig("", columns, sort, bipartite, one_kind, raw_features=raw_features)
-    return assemble([ArrowSheet(name, table_of(frame, name))], data, name, edge_features, node_features)
+    sheet = ArrowSheet(name, table_of(frame, name), is_file=False)
+    return assemble([sheet], data, name, edge_features, node_features)
 
 
 def table_of(frame: Any, name: str) -> pa.Table:
@@ -59,11 +61,16 @@ def table_of(frame: Any, name: str) -> pa.Table:
             raise DataError(f"{name}: the columns differ in length ({lengths}); give all the same number of rows")
         return pa.table(columns)
     if isinstance(frame, list) and frame and all(isinstance(row, Mapping) for row in frame):
-        return table_of({key: [row.get(key) for row in frame] for key in frame[0]}, name)
+        return table_of({key: [row.get(key) for row in frame] for key in dict.fromkeys(chain(*frame))}, name)
+    if type(frame).__name__ == "LazyFrame":  # polars
+        frame = frame.collect()
     if hasattr(frame, "columns") and hasattr(frame, "dtypes") and hasattr(frame, "iloc"):  # pandas
         return table_of({column: frame[column] for column in _pandas_names(frame, name)}, name)
     if hasattr(frame, "__arrow_c_stream__"):
-        return pa.table(frame)
+        try:
+            return pa.table(frame)
+        except pa.ArrowException as error:
+            raise DataError(f"{name}: cannot be converted to an Arrow table: {error}; convert its columns") from error
     if isinstance(frame, np.ndarray) and frame.dtype.names:
         return table_of({column: frame[column] for column in frame.dtype.names}, name)
     raise DataError(
@@ -87,7 +94,8 @@ def from_temporal_data(data: Any, name: str = "temporal data") -> EventStream:
     if message is not None:
         message = message.reshape(len(data.src), -1)
         message = message if message.is_floating_point() else message.float()
-    return EventStream(data.src, data.dst, data.t, message, labels=labels, name=name)
+    t = data.t if data.t.is_floating_point() else data.t.long()
+    return EventStream(data.src, data.dst, t, message, labels=labels, name=name)
 
 
 def to_temporal_data(stream: EventStream) -> Any:
@@ -120,7 +128,12 @@ def _pandas_names(frame: Any, name: str) -> list[Any]:
 def _column(values: Any, name: str) -> pa.Array | pa.ChunkedArray:
     """Convert one column to Arrow, without rounding; values of mixed types become text."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if str(getattr(values, "dtype", "")).startswith("period"):  # pandas
+        values = values.dt.to_timestamp()
+    if isinstance(values, np.ndarray):
+        values = _usual(values)
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     if isinstance(values, np.ndarray) and values.ndim > 1:
@@ -130,8 +143,21 @@ def _column(values: Any, name: str) -> pa.Array | pa.ChunkedArray:
         raise DataError(f"{name}: is {values!r}, not a column; give an array or a list with a value per row")
     try:
         return pa.array(values, from_pandas=True)
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(
+            f"{name}: holds {getattr(values, 'dtype', 'values of another kind')}; use numbers or text"
+        ) from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
         return pa.array([None if _absent(value) else str(value) for value in values], pa.string())
+
+
+def _usual(values: np.ndarray) -> np.ndarray:
+    """Return an array in a form that Arrow knows: in this machine's byte order, and dates in days or less."""
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    if values.dtype.kind == "M" and np.datetime_data(values.dtype)[0] not in ("D", "s", "ms", "us", "ns"):
+        values = values.astype("datetime64[s]")
+    return values
 
 
 def _absent(value: Any) -> bool:

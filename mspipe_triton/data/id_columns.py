@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 
 from mspipe_triton.data.origin import Origin
 
-_EXACT = {"float": 2**24, "halffloat": 2**11, "double": 2**53}  # the largest integer up to which all are exact
+# The largest integer up to which all are exact, and numpy's name of the type.
+_EXACT = {"float": (2**24, "float32"), "halffloat": (2**11, "float16"), "double": (2**53, "float64")}
 _INTEGER, _WHOLE, _NUMBER = r"^(0|-?[1-9]\d*)$", r"^-?\d+(\.0*)?$", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_MISSING = pa.array(["na", "n/a", "nan", "null", "none", "<na>", "\\n", "nil"])
-_FULL = "write ids in full, as integers or text"
+# Words for a missing value, in lower case.
+ABSENT = pa.array(["", "na", "n/a", "nan", "null", "none", "<na>", "\\n", "nil"])
+_FULL = "write ids in full, as integers or text; codes with a point need a letter, as in x6602.05"
 
 
 def id_column(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Array:
@@ -37,8 +39,8 @@ def id_column(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Array:
         return _from_floats(values, name, origin)
     if pa.types.is_string(kind):
         return _from_text(values, name, origin)
-    if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return pa.array([_readable(value) for value in values.to_pylist()], pa.string())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return _from_bytes(values)
     if pa.types.is_nested(kind):
         origin.fail(0, name, values[0], f"of type {kind}", "name a column of integers or text")
     return _from_text(pc.cast(values, pa.string()), name, origin)
@@ -48,12 +50,13 @@ def plain(column: pa.ChunkedArray) -> pa.Array:
     """Combine a column to one array without dictionaries and extension types, with text as `string`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        column = pc.cast(column, kind.value_type)
+        parts = [plain(pa.chunked_array([chunk.dictionary])).take(chunk.indices) for chunk in column.chunks]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
     if isinstance(kind, pa.BaseExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         column = pc.cast(column, pa.string())
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return column.combine_chunks()
 
 
 def _refuse_empty(values: pa.Array, name: str, origin: Origin) -> None:
@@ -71,12 +74,12 @@ def _as_integers(values: pa.Array) -> pa.Array:
 
 
 def _from_floats(values: pa.Array, name: str, origin: Origin) -> pa.Array:
-    limit = _EXACT[str(values.type)]
+    limit, kind = _EXACT[str(values.type)]
     floats = values.to_numpy(zero_copy_only=False).astype(np.float64)
     fix = "fill it in, or remove the row"
     origin.refuse(np.isnan(floats), name, floats, "not an id", fix)
     origin.refuse(~np.isfinite(floats) | (floats != np.floor(floats)), name, floats, "not an integer", _FULL)
-    rounded = f"which {values.type} may have rounded, as every integer above {limit:,}"
+    rounded = f"which {kind} may have rounded, as every integer above {limit:,}"
     origin.refuse(np.abs(floats) > limit, name, floats, rounded, "store ids as int64, uint64 or text")
     return pa.array(floats.astype(np.int64))
 
@@ -87,7 +90,7 @@ def _from_text(values: pa.Array, name: str, origin: Origin) -> pa.Array:
     values = pc.utf8_trim_whitespace(values)
     empty = pc.equal(values, "").to_numpy(zero_copy_only=False)
     origin.refuse(empty, name, values, "", "fill it in, or remove the row")
-    missing = pc.is_in(pc.utf8_lower(values), value_set=_MISSING)
+    missing = pc.is_in(pc.utf8_lower(values), value_set=ABSENT)
     others = values.filter(pc.invert(missing)) if pc.any(missing).as_py() else values
     if not _all_match(others, _NUMBER):
         return values
@@ -124,11 +127,12 @@ def _all_match(values: pa.Array, pattern: str) -> bool:
     return pc.all(pc.match_substring_regex(values, pattern)).as_py() is not False
 
 
-def _readable(value: bytes) -> str:
-    """Format bytes as text: 16 of them as a UUID, others as UTF-8 if they are that, else in hexadecimal digits."""
-    if len(value) == 16:
-        return str(uuid.UUID(bytes=value))
+def _from_bytes(values: pa.Array) -> pa.Array:
+    """Convert bytes to text: values of 16 bytes are UUIDs, others UTF-8 or else hexadecimal digits, all in one form."""
+    texts = values.to_pylist()
+    if all(len(text) == 16 for text in texts) and not all(text.isascii() and text.isalnum() for text in texts):
+        return pa.array([str(uuid.UUID(bytes=text)) for text in texts], pa.string())
     try:
-        return value.decode()
+        return pa.array([text.decode() for text in texts], pa.string())
     except UnicodeDecodeError:
-        return value.hex()
+        return pa.array([text.hex() for text in texts], pa.string())

@@ -55,9 +55,9 @@ class NodeIds:
         """
         number = self.number_of_kind(kind)
         table, start = self.ids[number], sum(len(each) for each in self.ids[:number])
-        sought = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(list(ids))
+        sought = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else _sought(list(ids))
         if sought.type != table.type:
-            sought = _converted(sought, table.type)
+            sought = converted(sought, table.type)
         place = pc.index_in(sought, value_set=table)
         numbers = pc.fill_null(pc.cast(place, pa.int64()), -1).to_numpy(zero_copy_only=False)
         return np.where(numbers < 0, -1, numbers + start)
@@ -118,10 +118,18 @@ def number_nodes(src: pa.Array, dst: pa.Array, kinds: tuple[str, ...] = ()) -> t
         destinations, second = _number(dst)
         return sources, destinations + len(first), NodeIds((first, second), kinds)
     if src.type != dst.type:
-        common = _common(src, dst)
-        src, dst = (_converted(each, common) for each in (src, dst))
+        common = common_type(src.type, dst.type, (src, dst))
+        src, dst = (converted(each, common) for each in (src, dst))
     numbers, ids = _number(pa.concat_arrays([src, dst]))
     return numbers[: len(src)], numbers[len(src) :], NodeIds((ids,))
+
+
+def _sought(ids: list[Any]) -> pa.Array:
+    """Convert a list of ids, perhaps of mixed types or too large for integers, to Arrow."""
+    try:
+        return pa.array(ids)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([None if each is None else str(each) for each in ids], pa.string())
 
 
 def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -156,16 +164,18 @@ def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers, distinct
 
 
-def _common(first: pa.Array, second: pa.Array) -> pa.DataType:
-    """Return the type that holds both columns' ids exactly: uint64 for non-negative integers, otherwise text."""
-    integers = all(pa.types.is_integer(each.type) for each in (first, second))
-    if integers and all(pc.min(each).as_py() >= 0 for each in (first, second)):
+def common_type(first: pa.DataType, second: pa.DataType, ids: Iterable[pa.Array]) -> pa.DataType:
+    """Return the type that holds ids of two types exactly: uint64 for integers ≥ 0, otherwise text."""
+    integers = pa.types.is_integer(first) and pa.types.is_integer(second)
+    if integers and all(pa.types.is_integer(each.type) and (pc.min(each).as_py() or 0) >= 0 for each in ids):
         return pa.uint64()
     return pa.string()
 
 
-def _converted(ids: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Convert ids to a type; an id that it cannot hold becomes null."""
+def converted(ids: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Convert ids to a type; an id that it cannot hold becomes null, as does "01" for integers."""
+    if pa.types.is_string(ids.type) and pa.types.is_integer(kind):
+        ids = pc.if_else(pc.match_substring_regex(ids, r"^(0|-?[1-9]\d*)$"), ids, pa.scalar(None, pa.string()))
     try:
         return pc.cast(ids, kind)
     except pa.ArrowInvalid:

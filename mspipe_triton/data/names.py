@@ -15,24 +15,30 @@ ROLES = (*REQUIRED, "label", "features")
 # Names without case, blanks and punctuation. Pairs whose ends share one numbering; the second list is less sure than
 # the names of users and items below.
 _PAIRS = (
-    ("src", "dst"), ("source", "target"), ("source", "destination"), ("source", "dest"), ("from", "to"),
-    ("sender", "receiver"), ("sender", "recipient"), ("u", "v"), ("u", "i"), ("i", "j"),
+    ("src", "dst"), ("source", "target"), ("source", "destination"), ("source", "dest"), ("account", "account1"),
+    ("from", "to"), ("sender", "receiver"), ("sender", "recipient"), ("u", "v"), ("u", "i"), ("i", "j"),
 )  # fmt: skip
 _WEAK_PAIRS = (
     ("origin", "destination"), ("origin", "dest"), ("source", "sink"), ("head", "tail"), ("rater", "ratee"),
     ("caller", "callee"), ("payer", "payee"), ("debtor", "creditor"), ("originator", "beneficiary"),
     ("orderingparty", "beneficiary"), ("remitter", "beneficiary"), ("follower", "followee"), ("follower", "followed"),
     ("nameorig", "namedest"), ("node1", "node2"), ("id1", "id2"), ("sourcesubreddit", "targetsubreddit"),
-    ("account", "account1"), ("pulocation", "dolocation"), ("startstation", "endstation"), ("author", "recipient"),
-    ("citing", "cited"), ("buyer", "seller"), ("callernumber", "callednumber"), ("fromstation", "tostation"),
+    ("pulocation", "dolocation"), ("author", "recipient"), ("citing", "cited"), ("buyer", "seller"),
+    ("callernumber", "callednumber"),
 )  # fmt: skip
 _AFFIXES = ("id", "node", "nodeid", "account", "accountid", "address", "name", "user", "userid", "bank", "entity", "ip")
+# Names such as from_stop_id and to_stop_id: one of these before or after the same word, which ends so.
+_AROUND = (*_PAIRS[:4], ("from", "to"), ("sender", "receiver"), ("start", "end"), ("origin", "destination"))
+_NODES = (
+    "id", "node", "account", "address", "user", "station", "stop", "entity", "ip", "airport", "city", "zone",
+    "location", "bank", "code", "number", "name",
+)  # fmt: skip
 # Names of the ends of pairs of two kinds:
 _USERS = (
     "user", "customer", "client", "buyer", "reader", "viewer", "listener", "reviewer", "member", "visitor", "shopper",
     "consumer", "person", "player", "student", "patient", "cardholder", "card", "cc", "ccnum", "subscriber",
-    "username", "passenger", "author", "editor", "employee", "borrower", "guest", "session", "device",
-    "host", "account",
+    "passenger", "author", "editor", "employee", "borrower", "guest", "session", "device", "host", "account",
+    "username",
 )  # fmt: skip
 _ITEMS = (
     "item", "product", "movie", "page", "article", "song", "track", "artist", "album", "book", "isbn", "asin", "news",
@@ -100,6 +106,9 @@ def default_columns(names: Sequence[str]) -> dict[str, str]:
         column = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
         if column is not None:
             columns[role] = column
+    timely = [name for each, name in by_name.items() if each.endswith(("time", "date", "timestamp"))]
+    if "t" not in columns and len(timely) == 1 and timely[0] not in used:
+        columns["t"] = timely[0]
     return columns
 
 
@@ -166,7 +175,7 @@ def _ends(by_name: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of src and dst: a usual pair, or either of them by a name that is usual for it."""
     source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
     both = {} if source is None or destination is None else {"src": by_name[source], "dst": by_name[destination]}
-    columns = _pair(by_name, _PAIRS) or both or _pair(by_name, _WEAK_PAIRS)
+    columns = _pair(by_name, _PAIRS) or both or _around(by_name) or _pair(by_name, _WEAK_PAIRS)
     if columns:
         return columns
     source = source or _first(by_name, (first for first, _ in (*_PAIRS, *_WEAK_PAIRS) if first != "i"))
@@ -182,6 +191,25 @@ def _pair(by_name: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[
                 if first in by_name and second in by_name:
                     return {"src": by_name[first], "dst": by_name[second]}
     return {}
+
+
+def _around(by_name: Mapping[str, str]) -> dict[str, str]:
+    """Return a pair of columns that differ only in their beginning or end, as from_stop_id and to_stop_id do."""
+    pairs = [
+        (node, name, other)
+        for source, destination in _AROUND
+        for name in by_name
+        for other in (
+            destination + name.removeprefix(source) if name.startswith(source) else "",
+            name.removesuffix(source) + destination if name.endswith(source) else "",
+        )
+        for node, ending in enumerate(_NODES)
+        if other in by_name and (name.endswith(ending) or name.removesuffix(source).endswith(ending))
+    ]
+    if not pairs:
+        return {}
+    _, source, destination = min(pairs, key=lambda pair: pair[0])
+    return {"src": by_name[source], "dst": by_name[destination]}
 
 
 def _first(by_name: Mapping[str, str], usual: Iterable[str]) -> str | None:

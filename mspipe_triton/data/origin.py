@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,6 +35,10 @@ class Origin:
                 return f"{name}: row {row + 1}"
             row -= rows
         raise IndexError(row)
+
+    def each(self) -> list[Origin]:
+        """Return an origin per file, for its rows alone."""
+        return [Origin((part,)) for part in self.parts]
 
     def fail(self, row: int, column: str, value: Any, fault: str, fix: str) -> NoReturn:
         """Raise the error about the value of one row; an empty `fault` says only that the value is empty.
@@ -90,7 +95,7 @@ class Source:
 def shown(value: Any) -> str:
     """Format a value for a message: numbers as they are, text quoted and cut to 60 characters."""
     value = plain_value(value)
-    text = str(value) if isinstance(value, int | float | Decimal) else repr(value)
+    text = str(value) if isinstance(value, int | float | Decimal | date | time | timedelta) else repr(value)
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,7 +16,8 @@ from mspipe_triton.errors import DataError
 Parser = Callable[[pa.Array], pa.Array]
 
 _FORMATS = (  # beyond ISO 8601, those in which day and month cannot be confused
-    "%Y/%m/%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y.%m.%d", "%Y.%m.%d %H:%M:%S", "%d %b %Y", "%d-%b-%Y",
+    "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M", "%Y.%m.%d", "%Y.%m.%d %H:%M:%S", "%d %b %Y", "%d-%b-%Y",
     "%d-%b-%y", "%d %b %Y %H:%M:%S", "%d-%b-%Y %H:%M:%S", "%b %d, %Y", "%b %d %Y", "%b %d, %Y %H:%M:%S",
     "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S", "%Y%m%dT%H%M%S",
 )  # fmt: skip
@@ -77,8 +79,8 @@ def is_time(text: str) -> bool:
 
 def _from_integers(values: pa.Array) -> tuple[np.ndarray, str]:
     t = np.array(values.to_numpy())
-    for form, low, high in (("%Y%m%d", 19000101, 21001231), ("%Y%m%d%H%M%S", 19000101000000, 21001231235959)):
-        if t.size and low <= t.min() and t.max() <= high:
+    for form, digits in (("%Y%m%d", 1), ("%Y%m%d%H%M", 10**4), ("%Y%m%d%H%M%S", 10**6)):
+        if t.size and 19000101 * digits <= t.min() and t.max() < 21010101 * digits:
             dates = pc.strptime(pc.cast(values, pa.string()), form, "s", error_is_null=True)
             if not dates.null_count:
                 return _from_dates(dates)[0], f"Unix seconds, from dates such as {t[0]}"
@@ -102,7 +104,7 @@ def _from_dates(values: pa.Array) -> tuple[np.ndarray, str]:
         return t // second, "Unix seconds, from dates"
     if second == 10**9 and (t % 1000).any():
         return t, "Unix nanoseconds, from dates"
-    return t / second, "Unix seconds, from dates"
+    return t // second + t % second / second, "Unix seconds, from dates"  # rounds once
 
 
 def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
@@ -112,11 +114,13 @@ def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray,
         pass
     first = values[0].as_py() if len(values) else ""
     if _parses(_floats, values.slice(0, 1)):
-        return _from_floats(_parsed(values, (_floats,), name, origin), name, origin)
+        numbers = _parsed(values, (_floats,), name, origin)
+        if pc.any(pc.greater(pc.abs(numbers), 2.0**53)).as_py():
+            return _from_large_numbers(values, numbers, name, origin)
+        return _from_floats(numbers, name, origin)
     parsers = [parser for parser in _DATES if _parses(parser, values.slice(0, 1))]
     if not parsers:
-        fault = "not a number or a date" if first else ""
-        origin.fail(0, name, first, fault, _advice(first))
+        origin.fail(0, name, first, _fault(first), _advice(first))
     return _from_dates(_parsed(values, parsers, name, origin))
 
 
@@ -135,6 +139,24 @@ def _parsed(values: pa.Array, parsers: Sequence[Parser], name: str, origin: Orig
     if numbers and value and _parses(_floats, pa.array([value.replace(",", "")])):
         fault = "not a number"
     return origin.fail(row, name, value, fault, "correct it, or remove the row" if numbers else _advice(value))
+
+
+def _from_large_numbers(values: pa.Array, numbers: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
+    """Convert numbers above 2^53, which float64 would round unless they have an exponent or no fraction."""
+    try:
+        return _from_integers(pc.cast(pc.replace_substring_regex(values, r"\.0*$", ""), pa.int64()))
+    except pa.ArrowInvalid:
+        exponent = pc.match_substring_regex(values, "[eE]|inf|nan")
+        rounded = pc.and_not(pc.greater(pc.abs(numbers), 2.0**53), exponent).to_numpy(zero_copy_only=False)
+        origin.refuse(rounded, name, values, "which float64 would round", "write integers, or use a coarser unit")
+        return _from_floats(numbers, name, origin)
+
+
+def _fault(text: str) -> str:
+    """Return the fault of a first time that is neither number nor date; "" for an empty one."""
+    if re.fullmatch(r"\d{1,3}:\d\d(:\d\d(\.\d+)?)?", text):
+        return "a time of day without its date"
+    return "not a number or a date" if text else ""
 
 
 def _advice(text: str) -> str:
@@ -186,12 +208,19 @@ def _timestamps(values: pa.Array, zone: str | None) -> pa.Array:
         return pc.cast(values, pa.timestamp("us", zone))
 
 
+def _iso_comma(values: pa.Array) -> pa.Array:
+    """Parse ISO 8601 without a zone, with a comma before the fraction of a second."""
+    return _iso(pc.replace_substring_regex(values, r"(:\d\d),(\d+)$", r"\1.\2"))
+
+
 def _form(form: str) -> Parser:
     def parse(values: pa.Array) -> pa.Array:
-        without_zone = pc.replace_substring_regex(values, r"\s*(\+0000|UTC|GMT)( |$)", " ")
+        if "%Y" in form and not pc.all(pc.match_substring_regex(values, r"\d{4}")).as_py():
+            raise ValueError(form)  # a year of two digits would be one of the first century
+        without_zone = pc.replace_substring_regex(values, r"\s*(\+0000|UTC|GMT|Z)( |$)", " ")
         return pc.strptime(pc.utf8_trim_whitespace(without_zone), form, "s")
 
     return parse
 
 
-_DATES: tuple[Parser, ...] = (_iso, _iso_zoned, *(_form(form) for form in _FORMATS))
+_DATES: tuple[Parser, ...] = (_iso, _iso_zoned, _iso_comma, *(_form(form) for form in _FORMATS))

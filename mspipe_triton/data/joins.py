@@ -1,0 +1,79 @@
+"""Columns of several tables, joined: ids and times whose types differ are converted table by table, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mspipe_triton.data.id_columns import id_column, plain
+from mspipe_triton.data.ids import common_type, converted
+from mspipe_triton.data.origin import Origin
+from mspipe_triton.data.times import time_column, unit_of
+
+
+def joined_ids(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> pa.Array:
+    """Convert the columns of one name to ids: integers, or text if one table has text.
+
+    Args:
+        parts: the column in each table that `origin` names.
+
+    Raises:
+        DataError: as `id_column`.
+    """
+    columns = [pa.chunked_array([plain(part)]) for part in parts]
+    if _alike(columns):
+        return id_column(_concatenated(columns), name, origin)
+    ids = [id_column(part, name, place) for part, place in zip(columns, origin.each(), strict=True) if len(part)]
+    kind = ids[0].type
+    for each in ids[1:]:
+        kind = kind if each.type == kind else common_type(kind, each.type, ids)
+    return pa.concat_arrays([converted(each, kind) for each in ids])
+
+
+def joined_times(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> tuple[np.ndarray, str]:
+    """Convert the columns of one name to times, and describe their meaning.
+
+    Raises:
+        DataError: as `time_column`; or one table has dates and another numbers.
+    """
+    columns = [pa.chunked_array([plain(part)]) for part in parts]
+    if _alike(columns):
+        return time_column(_concatenated(columns), name, origin)
+    if all(pa.types.is_timestamp(part.type) or pa.types.is_date(part.type) for part in columns):
+        return time_column(_concatenated([_moments(part) for part in columns]), name, origin)
+    places = origin.each()
+    times = [(*time_column(part, name, place), place, part) for part, place in zip(columns, places, strict=True)]
+    times = [each for each in times if each[0].size]
+    (first, meaning, _, _), *others = times
+    dates = "date" in meaning
+    for _, other, place, part in others:
+        if dates != ("date" in other) or (dates and other.split(",")[0] != meaning.split(",")[0]):
+            fault = f"{other or 'a number'}, whereas the first file has {meaning or 'numbers'}"
+            place.fail(0, name, part[0], fault, "write all times in one form")
+    integers = all(t.dtype == np.int64 for t, *_ in times)
+    for t, _, place, part in times:
+        large = np.abs(t) > 2**53
+        if not integers and t.dtype == np.int64:
+            place.refuse(large, name, part, "which float64 would round", "store the times of all files as integers")
+    t = np.concatenate([first, *(other for other, *_ in others)])
+    return t, meaning if dates else unit_of(t)
+
+
+def _alike(columns: Sequence[pa.ChunkedArray]) -> bool:
+    return len({column.type for column in columns if len(column)}) < 2
+
+
+def _concatenated(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    full = [column for column in columns if len(column)] or columns[:1]
+    return pa.chunked_array([chunk for column in full for chunk in column.chunks], full[0].type)
+
+
+def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Convert dates and timestamps, those with a zone to UTC, to one type."""
+    try:
+        return pc.cast(column, pa.timestamp("ns"))
+    except pa.ArrowInvalid:  # beyond the range of nanoseconds
+        return pc.cast(column, pa.timestamp("us"), safe=False)
