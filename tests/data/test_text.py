@@ -26,7 +26,7 @@ def test_wrong_encodings() -> None:
         row = bad.count(b"\n") - 1
         with pytest.raises(DataError, match=f"^x: row {row}: src holds 'ä', which is not utf-8; use --encoding"):
             column(bad, "src")
-    with pytest.raises(DataError, match="x: line 2: holds .*a', which is not utf-16"):
+    with pytest.raises(DataError, match=r"x: line 2: holds .*a', which is not utf-16"):
         column(b"\xff\xfes\0\n\0a", "src")  # half of a character
     with pytest.raises(ConfigError, match="--encoding 'no' is unknown"):
         column(b"a", "a", encoding="no")
