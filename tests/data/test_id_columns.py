@@ -105,5 +105,5 @@ def test_files_of_different_types() -> None:
         joined([1], ["a", None])
     with pytest.raises(DataError, match=r"f0: row 1: src is 33554432\.0, which float32 may have rounded"):
         joined(np.array([2**25], np.float32), [1.0])
-    with pytest.raises(DataError, match="f1: row 1: src is {'a': 1}, of type struct"):
+    with pytest.raises(DataError, match=r"f1: row 1: src is {'a': 1}, of type struct"):
         joined([1], [{"a": 1}])
