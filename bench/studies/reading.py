@@ -1,6 +1,6 @@
 """The time to read a table of a million events, by kind of ids, and the CPU time of `data info` on two million.
 
-`python -m bench.studies.reading` writes bench/results/reading.json. Ids are integers, digits behind a letter, or quoted.
+`python -m bench.studies.reading` writes bench/results/reading.json. Ids are integers, text, or text in quotes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import typer
 
 from bench.report import RESULTS, command, header, write
@@ -42,9 +43,12 @@ def main(
             seconds = _read_seconds(path, rows)
             _write_table(path, 2 * rows, form)
             results.append({
-                "ids": kind, "rows": rows, "seconds": seconds, "info_rows": 2 * rows, "info_cpu_seconds": _info_cpu(path),
+                "ids": kind, "rows": rows, "seconds": seconds, "info_rows": 2 * rows,
+                "info_cpu_seconds": _info_cpu(path),
             })  # fmt: skip
-    write({**header(command("bench.studies.reading")), "nodes": NODES, "repeats": REPEATS, "reads": results}, RESULT)
+    facts = header(command("bench.studies.reading"))
+    facts["versions"]["pyarrow"] = pa.__version__
+    write({**facts, "nodes": NODES, "repeats": REPEATS, "reads": results}, RESULT)
     for result in results:
         print(f"{result['ids']}: {result['seconds']:.2f} s, data info {result['info_cpu_seconds']:.1f} s of CPU")
 
