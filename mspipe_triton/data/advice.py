@@ -114,7 +114,7 @@ def _guess(values: Mapping[str, Sequence[str]], missing: Sequence[str], columns:
     if "t" in missing:
         times = [name for name in free if values[name] and all(map(is_time, values[name]))]
         times = [name for name in times if not plain_name(name).endswith(_ROW_NAMES)]
-        best = sorted(times, key=lambda name: (-_likeness(name, values[name]), free.index(name)))
+        best = sorted(times, key=lambda name: (-_likeness(name, values[name]), -free.index(name)))
         if best and (len(best) == 1 or _likeness(best[0], values[best[0]])):
             guess["t"] = best[0]
             free.remove(best[0])

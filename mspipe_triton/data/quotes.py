@@ -25,9 +25,16 @@ def inspect_quotes(content: bytes | mmap, start: int, delimiter: str) -> tuple[b
     later, earlier = quotes > 0, quotes < text.size - 1
     before[later], behind[earlier] = text[quotes[later] - 1], text[quotes[earlier] + 1]
     wrong = np.empty(quotes.size, dtype=bool)
-    wrong[::2] = ~np.isin(before[::2], (ord(delimiter), _NEWLINE, _QUOTE))
-    wrong[1::2] = ~np.isin(behind[1::2], (ord(delimiter), _NEWLINE, _RETURN, _QUOTE))
+    wrong[::2] = ~_one_of((ord(delimiter), _NEWLINE, _QUOTE))[before[::2]]
+    wrong[1::2] = ~_one_of((ord(delimiter), _NEWLINE, _RETURN, _QUOTE))[behind[1::2]]
     if quotes.size % 2:
         wrong[-1] = True
     stray = int(np.searchsorted(lines, quotes[wrong][0])) if wrong.any() else None
     return bool((np.searchsorted(quotes, lines) % 2).any()), stray
+
+
+def _one_of(marks: tuple[int, ...]) -> np.ndarray:
+    """Return a mask [256] of the bytes that are one of `marks`."""
+    mask = np.zeros(256, dtype=bool)
+    mask[list(marks)] = True
+    return mask

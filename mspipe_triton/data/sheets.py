@@ -123,9 +123,9 @@ def open_sheets(path: Path, encoding: str = "", no_header: bool = False) -> list
     Raises:
         DataError: a file is missing, empty, or of no known format, or the folder has no tables.
     """
-    if not path.is_dir():
-        return [_open(path, encoding, no_header)]
     with _reporting(shown_path(path)):
+        if not path.is_dir():
+            return [_open(path, encoding, no_header)]
         files = [each for each in path.iterdir() if _is_table(each)]
         files = [each for each in files if each.stat().st_size] or files  # Spark writes empty parts
     if not files:

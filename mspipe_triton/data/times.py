@@ -21,6 +21,7 @@ _FORMATS = (  # beyond ISO 8601, those in which day and month cannot be confused
     "%d-%b-%y", "%d %b %Y %H:%M:%S", "%d-%b-%Y %H:%M:%S", "%b %d, %Y", "%b %d %Y", "%b %d, %Y %H:%M:%S",
     "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S", "%Y%m%dT%H%M%S",
 )  # fmt: skip
+_DIGITS = {"Y": r"\d{4}", "d": r"(?P<day>\d{1,2})", "b": r"\w+", "a": r"\w+"}
 _SUFFIX = r"\s*(UTC|GMT|Z|z)$"
 _ADVICE = "write numbers, or dates such as 2016-10-01, 2016-10-01 12:30:05 or 2016-10-01T12:30:05+02:00"
 _UNITS = ((1e8, 1e10, "Unix seconds"), (1e11, 1e13, "Unix milliseconds"), (1e14, 1e16, "Unix microseconds"),
@@ -81,9 +82,9 @@ def _from_integers(values: pa.Array) -> tuple[np.ndarray, str]:
     t = np.array(values.to_numpy())
     for form, digits in (("%Y%m%d", 1), ("%Y%m%d%H%M", 10**4), ("%Y%m%d%H%M%S", 10**6)):
         if t.size and 19000101 * digits <= t.min() and t.max() < 21010101 * digits:
-            dates = pc.strptime(pc.cast(values, pa.string()), form, "s", error_is_null=True)
-            if not dates.null_count:
-                return _from_dates(dates)[0], f"Unix seconds, from dates such as {t[0]}"
+            texts = pc.cast(values, pa.string())
+            if _parses(_form(form), texts):
+                return _from_dates(_strictly(texts, form))[0], f"Unix seconds, from dates such as {t[0]}"
     return t, unit_of(t)
 
 
@@ -115,7 +116,7 @@ def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray,
     first = values[0].as_py() if len(values) else ""
     if _parses(_floats, values.slice(0, 1)):
         numbers = _parsed(values, (_floats,), name, origin)
-        if pc.any(pc.greater(pc.abs(numbers), 2.0**53)).as_py():
+        if pc.any(pc.greater_equal(pc.abs(numbers), 2.0**53)).as_py():
             return _from_large_numbers(values, numbers, name, origin)
         return _from_floats(numbers, name, origin)
     parsers = [parser for parser in _DATES if _parses(parser, values.slice(0, 1))]
@@ -147,7 +148,7 @@ def _from_large_numbers(values: pa.Array, numbers: pa.Array, name: str, origin: 
         return _from_integers(pc.cast(pc.replace_substring_regex(values, r"\.0*$", ""), pa.int64()))
     except pa.ArrowInvalid:
         exponent = pc.match_substring_regex(values, "[eE]|inf|nan")
-        rounded = pc.and_not(pc.greater(pc.abs(numbers), 2.0**53), exponent).to_numpy(zero_copy_only=False)
+        rounded = pc.and_not(pc.greater_equal(pc.abs(numbers), 2.0**53), exponent).to_numpy(zero_copy_only=False)
         origin.refuse(rounded, name, values, "which float64 would round", "write integers, or use a coarser unit")
         return _from_floats(numbers, name, origin)
 
@@ -215,12 +216,24 @@ def _iso_comma(values: pa.Array) -> pa.Array:
 
 def _form(form: str) -> Parser:
     def parse(values: pa.Array) -> pa.Array:
-        if "%Y" in form and not pc.all(pc.match_substring_regex(values, r"\d{4}")).as_py():
-            raise ValueError(form)  # a year of two digits would be one of the first century
         without_zone = pc.replace_substring_regex(values, r"\s*(\+0000|UTC|GMT|Z)( |$)", " ")
-        return pc.strptime(pc.utf8_trim_whitespace(without_zone), form, "s")
+        return _strictly(pc.utf8_trim_whitespace(without_zone), form)
 
     return parse
+
+
+def _strictly(values: pa.Array, form: str) -> pa.Array:
+    """Parse dates of one form as strptime does, but refuse years of two digits for four, and 30 February.
+
+    Raises:
+        ValueError: a value has another form, or its day does not exist.
+    """
+    pattern = re.sub("%(.)", lambda match: _DIGITS.get(match[1], r"\d{1,2}"), re.escape(form))
+    dates = pc.strptime(values, form, "s")
+    day = pc.struct_field(pc.extract_regex(values, f"^{pattern}$"), "day")
+    if not pc.all(pc.equal(pc.cast(day, pa.int64()), pc.day(dates)), skip_nulls=False).as_py():
+        raise ValueError(form)
+    return dates
 
 
 _DATES: tuple[Parser, ...] = (_iso, _iso_zoned, _iso_comma, *(_form(form) for form in _FORMATS))

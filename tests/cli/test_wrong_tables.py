@@ -115,7 +115,7 @@ TABLES = {
     "latin-1": Refused("a.csv", "src,dst,t\na,b,1\na,m\u00fcller,2\n".encode("latin-1"), "",
                        ": row 2: dst holds 'm\u00fcller', which is not utf-8; use --encoding with the file's own, such "
                        "as latin-1"),
-    "binary": Refused("a.png", b"\x89PNG\r\n\x1a\n\0\0\0", "", ": is not a text, Parquet, Arrow or JSON file;...utf"),
+    "binary": Refused("a.png", b"\x89PNG\r\n\x1a\n\0\0\0", "", ": is not a text, Parquet, Arrow or JSON...utf-16"),
     "zip": Refused("a.xlsx", archive, "", ": is a zip archive or a spreadsheet; unpack it, ...as CSV or Parquet"),
     "numpy": Refused("a.npy", array, "", ": is a numpy array; events need named columns: use CSV, Parquet, or "
                      "EventStream.of"),
