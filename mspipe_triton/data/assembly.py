@@ -43,9 +43,8 @@ def assemble(
     roles = find_roles(sheets[0], data)
     tables, origin = _read(sheets, roles)
     columns = {name: [table[name] for table in tables] for name in roles.used}
-    src, dst, ids = number_nodes(
-        *(joined_ids(columns[end], end, origin) for end in (roles.src, roles.dst)), roles.kinds
-    )
+    sources, destinations = (joined_ids(columns[end], end, origin) for end in (roles.src, roles.dst))
+    src, dst, ids = number_nodes(sources, destinations, roles.kinds)
     t, meaning = joined_times(columns[roles.t], roles.t, origin)
     order = _order(columns[roles.t], t, roles, origin, data.sort)
     labels, fault = (None, None) if roles.label is None else _labels(columns[roles.label], roles.label, origin)

@@ -103,9 +103,9 @@ def default_columns(names: Sequence[str]) -> dict[str, str]:
     columns = _ends(by_name)
     used = set(columns.values())
     for role, usual in (("t", _TIMES), ("label", _LABELS)):
-        name = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
-        if name is not None:
-            columns[role] = name
+        first = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
+        if first is not None:
+            columns[role] = first
     timely = [name for each, name in by_name.items() if each.endswith(("time", "date", "timestamp"))]
     if "t" not in columns and len(timely) == 1 and timely[0] not in used:
         columns["t"] = timely[0]

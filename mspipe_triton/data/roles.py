@@ -55,7 +55,7 @@ def find_roles(sheet: Sheet, data: DataConfig) -> Roles:
         DataError: a column is missing, occurs twice, has two roles, or its name is data.
     """
     dialect = sheet.dialect if isinstance(sheet, TextFile) else None
-    if dialect is not None and looks_like_data(dialect.header):
+    if isinstance(sheet, TextFile) and looks_like_data(sheet.dialect.header):
         raise DataError(header_is_data(sheet))
     names, chosen = sheet.columns, _chosen(sheet, data.columns)
     if dialect is not None and not dialect.header:
