@@ -208,12 +208,11 @@ def _open_json(name: str, content: bytes) -> JsonSheet:
 
 def _records(name: str, content: bytes) -> list[dict[str, Any]]:
     """Parse JSON with Python, exactly; a fault is reported with its row."""
-    text = content.decode("utf-8-sig")
+    text, values = content.decode("utf-8-sig"), list[Any]()
     try:
         if text.lstrip().startswith("["):
             values: list[dict[str, Any]] = json.loads(text)
         else:
-            values = []
             for line in (each for each in text.split("\n") if each.strip()):
                 values.append(json.loads(line))
     except json.JSONDecodeError as error:

@@ -169,5 +169,5 @@ def test_temporal_data_both_ways() -> None:
     assert all(torch.equal(getattr(again, name), part) for name, part in {**parts, "msg": message, "y": labels}.items())
     narrow = {name: part.int() for name, part in parts.items()}
     assert EventStream.of(data(**narrow)).t.tolist() == COLUMNS["t"]
-    with pytest.raises(DataError, match=r"t must be int64 or float64, not torch.float32"):
+    with pytest.raises(DataError, match=r"t is torch.float32; give float64 or int64"):
         EventStream.of(data(**{**parts, "t": parts["t"].float()}))
