@@ -211,7 +211,7 @@ def _records(name: str, content: bytes) -> list[dict[str, Any]]:
     text, values = content.decode("utf-8-sig"), list[Any]()
     try:
         if text.lstrip().startswith("["):
-            values: list[dict[str, Any]] = json.loads(text)
+            values = json.loads(text)
         else:
             for line in (each for each in text.split("\n") if each.strip()):
                 values.append(json.loads(line))

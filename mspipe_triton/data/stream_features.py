@@ -23,6 +23,7 @@ from mspipe_triton.data.node_features import NodeFeatures, node_feature_rows, no
 from mspipe_triton.data.origin import Origin, shown_path
 from mspipe_triton.data.scaling import scaled_in_chunks
 from mspipe_triton.data.sheets import open_sheets
+from mspipe_triton.data.tables import table_of
 from mspipe_triton.errors import DataError
 
 _ROW_NUMBER = "idx"
@@ -89,8 +90,6 @@ def with_node_features(stream: EventStream, data: DataConfig, values: Any) -> Ev
     elif isinstance(values, np.ndarray | torch.Tensor):
         loaded = node_feature_rows(_array(values), "node_features", ids, nodes, data.raw_features)
     else:
-        from mspipe_triton.data.frames import table_of
-
         table = table_of(values, "node_features")
         loaded = node_features(table, Origin((("node_features", table.num_rows),)), ids, nodes, data.raw_features)
     return replace(
