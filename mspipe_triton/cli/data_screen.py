@@ -26,7 +26,7 @@ def show_stream(stream: EventStream, facts: dict[str, Any], more: dict[str, Any]
     for name in ("first_time", "last_time"):
         date = readable_time(facts[name], facts["time"])
         rows[name] = f"{facts[name]:,}" if date is None else f"{facts[name]} ({date} UTC)"
-    rows["time"] = facts["time"] or None
+    rows |= {"format": facts["format"] or None, "time": facts["time"] or None}
     console.print(facts_table(str(facts["name"]), {**rows, **more}))
     if facts["columns"]:
         console.print(_columns_table(stream, facts["columns"]))

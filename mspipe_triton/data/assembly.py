@@ -55,7 +55,7 @@ def assemble(
         labels = None if labels is None else labels[order]
     notes = _words(ids) + ([] if roles.kinds or data.one_kind else _two_kinds(src, dst, ids, roles))
     by_name = {column: "row" if column == numbers else roles.of(column) for column in sheets[0].columns}
-    source = Source(origin, order, data, by_name, tuple(notes), meaning, label_fault=fault)
+    source = Source(origin, order, data, by_name, tuple(notes), sheets[0].form, meaning, label_fault=fault)
     stream = EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), None, None,
         None if labels is None else torch.from_numpy(labels), len(ids), name, ids, source,

@@ -15,11 +15,11 @@ _PER_SECOND = {"Unix seconds": 1, "Unix milliseconds": 10**3, "Unix microseconds
 def describe(stream: EventStream) -> dict[str, Any]:
     """Compute counts, span, repetition, novelty and ties of a stream, and tell how its table was read.
 
-    `kinds` has the number of nodes of each kind, or None for one kind; `time` is the meaning of the times; `columns`
-    has the role of each column, "" if nothing uses it. `repeat_ratio` is the share of events whose (src, dst) pair
-    occurred before; `new_node_share_in_test` the share of test events with a node that training has not seen;
-    `tie_share` the share of events at the same time as the event before; `node_state_mib` the size of node memory and
-    mailbox at width 100 in float32.
+    `format` is that of the table, `kinds` the number of nodes of each kind or None for one kind, `time` the meaning of
+    the times; `columns` has the role of each column, "" if nothing uses it. `repeat_ratio` is the share of events whose
+    (src, dst) pair occurred before; `new_node_share_in_test` the share of test events with a node that training has not
+    seen; `tie_share` the share of events at the same time as the event before; `node_state_mib` the size of node memory
+    and mailbox at width 100 in float32.
     """
     events, split, source = len(stream), stream.split(), stream.source
     src, dst, t = stream.src.numpy(), stream.dst.numpy(), stream.t.numpy()
@@ -31,6 +31,7 @@ def describe(stream: EventStream) -> dict[str, Any]:
     first, last = t[0].item(), t[-1].item()
     return {
         "name": stream.name,
+        "format": "" if source is None else source.form,
         "events": events,
         "nodes": nodes,
         "kinds": _kinds(stream),

@@ -39,15 +39,15 @@ class Part:
         return self.rule.apply(torch.from_numpy(values))
 
     def describe(self) -> str:
-        """Say what becomes of the column, as in "amount: number, logarithm"."""
+        """Say what becomes of the column, as in "number, logarithm"."""
         if isinstance(self.rule, Categories):
-            return f"{self.name}: {self.rule.describe()}"
+            return self.rule.describe()
         logs, width = int(self.rule.log.sum()), self.width
         if width == 1:
             text = "number, logarithm" if logs else "number"
         else:
             text = f"{width} numbers" + (f", {logs} with logarithm" if logs else "")
-        return f"{self.name}: {text}" + (", not scaled" if self.rule.limit is None else "")
+        return text + (", not scaled" if self.rule.limit is None else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
@@ -112,8 +112,8 @@ class FeatureTransform:
         return torch.cat([part.apply(columns[part.name], origin) for part in self.parts], 1)
 
     def describe(self) -> list[str]:
-        """Say what becomes of each column, in a line each."""
-        return [part.describe() for part in self.parts]
+        """Say what becomes of each column, in a line each, as in "amount: number, logarithm"."""
+        return [f"{part.name}: {part.describe()}" for part in self.parts]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return a value for JSON, from which `from_json` makes the same transformation to the last bit."""

@@ -68,5 +68,5 @@ def to_temporal_data(stream: EventStream) -> Any:
         from torch_geometric.data import TemporalData
     except ImportError:
         raise DataError("torch_geometric is not installed; install it with pip install torch-geometric") from None
-    parts = {"src": stream.src, "dst": stream.dst, "t": stream.t, "msg": stream.edge_features, "y": stream.labels}
+    parts = {"src": stream.src, "dst": stream.dst, "t": stream.t, "msg": stream.edge_rows(), "y": stream.labels}
     return TemporalData(**{part: values for part, values in parts.items() if values is not None})

@@ -72,6 +72,7 @@ class Source:
         data: the settings that read the same stream again; None if it came from Python objects.
         roles: the role of each column, by name, in the order of the file; "" for a column that nothing uses.
         notes: facts that the user should know, one sentence each.
+        form: the format of the first table, as in "commas, header".
         time: the meaning of the times, as in "Unix seconds, from dates".
         features: transformation of the edge features; node_features: of the node features. None if there are none.
         label_fault: the fault of a label that cannot be read, or None; it stops only what needs labels.
@@ -82,6 +83,7 @@ class Source:
     data: DataConfig | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    form: str = ""
     time: str = ""
     features: FeatureTransform | None = None
     node_features: FeatureTransform | None = None

@@ -48,6 +48,10 @@ class Sheet(Protocol):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
 
+    @property
+    def form(self) -> str:
+        """The format, as in "commas, header"."""
+
     def read(self, names: Sequence[str], text: Collection[str], time: str) -> pa.Table:
         """Read columns by name; a file without types reads those in `text` as text."""
 
@@ -59,6 +63,11 @@ class ArrowSheet:
     name: str
     table: pa.Table
     is_file: bool = True
+
+    @property
+    def form(self) -> str:
+        """The format."""
+        return "Arrow" if self.is_file else "memory"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -76,6 +85,7 @@ class ParquetSheet:
 
     name: str
     path: Path
+    form = "Parquet"
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -100,6 +110,7 @@ class JsonSheet:
     name: str
     content: bytes
     table: pa.Table
+    form = "JSON"
 
     @property
     def columns(self) -> tuple[str, ...]:

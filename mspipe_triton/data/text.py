@@ -49,6 +49,11 @@ class TextFile:
         return self.dialect.columns
 
     @property
+    def form(self) -> str:
+        """The format, as in "commas, header"."""
+        return self.dialect.describe()
+
+    @property
     def parsed_delimiter(self) -> str:
         """The delimiter in `content`, one character."""
         return _SEPARATOR if self.dialect.delimiter == "::" else self.dialect.delimiter
