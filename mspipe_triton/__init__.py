@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mspipe_triton.data.readers import read_stream
     from mspipe_triton.data.synthetic import synthetic_stream
     from mspipe_triton.errors import MspipeError
+    from mspipe_triton.evaluation.evaluate import evaluate_run
     from mspipe_triton.training.trainer import train
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ _PUBLIC = {
     "EventStream": "mspipe_triton.data.events",
     "ModelConfig": "mspipe_triton.config",
     "MspipeError": "mspipe_triton.errors",
+    "evaluate_run": "mspipe_triton.evaluation.evaluate",
     "RunConfig": "mspipe_triton.config",
     "TrainConfig": "mspipe_triton.config",
     "read_stream": "mspipe_triton.data.readers",
@@ -40,6 +42,7 @@ __all__ = [
     "MspipeError",
     "RunConfig",
     "TrainConfig",
+    "evaluate_run",
     "read_stream",
     "synthetic_stream",
     "train",

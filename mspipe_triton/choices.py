@@ -9,6 +9,8 @@ from typing import Any
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.schedules import RESIDENT
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
 
 def setting(
     default: Any,
@@ -29,14 +31,14 @@ def setting(
     return field(default=default, metadata=facts)
 
 
-def either(names: Collection[str]) -> str:
+def either(names: Collection[str], word: str = "or") -> str:
     """Join names as in "tgn, jodie or apan"; "" without names."""
     *others, last = names or ("",)
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {word} {last}" if others else last
 
 
 def check_settings(config: Any) -> None:
-    """Refuse a setting whose value is not among its choices, or is below its minimum.
+    """Refuse a setting whose value has another type, is not among its choices, or is below its minimum.
 
     Raises:
         ConfigError: with the name, the value and the allowed values.
@@ -44,6 +46,9 @@ def check_settings(config: Any) -> None:
     for each in fields(config):
         choices, minimum = each.metadata.get("choices"), each.metadata.get("minimum")
         name, value = each.name.replace("_", "-"), getattr(config, each.name)
+        kind = type(each.default)
+        if kind in KINDS and type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}")
         if choices and value not in choices:
             hint = "; use --placement device instead" if (name, value) == ("schedule", RESIDENT) else ""
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}{hint}")

@@ -14,6 +14,7 @@ from mspipe_triton.choices import check_settings, either, setting
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.schedules import RESIDENT, SCHEDULES
 
+ROLES = ("src", "dst", "t", "label", "features")  # of columns
 # Settings of each model beyond those that all models share, with their defaults.
 MODELS: dict[str, Mapping[str, int]] = {
     "tgn": {"fanout": 10, "heads": 2, "layers": 1},
@@ -180,6 +181,14 @@ class DataConfig:
     node_features: str = setting("", "Table with a column `node`, or .npy file with one row per node id.")
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        if not isinstance(self.columns, Mapping):
+            raise ConfigError(f"columns must map roles to names, not {self.columns!r}; use {{'src': NAME}}")
+        for role, name in self.columns.items():
+            if role not in ROLES or not isinstance(name, str):
+                raise ConfigError(
+                    f"columns {role!r}: {name!r} is not a role and a name; the roles are {', '.join(ROLES)}"
+                )
         if self.bipartite and self.one_kind:
             raise ConfigError("bipartite and one-kind exclude each other; omit either")
 
@@ -250,6 +259,12 @@ class RunConfig:
     settings: RunSettings | None = None
 
     def __post_init__(self) -> None:
+        kinds: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"{name} must be a {kind.__name__}, not {getattr(self, name)!r}")
+        if not isinstance(self.settings, RunSettings | None):
+            raise ConfigError(f"settings must be RunSettings, not {self.settings!r}")
         if self.settings is not None:
             self.settings.check_fits(self.train.schedule, self.train.threads, self.train.placement)
 

@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mspipe_triton.choices import KINDS
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.errors import ConfigError
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 _SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig, "model": ModelConfig, "train": TrainConfig, "settings": RunSettings,
 }  # fmt: skip
@@ -53,7 +53,7 @@ def read_settings(path: str | Path) -> dict[str, dict[str, Any]]:
             default = defaults[name]
             if type(default) is float and type(value) is int:
                 values[name] = float(value)
-            elif type(default) in _KINDS and type(value) is not type(default):
-                kind = _KINDS[type(default)]
+            elif type(default) in KINDS and type(value) is not type(default):
+                kind = KINDS[type(default)]
                 raise ConfigError(f"{path}: [{section}] {name} must be {kind}, not {value!r}")
     return content

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from mspipe_triton.cli.options import RUN_FLAGS
-from mspipe_triton.config import MODELS, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import MODELS, DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.errors import ConfigError, InputError
 
@@ -96,3 +96,29 @@ def test_every_setting_of_model_and_training_is_a_flag_with_help_and_default() -
             assert (flag[1].help or "") == each.metadata["help"]
     shown = {name: get_args(RUN_FLAGS[name])[1].show_default for name in ("heads", "layers", "slots", "lr", "schedule")}
     assert shown == {"heads": "2", "layers": "tgn 1, tgat 2", "slots": "10", "lr": "0.001", "schedule": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (ModelConfig, {"dim": "16"}, "dim must be a whole number, not '16'"),
+        (ModelConfig, {"dim": 16.0}, "dim must be a whole number, not 16.0"),
+        (ModelConfig, {"dropout": "a"}, "dropout must be a number, not 'a'"),
+        (TrainConfig, {"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
+        (TrainConfig, {"seed": None}, "seed must be a whole number, not None"),
+        (TrainConfig, {"deterministic": 1}, "deterministic must be true or false, not 1"),
+        (DataConfig, {"columns": "src=u"}, "columns must map roles to names, not 'src=u'"),
+        (DataConfig, {"columns": {"feature": "x"}}, "the roles are src, dst, t, label, features"),
+        (RunConfig, {"model": {"dim": 16}}, "model must be a ModelConfig, not {'dim': 16}"),
+        (RunConfig, {"data": ModelConfig()}, "data must be a DataConfig, not ModelConfig"),
+        (RunConfig, {"settings": {}}, "settings must be RunSettings, not {}"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(kind: type, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        kind(**settings)
+    assert message in str(caught.value)
+
+
+def test_whole_numbers_serve_as_numbers() -> None:
+    assert TrainConfig(lr=1).lr == 1

@@ -37,13 +37,15 @@ class TrainingScreen(Observer):
         self.pending, self.since = 0, 0.0
 
     def start(self, session: Session, folder: RunFolder) -> None:
-        """Print the run and its schedule, and open the bar."""
+        """Print the run, its schedule and the columns of its events, and open the bar."""
         train, events, settings = session.config.train, session.split.train_end, session.settings
         console.print(
             f"Training {session.config.model.model} on {session.stream.name} "
             f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}, "
             + ("resident" if settings.resident else f"schedule {settings.schedule}")
         )
+        if session.stream.source is not None and session.stream.source.reading:
+            console.print(session.stream.source.reading)
         self.epochs, self.since = train.epochs, time.perf_counter()
         self.task = self.progress.add_task(
             "train", total=train.epochs * events, epoch=f"1/{train.epochs}", rate=0, loss=0

@@ -12,9 +12,10 @@ import torch
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.id_columns import ABSENT, plain
+from mspipe_triton.data.id_columns import ABSENT
 from mspipe_triton.data.ids import NodeIds, number_nodes
 from mspipe_triton.data.joins import joined_ids, joined_times
+from mspipe_triton.data.labels import label_column
 from mspipe_triton.data.names import Roles, plain_name, shown_names
 from mspipe_triton.data.origin import Origin, Source, shown
 from mspipe_triton.data.roles import find_roles
@@ -24,7 +25,6 @@ from mspipe_triton.data.text import TextFile
 from mspipe_triton.errors import DataError
 
 _FEW = 10  # ids, too few to tell a range
-_WORDS = {"true": "1", "false": "0"}
 
 
 def assemble(
@@ -49,7 +49,7 @@ def assemble(
     src, dst, ids = number_nodes(sources, destinations, roles.kinds)
     t, meaning = joined_times(columns[roles.t], roles.t, origin)
     order = _order(columns[roles.t], t, roles, origin, data.sort)
-    labels, fault = (None, None) if roles.label is None else _labels(columns[roles.label], roles.label, origin)
+    labels, fault = (None, None) if roles.label is None else label_column(columns[roles.label], roles.label, origin)
     if order is not None:
         src, dst, t = src[order], dst[order], t[order]
         labels = None if labels is None else labels[order]
@@ -96,40 +96,6 @@ def _order(
     row = int(np.flatnonzero(late)[0])
     fault = "earlier than in the row before"
     return origin.fail(row, roles.t, _value(parts, row), fault, "sort the events with --sort")
-
-
-def _labels(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> tuple[np.ndarray | None, str | None]:
-    """Convert labels to int64, or to float64 with NaN for events without one; a fault is returned, not raised."""
-    try:
-        floats = np.concatenate([_numbers(part) for part in parts])
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        values = [value for part in parts for value in part.to_pylist()]
-        row = next((row for row, value in enumerate(values) if not _is_label(value)), 0)
-        return None, f"{origin.place(row)}: {name} is {shown(values[row])}, not a label; use 0 and 1, or nothing"
-    whole = bool((floats == np.floor(floats)).all())
-    return (floats.astype(np.int64) if whole else floats), None
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """Convert the labels of one table to float64, NaN where there is none."""
-    values = plain(column)
-    if pa.types.is_string(values.type):
-        values = pc.utf8_lower(pc.utf8_trim_whitespace(values))
-        values = pc.if_else(pc.is_in(values, value_set=ABSENT), pa.scalar(None, pa.string()), values)
-        for word, number in _WORDS.items():
-            values = pc.if_else(pc.equal(values, word), number, values)
-    if pa.types.is_boolean(values.type):
-        values = pc.cast(values, pa.int8())
-    numbers = pc.cast(values, pa.float64())
-    return np.array(pc.fill_null(numbers, float("nan")).to_numpy(zero_copy_only=False))
-
-
-def _is_label(value: Any) -> bool:
-    try:
-        _numbers(pa.chunked_array([[value]]))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return False
-    return True
 
 
 def _value(parts: Sequence[pa.ChunkedArray], row: int) -> Any:

@@ -28,12 +28,12 @@ class Split(NamedTuple):
     val_end: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class EventStream:
     """Events in time order; events of equal time keep their order in the input.
 
     Args:
-        src, dst: [E] int64 node ids, ≥ 0. They index the node tables, so keep them dense (`compact_ids`).
+        src, dst: [E] integers ≥ 0, the numbers of nodes. They index the node tables, so number them without gaps.
         t: [E] int64 or float64, never decreasing. Any unit; seconds are usual.
         edge_features: [E, F] floating point, or None; of any real dtype if `edge_scaling` scales them.
         node_features: [N, F] floating point, or None.
@@ -62,6 +62,7 @@ class EventStream:
     edge_scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         events = self.src.numel()
         for column in ("dst", "t", "edge_features", "labels"):
             values = getattr(self, column)
@@ -69,7 +70,7 @@ class EventStream:
                 raise DataError(f"{self.name}: {column} has {values.shape[0]} entries, src has {events}; give {events}")
         for column in ("src", "dst"):
             values = getattr(self, column)
-            if values.is_floating_point():
+            if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
                 raise DataError(f"{self.name}: {column} must hold integers, not {values.dtype}")
             self._refuse(values < 0, f"{column} is negative; node ids start at 0", values)
             self._refuse(values > MAX_NODE_ID, f"{column} is above {MAX_NODE_ID}; compact the ids first", values)
@@ -243,6 +244,25 @@ class EventStream:
             object.__setattr__(stream, column, None if values is None else values.to(device))
         return stream
 
+    def __repr__(self) -> str:
+        """Describe the stream in a line."""
+        features = f", edge features of width {self.dim_edge}" if self.dim_edge else ""
+        return f"EventStream({self.name}: {len(self):,} events, {self.num_nodes:,} nodes{features})"
+
+    def _check_kinds(self) -> None:
+        """Refuse columns that are no tensors, or whose shape is not that of a column."""
+        for column in ("src", "dst", "t", "labels", "edge_features", "node_features"):
+            values = getattr(self, column)
+            if values is None and column not in ("src", "dst", "t"):
+                continue
+            if not isinstance(values, torch.Tensor):
+                kind = type(values).__name__
+                raise DataError(f"{self.name}: {column} must be a tensor, not {kind}; EventStream.of takes other kinds")
+            if not column.endswith("features") and values.dim() != 1:
+                raise DataError(f"{self.name}: {column} has shape {list(values.shape)}; give one number per event")
+        if type(self.num_nodes) is not int or self.num_nodes < 0:
+            raise DataError(f"{self.name}: num_nodes must be a whole number, not {self.num_nodes!r}")
+
     def _with_features(self, edge: torch.Tensor | None, node: torch.Tensor | None) -> EventStream:
         """Return a stream with other features; the same stream, unchecked, if they are the same tensors."""
         if edge is self.edge_features and node is self.node_features:
@@ -266,33 +286,3 @@ class EventStream:
                 place = self.place(row) if name == "edge_features" else f"{self.name}: node {row}"
                 value = table[row, column].item()
                 raise DataError(f"{place}, column {column}: {name} is {value}, not finite; replace it")
-
-
-def check_labels(stream: EventStream) -> None:
-    """Refuse a stream whose labels cannot be learned; events without a label do not count.
-
-    Raises:
-        DataError: there are no labels, they cannot be read, a label is neither 0 nor 1, or all labelled training events
-            have the same label.
-    """
-    labels, source = stream.labels, stream.source
-    if source is not None and source.label_fault is not None:
-        raise DataError(source.label_fault)
-    if labels is None:
-        raise DataError(f"{stream.name}: no label column for --task node; name it with --columns label=NAME")
-    labelled = stream.labelled
-    others = (labelled & (labels != 0) & (labels != 1)).nonzero()
-    if others.numel():
-        first = int(others[0])
-        columns = [] if source is None else [name for name, role in source.roles.items() if role == "label"]
-        value = labels[first].item()
-        value = int(value) if float(value).is_integer() else value
-        fix = "use these, and leave an event without a label empty (NaN)"
-        raise DataError(f"{stream.place(first)}: {(columns or ['label'])[0]} is {value}, neither 0 nor 1; {fix}")
-    stop = stream.split().train_end
-    positives, events = int((labels[:stop] == 1).sum()), int(labelled[:stop].sum())
-    if positives in (0, events):
-        raise DataError(
-            f"{stream.name}: {positives} of {events} labelled training events have label 1; a decoder needs both, so "
-            "label more of the first 70% of the events, or omit --task node"
-        )

@@ -89,6 +89,19 @@ class Source:
     node_features: FeatureTransform | None = None
     label_fault: str | None = None
 
+    @property
+    def reading(self) -> str:
+        """Say which columns are used, as in "Events: user_id → item_id at timestamp; features f0, f1"."""
+        names: dict[str, list[str]] = {}
+        for name, role in self.roles.items():
+            names.setdefault(role, []).append(name)
+        if not {"src", "dst", "t"} <= names.keys():
+            return ""
+        features, rest = names.get("feature", []), ""
+        if features:
+            rest = f"; features {', '.join(features[:3])}" + (f" and {len(features) - 3} more" if features[3:] else "")
+        return f"Events: {names['src'][0]} → {names['dst'][0]} at {names['t'][0]}{rest}"
+
     def place(self, event: int) -> str:
         """Name the file and row of an event."""
         return self.origin.place(event if self.order is None else int(self.order[event]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ def load_stream(data: DataConfig) -> EventStream:
     if data.path == "":
         raise ConfigError("the data settings name no file, since the events were passed from Python; name their file")
     if data.path == "synthetic":
-        if data.node_features:
-            raise ConfigError("--node-features needs a file, not the built-in stream; write one with `data generate`")
+        changed = [each.name for each in fields(data) if getattr(data, each.name) != getattr(DataConfig(), each.name)]
+        if changed:
+            flag = f"--{changed[0].replace('_', '-')}"
+            raise ConfigError(f"{flag} is for a table, not for the built-in stream; write one with `data generate`")
         return synthetic_stream()
     return read(data)
 
@@ -67,17 +70,24 @@ class Contents:
     Args:
         fingerprint: digest of the events, the features and the user's node ids.
         events, nodes: their numbers. edge_features: the width of the edge features.
+        parts: a digest by part: "ids", "sources and destinations", "times", "edge features", "node features", "labels".
     """
 
     fingerprint: str
     events: int
     nodes: int
     edge_features: int
+    parts: Mapping[str, str]
 
     @staticmethod
     def of(stream: EventStream) -> Contents:
         """Compute a stream's contents, which reads all of it once."""
-        return Contents(fingerprint(stream), len(stream), stream.num_nodes, stream.dim_edge)
+        parts = _digests(stream)
+        return Contents(_fingerprint(parts), len(stream), stream.num_nodes, stream.dim_edge, parts)
+
+    def changes(self, now: Contents, labels: bool) -> list[str]:
+        """Return the names of the parts that differ; labels count only if they are learned."""
+        return [name for name in self.parts if self.parts[name] != now.parts.get(name) and (labels or name != "labels")]
 
     def __str__(self) -> str:
         """Describe the contents, as in "600 events, 60 nodes and edge features of width 3"."""
@@ -91,19 +101,39 @@ def fingerprint(stream: EventStream) -> str:
     Columns are read in chunks, so a table in a memory-mapped file never is in memory as a whole. Ids that equal the
     numbers 0 … N − 1 of their nodes count as none.
     """
+    return _fingerprint(_digests(stream))
+
+
+def _fingerprint(parts: Mapping[str, str]) -> str:
+    return _digest(part.encode() for name, part in parts.items() if name != "labels")
+
+
+def _digests(stream: EventStream) -> dict[str, str]:
+    """Return a digest of each part of a stream."""
+    nodes, labels = stream.node_features, stream.labels
+    return {
+        "ids": _digest(() if stream.ids is None else _id_parts(stream.ids)),
+        "sources and destinations": _digest(chain(_chunks(stream.src), _chunks(stream.dst))),
+        "times": _digest(_chunks(stream.t)),
+        "edge features": _digest(_edge_chunks(stream)),
+        "node features": _digest(() if nodes is None else _chunks(nodes)),
+        "labels": _digest(() if labels is None else _chunks(labels.double())),
+    }
+
+
+def _digest(chunks: Iterable[Any]) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for column in (stream.src, stream.dst, stream.t):
-        for chunk in _chunks(column):
-            digest.update(chunk)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _edge_chunks(stream: EventStream) -> Iterator[Any]:
+    """Yield the bytes of the final edge features as float32."""
     for start in range(0, len(stream) if stream.dim_edge else 0, _ROWS):
         rows = stream.edge_rows(start, start + _ROWS)
         assert rows is not None
-        digest.update(_bytes(rows.float()))
-    for chunk in () if stream.node_features is None else _chunks(stream.node_features):
-        digest.update(chunk)
-    for part in () if stream.ids is None else _id_parts(stream.ids):
-        digest.update(part)
-    return digest.hexdigest()
+        yield _bytes(rows.float())
 
 
 def record(stream: EventStream, contents: Contents) -> dict[str, Any]:
@@ -115,6 +145,7 @@ def record(stream: EventStream, contents: Contents) -> dict[str, Any]:
         **{name: value for name, value in asdict(contents).items() if name != "edge_features"},
         "dim_edge": stream.dim_edge,
         "dim_node": stream.dim_node,
+        "format": "" if source is None else source.form,
         "kinds": [] if stream.ids is None else list(stream.ids.kinds),
         "roles": {} if source is None else dict(source.roles),
         "time": "" if source is None else source.time,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from mspipe_triton.config_file import load_config
-from mspipe_triton.data.events import EventStream, check_labels
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.source import Contents
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
@@ -93,6 +94,12 @@ def evaluate_run(
     """
     if data is not None and stream is not None:
         raise ConfigError("data and stream both hold the events; pass one of them")
+    if split not in SPLITS:
+        raise ConfigError(f"split must be val or test, not {split!r}")
+    if negatives is not None and (type(negatives) is not int or negatives < 1):
+        raise ConfigError(f"negatives must be at least 1, not {negatives!r}")
+    if stream is not None and not isinstance(stream, EventStream):
+        raise ConfigError(f"stream must be an EventStream, not {type(stream).__name__}; make one with EventStream.of")
     folder = RunFolder.open(run)
     try:
         config, _ = resolve_device(load_config(folder.config))
@@ -105,9 +112,10 @@ def evaluate_run(
         fix = "restore the file, or name the one that the run was trained on with --data"
     else:
         place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
-    check_data(folder.best, Contents.of(stream), place, fix)
-    if config.train.task == "node":
+    learns_labels = config.train.task == "node"
+    if learns_labels:
         check_labels(stream)
+    check_data(folder.best, Contents.of(stream), place, fix, learns_labels)
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mspipe_triton.choices import either
 from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.files import atomic_file
@@ -52,19 +53,21 @@ def load_checkpoint(path: Path, session: Session) -> dict[str, Any]:
     return metrics
 
 
-def check_data(path: Path, data: Contents, place: str, fix: str) -> None:
+def check_data(path: Path, data: Contents, place: str, fix: str, labels: bool = False) -> None:
     """Refuse a stream other than the one that a checkpoint was trained on.
 
     Args:
         data: the contents of the stream. place: the file that holds it now, or other words for it.
         fix: the last clause of the message.
+        labels: the run learns labels, so these must be the same too.
 
     Raises:
         RunFolderError: the data have changed, or the file is missing, truncated or of another format.
     """
     before = Contents(**_read(path, mmap=True)["data"])
-    if before != data:
-        now = "as many, but with other ids, times or features" if str(before) == str(data) else str(data)
+    changes = before.changes(data, labels)
+    if changes:
+        now = f"as many, but with other {either(changes, 'and')}" if str(before) == str(data) else str(data)
         raise RunFolderError(f"{path.parent}: was trained on {before}, and {place} now holds {now}; {fix}")
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from mspipe_triton.config import RunConfig
 from mspipe_triton.config_file import load_config
-from mspipe_triton.data.events import EventStream, check_labels
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.source import Contents, data_of, load_stream, with_absolute_paths
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
@@ -83,6 +84,14 @@ def enter(
     Raises:
         InputError: data, settings or folder are not usable.
     """
+    if not isinstance(config, RunConfig):
+        raise ConfigError(
+            f"config must be a RunConfig, not {type(config).__name__}; as in RunConfig(model=ModelConfig())"
+        )
+    if stream is not None and not isinstance(stream, EventStream):
+        raise ConfigError(
+            f"stream must be an EventStream, not {type(stream).__name__}; make one with EventStream.of or read_stream"
+        )
     resolved, line = resolve_device(config)  # before reading the data, which may take long
     if stream is not None:
         data = data_of(stream, config.data)
@@ -96,7 +105,8 @@ def enter(
     folder, contents = RunFolder.check(out, config, stream.name, resume), Contents.of(stream)
     if resume:
         fix = f"restore the file, or name the one that the run was trained on, as in `train FILE --out {out} --resume`"
-        check_data(folder.last, contents, data.path or f"stream {stream.name}", fix)
+        place = data.path or f"stream {stream.name}"
+        check_data(folder.last, contents, place, fix, config.train.task == "node")
         saved = load_config(folder.config)
         config, data = replace(config, settings=saved.settings), data if data.path else saved.data
     entry = Entry(replace(config, data=data), resolved.train.device, line, stream, contents, folder, resume)

@@ -26,7 +26,7 @@ def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command, pro
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "a" / "run" / "result.json").read_text())
-    for word in ("Training tgn on events", "epoch 1/1", "EdgeBank", "training events/s"):
+    for word in ("Training tgn on events", "Events: src → dst at time", "epoch 1/1", "EdgeBank", "training events/s"):
         assert word in done.stderr
     evaluation = command("evaluate", "a/run", "--split", "val", "--json")
     assert json.loads(evaluation.stdout) == result["val"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,3 +139,29 @@ def test_compaction_preserves_identities(pairs: list[tuple[int, int]]) -> None:
 def test_compaction_of_nearly_dense_ids() -> None:
     src, dst, ids = compact_ids(np.array([1, 5]), np.array([3, 1]))
     assert (src.tolist(), dst.tolist(), ids.tolist()) == ([0, 2], [1, 0], [1, 3, 5])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"src": [0, 1]}, "src must be a tensor, not list; EventStream.of takes other kinds"),
+        ({"t": None}, "t must be a tensor, not NoneType"),
+        ({"labels": np.zeros(2)}, "labels must be a tensor, not ndarray"),
+        ({"src": torch.zeros(2, 1, dtype=torch.int64)}, r"src has shape \[2, 1\]; give one number per event"),
+        ({"labels": torch.zeros(2, 4)}, r"labels has shape \[2, 4\]"),
+        ({"dst": torch.tensor([True, False])}, "dst must hold integers, not torch.bool"),
+        ({"num_nodes": "9"}, "num_nodes must be a whole number, not '9'"),
+    ],
+)
+def test_refuses_columns_of_another_kind(change: dict[str, Any], message: str) -> None:
+    ends = torch.tensor([0, 1])
+    with pytest.raises(DataError, match=message):
+        EventStream(**{"src": ends, "dst": ends, "t": ends, **change})
+
+
+def test_a_stream_is_shown_in_a_line_and_equal_to_itself_alone() -> None:
+    ends = torch.tensor([0, 1])
+    stream, other = (EventStream(ends, ends, ends, torch.zeros(2, 3), name="s") for _ in range(2))
+    assert repr(stream) == "EventStream(s: 2 events, 2 nodes, edge features of width 3)"
+    assert stream == stream
+    assert stream != other

@@ -29,11 +29,18 @@ def ids(*values: list[Any], kinds: tuple[str, ...] = ()) -> NodeIds:
     return NodeIds(tuple(pa.array(each) for each in values), kinds)
 
 
-def test_the_fingerprint_of_a_stream_without_ids_is_the_digest_of_its_columns(small_stream: EventStream) -> None:
+def test_the_fingerprint_is_the_digest_of_the_digests_of_the_parts(small_stream: EventStream) -> None:
+    def digest(content: bytes) -> str:
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
     stream = replace(small_stream, node_features=torch.rand(NODES, 2))
-    columns = (stream.src, stream.dst, stream.t, stream.edge_features, stream.node_features)
-    expected = hashlib.blake2b(b"".join(column.numpy().tobytes() for column in columns), digest_size=8)
-    assert fingerprint(stream) == expected.hexdigest()
+    parts = [(), (stream.src, stream.dst), (stream.t,), (stream.edge_features,), (stream.node_features,)]
+    digests = [digest(b"".join(column.numpy().tobytes() for column in columns)) for columns in parts]
+    assert fingerprint(stream) == digest("".join(digests).encode())
+    other = Contents.of(replace(stream, labels=1 - stream.labels))
+    assert Contents.of(stream).fingerprint == other.fingerprint
+    assert Contents.of(stream).changes(other, labels=True) == ["labels"]
+    assert Contents.of(stream).changes(other, labels=False) == []
 
 
 @pytest.mark.parametrize("column", ["src", "dst", "t", "edge_features"])
@@ -137,11 +144,12 @@ def test_the_record_holds_what_reading_did(small_stream: EventStream) -> None:
     plain = record(small_stream, Contents.of(small_stream))
     assert plain == {
         "name": "synthetic", "fingerprint": fingerprint(small_stream), "events": 1200, "nodes": 90, "dim_edge": 3,
-        "dim_node": 0, "kinds": [], "roles": {}, "time": "", "notes": [], "features": None, "node_features": None,
+        "dim_node": 0, "parts": dict(Contents.of(small_stream).parts), "format": "", "kinds": [], "roles": {},
+        "time": "", "notes": [], "features": None, "node_features": None,
     }  # fmt: skip
     about: Any = Source(
         Origin((("events.csv", 1200),)), np.arange(1200), None, {"who": "src", "note": ""}, ("12 rows were empty.",),
-        "Unix seconds", Scaling(2.0), Scaling(3.0),
+        "commas, header", "Unix seconds", Scaling(2.0), Scaling(3.0),
     )  # fmt: skip
     kinds = ids(list(range(60)), [f"item {number:02}" for number in range(30)], kinds=("user", "item"))
     stream = replace(small_stream, ids=kinds, source=about)
@@ -149,7 +157,7 @@ def test_the_record_holds_what_reading_did(small_stream: EventStream) -> None:
     assert whole == json.loads(json.dumps(whole))
     assert whole["fingerprint"] == fingerprint(stream) != plain["fingerprint"]
     expected = {
-        "kinds": ["user", "item"], "roles": {"who": "src", "note": ""}, "time": "Unix seconds",
-        "notes": ["12 rows were empty."], "features": {"factor": 2.0}, "node_features": {"factor": 3.0},
+        "format": "commas, header", "kinds": ["user", "item"], "roles": {"who": "src", "note": ""},
+        "time": "Unix seconds", "notes": ["12 rows were empty."], "features": {"factor": 2.0}, "node_features": {"factor": 3.0},
     }  # fmt: skip
     assert {name: whole[name] for name in expected} == expected

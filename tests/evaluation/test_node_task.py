@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.data.events import EventStream, check_labels
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
@@ -249,3 +250,12 @@ def test_a_moved_copy_without_labels_is_evaluated_on_links_alone(stream: EventSt
     assert evaluate_run(str(tmp_path / "link"), "test", stream=plain)[0]["ap"] > 0.5
     with pytest.raises(DataError, match="no label column for --task node"):
         evaluate_run(str(tmp_path / "node"), "test", stream=plain)
+
+
+def test_other_labels_are_other_data_for_a_run_that_learns_them(stream: EventStream, tmp_path: Path) -> None:
+    for task in ("link", "node"):
+        train(config(task=task), stream, out=str(tmp_path / task))
+    flipped = replace(stream, labels=1 - stream.labels)
+    assert evaluate_run(str(tmp_path / "link"), "test", stream=flipped)[0]["ap"] > 0.5
+    with pytest.raises(RunFolderError, match="as many, but with other labels; pass the stream"):
+        evaluate_run(str(tmp_path / "node"), "test", stream=flipped)

@@ -93,7 +93,7 @@ def test_data_that_have_changed_are_described(change: str, stream: EventStream, 
     run = str(tmp_path / "run")
     train(on(file), out=run)
     before = (Path(run) / "config.toml").read_bytes()
-    changed, state = replace(stream, t=stream.t + 1), "as many, but with other ids, times or features"
+    changed, state = replace(stream, t=stream.t + 1), "as many, but with other times"
     if change == "fewer events":
         columns = {name: getattr(stream, name)[:599] for name in ("src", "dst", "t", "labels")}
         changed, state = replace(stream, **columns), f"599 events, {stream.num_nodes} nodes and no edge features"
@@ -175,7 +175,7 @@ def test_the_folder_holds_what_reading_did(stream: EventStream, tmp_path: Path) 
     before = {name: (run / name).stat().st_mtime_ns for name in ("data.json", "nodes.parquet")}
     train(LONGER, replace(stream, ids=ids, source=source), out=str(run), resume=True)
     assert {name: (run / name).stat().st_mtime_ns for name in before} == before, "written once"
-    with pytest.raises(RunFolderError, match="other ids, times or features"):
+    with pytest.raises(RunFolderError, match="other ids"):
         train(LONGER, replace(stream, source=source), out=str(run), resume=True)
 
 
@@ -226,3 +226,20 @@ def test_fewer_epochs_than_are_trained_stay_out_of_the_config(stream: EventStrea
     assert load_config(Path(run) / "config.toml").train.epochs == 2
     train(SMALL.with_flags({"epochs": 3}), stream, out=run, resume=True)
     assert load_config(Path(run) / "config.toml").train.epochs == 3
+
+
+def test_arguments_of_another_kind_are_refused(stream: EventStream, file: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    wrong: Any = "events.csv"
+    with pytest.raises(ConfigError, match="stream must be an EventStream, not str; make one with"):
+        train(on(file), wrong, out=run)
+    with pytest.raises(ConfigError, match="config must be a RunConfig, not EventStream"):
+        train(stream)  # type: ignore[arg-type]
+    train(on(file), out=run)
+    for arguments, message in (
+        (("train",), "split must be val or test, not 'train'"),
+        (("test", 0), "negatives must be at least 1, not 0"),
+        (("test", None, None, wrong), "stream must be an EventStream, not str"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_run(run, *arguments)  # type: ignore[arg-type]

@@ -125,7 +125,10 @@ def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) 
     with pytest.raises(RunFolderError, match="needs --out"):
         train(config(), small_stream, resume=True)
     changed = replace(small_stream, dst=small_stream.dst.flip(0))
-    with pytest.raises(RunFolderError, match=r"was trained on 1,200 events, .* now holds as many, but with other ids"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"was trained on 1,200 events, .* now holds as many, but with other sources and destinations",
+    ):
         train(config(), changed, out=str(tmp_path / "run"), resume=True)
 
 
