@@ -158,6 +158,7 @@ def test_the_record_holds_what_reading_did(small_stream: EventStream) -> None:
     assert whole["fingerprint"] == fingerprint(stream) != plain["fingerprint"]
     expected = {
         "format": "commas, header", "kinds": ["user", "item"], "roles": {"who": "src", "note": ""},
-        "time": "Unix seconds", "notes": ["12 rows were empty."], "features": {"factor": 2.0}, "node_features": {"factor": 3.0},
+        "time": "Unix seconds", "notes": ["12 rows were empty."], "features": {"factor": 2.0},
+        "node_features": {"factor": 3.0},
     }  # fmt: skip
     assert {name: whole[name] for name in expected} == expected
