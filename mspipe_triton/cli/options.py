@@ -27,11 +27,11 @@ def _flag(each: Field[Any]) -> Any:
 
 RUN_FLAGS: dict[str, Any] = {
     "data": Annotated[
-        str | None, typer.Argument(help="CSV or Parquet file, a folder of them, or `synthetic` (the default).")
+        str | None, typer.Argument(help="Table of events, folder of tables, or `synthetic` (the default).")
     ],
     **{each.name: _flag(each) for kind in (ModelConfig, TrainConfig) for each in fields(kind)},
     "columns": Annotated[
-        str | None, typer.Option(help="Column of each role, as in src=user_id,dst=item_id,t=timestamp,features=f*")
+        str | None, typer.Option(help="Columns by role, as in src=from,dst=to,t=date,features=a,b")
     ],
     **{each.name: _flag(each) for each in fields(DataConfig) if each.metadata},
     "config": Annotated[str | None, typer.Option(help="TOML file; flags override its settings.", metavar="FILE.toml")],
