@@ -25,7 +25,7 @@ _SWITCHES = ("sort", "bipartite", "one_kind", "raw_features")
 _OPTIONS = (*_SWITCHES, "edge_features", "node_features", "name")
 # Words of messages about files and the command line, and those of Python.
 _WORDS = (
-    (r"--columns (?=\w+=)", ""), (r"with label=$", 'with label=""'), 
+    (r"--columns (?=\w+=)", ""), (r"with label=$", 'with label=""'),
     (r"--(sort|bipartite|one-kind|raw-features)", r"\1=True"), (r"--(edge|node)-features", r"\1_features"),
     (r"\b(one|raw)-(kind|features)\b", r"\1_\2"), ("the file has rows", "the array has rows"),
     ("the file has", "the frame has"), ("(missing from|twice in) the header", r"\1 the frame"),
@@ -73,7 +73,8 @@ def stream_of(
         )
     columns = _chosen(choice, name)
     try:
-        data = DataConfig("", columns, **{each: bool(options.get(each, False)) for each in _SWITCHES})
+        sort, bipartite, one_kind, raw = (bool(options.get(each, False)) for each in _SWITCHES)
+        data = DataConfig("", columns, sort, bipartite, one_kind, raw_features=raw)
         table, faults = convert(frame, name)
         sheet = FrameSheet(name, table, faults=faults)
         stream = assemble([sheet], data, name, options.get("edge_features"), options.get("node_features"))

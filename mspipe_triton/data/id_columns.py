@@ -51,7 +51,7 @@ def id_column(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Array:
 
 
 def plain(column: pa.ChunkedArray) -> pa.Array:
-    """Combine a column to one array without dictionaries and extension types, with text as `string`, not large or as a view."""
+    """Combine a column to one array without dictionaries, extension types and views, with text as `string`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         parts = [plain(pa.chunked_array([chunk.dictionary])).take(chunk.indices) for chunk in column.chunks]
@@ -178,7 +178,7 @@ def _integers(values: pa.Array) -> pa.Array:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
 
 
 def _from_bytes(values: pa.Array) -> pa.Array:

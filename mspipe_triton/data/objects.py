@@ -153,13 +153,12 @@ def _moment(value: date | np.datetime64) -> _Moment:
         if unit in ("ns", "ps", "fs", "as"):
             return _Moment(int(value.astype("datetime64[ns]").astype(np.int64)), text, False)
         return _Moment(int(value.astype("datetime64[us]").astype(np.int64)) * 1000, text, False)
-    text = value.isoformat()
-    if not isinstance(value, datetime):
-        return _Moment((datetime(value.year, value.month, value.day) - _EPOCH) // _MICROSECOND * 1000, text, False)
-    finer, zoned = getattr(value, "nanosecond", 0), value.tzinfo is not None  # pandas has nanoseconds
+    text, finer = value.isoformat(), getattr(value, "nanosecond", 0)  # pandas has nanoseconds
     if hasattr(value, "to_pydatetime"):
         value = value.to_pydatetime(warn=False)
-    moment = value.astimezone(UTC).replace(tzinfo=None) if zoned else value
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    zoned = moment.tzinfo is not None
+    moment = moment.astimezone(UTC).replace(tzinfo=None) if zoned else moment
     return _Moment((moment - _EPOCH) // _MICROSECOND * 1000 + finer, text, zoned)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_pandas() -> None:
         EventStream.of(frame.astype({"t": "float32"}))
     with pytest.raises(DataError, match="frame: column 'src' appears twice; rename one of them"):
         EventStream.of(pandas.DataFrame([[1, 1, 2, 3]], columns=["src", "src", "dst", "t"]))
-    with pytest.raises(DataError, match="cannot be converted to an Arrow table"):
+    with pytest.raises(DataError, match="frame: is a series, which is one column; pass a frame"):
         EventStream.of(frame["src"])
 
 
@@ -141,8 +142,10 @@ def test_kinds() -> None:
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (None, "a stream cannot be made of NoneType; pass a pandas or polars frame"), ("x.csv", ".*made of str"),
-        ([(1, 2, 3)], ".*made of list"), (np.ones((3, 3)), ".*made of ndarray"),
+        (None, "a stream cannot be made of NoneType; pass a pandas or polars frame"), ("x.csv", "is a str, .*; read a file with read_stream"),
+        (Path("x.csv"), "is a PosixPath, not a table"), ([], "has no events; give a list of dictionaries, one per row"),
+        ([(1, 2, 3)], 'row 1: is a tuple; give a list of dictionaries, one per row, as in {"src": 1, "dst": 2'),
+        ([{"src": 1}, 3], "row 2: is a int; give a list of dictionaries"), (np.ones((3, 3)), ".*made of ndarray"),
         ({}, "no column for src, dst, t; the frame has no columns"), ({**COLUMNS, "src": 5}, "src: is 5, not a column"),
         ({**COLUMNS, "src": "abc"}, "src: is 'abc', not a column"), ({"src": [], "dst": [], "t": []}, "no events; add"),
         ({**COLUMNS, "src": [1]}, r"the columns differ in length \(src 1, dst 3, t 3\)"),
