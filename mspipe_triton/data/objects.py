@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def objects_to_arrow(values: Sequence[Any], name: str, column: str) -> pa.Array:
     """
     kinds = _kinds(values)
     if kinds and kinds not in _ARROW:
-        values = [_value(value, f"{name}: row {row}: {column}") for row, value in enumerate(values, 1)]
+        values = list(_values(values, name, column))
         kinds = _kinds(values)
     if list in kinds and len(kinds) > 1:
         row = next(row for row, value in enumerate(values, 1) if value is not None and not isinstance(value, list))
@@ -71,17 +71,10 @@ def dense_array(values: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
     Raises:
         DataError: it is sparse, without values, or complex.
     """
-    if isinstance(values, torch.Tensor):
-        if values.layout != torch.strided or values.is_nested:
-            raise DataError(f"{name}: is a tensor of layout {values.layout}; pass a dense one, as of to_dense()")
-        if values.is_meta:
-            raise DataError(f"{name}: is a tensor on the meta device, which has no values; pass one with values")
-        values = values.detach().cpu().resolve_conj().resolve_neg()
-        small = values.is_floating_point() and values.element_size() < 4 and values.dtype != torch.float16
-        values = (values.float() if small else values).numpy()
-    if values.dtype.kind == "c":
-        raise DataError(f"{name}: holds {values.dtype}; use numbers or text, as of array.real")
-    return values
+    try:
+        return _dense(values)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def bytes_as_text(values: Sequence[bytes | None]) -> list[str | None]:
@@ -97,18 +90,48 @@ def hexadecimal(value: bytes) -> str:
     return f"0x{value.hex()}"
 
 
+def _dense(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Convert as `dense_array`, which adds the name to errors."""
+    if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided or values.is_nested:
+            raise DataError(f"is a tensor of layout {values.layout}; pass a dense one, as of to_dense()")
+        if values.is_meta:
+            raise DataError("is a tensor on the meta device, which has no values; pass one with values")
+        values = values.detach().cpu().resolve_conj().resolve_neg()
+        small = values.is_floating_point() and values.element_size() < 4 and values.dtype != torch.float16
+        values = (values.float() if small else values).numpy()
+    if values.dtype.kind == "c":
+        raise DataError(f"holds {values.dtype}; use numbers or text, as of array.real")
+    return values
+
+
 def _kinds(values: Sequence[Any]) -> set[type]:
     return set(map(type, values)) - {type(None)}
 
 
-def _value(value: Any, place: str) -> Any:
+def _values(values: Sequence[Any], name: str, column: str) -> Iterator[Any]:
+    """Yield what `_value` returns.
+
+    Raises:
+        DataError: as `_value`, with the row.
+    """
+    for row, value in enumerate(values, 1):
+        try:
+            yield _value(value)
+        except DataError as error:
+            raise DataError(f"{name}: row {row}: {column} {error}") from error
+
+
+def _value(value: Any) -> Any:
     """Return a value as None, bool, int, float, Decimal, str, bytes, date, `_Moment`, or a list of numbers.
 
     Raises:
         DataError: it is of another type.
     """
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, np.ndarray | torch.Tensor):
-        array = dense_array(value, place)
+        array = _dense(value)
         value = array[()] if array.ndim == 0 else list(array)
     if isinstance(value, np.datetime64 | datetime):
         return None if value != value else _moment(value)  # NaT differs from itself
@@ -117,7 +140,7 @@ def _value(value: Any, place: str) -> Any:
     if value is None or type(value).__name__ == "NAType":  # of pandas
         return None
     if isinstance(value, list | tuple):
-        return [_number(each, place) for each in value]
+        return [_number(each) for each in value]
     if isinstance(value, float | Decimal):
         missing = value.is_nan() if isinstance(value, Decimal) else value != value
         return None if missing else value
@@ -125,25 +148,25 @@ def _value(value: Any, place: str) -> Any:
         return value
     if isinstance(value, int):
         return int(value)
-    if isinstance(value, UUID | str):
-        return str.__str__(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise DataError(
-        f"{place} is of type {type(value).__name__}, not a number, text, a date or a UUID; convert it, as by str(value)"
+        f"is of type {type(value).__name__}, not a number, text, a date or a UUID; convert it, as by str(value)"
     )
 
 
-def _number(value: Any, place: str) -> Any:
+def _number(value: Any) -> Any:
     """Return a number of a list.
 
     Raises:
         DataError: it is no number.
     """
-    number = _value(value, place)
+    number = _value(value)
     if number is None or isinstance(number, bool | int | float):
         return number
-    raise DataError(f"{place} holds a {type(value).__name__} in a list; lists may hold numbers only, so convert it")
+    raise DataError(f"holds a {type(value).__name__} in a list; lists may hold numbers only, so convert it")
 
 
 def _moment(value: date | np.datetime64) -> _Moment:
@@ -154,9 +177,9 @@ def _moment(value: date | np.datetime64) -> _Moment:
             return _Moment(int(value.astype("datetime64[ns]").astype(np.int64)), text, False)
         return _Moment(int(value.astype("datetime64[us]").astype(np.int64)) * 1000, text, False)
     text, finer = value.isoformat(), getattr(value, "nanosecond", 0)  # pandas has nanoseconds
-    if hasattr(value, "to_pydatetime"):
-        value = value.to_pydatetime(warn=False)
     moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    if hasattr(moment, "to_pydatetime"):
+        moment = moment.to_pydatetime(warn=False)
     zoned = moment.tzinfo is not None
     moment = moment.astimezone(UTC).replace(tzinfo=None) if zoned else moment
     return _Moment((moment - _EPOCH) // _MICROSECOND * 1000 + finer, text, zoned)
