@@ -9,11 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mspipe_triton.data.objects import bytes_as_text, hexadecimal
 from mspipe_triton.data.origin import Origin
 
 # The largest integer up to which all are exact, and numpy's name of the type.
 _EXACT = {"float": (2**24, "float32"), "halffloat": (2**11, "float16"), "double": (2**53, "float64")}
-_INTEGER, _WHOLE, _NUMBER = r"^(0|-?[1-9]\d*)$", r"^-?\d+(\.0*)?$", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_INTEGER, _WHOLE = r"^(0|-?[1-9]\d*)$", r"^-?\d+(\.0*)?$"
+# An exponent needs a sign, as R and C write it: 1E3 may be the code of a product.
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]\d+)?$"
+UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 # Words for a missing value, in lower case.
 ABSENT = pa.array(["", "na", "n/a", "nan", "null", "none", "<na>", "\\n", "nil"])
 _FULL = "write ids in full, as integers or text; codes with a point need a letter, as in x6602.05"
@@ -39,7 +43,7 @@ def id_column(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Array:
         return _from_floats(values, name, origin)
     if pa.types.is_string(kind):
         return _from_text(values, name, origin)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if _is_bytes(kind):
         return _from_bytes(values)
     if pa.types.is_nested(kind):
         origin.fail(0, name, values[0], f"of type {kind}", "name a column of integers or text")
@@ -47,7 +51,7 @@ def id_column(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Array:
 
 
 def plain(column: pa.ChunkedArray) -> pa.Array:
-    """Combine a column to one array without dictionaries and extension types, with text as `string`."""
+    """Combine a column to one array without dictionaries, extension types and views, with text as `string`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         parts = [plain(pa.chunked_array([chunk.dictionary])).take(chunk.indices) for chunk in column.chunks]
@@ -56,6 +60,8 @@ def plain(column: pa.ChunkedArray) -> pa.Array:
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         column = pc.cast(column, pa.string())
+    if pa.types.is_binary_view(column.type):
+        column = pc.cast(column, pa.binary())
     return column.combine_chunks()
 
 
@@ -97,10 +103,10 @@ def _from_text(values: pa.Array, name: str, origin: Origin) -> pa.Array:
     # All values are numbers, so a word such as "NA" is a gap, not the name of a node.
     origin.refuse(missing.to_numpy(zero_copy_only=False), name, values, "not an id among integers", "remove the row")
     if _all_match(values, _WHOLE):
-        values = pc.replace_substring_regex(values, r"\.0*$", "")
+        whole = pc.replace_substring_regex(values, r"\.0*$", "")
     else:
-        values = pa.array([_whole(value, row, name, origin) for row, value in enumerate(values.to_pylist())])
-    return _in_smallest_type(values) if _all_match(values, _INTEGER) else values  # otherwise such as 007
+        whole = pa.array([_whole(value, row, name, origin) for row, value in enumerate(values.to_pylist())])
+    return _in_smallest_type(whole) if _all_match(whole, _INTEGER) else values  # all as they are for one such as 007
 
 
 def _in_smallest_type(values: pa.Array) -> pa.Array:
@@ -127,12 +133,78 @@ def _all_match(values: pa.Array, pattern: str) -> bool:
     return pc.all(pc.match_substring_regex(values, pattern)).as_py() is not False
 
 
+def as_ids(values: pa.Array | pa.ChunkedArray, like: pa.Array) -> pa.Array:
+    """Convert values to integers or text, each as `id_column` reads it in a column of ids such as `like`.
+
+    Beside integers, "1.0", "1e+00" and 1.0 are 1. Beside text, 1.0 is "1". Bytes have the form of the ids: UUIDs,
+    hexadecimal digits or text. Floats that may have been rounded, and bytes of another form, are null.
+
+    Args:
+        values: [M] of any type. like: distinct ids of int64, uint64 or string.
+
+    Raises:
+        pa.ArrowException: the type holds no ids, as lists do.
+    """
+    values, text = plain(pa.chunked_array([values]) if isinstance(values, pa.Array) else values), pa.string()
+    kind = values.type
+    if pa.types.is_integer(kind):
+        return values
+    if _is_bytes(kind):
+        values = pa.array(_bytes_like(values.to_pylist(), like), text)
+    elif pa.types.is_floating(kind):
+        values, limit = pc.cast(values, pa.float64()), float(_EXACT[str(kind)][0])
+        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less_equal(pc.abs(values), limit))
+        integers = pc.cast(pc.if_else(whole, values, pa.scalar(None, pa.float64())), pa.int64())
+        values = pc.if_else(whole, pc.cast(integers, text), pa.scalar(None, text))
+    elif pa.types.is_decimal(kind):
+        values = pc.replace_substring_regex(pc.cast(values, text), r"\.0*$", "")
+    values = pc.utf8_trim_whitespace(pc.cast(values, text))
+    if pa.types.is_string(like.type):
+        return values
+    values = pc.if_else(
+        pc.match_substring_regex(values, _WHOLE), pc.replace_substring_regex(values, r"\.0*$", ""), values
+    )
+    written = pc.and_(pc.match_substring_regex(values, _NUMBER), pc.match_substring_regex(values, r"[eE.]"))
+    if pc.any(written).as_py():
+        values = pc.replace_with_mask(values, pc.fill_null(written, False), _integers(values.filter(written)))
+    return values
+
+
+def _integers(values: pa.Array) -> pa.Array:
+    """Write numbers such as 1e+05 in full; a fraction, or one whose last digits are unknown, is null."""
+    numbers = [Decimal(value) for value in values.to_pylist()]
+    whole = [abs(number) <= 2**53 and number == number.to_integral_value() for number in numbers]
+    return pa.array([str(int(each)) if ok else None for each, ok in zip(numbers, whole, strict=True)], pa.string())
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
+
+
 def _from_bytes(values: pa.Array) -> pa.Array:
-    """Convert bytes to text: values of 16 bytes are UUIDs, others UTF-8 or else hexadecimal digits, all in one form."""
-    texts = values.to_pylist()
-    if all(len(text) == 16 for text in texts) and not all(text.isascii() and text.isalnum() for text in texts):
-        return pa.array([str(uuid.UUID(bytes=text)) for text in texts], pa.string())
+    """Convert bytes to text in one form: UUIDs if all have 16 bytes and one is not printable (see `bytes_as_text`)."""
+    parts = values.to_pylist()
+    if all(len(part) == 16 for part in parts) and not all(_is_printable(part) for part in parts):
+        return pa.array([str(uuid.UUID(bytes=part)) for part in parts], pa.string())
+    return pa.array(bytes_as_text(parts), pa.string())
+
+
+def _bytes_like(values: list[bytes | None], like: pa.Array) -> list[str | None]:
+    """Convert bytes to text of the form of a table's ids; None if that is impossible."""
+    texts = pa.types.is_string(like.type) and len(like) > 0
+    if texts and _all_match(like, r"^0x([0-9a-f]{2})*$"):
+        return [None if value is None else hexadecimal(value) for value in values]
+    if texts and _all_match(like, UUID):
+        return [None if value is None or len(value) != 16 else str(uuid.UUID(bytes=value)) for value in values]
+    return [None if value is None else _decoded(value) for value in values]
+
+
+def _decoded(value: bytes) -> str | None:
     try:
-        return pa.array([text.decode() for text in texts], pa.string())
+        return value.decode()
     except UnicodeDecodeError:
-        return pa.array([text.hex() for text in texts], pa.string())
+        return None
+
+
+def _is_printable(value: bytes) -> bool:
+    return (_decoded(value) or "").isprintable()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
 
+from mspipe_triton.data.id_columns import UUID, as_ids
 from mspipe_triton.data.names import plain_name
+from mspipe_triton.data.origin import shown
+from mspipe_triton.data.tables import column_to_arrow
 from mspipe_triton.errors import DataError
 
 
@@ -33,33 +36,58 @@ class NodeIds:
         """Number of nodes."""
         return sum(len(each) for each in self.ids)
 
+    def __repr__(self) -> str:
+        """Say the number of nodes, of each kind, and the first ids."""
+        parts = []
+        for number, table in enumerate(self.ids):
+            first = ", ".join([shown(each) for each in table[:3].to_pylist()] + (["…"] if len(table) > 3 else []))
+            parts.append(f"{len(table):,} {self.kinds[number] if self.kinds else 'nodes'}: {first}")
+        return f"NodeIds({'; '.join(parts)})"
+
     def of(self, nodes: torch.Tensor | np.ndarray | Iterable[int]) -> list[Any]:
-        """Return the ids of nodes; with two kinds, pairs (kind, id)."""
-        numbers = torch.as_tensor(nodes if isinstance(nodes, torch.Tensor) else np.asarray(list(nodes), np.int64))
+        """Return the ids of nodes [M]; with two kinds, pairs (kind, id).
+
+        Raises:
+            DataError: `nodes` are not integers in one dimension, or one is not in 0 … N − 1.
+        """
+        numbers = self._numbers(nodes)
         if not self.kinds:
-            return list(self.ids[0].take(pa.array(numbers.numpy())).to_pylist())
+            return list(self.ids[0].take(pa.array(numbers)).to_pylist())
         first = len(self.ids[0])
-        return [
-            (self.kinds[number >= first], self.ids[number >= first][number - first * (number >= first)].as_py())
-            for number in numbers.tolist()
-        ]
+        ids = np.empty(numbers.size, dtype=object)
+        for kind, table, start in zip(self.kinds, self.ids, (0, first), strict=True):
+            places = np.flatnonzero((numbers >= first) == (start > 0))
+            for place, each in zip(places, table.take(pa.array(numbers[places] - start)).to_pylist(), strict=True):
+                ids[place] = (kind, each)
+        return list(ids)
 
     def find(self, ids: Any, kind: str | None = None) -> np.ndarray:
-        """Return the nodes [M] of ids (a list, or an Arrow array), −1 for an id that no node has.
+        """Return the nodes [M] of ids, −1 for an id that no node has, and for None.
+
+        An id is read as in a table of events: beside integers "1.0" is 1, and UUIDs are their text.
 
         Args:
+            ids: a list, an array, a tensor, a series or an Arrow array, in one dimension.
             kind: the kind of all these ids; needed if there are two.
 
         Raises:
-            DataError: the kind is missing or unknown.
+            DataError: the kind is missing or unknown, or the ids are a single one, pairs, or of no type that ids have.
         """
         number = self.number_of_kind(kind)
         table, start = self.ids[number], sum(len(each) for each in self.ids[:number])
-        sought = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else _sought(list(ids))
+        column = _sought(ids)
+        try:
+            sought = as_ids(column, table)
+        except pa.ArrowException as error:
+            raise DataError(f"ids are of type {column.type}; give integers or text in one dimension") from error
         if sought.type != table.type:
             sought = converted(sought, table.type)
-        place = pc.index_in(sought, value_set=table)
-        numbers = pc.fill_null(pc.cast(place, pa.int64()), -1).to_numpy(zero_copy_only=False)
+        numbers = _places(sought, table)
+        if pa.types.is_string(table.type) and (numbers < 0).any():
+            rest = pa.array(numbers < 0)
+            uuids = pc.and_(rest, pc.fill_null(pc.match_substring_regex(sought, UUID), False)).to_numpy(False)
+            if uuids.any():  # their case means nothing
+                numbers[uuids] = _places(pc.utf8_lower(sought.filter(pa.array(uuids))), pc.utf8_lower(table))
         return np.where(numbers < 0, -1, numbers + start)
 
     def number_of_kind(self, kind: str | None) -> int:
@@ -69,6 +97,8 @@ class NodeIds:
             DataError: the kind is missing or unknown.
         """
         if not self.kinds:
+            if kind is not None:
+                raise DataError(f"kind is {kind!r}, but all nodes are of one kind; omit kind")
             return 0
         plain = plain_name(kind or "")
         for aliases in ([plain_name(name) for name in self.kinds], ["src", "dst"], ["user", "item"]):
@@ -85,6 +115,29 @@ class NodeIds:
             names = [name for name, each in zip(self.kinds, self.ids, strict=True) for _ in range(len(each))]
             columns = {"kind": pa.array(names, pa.string()), **columns}
         return pa.table(columns)
+
+    def _numbers(self, nodes: Any) -> np.ndarray:
+        """Return nodes as numbers [M] int64.
+
+        Raises:
+            DataError: they are not integers in one dimension, or one is not in 0 … N − 1.
+        """
+        fix = "give integers in one dimension, such as stream.src[:3]"
+        if isinstance(nodes, str | bytes) or not isinstance(nodes, torch.Tensor | Iterable):
+            raise DataError(f"nodes is {shown(nodes)}; {fix}")
+        sized = isinstance(nodes, torch.Tensor) or hasattr(nodes, "__array__")
+        try:
+            numbers = np.asarray(nodes.cpu() if isinstance(nodes, torch.Tensor) else nodes if sized else list(nodes))
+        except ValueError as error:
+            raise DataError(f"nodes differ in length; {fix}") from error
+        if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
+            raise DataError(f"nodes have type {numbers.dtype} and shape {list(numbers.shape)}; {fix}")
+        wrong = (numbers < 0) | (numbers >= len(self))
+        if wrong.any():
+            raise DataError(
+                f"node {numbers[wrong][0]} is not one of the {len(self):,} nodes; give 0 to {len(self) - 1}"
+            )
+        return numbers.astype(np.int64)
 
     def save(self, path: Path) -> None:
         """Write `table` as Parquet, with the types of the ids in its metadata."""
@@ -124,12 +177,25 @@ def number_nodes(src: pa.Array, dst: pa.Array, kinds: tuple[str, ...] = ()) -> t
     return numbers[: len(src)], numbers[len(src) :], NodeIds((ids,))
 
 
-def _sought(ids: list[Any]) -> pa.Array:
-    """Convert a list of ids, perhaps of mixed types or too large for integers, to Arrow."""
-    try:
-        return pa.array(ids)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if each is None else str(each) for each in ids], pa.string())
+def _sought(ids: Any) -> pa.Array | pa.ChunkedArray:
+    """Convert ids in any form to Arrow.
+
+    Raises:
+        DataError: they are a single id, pairs, or of no type that ids have.
+    """
+    single = isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0
+    if single and not isinstance(ids, pa.Array | pa.ChunkedArray):
+        raise DataError(f"ids is {shown(ids)}, not a list of ids; give a list, as in [id]")
+    column = ids if hasattr(ids, "__len__") and not isinstance(ids, set | frozenset) else list(ids)
+    if isinstance(column, list | tuple) and any(isinstance(each, tuple) for each in column):
+        raise DataError("ids are pairs; give ids of one kind, as in find(['ann'], kind='user')")
+    return column_to_arrow(column, "find", "ids")
+
+
+def _places(sought: pa.Array, table: pa.Array) -> np.ndarray:
+    """Return the places [M] int64 of values in a table, −1 for those that it does not have, and for null."""
+    places = pc.index_in(sought, value_set=table, skip_nulls=True)
+    return np.array(pc.fill_null(pc.cast(places, pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
 def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

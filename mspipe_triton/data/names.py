@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ def feature_columns(names: Sequence[str], choice: str | None, others: Mapping[st
     Args:
         names: all columns. others: the columns of the other roles, by role; patterns match neither these nor row
             numbers.
-        choice: names or patterns, separated by commas; "" for no features; None for `features` or f0, f1, … if present.
+        choice: names or patterns, separated by commas, or in quotes as in CSV; "" for no features; None for `features`
+            or f0, f1, … if present.
 
     Raises:
         DataError: a name is missing or has another role, or a pattern matches no column.
@@ -143,7 +145,7 @@ def feature_columns(names: Sequence[str], choice: str | None, others: Mapping[st
         lists = [name for name in free if plain_name(name) == "features"]
         return tuple(lists or [name for name in free if _FEATURES.fullmatch(name.casefold().strip())])
     chosen: list[str] = []
-    for part in filter(None, (each.strip() for each in choice.split(","))):
+    for part in filter(None, (each.strip() for each in next(csv.reader([choice], skipinitialspace=True), []))):
         column = find_column(names, part)
         role = next((role for role, name in others.items() if name == column), None)
         if column is not None and role is not None:

@@ -13,6 +13,7 @@ import torch
 
 from mspipe_triton.data.feature_files import fail_in_array
 from mspipe_triton.data.features import FeatureTransform, Part
+from mspipe_triton.data.id_columns import id_column
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.names import plain_name
 from mspipe_triton.data.number_columns import is_text, refuse_empty
@@ -143,6 +144,8 @@ def _nodes(table: pa.Table, node: str, kind: str | None, named: str | None, orig
     """Return the node [M] of each row, −1 for an unknown one."""
     column = table[node]
     refuse_empty(node, _is_empty(column), origin)
+    if pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
+        column = pa.chunked_array([id_column(column, node, origin)])  # refuses fractions, and ids that were rounded
     if kind is None:
         nodes = ids.find(column, named)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from mspipe_triton.data.id_columns import id_column, plain
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.names import Roles, find_column, plain_name
 from mspipe_triton.data.node_features import NodeFeatures, node_feature_rows, node_features
-from mspipe_triton.data.origin import Origin, shown_path
+from mspipe_triton.data.objects import dense_array
+from mspipe_triton.data.origin import Origin, shown, shown_path
 from mspipe_triton.data.scaling import scaled_in_chunks
 from mspipe_triton.data.sheets import open_sheets
 from mspipe_triton.data.tables import table_of
@@ -88,7 +89,7 @@ def with_node_features(stream: EventStream, data: DataConfig, values: Any) -> Ev
     if values is None:
         loaded = _from_file(Path(data.node_features), ids, nodes, data)
     elif isinstance(values, np.ndarray | torch.Tensor):
-        loaded = node_feature_rows(_array(values), "node_features", ids, nodes, data.raw_features)
+        loaded = node_feature_rows(_array(values, "node_features"), "node_features", ids, nodes, data.raw_features)
     else:
         table = table_of(values, "node_features")
         loaded = node_features(table, Origin((("node_features", table.num_rows),)), ids, nodes, data.raw_features)
@@ -106,7 +107,7 @@ def training_events(stream: EventStream) -> int:
 
 def _from_file(path: Path, ids: NodeIds, nodes: np.ndarray, data: DataConfig) -> NodeFeatures:
     """Read node features from a table or a .npy file."""
-    if path.suffix == ".npy" or (path.is_file() and path.open("rb").read(6) == b"\x93NUMPY"):
+    if path.suffix == ".npy" or _is_npy(path):
         return node_feature_rows(open_array(path), shown_path(path), ids, nodes, data.raw_features)
     tables, parts = [], []
     for sheet in open_sheets(path, data.encoding):
@@ -121,6 +122,13 @@ def _from_file(path: Path, ids: NodeIds, nodes: np.ndarray, data: DataConfig) ->
             f"{shown_path(path)}: the files cannot be combined: {error}; give them the same columns"
         ) from error
     return node_features(table, Origin(tuple(parts)), ids, nodes, data.raw_features)
+
+
+def _is_npy(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
 
 
 def _joined(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
@@ -144,18 +152,38 @@ def _row_numbers(column: pa.ChunkedArray, name: str, origin: Origin) -> RowNumbe
 
 def _matrix(values: Any, rows: int, name: str) -> np.ndarray:
     """Return a matrix from Python as [E, F]."""
-    array = _array(values)
-    if array.ndim != 2 or array.shape[0] != rows:
+    array = _array(values, name)
+    if array.shape[0] != rows:
         raise DataError(
             f"{name}: has shape {list(array.shape)}; give a matrix with a row for each of the {rows:,} events"
         )
     return array
 
 
-def _array(values: Any) -> np.ndarray:
-    """Convert an array or tensor to numpy; one dimension is one column."""
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    return array[:, None] if array.ndim == 1 else array
+def _array(values: Any, name: str) -> np.ndarray:
+    """Convert an array, tensor or frame of real numbers to numpy, in the order of C; one dimension is one column.
+
+    Raises:
+        DataError: it is something else, or has no columns.
+    """
+    if isinstance(values, str | bytes | PurePath):
+        raise DataError(
+            f"{name}: is {shown(str(values))}; pass the array itself, as of numpy.load, or read files with read_stream"
+        )
+    if hasattr(values, "toarray"):  # scipy
+        raise DataError(f"{name}: is sparse; pass a dense array, as of toarray()")
+    try:
+        array = dense_array(values if isinstance(values, torch.Tensor) else np.asarray(values), name)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{name}: is no matrix ({str(error)[:100]}); pass an array with a row for each") from error
+    if array.dtype.kind not in "buif":
+        fix = "convert it to numbers, as in array.astype('float32')"
+        raise DataError(f"{name}: is a {type(values).__name__} of type {array.dtype}; {fix}")
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or array.shape[1] == 0:
+        fix = "give a matrix with a row for each, or leave it out"
+        raise DataError(f"{name}: has shape {list(array.shape)}; {fix}")
+    return np.ascontiguousarray(array)
 
 
 def _source(stream: EventStream) -> Any:

@@ -57,8 +57,10 @@ def time_column(column: pa.ChunkedArray, name: str, origin: Origin) -> tuple[np.
         except pa.ArrowInvalid:
             large = values.to_numpy() > np.uint64(2**63 - 1)
             origin.refuse(large, name, values, "above 2^63 - 1", "use a coarser unit")
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return _from_floats(pc.cast(values, pa.float64(), safe=False), name, origin)
+    if pa.types.is_decimal(kind):
+        return _from_decimals(values, name, origin)
+    if pa.types.is_floating(kind):
+        return _from_floats(pc.cast(values, pa.float64()), name, origin)
     fault = "a time of day without its date" if pa.types.is_time(kind) else f"of type {kind}"
     return origin.fail(0, name, values[0], fault, "use numbers, dates or timestamps")
 
@@ -92,6 +94,16 @@ def _from_floats(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarra
     t = np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64)
     origin.refuse(~np.isfinite(t), name, t, "not finite", "correct it, or remove the row")
     return t, unit_of(t)
+
+
+def _from_decimals(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
+    try:
+        return _from_integers(pc.cast(values, pa.int64()))
+    except pa.ArrowInvalid:  # a fraction, or above 2^63 - 1
+        floats = pc.cast(values, pa.float64(), safe=False)
+        large = pc.greater_equal(pc.abs(floats), 2.0**53).to_numpy(zero_copy_only=False)
+        origin.refuse(large, name, values, "which float64 would round", "write integers, or use a coarser unit")
+        return _from_floats(floats, name, origin)
 
 
 def _from_dates(values: pa.Array) -> tuple[np.ndarray, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_pandas() -> None:
         EventStream.of(frame.astype({"t": "float32"}))
     with pytest.raises(DataError, match="frame: column 'src' appears twice; rename one of them"):
         EventStream.of(pandas.DataFrame([[1, 1, 2, 3]], columns=["src", "src", "dst", "t"]))
-    with pytest.raises(DataError, match="cannot be converted to an Arrow table"):
+    with pytest.raises(DataError, match="frame: is a series, which is one column; pass a frame"):
         EventStream.of(frame["src"])
 
 
@@ -81,8 +82,13 @@ def test_polars() -> None:
     assert facts(frame.with_columns(src=polars.Series([LARGE, 1, 2], dtype=polars.UInt64)))[0] == [LARGE, 1, 2]
     moments = [datetime.datetime(1970, 1, 1, 0, 0, n) for n in (1, 2, 3)]
     assert facts(frame.with_columns(t=polars.Series(moments)))[2] == [1, 2, 3]
-    with pytest.raises(DataError, match=r"frame: cannot be converted to an Arrow table: .*; convert its columns"):
-        EventStream.of(frame.with_columns(src=polars.Series([2**100, 1, 2], dtype=polars.Int128)))
+    large = frame.with_columns(src=polars.Series([2**100, 1, 2], dtype=polars.Int128))
+    assert facts(large)[0] == [str(2**100), "1", "2"]
+    uuids = [uuid.UUID(int=number) for number in (3, 1, 3)]
+    objects = frame.with_columns(src=polars.Series(uuids, dtype=polars.Object))
+    assert facts(objects)[0] == [str(each) for each in uuids]
+    with pytest.raises(DataError, match="frame: is a series, which is one column"):
+        EventStream.of(frame["src"])
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,14 @@ def test_times() -> None:
         172_800,
     ]
     assert facts({**COLUMNS, "t": [3, 2, 1]}, sort=True) == ([7, 9, 7], [8, 8, 9], [1, 2, 3])
+    assert facts({**COLUMNS, "t": [decimal.Decimal(2**60 + each) for each in range(3)]})[2] == [
+        2**60,
+        2**60 + 1,
+        2**60 + 2,
+    ]
+    assert facts({**COLUMNS, "t": [decimal.Decimal("1.5"), 2, 2]})[2] == [1.5, 2.0, 2.0]
+    with pytest.raises(DataError, match=r"row 1: t is 9007199254740993.5, which float64 would round; write integers"):
+        EventStream.of({**COLUMNS, "t": [decimal.Decimal("9007199254740993.5")] * 3})
     for values in (np.ones(3, np.float32), torch.ones(3), torch.ones(3, dtype=torch.bfloat16), np.ones(3, np.float16)):
         with pytest.raises(DataError, match=r"frame: row 1: t is 1.0, float(32|16), which is minutes off"):
             EventStream.of({**COLUMNS, "t": values})
@@ -141,8 +155,13 @@ def test_kinds() -> None:
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (None, "a stream cannot be made of NoneType; pass a pandas or polars frame"), ("x.csv", ".*made of str"),
-        ([(1, 2, 3)], ".*made of list"), (np.ones((3, 3)), ".*made of ndarray"),
+        (None, "a stream cannot be made of NoneType; pass a pandas or polars frame"),
+        ("x.csv", "is 'x.csv', not a table; pass the table itself, or read files with read_stream"),
+        (Path("x.csv"), "is 'x.csv', not a table"),
+        ([], "is an empty list, with no events or rows; give a list of dictionaries, one per row"),
+        ([(1, 2, 3)], "row 1: is of type tuple, no dictionary; give a list of dictionaries, one per row"),
+        ([{"src": 1}, 3], "row 2: is of type int, no dictionary; give a list of dictionaries"),
+        (np.ones((3, 3)), ".*made of ndarray"),
         ({}, "no column for src, dst, t; the frame has no columns"), ({**COLUMNS, "src": 5}, "src: is 5, not a column"),
         ({**COLUMNS, "src": "abc"}, "src: is 'abc', not a column"), ({"src": [], "dst": [], "t": []}, "no events; add"),
         ({**COLUMNS, "src": [1]}, r"the columns differ in length \(src 1, dst 3, t 3\)"),
@@ -167,7 +186,24 @@ def test_temporal_data_both_ways() -> None:
     assert torch.equal(stream.edge_features, message)
     again = stream.to_temporal_data()
     assert all(torch.equal(getattr(again, name), part) for name, part in {**parts, "msg": message, "y": labels}.items())
+    assert EventStream.of(data(**parts, msg=torch.ones(3, 0))).edge_features is None
     narrow = {name: part.int() for name, part in parts.items()}
     assert EventStream.of(data(**narrow)).t.tolist() == COLUMNS["t"]
     with pytest.raises(DataError, match=r"t is torch.float32; give float64 or int64"):
         EventStream.of(data(**{**parts, "t": parts["t"].float()}))
+    for options, message in (
+        (
+            {"sort": True},
+            r"temporal data: TemporalData takes no option but name, and no sort; sort the events before",
+        ),
+        ({"foo": 1}, "temporal data: TemporalData takes no option but name, and no foo; omit foo"),
+        ({"name": 5}, "name is 5, not text"),
+    ):
+        with pytest.raises(DataError, match=f"^{message}"):
+            EventStream.of(data(**parts), **options)
+    for name in ("src", "dst", "t"):
+        others = {each: part for each, part in parts.items() if each != name}
+        with pytest.raises(DataError, match=f"temporal data: has no {name}; TemporalData needs src, dst and t"):
+            EventStream.of(data(**others))
+    with pytest.raises(DataError, match=r"sort the events, as in data\[data.t.argsort\(stable=True\)\]"):
+        EventStream.of(data(**{**parts, "t": torch.tensor([3, 2, 1])}))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
 import random
+import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,13 +69,76 @@ def test_types_that_differ() -> None:
 def test_find_speaks_the_type_of_the_ids() -> None:
     integers = NodeIds((pa.array([1, 7]),))
     assert integers.find([7, 8, 1]).tolist() == [1, -1, 0]
-    assert integers.find(["7", "07", "x", "7.0"]).tolist() == [1, -1, -1, -1]
+    assert integers.find(["7", "07", "x", "7.0", " 7 ", "7e+00", "7E0"]).tolist() == [1, -1, -1, 1, 1, 1, -1]
     assert integers.find([7.0, 7.5]).tolist() == [1, -1]
     assert integers.find([7, "1", None, 2**70]).tolist() == [1, 0, -1, -1]
-    assert integers.find(np.array([1])).tolist() == [0]
+    for one in (np.array([1]), torch.tensor([1]), pa.array([1]), pa.chunked_array([["1"]]), (1,), {1}, [b"1"],
+                (each for each in [1]), [decimal.Decimal("1.00")], np.array(["1.0"])):  # fmt: skip
+        assert integers.find(one).tolist() == [0]
     assert integers.find([]).tolist() == []
     assert NodeIds((pa.array(["1", "a"]),)).find([1, 2]).tolist() == [0, -1]
     assert NodeIds((pa.array([2**64 - 1], pa.uint64()),)).find([-1, 2**64 - 1]).tolist() == [-1, 0]
+
+
+def test_find_takes_series() -> None:
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    ids = NodeIds((pa.array([1, 7]),))
+    for column in (pandas.Series([7, 2]), pandas.Index([7, 2]), pandas.Categorical([7, 2]), polars.Series([7, 2])):
+        assert ids.find(column).tolist() == [1, -1]
+
+
+def test_find_reads_text_as_it_is() -> None:
+    text = NodeIds((pa.array(["007", "1", "1.0"]),))
+    assert text.find(["007", "7", "1.0", 1, 1.0, None, " 1 "]).tolist() == [0, -1, 2, 1, 1, -1, 1]
+
+
+def test_find_takes_uuids_and_bytes_in_the_form_of_the_ids() -> None:
+    values = [uuid.UUID(int=2**100 + number) for number in range(2)]
+    for spelling in (str, lambda each: str(each).upper()):
+        ids = NodeIds((pa.array(sorted(map(spelling, values))),))
+        for sought in (values, [str(each).upper() for each in values], [str(each) for each in values]):
+            assert ids.find([*sought, "x"]).tolist() == [0, 1, -1]
+    lower = NodeIds((pa.array([str(each) for each in values]),))
+    assert lower.find([each.bytes for each in values]).tolist() == [0, 1]
+    assert lower.find(pa.array(values)).tolist() == [0, 1]
+    assert NodeIds((pa.array(["0x6162", "0xff"]),)).find([b"ab", "ab", b"\xff"]).tolist() == [0, -1, 1]
+    assert NodeIds((pa.array(["6162", "ab"]),)).find([b"ab", b"\xff"]).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (7, "ids is 7, not a list of ids; give a list"), ("ann", "ids is 'ann', not a list"), (b"a", "ids is b'a'"),
+        (torch.tensor(7), "ids is tensor.7., not a list"), ([("user", "a")], "ids are pairs; give ids of one kind"),
+        (np.ones((2, 2)), "ids are of type fixed_size_list"), ([[7]], "ids are of type list"),
+        ([object()], "find: row 1: ids is of type object, not a number, text, a date or a UUID; convert it"),
+    ],
+)  # fmt: skip
+def test_ids_that_find_refuses(ids: object, message: str) -> None:
+    with pytest.raises(DataError, match=f"^{message}"):
+        NodeIds((pa.array([1, 7]),)).find(ids)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([0, 2], "node 2 is not one of the 2 nodes; give 0 to 1"), ([-1], "node -1 is not one of"),
+        ([0.5], r"nodes have type float64 and shape \[1\]; give integers"), (["0"], "nodes have type <U1"),
+        ([True], "nodes have type bool"), (1, "nodes is 1; give integers"), ("1", "nodes is '1'"),
+        (torch.tensor(1), r"nodes have type int64 and shape \[\]"), (np.ones((1, 1), int), r"nodes .* shape \[1, 1\]"),
+        ([[1], [0, 1]], "nodes differ in length"),
+    ],
+)  # fmt: skip
+def test_nodes_that_of_refuses(nodes: Any, message: str) -> None:
+    for ids in (NodeIds((pa.array([1, 7]),)), NodeIds((pa.array([1]), pa.array(["a"])), ("user", "item"))):
+        with pytest.raises(DataError, match=f"^{message}"):
+            ids.of(nodes)
+
+
+def test_representation() -> None:
+    assert repr(NodeIds((pa.array([1, 7]),))) == "NodeIds(2 nodes: 1, 7)"
+    kinds = NodeIds((pa.array(range(2000)), pa.array(["a"])), ("user", "item"))
+    assert repr(kinds) == "NodeIds(2,000 user: 0, 1, 2, …; 1 item: 'a')"
 
 
 def test_kinds_must_be_named() -> None:
@@ -88,6 +154,8 @@ def test_kinds_must_be_named() -> None:
     for kind in (None, "shop"):
         with pytest.raises(DataError, match=f"kind {kind!r} is not one of movie fan, movie; .* so name one"):
             ids.find([1], kind)
+    with pytest.raises(DataError, match="kind is 'user', but all nodes are of one kind; omit kind"):
+        NodeIds((pa.array([1]),)).find([1], "user")
 
 
 @pytest.mark.parametrize(

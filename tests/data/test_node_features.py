@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mspipe_triton.data.feature_files import open_array
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.node_features import NodeFeatures, node_feature_rows, node_features
 from mspipe_triton.data.origin import Origin
+from mspipe_triton.data.tables import column_to_arrow
 from mspipe_triton.errors import DataError
 
 NUMBERS = NodeIds((pa.array([3, 5, 8]),))
@@ -56,6 +58,22 @@ def test_rows_belong_to_ids(name: str) -> None:
 )
 def test_ids_of_other_types_match(ids: NodeIds, column: Any) -> None:
     assert read(ids, raw=True, node=column, x=[80, 30, 50]).values[:, 0].tolist() == [30, 50, 80]
+
+
+def test_uuids_match_in_every_form() -> None:
+    values = [uuid.UUID(int=2**100 + number) for number in range(3)]
+    ids, order = NodeIds((pa.array([str(each) for each in values]),)), (2, 0, 1)
+    for form in (lambda each: each, str, lambda each: str(each).upper(), lambda each: each.bytes):
+        column = column_to_arrow([form(values[number]) for number in order], "nodes", "node")
+        assert read(ids, raw=True, node=column, x=[80, 30, 50]).values[:, 0].tolist() == [30, 50, 80]
+
+
+def test_ids_that_were_rounded_are_refused() -> None:
+    ids, kind = NodeIds((pa.array([2**24, 2**24 + 1]),)), pa.float32()
+    assert fault(ids, node=pa.array([2**24, 2.0**24 + 2], kind), x=[1, 2]).startswith(
+        "users.csv: row 2: node is 16777218.0, which float32 may have rounded"
+    )
+    assert "row 1: node is 2.5, not an integer" in fault(NUMBERS, node=[2.5], x=[1])
 
 
 def test_features_are_fitted_on_training_nodes_and_missing_rows_are_0() -> None:
