@@ -130,10 +130,8 @@ class EventStream:
         Raises:
             DataError: the table is none of these, or a value cannot be read; with row, column, value and fix.
         """
-        from mspipe_triton.data.frames import from_temporal_data, stream_of
+        from mspipe_triton.data.frames import stream_of
 
-        if all(hasattr(frame, part) for part in ("src", "dst", "t", "num_events")):
-            return from_temporal_data(frame, **options)
         return stream_of(frame, src, dst, t, label, features, **options)
 
     def to_temporal_data(self) -> Any:
