@@ -30,9 +30,7 @@ RUN_FLAGS: dict[str, Any] = {
         str | None, typer.Argument(help="Table of events, folder of tables, or `synthetic` (the default).")
     ],
     **{each.name: _flag(each) for kind in (ModelConfig, TrainConfig) for each in fields(kind)},
-    "columns": Annotated[
-        str | None, typer.Option(help="Columns by role, as in src=from,dst=to,t=date,features=a,b")
-    ],
+    "columns": Annotated[str | None, typer.Option(help="Columns by role, as in src=from,dst=to,t=date,features=a,b")],
     **{each.name: _flag(each) for each in fields(DataConfig) if each.metadata},
     "config": Annotated[str | None, typer.Option(help="TOML file; flags override its settings.", metavar="FILE.toml")],
 }
