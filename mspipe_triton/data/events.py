@@ -132,7 +132,8 @@ class EventStream:
         """
         from mspipe_triton.data.frames import stream_of
 
-        return stream_of(frame, src, dst, t, label, features, **options)
+        choice = {"src": src, "dst": dst, "t": t, "label": label, "features": features}
+        return stream_of(frame, choice, options)
 
     def to_temporal_data(self) -> Any:
         """Convert the stream to PyG's `TemporalData`: node numbers as src and dst, edge features as msg, labels as y.

@@ -55,22 +55,13 @@ class FrameSheet(ArrowSheet):
         return super().read(names, text, time)
 
 
-def stream_of(
-    frame: Any,
-    src: Any = None,
-    dst: Any = None,
-    t: Any = None,
-    label: Any = None,
-    features: Any = None,
-    **options: Any,
-) -> EventStream:
-    """Make a stream of a table in memory; see `EventStream.of`."""
-    name = _checked(options)
-    choice = {"src": src, "dst": dst, "t": t, "label": label, "features": features}
+def stream_of(frame: Any, choice: Mapping[str, Any], options: Mapping[str, Any]) -> EventStream:
+    """Make a stream of a table in memory, with a choice of columns by role; see `EventStream.of`."""
     if _is_temporal_data(frame):
         return from_temporal_data(
             frame, **{each: value for each, value in choice.items() if value is not None}, **options
         )
+    name = _checked(options)
     columns = _chosen(choice, name)
     try:
         sort, bipartite, one_kind, raw = (bool(options.get(each, False)) for each in _SWITCHES)
