@@ -69,7 +69,7 @@ def find_roles(sheet: Sheet, data: DataConfig) -> Roles:
     _check_names(sheet, columns, chosen)
     if dialect is not None and not dialect.header:
         check_first_row(sheet, columns["t"])
-        if "t" not in data.columns and not dialect.konect:
+        if "t" not in data.columns and not dialect.konect and not data.time_format:
             check_times(sheet, columns["t"])
     try:
         features = feature_columns(names, data.columns.get("features"), columns)
