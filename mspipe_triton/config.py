@@ -176,6 +176,7 @@ class DataConfig:
     one_kind: bool = setting(False, "Number sources and destinations together, whatever the columns are called.")
     no_header: bool = setting(False, "The file has no header; its columns are 1, 2, 3 for src, dst, t.")
     encoding: str = setting("", "Encoding of a text file.", default_text="utf-8")
+    time_format: str = setting("", "Form of the dates, as in %d.%m.%Y (strptime).")
     raw_features: bool = setting(False, "Leave numbers as they are, instead of standardising them.")
     edge_features: str = setting("", "A .npy file with one row of features per event.")
     node_features: str = setting("", "Table with a column `node`, or .npy file with one row per node id.")

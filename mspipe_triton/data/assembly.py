@@ -47,7 +47,7 @@ def assemble(
     columns = {name: [table[name] for table in tables] for name in used}
     sources, destinations = (joined_ids(columns[end], end, origin) for end in (roles.src, roles.dst))
     src, dst, ids = number_nodes(sources, destinations, roles.kinds)
-    t, meaning = joined_times(columns[roles.t], roles.t, origin)
+    t, meaning = joined_times(columns[roles.t], roles.t, origin, data.time_format)
     order = _order(columns[roles.t], t, roles, origin, data.sort)
     labels, fault = (None, None) if roles.label is None else label_column(columns[roles.label], roles.label, origin)
     if order is not None:

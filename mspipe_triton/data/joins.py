@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from mspipe_triton.data.id_columns import id_column, plain
 from mspipe_triton.data.ids import common_type, converted
 from mspipe_triton.data.origin import Origin
-from mspipe_triton.data.times import time_column, unit_of
+from mspipe_triton.data.times import are_dates, time_column, unit_of
 
 
 def joined_ids(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> pa.Array:
@@ -33,15 +33,26 @@ def joined_ids(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> p
     return pa.concat_arrays([converted(each, kind) for each in ids])
 
 
-def joined_times(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> tuple[np.ndarray, str]:
+def joined_times(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin, form: str = "") -> tuple[np.ndarray, str]:
     """Convert the columns of one name to times, and describe their meaning.
+
+    Args:
+        form: the form of dates, as in `time_column`.
 
     Raises:
         DataError: as `time_column`; or one table has dates and another numbers.
+        ConfigError: the form cannot be read.
     """
     columns = [pa.chunked_array([plain(part)]) for part in parts]
+    if form:
+        each = zip(columns, origin.each(), strict=True)
+        times = [time_column(part, name, place, form) for part, place in each if len(part)]
+        return np.concatenate([t for t, _ in times]), times[0][1]
     if _alike(columns):
-        return time_column(_concatenated(columns), name, origin)
+        t, meaning = time_column(_concatenated(columns), name, origin)
+        if "date" not in meaning and t.dtype == np.int64:
+            _refuse_dates_in_one_file(t, name, origin)
+        return t, meaning
     if all(pa.types.is_timestamp(part.type) or pa.types.is_date(part.type) for part in columns):
         return time_column(_concatenated([_moments(part) for part in columns]), name, origin)
     places = origin.each()
@@ -60,6 +71,17 @@ def joined_times(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) ->
             place.refuse(large, name, part, "which float64 would round", "store the times of all files as integers")
     t = np.concatenate([first, *(other for other, *_ in others)])
     return t, meaning if dates else unit_of(t)
+
+
+def _refuse_dates_in_one_file(t: np.ndarray, name: str, origin: Origin) -> None:
+    """Refuse times of which some files have dates such as 20161001, and others numbers."""
+    ends = np.cumsum([rows for _, rows in origin.parts])
+    files = np.split(t, ends[:-1])
+    dated = next((place for place, part in enumerate(files) if are_dates(part)[0]), None)
+    if dated is not None:
+        wrong = np.concatenate([~are_dates(part)[1] for part in files])
+        fault = f"no date, as {files[dated][0]} in {origin.parts[dated][0]} is"
+        origin.refuse(wrong, name, t, fault, "write all times in one form")
 
 
 def _alike(columns: Sequence[pa.ChunkedArray]) -> bool:

@@ -55,9 +55,9 @@ _TIMES = (
     "startedat", "starttime", "startdate", "pickupdatetime", "tpeppickupdatetime", "lpeppickupdatetime", "ratingtime",
     "reviewtime", "visittime", "clicktime", "calltime", "timestampms", "timems", "timestep", "step", "utc",
 )  # fmt: skip
-_LABELS = ("label", "statelabel", "isfraud", "fraud", "islaundering", "isanomaly", "anomaly")
+LABELS = ("label", "statelabel", "isfraud", "fraud", "islaundering", "isanomaly", "anomaly")
 _FEATURES = re.compile(r"f\d+")
-_ROW_NUMBERS = ("", "unnamed0", "idx", "index", "rownumber", "level0")
+ROW_NUMBERS = ("", "unnamed0", "idx", "index", "rownumber", "level0")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def default_columns(names: Sequence[str]) -> dict[str, str]:
         by_name.setdefault(plain_name(name), name)
     columns = _ends(by_name)
     used = set(columns.values())
-    for role, usual in (("t", _TIMES), ("label", _LABELS)):
+    for role, usual in (("t", _TIMES), ("label", LABELS)):
         column = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
         if column is not None:
             columns[role] = column
@@ -140,7 +140,7 @@ def feature_columns(names: Sequence[str], choice: str | None, others: Mapping[st
     Raises:
         DataError: a name is missing or has another role, or a pattern matches no column.
     """
-    free = [name for name in names if name not in others.values() and plain_name(name) not in _ROW_NUMBERS]
+    free = [name for name in names if name not in others.values() and plain_name(name) not in ROW_NUMBERS]
     if choice is None:
         lists = [name for name in free if plain_name(name) == "features"]
         return tuple(lists or [name for name in free if _FEATURES.fullmatch(name.casefold().strip())])

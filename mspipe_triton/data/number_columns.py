@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mspipe_triton.data.number_forms import PLAIN, ListForm, NumberForm, checked, form_of
 from mspipe_triton.data.origin import Origin
 from mspipe_triton.errors import DataError
 
 Column: TypeAlias = pa.ChunkedArray | np.ndarray
-SHARE = 0.9  # of the values of a text column that must be numbers; then the others are faults
-
-_PLAIN = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?i:inf|infinity))"
-_THOUSANDS = r"[+-]?[$€£¥]?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s?[$€£¥]?"
-NUMBER = rf"^\s*(?:{_PLAIN}|{_THOUSANDS})\s*$"
-MISSING = r"^\s*(?:NA|N/A|NaN|nan|null|NULL|None|\\N)\s*$"
-_MANY = rf"\s*{_PLAIN}(?:(?:\s*[,;]\s*|\s+){_PLAIN})"
-LIST = rf"^(?:{_MANY}+\s*|\s*\[{_MANY}*\s*\]\s*)$"
-_PAIR = r"^\s*[+-]?\d+,\d+\s*$"
 
 _CORRECT = "correct it, or remove the row"
 _FILL = "fill it in, or remove the row"
@@ -36,9 +27,7 @@ def is_text(kind: pa.DataType) -> bool:
 def kind_of(name: str, column: Column, origin: Origin) -> str:
     """Tell a column's kind: "number", "list" of numbers or "text", which means categories.
 
-    Text is of the kind of most of its values: if two of those that are not empty are numbers, and at most a tenth (or
-    one) are neither numbers nor words for a missing number, the column is numeric and the others are faults. Thousands
-    separators and currency signs are allowed. The same holds for lists, as in "0.1,0.2" or "[0.1, 0.2]".
+    Text holds numbers or lists if `form_of` recognises their form.
 
     Raises:
         DataError: the type is unsupported, or values such as "12,5" may be numbers and lists.
@@ -54,7 +43,8 @@ def kind_of(name: str, column: Column, origin: Origin) -> str:
     elif _is_number(kind):
         return "number"
     elif is_text(kind):
-        return _kind_of_text(name, column, origin)
+        form = form_of(name, _filled(column), origin)
+        return "text" if form is None else "number" if isinstance(form, NumberForm) else "list"
     place = ", ".join(part for part, _ in origin.parts[:1])
     raise DataError(f"{place}: {name} is of type {kind}; {_WORKING}; convert it, or leave the column out")
 
@@ -72,12 +62,10 @@ def numbers(name: str, column: Column, origin: Origin) -> np.ndarray:
             column = pc.cast(column, column.type.value_type)
         if _is_list(column.type):
             values = _from_lists(name, column, origin)
-        elif not is_text(column.type):
-            values = _from_numbers(name, column, origin)
-        elif kind_of(name, column, origin) == "list":
-            values = _from_text_lists(name, column, origin)
+        elif is_text(column.type):
+            values = _from_text(name, _filled(column), origin)
         else:
-            values = _from_text(name, column, origin)
+            values = _from_numbers(name, column, origin)
     values = np.require(values, requirements="W")  # torch warns of read-only memory
     wrong = ~np.isfinite(values)
     if wrong.any():
@@ -108,26 +96,9 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (*numeric, types.is_date, types.is_timestamp, types.is_null))
 
 
-def _kind_of_text(name: str, column: pa.ChunkedArray, origin: Origin) -> str:
-    """Tell the kind of text: "number", "list" or "text"."""
-    filled = pc.fill_null(pc.cast(column, pa.string()), "")
-    filled = filled.filter(pc.not_equal(pc.utf8_trim_whitespace(filled), ""))
-    for kind, pattern in (("number", NUMBER), ("list", LIST)):
-        fitting = _count(filled, pattern)
-        if fitting >= 2:
-            others = len(filled) - fitting - _count(filled, MISSING)
-            if others <= max(1, (1 - SHARE) * len(filled)):
-                if kind == "list" and _count(filled, _PAIR) == len(filled):
-                    first = int(pc.index(pc.match_substring_regex(pc.cast(column, pa.string()), _PAIR), True).as_py())
-                    decimal, pair = filled[0].as_py().strip().replace(",", "."), filled[0].as_py().strip()
-                    fault, fix = "a number or a list of two", f"write {decimal} or [{pair}]"
-                    origin.fail(first, name, column[first].as_py(), fault, fix)
-                return kind
-    return "text"
-
-
-def _count(column: pa.ChunkedArray, pattern: str) -> int:
-    return int(pc.sum(pc.match_substring_regex(column, pattern)).as_py() or 0)
+def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return text as strings, with "" for null."""
+    return pc.fill_null(pc.cast(column, pa.string()), "")
 
 
 def _from_numbers(name: str, column: pa.ChunkedArray, origin: Origin) -> np.ndarray:
@@ -150,37 +121,14 @@ def _floats(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return ticks / {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
 
 
-def _from_text(name: str, column: pa.ChunkedArray, origin: Origin) -> np.ndarray:
-    """Convert text to [E, 1]."""
-    text = _checked(name, column, NUMBER, "not a number", origin)
-    return _parsed(pc.replace_substring_regex(text, r"[$€£¥,\s]", "")).reshape(-1, 1)
-
-
-def _from_text_lists(name: str, column: pa.ChunkedArray, origin: Origin) -> np.ndarray:
-    """Convert text of lists to [E, F]."""
-    text = _checked(name, column, LIST, "not a list of numbers", origin)
-    text = pc.utf8_trim(text, " \t\r\n[]")
-    parts = pc.split_pattern_regex(text, r"\s*[,;]\s*|\s+").combine_chunks()
-    return _parsed(pc.list_flatten(parts)).reshape(-1, _width(name, column, parts, origin))
-
-
-def _parsed(text: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Parse numbers without separators; Arrow does not read a plus sign."""
-    values = pc.cast(pc.replace_substring_regex(text, r"^\+", ""), pa.float64())
-    return np.asarray(values.to_numpy(zero_copy_only=False))
-
-
-def _checked(name: str, column: pa.ChunkedArray, pattern: str, fault: str, origin: Origin) -> pa.ChunkedArray:
-    """Return text as strings, after refusing the first that is empty, a word for that, or does not fit a pattern."""
-    text = pc.fill_null(pc.cast(column, pa.string()), "")
-    wrong = pc.invert(pc.match_substring_regex(text, pattern)).to_numpy()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        value = text[row].as_py()
-        if re.match(MISSING, value) or not value.strip():
-            origin.fail(row, name, value.strip(), "a word for a missing value", _FILL)
-        origin.fail(row, name, value, fault, _CORRECT)
-    return text
+def _from_text(name: str, text: pa.ChunkedArray, origin: Origin) -> np.ndarray:
+    """Convert text to [E, F]; one that is neither numbers nor lists as plain numbers, to report its first fault."""
+    form = form_of(name, text, origin) or PLAIN
+    text = checked(name, text, form, origin)
+    if isinstance(form, ListForm):
+        parts = form.lists(text)
+        return PLAIN.floats(pc.list_flatten(parts)).reshape(-1, _width(name, text, parts, origin))
+    return form.floats(text).reshape(-1, 1)
 
 
 def _from_lists(name: str, column: pa.ChunkedArray, origin: Origin) -> np.ndarray:

@@ -22,6 +22,7 @@ def read_stream(
     one_kind: bool = False,
     no_header: bool = False,
     encoding: str = "",
+    time_format: str = "",
     raw_features: bool = False,
 ) -> EventStream:
     """Read a stream from a table of events, or from all tables of a folder in the order of their names.
@@ -39,6 +40,7 @@ def read_stream(
             the columns decide: user and item are two kinds.
         no_header: the file has no header; its columns are 1, 2, 3, … with src, dst and t first.
         encoding: of a text file; UTF-8 by default.
+        time_format: the form of the dates, as in "%d.%m.%Y"; needed if day and month could be confused.
         raw_features: leave numbers as they are, instead of standardising them by the training part.
 
     Returns:
@@ -46,10 +48,15 @@ def read_stream(
 
     Raises:
         DataError: the file is missing or empty, or its content is invalid; with file, row, column, value and fix.
+        ConfigError: the encoding or the form of dates is unknown.
     """
     events, edges, nodes = (str(Path(file).absolute()) if file else "" for file in (path, edge_features, node_features))
     choice = dict(columns or {})
-    return read(DataConfig(events, choice, sort, bipartite, one_kind, no_header, encoding, raw_features, edges, nodes))
+    return read(
+        DataConfig(
+            events, choice, sort, bipartite, one_kind, no_header, encoding, time_format, raw_features, edges, nodes
+        )
+    )
 
 
 def read(data: DataConfig) -> EventStream:

@@ -56,21 +56,21 @@ def find_roles(sheet: Sheet, data: DataConfig) -> Roles:
     """
     dialect = sheet.dialect if isinstance(sheet, TextFile) else None
     if isinstance(sheet, TextFile) and looks_like_data(sheet.dialect.header):
-        raise DataError(header_is_data(sheet))
+        raise DataError(header_is_data(sheet, data.columns))
     names, chosen = sheet.columns, _chosen(sheet, data.columns)
     if dialect is not None and not dialect.header:
-        defaults = dialect.defaults
+        defaults = {role: name for role, name in dialect.defaults.items() if name not in chosen.values()}
     else:
         defaults = default_columns([name for name in names if name not in chosen.values()])
     columns = {**{role: name for role, name in defaults.items() if role not in data.columns}, **chosen}
+    if dialect is not None and not dialect.header and "t" in columns:
+        check_first_row(sheet, columns["t"])
+        if "t" not in data.columns and not dialect.konect and not data.time_format:
+            check_times(sheet, columns["t"], chosen)
     missing = [role for role in REQUIRED if role not in columns]
     if missing:
         raise DataError(missing_roles(sheet, missing, columns, data))
     _check_names(sheet, columns, chosen)
-    if dialect is not None and not dialect.header:
-        check_first_row(sheet, columns["t"])
-        if "t" not in data.columns and not dialect.konect:
-            check_times(sheet, columns["t"])
     try:
         features = feature_columns(names, data.columns.get("features"), columns)
     except DataError as error:
@@ -93,7 +93,7 @@ def _check_names(sheet: Sheet, columns: Mapping[str, str], chosen: Mapping[str, 
         if other is not None:
             raise DataError(f"{sheet.name}: column {name!r} is both {role} and {other}; use --columns {role}=NAME")
         if role in REQUIRED and isinstance(sheet, TextFile) and sheet.dialect.header and is_value(name):
-            raise DataError(header_is_data(sheet))
+            raise DataError(header_is_data(sheet, chosen))
         alike = [each for each in names if each.casefold() in (name.casefold(), f"{name.casefold()}.1")]
         unused = [each for each in alike if each not in columns.values()]
         if names.count(name) > 1 or (len(alike) > 1 and unused and role not in chosen):

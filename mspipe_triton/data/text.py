@@ -21,6 +21,7 @@ _HEAD = 1 << 18  # bytes by which the dialect is recognised
 _LINES = 100
 _SEPARATOR = "\x1f"  # stands for "::", since a delimiter has one character
 _MARKED = re.compile(rb"(?m)^[#%][^\n]*\n?")
+_COMMA_NUMBER = r"^\s*[+-]?(?:\d+,?\d*|,\d+)\s*$"
 _CONVERSION = re.compile(r"In CSV column #(\d+): CSV conversion error")
 # In a column of numbers these are gaps; in a column of text they are words.
 _NULLS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "none", "<NA>", "#N/A", "\\N"]
@@ -70,7 +71,8 @@ class TextFile:
         """Read columns by name, those in `text` as text, others as the type that fits all their values.
 
         Args:
-            time: the column of times, in which a decimal comma becomes a point.
+            time: the column of times, in which a decimal comma becomes a point. In other columns read as text it does
+                so if all values are numbers.
 
         Raises:
             DataError: a row has more or fewer values than there are columns, or the text is not UTF-8.
@@ -85,9 +87,11 @@ class TextFile:
             decimal_point="," if self.dialect.decimal_comma else ".",
         )
         table = self._converted(convert).rename_columns(list(places.values()))
-        if self.dialect.decimal_comma and time in places.values():
-            column = pc.replace_substring_regex(table[time], r"^([+-]?\d*),(\d+)$", r"\1.\2")
-            table = table.set_column(table.column_names.index(time), time, column)
+        for place, name in enumerate(table.column_names if self.dialect.decimal_comma else ()):
+            column = table[name]
+            if name == time or (name in text and pc.all(pc.match_substring_regex(column, _COMMA_NUMBER)).as_py()):
+                points = pc.replace_substring_regex(column, r"^(\s*[+-]?\d*),(\d*\s*)$", r"\1.\2")
+                table = table.set_column(place, name, points)
         return table
 
     def _converted(self, convert: pyarrow.csv.ConvertOptions) -> pa.Table:

@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mspipe_triton.data.id_columns import plain
+from mspipe_triton.data.lost_digits import lost_digits
 from mspipe_triton.data.origin import Origin
+from mspipe_triton.data.time_forms import DATES, Parser, chosen_form, first_failure, parses, strictly, suggested_forms
 from mspipe_triton.errors import DataError
 
-Parser = Callable[[pa.Array], pa.Array]
-
-_FORMATS = (  # beyond ISO 8601, those in which day and month cannot be confused
-    "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S",
-    "%Y/%m/%d %H:%M", "%Y.%m.%d", "%Y.%m.%d %H:%M:%S", "%d %b %Y", "%d-%b-%Y",
-    "%d-%b-%y", "%d %b %Y %H:%M:%S", "%d-%b-%Y %H:%M:%S", "%b %d, %Y", "%b %d %Y", "%b %d, %Y %H:%M:%S",
-    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S", "%Y%m%dT%H%M%S",
-)  # fmt: skip
-_DIGITS = {"Y": r"\d{4}", "d": r"(?P<day>\d{1,2})", "b": r"\w+", "a": r"\w+"}
-_SUFFIX = r"\s*(UTC|GMT|Z|z)$"
+_DIGITS = {"%Y%m%d": (), "%Y%m%d%H%M": (60, 24), "%Y%m%d%H%M%S": (60, 60, 24)}  # limits of seconds, minutes and hours
 _ADVICE = "write numbers, or dates such as 2016-10-01, 2016-10-01 12:30:05 or 2016-10-01T12:30:05+02:00"
 _UNITS = ((1e8, 1e10, "Unix seconds"), (1e11, 1e13, "Unix milliseconds"), (1e14, 1e16, "Unix microseconds"),
           (1e17, 1e19, "Unix nanoseconds"))  # fmt: skip
 
 
-def time_column(column: pa.ChunkedArray, name: str, origin: Origin) -> tuple[np.ndarray, str]:
+def time_column(column: pa.ChunkedArray, name: str, origin: Origin, form: str = "") -> tuple[np.ndarray, str]:
     """Convert a column to times [E], int64 or float64, and describe their meaning.
 
     Numbers keep their value and unit. Dates become Unix seconds: integers, or float64 if one has a fraction of a
     second; integer nanoseconds if one is finer than a microsecond. Dates without a zone count as UTC. Integers that
     are all dates such as 20161001, or date-times such as 20161001123005, are read as such.
 
+    Args:
+        form: the form of dates as text or integers, such as "%d.%m.%Y"; "" for numbers and dates of usual forms.
+
     Raises:
         DataError: a value is empty, not finite, or neither number nor date; or the type is float32 or holds no times.
+        ConfigError: the form cannot be read.
     """
     values = plain(column)
     kind = values.type
     if values.null_count:
         missing = pc.is_null(values).to_numpy(zero_copy_only=False)
         origin.refuse(missing, name, values, "", "fill it in, or remove the row")
+    if form:
+        return _from_form(values, name, origin, form)
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
         bits = 32 if pa.types.is_float32(kind) else 16
         fault = f"float{bits}, which is minutes off for Unix seconds"
@@ -53,7 +52,7 @@ def time_column(column: pa.ChunkedArray, name: str, origin: Origin) -> tuple[np.
         return _from_dates(values)
     if pa.types.is_integer(kind):
         try:
-            return _from_integers(pc.cast(values, pa.int64()))
+            return _from_integers(pc.cast(values, pa.int64()), name, origin)
         except pa.ArrowInvalid:
             large = values.to_numpy() > np.uint64(2**63 - 1)
             origin.refuse(large, name, values, "above 2^63 - 1", "use a coarser unit")
@@ -80,14 +79,47 @@ def is_time(text: str) -> bool:
     return True
 
 
-def _from_integers(values: pa.Array) -> tuple[np.ndarray, str]:
+def are_dates(t: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return the form of integers [E] of which the first and more than half are dates, "" for others, and which are."""
+    for form, limits in _DIGITS.items():
+        unit = 100 ** len(limits)
+        if t.size and 19000101 * unit <= t[0] < 21010101 * unit:
+            dates, rest = _days(t // unit), t
+            for limit in limits:
+                dates, rest = dates & (rest % 100 < limit), rest // 100
+            if dates[0] and dates.mean() > 1 / 2:
+                return form, dates
+    return "", np.zeros(t.size, dtype=bool)
+
+
+def _days(numbers: np.ndarray) -> np.ndarray:
+    """Return which numbers [E] are days of 1900 to 2100, such as 20161031."""
+    year, month, day = numbers // 10**4, numbers // 100 % 100, numbers % 100
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    lengths = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[month * (month <= 12)]
+    return (year >= 1900) & (year <= 2100) & (day >= 1) & (day <= lengths + (leap & (month == 2)))
+
+
+def _from_integers(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
     t = np.array(values.to_numpy())
-    for form, digits in (("%Y%m%d", 1), ("%Y%m%d%H%M", 10**4), ("%Y%m%d%H%M%S", 10**6)):
-        if t.size and 19000101 * digits <= t.min() and t.max() < 21010101 * digits:
-            texts = pc.cast(values, pa.string())
-            if _parses(_form(form), texts):
-                return _from_dates(_strictly(texts, form))[0], f"Unix seconds, from dates such as {t[0]}"
+    form, dates = are_dates(t)
+    if form:
+        origin.refuse(~dates, name, t, f"no date, as {t[0]} in the first row is", "correct it, or remove the row")
+        return _from_dates(strictly(pc.cast(values, pa.string()), form))[0], f"Unix seconds, from dates such as {t[0]}"
     return t, unit_of(t)
+
+
+def _from_form(values: pa.Array, name: str, origin: Origin, form: str) -> tuple[np.ndarray, str]:
+    """Convert dates, as text or integers, of the form that the user names."""
+    parser = chosen_form(form)
+    if not pa.types.is_string(values.type) and not pa.types.is_integer(values.type):
+        origin.fail(0, name, values[0], f"of type {values.type}, which has no form", "omit --time-format")
+    values = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
+    if not parses(parser, values):
+        row = first_failure(values, parser)
+        fix = "correct it, or change --time-format" if values[row].as_py() else "fill it in, or remove the row"
+        origin.fail(row, name, values[row], f"not of the form {form}", fix)
+    return _from_dates(parser(values))
 
 
 def _from_floats(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
@@ -122,16 +154,18 @@ def _from_dates(values: pa.Array) -> tuple[np.ndarray, str]:
 
 def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
     try:
-        return _from_integers(pc.cast(values, pa.int64()))
+        return _from_integers(pc.cast(values, pa.int64()), name, origin)
     except pa.ArrowInvalid:
         pass
     first = values[0].as_py() if len(values) else ""
-    if _parses(_floats, values.slice(0, 1)):
+    if parses(_floats, values.slice(0, 1)):
+        fault = "rounded by the program that wrote it"
+        origin.refuse(lost_digits(values), name, values, fault, "write times in full, as in 1700000000")
         numbers = _parsed(values, (_floats,), name, origin)
         if pc.any(pc.greater_equal(pc.abs(numbers), 2.0**53)).as_py():
             return _from_large_numbers(values, numbers, name, origin)
         return _from_floats(numbers, name, origin)
-    parsers = [parser for parser in _DATES if _parses(parser, values.slice(0, 1))]
+    parsers = [parser for parser in DATES if parses(parser, values.slice(0, 1))]
     if not parsers:
         origin.fail(0, name, first, _fault(first), _advice(first))
     return _from_dates(_parsed(values, parsers, name, origin))
@@ -144,12 +178,12 @@ def _parsed(values: pa.Array, parsers: Sequence[Parser], name: str, origin: Orig
         try:
             return parser(values)
         except (pa.ArrowInvalid, ValueError):
-            stops.append(_first_failure(values, parser))
+            stops.append(first_failure(values, parser))
     row = max(stops)
     value = values[row].as_py()
     numbers = parsers[0] is _floats
     fault = "not a number, as the first time is" if numbers else "not a date of the same form as the first one"
-    if numbers and value and _parses(_floats, pa.array([value.replace(",", "")])):
+    if numbers and value and parses(_floats, pa.array([value.replace(",", "")])):
         fault = "not a number"
     return origin.fail(row, name, value, fault, "correct it, or remove the row" if numbers else _advice(value))
 
@@ -157,7 +191,7 @@ def _parsed(values: pa.Array, parsers: Sequence[Parser], name: str, origin: Orig
 def _from_large_numbers(values: pa.Array, numbers: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
     """Convert numbers above 2^53, which float64 would round unless they have an exponent or no fraction."""
     try:
-        return _from_integers(pc.cast(pc.replace_substring_regex(values, r"\.0*$", ""), pa.int64()))
+        return _from_integers(pc.cast(pc.replace_substring_regex(values, r"\.0*$", ""), pa.int64()), name, origin)
     except pa.ArrowInvalid:
         exponent = pc.match_substring_regex(values, "[eE]|inf|nan")
         rounded = pc.and_not(pc.greater_equal(pc.abs(numbers), 2.0**53), exponent).to_numpy(zero_copy_only=False)
@@ -176,76 +210,11 @@ def _advice(text: str) -> str:
     """Return the fix of a time that cannot be read."""
     if not text:
         return "fill it in, or remove the row"
-    parts = text.replace(".", "/").replace("-", "/").split()[0].split("/") if text.split() else []
-    if len(parts) == 3 and all(part.isdigit() for part in parts) and len(parts[0]) < 3:
-        return f"day and month could be confused, so {_ADVICE}"
+    forms = suggested_forms(text)
+    if forms:
+        return f"day and month could be confused; use --time-format {forms}"
     return _ADVICE
-
-
-def _first_failure(values: pa.Array, parser: Parser) -> int:
-    """Return the row of the first value that a parser refuses, found by halving."""
-    low, high = 0, len(values)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _parses(parser, values.slice(low, middle - low)) else (low, middle)
-    return low
-
-
-def _parses(parser: Parser, values: pa.Array) -> bool:
-    try:
-        parser(values)
-    except (pa.ArrowInvalid, ValueError):
-        return False
-    return True
 
 
 def _floats(values: pa.Array) -> pa.Array:
     return pc.cast(values, pa.float64())
-
-
-def _iso(values: pa.Array) -> pa.Array:
-    """Parse ISO 8601 without a zone."""
-    return _timestamps(values, None)
-
-
-def _iso_zoned(values: pa.Array) -> pa.Array:
-    """Parse ISO 8601 with a zone, or with UTC or GMT behind it."""
-    values = pc.replace_substring_regex(values, r"\s+([+-]\d\d)", r"\1")
-    return _timestamps(pc.replace_substring_regex(values, _SUFFIX, "Z"), "UTC")
-
-
-def _timestamps(values: pa.Array, zone: str | None) -> pa.Array:
-    try:
-        return pc.cast(values, pa.timestamp("ns", zone))
-    except pa.ArrowInvalid:  # beyond the range of nanoseconds
-        return pc.cast(values, pa.timestamp("us", zone))
-
-
-def _iso_comma(values: pa.Array) -> pa.Array:
-    """Parse ISO 8601 without a zone, with a comma before the fraction of a second."""
-    return _iso(pc.replace_substring_regex(values, r"(:\d\d),(\d+)$", r"\1.\2"))
-
-
-def _form(form: str) -> Parser:
-    def parse(values: pa.Array) -> pa.Array:
-        without_zone = pc.replace_substring_regex(values, r"\s*(\+0000|UTC|GMT|Z)( |$)", " ")
-        return _strictly(pc.utf8_trim_whitespace(without_zone), form)
-
-    return parse
-
-
-def _strictly(values: pa.Array, form: str) -> pa.Array:
-    """Parse dates of one form as strptime does, but refuse years of two digits for four, and 30 February.
-
-    Raises:
-        ValueError: a value has another form, or its day does not exist.
-    """
-    pattern = re.sub("%(.)", lambda match: _DIGITS.get(match[1], r"\d{1,2}"), re.escape(form))
-    dates = pc.strptime(values, form, "s")
-    day = pc.struct_field(pc.extract_regex(values, f"^{pattern}$"), "day")
-    if not pc.all(pc.equal(pc.cast(day, pa.int64()), pc.day(dates)), skip_nulls=False).as_py():
-        raise ValueError(form)
-    return dates
-
-
-_DATES: tuple[Parser, ...] = (_iso, _iso_zoned, _iso_comma, *(_form(form) for form in _FORMATS))

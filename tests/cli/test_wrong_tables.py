@@ -144,8 +144,21 @@ TABLES = {
     "times of day": Refused("a.csv", H + "1,2,08:00:00\n", "",
                             f": row 1: t is '08:00:00', a time of day without its date; {DATES}"),
     "day or month": Refused("a.csv", H + "1,2,01/02/2020\n", "",
-                            ": row 1: t is '01/02/2020', not a number or a date; day and month could be confused, so "
-                            + DATES),
+                            ": row 1: t is '01/02/2020', not a number or a date; day and month could be confused; use "
+                            "--time-format %d/%m/%Y or %m/%d/%Y"),
+    "day above 12": Refused("a.csv", H + "1,2,14.11.2023 8:00\n", "",
+                            "...; use --time-format '%d.%m.%Y %H:%M' or '%m.%d.%Y %H:%M'"),
+    "another form of dates": Refused("a.csv", H + "1,2,14.11.2023\n1,2,11.14.2023\n", "--time-format %d.%m.%Y",
+                                     ": row 2: t is '11.14.2023', not of the form %d.%m.%Y; correct it, or change "
+                                     "--time-format"),
+    "times of a spreadsheet": Refused("a.csv", H + "1,2,1.70E+09\n", "", ": row 1: t is '1.70E+09', rounded by the "
+                                      "program that wrote it; write times in full, as in 1700000000"),
+    "digits of no date": Refused("a.csv", H + "1,2,20231101\n1,2,20231131\n1,2,20231201\n", "",
+                                 ": row 2: t is 20231131, no date, as 20231101 in the first row is; correct it, or "
+                                 "remove the row"),
+    "digits of no date in the second file": Refused(
+        "parts", folder(a=H + "1,2,20231101\n", b=H + "1,2,20231131\n1,2,20231132\n"), "",
+        "/b.csv: row 1: t is 20231131, no date, as 20231101 in parts/a.csv is; write all times in one form"),
     "year of two digits": Refused("a.csv", H + "1,2,01/02/20\n", "", ": row 1: t is '01/02/20', not a number..."),
     "thousands": Refused("a.csv", H + '1,2,"1,000"\n', "", f": row 1: t is '1,000', not a number or a date; {DATES}"),
     "word among dates": Refused("a.csv", H + "1,2,2020-01-01\n1,2,soon\n", "",
@@ -178,6 +191,11 @@ def test_missing_files_and_bad_flags(tmp_path: Path, command: Command) -> None:
     for arguments, message in (
         (("none.csv",), "none.csv: no such file; name a table of events, a folder of them, or `synthetic`"),
         (("a.csv", "--encoding", "nope"), "--encoding 'nope' is unknown; use one such as utf-8, latin-1 or cp1252"),
+        (
+            ("a.csv", "--time-format", "%Q"),
+            "--time-format '%Q': %Q cannot be read; use %Y %y %m %b %B %d %j %H %I %M %S",
+        ),
+        (("a.csv", "--time-format", "%H:%M"), "--time-format '%H:%M' has no year; name one, as in %d.%m.%Y"),
         (("a.csv", "--columns", "source=a"), "--columns: 'source=a' is not role=name; the roles are src, dst, t, "),
         (("a.csv", "--columns", "src="), "--columns: src= has no name; use src=NAME"),
         (("a.csv", "--columns", "src=a,src=b"), "--columns: src is named twice; omit one of them"),

@@ -83,9 +83,10 @@ def test_types_that_change_far_below() -> None:
     assert table["b"].to_pylist()[-3:] == ["2", "x", "0.5"]
 
 
-def test_decimal_commas_of_times_become_points() -> None:
-    table = open_text("x", b"a;t;c\n1,5;3,25;4,5\n").read(["a", "t", "c"], {"a", "t"}, "t")
-    assert table.to_pydict() == {"a": ["1,5"], "t": ["3.25"], "c": [4.5]}
+def test_decimal_commas_become_points_in_columns_of_numbers() -> None:
+    names = ["a", "b", "t", "c"]
+    table = open_text("x", b"a;b;t;c\n1,0;1,5;3,25;4,5\n2;x;4;5\n").read(names, {"a", "b", "t"}, "t")
+    assert table.to_pydict() == {"a": ["1.0", "2"], "b": ["1,5", "x"], "t": ["3.25", "4"], "c": [4.5, 5.0]}
 
 
 @pytest.mark.parametrize(
