@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mspipe_triton.data.lost_digits import lost_digits
 from mspipe_triton.data.objects import bytes_as_text, hexadecimal
 from mspipe_triton.data.origin import Origin
 
@@ -20,6 +21,7 @@ _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]\d+)?$"
 UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 # Words for a missing value, in lower case.
 ABSENT = pa.array(["", "na", "n/a", "nan", "null", "none", "<na>", "\\n", "nil"])
+_UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _FULL = "write ids in full, as integers or text; codes with a point need a letter, as in x6602.05"
 
 
@@ -99,9 +101,15 @@ def _from_text(values: pa.Array, name: str, origin: Origin) -> pa.Array:
     missing = pc.is_in(pc.utf8_lower(values), value_set=ABSENT)
     others = values.filter(pc.invert(missing)) if pc.any(missing).as_py() else values
     if not _all_match(others, _NUMBER):
-        return values
+        return pc.utf8_lower(values) if _all_match(values, _UUID) else values
     # All values are numbers, so a word such as "NA" is a gap, not the name of a node.
     origin.refuse(missing.to_numpy(zero_copy_only=False), name, values, "not an id among integers", "remove the row")
+    fault = "rounded by the program that wrote it"
+    origin.refuse(lost_digits(values), name, values, fault, _FULL)
+    fractional = pc.match_substring_regex(values, r"\.").to_numpy(zero_copy_only=False)
+    if fractional.any():
+        large = np.abs(pc.cast(values, pa.float64()).to_numpy()) > 2**53
+        origin.refuse(fractional & large, name, values, "which a float may have rounded", _FULL)
     if _all_match(values, _WHOLE):
         whole = pc.replace_substring_regex(values, r"\.0*$", "")
     else:
