@@ -46,8 +46,8 @@ def joined_times(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin, fo
     columns = [pa.chunked_array([plain(part)]) for part in parts]
     if form:
         each = zip(columns, origin.each(), strict=True)
-        times = [time_column(part, name, place, form) for part, place in each if len(part)]
-        return np.concatenate([t for t, _ in times]), times[0][1]
+        read = [time_column(part, name, place, form) for part, place in each if len(part)]
+        return np.concatenate([t for t, _ in read]), read[0][1]
     if _alike(columns):
         t, meaning = time_column(_concatenated(columns), name, origin)
         if "date" not in meaning and t.dtype == np.int64:

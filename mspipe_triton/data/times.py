@@ -97,7 +97,7 @@ def _days(numbers: np.ndarray) -> np.ndarray:
     year, month, day = numbers // 10**4, numbers // 100 % 100, numbers % 100
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     lengths = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[month * (month <= 12)]
-    return (year >= 1900) & (year <= 2100) & (day >= 1) & (day <= lengths + (leap & (month == 2)))
+    return np.asarray((year >= 1900) & (year <= 2100) & (day >= 1) & (day <= lengths + (leap & (month == 2))))
 
 
 def _from_integers(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
@@ -130,7 +130,7 @@ def _from_floats(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarra
 
 def _from_decimals(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:
     try:
-        return _from_integers(pc.cast(values, pa.int64()))
+        return _from_integers(pc.cast(values, pa.int64()), name, origin)
     except pa.ArrowInvalid:  # a fraction, or above 2^63 - 1
         floats = pc.cast(values, pa.float64(), safe=False)
         large = pc.greater_equal(pc.abs(floats), 2.0**53).to_numpy(zero_copy_only=False)
