@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -54,6 +54,7 @@ _TIMES = (
     "startedat", "starttime", "startdate", "pickupdatetime", "tpeppickupdatetime", "lpeppickupdatetime", "ratingtime",
     "reviewtime", "visittime", "clicktime", "calltime", "timestampms", "timems", "timestep", "step", "utc",
 )  # fmt: skip
+_TIMELY = ("time", "date", "timestamp")  # ends of names of times
 LABELS = ("label", "statelabel", "isfraud", "fraud", "islaundering", "isanomaly", "anomaly")
 _FEATURES = re.compile(r"f\d+")
 ROW_NUMBERS = ("", "unnamed0", "idx", "index", "rownumber", "level0")
@@ -106,10 +107,27 @@ def default_columns(names: Sequence[str]) -> dict[str, str]:
         column = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
         if column is not None:
             columns[role] = column
-    timely = [name for each, name in by_name.items() if each.endswith(("time", "date", "timestamp"))]
+    timely = [name for each, name in by_name.items() if each.endswith(_TIMELY)]
     if "t" not in columns and len(timely) == 1 and timely[0] not in used:
         columns["t"] = timely[0]
     return columns
+
+
+def other_ends(names: Sequence[str], roles: Roles) -> list[tuple[str, str]]:
+    """Return pairs of columns, beside those in use, whose names are usual for source and destination."""
+    by_name = {plain_name(name): name for name in reversed(names)}
+    pairs = [(each["src"], each["dst"]) for each in _pairs(by_name) if each]
+    used = {roles.src, roles.dst, roles.t, roles.label, *roles.features}
+    return [pair for pair in dict.fromkeys(pairs) if not used & set(pair)]
+
+
+def other_times(names: Sequence[str], roles: Roles) -> list[str]:
+    """Return columns, beside those in use, whose names are usual for times."""
+    return [
+        name
+        for name in names
+        if not roles.of(name) and (plain_name(name) in _TIMES or plain_name(name).endswith(_TIMELY))
+    ]
 
 
 def kinds_of(src: str, dst: str) -> tuple[str, ...]:
@@ -173,15 +191,23 @@ def shown_names(names: Iterable[str], most: int = 12) -> str:
 
 def _ends(by_name: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of src and dst: a usual pair, or either of them by a name that is usual for it."""
-    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
-    both = {} if source is None or destination is None else {"src": by_name[source], "dst": by_name[destination]}
-    columns = _pair(by_name, _PAIRS) or both or _around(by_name) or _pair(by_name, _WEAK_PAIRS)
+    columns = next(filter(None, _pairs(by_name)), {})
     if columns:
         return columns
+    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
     source = source or _first(by_name, (first for first, _ in (*_PAIRS, *_WEAK_PAIRS) if first != "i"))
     destination = destination or _first(by_name, (second for _, second in (*_PAIRS, *_WEAK_PAIRS) if second != "j"))
     alone = {"src": source, "dst": destination}
     return {role: by_name[name] for role, name in alone.items() if name is not None}
+
+
+def _pairs(by_name: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield the columns of src and dst, or {}, by the usual pairs, the surest first: user and item come second."""
+    yield _pair(by_name, _PAIRS)
+    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
+    yield {} if source is None or destination is None else {"src": by_name[source], "dst": by_name[destination]}
+    yield _around(by_name)
+    yield _pair(by_name, _WEAK_PAIRS)
 
 
 def _pair(by_name: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
