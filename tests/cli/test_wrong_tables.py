@@ -115,6 +115,8 @@ TABLES = {
     "latin-1": Refused("a.csv", "src,dst,t\na,b,1\na,m\u00fcller,2\n".encode("latin-1"), "",
                        ": row 2: dst holds 'm\u00fcller', which is not utf-8; use --encoding with the file's own, such "
                        "as latin-1"),
+    "header in latin-1": Refused("a.csv", "src,dst,t,gr\u00f6\u00dfe\na,b,1,2\n".encode("latin-1"), "",
+                                 ": the header is not UTF-8; use --encoding latin-1 or cp1252"),
     "binary": Refused("a.png", b"\x89PNG\r\n\x1a\n\0\0\0", "", ": is not a text, Parquet, Arrow or JSON...utf-16"),
     "zip": Refused("a.xlsx", archive, "", ": is a zip archive or a spreadsheet; unpack it, ...as CSV or Parquet"),
     "numpy": Refused("a.npy", array, "", ": is a numpy array; events need named columns: use CSV, Parquet, or "

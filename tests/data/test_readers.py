@@ -115,6 +115,26 @@ def test_description(tmp_path: Path) -> None:
     assert readable_time(1e30, "Unix seconds") is None
 
 
+@pytest.mark.parametrize(("name", "form"), [("x.parquet", "Parquet"), ("x.jsonl", "JSON")])
+def test_flags_for_text_are_refused_for_other_formats(name: str, form: str, tmp_path: Path) -> None:
+    if form == "JSON":
+        write(tmp_path / name, '{"src": 1, "dst": 2, "t": 3}\n')
+    else:
+        pyarrow.parquet.write_table(pa.table({"src": [1], "dst": [2], "t": [3]}), tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: is {form}, which has no encoding to name; omit --encoding"):
+        read_stream(tmp_path / name, encoding="latin-1")
+    with pytest.raises(DataError, match=f"{name}: is {form}, which has no header line; omit --no-header"):
+        read_stream(tmp_path / name, no_header=True)
+
+
+def test_names_in_later_files_may_differ_in_case_and_blanks(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "src,dst,Event Time,label,f0\n1,2,3,0,0.5\n")
+    write(tmp_path / "b.csv", "event_time,Dst, SRC,F0,LABEL\n4,6,5,1.5,1\n")
+    stream = read_stream(tmp_path, raw_features=True, columns={"t": "event time"})
+    assert (stream.ids.of(stream.src), stream.ids.of(stream.dst), stream.t.tolist()) == ([1, 5], [2, 6], [3, 4])
+    assert (stream.labels.tolist(), stream.edge_features.tolist()) == ([0, 1], [[0.5], [1.5]])
+
+
 def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_stream(tmp_path / "none.csv")
