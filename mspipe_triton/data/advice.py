@@ -36,6 +36,12 @@ def missing_roles(sheet: Sheet, missing: Sequence[str], columns: Mapping[str, st
     """
     if isinstance(sheet, TextFile) and any(is_value(name) for name in sheet.dialect.header):
         return header_is_data(sheet, data.columns)
+    title = sheet.dialect.narrow_header() if isinstance(sheet, TextFile) and sheet.dialect.header else None
+    if title is not None:
+        count = f"{title[0]} value{'s' if title[0] > 1 else ''}"
+        return (
+            f"{sheet.name}: the first line has {count} and the rows have {title[1]}; remove the lines above the header"
+        )
     names = shown_names(sheet.columns) or "no columns"
     in_memory = isinstance(sheet, ArrowSheet) and not sheet.is_file
     kind = "frame" if in_memory else "file"

@@ -67,7 +67,19 @@ def open_json(name: str, content: bytes) -> JsonSheet:
         table = pyarrow.json.read_json(pa.BufferReader(content))
     except pa.ArrowInvalid:
         table = _inferred(_records(name, content))
+    _refuse_columns(name, table)
     return JsonSheet(name, content, table)
+
+
+def _refuse_columns(name: str, table: pa.Table) -> None:
+    """Refuse a single object that holds all events: in columns, as pandas writes by default, or in a list."""
+    nested = [pa.types.is_nested(kind) for kind in table.schema.types]
+    lists = [pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) for kind in table.schema.types]
+    if table.num_rows == 1 and any(nested) and (all(nested) or any(lists)):
+        raise DataError(
+            f"{name}: is one object that holds {'a list of events' if any(lists) else 'columns'}; write records, one "
+            'object per event, as in df.to_json(orient="records", lines=True)'
+        )
 
 
 def _records(name: str, content: bytes) -> list[dict[str, Any]]:

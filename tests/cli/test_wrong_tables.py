@@ -178,6 +178,20 @@ TABLES = {
                                   ": row 2: dst is empty; fill it in, or remove the row"),
     "JSON arrays": Refused("a.json", "[[1,2,3]]", "",
                            ': row 1: is no JSON object; write objects such as {"src": 1, "dst": 2, "t": 3}'),
+    "columns in JSON": Refused("a.json", '{"src":{"0":1,"1":2},"dst":{"0":2,"1":3},"t":{"0":1,"1":2}}', "",
+                               ": is one object that holds columns; write records, one object per event, as in "
+                               'df.to_json(orient="records", lines=True)'),
+    "lists in JSON": Refused("a.json", '{"src":[1,2],"dst":[2,3],"t":[1,2]}', "",
+                             ": is one object that holds columns; write records...lines=True)"),
+    "a list in JSON": Refused("a.json", '{"n":1,"events":[{"src":1,"dst":2,"t":3}]}', "",
+                              ": is one object that holds a list of events; write records...lines=True)"),
+    "a title": Refused("a.csv", "My events\n" + H + "1,2,3\n4,5,6\n", "",
+                       ": the first line has 1 value and the rows have 3; remove the lines above the header"),
+    "two lines of title": Refused("a.csv", "Report, part 1\n\nfrom ;x\n" + "src;dst;t\n1;2;3\n4;5;6\n", "",
+                                  ": the first line has 1 value and the rows have 3; remove the lines above the "
+                                  "header"),
+    "long types": Refused("a.parquet", parquet(t=pa.array([{f"name{n}": n for n in range(30)}] * 2)), "",
+                          "...; use numbers, dates or timestamps"),
     "nested JSON": Refused("a.jsonl", '{"src":{"id":1},"dst":2,"t":3}\n', "",
                            ": row 1: src is {'id': 1}, of type struct<id: int64>; name a column of integers or text"),
 }  # fmt: skip
