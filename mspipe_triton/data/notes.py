@@ -15,7 +15,7 @@ from mspipe_triton.data.names import Roles, other_ends, other_times, plain_name,
 from mspipe_triton.data.origin import Source, shown
 from mspipe_triton.data.sheets import Sheet
 
-_FEW = 10  # ids, too few to tell a range
+_FEW = 10  # ids or times, too few to tell a range
 _ENOUGH = 20  # events, enough to tell something from their distribution
 _GAP = 0.9  # of the span of all times, too much between two events
 # Words for a missing value that a table of ids may have beyond those of `ABSENT`.
@@ -37,7 +37,7 @@ def stream_notes(
     if not roles.kinds and not (source.data is not None and source.data.one_kind):
         notes += _two_kinds(src, dst, ids, roles)
     gaps = np.diff(t.astype(np.float64))
-    if t.size >= _ENOUGH and gaps.max() > _GAP * gaps.sum():
+    if t.size >= _ENOUGH and (gaps > 0).sum() >= _FEW and gaps.max() > _GAP * gaps.sum():
         event = int(gaps.argmax())
         notes.append(
             f"most of the time lies between {source.place(event)} ({t[event]}) and {source.place(event + 1)} "

@@ -63,6 +63,11 @@ def test_one_large_gap_in_time(first: int, noted: bool, tmp_path: Path) -> None:
     )
 
 
+def test_two_days_are_no_gap(tmp_path: Path) -> None:
+    rows = [f"{n % 4},{4 + n % 5},2020-01-0{1 + n // 15}" for n in range(30)]
+    assert notes(tmp_path / "x.csv", "\n".join(["src,dst,t", *rows])) == ()
+
+
 @pytest.mark.parametrize("word", ["#N/A", "-", "?", ".", "undefined", "Unknown", "(null)", "nan"])
 def test_words_for_missing_ids(word: str, tmp_path: Path) -> None:
     (note,) = notes(tmp_path / "x.csv", f"src,dst,t\na,{word},1\n{word},b,2\n")
