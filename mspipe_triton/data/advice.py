@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -36,6 +37,12 @@ def missing_roles(sheet: Sheet, missing: Sequence[str], columns: Mapping[str, st
     """
     if isinstance(sheet, TextFile) and any(is_value(name) for name in sheet.dialect.header):
         return header_is_data(sheet, data.columns)
+    title = sheet.dialect.narrow_header() if isinstance(sheet, TextFile) and sheet.dialect.header else None
+    if title is not None:
+        count = f"{title[0]} value{'s' if title[0] > 1 else ''}"
+        return (
+            f"{sheet.name}: the first line has {count} and the rows have {title[1]}; remove the lines above the header"
+        )
     names = shown_names(sheet.columns) or "no columns"
     in_memory = isinstance(sheet, ArrowSheet) and not sheet.is_file
     kind = "frame" if in_memory else "file"
@@ -157,7 +164,7 @@ def _candidates(
     ends = [name for name in ends if name not in times or len(times) > 1]
     needed = len([role for role in missing if role != "t"])
     konect = isinstance(sheet, TextFile) and sheet.dialect.konect
-    if konect or len(ends) < needed or ("t" in missing and not times):
+    if konect or len(ends) < needed or ("t" in missing and (not times or len({*ends, *times}) <= needed)):
         return "a table of events needs three: source, destination and time"
     parts = [f"nodes could be {shown_names(ends)}"] if needed else []
     parts += [f"the time could be {shown_names(times)}"] if "t" in missing else []
@@ -267,4 +274,5 @@ def _is_number(text: str) -> bool:
 
 
 def _is_fraction(text: str) -> bool:
+    text = re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text)
     return _is_number(text) and not float(text).is_integer()

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.id_columns import ABSENT
-from mspipe_triton.data.ids import NodeIds, number_nodes
-from mspipe_triton.data.joins import joined_ids, joined_times
+from mspipe_triton.data.ids import number_nodes
+from mspipe_triton.data.joins import joined_ends, joined_times
 from mspipe_triton.data.labels import label_column
-from mspipe_triton.data.names import Roles, plain_name, shown_names
-from mspipe_triton.data.origin import Origin, Source, shown
+from mspipe_triton.data.names import Roles, find_column, shown_names
+from mspipe_triton.data.notes import column_notes, stream_notes
+from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.data.roles import find_roles
 from mspipe_triton.data.sheets import Sheet
 from mspipe_triton.data.stream_features import row_column, with_edge_features, with_node_features
 from mspipe_triton.data.text import TextFile
 from mspipe_triton.errors import DataError
-
-_FEW = 10  # ids, too few to tell a range
 
 
 def assemble(
@@ -45,7 +43,7 @@ def assemble(
     used = roles.used if numbers is None else (*roles.used, numbers)
     tables, origin = _read(sheets, roles, used)
     columns = {name: [table[name] for table in tables] for name in used}
-    sources, destinations = (joined_ids(columns[end], end, origin) for end in (roles.src, roles.dst))
+    sources, destinations = joined_ends(columns, (roles.src, roles.dst), origin, bool(roles.kinds))
     src, dst, ids = number_nodes(sources, destinations, roles.kinds)
     t, meaning = joined_times(columns[roles.t], roles.t, origin, data.time_format)
     order = _order(columns[roles.t], t, roles, origin, data.sort)
@@ -53,9 +51,10 @@ def assemble(
     if order is not None:
         src, dst, t = src[order], dst[order], t[order]
         labels = None if labels is None else labels[order]
-    notes = _words(ids) + ([] if roles.kinds or data.one_kind else _two_kinds(src, dst, ids, roles))
     by_name = {column: "row" if column == numbers else roles.of(column) for column in sheets[0].columns}
-    source = Source(origin, order, data, by_name, tuple(notes), sheets[0].form, meaning, label_fault=fault)
+    source = Source(origin, order, data, by_name, (), sheets[0].form, meaning, label_fault=fault)
+    notes = stream_notes(src, dst, t, ids, roles, source) + column_notes(sheets, roles, data)
+    source = replace(source, notes=tuple(notes))
     stream = EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), None, None,
         None if labels is None else torch.from_numpy(labels), len(ids), name, ids, source,
@@ -65,19 +64,22 @@ def assemble(
 
 
 def _read(sheets: Sequence[Sheet], roles: Roles, used: Sequence[str]) -> tuple[list[pa.Table], Origin]:
-    """Read the columns in use from all tables."""
+    """Read the columns in use from all tables; in later ones, their names may differ in case and blanks."""
     tables, parts = [], []
+    text = {roles.src, roles.dst, roles.t, *filter(None, [roles.label]), *(set(used) - set(roles.used))}
     for sheet in sheets:
-        missing = [name for name in used if name not in sheet.columns]
-        if missing:
+        names = {name: find_column(sheet.columns, name) for name in used}
+        missing = next((name for name in used if names[name] is None), None)
+        if missing is not None:
             header = shown_names(sheet.columns)
             raise DataError(
-                f"{sheet.name}: no column {missing[0]!r}, which {sheets[0].name} has; the file has {header}; give all "
+                f"{sheet.name}: no column {missing!r}, which {sheets[0].name} has; the file has {header}; give all "
                 "files of a folder the same columns"
             )
-        text = {roles.src, roles.dst, roles.t, *filter(None, [roles.label]), *(set(used) - set(roles.used))}
-        tables.append(sheet.read(used, text, roles.t))
-        parts.append((sheet.name, tables[-1].num_rows))
+        columns = {name: each for name, each in names.items() if each is not None}
+        table = sheet.read(list(columns.values()), {columns[name] for name in text}, columns[roles.t])
+        tables.append(table.rename_columns(list(columns)))
+        parts.append((sheet.name, table.num_rows))
     if not sum(rows for _, rows in parts):
         below = " below the header" if isinstance(sheets[0], TextFile) and sheets[0].dialect.header else ""
         raise DataError(f"{sheets[0].name}: no events{below}; add a row per event")
@@ -105,48 +107,3 @@ def _value(parts: Sequence[pa.ChunkedArray], row: int) -> Any:
             return part[row]
         row -= len(part)
     raise IndexError(row)
-
-
-def _words(ids: NodeIds) -> list[str]:
-    """Return a note if a node is called as missing values are, such as "nan"."""
-    words = [
-        word
-        for table in ids.ids
-        if pa.types.is_string(table.type)
-        for word in table.filter(pc.is_in(pc.utf8_lower(table), value_set=ABSENT)).to_pylist()
-    ]
-    if not words:
-        return []
-    return [f"{shown(words[0])} is the id of a node; if it stands for a missing value, remove the rows that have it"]
-
-
-def _two_kinds(src: np.ndarray, dst: np.ndarray, ids: NodeIds, roles: Roles) -> list[str]:
-    """Return a note if sources and destinations share numbers and look like two kinds of nodes.
-
-    They look so if each of the two is a nearly unbroken range of integers from the same start, and one is longer by a
-    tenth; or if a column of sources is called user and the like, and that of destinations is not.
-    """
-    sides = [np.zeros(len(ids), dtype=bool) for _ in range(2)]
-    sides[0][src], sides[1][dst] = True, True
-    shared = int((sides[0] & sides[1]).sum())
-    table = ids.ids[0]
-    if not shared or not pa.types.is_integer(table.type):
-        return []
-    numbers = table.to_numpy()
-    first, second = (numbers[side] for side in sides)
-    lengths = [int(part[-1]) - int(part[0]) + 1 for part in (first, second)]
-    unbroken = first.size >= 0.8 * lengths[0] and second.size >= 0.8 * lengths[1]
-    different = _FEW < min(lengths) < 0.9 * max(lengths)
-    ranges = unbroken and different and abs(int(first[0]) - int(second[0])) <= 1
-    if not ranges and not _user_like(roles):
-        return []
-    columns = f"columns {roles.src} and {roles.dst}" if roles.src.isdigit() else f"{roles.src} and {roles.dst}"
-    return [
-        f"{columns} share {shared:,} ids and are numbered together, though they look like two kinds "
-        "of nodes; if they are, use --bipartite, otherwise --one-kind"
-    ]
-
-
-def _user_like(roles: Roles) -> bool:
-    """Return True if the sources are called user and the destinations are not."""
-    return "user" in plain_name(roles.src) and "user" not in plain_name(roles.dst)

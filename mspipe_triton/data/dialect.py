@@ -100,6 +100,21 @@ class Dialect:
         comma, point = (any(map(form.fullmatch, values)) for form in (_COMMA_DECIMAL, _POINT_DECIMAL))
         return self.delimiter != "," and comma and not point
 
+    def narrow_header(self) -> tuple[int, int] | None:
+        """Return the number of values in the first line and in the rows, if these have more, at least three.
+
+        The first line is then a title, and may have hidden the delimiter, by which most rows have another width.
+        """
+        if 2 * sum(len(row) == len(self.header) for row in self.rows) > len(self.rows):
+            return None
+        first, rows = self.delimiter.join(self.header), [self.delimiter.join(row) for row in self.rows]
+        for delimiter in _DELIMITERS if len(rows) > 1 else ():
+            count, widths = len(fields(first, delimiter)), Counter(len(fields(row, delimiter)) for row in rows)
+            width, agreeing = widths.most_common(1)[0]
+            if width > max(count, 2) and agreeing > len(rows) / 2:
+                return count, width
+        return None
+
     def describe(self) -> str:
         """Describe the dialect, as in "commas, header"."""
         form = "Konect" if self.konect else "header" if self.header else "no header"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,35 @@ from mspipe_triton.data.id_columns import id_column, plain
 from mspipe_triton.data.ids import common_type, converted
 from mspipe_triton.data.origin import Origin
 from mspipe_triton.data.times import are_dates, time_column, unit_of
+
+
+def joined_ends(
+    columns: Mapping[str, Sequence[pa.ChunkedArray]], ends: tuple[str, str], origin: Origin, apart: bool
+) -> list[pa.Array]:
+    """Convert the columns of sources and destinations to ids.
+
+    If they share one numbering and either has text, both stay as they are written, so that "7.0" is one id in both.
+
+    Args:
+        columns: the parts of each column, by name. ends: the two names.
+        apart: sources and destinations are two kinds of nodes.
+
+    Raises:
+        DataError: as `id_column`.
+    """
+    ids = [joined_ids(columns[end], end, origin) for end in ends]
+    texts = [pa.types.is_string(each.type) for each in ids]
+    if apart or all(texts) or not any(texts):
+        return ids
+    return [each if text else _as_written(columns[end], each) for each, text, end in zip(ids, texts, ends, strict=True)]
+
+
+def _as_written(parts: Sequence[pa.ChunkedArray], ids: pa.Array) -> pa.Array:
+    """Return integer ids as the text that they were read from; unchanged if they were no text."""
+    columns = [plain(part) for part in parts if len(part)]
+    if not all(pa.types.is_string(column.type) for column in columns):
+        return ids
+    return pc.utf8_trim_whitespace(pa.concat_arrays(columns))
 
 
 def joined_ids(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> pa.Array:

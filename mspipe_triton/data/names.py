@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -25,14 +25,18 @@ _WEAK_PAIRS = (
     ("orderingparty", "beneficiary"), ("remitter", "beneficiary"), ("follower", "followee"), ("follower", "followed"),
     ("nameorig", "namedest"), ("node1", "node2"), ("id1", "id2"), ("sourcesubreddit", "targetsubreddit"),
     ("pulocation", "dolocation"), ("author", "recipient"), ("citing", "cited"), ("buyer", "seller"),
-    ("callernumber", "callednumber"),
+    ("callernumber", "callednumber"), ("person1", "person2"), ("user1", "user2"),
 )  # fmt: skip
-_AFFIXES = ("id", "node", "nodeid", "account", "accountid", "address", "name", "user", "userid", "bank", "entity", "ip")
+_AFFIXES = (
+    "id", "node", "nodeid", "account", "accountid", "address", "name", "user", "userid", "bank", "entity", "ip", "iban",
+    "addr", "phone", "number", "email",
+)  # fmt: skip
+_PLACES = ("station", "stop", "city")  # less sure than the names of users and items, which may have them as well
 # Names such as from_stop_id and to_stop_id: one of these before or after the same word, which ends so.
 _AROUND = (*_PAIRS[:4], ("from", "to"), ("sender", "receiver"), ("start", "end"), ("origin", "destination"))
 _NODES = (
     "id", "node", "account", "address", "user", "station", "stop", "entity", "ip", "airport", "city", "zone",
-    "location", "bank", "code", "number", "name",
+    "location", "bank", "code", "number", "name", "iban", "addr", "phone", "email",
 )  # fmt: skip
 # Names of the ends of pairs of two kinds:
 _USERS = (
@@ -55,6 +59,7 @@ _TIMES = (
     "startedat", "starttime", "startdate", "pickupdatetime", "tpeppickupdatetime", "lpeppickupdatetime", "ratingtime",
     "reviewtime", "visittime", "clicktime", "calltime", "timestampms", "timems", "timestep", "step", "utc",
 )  # fmt: skip
+_TIMELY, _AT = ("time", "date", "timestamp"), re.compile(r"(?:[\s_.-](?i:at)|[a-z\d]At)$")  # ends of names of times
 LABELS = ("label", "statelabel", "isfraud", "fraud", "islaundering", "isanomaly", "anomaly")
 _FEATURES = re.compile(r"f\d+")
 ROW_NUMBERS = ("", "unnamed0", "idx", "index", "rownumber", "level0")
@@ -107,10 +112,23 @@ def default_columns(names: Sequence[str]) -> dict[str, str]:
         column = next((by_name[each] for each in usual if each in by_name and by_name[each] not in used), None)
         if column is not None:
             columns[role] = column
-    timely = [name for each, name in by_name.items() if each.endswith(("time", "date", "timestamp"))]
+    timely = [name for name in by_name.values() if _is_timely(name)]
     if "t" not in columns and len(timely) == 1 and timely[0] not in used:
         columns["t"] = timely[0]
     return columns
+
+
+def other_ends(names: Sequence[str], roles: Roles) -> list[tuple[str, str]]:
+    """Return pairs of columns, beside those in use, whose names are usual for source and destination."""
+    by_name = {plain_name(name): name for name in reversed(names)}
+    pairs = [(each["src"], each["dst"]) for each in _pairs(by_name) if each]
+    used = {roles.src, roles.dst, roles.t, roles.label, *roles.features}
+    return [pair for pair in dict.fromkeys(pairs) if not used & set(pair)]
+
+
+def other_times(names: Sequence[str], roles: Roles) -> list[str]:
+    """Return columns, beside those in use, whose names are usual for times."""
+    return [name for name in names if not roles.of(name) and (plain_name(name) in _TIMES or _is_timely(name))]
 
 
 def kinds_of(src: str, dst: str) -> tuple[str, ...]:
@@ -173,22 +191,37 @@ def shown_names(names: Iterable[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _is_timely(name: str) -> bool:
+    """Return True for a name that ends as those of times do, as in delivery_date, paid_at and playedAt."""
+    return plain_name(name).endswith(_TIMELY) or _AT.search(name.strip()) is not None
+
+
 def _ends(by_name: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of src and dst: a usual pair, or either of them by a name that is usual for it."""
-    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
-    both = {} if source is None or destination is None else {"src": by_name[source], "dst": by_name[destination]}
-    columns = _pair(by_name, _PAIRS) or both or _around(by_name) or _pair(by_name, _WEAK_PAIRS)
+    columns = next(filter(None, _pairs(by_name)), {})
     if columns:
         return columns
+    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
     source = source or _first(by_name, (first for first, _ in (*_PAIRS, *_WEAK_PAIRS) if first != "i"))
     destination = destination or _first(by_name, (second for _, second in (*_PAIRS, *_WEAK_PAIRS) if second != "j"))
     alone = {"src": source, "dst": destination}
     return {role: by_name[name] for role, name in alone.items() if name is not None}
 
 
-def _pair(by_name: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _pairs(by_name: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield the columns of src and dst, or {}, by the usual pairs, the surest first: user and item come second."""
+    yield _pair(by_name, _PAIRS)
+    source, destination = _first(by_name, _USERS), _first(by_name, _ITEMS)
+    yield {} if source is None or destination is None else {"src": by_name[source], "dst": by_name[destination]}
+    yield _around(by_name)
+    yield _pair(by_name, (*_WEAK_PAIRS, *_PAIRS), (*_AFFIXES, *_PLACES))
+
+
+def _pair(
+    by_name: Mapping[str, str], pairs: Iterable[tuple[str, str]], affixes: Sequence[str] = _AFFIXES
+) -> dict[str, str]:
     for source, destination in pairs:
-        for affix in ("", *_AFFIXES):
+        for affix in ("", *affixes):
             for first, second in ((source + affix, destination + affix), (affix + source, affix + destination)):
                 if first in by_name and second in by_name:
                     return {"src": by_name[first], "dst": by_name[second]}

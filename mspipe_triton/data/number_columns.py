@@ -46,7 +46,7 @@ def kind_of(name: str, column: Column, origin: Origin) -> str:
         form = form_of(name, _filled(column), origin)
         return "text" if form is None else "number" if isinstance(form, NumberForm) else "list"
     place = ", ".join(part for part, _ in origin.parts[:1])
-    raise DataError(f"{place}: {name} is of type {kind}; {_WORKING}; convert it, or leave the column out")
+    raise DataError(f"{place}: {name} is of type {kind!s:.60}; {_WORKING}; convert it, or leave the column out")
 
 
 def numbers(name: str, column: Column, origin: Origin) -> np.ndarray:

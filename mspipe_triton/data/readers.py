@@ -9,6 +9,8 @@ from mspipe_triton.config import DataConfig
 from mspipe_triton.data.assembly import assemble
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.sheets import open_sheets, table_name
+from mspipe_triton.data.text import TextFile
+from mspipe_triton.errors import DataError
 
 
 def read_stream(
@@ -25,7 +27,7 @@ def read_stream(
     time_format: str = "",
     raw_features: bool = False,
 ) -> EventStream:
-    """Read a stream from a table of events, or from all tables of a folder in the order of their names.
+    """Read a stream from a table of events, or from all tables of a folder in the order of their paths.
 
     Args:
         path: delimited text, JSON lines, Parquet or Arrow, perhaps compressed, or a folder; recognised by the content.
@@ -62,4 +64,9 @@ def read_stream(
 def read(data: DataConfig) -> EventStream:
     """Read the stream that data settings name; see `read_stream`."""
     path = Path(data.path)
-    return assemble(open_sheets(path, data.encoding, data.no_header), data, table_name(path))
+    sheets = open_sheets(path, data.encoding, data.no_header)
+    if not any(isinstance(sheet, TextFile) for sheet in sheets):
+        for flag in (flag for flag in ("encoding", "no_header") if getattr(data, flag)):
+            option, thing = f"--{flag.replace('_', '-')}", "encoding to name" if flag == "encoding" else "header line"
+            raise DataError(f"{sheets[0].name}: is {sheets[0].form}, which has no {thing}; omit {option}")
+    return assemble(sheets, data, table_name(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.feather
-import pyarrow.json
 import pyarrow.parquet
 
+from mspipe_triton.data.json_sheets import json_content, open_json
 from mspipe_triton.data.origin import shown_path
 from mspipe_triton.data.text import open_text
 from mspipe_triton.errors import DataError
@@ -103,46 +102,34 @@ class ParquetSheet:
             return file.read(columns=list(names)).select(list(names))
 
 
-@dataclass(frozen=True)
-class JsonSheet:
-    """Records as JSON, one per line or in one array."""
-
-    name: str
-    content: bytes
-    table: pa.Table
-    form = "JSON"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return tuple(self.table.column_names)
-
-    def read(self, names: Sequence[str], text: Collection[str], time: str) -> pa.Table:
-        """Read columns by name; those in `text` that Arrow has made floats or dates are read again, exactly."""
-        table = self.table.select(list(names))
-        for name in (each for each in names if each in text):
-            kind = table[name].type
-            if pa.types.is_floating(kind) or (name != time and pa.types.is_timestamp(kind)):
-                values = pa.array([_text(each.get(name)) for each in _records(self.name, self.content)], pa.string())
-                table = table.set_column(table.column_names.index(name), name, values)
-        return table
-
-
 def open_sheets(path: Path, encoding: str = "", no_header: bool = False) -> list[Sheet]:
-    """Open a file, or the files of a folder in the order of their names, in which numbers count by value.
+    """Open a file, or the files of a folder and its sub-folders by their paths, in which numbers count by value.
 
     Raises:
-        DataError: a file is missing, empty, or of no known format, or the folder has no tables.
+        DataError: a file is missing, empty, or of no known format, the folder has no tables, or one of them twice.
     """
     with _reporting(shown_path(path)):
         if not path.is_dir():
             return [_open(path, encoding, no_header)]
-        files = [each for each in path.iterdir() if _is_table(each)]
-        files = [each for each in files if each.stat().st_size] or files  # Spark writes empty parts
+        files = [each for each in path.rglob("*") if _is_table(each.relative_to(path)) and not each.is_dir()]
+        files = [each for each in files if each.is_file() and each.stat().st_size] or files  # Spark writes empty parts
     if not files:
         kinds = ", ".join(_SUFFIXES)
         raise DataError(f"{shown_path(path)}: the folder has no tables ({kinds}, perhaps compressed); name another")
-    return [_open(file, encoding, no_header) for file in sorted(files, key=_by_number)]
+    files.sort(key=lambda file: _by_number(file.relative_to(path)))
+    _refuse_copies(files)
+    return [_open(file, encoding, no_header) for file in files]
+
+
+def _refuse_copies(files: Sequence[Path]) -> None:
+    """Refuse two files that differ only in the suffixes of format and compression."""
+    first = dict[Path, Path]()
+    for file in files:
+        table = _stem(file)
+        table = table.with_suffix("") if table.suffix.lower() in _SUFFIXES else table
+        other = first.setdefault(table, file)
+        if other != file:
+            raise DataError(f"{shown_path(other)} and {file.name}: both seem to hold one table; remove one")
 
 
 def table_name(path: Path) -> str:
@@ -156,8 +143,7 @@ def _open(path: Path, encoding: str, no_header: bool) -> Sheet:
         if not path.exists():
             raise DataError(f"{name}: no such file; name a table of events, a folder of them, or `synthetic`")
         if not path.is_file():
-            kind = "a folder inside a folder; move its files up" if path.is_dir() else "no regular file; write one"
-            raise DataError(f"{name}: is {kind}")
+            raise DataError(f"{name}: is no regular file; write one")
         if path.stat().st_size == 0:
             raise DataError(f"{name}: the file is empty; it needs a header and a row per event")
         with open(path, "rb") as file:
@@ -196,71 +182,17 @@ def _opened(name: str, path: Path, content: Any, start: bytes, encoding: str, no
     other = next((fault for mark, fault in _OTHERS.items() if content[:32].startswith(mark)), None)
     if other is not None:
         raise DataError(f"{name}: is {other}")
-    if content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
-        return _open_json(name, content[:])
+    records = json_content(content)
+    if records is not None:
+        return open_json(name, records)
     return open_text(name, content, encoding, no_header)
 
 
-def _open_json(name: str, content: bytes) -> JsonSheet:
-    """Open JSON lines, or one array of records, with the types that Arrow infers."""
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name}: line {line}: is not UTF-8; save the JSON as UTF-8") from error
-    if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        return JsonSheet(name, content, _inferred(_records(name, content)))
-    try:
-        table = pyarrow.json.read_json(pa.BufferReader(content))
-    except pa.ArrowInvalid:
-        table = _inferred(_records(name, content))
-    return JsonSheet(name, content, table)
-
-
-def _records(name: str, content: bytes) -> list[dict[str, Any]]:
-    """Parse JSON with Python, exactly; a fault is reported with its row."""
-    text, values = content.decode("utf-8-sig"), list[Any]()
-    try:
-        if text.lstrip().startswith("["):
-            values = json.loads(text)
-        else:
-            for line in (each for each in text.split("\n") if each.strip()):
-                values.append(json.loads(line))
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}" if text.lstrip().startswith("[") else f"row {len(values) + 1}"
-        raise DataError(f"{name}: {place}: is not JSON: {error.msg}; write one object per line") from error
-    except RecursionError as error:
-        raise DataError(f"{name}: is JSON nested too deeply; write one object per line") from error
-    wrong = next((row for row, value in enumerate(values, 1) if not isinstance(value, dict)), None)
-    if wrong is not None:
-        raise DataError(f'{name}: row {wrong}: is no JSON object; write objects such as {{"src": 1, "dst": 2, "t": 3}}')
-    return values
-
-
-def _inferred(records: list[dict[str, Any]]) -> pa.Table:
-    """Make a table of records; a column of mixed types becomes text."""
-    names = dict.fromkeys(name for record in records for name in record)
-    columns = {}
-    for name in names:
-        values = [record.get(name) for record in records]
-        try:
-            columns[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            columns[name] = pa.array([_text(value) for value in values], pa.string())
-    return pa.table(columns)
-
-
-def _text(value: Any) -> str | None:
-    """Return a JSON value as text, None for null."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair
-    return None if value is None else json.dumps(value)
-
-
 def _is_table(path: Path) -> bool:
-    """Return True for a file in a folder that is a table by its name: by its suffix, or as Spark and Konect call it."""
+    """Return True for a path in a folder that is a table by its name: by its suffix, or as Spark and Konect call it."""
     usual = _stem(path).suffix.lower() in _SUFFIXES or path.name.startswith(("part-", "out."))
-    return usual and path.name[0] not in "._" and not path.name.lower().startswith(("readme", "license"))
+    hidden = any(part[0] in "._" for part in path.parts)
+    return usual and not hidden and not path.name.lower().startswith(("readme", "license"))
 
 
 def _stem(path: Path) -> Path:
@@ -268,7 +200,7 @@ def _stem(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
 
 
-def _by_number(path: Path) -> list[tuple[int, int | str]]:
-    """Return a key that sorts part-2 before part-10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+def _by_number(path: Path) -> list[list[tuple[int, int | str]]]:
+    """Return a key that sorts part-2 before part-10, and day=2/b before day=10/a."""
+    parts = (re.split(r"(\d+)", part) for part in path.parts)
+    return [[(0, int(each)) if each.isdigit() else (1, each) for each in part] for part in parts]

@@ -180,6 +180,8 @@ def open_text(name: str, content: bytes | mmap, encoding: str = "", no_header: b
     if first is None:
         raise DataError(f"{name}: the file holds only comments; it needs a row per event")
     start = first[1] + 1 if dialect.header and not dialect.comment_header else first[0]
+    if any("\ufffd" in column for column in dialect.header) and "\ufffd".encode() not in content[: first[1]]:
+        raise DataError(f"{name}: the header is not UTF-8; use --encoding latin-1 or cp1252")
     content, start = _rows(content, min(start, len(content)), dialect)
     return _with_quotes(TextFile(name, dialect, content, start))
 

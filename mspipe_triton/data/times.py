@@ -60,7 +60,7 @@ def time_column(column: pa.ChunkedArray, name: str, origin: Origin, form: str = 
         return _from_decimals(values, name, origin)
     if pa.types.is_floating(kind):
         return _from_floats(pc.cast(values, pa.float64()), name, origin)
-    fault = "a time of day without its date" if pa.types.is_time(kind) else f"of type {kind}"
+    fault = "a time of day without its date" if pa.types.is_time(kind) else f"of type {kind!s:.60}"
     return origin.fail(0, name, values[0], fault, "use numbers, dates or timestamps")
 
 
@@ -113,7 +113,7 @@ def _from_form(values: pa.Array, name: str, origin: Origin, form: str) -> tuple[
     """Convert dates, as text or integers, of the form that the user names."""
     parser = chosen_form(form)
     if not pa.types.is_string(values.type) and not pa.types.is_integer(values.type):
-        origin.fail(0, name, values[0], f"of type {values.type}, which has no form", "omit --time-format")
+        origin.fail(0, name, values[0], f"of type {values.type!s:.60}, which has no form", "omit --time-format")
     values = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
     if not parses(parser, values):
         row = first_failure(values, parser)

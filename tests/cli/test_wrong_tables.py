@@ -115,6 +115,8 @@ TABLES = {
     "latin-1": Refused("a.csv", "src,dst,t\na,b,1\na,m\u00fcller,2\n".encode("latin-1"), "",
                        ": row 2: dst holds 'm\u00fcller', which is not utf-8; use --encoding with the file's own, such "
                        "as latin-1"),
+    "header in latin-1": Refused("a.csv", "src,dst,t,gr\u00f6\u00dfe\na,b,1,2\n".encode("latin-1"), "",
+                                 ": the header is not UTF-8; use --encoding latin-1 or cp1252"),
     "binary": Refused("a.png", b"\x89PNG\r\n\x1a\n\0\0\0", "", ": is not a text, Parquet, Arrow or JSON...utf-16"),
     "zip": Refused("a.xlsx", archive, "", ": is a zip archive or a spreadsheet; unpack it, ...as CSV or Parquet"),
     "numpy": Refused("a.npy", array, "", ": is a numpy array; events need named columns: use CSV, Parquet, or "
@@ -176,6 +178,20 @@ TABLES = {
                                   ": row 2: dst is empty; fill it in, or remove the row"),
     "JSON arrays": Refused("a.json", "[[1,2,3]]", "",
                            ': row 1: is no JSON object; write objects such as {"src": 1, "dst": 2, "t": 3}'),
+    "columns in JSON": Refused("a.json", '{"src":{"0":1,"1":2},"dst":{"0":2,"1":3},"t":{"0":1,"1":2}}', "",
+                               ": is one object that holds columns; write records, one object per event, as in "
+                               'df.to_json(orient="records", lines=True)'),
+    "lists in JSON": Refused("a.json", '{"src":[1,2],"dst":[2,3],"t":[1,2]}', "",
+                             ": is one object that holds columns; write records...lines=True)"),
+    "a list in JSON": Refused("a.json", '{"n":1,"events":[{"src":1,"dst":2,"t":3}]}', "",
+                              ": is one object that holds a list of events; write records...lines=True)"),
+    "a title": Refused("a.csv", "My events\n" + H + "1,2,3\n4,5,6\n", "",
+                       ": the first line has 1 value and the rows have 3; remove the lines above the header"),
+    "two lines of title": Refused("a.csv", "Report, part 1\n\nfrom ;x\n" + "src;dst;t\n1;2;3\n4;5;6\n", "",
+                                  ": the first line has 1 value and the rows have 3; remove the lines above the "
+                                  "header"),
+    "long types": Refused("a.parquet", parquet(t=pa.array([{f"name{n}": n for n in range(30)}] * 2)), "",
+                          "...; use numbers, dates or timestamps"),
     "nested JSON": Refused("a.jsonl", '{"src":{"id":1},"dst":2,"t":3}\n', "",
                            ": row 1: src is {'id': 1}, of type struct<id: int64>; name a column of integers or text"),
 }  # fmt: skip

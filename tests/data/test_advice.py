@@ -36,9 +36,11 @@ def table(header: str, row: str, rows: int = 12) -> str:
         ("idx,who,what,noted", "{a},p{a},q{b},{t}", "src=who,dst=what,t=noted"),
         ("shipped,who,what,noted", "2020-01-01,p{a},q{b},{t}", "src=who,dst=what,t=noted"),
         ("price,who,what,noted", "{a}.5,p{a},q{b},{t}", "src=who,dst=what,t=noted"),
+        ("price,who,what,noted", '"{a},5",p{a},q{b},{t}', "src=who,dst=what,t=noted"),
         ("is_fraud,who,what,noted", "{a},p{a},q{b},{t}", "src=who,dst=what,t=noted"),
         ("city,wholesaler_no,stock code,noted", "x{a},p{a},q{b},{t}", "'src=wholesaler_no,dst=stock code,t=noted'"),
         ("thing_id,thing_name,who,noted", "{a},p{a},q{b},{t}", "src=thing_id,dst=who,t=noted"),
+        ("remark,who,what,noted", "a b c d,p{a},q{b},{t}", "src=who,dst=what,t=noted"),  # blanks are no delimiter
         ("year,month,day,who,what,noted", "2020,1,{n},p{a},q{b},{t}", "src=who,dst=what,t=noted"),
     ],
 )
@@ -51,6 +53,7 @@ def test_the_command_names_columns_that_repeat(header: str, row: str, columns: s
     ("header", "row", "end"),
     [
         ("who,what,noted", "p{n},q{b},{t}", "with --columns: nodes could be who, what, the time could be noted"),
+        ("node,a", "{a},{n}", "a table of events needs three: source, destination and time"),
         ("who,year", "p{a},{n}", "a table of events needs three: source, destination and time"),
         ("who,what,year,month", "p{a},q{b},2020,{n}", "a table of events needs three: source, destination and time"),
         ("who,what,noted", "p{a},q{b},01.02.2020", "with --columns: nodes could be who, what, the time could be noted"),

@@ -36,6 +36,15 @@ from mspipe_triton.errors import DataError
         ("account_from,account_to,booking date", "account_from,account_to,booking date"),
         ("hash,from_address,to_address,value,block_timestamp", "from_address,to_address,block_timestamp"),
         ("sender_id,recipient_id,sent_at", "sender_id,recipient_id,sent_at"),
+        ("payer_iban,payee_iban,paid_at", "payer_iban,payee_iban,paid_at"),
+        ("from_addr,to_addr,blockTimestamp", "from_addr,to_addr,blockTimestamp"),
+        ("caller_phone,callee_phone,startedAt", "caller_phone,callee_phone,startedAt"),
+        ("src_email,dst_email,playedAt", "src_email,dst_email,playedAt"),
+        ("from_number,to_number,CALLED AT", "from_number,to_number,CALLED AT"),
+        ("sender_city,recipient_city,t", "sender_city,recipient_city,t"),
+        ("origin_station,dest_station,t", "origin_station,dest_station,t"),
+        ("user_id,item_id,from_city,to_city,t", "user_id,item_id,t"),
+        ("person1,person2,met_at", "person1,person2,met_at"), ("user1,user2,t", "user1,user2,t"),
         ("Source,Target,start_time,end_time", "Source,Target,start_time"),
     ],
 )  # fmt: skip
@@ -48,6 +57,7 @@ def test_names_that_say_nothing_have_no_role() -> None:
     assert default_columns(["a", "b", "c"]) == {}
     assert default_columns(["start_time", "end_time", "x"]) == {"t": "start_time"}
     assert default_columns(["shipping_date", "delivery_date"]) == {}  # two candidates
+    assert default_columns(["paid_at", "shipped_at"]) == default_columns(["lat", "format", "At"]) == {}
     assert default_columns(["tag", "item", "time"]) == {"dst": "item", "t": "time"}
 
 

@@ -115,6 +115,26 @@ def test_description(tmp_path: Path) -> None:
     assert readable_time(1e30, "Unix seconds") is None
 
 
+@pytest.mark.parametrize(("name", "form"), [("x.parquet", "Parquet"), ("x.jsonl", "JSON")])
+def test_flags_for_text_are_refused_for_other_formats(name: str, form: str, tmp_path: Path) -> None:
+    if form == "JSON":
+        write(tmp_path / name, '{"src": 1, "dst": 2, "t": 3}\n')
+    else:
+        pyarrow.parquet.write_table(pa.table({"src": [1], "dst": [2], "t": [3]}), tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: is {form}, which has no encoding to name; omit --encoding"):
+        read_stream(tmp_path / name, encoding="latin-1")
+    with pytest.raises(DataError, match=f"{name}: is {form}, which has no header line; omit --no-header"):
+        read_stream(tmp_path / name, no_header=True)
+
+
+def test_names_in_later_files_may_differ_in_case_and_blanks(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "src,dst,Event Time,label,f0\n1,2,3,0,0.5\n")
+    write(tmp_path / "b.csv", "event_time,Dst, SRC,F0,LABEL\n4,6,5,1.5,1\n")
+    stream = read_stream(tmp_path, raw_features=True, columns={"t": "event time"})
+    assert (stream.ids.of(stream.src), stream.ids.of(stream.dst), stream.t.tolist()) == ([1, 5], [2, 6], [3, 4])
+    assert (stream.labels.tolist(), stream.edge_features.tolist()) == ([0, 1], [[0.5], [1.5]])
+
+
 def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_stream(tmp_path / "none.csv")
@@ -131,3 +151,10 @@ def test_real_streams(real_data: Path) -> None:
     assert (len(uci), uci.num_nodes, uci.t[0].item()) == (59_835, 1_899, 1_082_040_961)
     wiki = read_stream(real_data / "wiki.csv")
     assert (len(wiki), wiki.num_nodes, wiki.t.dtype) == (157_474, 9_227, torch.int64)
+
+
+def test_both_ends_of_one_kind_stay_as_written_if_either_has_text(tmp_path: Path) -> None:
+    stream = read_stream(write(tmp_path / "x.csv", "src,dst,t\n7.0,a,1\n8.0,7.0,2\n"))
+    assert stream.ids is not None
+    assert stream.ids.ids[0].to_pylist() == ["7.0", "8.0", "a"]
+    assert stream.dst.tolist() == [2, 0]

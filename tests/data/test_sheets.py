@@ -76,9 +76,30 @@ def test_folders(tmp_path: Path) -> None:
     for name in ("p10.csv", "p2.csv.gz", "part-3", "out.z", "README.csv", ".p.csv", "_p.csv", "p4.csv", "notes"):
         (tmp_path / name).write_bytes(b"" if name == "p4.csv" else TEXT)
     assert [Path(sheet.name).name for sheet in open_sheets(tmp_path)] == ["out.z", "p2.csv.gz", "p10.csv", "part-3"]
-    (tmp_path / "p1.csv").mkdir()
-    with pytest.raises(DataError, match=r"p1.csv: is a folder inside a folder; move its files up"):
+
+
+def test_folders_have_folders(tmp_path: Path) -> None:
+    for name in ("day=10/a", "day=2/part-10.csv", "day=2/part-9.csv", "_temporary/x.csv", ".git/x.csv", "x.csv/1.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).with_suffix(".csv").write_bytes(TEXT)
+    paths = [Path(sheet.name).relative_to(tmp_path) for sheet in open_sheets(tmp_path)]
+    assert list(map(str, paths)) == ["day=2/part-9.csv", "day=2/part-10.csv", "day=10/a.csv", "x.csv/1.csv"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("a.csv", "a.csv.gz"), ("a.csv", "a.parquet")])
+def test_one_table_twice(first: str, second: str, tmp_path: Path) -> None:
+    for name in (first, second, "b.csv"):
+        (tmp_path / name).write_bytes(TEXT)
+    with pytest.raises(DataError, match=f"/{first} and {second}: both seem to hold one table; remove one"):
         open_sheets(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("array", [False, True])
+def test_json_in_utf_16(encoding: str, array: bool, tmp_path: Path) -> None:
+    records = b"[" + LINES.strip().replace(b"\n", b",") + b"]" if array else LINES
+    (tmp_path / "x").write_bytes(records.decode().encode(encoding))
+    assert content(tmp_path / "x") == TABLE.to_pydict()
 
 
 def test_names_of_streams() -> None:
