@@ -124,8 +124,9 @@ class EventStream:
                 dictionaries, or PyG's `TemporalData`, which has no options.
             src, dst, t, label: the columns, by default those of usual names; label "" switches labels off.
             features: columns of edge features, or patterns.
-            options: `sort`, `bipartite`, `one_kind` and `raw_features` as in `read_stream`; `edge_features`, a matrix
-                [E, F]; `node_features`, a table with a column `node`, or a matrix with a row per id; `name`.
+            options: `sort`, `bipartite`, `one_kind`, `time_format` and `raw_features` as in `read_stream`;
+                `edge_features`, a matrix [E, F]; `node_features`, a table with a column `node`, or a matrix with a row
+                per id; `name`.
 
         Raises:
             DataError: the table is none of these, or a value cannot be read; with row, column, value and fix.

@@ -22,12 +22,13 @@ from mspipe_triton.data.tables import convert, index_names
 from mspipe_triton.errors import DataError, InputError
 
 _SWITCHES = ("sort", "bipartite", "one_kind", "raw_features")
-_OPTIONS = (*_SWITCHES, "edge_features", "node_features", "name")
+_OPTIONS = (*_SWITCHES, "time_format", "edge_features", "node_features", "name")
 # Words of messages about files and the command line, and those of Python.
 _WORDS = (
     (r"--columns (?=\w+=)", ""), (r"with label=$", 'with label=""'),
     (r"--(sort|bipartite|one-kind|raw-features)", r"\1=True"), (r"--(edge|node)-features", r"\1_features"),
-    (r"\b(one|raw)-(kind|features)\b", r"\1_\2"), ("the file has rows", "the array has rows"),
+    (r"--time-format '([^']*)'", r'time_format="\1"'), (r"--time-format ([^ ;]+)", r'time_format="\1"'),
+    (r"\b(one|raw|time)-(kind|features|format)\b", r"\1_\2"), ("the file has rows", "the array has rows"),
     ("the file has", "the frame has"), ("(missing from|twice in) the header", r"\1 the frame"),
     (" in the file(?= \\(rows)", ""),
 )  # fmt: skip
@@ -65,7 +66,8 @@ def stream_of(frame: Any, choice: Mapping[str, Any], options: Mapping[str, Any])
     columns = _chosen(choice, name)
     try:
         sort, bipartite, one_kind, raw = (bool(options.get(each, False)) for each in _SWITCHES)
-        data = DataConfig("", columns, sort, bipartite, one_kind, raw_features=raw)
+        form = options.get("time_format", "")
+        data = DataConfig("", columns, sort, bipartite, one_kind, time_format=form, raw_features=raw)
         table, faults = convert(frame, name)
         sheet = FrameSheet(name, table, faults=faults)
         stream = assemble([sheet], data, name, options.get("edge_features"), options.get("node_features"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ def joined_ends(
 ) -> list[pa.Array]:
     """Convert the columns of sources and destinations to ids.
 
-    If they share one numbering and either has text, both stay as they are written, so that "7.0" is one id in both.
+    If they share one numbering, and one has integers and the other text, "7.0" is 7 in the text too.
 
     Args:
         columns: the parts of each column, by name. ends: the two names.
@@ -32,15 +33,8 @@ def joined_ends(
     texts = [pa.types.is_string(each.type) for each in ids]
     if apart or all(texts) or not any(texts):
         return ids
-    return [each if text else _as_written(columns[end], each) for each, text, end in zip(ids, texts, ends, strict=True)]
-
-
-def _as_written(parts: Sequence[pa.ChunkedArray], ids: pa.Array) -> pa.Array:
-    """Return integer ids as the text that they were read from; unchanged if they were no text."""
-    columns = [plain(part) for part in parts if len(part)]
-    if not all(pa.types.is_string(column.type) for column in columns):
-        return ids
-    return pc.utf8_trim_whitespace(pa.concat_arrays(columns))
+    whole = partial(pc.replace_substring_regex, pattern=r"^(-?\d+)\.0*$", replacement=r"\1")
+    return [whole(each) if text else each for each, text in zip(ids, texts, strict=True)]
 
 
 def joined_ids(parts: Sequence[pa.ChunkedArray], name: str, origin: Origin) -> pa.Array:

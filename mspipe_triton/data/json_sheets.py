@@ -51,7 +51,8 @@ def json_content(content: Any) -> bytes | None:
         start = start.decode(encoding, "replace").lstrip("\ufeff").encode()
     if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         return None
-    return content[:] if encoding is None else content[:].decode(encoding, "replace").encode()
+    whole = bytes(content[:])
+    return whole if encoding is None else whole.decode(encoding, "replace").encode()
 
 
 def open_json(name: str, content: bytes) -> JsonSheet:

@@ -85,8 +85,9 @@ def test_messages_speak_python() -> None:
     assert fault({**COLUMNS, "label": [1, 0, 1]}, features=["label"]).endswith('switch the labels off with label=""')
     assert fault(COLUMNS, bipartite=True, one_kind=True) == "bipartite and one_kind exclude each other; omit either"
     shared = {"src": [*range(1, 31)], "dst": [*range(1, 16)] * 2, "t": [*range(30)]}
-    (note,) = EventStream.of(shared).source.notes
-    assert note.endswith("if they are, use bipartite=True, otherwise one_kind=True")
+    source = EventStream.of(shared).source
+    assert source is not None
+    assert source.notes[-1].endswith("if they are, use bipartite=True, otherwise one_kind=True")
     for words, python in (
         (
             "x: column 'a' is both src and dst; use --columns dst=NAME",
@@ -138,3 +139,10 @@ def test_files_of_node_features_are_closed(tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("node,x\n7,1\n9,2\n", encoding="utf-8")
     assert read_stream(tmp_path / "e.csv", node_features=str(tmp_path / "n.csv")).node_features is not None
     gc.collect()
+
+
+def test_the_form_of_dates_is_an_option() -> None:
+    frame = {"src": [1, 2], "dst": [3, 4], "t": ["01.10.2016", "02.10.2016"]}
+    assert EventStream.of(frame, time_format="%d.%m.%Y").t.tolist() == [1475280000, 1475366400]
+    with pytest.raises(DataError, match=r'use time_format="%d.%m.%Y" or %m.%d.%Y'):
+        EventStream.of(frame)

@@ -153,8 +153,8 @@ def test_real_streams(real_data: Path) -> None:
     assert (len(wiki), wiki.num_nodes, wiki.t.dtype) == (157_474, 9_227, torch.int64)
 
 
-def test_both_ends_of_one_kind_stay_as_written_if_either_has_text(tmp_path: Path) -> None:
+def test_whole_numbers_are_one_id_at_both_ends_of_one_kind(tmp_path: Path) -> None:
     stream = read_stream(write(tmp_path / "x.csv", "src,dst,t\n7.0,a,1\n8.0,7.0,2\n"))
     assert stream.ids is not None
-    assert stream.ids.ids[0].to_pylist() == ["7.0", "8.0", "a"]
+    assert stream.ids.ids[0].to_pylist() == ["7", "8", "a"]
     assert stream.dst.tolist() == [2, 0]
