@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from bench.report import command, header, write
-from mspipe_triton.cli.screens import console, result_table
+from mspipe_triton.cli.console import console
+from mspipe_triton.cli.screens import result_table
 from mspipe_triton.training.trainer import train
 
 

@@ -39,7 +39,8 @@ def train(
     **flags: Any,
 ) -> None:
     """Train and evaluate a model, and write a run folder; tunes briefly first if no tuning profile fits yet."""
-    from mspipe_triton.cli.screens import TrainingScreen, console, result_table
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import TrainingScreen, result_table
     from mspipe_triton.training.entry import enter
     from mspipe_triton.training.trainer import run
 
@@ -83,7 +84,7 @@ def autotune(
 ) -> None:
     """Find the fastest settings for a run on this machine; later, `train` with the same flags uses them."""
     started, config, budget = time.perf_counter(), run_config(flags), _seconds(budget)
-    from mspipe_triton.cli.screens import console
+    from mspipe_triton.cli.console import console
     from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
     from mspipe_triton.data.source import load_stream
     from mspipe_triton.devices import resolve_device
@@ -120,7 +121,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate the best epoch of a run again; with the run's own settings, the numbers match result.json."""
-    from mspipe_triton.cli.screens import console, split_table
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import split_table
     from mspipe_triton.evaluation.evaluate import evaluate_run
     from mspipe_triton.training.way import SPLITS
 
@@ -161,7 +163,8 @@ def plan(
     if as_json:
         print(json.dumps(result.to_json()))
         return
-    from mspipe_triton.cli.screens import console, plan_table
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import plan_table
 
     console.print(plan_table(result))
 
@@ -195,7 +198,7 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a synthetic stream to a file."""
-    from mspipe_triton.cli.screens import console
+    from mspipe_triton.cli.console import console
     from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
     from mspipe_triton.data.writers import check_target, write_stream
 
@@ -235,7 +238,7 @@ def _seconds(budget: float | None) -> float | None:
 
 def _show(title: str, facts: dict[str, Any], as_json: bool, rows: dict[str, Any] | None = None) -> None:
     """Print facts as a table, whose `rows` may differ from the facts, and with `as_json` as JSON too."""
-    from mspipe_triton.cli.screens import console, facts_table
+    from mspipe_triton.cli.console import console, facts_table
 
     console.print(facts_table(title, rows or facts))
     if as_json:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mspipe_triton.cli.screens import console, facts_table
+from mspipe_triton.cli.console import console, facts_table
 from mspipe_triton.data.describe import readable_time
 from mspipe_triton.data.events import EventStream
 

@@ -6,16 +6,15 @@ import time
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mspipe_triton.cli.console import console, format_value
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.trainer import Observer
 
-console = Console(stderr=True, highlight=False)
 _REFRESH_SECONDS = 0.1
 
 
@@ -98,20 +97,11 @@ def split_table(split: str, metrics: dict[str, Any], negatives: int, run: str) -
     return _with_splits(Table(title=f"{run}, best epoch"), {split: metrics}, negatives)
 
 
-def facts_table(title: str, facts: dict[str, Any]) -> Table:
-    """Table with one row per name and value, except values that are None."""
-    table = Table(title=title, show_header=False)
-    for name, value in facts.items():
-        if value is not None:
-            table.add_row(name.replace("_", " "), _format(value))
-    return table
-
-
 def plan_table(plan: Plan) -> Table:
     """Table of `plan`: stages and the use of their resources, and staleness and bounds in the title and caption."""
 
     def number(value: Fraction) -> str:
-        return _format(float(value))
+        return format_value(float(value))
 
     misses = {0: "no update", 1: "the last update"}.get(plan.staleness, f"the last {plan.staleness} updates")
     patch = ", which the patch adds afterwards" if plan.schedule == "exact" and plan.staleness else ""
@@ -152,11 +142,3 @@ def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int
             values = (row.get(name) for name in ("ap", "ap_batch_mean", "auc", "mrr"))
             table.add_row(label, *("" if value is None else f"{value:.4f}" for value in values))
     return table
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mspipe_triton.cli.screens import console
+from mspipe_triton.cli.console import console
 from mspipe_triton.config import RunSettings
 from mspipe_triton.tuning.profile.describe import count_trials, describe_settings
 from mspipe_triton.tuning.profile.profile import Profile
