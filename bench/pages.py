@@ -79,6 +79,14 @@ def features(report: Report) -> str:
     return markdown(("the only edge feature", "AP, raw", "AP, scaled", "scaled − none, points"), lines)
 
 
+def reading(report: Report) -> str:
+    """Time to read a table, one line per kind of ids."""
+    head = ("ids", "read 1 million rows, s", "`data info` of 2 million rows, CPU s")
+    return markdown(
+        head, [(row["ids"], f"{row['seconds']:.2f}", f"{row['info_cpu_seconds']:.1f}") for row in report["reads"]]
+    )
+
+
 SCHEDULES = "docs/measured/schedules.md"
 TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (rows.TABLE, lambda report: rows.table(report["rows"])),
@@ -90,6 +98,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table(SCHEDULES, "ablation-uci.json", COMMAND), ablation),
     (Table(SCHEDULES, "schedule-speed.json", COMMAND), speeds),
     (Table("docs/measured/features.md", "features.json", COMMAND), features),
+    (Table("docs/measured/features.md", "reading.json", COMMAND), reading),
 ]
 
 

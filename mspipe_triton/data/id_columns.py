@@ -22,6 +22,7 @@ UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 # Words for a missing value, in lower case.
 ABSENT = pa.array(["", "na", "n/a", "nan", "null", "none", "<na>", "\\n", "nil"])
 _UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+_HEAD = 1024  # values that are looked at first
 _FULL = "write ids in full, as integers or text; codes with a point need a letter, as in x6602.05"
 
 
@@ -98,12 +99,11 @@ def _from_text(values: pa.Array, name: str, origin: Origin) -> pa.Array:
     values = pc.utf8_trim_whitespace(values)
     empty = pc.equal(values, "").to_numpy(zero_copy_only=False)
     origin.refuse(empty, name, values, "", "fill it in, or remove the row")
-    missing = pc.is_in(pc.utf8_lower(values), value_set=ABSENT)
-    others = values.filter(pc.invert(missing)) if pc.any(missing).as_py() else values
-    if not _all_match(others, _NUMBER):
+    if not (_are_numbers(values.slice(0, _HEAD)) and _are_numbers(values)):
         return pc.utf8_lower(values) if _all_match(values, _UUID) else values
     # All values are numbers, so a word such as "NA" is a gap, not the name of a node.
-    origin.refuse(missing.to_numpy(zero_copy_only=False), name, values, "not an id among integers", "remove the row")
+    missing = pc.is_in(pc.utf8_lower(values), value_set=ABSENT).to_numpy(zero_copy_only=False)
+    origin.refuse(missing, name, values, "not an id among integers", "remove the row")
     fault = "rounded by the program that wrote it"
     origin.refuse(lost_digits(values), name, values, fault, _FULL)
     fractional = pc.match_substring_regex(values, r"\.").to_numpy(zero_copy_only=False)
@@ -137,8 +137,16 @@ def _whole(text: str, row: int, name: str, origin: Origin) -> str:
     return str(int(number)) if "e" in text.lower() or "." in text else text
 
 
+def _are_numbers(values: pa.Array) -> bool:
+    """Return True if all values are numbers, but for words for missing values."""
+    missing = pc.is_in(pc.utf8_lower(values), value_set=ABSENT)
+    return _all_match(values.filter(pc.invert(missing)), _NUMBER)
+
+
 def _all_match(values: pa.Array, pattern: str) -> bool:
-    return pc.all(pc.match_substring_regex(values, pattern)).as_py() is not False
+    """Return True if all values match, after a look at the first ones, which most often tell."""
+    parts = (values.slice(0, _HEAD), values)
+    return all(pc.all(pc.match_substring_regex(part, pattern)).as_py() is not False for part in parts)
 
 
 def as_ids(values: pa.Array | pa.ChunkedArray, like: pa.Array) -> pa.Array:
