@@ -35,7 +35,7 @@ def main(
     rows: Annotated[int, typer.Option(help="Rows of the tables that are timed; `data info` reads twice as many.")] = 10
     ** 6,
 ) -> None:
-    """Write a table for each kind of ids, and read it five times."""
+    """Write a table for each kind of ids, and read and describe it five times."""
     with tempfile.TemporaryDirectory() as folder:
         path, results = Path(folder) / "events.csv", []
         for kind, form in FORMS.items():
@@ -73,11 +73,14 @@ def _read_seconds(path: Path, rows: int) -> float:
 
 
 def _info_cpu(path: Path) -> float:
-    """CPU seconds of `data info` in a process of its own, with its imports."""
-    before = _child_cpu()
+    """Median CPU seconds of `data info` in a process of its own, with its imports."""
     arguments: list[Any] = [sys.executable, "-m", "mspipe_triton", "data", "info", path]
-    subprocess.run(arguments, check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    return _child_cpu() - before
+    seconds = []
+    for _ in range(REPEATS):
+        before = _child_cpu()
+        subprocess.run(arguments, check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        seconds.append(_child_cpu() - before)
+    return statistics.median(seconds)
 
 
 def _child_cpu() -> float:
