@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.json
 
 from mspipe_triton.errors import DataError
 
+_BEGINNING = re.compile(rb"\{|\[\s*([\[{\]\d\"]|$)")  # not that of a header such as [id]
 _UTF16 = {
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"{\0": "utf-16-le", b"[\0": "utf-16-le", b"\0{": "utf-16-be",
     b"\0[": "utf-16-be",
@@ -49,7 +51,7 @@ def json_content(content: Any) -> bytes | None:
     start = content[:4096]
     if encoding is not None:
         start = start.decode(encoding, "replace").lstrip("\ufeff").encode()
-    if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+    if not _BEGINNING.match(start.lstrip(b"\xef\xbb\xbf \t\r\n")):
         return None
     whole = bytes(content[:])
     return whole if encoding is None else whole.decode(encoding, "replace").encode()

@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 from mspipe_triton.errors import DataError
 
 REQUIRED = ("src", "dst", "t")
-ROLES = (*REQUIRED, "label", "features")
 
 # Names without case, blanks and punctuation. Pairs whose ends share one numbering; the second list is less sure than
 # the names of users and items below.

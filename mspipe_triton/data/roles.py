@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mspipe_triton.config import DataConfig
+from mspipe_triton.config import ROLES, DataConfig
 from mspipe_triton.data.advice import check_first_row, check_times, header_is_data, missing_roles
 from mspipe_triton.data.dialect import is_value, looks_like_data
 from mspipe_triton.data.names import (
     REQUIRED,
-    ROLES,
     Roles,
     default_columns,
     feature_columns,

@@ -165,3 +165,12 @@ def test_help_names_every_command(command: Command) -> None:
 def test_a_file_as_run_folder_and_a_folder_as_config(events: Path, command: Command) -> None:
     assert "events.csv: is a file; --out names a folder" in command("train", *SMALL, "--out", "events.csv").stderr
     assert ".: cannot be read: Is a directory" in command("train", *SMALL, "--config", ".").stderr
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, command: Command) -> None:
+    rows = "".join(f"{k % 7},{10 + k % 5},{k},{k}\n" for k in range(60))
+    (tmp_path / "[b].csv").write_text("[/src],[red],t,[x]\n" + rows)
+    done = command("data", "info", "[b].csv", "--columns", "src=[/src],dst=[red],features=[x]")
+    assert done.returncode == 0, done.stderr
+    for name in ("[/src]", "[red]", "[x]", "[b]"):
+        assert name in done.stderr
