@@ -25,12 +25,14 @@ _WORDS = pa.array([*ABSENT.to_pylist(), "#n/a", "-", "?", ".", "undefined", "unk
 def stream_notes(
     src: np.ndarray, dst: np.ndarray, t: np.ndarray, ids: NodeIds, roles: Roles, source: Source
 ) -> list[str]:
-    """Return notes about the events: ids that look like gaps or row numbers, kinds of nodes, and a gap in time.
+    """Return notes about the events: ids that look like gaps or row numbers, labels, kinds of nodes, a gap in time.
 
     Args:
         src, dst, t: [E] nodes and times in the order of time. source: origin, order and settings of the rows.
     """
     notes = _words(ids)
+    if source.label_fault is not None:
+        notes.append(f"labels are not read: {source.label_fault}")
     for name, nodes in ((roles.src, src), (roles.dst, dst)):
         if src.size >= _ENOUGH and np.bincount(nodes).max() == 1:
             notes.append(f"every {_column(name)} occurs once, as a row number would")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.readers import read_stream
 
 
@@ -80,3 +81,10 @@ def test_one_negative_id(tmp_path: Path) -> None:
         "-1, the only negative number, is the id of a node; if it stands for a missing value, remove"
     )
     assert notes(tmp_path / "x.csv", "src,dst,t\n-1,2,1\n3,-2,2\n") == ()
+
+
+def test_labels_that_cannot_be_read_are_a_note() -> None:
+    frame = {"src": [1, 2], "dst": [3, 4], "t": [1, 2], "label": ["good", "bad"]}
+    source = EventStream.of(frame).source
+    assert source is not None
+    assert source.notes == ("labels are not read: frame: row 1: label is 'good', not a label; use 0 and 1, or nothing",)
