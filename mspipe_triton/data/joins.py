@@ -107,6 +107,16 @@ def _refuse_dates_in_one_file(t: np.ndarray, name: str, origin: Origin) -> None:
         origin.refuse(wrong, name, t, fault, "write all times in one form")
 
 
+def joined_values(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Join the parts of a column, as floats if they are numbers of several types, as text if types differ more."""
+    if not _alike(parts):
+        kinds = {part.type for part in parts if len(part)}
+        numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+        common = pa.float64() if numbers else pa.string()
+        parts = [pc.cast(pa.chunked_array([plain(part)]), common) for part in parts if len(part)]
+    return _concatenated(parts)
+
+
 def _alike(columns: Sequence[pa.ChunkedArray]) -> bool:
     return len({column.type for column in columns if len(column)}) < 2
 

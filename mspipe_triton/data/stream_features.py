@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.feature_files import RowNumbers, load_edge_features, open_array
 from mspipe_triton.data.features import FeatureTransform, Part
-from mspipe_triton.data.id_columns import id_column, plain
+from mspipe_triton.data.id_columns import id_column
 from mspipe_triton.data.ids import NodeIds
+from mspipe_triton.data.joins import joined_values
 from mspipe_triton.data.names import Roles, find_column, plain_name
 from mspipe_triton.data.node_features import NodeFeatures, node_feature_rows, node_features
 from mspipe_triton.data.objects import dense_array
@@ -51,7 +51,7 @@ def with_edge_features(
         numbers: the column that numbers the rows of the file, or None.
     """
     source, training = _source(stream), training_events(stream)
-    columns: dict[str, Any] = {name: _joined(table[name]) for name in roles.features}
+    columns: dict[str, Any] = {name: joined_values(table[name]) for name in roles.features}
     if matrix is not None:
         columns["edge_features"] = _matrix(matrix, len(stream), "edge_features")
     parts, tables, scaling = list[Part](), list[torch.Tensor](), None
@@ -62,7 +62,7 @@ def with_edge_features(
         tables.append(values if source.order is None else values[torch.from_numpy(source.order)])
         parts += transform.parts
     if data.edge_features:
-        places = None if numbers is None else _row_numbers(_joined(table[numbers]), numbers, source.origin)
+        places = None if numbers is None else _row_numbers(joined_values(table[numbers]), numbers, source.origin)
         loaded = load_edge_features(data.edge_features, len(stream), training, places, source.order, data.raw_features)
         parts += loaded.transform.parts
         if loaded.scaling is not None and tables:  # columns are in memory, so the file's rows are joined to them there
@@ -129,17 +129,6 @@ def _is_npy(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(6) == b"\x93NUMPY"
-
-
-def _joined(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Join the parts of a column, as floats if they are numbers of several types, as text if types differ more."""
-    parts = [part for part in parts if len(part)]
-    kinds = {part.type for part in parts}
-    if len(kinds) > 1:
-        numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
-        common = pa.float64() if numbers else pa.string()
-        parts = [pc.cast(pa.chunked_array([plain(part)]), common) for part in parts]
-    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
 
 
 def _row_numbers(column: pa.ChunkedArray, name: str, origin: Origin) -> RowNumbers:

@@ -158,3 +158,11 @@ def test_whole_numbers_are_one_id_at_both_ends_of_one_kind(tmp_path: Path) -> No
     assert stream.ids is not None
     assert stream.ids.ids[0].to_pylist() == ["7", "8", "a"]
     assert stream.dst.tolist() == [2, 0]
+
+
+def test_features_of_several_types_in_files_are_joined(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "src,dst,t,x,y\n1,2,3,4,5\n1,2,4,5,6\n")
+    write(tmp_path / "b.csv", "src,dst,t,x,y\n1,2,5,0.5,red\n1,2,6,1.5,red\n")
+    features = read_stream(tmp_path, {"features": "x"}, raw_features=True).edge_features
+    assert features is not None
+    assert features.squeeze(1).tolist() == [4, 5, 0.5, 1.5]
