@@ -71,6 +71,8 @@ def train(
     finally:
         screen.close()
     console.print(result_table(result))
+    for note in result["notes"]:
+        console.print(f"Note: {note}")
     if as_json:
         print(json.dumps(result))
 
@@ -122,7 +124,7 @@ def evaluate(
 ) -> None:
     """Evaluate the best epoch of a run again; with the run's own settings, the numbers match result.json."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import split_table
+    from mspipe_triton.cli.screens import EvaluationScreen, split_table
     from mspipe_triton.evaluation.evaluate import evaluate_run
     from mspipe_triton.training.way import SPLITS
 
@@ -130,7 +132,11 @@ def evaluate(
         raise ConfigError(f"--split must be val or test, not {split!r}")
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, not {negatives}")
-    metrics, count = evaluate_run(run, split, negatives, data)
+    screen = EvaluationScreen()
+    try:
+        metrics, count = evaluate_run(run, split, negatives, data, progress=screen.evaluation)
+    finally:
+        screen.close()
     console.print(split_table(split, metrics, count, run))
     if as_json:
         print(json.dumps(metrics))

@@ -6,7 +6,7 @@ import time
 from fractions import Fraction
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mspipe_triton.cli.console import console, format_value
@@ -18,67 +18,104 @@ from mspipe_triton.training.trainer import Observer
 _REFRESH_SECONDS = 0.1
 
 
-class TrainingScreen(Observer):
-    """A progress bar over all epochs with events per second, loss and remaining time, and one line per epoch."""
+class EvaluationScreen:
+    """A progress bar over the events of an evaluation, with events per second and remaining time.
+
+    There is a bar only on a terminal, and it advances at most ten times per second.
+    """
 
     def __init__(self) -> None:
         self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f} events/s"),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(),
             console=console,
             auto_refresh=False,
             transient=True,
         )
-        self.pending, self.since = 0, 0.0
+        self.task: TaskID | None = None
+        self.count, self.pending, self.since = 0, 0, 0.0
 
-    def start(self, session: Session, folder: RunFolder) -> None:
-        """Print the run, its schedule and the columns of its events, and open the bar."""
-        train, events, settings = session.config.train, session.split.train_end, session.settings
-        console.print(
-            f"Training {session.config.model.model} on {session.stream.name} "
-            f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}, "
-            + ("resident" if settings.resident else f"schedule {settings.schedule}")
-        )
-        if session.stream.source is not None and session.stream.source.reading:
-            console.print(session.stream.source.reading)
-        self.epochs, self.since = train.epochs, time.perf_counter()
-        self.task = self.progress.add_task(
-            "train", total=train.epochs * events, epoch=f"1/{train.epochs}", rate=0, loss=0
-        )
-        if console.is_terminal:
-            self.progress.start()
+    def evaluation(self, split: str, events: int, total: int) -> None:
+        """Advance the bar of a split, or open it at its first batch, whose seconds are not known."""
+        if self.count == 0:
+            self.open(split, total, events)
+        else:
+            self.advance(events)
+        self.count = (self.count + events) % total
 
-    def batch(self, epoch: int, events: int, loss: float) -> None:
-        """Advance the bar, at most ten times per second."""
+    def open(self, description: str, total: int, completed: int = 0) -> None:
+        """Show a bar instead of the present one."""
+        if not console.is_terminal:
+            return
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(description, total=total, completed=completed, facts="")
+        self.progress.start()
+        self.pending, self.since = 0, time.perf_counter()
+
+    def advance(self, events: int, facts: str = "") -> None:
+        """Advance the bar by `events`, and show `facts` behind their number per second."""
+        if self.task is None:
+            return
         self.pending += events
         elapsed = time.perf_counter() - self.since
         if elapsed > _REFRESH_SECONDS:
-            rate, label = self.pending / elapsed, f"{epoch}/{self.epochs}"
-            self.progress.update(self.task, advance=self.pending, epoch=label, rate=rate, loss=loss)
+            facts = f"{self.pending / elapsed:,.0f} events/s{facts}"
+            self.progress.update(self.task, advance=self.pending, facts=facts)
             self.progress.refresh()
             self.pending, self.since = 0, time.perf_counter()
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Print the line of a finished epoch."""
-        compiling = f", compiling {metrics['compile_seconds']:.1f} s" if metrics["compile_seconds"] >= 0.1 else ""
-        console.print(
-            f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['loss']:.4f}, val AP {metrics['val']['ap']:.4f}, "
-            f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiling}"
-        )
-        self.since = time.perf_counter()
-
-    def note(self, message: str) -> None:
-        """Print a message on a line of its own."""
-        console.print(message)
 
     def close(self) -> None:
         """Remove the bar from the screen, if it is there."""
         if self.progress.live.is_started:
             self.progress.stop()
+
+
+class TrainingScreen(EvaluationScreen, Observer):
+    """A progress bar over all epochs with the loss as well, one over each evaluation, and one line per epoch."""
+
+    def start(self, session: Session, folder: RunFolder) -> None:
+        """Print the run, its schedule and the columns of its events, and open the bar."""
+        train, settings = session.config.train, session.settings
+        self.epochs, self.events = train.epochs, session.split.train_end
+        iterations = -(-self.events // session.size)
+        console.print(
+            f"Training {session.config.model.model} on {session.stream.name} "
+            f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}, "
+            f"{iterations:,} iteration{'' if iterations == 1 else 's'} per epoch, "
+            + ("resident" if settings.resident else f"schedule {settings.schedule}")
+        )
+        if session.stream.source is not None and session.stream.source.reading:
+            console.print(session.stream.source.reading)
+        self.open_epoch(1)
+
+    def open_epoch(self, epoch: int) -> None:
+        """Show the bar of training at the start of an epoch."""
+        self.current = epoch
+        self.open(f"epoch {epoch}/{self.epochs}", self.epochs * self.events, (epoch - 1) * self.events)
+
+    def batch(self, epoch: int, events: int, loss: float) -> None:
+        """Advance the bar."""
+        if epoch != self.current:  # the run is resumed
+            self.open_epoch(epoch)
+        self.advance(events, f" loss {loss:.4f}")
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """Print the line of a finished epoch, and return to the bar of training."""
+        if metrics["epoch"] < self.epochs:
+            self.open_epoch(metrics["epoch"] + 1)
+        compiling = f", compiling {metrics['compile_seconds']:.1f} s" if metrics["compile_seconds"] >= 0.1 else ""
+        console.print(
+            f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['loss']:.4f}, val AP {metrics['val']['ap']:.4f}, "
+            f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiling}"
+        )
+
+    def note(self, message: str) -> None:
+        """Print a message on a line of its own."""
+        console.print(message)
 
 
 def result_table(result: dict[str, Any]) -> Table:

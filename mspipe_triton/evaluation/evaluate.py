@@ -22,7 +22,7 @@ from mspipe_triton.settings import process_settings
 from mspipe_triton.training.checkpoint import check_data, load_checkpoint
 from mspipe_triton.training.entry import resolve
 from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.way import SPLITS, BatchScores, Way, carry_out
+from mspipe_triton.training.way import SPLITS, BatchScores, Evaluation, Watch, Way, carry_out, silent
 
 
 def predict_split(way: Way, split: str, negatives: int = 0) -> tuple[Predictions, Predictions | None]:
@@ -80,13 +80,19 @@ def evaluate_checkpoint(
 
 
 def evaluate_run(
-    run: str, split: str, negatives: int | None = None, data: str | None = None, stream: EventStream | None = None
+    run: str,
+    split: str,
+    negatives: int | None = None,
+    data: str | None = None,
+    stream: EventStream | None = None,
+    progress: Evaluation = silent,
 ) -> tuple[dict[str, Any], int]:
     """Return one split's metrics of a run's best epoch, and the number of negatives ranked (by default the run's).
 
     Args:
         data: the file that holds the run's events, if it is not where it was; it is read as the run's was.
         stream: the run's events themselves, instead of a file.
+        progress: called after each batch, as `Observer.evaluation` is; test comes after validation.
 
     Raises:
         InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it needs a
@@ -118,7 +124,7 @@ def evaluate_run(
     check_data(folder.best, Contents.of(stream), place, fix, learns_labels)
     config, _ = resolve(config, stream)
     with process_settings(config):
-        way = carry_out(Session.create(config, stream))
+        way = carry_out(Session.create(config, stream), Watch(evaluation=progress))
         return evaluate_checkpoint(way, folder, ranked, (split,))[split], ranked
 
 

@@ -15,7 +15,7 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import running_clock
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.plan import make_plan
-from mspipe_triton.training.way import SPLITS, UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
+from mspipe_triton.training.way import UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
 
 
 class Resident(Way):
@@ -84,8 +84,8 @@ class Resident(Way):
     def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
         """See `Way`."""
         self.session.model.eval()
-        span, steps = self._spans()[split], self._scoring(negatives)
-        count = steps.run(*span)
+        span, steps = self.spans()[split], self._scoring(negatives)
+        count = steps.run(*span, self.counter(split, *span[:2]))
         scores, ranks = (part[:count].to("cpu", copy=True) for part in (steps.scores, steps.ranks))
         for batch in self.split_batches(split, negatives):
             events = batch.stop - batch.start
@@ -100,7 +100,7 @@ class Resident(Way):
             self._embed = EmbedPass(self.device_session, -(-stop // size))
             self._prepare(self._embed, [(0, stop, 0)], True)
         self.session.state.reset()
-        count = self._embed.run(0, stop, 0)
+        count = self._embed.run(0, stop, 0, self.counter("embeddings", 0, stop))
         return self._embed.sources[:count].flatten(0, 1)[:stop].to("cpu", copy=True)
 
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -117,16 +117,11 @@ class Resident(Way):
 
     def _scoring(self, negatives: int) -> ScorePass:
         if negatives not in self._score:
-            spans = list(self._spans().values())
+            spans = list(self.spans().values())
             count = max(-(-(stop - first) // self.session.size) for first, stop, _ in spans)
             self._score[negatives] = ScorePass(self.device_session, count, negatives)
             self._prepare(self._score[negatives], spans, True)
         return self._score[negatives]
-
-    def _spans(self) -> dict[str, Span]:
-        """Return the events of both evaluations; the split's number replaces the epoch."""
-        ends = (self.session.split.train_end, self.session.split.val_end, len(self.session.stream))
-        return {split: (ends[number], ends[number + 1], number) for number, split in enumerate(SPLITS)}
 
     def _prepare(self, steps: Pass, spans: Sequence[Span], whole: bool, measured: bool = False) -> None:
         """Measure capacities on the spans, unless `measured`, and capture the step."""

@@ -118,9 +118,12 @@ class Staged(Way):
         """See `Way`."""
         self.session.model.eval()
         self.session.state.settle()
+        first, stop, _ = self.spans()[split]
+        count = self.counter(split, first, stop)
         for work in in_turn(self.stages.scoring(), self.split_batches(split, negatives)):
             positive, negative = work.outcome.logits
             yield work.batch, (positive, negative, work.outcome.ranks)
+            count()
 
     def embed(self, stop: int) -> torch.Tensor:
         """See `Way`."""
@@ -128,7 +131,11 @@ class Staged(Way):
         session.model.eval()
         session.state.reset()
         items = batches(0, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, 0)
-        return torch.cat([work.outcome.sources for work in in_turn(self.stages.embedding(), items)])
+        parts, count = list[torch.Tensor](), self.counter("embeddings", 0, stop)
+        for work in in_turn(self.stages.embedding(), items):
+            parts.append(work.outcome.sources)
+            count()
+        return torch.cat(parts)
 
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the current plan, or a plan for the measured times if the run was too short to make one."""

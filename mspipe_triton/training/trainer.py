@@ -22,6 +22,7 @@ from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, predict_split
 from mspipe_triton.evaluation.metrics import summarise
+from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
@@ -46,6 +47,13 @@ class Observer:
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Handle the end of an epoch, validation included; `metrics` is its line of metrics.jsonl."""
+
+    def evaluation(self, split: str, events: int, total: int) -> None:
+        """Handle the evaluation of `events` more of a split's `total` events, after each epoch and at the run's end.
+
+        The split is "embeddings" while the labels' decoder gets its input. A resident run calls this when it launches a
+        batch, which the device may finish later.
+        """
 
     def note(self, message: str) -> None:
         """Show the user a line."""
@@ -73,7 +81,8 @@ def train(
         tuned: settings to use instead of `config.settings`, and stage times for the first plan.
 
     Returns:
-        The content of `result.json`.
+        The content of `result.json`. Its "notes" say that the model is not better than EdgeBank or than chance, and
+        what usually helps; they are empty for a good run.
 
     Raises:
         InputError: data, settings or folder are not usable; nothing has been written then.
@@ -121,13 +130,16 @@ class _Run:
     ) -> None:  # fmt: skip
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
         stage_seconds = {} if tuned is None else tuned.stage_seconds
-        self.way = carry_out(session, Watch(observer.note, self._replanned, trace, stage_seconds))
+        self.way = carry_out(session, Watch(observer.note, self._replanned, observer.evaluation, trace, stage_seconds))
         self.contents = contents
         self.history: list[dict[str, Any]] = []
+        self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
         self.warned = False
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
+        if self.pending is not None:
+            self._validate(self.pending)
         for epoch in range(done + 1, self.session.config.train.epochs + 1):
             metrics = self._train_epoch(epoch)
             save_checkpoint(self.folder.last, self.session, metrics, self.contents)
@@ -136,18 +148,20 @@ class _Run:
         self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
         evaluation = evaluate_checkpoint(self.way, self.folder, self.session.config.train.negatives)
         result = self._result(evaluation, time.perf_counter() - start)
+        result["notes"] = verdict(result)
         self.folder.write_result(result)
         if self.trace is not None and self.trace.iterations:
             self.trace.write(self.folder.trace)
         return result
 
     def resume(self) -> int:
-        """Restore the newest epoch, validate it if that is missing, and return the number of finished epochs."""
+        """Restore the newest epoch, and return the number of trained epochs."""
         metrics = load_checkpoint(self.folder.last, self.session)
-        self.history = self.folder.read_metrics(metrics["epoch"])
-        if len(self.history) < metrics["epoch"]:  # the run ended between the checkpoint and its validation
-            self._validate(metrics)
-        return len(self.history)
+        epochs: int = metrics["epoch"]
+        self.history = self.folder.read_metrics(epochs)
+        if len(self.history) < epochs:  # the run ended between the checkpoint and its validation
+            self.pending = metrics
+        return epochs
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         try:
@@ -191,6 +205,10 @@ class _Run:
             "dataset": session.stream.name,
             "events": len(session.stream),
             "nodes": session.stream.num_nodes,
+            "split_events": {
+                "train": session.split.train_end,
+                **{split: stop - first for split, (first, stop, _) in self.way.spans().items()},
+            },
             "schedule": self.way.schedule,
             "backend": "torch",
             "fused": fusion_enabled(),

@@ -12,6 +12,7 @@ import torch
 
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
+from mspipe_triton.iteration.resident import Span
 from mspipe_triton.iteration.scene import Batch, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds
@@ -23,6 +24,9 @@ from mspipe_triton.training.interrupt import Interrupts
 
 # Called during training with the epoch, the number of events just trained on, and their mean loss.
 Progress = Callable[[int, int, float], None]
+# Called after each batch of an evaluation with the split's name and the numbers of events in the batch and in the
+# split; see `Observer.evaluation`.
+Evaluation = Callable[[str, int, int], None]
 # Logits of a batch's events [B] and negatives [B], and reciprocal ranks [B], or [0] where none are ranked.
 BatchScores = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 SPLITS = ("val", "test")
@@ -39,6 +43,7 @@ class Watch:
     Args:
         note: called with each line that the user should see.
         replanned: called with every change of plan, the epoch and the iteration.
+        evaluation: called after each batch of an evaluation.
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
@@ -46,6 +51,7 @@ class Watch:
 
     note: Callable[[str], None] = silent
     replanned: Callable[[Replanned, int, int], None] = silent
+    evaluation: Evaluation = silent
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
@@ -151,12 +157,21 @@ class Way(ABC):
         stop = session.split.train_end if stop is None else stop
         return batches(0, stop, session.size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
 
+    def spans(self) -> dict[str, Span]:
+        """Return the events of both splits; the split's number replaces the epoch."""
+        ends = (self.session.split.train_end, self.session.split.val_end, len(self.session.stream))
+        return {split: (ends[number], ends[number + 1], number) for number, split in enumerate(SPLITS)}
+
+    def counter(self, name: str, first: int, stop: int) -> Callable[[], None]:
+        """Return a function to call after each batch of events [first, stop); it tells the watch their number."""
+        size, total = self.session.size, stop - first
+        counts = (min(size, stop - start) for start in range(first, stop, size))
+        return lambda: self.watch.evaluation(name, next(counts), total)
+
     def split_batches(self, split: str, negatives: int) -> Iterator[Batch]:
         """Yield batches of a split's events; the split's number replaces the epoch."""
-        session, number = self.session, SPLITS.index(split)
-        start, stop = session.split.train_end, session.split.val_end
-        if split == "test":
-            start, stop = stop, len(session.stream)
+        session = self.session
+        start, stop, number = self.spans()[split]
         return batches(start, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, number, negatives)
 
 

@@ -1,0 +1,167 @@
+"""Screens of training and evaluation on a terminal of fixed width, under a clock that the tests set."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mspipe_triton.cli import screens
+from mspipe_triton.cli.screens import EvaluationScreen, TrainingScreen
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.training.run_folder import RunFolder
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = ("--dim", "8", "--fanout", "3", "--negatives", "3", "--threads", "1")
+
+
+class Terminal:
+    """A console of width 100 on a terminal or a file, and a clock in seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, terminal: bool = True) -> None:
+        self.now, self.written = 0.0, StringIO()
+        console = Console(file=self.written, width=100, force_terminal=terminal, highlight=False, markup=False)
+        monkeypatch.setattr(screens, "console", console)
+        monkeypatch.setattr(screens, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def new(self) -> str:
+        """Return what was written since the last call."""
+        text = self.written.getvalue()
+        self.written.seek(0)
+        self.written.truncate()
+        return text
+
+    def frames(self) -> list[str]:
+        """Return the bars drawn since the last call, without colours and without the bar and the remaining time."""
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.new())
+        rows = [re.sub(r"[━╸╺]+", "|", row).strip() for row in re.split(r"[\r\n]+", text) if "━" in row]
+        return [re.sub(r" +", " ", re.sub(r"(-:--:--|\d:\d\d:\d\d)$", "", row)).strip() for row in rows]
+
+
+def test_the_bar_of_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+    screen = EvaluationScreen()
+    screen.evaluation("test", 600, 23_622)
+    assert terminal.frames() == ["test | 600/23,622"]
+    for now in (0.05, 0.11, 0.15, 0.2, 0.22):
+        terminal.now = now
+        screen.evaluation("test", 600, 23_622)
+    # Two batches until 0.11 s, and three in the next 0.11 s.
+    assert terminal.frames() == ["test | 1,800/23,622 10,909 events/s", "test | 3,600/23,622 16,364 events/s"]
+    screen.close()
+    assert terminal.new().endswith("\x1b[2K"), "the bar is erased"
+
+
+def test_a_full_bar_stays_until_the_next_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+    screen = EvaluationScreen()
+    for split, events in (("val", 900), ("test", 700), ("test", 700)):
+        screen.evaluation(split, 500, events)
+        terminal.now += 1
+        screen.evaluation(split, events - 500, events)
+    test = ["test | 500/700", "test | 700/700 200 events/s"]
+    assert terminal.frames() == ["val | 500/900", "val | 900/900 400 events/s", *test, *test]
+    assert len(screen.progress.tasks) == 1
+
+
+def test_at_most_ten_updates_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+    screen = EvaluationScreen()
+    for number in range(1000):
+        terminal.now = number / 500
+        screen.evaluation("val", 1, 1000)
+    assert 15 <= len(terminal.frames()) <= 21, "in two seconds, with the first"
+
+
+def test_without_a_terminal_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch, terminal=False)
+    screen = EvaluationScreen()
+    for number in range(9):
+        terminal.now = number
+        screen.evaluation("val", 100, 900)
+    screen.close()
+    assert terminal.new() == ""
+    assert not screen.progress.tasks
+
+
+def epoch(number: int) -> dict[str, Any]:
+    facts = {"loss": 0.5, "val": {"ap": 0.75}, "events_per_s": 840.0, "seconds": 1.0, "compile_seconds": 0.0}
+    return {"epoch": number, **facts}
+
+
+def test_the_screen_of_training(small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(model=ModelConfig(dim=8, fanout=4), train=TrainConfig(epochs=2, batch_size=840))
+    session = Session.create(config, small_stream)
+    terminal = Terminal(monkeypatch)
+    screen = TrainingScreen()
+    screen.start(session, RunFolder(tmp_path))
+    text = terminal.new()
+    assert "1 iteration per epoch, schedule" in text.replace("\n", " ")
+    assert "epoch 1/2" in text
+    for number in (1, 2):
+        terminal.now += 1
+        screen.batch(number, 840, 0.5)
+        bars = terminal.frames()
+        assert bars == [f"epoch {number}/2 | {number * 840:,}/1,680 840 events/s loss 0.5000"]
+        screen.evaluation("val", 100, 180)
+        terminal.now += 1
+        screen.evaluation("val", 80, 180)
+        assert terminal.frames() == ["val | 100/180", "val | 180/180 80 events/s"]
+        screen.epoch(epoch(number))
+        text = terminal.new()
+        assert f"epoch {number}/2: loss 0.5000, val AP 0.7500, 840 events/s, 1.0 s" in text
+        assert "epoch 2/2" in text, "after epoch 1 the bar of the next one"
+    screen.close()
+
+
+def test_a_resumed_run_continues_its_bar(
+    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(model=ModelConfig(dim=8, fanout=4), train=TrainConfig(epochs=4, batch_size=420))
+    terminal = Terminal(monkeypatch)
+    screen = TrainingScreen()
+    screen.start(Session.create(config, small_stream), RunFolder(tmp_path))
+    terminal.new()
+    screen.batch(3, 420, 0.5)
+    terminal.now = 0.5
+    screen.batch(3, 420, 0.5)
+    assert terminal.frames() == ["epoch 3/4 | 1,680/3,360", "epoch 3/4 | 2,520/3,360 1,680 events/s loss 0.5000"]
+    screen.close()
+
+
+def test_commands_show_each_note_once(tmp_path: Path, command: Command) -> None:
+    # Each source always meets the same partner, which EdgeBank remembers and two iterations do not teach.
+    rows = [f"a{number % 60},b{number % 60},{number}" for number in range(1200)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["user,item,t", *rows]))
+    done = command("train", "pairs.csv", *SMALL, "--batch-size", "800", "--epochs", "1", "--out", "run", "--json")
+    notes = json.loads(done.stdout)["notes"]
+    assert len(notes) >= 2
+    printed = " ".join(done.stderr.split())
+    assert "2 iterations per epoch, " in printed[: printed.index("epoch 1/1")]
+    table, *lines = printed.split(" Note: ")
+    assert "EdgeBank" in table
+    assert lines == notes
+
+
+def test_a_run_that_ended_before_its_validation_resumes(tmp_path: Path, command: Command) -> None:
+    command("data", "generate", "events.csv", "--events", "600", "--users", "40", "--items", "20")
+    flags = ("--batch-size", "100", "--epochs", "1", "--out", "run", "--json")
+    whole = command("train", "events.csv", *SMALL, *flags)
+    assert whole.returncode == 0, whole.stderr
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text("".join(f"{line}\n" for line in lines if "event" in json.loads(line)))
+    resumed = command("train", "--out", "run", "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 1/1: loss" in resumed.stderr
+    assert json.loads(resumed.stdout)["test"] == json.loads(whole.stdout)["test"]

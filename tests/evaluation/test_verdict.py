@@ -1,0 +1,130 @@
+"""The verdict on a run: each fault and each advice on small results, and on runs of a few events."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.evaluation.verdict import verdict
+from mspipe_triton.training.trainer import train
+
+GOOD = {"ap": 0.9, "auc": 0.8, "mrr": 0.7}
+FEW = (
+    "Training had 2 iterations per epoch, 6 in all, which is few: try --batch-size 7 (200 per epoch) or more --epochs."
+)
+
+
+def result(
+    test: dict[str, Any], bank: dict[str, float], train: int = 1400, size: int = 700, best: int = 2, epochs: int = 3
+) -> dict[str, Any]:
+    return {
+        "test": {**GOOD, **test, "edgebank": {"ap": 0.6, "auc": 0.6, "mrr": 0.6, **bank}},
+        "split_events": {"train": train, "val": 300, "test": 300},
+        "batch_size": size, "epochs": epochs, "best_epoch": best,
+    }  # fmt: skip
+
+
+def test_a_good_run_has_no_notes() -> None:
+    assert verdict(result({}, {})) == []
+    assert verdict(result({"node": {"auc": 0.9, "events": 300, "positives": 30}}, {})) == []
+    assert verdict(result({"node": {"auc": None, "events": 300, "positives": 0}}, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("bank", "scores"),
+    [
+        ({"mrr": 0.75}, "MRR 0.7000 against 0.7500"),
+        ({"auc": 0.8}, "AUC 0.8000 against 0.8000"),
+        ({"ap": 0.95, "mrr": 0.9}, "AP 0.9000 against 0.9500, MRR 0.7000 against 0.9000"),
+    ],
+)
+def test_scores_that_are_not_above_edgebank_are_named(bank: dict[str, float], scores: str) -> None:
+    line = f"On test, the model does not beat EdgeBank, which only remembers pairs: {scores}."
+    assert verdict(result({}, bank)) == [line, FEW]
+
+
+def test_the_limit_of_chance_is_two_standard_errors() -> None:
+    """Compare with the statistic's standard error over random orders of 20 positives and 30 negatives."""
+    draws = torch.rand(20_000, 50, generator=torch.Generator().manual_seed(0))
+    ranks = draws.argsort(1).argsort(1)[:, :20].double() + 1
+    auc = (ranks.sum(1) - 20 * 21 / 2) / (20 * 30)
+    limit = 0.5 + 2 * float(auc.std())
+    # The standard deviation of n draws has a relative standard error of 1/√(2n); four of them.
+    margin = 4 * 2 * float(auc.std()) / math.sqrt(2 * 20_000)
+
+    def notes(auc: float) -> list[str]:
+        return verdict(result({"node": {"auc": auc, "events": 50, "positives": 20}}, {}))
+
+    assert notes(limit + margin) == []
+    [fault, advice] = notes(limit - margin)
+    assert fault == f"On test, the AUC of labels is {limit - margin:.4f}, no better than chance: 0.5 ± 0.1683."
+    assert advice == FEW
+
+
+def test_everything_at_once() -> None:
+    bad = {"ap": 0.5, "auc": 0.51, "mrr": 0.1, "node": {"auc": 0.3, "events": 300, "positives": 100}}
+    assert verdict(result(bad, {})) == [
+        "On test, the model does not beat EdgeBank, which only remembers pairs: AP 0.5000 against 0.6000, "
+        "AUC 0.5100 against 0.6000, MRR 0.1000 against 0.6000.",
+        "On test, the AUC is 0.5100, no better than chance: 0.5 ± 0.0472.",
+        "On test, the AUC of labels is 0.3000, no better than chance: 0.5 ± 0.0708.",
+        FEW,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"train": 54_321, "size": 600, "best": 3}, "91 iterations per epoch, 273 in all, which is few: try "
+         "--batch-size 300 (182 per epoch) or more --epochs."),
+        ({"train": 70, "size": 70}, "1 iteration per epoch, 3 in all, which is few: try --batch-size 1 (70 per epoch) "
+         "or more --epochs."),
+        ({"train": 70, "size": 1}, "70 iterations per epoch, 210 in all, which is few: try more --epochs."),
+        ({"train": 60_000, "size": 600, "best": 3}, "100 iterations per epoch, 300 in all, and its last epoch was the "
+         "best: try --epochs 6; --resume continues this run."),
+        ({"train": 600_000, "size": 600}, "1,000 iterations per epoch, 3,000 in all, and epoch 2 was the best: try a "
+         "smaller --lr, or another --model."),
+    ],
+)  # fmt: skip
+def test_the_advice_follows_the_iterations_and_the_best_epoch(options: dict[str, int], advice: str) -> None:
+    assert verdict(result({}, {"ap": 0.95}, **options))[1:] == [f"Training had {advice}"]
+
+
+@given(st.integers(2, 10**6))
+def test_a_smaller_batch_size_gives_about_200_iterations(size: int) -> None:
+    events = 99 * size
+    advice = verdict(result({}, {"ap": 0.95}, train=events, size=size))[1]
+    smaller = int(advice.split("--batch-size ")[1].split()[0])
+    assert smaller < size
+    assert 100 < math.ceil(events / smaller) <= 300
+
+
+def run(stream: EventStream, folder: Path, size: int, epochs: int) -> dict[str, Any]:
+    config = RunConfig(
+        model=ModelConfig(dim=16, fanout=4),
+        train=TrainConfig(epochs=epochs, batch_size=size, negatives=5, threads=1, schedule="serial"),
+    )
+    written: dict[str, Any] = train(config, stream, out=str(folder))
+    assert json.loads((folder / "result.json").read_text())["notes"] == written["notes"]
+    return written
+
+
+def test_notes_of_runs(small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    src = torch.arange(1200) % 60
+    pairs = EventStream(src, src + 60, torch.arange(1200))  # each source always meets the same partner
+    fault, *_, advice = run(pairs, tmp_path / "pairs", 800, 1)["notes"]
+    assert fault.startswith("On test, the model does not beat EdgeBank, which only remembers pairs: AP 0.")
+    assert advice.startswith(
+        "Training had 2 iterations per epoch, 2 in all, which is few: try --batch-size 4 (210 per "
+    )
+    assert run(small_stream, tmp_path / "run", 20, 3)["notes"] == []
