@@ -29,8 +29,8 @@ def _draw(batch: RandomBatch, numbers: Numbers) -> dict[str, Any]:
 
 
 def _draw_work(batch: RandomBatch, table: int, compute: int) -> Work:
-    """Reads per event: two ends, a time, a destination. Writes: three roots, their times and the event's number."""
-    return Work(2 * 8 + 4 * 8 + batch.shape.batch * (4 * 8 + 3 * 2 * 8 + 8) + 8)
+    """Reads per event: two ends, a time, two destinations. Writes: three roots, their times and the event's number."""
+    return Work(2 * 8 + 4 * 8 + batch.shape.batch * (5 * 8 + 3 * 2 * 8 + 8) + 8)
 
 
 def _padding(batch: RandomBatch) -> int:

@@ -136,7 +136,7 @@ class _Judge:
 
     def epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, score validation and test without ranking, keep the best epoch by validation AP."""
-        draws = self._draws(Purpose.TRAIN_NEGATIVES, epoch + 1, self.split.train_end)
+        draws = self._draws(Purpose.TRAIN_NEGATIVES, epoch + 1, 0, self.split.train_end)
         wall = time.perf_counter()
         seconds = self.system.train_epoch(self.split.train_end, self.plan["batch_size"], draws)
         wall = time.perf_counter() - wall
@@ -164,8 +164,8 @@ class _Judge:
         if split == "test":
             start, stop = stop, len(self.stream)
         size, number = self.plan["batch_size"], ("val", "test").index(split)
-        draws = self._draws(Purpose.EVAL_NEGATIVES, number, stop - start)
-        candidates = self._draws(Purpose.RANKING_NEGATIVES, number, stop - start, ranked) if ranked else None
+        draws = self._draws(Purpose.EVAL_NEGATIVES, number, start, stop)
+        candidates = self._draws(Purpose.RANKING_NEGATIVES, number, start, stop, ranked) if ranked else None
         positive, negative, others = self.system.evaluate(start, stop, size, draws, candidates)
         ranks = (
             [reciprocal_ranks(logits, each) for logits, each in zip(positive, others, strict=True)] if ranked else []
@@ -173,16 +173,12 @@ class _Judge:
         sizes = [logits.numel() for logits in positive]
         return Predictions(torch.cat(positive), torch.cat(negative), torch.cat(ranks) if ranks else None, sizes)
 
-    def _draws(self, purpose: Purpose, epoch: int, events: int, each: int = 1) -> Callable[[int], torch.Tensor]:
-        """Negatives of batch i: [B], or [B, N] candidates."""
-        size = self.plan["batch_size"]
-        batches = list(self.sampler.iterate(purpose, epoch, size, -(-events // size), each))
-
-        def draw(index: int) -> torch.Tensor:
-            rows = batches[index][: min(size, events - index * size)]
-            return rows if purpose == Purpose.RANKING_NEGATIVES else rows[:, 0]
-
-        return draw
+    def _draws(
+        self, purpose: Purpose, epoch: int, start: int, stop: int, each: int = 1
+    ) -> Callable[[int], torch.Tensor]:
+        """Negatives of batch i of events [start, stop): [B], or [B, N] candidates."""
+        batches = list(self.sampler.iterate(purpose, epoch, self.stream.dst[start:stop], self.plan["batch_size"], each))
+        return lambda i: batches[i] if purpose == Purpose.RANKING_NEGATIVES else batches[i][:, 0]
 
 
 def _report(

@@ -19,14 +19,15 @@ class Draw(NamedTuple):
     """A batch of B consecutive events and random candidate destinations, as roots: src ‖ dst ‖ candidates.
 
     Event i of the batch is e = span[0] + i, which is real if e < span[1]. The real events come first, and padding gives
-    the last batch of a stream the shape of the others. Candidate n of event i is root 2B + i·each + n. It is
-    destinations[⌊w · K / 2³²⌋], where w is the first Philox word (Salmon et al., SC 2011) of position i·each + n. It
-    depends only on `draws` and on this position, and may be a true destination.
+    the last batch of a stream the shape of the others. Candidate n of event i is root 2B + i·each + n, and is uniform
+    among the K − 1 destinations other than the event's own: with r = ⌊w · (K − 1) / 2³²⌋, where w is the first Philox
+    word (Salmon et al., SC 2011) of position i·each + n, it is destinations[r] if that is less than dst[e], else
+    destinations[r + 1]. It depends only on `draws`, on this position and on the event's own destination.
 
     Args:
         src, dst: [E] integer nodes, E ≥ 1, the endpoints of all events.
         times: [E] int64 or float64.
-        destinations: [K] integer nodes, 1 ≤ K ≤ 2³¹, the candidates.
+        destinations: [K] integer nodes, 2 ≤ K ≤ 2³¹, distinct and ascending, with all of `dst` among them.
         span: [2] int64, the batch's first event and the end of the events, clipped to [0, E].
         draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
         size: B ≥ 0.
@@ -38,7 +39,8 @@ class Draw(NamedTuple):
         int64, e or −1; count [1] int64, the number of real events. Nothing is mutated or differentiable.
 
     Raises:
-        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no events or destinations.
+        ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no events; fewer than two
+            destinations.
     """
 
     src: torch.Tensor
@@ -51,16 +53,33 @@ class Draw(NamedTuple):
     each: int = 1
 
 
+def draw_others(
+    draws: torch.Tensor, positions: torch.Tensor, dst: torch.Tensor, destinations: torch.Tensor
+) -> torch.Tensor:
+    """Draw candidates [...] other than the events' own destinations, as `Draw` defines them.
+
+    Args:
+        draws: [4, ...] int64, the Philox words; positions: [...] int64; dst: [...] integer nodes, the events' own
+            destinations. These three broadcast.
+        destinations: [K] integer nodes, 2 ≤ K ≤ 2³¹, distinct and ascending, with all of `dst` among them.
+    """
+    choice = philox_integers(draws, positions, destinations.numel() - 1)
+    place = choice.flatten()  # index_select is faster than an index of several dimensions
+    lower, upper = (nodes.index_select(0, place).view_as(choice) for nodes in (destinations[:-1], destinations[1:]))
+    return torch.where(lower < dst, lower, upper)
+
+
 def _reference(args: Draw) -> Batch:
     span, destinations, times = args.span, args.destinations, args.times
     first, end = span.clamp(0, times.numel())
     row, candidate = (torch.arange(count, device=span.device) for count in (args.size, args.size * args.each))
     event = first + row
     place = torch.minimum(event, end - 1).clamp_(min=0)
-    negatives = destinations.index_select(0, philox_integers(args.draws, candidate, destinations.numel()))
     src, dst = args.src.index_select(0, place), args.dst.index_select(0, place)
-    nodes = torch.cat([src.long(), dst.long(), negatives.long()])
-    owner = torch.cat([row, row, candidate // args.each])
+    event_of = candidate // args.each
+    others = draw_others(args.draws, candidate, dst.index_select(0, event_of), destinations)
+    nodes = torch.cat([src.long(), dst.long(), others.long()])
+    owner = torch.cat([row, row, event_of])
     real, moments = event < end, times.index_select(0, place)
     roots = torch.where(real.index_select(0, owner), nodes, -1)
     return roots, moments.index_select(0, owner), torch.where(real, event, -1), real.sum(0, keepdim=True)
@@ -79,7 +98,8 @@ def batch_kernel(
     """For roots r < (2 + EACH)·B, where [first, end) is the span clipped to the stream of E events:
 
         i = r, r − B or ⌊(r − 2B) / EACH⌋          e = first + i          time_r = times[max(min(e, end − 1), 0)]
-        root_r = src_e, dst_e or destinations[⌊philox(r − 2B)₀ · K / 2³²⌋] where e < end, else −1
+        c = ⌊philox(r − 2B)₀ · (K − 1) / 2³²⌋
+        root_r = src_e, dst_e, or destinations[c] if that is less than dst_e, else destinations[c + 1]; −1 if e ≥ end
 
     and events_i = e where e < end, else −1; count = min(end − first, B), at least 0.
     """
@@ -94,10 +114,12 @@ def batch_kernel(
     b_event = first + i_event
     m_real = m_root & (b_event < end)
     b_word, _, _, _ = philox_block(p_draws, i_drawn)
-    b_choice = philox_below(b_word, tl.full([BLOCK], num_destinations, tl.int64))
+    b_choice = philox_below(b_word, tl.full([BLOCK], num_destinations - 1, tl.int64))
     b_src = tl.load(p_src + b_event, mask=m_real & m_src, other=-1).to(tl.int64)
-    b_dst = tl.load(p_dst + b_event, mask=m_real & ~m_src & ~m_drawn, other=-1).to(tl.int64)
-    b_drawn = tl.load(p_destinations + b_choice, mask=m_real & m_drawn, other=-1).to(tl.int64)
+    b_dst = tl.load(p_dst + b_event, mask=m_real & ~m_src, other=-1).to(tl.int64)
+    b_lower = tl.load(p_destinations + b_choice, mask=m_real & m_drawn, other=-1).to(tl.int64)
+    b_upper = tl.load(p_destinations + b_choice + 1, mask=m_real & m_drawn, other=-1).to(tl.int64)
+    b_drawn = tl.where(b_lower < b_dst, b_lower, b_upper)
     tl.store(p_roots + o_root, tl.where(m_drawn, b_drawn, tl.where(m_src, b_src, b_dst)), mask=m_root)
     b_time = tl.load(p_times + tl.maximum(tl.minimum(b_event, end - 1), 0), mask=m_root)
     tl.store(p_root_times + o_root, b_time, mask=m_root)
@@ -130,9 +152,13 @@ def _check(args: Draw) -> None:
     checks.dims(_NAME, 1, times=args.times, destinations=args.destinations)
     checks.shape(_NAME, **{name: (part, tuple(args.times.shape)) for name, part in ends.items()})
     checks.shape(_NAME, span=(args.span, (2,)), draws=(args.draws, (4,)))
-    for name in ("times", "destinations"):
-        if getattr(args, name).numel() == 0:
-            raise ValueError(f"{_NAME}: {name} has shape (0,); give at least one event and one destination")
+    if args.times.numel() == 0:
+        raise ValueError(f"{_NAME}: times has shape (0,); give at least one event")
+    if args.destinations.numel() < 2:
+        raise ValueError(
+            f"{_NAME}: destinations has shape {tuple(args.destinations.shape)}; give at least two, "
+            "because a candidate is never the event's own destination"
+        )
     for name, number, least in (("size", args.size, 0), ("each", args.each, 1)):
         if not isinstance(number, (int, torch.SymInt)) or number < least:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")

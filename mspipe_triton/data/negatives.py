@@ -9,9 +9,12 @@ from enum import IntEnum
 from typing import Protocol
 
 import torch
+from torch.nn.functional import pad
 
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.kernels.numbers.philox import philox_integers
+from mspipe_triton.data.origin import shown
+from mspipe_triton.errors import DataError
+from mspipe_triton.kernels.sampling.draw_batch import draw_others
 from mspipe_triton.placement import Placement
 
 _BLOCK = 256
@@ -60,30 +63,64 @@ class IterationDraws:
 
 
 class NegativeSampler:
-    """Uniform negatives among the distinct destinations of the whole stream; a draw may hit the true destination.
+    """Negatives of events, uniform among the distinct destinations of the whole stream other than the event's own.
 
-    The negative of an event depends only on (seed, purpose, epoch, iteration, position in the batch).
+    The negative of an event depends only on (seed, purpose, epoch, iteration, position in the batch) and on the event's
+    own destination, in the way that `draw_batch` describes.
+
+    Args:
+        stream: the events. seed: of all draws.
+
+    Raises:
+        DataError: all events have the same destination.
     """
 
     def __init__(self, stream: EventStream, seed: int) -> None:
-        self.destinations = torch.unique(stream.dst)
+        check_destinations(stream)
+        self.dst, self.destinations = stream.dst, torch.unique(stream.dst)
         self.seed = seed
 
     def on(self, device: torch.device) -> NegativeSampler:
-        """Copy the sampler, with the destinations on a device."""
+        """Copy the sampler, with the destinations on a device, for `draw_batch`."""
         sampler = copy(self)
         sampler.destinations = self.destinations.to(device)
         return sampler
 
     def iterate(
-        self, purpose: Purpose, epoch: int, batch_size: int, iterations: int, each: int = 1
+        self, purpose: Purpose, epoch: int, dst: torch.Tensor, size: int, each: int = 1
     ) -> Iterator[torch.Tensor]:
-        """Yield negatives [batch_size, each] for iteration 0, 1, …; draws many iterations at a time."""
+        """Yield negatives [B, each] for iteration 0, 1, …; draws many iterations at a time.
+
+        Args:
+            dst: [M] the destinations of the events, such as a part of the sampler's `dst`.
+            size: B, events per iteration; the last one may have fewer.
+            each: negatives per event.
+        """
         block = max(1, _BLOCK // each)
-        positions = torch.arange(batch_size * each).view(1, -1)
+        positions = torch.arange(size * each).view(size, each)
+        iterations = -(-dst.numel() // size)
         for start in range(0, iterations, block):
-            numbers = torch.arange(start, min(start + block, iterations)).view(-1, 1)
+            stop = min(start + block, iterations)
+            events = dst[start * size : stop * size]
+            numbers = torch.arange(start, stop).view(-1, 1, 1)
             zero = torch.zeros_like(numbers)
             words = torch.stack([zero + self.seed, zero + int(purpose), zero + epoch, numbers])
-            indices = philox_integers(words, positions, self.destinations.numel())
-            yield from self.destinations[indices].view(-1, batch_size, each)
+            whole = pad(events, (0, (stop - start) * size - events.numel())).view(-1, size, 1)
+            negatives = draw_others(words, positions, whole, self.destinations)
+            yield from negatives.view(-1, each)[: events.numel()].split(size)
+
+
+def check_destinations(stream: EventStream) -> None:
+    """Refuse a stream whose events have no other destination than their own.
+
+    Raises:
+        DataError: all events have the same destination.
+    """
+    first = stream.dst[:1]
+    if not bool((stream.dst != first).any()):
+        node = first.item() if stream.ids is None else stream.ids.of(first)[0]
+        name = shown(node[1] if isinstance(node, tuple) else node)  # with two kinds, ids are pairs (kind, id)
+        raise DataError(
+            f"{stream.name}: all {len(stream):,} events have the same destination, {name}; a model has nothing to tell "
+            "apart, so give events with two destinations or more (columns of source and destination may be swapped)"
+        )

@@ -68,13 +68,12 @@ def batches(
     candidates: int = 0,
 ) -> Iterator[Batch]:
     """Cut events [start, stop) into batches, the last one maybe partial, with `candidates` N per event for ranking."""
-    count = -(-(stop - start) // size)
-    ranked = sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, size, count, candidates) if candidates else None
-    for index, negatives in enumerate(sampler.iterate(purpose, epoch, size, count)):
+    dst = sampler.dst[start:stop]
+    ranked = sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, dst, size, candidates) if candidates else None
+    for index, negatives in enumerate(sampler.iterate(purpose, epoch, dst, size)):
         begin = start + index * size
-        end = min(begin + size, stop)
-        others = None if ranked is None else next(ranked)[: end - begin]
-        yield Batch(index, epoch, begin, end, size, negatives[: end - begin, 0], others)
+        others = None if ranked is None else next(ranked)
+        yield Batch(index, epoch, begin, min(begin + size, stop), size, negatives[:, 0], others)
 
 
 _RANKED_ROOTS = 6000

@@ -8,6 +8,7 @@ from mspipe_triton.config import RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.labels import check_labels
+from mspipe_triton.data.negatives import check_destinations
 from mspipe_triton.data.source import Contents, data_of, load_stream, with_absolute_paths
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
@@ -113,4 +114,5 @@ def enter(
     if trace and entry.resolved()[0].train.placement == "device":
         raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
     stream.split_for(config.train.batch_size)
+    check_destinations(stream)
     return entry

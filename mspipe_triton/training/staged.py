@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -109,10 +108,13 @@ class Staged(Way):
         """
         session, settings, size = self.session, self.session.settings, self.session.size
         ahead = 0 if settings.schedule == "serial" else 2 * settings.prefetch + 4
-        whole = session.split.train_end // size
-        for batch in batches(0, (count + ahead) * size, size, session.negatives, Purpose.TRAIN_NEGATIVES, 1):
-            begin = (place + batch.index) % whole * size
-            yield replace(batch, start=begin, stop=begin + size)
+        whole, sampler = session.split.train_end // size, session.negatives
+        places = (place + torch.arange(count + ahead)) % whole
+        dst = sampler.dst[: whole * size].view(whole, size)[places].flatten()
+        negatives = sampler.iterate(Purpose.TRAIN_NEGATIVES, 1, dst, size)
+        for index, (number, draws) in enumerate(zip(places.tolist(), negatives, strict=True)):
+            begin = number * size
+            yield Batch(index, 1, begin, begin + size, size, draws[:, 0])
 
     def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
         """See `Way`."""

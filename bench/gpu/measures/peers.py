@@ -33,16 +33,14 @@ def pyg(setup: Setup, size: int) -> Rows:
     shape, stream = setup.shape("WIKI", size), random_stream("WIKI", setup.quick)
     batch_size = shape.batch
     stop = setup.stop(min(stream.split().train_end, BATCHES * batch_size), batch_size)
-    sampler = NegativeSampler(stream, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, batch_size, -(-stop // batch_size))
+    sampler = NegativeSampler(stream, 0).iterate(Purpose.TRAIN_NEGATIVES, 1, stream.dst[:stop], batch_size)
     negatives = [batch[:, 0].to(setup.device) for batch in sampler]
     with matmul_precision(setup.fastest):
         peer = PygTGN(stream, shape.dim, shape.fanout, 1e-3, 0, setup.device)
         run = resident(stream, setup.device, batch_size, model_arguments("tgn", shape))
         seconds: dict[str, list[float]] = {"pyg": [], "resident": []}
         for _ in range(1 + setup.rounds(REPEATS)):
-            seconds["pyg"].append(
-                peer.train_epoch(stop, batch_size, lambda i: negatives[i][: min(batch_size, stop - i * batch_size)])
-            )
+            seconds["pyg"].append(peer.train_epoch(stop, batch_size, negatives.__getitem__))
             seconds["resident"].append(_epoch(run, stop))
     rates = {name: stop / statistics.median(epochs[1:]) for name, epochs in seconds.items()}
     ratios = [a / b for a, b in zip(seconds["pyg"][1:], seconds["resident"][1:], strict=True)]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.kernels.numbers.philox import dropout_scale, philox_integers, philox_words
+from tests.kernels.numbers.plain_philox import expected_at, scalar_philox
 
 WORD = st.integers(0, 2**32 - 1)
 
@@ -27,25 +28,9 @@ def to_signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-def scalar_philox(counter: list[int], key: list[int]) -> list[int]:
-    """Compute Philox 4x32-10 on Python integers, as in the paper's figure."""
-    (x0, x1, x2, x3), (k0, k1) = counter, key
-    for _ in range(10):
-        high0, low0 = divmod(0xD2511F53 * x0, 2**32)
-        high1, low1 = divmod(0xCD9E8D57 * x2, 2**32)
-        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    return [x0, x1, x2, x3]
-
-
 def words_at(draws: list[int], position: int) -> list[int]:
     """Words of the package's Philox at one position."""
     return [int(word) for word in philox_words(torch.tensor(draws), torch.tensor(to_signed(position)))]
-
-
-def expected_at(draws: list[int], position: int) -> list[int]:
-    seed, purpose, epoch, iteration = draws
-    return scalar_philox([position % 2**32, position >> 32, epoch, iteration], [seed, purpose])
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), ANSWERS)

@@ -1,4 +1,4 @@
-"""draw_batch, by reference and by kernel in the interpreter, against a loop over events and the negative sampler."""
+"""draw_batch, by reference and by kernel in the interpreter, against a loop over events and their plain candidates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import NegativeSampler, Purpose, draw_words
+from mspipe_triton.data.negatives import Purpose, draw_words
 from mspipe_triton.kernels import draw_batch
 from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.kernels.sampling.draw_batch import batch_kernel
+from tests.data.plain_candidates import plain_candidates
 from tests.kernels.sampling.graph_case import WAITING, launches_of, operations_of
 
 EVENTS, SEED, EPOCH, ITERATION = 23, 2**32 - 1, 3, 5
@@ -31,7 +32,7 @@ def arguments(
     events = stream(times)
     return {
         "src": events.src.to(index), "dst": events.dst.to(index), "times": events.t,
-        "destinations": NegativeSampler(events, SEED).destinations.to(index), "span": torch.tensor(span),
+        "destinations": events.dst.unique().to(index), "span": torch.tensor(span),
         "draws": draw_words(SEED, Purpose.TRAIN_NEGATIVES, EPOCH, ITERATION), "size": size, "each": each,
     }  # fmt: skip
 
@@ -40,15 +41,17 @@ def expected(span: tuple[int, int], size: int, each: int, times: torch.dtype) ->
     """Compute roots, root_times, events and count, event by event."""
     events, (first, end) = stream(times), (min(max(part, 0), EVENTS) for part in span)
     src, dst, moments = (part.tolist() for part in (events.src, events.dst, events.t))
-    *_, negatives = NegativeSampler(events, SEED).iterate(Purpose.TRAIN_NEGATIVES, EPOCH, size, ITERATION + 1, each)
+    draws = [SEED, Purpose.TRAIN_NEGATIVES, EPOCH, ITERATION]
+    candidates = plain_candidates(draws, dst[first : max(min(first + size, end), first)], each, set(dst))
     ends: tuple[list[Any], ...] = ([], [], [])
     event_times: list[Any] = []
     numbers = []
-    for i, others in enumerate(negatives.tolist()):
+    for i in range(size):
         real = first + i < end
         event = first + i if real else -1
-        for part, nodes in zip(ends, ([src[event]], [dst[event]], others), strict=True):
-            part.extend(nodes if real else [-1] * len(nodes))
+        nodes = ([src[event]], [dst[event]], candidates[i]) if real else ([-1], [-1], [-1] * each)
+        for part, values in zip(ends, nodes, strict=True):
+            part.extend(values)
         event_times.append(moments[event if real else max(end - 1, 0)])
         numbers.append(event)
     moments = event_times + event_times + [time for time in event_times for _ in range(each)]
@@ -105,9 +108,9 @@ def test_types(times: torch.dtype, index: torch.dtype) -> None:
 def test_an_empty_batch_and_a_stream_of_one_event() -> None:
     assert [part.tolist() for part in draw_batch(**arguments((3, EVENTS), 0))] == [[], [], [], [0]]
     parts = arguments((0, 1), 2)
-    one = parts | {name: parts[name][:1] for name in ("src", "dst", "times", "destinations")}
+    one = parts | {name: parts[name][:1] for name in ("src", "dst", "times")} | {"destinations": parts["dst"][:2]}
     results = draw_batch(**one)
-    assert [part.tolist() for part in results] == [[100, -1, 200, -1, 200, -1], [LARGE] * 6, [0, -1], [1]]
+    assert [part.tolist() for part in results] == [[100, -1, 200, -1, 201, -1], [LARGE] * 6, [0, -1], [1]]
 
 
 @pytest.mark.usefixtures("backend", "poisoned")
@@ -138,8 +141,8 @@ def test_the_operation_passes_opcheck_and_compiles_as_one_graph(each: int) -> No
         ({"src": torch.zeros(EVENTS)}, "src is torch.float32; give int32 or int64"),
         ({"dst": torch.zeros(4).long()}, r"dst has shape \(4,\); give \(23,\)"),
         (
-            {"destinations": torch.zeros(0).long()},
-            r"destinations has shape \(0,\); give at least one event and one destination",
+            {"destinations": torch.zeros(1).long()},
+            r"destinations has shape \(1,\); give at least two, because a candidate is never the event's own",
         ),
         (
             dict.fromkeys(("src", "dst", "times"), torch.zeros(0).long()),
