@@ -84,12 +84,12 @@ def products(
 def weighted_sums(
     weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    """Σ_j w_j x_j for weights [R, K, F] and `Slots`, as one tensor [R, K, ·] per part."""
+) -> torch.Tensor:  # fmt: skip
+    """Σ_j w_j x_j [R, K, X] for weights [R, K, F] and `Slots`."""
     parts = _parts(weights.dtype, table, rows, edges, others)
-    if torch.compiler.is_compiling():
-        return tuple([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts])
-    return tuple([torch.bmm(weights, part) for part in parts])
+    if torch.compiler.is_compiling():  # the sums are written to their columns at once, without a copy
+        return torch.cat([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts], 2)
+    return torch.cat([torch.bmm(weights, part) for part in parts], 2)
 
 
 def _parts(

@@ -114,7 +114,7 @@ def attend(args: Attention, save: bool) -> Attended:
     if dropout > 0 and args.draws is not None:
         scale = dropout_scale(args.draws, (*query.shape[:2], args.deltas.shape[1]), dropout, query.dtype)
     slope, weights, dropped = _weights(products(query, *slots), bias, args.counts, scale)
-    context, total = torch.cat(weighted_sums(dropped, *slots), 2), dropped.sum(2)
+    context, total = weighted_sums(dropped, *slots), dropped.sum(2)
     if not save:
         return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
     return Attended(context, total, weights, slope, slots.others)

@@ -14,6 +14,7 @@ from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
 from mspipe_triton.iteration.cuda_graph import Replay, SideStream, Snapshot
+from mspipe_triton.iteration.ranking import StaticPairs
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch
@@ -149,7 +150,7 @@ class Pass(ABC):
         """Sample the batch that `ahead` points to as a step does, so that the samplers remember its size."""
         self.sample()
 
-    def samplers(self) -> Iterator[StaticSampler]:
+    def samplers(self) -> Iterator[StaticSampler | StaticPairs]:
         """Yield the samplers that have capacities."""
         yield self.sampler
 

@@ -75,11 +75,3 @@ def batches(
         end = min(begin + size, stop)
         others = None if ranked is None else next(ranked)[: end - begin]
         yield Batch(index, epoch, begin, end, size, negatives[: end - begin, 0], others)
-
-
-_RANKED_ROOTS = 6000
-
-
-def ranked_columns(size: int) -> int:
-    """Return the number of candidate columns to rank at a time, in batches of this size."""
-    return max(1, _RANKED_ROOTS // size)
