@@ -10,8 +10,8 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
 from mspipe_triton.iteration.ranking import Pairs, Ranking, StaticPairs, group_count
-from mspipe_triton.iteration.resident import Pass, new_keys
-from mspipe_triton.iteration.scene import Scene
+from mspipe_triton.iteration.resident import Pass
+from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
 from mspipe_triton.kernels import draw_batch
@@ -71,7 +71,8 @@ class ScorePass(Pass):
         super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, group_count(session.size, ranked))
         self.scores = session.model.time.frequency.new_empty((iterations, 2, session.size))
         self.ranks = torch.empty((iterations, session.size), dtype=torch.float64, device=self.scores.device)
-        self.pairs, self.candidates = StaticPairs(session.stream.t.device), StaticSampler(session.sampler, session.model.layers)
+        self.pairs = StaticPairs(session.stream.t.device)
+        self.candidates = StaticSampler(session.sampler, session.model.layers)
 
     @torch.no_grad()
     def work(self, scene: Scene) -> None:

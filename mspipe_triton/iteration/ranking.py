@@ -10,6 +10,7 @@ import torch
 from mspipe_triton.iteration.scene import Scene
 
 GROUP = 6000  # pairs that are embedded at a time, so that their rows fit into caches
+_ROUND = 16
 _PADDING = 2**62
 
 
@@ -48,7 +49,11 @@ class Pairs(NamedTuple):
         return Pairs(pair_nodes, times.index_select(0, events), rows.view_as(nodes), real.sum(0, keepdim=True))
 
     def cut(self, capacity: int) -> Pairs:
-        """Keep the first `capacity` pairs; it must be at least the number of real ones."""
+        """Keep the first `capacity` pairs, rounded up; it must be at least the number of real ones.
+
+        Products of few rows round differently, so that equal embeddings of two groups would not tie.
+        """
+        capacity = -(-capacity // _ROUND) * _ROUND
         return Pairs(self.nodes[:capacity], self.times[:capacity], self.rows.clamp(max=capacity - 1), self.count)
 
     def groups(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

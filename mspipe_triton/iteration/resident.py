@@ -15,7 +15,7 @@ from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
 from mspipe_triton.iteration.cuda_graph import Replay, SideStream, Snapshot
 from mspipe_triton.iteration.ranking import StaticPairs
-from mspipe_triton.iteration.scene import Scene
+from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
@@ -165,11 +165,6 @@ class Pass(ABC):
             return self.replay.prepare(lambda: self.start(first, stop, epoch))
         finally:
             before.restore()
-
-
-def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
-    """Return keys [R] of roots that are not ends of the stream's events, −1 in padding."""
-    return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)
 
 
 def _keys(roots: torch.Tensor, events: torch.Tensor, total: int) -> torch.Tensor:

@@ -75,3 +75,8 @@ def batches(
         end = min(begin + size, stop)
         others = None if ranked is None else next(ranked)[: end - begin]
         yield Batch(index, epoch, begin, end, size, negatives[: end - begin, 0], others)
+
+
+def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
+    """Return keys [R] of roots that are not ends of the stream's events, −1 in padding (see `Roots`)."""
+    return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.iteration.ranking import Pairs, Ranking
-from mspipe_triton.iteration.scene import Batch, Scene
+from mspipe_triton.iteration.scene import Batch, Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
@@ -86,7 +86,7 @@ class Stages:
         times = stream.t[events]
         times = (times if not missing else torch.cat([times, times[-1:].expand(missing)])).repeat(3)
         end_keys = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
-        keys = [*end_keys, self._new_keys(batch.negatives.numel())]
+        keys = [*end_keys, new_keys(batch.negatives, len(stream))]
         nodes = [stream.src[events], stream.dst[events], batch.negatives]
         roots = Roots(_pad(nodes, missing), times, _pad(keys, missing))
         around = session.sampler.around(roots, self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index))
@@ -166,11 +166,6 @@ class Stages:
         draws = IterationDraws(self.session.seed, epoch, iteration, Placement())
         return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
-    def _new_keys(self, count: int) -> torch.Tensor:
-        """Return keys [count] of roots that are not ends of events."""
-        first = 2 * len(self.session.stream)
-        return torch.arange(first, first + count)
-
     def _fetch(self, scene: Scene, **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows of every hop's slots, node rows of the distinct nodes,
         and `more` fields."""
@@ -200,7 +195,7 @@ class Stages:
         for number, (nodes, times) in enumerate(pairs.groups()):
             # The word that holds the epoch elsewhere tells the groups of both splits apart.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
-            around = self.session.sampler.around(Roots(nodes, times, self._new_keys(nodes.numel())), draws)
+            around = self.session.sampler.around(Roots(nodes, times, new_keys(nodes, len(self.session.stream))), draws)
             scene = Scene(nodes, times, torch.arange(batch.start, batch.stop), None, around)
             yield self._fetch(scene, record=self.state.fetch(around.nodes, self.session.edges))
 
