@@ -62,10 +62,11 @@ def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 @fused()
 def products(
-    query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
+    query: torch.Tensor, query_rows: torch.Tensor | None, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """query · x_j [R, K, F] for queries [R, K, X] and `Slots`."""
+    """query · x_j [R, K, F] for `Slots` and the queries [·, K, X] at `query_rows` [R], or all queries if None."""
+    query = gather(query, query_rows)
     first, total = 0, None
     for part in _parts(query.dtype, table, rows, edges, others):
         columns = query[..., first : first + part.shape[2]]

@@ -43,7 +43,7 @@ def attend_backward(args: Attention, out: Attended, grad: Attended, needs: froze
         slots = mail_slots(args.table, args.rows, args.features, args.feature_rows, args.counts, out.others)
     else:
         slots = Slots(args.table.to(args.query.dtype), filled_rows(args.rows, args.counts), None, out.others)
-    d_weights, keep = products(d_context, *slots), 1.0 - args.dropout
+    d_weights, keep = products(d_context, None, *slots), 1.0 - args.dropout
     d_logits, dropped = _logits_backward(d_weights, d_total, out.weights, out.slope, keep)
 
     def d_columns(columns: slice) -> torch.Tensor:
