@@ -62,10 +62,11 @@ def filled_rows(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 @fused()
 def products(
-    query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
+    query: torch.Tensor, query_rows: torch.Tensor | None, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """query · x_j [R, K, F] for queries [R, K, X] and `Slots`."""
+    """query · x_j [R, K, F] for `Slots` and the queries [·, K, X] at `query_rows` [R], or all queries if None."""
+    query = gather(query, query_rows)
     first, total = 0, None
     for part in _parts(query.dtype, table, rows, edges, others):
         columns = query[..., first : first + part.shape[2]]
@@ -84,12 +85,12 @@ def products(
 def weighted_sums(
     weights: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None,
     edges: torch.Tensor | None, others: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    """Σ_j w_j x_j for weights [R, K, F] and `Slots`, as one tensor [R, K, ·] per part."""
+) -> torch.Tensor:  # fmt: skip
+    """Σ_j w_j x_j [R, K, X] for weights [R, K, F] and `Slots`."""
     parts = _parts(weights.dtype, table, rows, edges, others)
-    if torch.compiler.is_compiling():
-        return tuple([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts])
-    return tuple([torch.bmm(weights, part) for part in parts])
+    if torch.compiler.is_compiling():  # the sums are written to their columns at once, without a copy
+        return torch.cat([(weights.unsqueeze(3) * part.unsqueeze(1)).sum(2) for part in parts], 2)
+    return torch.cat([torch.bmm(weights, part) for part in parts], 2)
 
 
 def _parts(

@@ -109,12 +109,12 @@ def attend(args: Attention, save: bool) -> Attended:
         others = encoded if edges is None else torch.cat([edges, encoded], 2)
         slots = Slots(args.table.to(query.dtype), filled_rows(args.rows, args.counts), None, others)
     if args.query_rows is not None:
-        query, bias = query.index_select(0, args.query_rows), bias.index_select(0, args.query_rows)
+        bias = bias.index_select(0, args.query_rows)
     scale = None
     if dropout > 0 and args.draws is not None:
-        scale = dropout_scale(args.draws, (*query.shape[:2], args.deltas.shape[1]), dropout, query.dtype)
-    slope, weights, dropped = _weights(products(query, *slots), bias, args.counts, scale)
-    context, total = torch.cat(weighted_sums(dropped, *slots), 2), dropped.sum(2)
+        scale = dropout_scale(args.draws, (*bias.shape, args.deltas.shape[1]), dropout, query.dtype)
+    slope, weights, dropped = _weights(products(query, args.query_rows, *slots), bias, args.counts, scale)
+    context, total = weighted_sums(dropped, *slots), dropped.sum(2)
     if not save:
         return Attended(context, total, *(query.new_empty(0) for _ in range(3)))
     return Attended(context, total, weights, slope, slots.others)

@@ -43,7 +43,7 @@ def attend_backward(args: Attention, out: Attended, grad: Attended, needs: froze
         slots = mail_slots(args.table, args.rows, args.features, args.feature_rows, args.counts, out.others)
     else:
         slots = Slots(args.table.to(args.query.dtype), filled_rows(args.rows, args.counts), None, out.others)
-    d_weights, keep = products(d_context, *slots), 1.0 - args.dropout
+    d_weights, keep = products(d_context, None, *slots), 1.0 - args.dropout
     d_logits, dropped = _logits_backward(d_weights, d_total, out.weights, out.slope, keep)
 
     def d_columns(columns: slice) -> torch.Tensor:
@@ -51,7 +51,7 @@ def attend_backward(args: Attention, out: Attended, grad: Attended, needs: froze
         query = query if query_rows is None else query.index_select(0, query_rows)
         return _scatter(d_logits, dropped, query, d_context[..., columns])
 
-    gradients = {"query": torch.cat(weighted_sums(d_logits, *slots), 2), "bias": d_logits.sum(2)}
+    gradients = {"query": weighted_sums(d_logits, *slots), "bias": d_logits.sum(2)}
     if "table" in needs and slots.rows is not None:
         nodes, dim = slots.table, args.table.shape[1]
         d_table = torch.zeros_like(nodes).index_add_(0, slots.rows.view(-1), d_columns(slice(dim)).view(-1, dim))

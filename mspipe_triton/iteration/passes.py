@@ -9,8 +9,9 @@ import torch
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
-from mspipe_triton.iteration.resident import Pass, new_keys
-from mspipe_triton.iteration.scene import Scene, ranked_columns
+from mspipe_triton.iteration.ranking import Pairs, Ranking, StaticPairs, group_count
+from mspipe_triton.iteration.resident import Pass
+from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
 from mspipe_triton.kernels import draw_batch
@@ -66,17 +67,21 @@ class ScorePass(Pass):
     """
 
     def __init__(self, session: Session, iterations: int, ranked: int = 0) -> None:
-        self.ranked, self.columns = ranked, ranked_columns(session.size)
-        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, -(-ranked // self.columns))
+        self.ranked = ranked
+        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, group_count(session.size, ranked))
         self.scores = session.model.time.frequency.new_empty((iterations, 2, session.size))
         self.ranks = torch.empty((iterations, session.size), dtype=torch.float64, device=self.scores.device)
+        self.pairs = StaticPairs(session.stream.t.device)
         self.candidates = StaticSampler(session.sampler, session.model.layers)
 
     @torch.no_grad()
     def work(self, scene: Scene) -> None:
         """Score a batch, and rank its destinations."""
-        candidates = (self.fetched(each) for each in self._candidate_scenes())
-        result = score(self.model, self.fetched(scene), self.deliver, candidates)
+        ranking = None
+        if self.ranked:
+            pairs = self._pairs()
+            ranking = Ranking(pairs.rows, (self.fetched(each) for each in self._pair_scenes(pairs)))
+        result = score(self.model, self.fetched(scene), self.deliver, ranking)
         self.scores.index_copy_(0, self.clock.iteration, result.logits.unsqueeze(0))
         if self.ranked:
             self.ranks.index_copy_(0, self.clock.iteration, result.ranks.unsqueeze(0))
@@ -85,31 +90,32 @@ class ScorePass(Pass):
         """Sample the batch and the candidates of its events."""
         self.clock.table.copy_(self.ahead.table)
         super().look()
-        for _ in self._candidate_scenes():
-            pass
+        if self.ranked:
+            for _ in self._pair_scenes(self._pairs()):
+                pass
 
-    def samplers(self) -> Iterator[StaticSampler]:
-        """Yield the samplers of the batch and of its candidates."""
+    def samplers(self) -> Iterator[StaticSampler | StaticPairs]:
+        """Yield the samplers of the batch, of its candidates and of their pairs."""
         yield from super().samplers()
-        yield self.candidates
+        yield from (self.candidates, self.pairs)
 
-    def _candidate_scenes(self) -> Iterator[Scene]:
-        """Yield the candidates of the clock's batch in groups of columns, each behind a column of true destinations."""
-        if not self.ranked:
-            return
-        session, clock, size, layers = self.session, self.clock, self.session.size, self.model.layers
+    def _pairs(self) -> Pairs:
+        """Draw the candidates of the clock's batch, and return the pairs of its destinations and candidates."""
+        session, clock, size = self.session, self.clock, self.session.size
         stream, words = session.stream, clock.words(Purpose.RANKING_NEGATIVES)
-        nodes, times, events, _ = draw_batch(
+        nodes, times, *_ = draw_batch(
             stream.src, stream.dst, stream.t, session.negatives.destinations, clock.span, words, size, self.ranked
         )
-        groups = (part[2 * size :].view(size, -1).split(self.columns, 1) for part in (nodes, times))
-        dst, dst_times = (part[size : 2 * size, None] for part in (nodes, times))
-        for number, (group, group_times) in enumerate(zip(*groups, strict=True)):
-            root_nodes = torch.cat([dst, group], 1).reshape(-1)
-            root_times = torch.cat([dst_times, group_times], 1).reshape(-1)
-            roots = Roots(root_nodes, root_times, new_keys(root_nodes, len(stream)) if layers > 1 else root_nodes)
+        dst, candidates = nodes[size : 2 * size, None], nodes[2 * size :].view(size, -1)
+        return self.pairs.of(torch.cat([dst, candidates], 1), times[:size])
+
+    def _pair_scenes(self, pairs: Pairs) -> Iterator[Scene]:
+        """Yield the scenes of pairs, group by group."""
+        clock, layers, events = self.clock, self.model.layers, len(self.session.stream)
+        for number, (nodes, times) in enumerate(pairs.groups()):
+            roots = Roots(nodes, times, new_keys(nodes, events) if layers > 1 else nodes)
             hops = [clock.words(Purpose.RANKING_NEIGHBOURS, hop, number) for hop in range(layers)]
-            yield Scene(root_nodes, root_times, events, None, self.candidates.around(roots, 0, hops))
+            yield Scene(nodes, times, nodes, None, self.candidates.around(roots, 0, hops))
 
 
 class EmbedPass(Pass):

@@ -14,7 +14,8 @@ from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
 from mspipe_triton.iteration.cuda_graph import Replay, SideStream, Snapshot
-from mspipe_triton.iteration.scene import Scene
+from mspipe_triton.iteration.ranking import StaticPairs
+from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
@@ -149,7 +150,7 @@ class Pass(ABC):
         """Sample the batch that `ahead` points to as a step does, so that the samplers remember its size."""
         self.sample()
 
-    def samplers(self) -> Iterator[StaticSampler]:
+    def samplers(self) -> Iterator[StaticSampler | StaticPairs]:
         """Yield the samplers that have capacities."""
         yield self.sampler
 
@@ -164,11 +165,6 @@ class Pass(ABC):
             return self.replay.prepare(lambda: self.start(first, stop, epoch))
         finally:
             before.restore()
-
-
-def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
-    """Return keys [R] of roots that are not ends of the stream's events, −1 in padding."""
-    return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)
 
 
 def _keys(roots: torch.Tensor, events: torch.Tensor, total: int) -> torch.Tensor:

@@ -76,9 +76,6 @@ def batches(
         yield Batch(index, epoch, begin, min(begin + size, stop), size, negatives[:, 0], others)
 
 
-_RANKED_ROOTS = 6000
-
-
-def ranked_columns(size: int) -> int:
-    """Return the number of candidate columns to rank at a time, in batches of this size."""
-    return max(1, _RANKED_ROOTS // size)
+def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
+    """Return keys [R] of roots that are not ends of the stream's events, −1 in padding (see `Roots`)."""
+    return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)

@@ -12,7 +12,8 @@ from torch.nn.functional import pad
 
 from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
-from mspipe_triton.iteration.scene import Batch, Scene, ranked_columns
+from mspipe_triton.iteration.ranking import Pairs, Ranking
+from mspipe_triton.iteration.scene import Batch, Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
@@ -85,7 +86,7 @@ class Stages:
         times = stream.t[events]
         times = (times if not missing else torch.cat([times, times[-1:].expand(missing)])).repeat(3)
         end_keys = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
-        keys = [*end_keys, self._new_keys(batch.negatives.numel())]
+        keys = [*end_keys, new_keys(batch.negatives, len(stream))]
         nodes = [stream.src[events], stream.dst[events], batch.negatives]
         roots = Roots(_pad(nodes, missing), times, _pad(keys, missing))
         around = session.sampler.around(roots, self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index))
@@ -130,8 +131,8 @@ class Stages:
 
     def score(self, work: Work) -> Work:
         """Compute the logits of an evaluation batch."""
-        candidates = self._candidate_scenes(work)
-        return replace(work, outcome=score(self.model, _scene(work), partial(self.publish, work), candidates))
+        ranking = self._ranking(work.batch)
+        return replace(work, outcome=score(self.model, _scene(work), partial(self.publish, work), ranking))
 
     def embed(self, work: Work) -> Work:
         """Compute the embeddings of a batch's sources."""
@@ -165,11 +166,6 @@ class Stages:
         draws = IterationDraws(self.session.seed, epoch, iteration, Placement())
         return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
-    def _new_keys(self, count: int) -> torch.Tensor:
-        """Return keys [count] of roots that are not ends of events."""
-        first = 2 * len(self.session.stream)
-        return torch.arange(first, first + count)
-
     def _fetch(self, scene: Scene, **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows of every hop's slots, node rows of the distinct nodes,
         and `more` fields."""
@@ -185,21 +181,21 @@ class Stages:
         edge_rows = [EdgeRows(each) for each in rows]
         return replace(scene, times=times, around=around, edges=edge_rows, node_features=nodes, **more)
 
-    def _candidate_scenes(self, work: Work) -> Iterator[Scene]:
-        """Yield the scenes of a batch's candidates, a few columns at a time so that memory stays bounded.
-
-        Each group has the true destinations as its first column.
-        """
-        batch, stream = work.batch, self.session.stream
+    def _ranking(self, batch: Batch) -> Ranking | None:
+        """Return the destinations and candidates of a batch's events, or None if it has no candidates."""
         if batch.candidates is None:
-            return
-        events = slice(batch.start, batch.stop)
-        for number, columns in enumerate(batch.candidates.split(ranked_columns(batch.size), 1)):
-            columns = torch.cat([stream.dst[events].unsqueeze(1), columns], 1)
-            # The word that holds the epoch elsewhere tells the groups of columns of both splits apart.
+            return None
+        stream, events = self.session.stream, slice(batch.start, batch.stop)
+        pairs = Pairs.of(torch.cat([stream.dst[events].unsqueeze(1), batch.candidates], 1), stream.t[events])
+        pairs = pairs.cut(int(pairs.count))
+        return Ranking(self.placement.load(pairs.rows), self._pair_scenes(batch, pairs))
+
+    def _pair_scenes(self, batch: Batch, pairs: Pairs) -> Iterator[Scene]:
+        """Yield the scenes of a batch's pairs, group by group."""
+        for number, (nodes, times) in enumerate(pairs.groups()):
+            # The word that holds the epoch elsewhere tells the groups of both splits apart.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
-            nodes, times = columns.view(-1), stream.t[events].repeat_interleave(columns.shape[1])
-            around = self.session.sampler.around(Roots(nodes, times, self._new_keys(nodes.numel())), draws)
+            around = self.session.sampler.around(Roots(nodes, times, new_keys(nodes, len(self.session.stream))), draws)
             scene = Scene(nodes, times, torch.arange(batch.start, batch.stop), None, around)
             yield self._fetch(scene, record=self.state.fetch(around.nodes, self.session.edges))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import torch
 
+from mspipe_triton.iteration.ranking import Ranking
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.models.model import TemporalModel
 
@@ -49,10 +50,16 @@ class Embedded(NamedTuple):
     sources: torch.Tensor
 
 
-def forward(model: TemporalModel, scene: Scene) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Return h [U, D] of the distinct nodes (None in a model without memory) and embeddings [R, D] of the roots."""
+def forward(
+    model: TemporalModel, scene: Scene, now: torch.Tensor | None = None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Return h [U, D] of the distinct nodes (None in a model without memory) and embeddings [R, D] of the roots.
+
+    Args:
+        now: [], the time of the batch's first event; by default that of the scene's first root.
+    """
     record, draws = scene.record, scene.draws
-    hidden = model.update_memory(record, scene.times[0], draws)
+    hidden = model.update_memory(record, scene.times[0] if now is None else now, draws)
     rows = scene.edges, scene.node_features
     return hidden, model.embed(hidden, record.digested_time, scene.around, scene.times, *rows, draws)
 
@@ -98,28 +105,29 @@ def learn(
 
 
 @torch.no_grad()
-def score(model: TemporalModel, scene: Scene, write: Write, candidates: Iterable[Scene] = ()) -> Scored:
-    """Compute logits of a batch's events and negatives, and of `candidates`, in groups of columns (see `rank`)."""
+def score(model: TemporalModel, scene: Scene, write: Write, ranking: Ranking | None = None) -> Scored:
+    """Compute logits of a batch's events and negatives, and of the candidates if it is ranked."""
     hidden, embedded = forward(model, scene)
     events = scene.events.numel()
     logits = model.loss(embedded, scene.count)[1][:, :events]
-    ranked = [rank(model, each, embedded[:events], logits[0]) for each in candidates]
+    ranked = None if ranking is None else rank(model, ranking, embedded[:events], logits[0], scene.times[0])
     _write(write, scene, hidden)
-    return Scored(logits, torch.cat(ranked, 1) if ranked else None)
+    return Scored(logits, ranked)
 
 
 @torch.no_grad()
-def rank(model: TemporalModel, scene: Scene, src: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    """Compute logits [B, C] of candidates from their differences to the true destinations' logits.
+def rank(
+    model: TemporalModel, ranking: Ranking, src: torch.Tensor, positive: torch.Tensor, now: torch.Tensor
+) -> torch.Tensor:
+    """Compute logits [B, N] of candidates from their differences to the true destinations' logits.
 
     Equal embeddings then tie exactly, even where products of other shapes round differently.
 
     Args:
-        scene: its roots are, for every event, the true destination and C candidates.
-        src: [B, D], embeddings of the sources. positive: [B], the events' logits.
+        src: [B, D], embeddings of the sources. positive: [B], the events' logits. now: [], the first event's time.
     """
-    _, embedded = forward(model, scene)
-    logits = model.score(src, embedded.view(src.shape[0], -1, src.shape[1]))
+    embedded = torch.cat([forward(model, scene, now)[1] for scene in ranking.scenes])
+    logits = model.score(src, embedded, ranking.rows)
     return positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1])
 
 

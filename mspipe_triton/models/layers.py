@@ -9,6 +9,9 @@ from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Hop
 from mspipe_triton.kernels import attention_layer
 from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
+from mspipe_triton.kernels.runtime.fusion import fused
+
+_SCORED = 6000  # pairs of nodes that are scored at a time, so that their rows fit into caches
 
 
 class TimeEncoder(nn.Module):
@@ -79,7 +82,18 @@ class LinkPredictor(nn.Module):
         self.dst = nn.Linear(dim, dim, dtype=dtype)
         self.out = nn.Linear(dim, 1, dtype=dtype)
 
-    def forward(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        """Compute scores [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
-        scores: torch.Tensor = self.out(torch.relu(self.src(src).unsqueeze(1) + self.dst(dst)))
-        return scores.squeeze(2)
+    def forward(self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Compute scores [B, C] of B sources [B, D] against the destinations [P, D] at `rows` [B, C]."""
+        from_src, from_dst, (events, columns) = self.src(src), self.dst(dst), rows.shape
+        owners = torch.arange(events, device=rows.device).unsqueeze(1).expand(events, columns)
+        parts = zip(owners.reshape(-1).split(_SCORED), rows.reshape(-1).split(_SCORED), strict=True)
+        scores: torch.Tensor = torch.cat([self.out(_sums(from_src, from_dst, *part)) for part in parts])
+        return scores.view(events, columns)
+
+
+@fused()
+def _sums(src: torch.Tensor, dst: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor) -> torch.Tensor:
+    """ReLU(src + dst) [M, D] of the rows [M] of two tables [·, D]."""
+    if torch.compiler.is_compiling():
+        return torch.relu(src[src_rows] + dst[dst_rows])
+    return torch.relu(src.index_select(0, src_rows) + dst.index_select(0, dst_rows))

@@ -153,9 +153,9 @@ class TemporalModel(nn.Module):
         embeddings: torch.Tensor = self.embedding(inputs)
         return embeddings
 
-    def score(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        """Compute logits [B, C] of B sources [B, D] against C destinations each [B, C, D]."""
-        scores: torch.Tensor = self.predictor(src, dst)
+    def score(self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Compute logits [B, C] of B sources [B, D] against the destinations [P, D] at `rows` [B, C]."""
+        scores: torch.Tensor = self.predictor(src, dst, rows)
         return scores
 
     def loss(self, embeddings: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.iteration.scene import ranked_columns
+from mspipe_triton.iteration.ranking import GROUP
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.nodes.mailbox import Table
 from mspipe_triton.pipeline.schedules import RESIDENT
@@ -21,6 +21,8 @@ _NUMBER = 8  # bytes of an id or a time
 # Bytes per root or slot while a batch is sampled: node, event, row, key, time and time difference; for deduplication
 # the hash table (up to four entries each), slot, first occurrence and number.
 _SAMPLED = 14 * _NUMBER
+# Bytes per candidate while the distinct pairs are found: node, time, and a few keys and numbers of sorting.
+_PAIRED = 14 * _NUMBER
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
     """Return the bytes of `Footprint.workspace`."""
     size, negatives, settings = config.train.batch_size, config.train.negatives, config.model
     number = _itemsize(settings.dtype)
-    ranked = size * min(negatives, ranked_columns(size))
-    candidates = size * negatives * (_NUMBER + number)
+    pairs = size * (1 + negatives)
+    ranked = min(pairs, GROUP)
+    candidates = pairs * (_PAIRED + number * (1 + settings.dim))
     receivers = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
     writes = 2 * receivers * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
     passes = sum(

@@ -49,11 +49,11 @@ def test_compiled_loops_read_mailboxes_in_place(agree: Agree) -> None:
     seconds = fusion.compile_seconds()
     fusion.enable_fusion(True)
     slots = mail_slots(*arguments)
-    fused = {"products": products(query, *slots), "mixed": torch.cat(weighted_sums(weights, *slots), 2)}
+    fused = {"products": products(query, None, *slots), "mixed": weighted_sums(weights, *slots)}
     assert fusion.fusion_failure() is None
     fusion.enable_fusion(False)
     assert fusion.compile_seconds() > seconds, "nothing was compiled"
     assert slots.table is case.mails, "mails were gathered before the loops"
     copy = mail_slots(*arguments)
     assert copy.rows is None
-    agree(fused, {"products": products(query, *copy), "mixed": torch.cat(weighted_sums(weights, *copy), 2)})
+    agree(fused, {"products": products(query, None, *copy), "mixed": weighted_sums(weights, *copy)})
