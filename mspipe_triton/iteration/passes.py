@@ -115,7 +115,7 @@ class ScorePass(Pass):
         for number, (nodes, times) in enumerate(pairs.groups()):
             roots = Roots(nodes, times, new_keys(nodes, events) if layers > 1 else nodes)
             hops = [clock.words(Purpose.RANKING_NEIGHBOURS, hop, number) for hop in range(layers)]
-            yield Scene(nodes, times, nodes, None, self.candidates.around(roots, 0, hops))
+            yield Scene(nodes, times, nodes[:0], None, self.candidates.around(roots, 0, hops))
 
 
 class EmbedPass(Pass):

@@ -20,13 +20,13 @@ class Pairs(NamedTuple):
     In this order, successive pairs have most of their neighbours in common, so a group of them needs few rows.
 
     nodes, times: [P], with node −1 in padding, which comes last. rows: [B, C], the pair of each node; arbitrary for
-    padding. count: [1], the number of pairs that are no padding.
+    padding. real: [1], the number of pairs that are no padding.
     """
 
     nodes: torch.Tensor
     times: torch.Tensor
     rows: torch.Tensor
-    count: torch.Tensor
+    real: torch.Tensor
 
     @staticmethod
     def of(nodes: torch.Tensor, times: torch.Tensor) -> Pairs:
@@ -54,7 +54,7 @@ class Pairs(NamedTuple):
         Products of few rows round differently, so that equal embeddings of two groups would not tie.
         """
         capacity = -(-capacity // _ROUND) * _ROUND
-        return Pairs(self.nodes[:capacity], self.times[:capacity], self.rows.clamp(max=capacity - 1), self.count)
+        return Pairs(self.nodes[:capacity], self.times[:capacity], self.rows.clamp(max=capacity - 1), self.real)
 
     def groups(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield nodes and times of the pairs, in groups that are embedded together."""
@@ -71,7 +71,7 @@ class StaticPairs:
     def of(self, nodes: torch.Tensor, times: torch.Tensor) -> Pairs:
         """Find the pairs of B events, as `Pairs.of` does."""
         pairs = Pairs.of(nodes, times)
-        torch.maximum(self.peak, pairs.count, out=self.peak)
+        torch.maximum(self.peak, pairs.real, out=self.peak)
         return pairs if self.capacity is None else pairs.cut(self.capacity)
 
     def fit(self) -> None:

@@ -187,7 +187,7 @@ class Stages:
             return None
         stream, events = self.session.stream, slice(batch.start, batch.stop)
         pairs = Pairs.of(torch.cat([stream.dst[events].unsqueeze(1), batch.candidates], 1), stream.t[events])
-        pairs = pairs.cut(int(pairs.count))
+        pairs = pairs.cut(int(pairs.real))
         return Ranking(self.placement.load(pairs.rows), self._pair_scenes(batch, pairs))
 
     def _pair_scenes(self, batch: Batch, pairs: Pairs) -> Iterator[Scene]:
@@ -196,7 +196,7 @@ class Stages:
             # The word that holds the epoch elsewhere tells the groups of both splits apart.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             around = self.session.sampler.around(Roots(nodes, times, new_keys(nodes, len(self.session.stream))), draws)
-            scene = Scene(nodes, times, torch.arange(batch.start, batch.stop), None, around)
+            scene = Scene(nodes, times, nodes[:0], None, around)
             yield self._fetch(scene, record=self.state.fetch(around.nodes, self.session.edges))
 
 

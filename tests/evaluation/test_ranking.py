@@ -76,7 +76,7 @@ def test_pairs_are_distinct_and_sorted(case: tuple[list[list[int]], list[int]]) 
     nodes, times = case
     real = sorted({(node, time) for row, time in zip(nodes, times, strict=True) for node in row if node >= 0})
     pairs = Pairs.of(torch.tensor(nodes), torch.tensor(times))
-    assert int(pairs.count) == len(real)
+    assert int(pairs.real) == len(real)
     table = list(zip(pairs.nodes.tolist(), pairs.times.tolist(), strict=True))
     assert table[: len(real)] == real
     assert {node for node, _ in table[len(real) :]} <= {-1}
@@ -92,7 +92,7 @@ def test_static_pairs_have_room_for_the_most_that_were_found() -> None:
     assert [source.of(each, times).nodes.numel() for each in (few, many)] == [40, 40]
     source.fit()
     pairs = source.of(few, times)
-    assert (pairs.nodes.numel(), pairs.count.tolist()) == (16, [3])  # 12 pairs, rounded up
+    assert (pairs.nodes.numel(), pairs.real.tolist()) == (16, [3])  # 12 pairs, rounded up
     assert pairs.nodes[:4].tolist() == [1, 2, 3, -1]
     assert pairs.rows[:3, 0].tolist() == [0, 1, 2]
     assert int(pairs.rows.max()) < 16  # padding refers to an existing row
