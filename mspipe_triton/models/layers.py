@@ -14,6 +14,7 @@ from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
 class TimeEncoder(nn.Module):
     """φ(Δt) = cos(w·Δt + b), w log-spaced from 10⁰ to 10⁻⁹; both fixed unless `learned`.
 
+    Δt is in units of the stream's time resolution (`TimeScale`), so the unit of time in the input has no effect.
     This module only stores w and b, since the operations that read them encode times themselves.
     """
 
