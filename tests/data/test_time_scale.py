@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -34,8 +35,7 @@ def test_the_resolution_of_integers_is_the_smallest_gap_of_training(
 ) -> None:
     """A thousand gaps or fewer: number ⌊n/1000⌋ is the first."""
     train_end, times = data.draw(st.integers(1, len(times) - 1)), [start + time for time in times]
-    pairs = zip(times[:train_end], times[1 : train_end + 1], strict=True)
-    gaps = [later - earlier for earlier, later in pairs if later > earlier]
+    gaps = [later - earlier for earlier, later in pairwise(times[: train_end + 1]) if later > earlier]
     scale = of(times, train_end)
     assert scale == TimeScale(times[0], float(min(gaps, default=1)))
     expected = times if scale.gap == 1 else [(time - times[0]) / scale.gap for time in times]
@@ -99,7 +99,7 @@ def test_order_and_ties_are_kept() -> None:
     result = scaled(times, train_end=2)
     assert of(times, train_end=2).gap == 100
     assert result == sorted(result)
-    for before, after, a, b in zip(times[:-1], times[1:], result[:-1], result[1:], strict=True):
+    for (before, after), (a, b) in zip(pairwise(times), pairwise(result), strict=True):
         if before == after or after - before >= after * 2**-51:
             assert (a == b) == (before == after), (before, after)
     assert result[5] == result[3], "a nanosecond is lost after a year"
@@ -113,7 +113,7 @@ def test_rounding_is_no_gap() -> None:
 
 def test_floats_between_multiples_of_the_resolution_are_not_rounded() -> None:
     times = torch.rand(2_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).sort().values.tolist()
-    gaps = sorted(later - earlier for earlier, later in zip(times[:-1], times[1:], strict=True))
+    gaps = sorted(later - earlier for earlier, later in pairwise(times))
     assert of(times) == TimeScale(times[0], gaps[1])
     assert scaled(times) == [(time - times[0]) / gaps[1] for time in times]
     later = [*(float(time) for time in range(0, 200, 2)), 199.3]
