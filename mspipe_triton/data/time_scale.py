@@ -68,7 +68,7 @@ class TimeScale:
 
 def _since(later: np.ndarray, earlier: np.ndarray | np.generic) -> np.ndarray:
     """Return later − earlier in float64; integers are subtracted first, and as unsigned ones, which hold any span."""
-    differences = later - earlier
+    differences: np.ndarray = later - earlier
     return differences.view(np.uint64).astype(np.float64) if differences.dtype == np.int64 else differences
 
 
