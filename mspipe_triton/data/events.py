@@ -34,7 +34,7 @@ class EventStream:
 
     Args:
         src, dst: [E] integers ≥ 0, the numbers of nodes. They index the node tables, so number them without gaps.
-        t: [E] int64 or float64, never decreasing. Any unit; seconds are usual.
+        t: [E] int64 or float64, never decreasing, in any unit: runs scale them (see `data.time_scale`).
         edge_features: [E, F] floating point, or None; of any real dtype if `edge_scaling` scales them.
         node_features: [N, F] floating point, or None.
         labels: [E] one label per event, such as a state change of src, or None; NaN for an event without a label.
@@ -232,6 +232,12 @@ class EventStream:
             edge = placement.pin(edge)
         node = None if self.node_features is None else placement.pin(self.node_features)
         return self._with_features(edge, node)
+
+    def at(self, t: torch.Tensor) -> EventStream:
+        """Return the stream with other times [E] in the same order, without checking its columns again."""
+        stream = copy(self)
+        object.__setattr__(stream, "t", t)
+        return stream
 
     def on(self, device: torch.device) -> EventStream:
         """Copy the columns that training reads to a device, without checking them again.

@@ -19,6 +19,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.readers import read
 from mspipe_triton.data.synthetic import synthetic_stream
+from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import ConfigError
 
 FILES = ("path", "edge_features", "node_features")  # the settings of DataConfig that name files
@@ -136,8 +137,11 @@ def _edge_chunks(stream: EventStream) -> Iterator[Any]:
         yield _bytes(rows.float())
 
 
-def record(stream: EventStream, contents: Contents) -> dict[str, Any]:
-    """Return what reading did to a stream, for `data.json` of a run folder; what is unknown is null or empty."""
+def record(stream: EventStream, contents: Contents, scale: TimeScale) -> dict[str, Any]:
+    """Return what reading and scaling did to a stream, for `data.json` of a run folder.
+
+    Unknown values are null or empty.
+    """
     source = stream.source
     edge, node = (None, None) if source is None else (source.features, source.node_features)
     return {
@@ -149,6 +153,7 @@ def record(stream: EventStream, contents: Contents) -> dict[str, Any]:
         "kinds": [] if stream.ids is None else list(stream.ids.kinds),
         "roles": {} if source is None else dict(source.roles),
         "time": "" if source is None else source.time,
+        "time_scale": asdict(scale),
         "notes": [] if source is None else list(source.notes),
         "features": None if edge is None else edge.to_json(),
         "node_features": None if node is None else node.to_json(),

@@ -13,6 +13,7 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import NegativeSampler
 from mspipe_triton.data.neighbourhood import NeighbourSampler
 from mspipe_triton.data.scaling import scaled_in_chunks
+from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
@@ -26,6 +27,7 @@ class Session:
     """Objects that all iterations of a run share; training changes node state, parameters and optimiser state alone.
 
     Args:
+        stream: the events at scaled times. split: that of the times in the input. time: the scale.
         edges: the stream's edge table [E, ·], on host or device as the settings say; width 0 without edge features.
             Lazy if the stream scales its rows, and no kernel reads the table.
         sampler: samples temporal neighbours. negatives: samples negative destinations.
@@ -36,6 +38,7 @@ class Session:
     settings: RunSettings
     stream: EventStream
     split: Split
+    time: TimeScale
     edges: RowTable
     sampler: NeighbourSampler
     negatives: NegativeSampler
@@ -59,10 +62,12 @@ class Session:
         split = stream.split_for(train.batch_size)
         device = torch.device("cuda" if train.device == "cuda" else "cpu")
         placement = Placement(device, settings.gather, settings.resident)
-        stream, adjacency = stream.to_dtype(getattr(torch, config.model.table_dtype)), TemporalCSR.build(stream)
+        time = TimeScale.of(stream.t, split.train_end)
+        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(time.scale(stream.t))
+        adjacency = TemporalCSR.build(stream)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            model = build_model(config.model, Facts.of(stream, adjacency)).to(device)
+            model = build_model(config.model, Facts.of(stream, adjacency, split)).to(device)
         stream = stream.pinned(placement)
         if train.mitigation != "none" and "memory" not in model.mailbox.tables():
             raise ConfigError(
@@ -76,8 +81,8 @@ class Session:
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
         sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
         session = Session(
-            config, settings, stream, split, stream.t[:0], sampler, NegativeSampler(stream, train.seed), model, state,
-            optimizer, mitigation,
+            config, settings, stream, split, time, stream.t[:0], sampler, NegativeSampler(stream, train.seed), model,
+            state, optimizer, mitigation,
         )  # fmt: skip
         return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 

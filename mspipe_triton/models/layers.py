@@ -17,6 +17,7 @@ _SCORED = 6000  # pairs of nodes that are scored at a time, so that their rows f
 class TimeEncoder(nn.Module):
     """φ(Δt) = cos(w·Δt + b), w log-spaced from 10⁰ to 10⁻⁹; both fixed unless `learned`.
 
+    Δt is in units of the stream's time resolution (`TimeScale`), so the unit of time in the input has no effect.
     This module only stores w and b, since the operations that read them encode times themselves.
     """
 

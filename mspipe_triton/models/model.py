@@ -11,7 +11,7 @@ from torch import nn
 
 from mspipe_triton.config import ModelConfig
 from mspipe_triton.data.adjacency import TemporalCSR
-from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import Draws
 from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood
 from mspipe_triton.errors import ConfigError
@@ -25,8 +25,8 @@ from mspipe_triton.nodes.precision import WideRecord, widen
 class Facts:
     """Facts of a stream that a model is built for: widths of edge and node features, and the scale of time gaps.
 
-    `gap` is the standard deviation of the times between successive training events of a node, where the first gap is
-    from the stream's start; 1 if the deviation is 0.
+    `gap` is the standard deviation of the times between successive training events of a node, in the unit of the
+    session's times, where the first gap is from the stream's start; 1 if the deviation is 0.
     """
 
     dim_edge: int = 0
@@ -34,12 +34,12 @@ class Facts:
     gap: float = 1.0
 
     @staticmethod
-    def of(stream: EventStream, adjacency: TemporalCSR) -> Facts:
-        """Compute the facts of a stream, with the gaps of its training events."""
+    def of(stream: EventStream, adjacency: TemporalCSR, split: Split) -> Facts:
+        """Compute the facts of a session's stream, with the gaps of its training events."""
         degree = adjacency.indptr.diff()
         before = torch.cat([stream.t[:1], adjacency.times[:-1]])
         before[adjacency.indptr[:-1].masked_select(degree > 0)] = stream.t[0]
-        gaps = (adjacency.times - before).masked_select(adjacency.event_ids < stream.split().train_end)
+        gaps = (adjacency.times - before).masked_select(adjacency.event_ids < split.train_end)
         return Facts(stream.dim_edge, stream.dim_node, float(gaps.double().std(correction=0)) or 1.0)
 
 

@@ -29,6 +29,7 @@ def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data:
         "format": FORMAT,
         "record": metrics,
         "data": asdict(data),
+        "time": asdict(session.time),
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
         "state": session.state.state_dict(),

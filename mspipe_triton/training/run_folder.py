@@ -14,6 +14,7 @@ from mspipe_triton.config import DataConfig, RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import FILES, Contents, load_stream, record
+from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.files import atomic_file
 
@@ -25,8 +26,8 @@ class RunFolder:
     """Paths and files of a run.
 
     `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues,
-    `decoder.pt` the decoder of labels, `data.json` what reading did to the data, and `nodes.parquet` the user's node
-    ids.
+    `decoder.pt` the decoder of labels, `data.json` what reading and scaling did to the data, and `nodes.parquet`
+    the user's node ids.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,8 +121,8 @@ class RunFolder:
                 )
         return load_stream(data)
 
-    def prepare(self, config: RunConfig, stream: EventStream, contents: Contents) -> None:
-        """Create the folder of a new run, with its config, what reading did to the data, and the user's node ids.
+    def prepare(self, config: RunConfig, stream: EventStream, contents: Contents, scale: TimeScale) -> None:
+        """Create the folder of a new run, with its config, data.json and the user's node ids.
 
         Raises:
             RunFolderError: the folder cannot be written.
@@ -132,7 +133,7 @@ class RunFolder:
             for leftover in (self.metrics, self.nodes, self.data):
                 leftover.unlink(missing_ok=True)
             with atomic_file(self.data) as temporary:
-                temporary.write_text(json.dumps(record(stream, contents), indent=1) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(record(stream, contents, scale), indent=1) + "\n", encoding="utf-8")
             if stream.ids is not None:
                 with atomic_file(self.nodes) as temporary:
                     stream.ids.save(temporary)

@@ -108,7 +108,7 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
             done = trainer.resume()
             entry.folder.continue_with(entry.config, done)
         else:
-            entry.folder.prepare(entry.config, entry.stream, entry.contents)
+            entry.folder.prepare(entry.config, entry.stream, entry.contents, session.time)
         if line is not None:
             observer.note(line)
         observer.start(trainer.session, entry.folder)

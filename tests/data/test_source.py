@@ -20,6 +20,7 @@ from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.data.source import Contents, data_of, fingerprint, load_stream, record
 from mspipe_triton.data.synthetic import synthetic_stream
+from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import ConfigError
 
 NODES = 90  # of the small stream
@@ -141,11 +142,11 @@ class Scaling:
 
 
 def test_the_record_holds_what_reading_did(small_stream: EventStream) -> None:
-    plain = record(small_stream, Contents.of(small_stream))
+    plain = record(small_stream, Contents.of(small_stream), TimeScale(77, 1.0))
     assert plain == {
         "name": "synthetic", "fingerprint": fingerprint(small_stream), "events": 1200, "nodes": 90, "dim_edge": 3,
         "dim_node": 0, "parts": dict(Contents.of(small_stream).parts), "format": "", "kinds": [], "roles": {},
-        "time": "", "notes": [], "features": None, "node_features": None,
+        "time": "", "time_scale": {"origin": 77, "gap": 1.0}, "notes": [], "features": None, "node_features": None,
     }  # fmt: skip
     about: Any = Source(
         Origin((("events.csv", 1200),)), np.arange(1200), None, {"who": "src", "note": ""}, ("12 rows were empty.",),
@@ -153,7 +154,7 @@ def test_the_record_holds_what_reading_did(small_stream: EventStream) -> None:
     )  # fmt: skip
     kinds = ids(list(range(60)), [f"item {number:02}" for number in range(30)], kinds=("user", "item"))
     stream = replace(small_stream, ids=kinds, source=about)
-    whole = record(stream, Contents.of(stream))
+    whole = record(stream, Contents.of(stream), TimeScale(77, 1.0))
     assert whole == json.loads(json.dumps(whole))
     assert whole["fingerprint"] == fingerprint(stream) != plain["fingerprint"]
     expected = {

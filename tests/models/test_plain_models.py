@@ -157,7 +157,7 @@ def test_the_destinations_mail_is_the_later_one_of_an_event() -> None:
 @pytest.mark.parametrize(
     ("stop", "gap"),
     # Event 4 adds the gaps 0 and 0; event 5 adds 6 for node 3, whose first event it is, and 2 for node 0.
-    [(six_events.TRAINING, six_events.GAP), (6, sqrt(76 / 12 - (18 / 12) ** 2)), (2, 1)],
+    [(six_events.TRAINING, six_events.GAP), (6, sqrt(73 / 12 - (17 / 12) ** 2)), (2, 1)],
 )
 def test_gaps_of_the_training_events(stop: int, gap: float) -> None:
     assert jodie(EVENTS[:stop]).gap == pytest.approx(gap)

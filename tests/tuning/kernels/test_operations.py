@@ -93,7 +93,7 @@ def test_recording_a_training_iteration() -> None:
     for name in ("sample_recent", "memory_gru", "aggregate_messages"):
         assert sum(call.times for call in calls if call.name == name) == 2
     last = {call.name: call for call in calls}
-    assert last["sample_recent"].arguments["root_times"][0] == stream.t[2]
+    assert last["sample_recent"].arguments["root_times"][0] == session.stream.t[2]
     assert last["memory_gru"].leaves == ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     assert {"table", "query_weight", "norm_bias"} <= set(last["attention_layer"].leaves)
     assert "frequency" not in last["attention_layer"].leaves

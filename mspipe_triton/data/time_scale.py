@@ -1,0 +1,82 @@
+"""Time scale of a run: times in units of the stream's time resolution, so the unit of the input has no effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_PERIODS = 10**9  # the time encoder's longest period over its shortest one
+_ROUNDING = 8  # units in the last place of a time: a gap up to that is rounding
+
+
+@dataclass(frozen=True)
+class TimeScale:
+    """Map from a stream's times t to (t − origin) / gap.
+
+    Args:
+        origin: the stream's first time. gap: g, the time resolution, in the stream's unit.
+    """
+
+    origin: int | float
+    gap: float
+
+    @staticmethod
+    def of(t: torch.Tensor, train_end: int) -> TimeScale:
+        """Find the time resolution of the training events.
+
+        g is the 0.1 % quantile of the positive gaps between successive events, the first event after training included:
+        the gap number ⌊n/1000⌋, counted from 0, of n sorted ones. So g is a gap that occurs, and one wrong time among
+        thousands does not decide it. g is at least the span of these events divided by 10⁹, so that the nine decades of
+        the time encoder's periods reach the span. Without a positive gap, g is 1.
+
+        Floats carry rounding errors, of up to 8 units in the last place of the largest time: such a gap counts as 0,
+        and if all gaps are multiples of g up to that error, g is the span over their sum.
+
+        Args:
+            t: [E] int64 or float64 on the host, never decreasing. train_end: the number of training events.
+        """
+        times = t[: train_end + 1].numpy()
+        gaps, span, error = _since(times[1:], times[:-1]), float(_since(times[-1:], times[:1])[0]), _rounding(times)
+        positive = gaps[gaps > error]
+        if not positive.size:
+            return TimeScale(t[0].item(), 1.0)
+        place = positive.size // 1000
+        gap = float(np.partition(positive, place)[place])
+        if error > 0:
+            steps = np.rint(gaps / gap)
+            exact = span / float(steps.sum())
+            gap = exact if _within(gaps, steps, exact, error) else gap
+        return TimeScale(t[0].item(), max(gap, span / _PERIODS))
+
+    def scale(self, t: torch.Tensor) -> torch.Tensor:
+        """Scale times [E] of the stream: t itself if g is 1, otherwise (t − origin) / g [E] in float64.
+
+        If all results are integers but for the rounding of floats, they become integers, so that days and seconds give
+        the same numbers. Order and ties are kept. Distinct times may become equal if they differ by less than 2⁻⁵¹ of
+        their distance from the origin (14 ns after a year), or are floats that differ by rounding.
+        """
+        if self.gap == 1.0:
+            return t
+        times = t.numpy()
+        since = _since(times, times.dtype.type(self.origin))
+        scaled = since / self.gap
+        whole = np.rint(scaled)
+        return torch.from_numpy(whole if _within(since, whole, self.gap, _rounding(times)) else scaled)
+
+
+def _since(later: np.ndarray, earlier: np.ndarray | np.generic) -> np.ndarray:
+    """Return later − earlier in float64; integers are subtracted first, and as unsigned ones, which hold any span."""
+    differences: np.ndarray = later - earlier
+    return differences.view(np.uint64).astype(np.float64) if differences.dtype == np.int64 else differences
+
+
+def _rounding(times: np.ndarray) -> float:
+    """Return the largest rounding error of a difference of float times; 0 for integers."""
+    return 0.0 if times.dtype == np.int64 else _ROUNDING * float(np.spacing(np.abs(times[[0, -1]]).max()))
+
+
+def _within(times: np.ndarray, steps: np.ndarray, gap: float, error: float) -> bool:
+    """Return True if times are steps · gap up to an error that is small beside the gap."""
+    return error <= gap / 10 and bool((np.abs(times - steps * gap) <= error).all())
