@@ -51,10 +51,10 @@ def rank(way: Staged, candidates: int, batches: int = 0) -> Iterator[tuple[Batch
     session.model.eval()
 
     def with_candidates(batch: Batch) -> Batch:
-        own = session.stream.dst[batch.start : batch.stop].unsqueeze(1)
-        shape = (own.shape[0], candidates)
+        true = session.stream.dst[batch.start : batch.stop].unsqueeze(1)
+        shape = (true.shape[0], candidates)
         places = torch.randint(destinations.numel() - 1, shape, generator=generator)
-        others = destinations[places + (destinations[places] >= own).long()]
+        others = destinations[places + (destinations[places] >= true).long()]
         return replace(batch, candidates=others)
 
     for split in ("val", "test"):
