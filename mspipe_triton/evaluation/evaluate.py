@@ -9,7 +9,6 @@ import torch
 
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.source import Contents
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
@@ -41,10 +40,10 @@ def predict_split(way: Way, split: str, negatives: int = 0) -> tuple[Predictions
     for batch, scores in way.predict(split, negatives):
         model_scores.append(scores)
         if bank is not None and batch.candidates is not None:
-            src = stream.src[batch.start : batch.stop]
-            positive = bank.score(src, stream.dst[batch.start : batch.stop], batch.start)
-            negative = bank.score(src, batch.negatives, batch.start)
-            candidates = bank.score(src.unsqueeze(1), batch.candidates, batch.start)
+            src, t = stream.src[batch.start : batch.stop], stream.t[batch.start : batch.stop]
+            positive = bank.score(src, stream.dst[batch.start : batch.stop], t)
+            negative = bank.score(src, batch.negatives, t)
+            candidates = bank.score(src.unsqueeze(1), batch.candidates, t.unsqueeze(1))
             bank_scores.append((positive, negative, reciprocal_ranks(positive, candidates)))
     return _join(model_scores), _join(bank_scores) if bank_scores else None
 
@@ -86,7 +85,7 @@ def evaluate_run(
 
     Args:
         data: the file that holds the run's events, if it is not where it was; it is read as the run's was.
-        stream: the run's events themselves, instead of a file.
+        stream: the run's events themselves, instead of a file; they are split as the run's were.
 
     Raises:
         InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it needs a
@@ -112,10 +111,8 @@ def evaluate_run(
         fix = "restore the file, or name the one that the run was trained on with --data"
     else:
         place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
-    learns_labels = config.train.task == "node"
-    if learns_labels:
-        check_labels(stream)
-    check_data(folder.best, Contents.of(stream), place, fix, learns_labels)
+    contents = check_data(folder.best, Contents.of(stream), place, fix, config.train.task == "node")
+    stream = replace(stream, borders=contents.split)
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream))

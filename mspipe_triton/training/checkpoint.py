@@ -14,7 +14,7 @@ from mspipe_triton.errors import RunFolderError
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data: Contents) -> None:
@@ -53,13 +53,16 @@ def load_checkpoint(path: Path, session: Session) -> dict[str, Any]:
     return metrics
 
 
-def check_data(path: Path, data: Contents, place: str, fix: str, labels: bool = False) -> None:
+def check_data(path: Path, data: Contents, place: str, fix: str, labels: bool = False) -> Contents:
     """Refuse a stream other than the one that a checkpoint was trained on.
 
     Args:
         data: the contents of the stream. place: the file that holds it now, or other words for it.
         fix: the last clause of the message.
         labels: the run learns labels, so these must be the same too.
+
+    Returns:
+        The contents when the checkpoint was written, whose split may be another one.
 
     Raises:
         RunFolderError: the data have changed, or the file is missing, truncated or of another format.
@@ -69,6 +72,7 @@ def check_data(path: Path, data: Contents, place: str, fix: str, labels: bool = 
     if changes:
         now = f"as many, but with other {either(changes, 'and')}" if str(before) == str(data) else str(data)
         raise RunFolderError(f"{path.parent}: was trained on {before}, and {place} now holds {now}; {fix}")
+    return before
 
 
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
