@@ -50,15 +50,15 @@ def checked_borders(stream: EventStream, borders: Any) -> Split:
     whole = isinstance(borders, tuple) and len(borders) == 2 and all(type(each) is int for each in borders)
     if not whole or not 0 < borders[0] < borders[1] < len(stream):
         raise DataError(
-            f"{stream.name}: borders are {shown(borders)}, which leave a part empty or are no split; give "
-            f"Split(train_end, val_end) with 0 < train_end < val_end < {len(stream)}"
+            f"{stream.name}: borders are {shown(borders)}, not two ascending numbers of events above 0 and below "
+            f"{len(stream)}; {_advice(stream, borders=True)}"
         )
     for event in borders:
         start, stop = _tie(stream.t, event)
         if start < event:
             raise DataError(
                 f"{stream.name}: the border {event} cuts a tie, since events {start} to {stop - 1} have the time "
-                f"{stream.t[event].item()}; use {start} or {stop}"
+                f"{_time_text(stream, event)}; {_advice(stream, borders=True)}"
             )
     return Split(*borders)
 
@@ -98,12 +98,20 @@ def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
 
 
 def split_text(stream: EventStream, split: Split) -> str:
-    """Return the value of `--split-at` for a split: times, or fractions of the events if times would look like these."""
+    """Return the value of `--split-at` for a split: times, or fractions of the events if times would look like them."""
     numbers = [stream.t[event].item() for event in split]
     if not all(0 < number < 1 for number in numbers):
         return ",".join(_time_text(stream, event) for event in split)
     digits = len(str(len(stream)))  # of a fraction that differs from event to event
     return ",".join(f"0.{-(-event * 10**digits // len(stream)):0{digits}d}" for event in split)
+
+
+def split_setting(stream: EventStream, split: Split, borders: bool = False) -> str:
+    """Return the setting that splits a stream so, as a flag or in Python; with `borders` that of `EventStream`."""
+    if borders:
+        return f"borders=Split({split.train_end}, {split.val_end})"
+    flag, text = _flag(stream), split_text(stream, split)
+    return f"{flag} {text}" if flag.startswith("-") else f'{flag}="{text}"'
 
 
 def pair_text(value: Any) -> str:
@@ -206,12 +214,13 @@ def _time_text(stream: EventStream, event: int) -> str:
         return str(time)
     if stream.t.is_floating_point():
         return str(np.datetime64(round(time * 10**6), "us"))
-    unit = "ns" if source.time.startswith("Unix nanoseconds") else "s"
-    return str(np.datetime64(time, unit)).removesuffix("T00:00:00")
+    if source.time.startswith("Unix nanoseconds"):
+        return str(np.datetime64(int(time), "ns"))
+    return str(np.datetime64(int(time), "s")).removesuffix("T00:00:00")
 
 
 def _advice(stream: EventStream, borders: bool = False) -> str:
-    """Return the fix of an empty part: a split near 70/15/15 at two ties, as `borders` or as --split-at."""
+    """Return the fix of an empty part: a setting whose split is near 70/15/15."""
     starts = torch.unique_consecutive(stream.t, return_counts=True)[1].cumsum(0)[:-1]
     if starts.numel() < 2:
         return "a split needs events at three different times or more, so give finer times if there are any"
@@ -219,10 +228,7 @@ def _advice(stream: EventStream, borders: bool = False) -> str:
     first = int(distance[:-1].abs().argmin())
     later = 100 * starts - 85 * len(stream)
     split = Split(int(starts[first]), int(starts[first + 1 + int(later[first + 1 :].abs().argmin())]))
-    if borders:
-        return f"use borders=Split({split.train_end}, {split.val_end})"
-    flag, text = _flag(stream), split_text(stream, split)
-    return f"use {flag} {text}" if flag.startswith("-") else f'use {flag}="{text}"'
+    return f"use {split_setting(stream, split, borders)}"
 
 
 def _flag(stream: EventStream) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.source import Contents
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
@@ -111,8 +112,11 @@ def evaluate_run(
         fix = "restore the file, or name the one that the run was trained on with --data"
     else:
         place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
-    contents = check_data(folder.best, Contents.of(stream), place, fix, config.train.task == "node")
-    stream = replace(stream, borders=contents.split)
+    learns_labels = config.train.task == "node"
+    if learns_labels and stream.labels is None:
+        check_labels(stream)  # tells why there are none
+    borders = check_data(folder.best, stream, Contents.of(stream), place, fix, learns_labels)
+    stream = replace(stream, borders=borders)
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream))

@@ -10,7 +10,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.source import Contents, data_of, load_stream, with_absolute_paths
 from mspipe_triton.devices import resolve_device
-from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.errors import ConfigError
 from mspipe_triton.settings import Tuned, run_settings
 from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.footprint import resolve_placement
@@ -111,12 +111,8 @@ def enter(
     if resume:
         fix = f"restore the file, or name the one that the run was trained on, as in `train FILE --out {out} --resume`"
         place = data.path or f"stream {stream.name}"
-        before = check_data(folder.last, contents, place, fix, config.train.task == "node")
-        if before.split != contents.split:
-            raise RunFolderError(
-                f"{folder.path}: the run's split has {_parts(before)}, and now it would have {_parts(contents)}; split "
-                "the events as before, without another --split-at"
-            )
+        learns_labels = config.train.task == "node"
+        check_data(folder.last, stream, contents, place, fix, learns_labels, split=True)
         saved = load_config(folder.config)
         config, data = replace(config, settings=saved.settings), data if data.path else saved.data
     entry = Entry(replace(config, data=data), resolved.train.device, line, stream, contents, folder, resume)
@@ -124,9 +120,3 @@ def enter(
         raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
     stream.split_for(config.train.batch_size)
     return entry
-
-
-def _parts(contents: Contents) -> str:
-    """Return the sizes of a split's parts, as in "840 events for training and 180 for validation"."""
-    train, validation = contents.train_end, contents.val_end - contents.train_end
-    return f"{train:,} events for training and {validation:,} for validation"
