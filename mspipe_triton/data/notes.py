@@ -39,9 +39,9 @@ def stream_notes(
     share = tie_share(t)
     if t.size >= _ENOUGH and share >= _TIES:
         notes.append(
-            f"{share:.0%} of the events share their time with others: neighbours are strictly earlier, but memory "
-            "holds all earlier batches, with events of the same time, so scores depend on the batch size; use finer "
-            "times if there are any"
+            f"{share:.0%} of the events share their time with others: neighbours are strictly earlier, but a model's "
+            "memory holds all earlier batches, with events of the same time, so its scores depend on the batch size; "
+            "use finer times if there are any"
         )
     if source.label_fault is not None:
         notes.append(f"labels are not read: {source.label_fault}")

@@ -16,7 +16,6 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 
-_INT64 = (-(2**63), 2**63 - 1)
 _FORM = "two fractions of the events, times or dates, as in 0.7,0.85 or 2023-10-01,2023-11-01"
 
 
@@ -109,7 +108,7 @@ def split_text(stream: EventStream, split: Split) -> str:
 def split_setting(stream: EventStream, split: Split, borders: bool = False) -> str:
     """Return the setting that splits a stream so, as a flag or in Python; with `borders` that of `EventStream`."""
     if borders:
-        return f"borders=Split({split.train_end}, {split.val_end})"
+        return f"borders={tuple(split)}"
     flag, text = _flag(stream), split_text(stream, split)
     return f"{flag} {text}" if flag.startswith("-") else f'{flag}="{text}"'
 
@@ -156,12 +155,10 @@ def _at_events(stream: EventStream, events: Sequence[int], name: str) -> tuple[S
     return split, f"events {start:,} to {stop - 1:,} of {count:,} share the time {time}, so {empty} would be empty"
 
 
-def _at_times(
-    stream: EventStream, moments: Sequence[int | float], texts: tuple[str, str]
-) -> tuple[Split, str]:  # fmt: skip
+def _at_times(stream: EventStream, moments: Sequence[float], texts: tuple[str, str]) -> tuple[Split, str]:
     """Return the split at the first events at or after two times, and the fault of an empty part or ""."""
-    split = Split(*torch.searchsorted(stream.t, torch.tensor(moments, dtype=stream.t.dtype)).tolist())
     first, second = texts
+    split = Split(*torch.searchsorted(stream.t.contiguous(), torch.tensor(moments, dtype=stream.t.dtype)).tolist())
     if split.train_end == 0:
         return split, f"no event is before {first}, so training would be empty"
     if split.val_end == len(stream):
@@ -170,7 +167,7 @@ def _at_times(
     return split, f"no event is from {first} up to {second}, so validation would be empty" if empty else ""
 
 
-def _moment(stream: EventStream, value: str, form: str, text: str) -> int | float:
+def _moment(stream: EventStream, value: str, form: str, text: str) -> float:
     """Return a time or date in the unit of a stream's times, rounded up to a whole number if these are whole.
 
     Raises:
@@ -182,14 +179,19 @@ def _moment(stream: EventStream, value: str, form: str, text: str) -> int | floa
     number, moment, ticks = _number(value), date_value(value, form), per_second(meaning)
     floating = stream.t.is_floating_point()
     if number is not None and (moment is None or "date" not in meaning):
-        return float(number) if floating else math.ceil(min(max(number, Decimal(_INT64[0])), Decimal(_INT64[1])))
+        return float(number) if floating else _whole(number)
     if moment is None:
         raise ConfigError(f"{_flag(stream)} {text!r}: {value!r} is neither a number nor a date; give {_FORM}")
     if ticks is None:
         fault = f"{value} is a date, and the times of {stream.name} are numbers whose dates are unknown"
         raise ConfigError(f"{_flag(stream)} {text!r}: {fault}; {_advice(stream)}")
     whole, rest = divmod(moment * ticks, 10**9)
-    return whole + rest / 10**9 if floating else whole + (rest > 0)  # as `time_column` rounds
+    return whole + rest / 10**9 if floating else _whole(whole + (rest > 0))  # rounds as `time_column` does
+
+
+def _whole(number: Decimal | int) -> int:
+    """Round a number up to an integer, the nearest one of int64 if it is beyond."""
+    return math.ceil(min(max(number, -(2**63)), 2**63 - 1))
 
 
 def _number(text: str) -> Decimal | None:
@@ -203,7 +205,7 @@ def _number(text: str) -> Decimal | None:
 
 def _tie(t: torch.Tensor, event: int) -> tuple[int, int]:
     """Return the first event at the time of an event, and the end of these events."""
-    time = t[event : event + 1]
+    t, time = t.contiguous(), t[event : event + 1]  # `searchsorted` warns of others
     return int(torch.searchsorted(t, time)), int(torch.searchsorted(t, time, right=True))
 
 

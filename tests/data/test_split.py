@@ -26,6 +26,7 @@ from tests.evaluation import plain_evaluation as plain
 
 UNIX = 1_700_000_000
 # Few times, so that most events share theirs: small ones, nanoseconds that float64 would round, fractions, Unix times.
+FORMS = ("dates", "form", "digits", "Unix", "milliseconds", "floats", "nanoseconds", "fractions")
 KINDS = (
     lambda n: n, lambda n: 2**60 + n, lambda n: 0.1 * n, lambda n: -0.5 + n / 7, lambda n: float(UNIX + n)
 )  # fmt: skip
@@ -49,21 +50,21 @@ def frame(t: Any, **options: Any) -> EventStream:
 def test_the_default_split_against_its_definition(events: list[tuple[int, int, int]], kind: Any) -> None:
     events.sort(key=lambda event: event[2])
     t, pairs = [kind(number) for *_, number in events], [(src, dst) for src, dst, _ in events]
-    made, expected = stream(t, pairs), plain.split(t)
+    whole, expected = stream(t, pairs), plain.split(t)
     if not plain.has_empty_part(expected, len(t)):
-        assert made.split() == expected
+        assert whole.split() == expected
         assert max(t[: expected[0]]) < min(t[expected[0] : expected[1]]) <= t[expected[1] - 1] < t[expected[1]]
-        assert made.unseen_in_training().tolist() == plain.unseen(pairs, expected[0])
+        assert whole.unseen_in_training().tolist() == plain.unseen(pairs, expected[0])
         return
     with pytest.raises(DataError) as error:
-        made.split()
+        whole.split()
     _, _, fix = str(error.value).rpartition("; ")
     if len(set(t)) < 3:
         assert fix == "a split needs events at three different times or more, so give finer times if there are any"
         return
-    borders = re.fullmatch(r"use borders=Split\((\d+), (\d+)\)", fix)
+    borders = re.fullmatch(r"use borders=\((\d+), (\d+)\)", fix)
     assert borders is not None
-    assert replace(made, borders=Split(*map(int, borders.groups()))).split() == tuple(map(int, borders.groups()))
+    assert replace(whole, borders=Split(*map(int, borders.groups()))).split() == tuple(map(int, borders.groups()))
     with pytest.raises(DataError, match='use split_at="') as error:
         frame(t).split()
     text = re.search('split_at="(.*)"', str(error.value))
@@ -75,9 +76,9 @@ def test_the_default_split_against_its_definition(events: list[tuple[int, int, i
     ("t", "message"),
     [
         ([3, 4, 4, 4, 4, 4, 4, 4, 4, 5], "events 1 to 8 of 10 share the time 4, so validation would be empty; use"),
-        ([3] * 8 + [4, 5], "events 0 to 7 of 10 share the time 3, so training would be empty; use borders=Split(8, 9)"),
+        ([3] * 8 + [4, 5], "events 0 to 7 of 10 share the time 3, so training would be empty; use borders=(8, 9)"),
         ([3] * 10, "events 0 to 9 of 10 share the time 3, so training would be empty; a split needs events at three"),
-        ([1, 2, 3], "3 events are too few for a 70/15/15 split; use borders=Split(1, 2)"),
+        ([1, 2, 3], "3 events are too few for a 70/15/15 split; use borders=(1, 2)"),
         ([1, 2], "2 events are too few for a 70/15/15 split; a split needs events at three different times or more"),
     ],
 )
@@ -95,7 +96,7 @@ def test_an_empty_stream_has_no_split() -> None:
 @pytest.mark.parametrize(
     ("borders", "message"),
     [
-        ((2, 4), r"the border 2 cuts a tie, since events 1 to 2 have the time 5; use borders=Split\(3, 4\)"),
+        ((2, 4), r"the border 2 cuts a tie, since events 1 to 2 have the time 5; use borders=\(3, 4\)"),
         ((0, 3), r"borders are \(0, 3\), not two ascending numbers of events above 0 and below 5; use borders="),
         ((3, 3), r"borders are \(3, 3\)"),
         ((4, 3), r"borders are \(4, 3\)"),
@@ -155,7 +156,7 @@ def table(form: str, path: Path) -> dict[str, str]:
         "digits": [day.strftime("%Y%m%d") for day in days], "Unix": seconds,
         "milliseconds": [1000 * second for second in seconds], "floats": [f"{second}.5" for second in seconds],
         "nanoseconds": [f"{day:%Y-%m-%dT%H:%M:%S}.00000000{n % 2}" for n, day in enumerate(days)],
-        "numbers": list(range(12)),
+        "fractions": [f"{day:%Y-%m-%dT%H:%M:%S}.25" for day in days], "numbers": list(range(12)),
     }  # fmt: skip
     path.write_text("src,dst,t\n" + "".join(f"1,{2 + n % 2},{t}\n" for n, t in enumerate(times[form])))
     return {"time_format": "%d.%m.%Y"} if form == "form" else {}
@@ -172,7 +173,7 @@ def table(form: str, path: Path) -> dict[str, str]:
         ("0.5,0.75", (6, 9)),
     ],
 )
-@pytest.mark.parametrize("form", ["dates", "form", "digits", "Unix", "milliseconds", "floats", "nanoseconds"])
+@pytest.mark.parametrize("form", FORMS)
 def test_dates_for_every_form_of_times(form: str, text: str, borders: tuple[int, int], tmp_path: Path) -> None:
     options = table(form, tmp_path / "x.csv")
     assert read_stream(tmp_path / "x.csv", split_at=text, **options).split() == borders
@@ -192,6 +193,8 @@ def test_dates_for_every_form_of_times(form: str, text: str, borders: tuple[int,
         ("floats", "2023-10-01T00:00:00.5,2023-11-01T00:00:00.6", (4, 9)),
         ("nanoseconds", "2023-10-01T00:00:00.000000001,2023-11-02T00:00:00.000000001", (5, 9)),
         ("nanoseconds", "2023-10-01T00:00:00.000000001,2023-11-02T00:00:00.000000002", (5, 10)),
+        ("fractions", "2023-10-01T00:00:00.25,2023-11-01T00:00:00.26", (4, 9)),
+        ("fractions", "1696118400.25,1698796800.26", (4, 9)),
         ("numbers", "4,8", (4, 8)),
         ("numbers", "0.5,8", (1, 8)),
         ("numbers", "0.34,0.67", (4, 8)),
@@ -229,6 +232,29 @@ def test_wrong_values(t: str, text: str, message: str, tmp_path: Path) -> None:
     fix = re.search(r"use --split-at (\S+)$", str(error.value))
     if fix is not None:
         read_stream(path, split_at=fix[1])
+
+
+@pytest.mark.parametrize("form", [*FORMS, "numbers"])
+def test_the_split_that_a_message_names_is_near_the_default(form: str, tmp_path: Path) -> None:
+    options = table(form, tmp_path / "x.csv")
+    with pytest.raises(ConfigError, match=r"12 events are too few for these fractions; use --split-at (\S+)$") as error:
+        read_stream(tmp_path / "x.csv", split_at="0.01,0.02", **options)
+    text = str(error.value).rpartition(" ")[2]
+    assert read_stream(tmp_path / "x.csv", split_at=text, **options).split() == (8, 10)
+
+
+@pytest.mark.parametrize("form", ["nanoseconds", "Unix", "floats", "dates"])
+def test_a_date_beyond_the_range_of_the_times(form: str, tmp_path: Path) -> None:
+    table(form, tmp_path / "x.csv")
+    with pytest.raises(ConfigError, match="no event is at or after 9999-12-31, so test would be empty"):
+        read_stream(tmp_path / "x.csv", split_at="2023-10-01,9999-12-31")
+
+
+@pytest.mark.filterwarnings("error")
+def test_columns_of_a_matrix_are_split() -> None:
+    matrix = torch.arange(30).view(10, 3)
+    events = EventStream(matrix[:, 0], matrix[:, 1], matrix[:, 2])
+    assert events.split() == replace(events, borders=Split(7, 8)).split() == (7, 8)
 
 
 @pytest.mark.parametrize(
@@ -281,15 +307,20 @@ def test_settings_that_split_a_stream_of_tensors_again() -> None:
             data = data_of(replace(events, borders=Split(*borders)), DataConfig())
             assert frame(times, split_at=data.split_at).split() == borders
     assert data_of(stream([1, 2, 3, 4]), DataConfig()).split_at == ""
+    data = data_of(stream([1, 2, 3, 4], borders=(1, 2)), DataConfig("x.csv", split_at="0.5,0.6"))
+    assert (Path(data.path).name, data.split_at) == ("x.csv", "2,3")
 
 
 def test_the_built_in_stream_is_split_at_times_too() -> None:
-    made = load_stream(DataConfig(split_at="1000000,2000000"))
-    t = made.t.tolist()
-    assert made.split() == plain.split_at(t, 1_000_000, 2_000_000)
-    assert data_of(made, DataConfig()).split_at == "1000000,2000000"
-    facts = describe(made)
-    assert (facts["train_events"], facts["val_events"]) == (made.split()[0], made.split()[1] - made.split()[0])
+    built_in = load_stream(DataConfig(split_at="1000000,2000000"))
+    t = built_in.t.tolist()
+    assert built_in.split() == plain.split_at(t, 1_000_000, 2_000_000)
+    assert data_of(built_in, DataConfig()).split_at == "1000000,2000000"
+    facts = describe(built_in)
+    assert (facts["train_events"], facts["val_events"]) == (
+        built_in.split()[0],
+        built_in.split()[1] - built_in.split()[0],
+    )
     with pytest.raises(
         ConfigError, match=r"^--split-at '2023-10-01,5': 2023-10-01 is a date, and the times of synthetic"
     ):

@@ -61,7 +61,7 @@ def test_a_stream_of_tensors_keeps_the_split_of_its_run(stream: EventStream, fil
     assert evaluate_run(run, "val", data=str(file))[0] == result["val"]
     message = (
         f"{run}: was trained on a split of 200, 100 and 100 events, and now it is one of 280, 60 and 60 events; use "
-        "borders=Split(200, 300)"
+        "borders=(200, 300)"
     )
     with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
         train(LONGER, stream, out=run, resume=True)
