@@ -74,9 +74,9 @@ def test_two_days_are_no_gap(tmp_path: Path) -> None:
 def test_ties(ties: int, noted: bool, tmp_path: Path) -> None:
     rows = [f"{n % 4},{4 + n % 5},{max(n, ties - 1)}" for n in range(200)]
     assert notes(tmp_path / "x.csv", "\n".join(["src,dst,t", *rows])) == noted * (
-        "10% of the events share their time with others: neighbours are strictly earlier, but a model's memory holds all "
-        "earlier batches, with events of the same time, so its scores depend on the batch size; use finer times if there "
-        "are any",
+        "10% of the events share their time with others: neighbours are strictly earlier, but a model's memory holds "
+        "all earlier batches, with events of the same time, so its scores depend on the batch size; use finer times if "
+        "there are any",
     )
 
 
