@@ -180,6 +180,10 @@ class DataConfig:
     raw_features: bool = setting(False, "Leave numbers as they are, instead of standardising them.")
     edge_features: str = setting("", "A .npy file with one row of features per event.")
     node_features: str = setting("", "Table with a column `node`, or .npy file with one row per node id.")
+    split_at: str = setting(
+        "", "Starts of validation and test: fractions, times or dates, as in 2023-10-01,2023-11-01.",
+        default_text="0.7,0.85",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -20,6 +20,7 @@ from mspipe_triton.data.notes import column_notes, stream_notes
 from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.data.roles import find_roles
 from mspipe_triton.data.sheets import Sheet
+from mspipe_triton.data.split import split_stream
 from mspipe_triton.data.stream_features import row_column, with_edge_features, with_node_features
 from mspipe_triton.data.text import TextFile
 from mspipe_triton.errors import DataError
@@ -37,6 +38,7 @@ def assemble(
 
     Raises:
         DataError: columns are missing, or a value cannot be read.
+        ConfigError: the split that the settings name leaves a part empty.
     """
     roles = find_roles(sheets[0], data)
     numbers = row_column(sheets[0].columns, roles, data)
@@ -55,10 +57,10 @@ def assemble(
     source = Source(origin, order, data, by_name, (), sheets[0].form, meaning, label_fault=fault)
     notes = stream_notes(src, dst, t, ids, roles, source) + column_notes(sheets, roles, data)
     source = replace(source, notes=tuple(notes))
-    stream = EventStream(
+    stream = split_stream(EventStream(
         torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(t), None, None,
         None if labels is None else torch.from_numpy(labels), len(ids), name, ids, source,
-    )  # fmt: skip
+    ), data.split_at, data.time_format)  # fmt: skip
     stream = with_edge_features(stream, columns, roles, numbers, data, edge_features)
     return with_node_features(stream, data, node_features)
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from mspipe_triton.data.events import EventStream
-
-_PER_SECOND = {"Unix seconds": 1, "Unix milliseconds": 10**3, "Unix microseconds": 10**6, "Unix nanoseconds": 10**9}
+from mspipe_triton.data.times import per_second, tie_share
 
 
 def describe(stream: EventStream) -> dict[str, Any]:
@@ -18,8 +17,8 @@ def describe(stream: EventStream) -> dict[str, Any]:
     `format` is that of the table, `kinds` the number of nodes of each kind or None for one kind, `time` the meaning of
     the times; `columns` has the role of each column, "" if nothing uses it. `repeat_ratio` is the share of events whose
     (src, dst) pair occurred before; `new_node_share_in_test` the share of test events with a node that training has not
-    seen; `tie_share` the share of events at the same time as the event before; `node_state_mib` the size of node memory
-    and mailbox at width 100 in float32.
+    seen; `tie_share` the share of events that share their time with another event; `node_state_mib` the size of node
+    memory and mailbox at width 100 in float32.
     """
     events, split, source = len(stream), stream.split(), stream.source
     src, dst, t = stream.src.numpy(), stream.dst.numpy(), stream.t.numpy()
@@ -50,7 +49,7 @@ def describe(stream: EventStream) -> dict[str, Any]:
         "test_events": events - split.val_end,
         "repeat_ratio": int((pairs[1:] == pairs[:-1]).sum()) / events,
         "new_node_share_in_test": float(new.double().mean()),
-        "tie_share": float((t[1:] == t[:-1]).mean()) if events > 1 else 0.0,
+        "tie_share": tie_share(t),
         "self_loops": int((src == dst).sum()),
         "mean_degree": 2 * events / nodes,
         "max_degree": int(degree.max()),
@@ -62,7 +61,7 @@ def describe(stream: EventStream) -> dict[str, Any]:
 
 def readable_time(t: float, meaning: str) -> str | None:
     """Format a time as a date, as in "2016-10-01 12:30:05"; None if its meaning is not a Unix time."""
-    scale = next((scale for unit, scale in _PER_SECOND.items() if meaning.startswith(unit)), None)
+    scale = per_second(meaning)
     if scale is None:
         return None
     try:

@@ -44,9 +44,11 @@ class EventStream:
         source: how the stream was read; None if it was made from tensors.
         edge_scaling: scales rows of `edge_features` as they are fetched, so that the table may be a memory-mapped file;
             its fit has checked that all are finite. None if the rows are final.
+        borders: the split's numbers of events; None for 70/15/15.
 
     Raises:
-        DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back.
+        DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back, or
+            borders leave a part empty or cut a tie.
     """
 
     src: torch.Tensor
@@ -60,6 +62,7 @@ class EventStream:
     ids: NodeIds | None = None
     source: Source | None = None
     edge_scaling: Scaling | None = None
+    borders: Split | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -106,6 +109,10 @@ class EventStream:
                 f"{self.name}: node_features has {self.node_features.shape[0]} rows for {self.num_nodes} nodes; "
                 "give one row per node"
             )
+        if self.borders is not None:
+            from mspipe_triton.data.split import checked_borders  # it imports this module
+
+            object.__setattr__(self, "borders", checked_borders(self, self.borders))
 
     @staticmethod
     def of(
@@ -121,15 +128,16 @@ class EventStream:
 
         Args:
             frame: a pandas or polars frame, an Arrow table, a dictionary of arrays, lists or tensors, a list of
-                dictionaries, or PyG's `TemporalData`, which has no options.
+                dictionaries, or PyG's `TemporalData`, whose only options are `name` and `split_at`.
             src, dst, t, label: the columns, by default those of usual names; label "" switches labels off.
             features: columns of edge features, or patterns.
-            options: `sort`, `bipartite`, `one_kind`, `time_format` and `raw_features` as in `read_stream`;
-                `edge_features`, a matrix [E, F]; `node_features`, a table with a column `node`, or a matrix with a row
-                per id; `name`.
+            options: `sort`, `bipartite`, `one_kind`, `time_format`, `raw_features` and `split_at` as in `read_stream`,
+                the last perhaps a pair of numbers or dates; `edge_features`, a matrix [E, F]; `node_features`, a table
+                with a column `node`, or a matrix with a row per id; `name`.
 
         Raises:
             DataError: the table is none of these, or a value cannot be read; with row, column, value and fix.
+            ConfigError: `split_at` cannot be read, or leaves a part of the split empty.
         """
         from mspipe_triton.data.frames import stream_of
 
@@ -163,21 +171,18 @@ class EventStream:
     @property
     def labelled(self) -> torch.Tensor:
         """Mask [E] of the events with a label."""
-        if self.labels is None:
-            return torch.zeros(len(self), dtype=torch.bool)
-        return self.labels == self.labels  # only NaN differs from itself
+        labels = torch.full_like(self.t, torch.nan, dtype=torch.float64) if self.labels is None else self.labels
+        return labels == labels  # only NaN differs from itself
 
     def split(self) -> Split:
-        """Split the events chronologically, 70/15/15 by number.
+        """Split the events in time at `borders`, by default 70/15/15 by number; no two parts share a time.
 
         Raises:
             DataError: a part would be empty.
         """
-        events = len(self)
-        split = Split(events * 70 // 100, events * 85 // 100)
-        if split.train_end < 1 or split.val_end <= split.train_end or events <= split.val_end:
-            raise DataError(f"{self.name}: {events} events are too few for a 70/15/15 split; at least 4 are needed")
-        return split
+        from mspipe_triton.data.split import default_split  # it imports this module
+
+        return self.borders or default_split(self)
 
     def split_for(self, size: int) -> Split:
         """Split the events for training in batches of `size` events.
@@ -234,8 +239,9 @@ class EventStream:
         return self._with_features(edge, node)
 
     def at(self, t: torch.Tensor) -> EventStream:
-        """Return the stream with other times [E] in the same order, without checking its columns again."""
+        """Return the stream with other times [E] in the same order and the same split, without checking it again."""
         stream = copy(self)
+        object.__setattr__(stream, "borders", self.split())
         object.__setattr__(stream, "t", t)
         return stream
 

@@ -18,11 +18,12 @@ from mspipe_triton.data.assembly import assemble
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.origin import shown
 from mspipe_triton.data.sheets import ArrowSheet
+from mspipe_triton.data.split import pair_text, split_stream
 from mspipe_triton.data.tables import convert, index_names
 from mspipe_triton.errors import DataError, InputError
 
 _SWITCHES = ("sort", "bipartite", "one_kind", "raw_features")
-_OPTIONS = (*_SWITCHES, "time_format", "edge_features", "node_features", "name")
+_OPTIONS = (*_SWITCHES, "time_format", "split_at", "edge_features", "node_features", "name")
 # Words of messages about files and the command line, and those of Python.
 _WORDS = (
     (r"--columns (?=\w+=)", ""), (r"with label=$", 'with label=""'),
@@ -67,7 +68,8 @@ def stream_of(frame: Any, choice: Mapping[str, Any], options: Mapping[str, Any])
     try:
         sort, bipartite, one_kind, raw = (bool(options.get(each, False)) for each in _SWITCHES)
         form = options.get("time_format", "")
-        data = DataConfig("", columns, sort, bipartite, one_kind, time_format=form, raw_features=raw)
+        split_at = pair_text(options.get("split_at", ""))
+        data = DataConfig("", columns, sort, bipartite, one_kind, time_format=form, raw_features=raw, split_at=split_at)
         table, faults = convert(frame, name)
         sheet = FrameSheet(name, table, faults=faults)
         stream = assemble([sheet], data, name, options.get("edge_features"), options.get("node_features"))
@@ -94,16 +96,17 @@ def from_temporal_data(data: Any, **options: Any) -> EventStream:
     Its nodes are numbers already, so that they keep them, and rows of other tables still belong to them.
 
     Args:
-        options: only `name`.
+        options: `name` and `split_at`.
 
     Raises:
         DataError: there is another option, or a part is missing or invalid.
+        ConfigError: `split_at` cannot be read, or leaves a part of the split empty.
     """
     name = _checked({"name": options.get("name", "temporal data")})
-    other = next((each for each in options if each != "name"), None)
+    other = next((each for each in options if each not in ("name", "split_at")), None)
     if other is not None:
         fix = "sort the events before, as in data[data.t.argsort(stable=True)]" if other == "sort" else f"omit {other}"
-        raise DataError(f"{name}: TemporalData takes no option but name, and no {other}; {fix}")
+        raise DataError(f"{name}: TemporalData takes no options but name and split_at; {fix}")
     missing = [part for part in ("src", "dst", "t") if getattr(data, part, None) is None]
     if missing:
         raise DataError(f"{name}: has no {', '.join(missing)}; TemporalData needs src, dst and t")
@@ -114,10 +117,11 @@ def from_temporal_data(data: Any, **options: Any) -> EventStream:
         message = message if message.shape[1] else None
     t = data.t if data.t.is_floating_point() else data.t.long()
     try:
-        return EventStream(data.src, data.dst, t, message, labels=labels, name=name)
+        stream = EventStream(data.src, data.dst, t, message, labels=labels, name=name)
     except DataError as error:
         fix = "sort the events, as in data[data.t.argsort(stable=True)]"
         raise DataError(str(error).replace("sort the events (--sort)", fix)) from error
+    return split_stream(stream, pair_text(options.get("split_at", "")))
 
 
 def to_temporal_data(stream: EventStream) -> Any:

@@ -55,7 +55,7 @@ def check_labels(stream: EventStream) -> None:
     if positives in (0, events):
         raise DataError(
             f"{stream.name}: {positives} of {events} labelled training events have label 1; a decoder needs both, so "
-            "label more of the first 70% of the events, or omit --task node"
+            f"label more of the first {stop:,} events, or omit --task node"
         )
 
 

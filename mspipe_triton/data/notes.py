@@ -14,9 +14,11 @@ from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.names import Roles, other_ends, other_times, plain_name, shown_names
 from mspipe_triton.data.origin import Source, shown
 from mspipe_triton.data.sheets import Sheet
+from mspipe_triton.data.times import tie_share
 
 _FEW = 10  # ids or times, too few to tell a range
 _ENOUGH = 20  # events, enough to tell something from their distribution
+_TIES = 0.1  # of the events, enough to change results
 _GAP = 0.9  # of the span of all times, too much between two events
 # Words for a missing value that a table of ids may have beyond those of `ABSENT`.
 _WORDS = pa.array([*ABSENT.to_pylist(), "#n/a", "-", "?", ".", "undefined", "unknown", "(null)"])
@@ -25,12 +27,22 @@ _WORDS = pa.array([*ABSENT.to_pylist(), "#n/a", "-", "?", ".", "undefined", "unk
 def stream_notes(
     src: np.ndarray, dst: np.ndarray, t: np.ndarray, ids: NodeIds, roles: Roles, source: Source
 ) -> list[str]:
-    """Return notes about the events: ids that look like gaps or row numbers, labels, kinds of nodes, a gap in time.
+    """Return notes about the events: ids that look like gaps or row numbers, labels, kinds of nodes, ties, a
+    gap in time.
 
     Args:
         src, dst, t: [E] nodes and times in the order of time. source: origin, order and settings of the rows.
     """
     notes = _words(ids)
+    if dst.size and dst.min() == dst.max():
+        notes.append("all events have the same destination, so there is none to rank it against or to train with")
+    share = tie_share(t)
+    if t.size >= _ENOUGH and share >= _TIES:
+        notes.append(
+            f"{share:.0%} of the events share their time with others: neighbours are strictly earlier, but a model's "
+            "memory holds all earlier batches, with events of the same time, so its scores depend on the batch size; "
+            "use finer times if there are any"
+        )
     if source.label_fault is not None:
         notes.append(f"labels are not read: {source.label_fault}")
     for name, nodes in ((roles.src, src), (roles.dst, dst)):

@@ -26,6 +26,7 @@ def read_stream(
     encoding: str = "",
     time_format: str = "",
     raw_features: bool = False,
+    split_at: str = "",
 ) -> EventStream:
     """Read a stream from a table of events, or from all tables of a folder in the order of their paths.
 
@@ -44,19 +45,32 @@ def read_stream(
         encoding: of a text file; UTF-8 by default.
         time_format: the form of the dates, as in "%d.%m.%Y"; needed if day and month could be confused.
         raw_features: leave numbers as they are, instead of standardising them by the training part.
+        split_at: the starts of validation and test: fractions of the events, as in "0.7,0.85", or times or dates, as in
+            "2023-10-01,2023-11-01".
 
     Returns:
         The stream, named after the file. Nodes are numbered in ascending order of their ids, which `ids` has.
 
     Raises:
         DataError: the file is missing or empty, or its content is invalid; with file, row, column, value and fix.
-        ConfigError: the encoding or the form of dates is unknown.
+        ConfigError: the encoding or the form of dates is unknown, or `split_at` leaves a part of the split empty.
     """
     events, edges, nodes = (str(Path(file).absolute()) if file else "" for file in (path, edge_features, node_features))
     choice = dict(columns or {})
     return read(
         DataConfig(
-            events, choice, sort, bipartite, one_kind, no_header, encoding, time_format, raw_features, edges, nodes
+            events,
+            choice,
+            sort,
+            bipartite,
+            one_kind,
+            no_header,
+            encoding,
+            time_format,
+            raw_features,
+            edges,
+            nodes,
+            split_at,
         )
     )
 

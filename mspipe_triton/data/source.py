@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import torch
 
 from mspipe_triton.config import DataConfig
-from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.ids import NodeIds
 from mspipe_triton.data.readers import read
+from mspipe_triton.data.split import split_if_possible, split_stream, split_text
 from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import ConfigError
@@ -35,11 +36,14 @@ def load_stream(data: DataConfig) -> EventStream:
     if data.path == "":
         raise ConfigError("the data settings name no file, since the events were passed from Python; name their file")
     if data.path == "synthetic":
-        changed = [each.name for each in fields(data) if getattr(data, each.name) != getattr(DataConfig(), each.name)]
+        plain = replace(data, split_at="")
+        changed = [each.name for each in fields(plain) if getattr(plain, each.name) != getattr(DataConfig(), each.name)]
         if changed:
             flag = f"--{changed[0].replace('_', '-')}"
             raise ConfigError(f"{flag} is for a table, not for the built-in stream; write one with `data generate`")
-        return synthetic_stream()
+        stream = split_stream(synthetic_stream(), data.split_at)
+        assert stream.source is not None
+        return replace(stream, source=replace(stream.source, data=data))
     return read(data)
 
 
@@ -54,24 +58,26 @@ def data_of(stream: EventStream, data: DataConfig) -> DataConfig:
     """Return the settings that read a stream from Python again, with absolute paths.
 
     They are those that read it, otherwise `data` if it names a file. Otherwise their path is "", and the other settings
-    read a file of the same numbers as they are.
+    read a file of the same numbers as they are. The latter two split it as it is split.
     """
     if stream.source is not None and stream.source.data is not None:
         return with_absolute_paths(stream.source.data)
+    split_at = "" if stream.borders is None else split_text(stream, stream.borders)
     if data.path not in ("", DataConfig().path):
-        return with_absolute_paths(data)
+        return replace(with_absolute_paths(data), split_at=split_at)
     kinds = stream.ids is not None and bool(stream.ids.kinds)
-    return DataConfig(path="", bipartite=kinds, one_kind=not kinds, raw_features=True)
+    return DataConfig(path="", bipartite=kinds, one_kind=not kinds, raw_features=True, split_at=split_at)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A stream's contents in short: a run's data have changed if these have.
+    """A stream's contents in short: a run's data have changed if these have, apart from the split.
 
     Args:
         fingerprint: digest of the events, the features and the user's node ids.
         events, nodes: their numbers. edge_features: the width of the edge features.
         parts: a digest by part: "ids", "sources and destinations", "times", "edge features", "node features", "labels".
+        train_end, val_end: the split; 0 if the events cannot be split.
     """
 
     fingerprint: str
@@ -79,12 +85,19 @@ class Contents:
     nodes: int
     edge_features: int
     parts: Mapping[str, str]
+    train_end: int
+    val_end: int
 
     @staticmethod
     def of(stream: EventStream) -> Contents:
         """Compute a stream's contents, which reads all of it once."""
-        parts = _digests(stream)
-        return Contents(_fingerprint(parts), len(stream), stream.num_nodes, stream.dim_edge, parts)
+        parts, split = _digests(stream), split_if_possible(stream) or Split(0, 0)
+        return Contents(_fingerprint(parts), len(stream), stream.num_nodes, stream.dim_edge, parts, *split)
+
+    @property
+    def split(self) -> Split:
+        """The split of the events."""
+        return Split(self.train_end, self.val_end)
 
     def changes(self, now: Contents, labels: bool) -> list[str]:
         """Return the names of the parts that differ; labels count only if they are learned."""

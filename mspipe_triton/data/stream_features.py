@@ -24,6 +24,7 @@ from mspipe_triton.data.objects import dense_array
 from mspipe_triton.data.origin import Origin, shown, shown_path
 from mspipe_triton.data.scaling import scaled_in_chunks
 from mspipe_triton.data.sheets import open_sheets
+from mspipe_triton.data.split import split_if_possible
 from mspipe_triton.data.tables import table_of
 from mspipe_triton.errors import DataError
 
@@ -101,8 +102,9 @@ def with_node_features(stream: EventStream, data: DataConfig, values: Any) -> Ev
 
 
 def training_events(stream: EventStream) -> int:
-    """Return the number of training events; all events of a stream that is too short to split."""
-    return stream.split().train_end if len(stream) >= 4 else len(stream)
+    """Return the number of training events; all events of a stream that cannot be split."""
+    split = split_if_possible(stream)
+    return len(stream) if split is None else split.train_end
 
 
 def _from_file(path: Path, ids: NodeIds, nodes: np.ndarray, data: DataConfig) -> NodeFeatures:

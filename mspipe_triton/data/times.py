@@ -19,6 +19,7 @@ _DIGITS = {"%Y%m%d": (), "%Y%m%d%H%M": (60, 24), "%Y%m%d%H%M%S": (60, 60, 24)}  
 _ADVICE = "write numbers, or dates such as 2016-10-01, 2016-10-01 12:30:05 or 2016-10-01T12:30:05+02:00"
 _UNITS = ((1e8, 1e10, "Unix seconds"), (1e11, 1e13, "Unix milliseconds"), (1e14, 1e16, "Unix microseconds"),
           (1e17, 1e19, "Unix nanoseconds"))  # fmt: skip
+_PER_SECOND = {"Unix seconds": 1, "Unix milliseconds": 10**3, "Unix microseconds": 10**6, "Unix nanoseconds": 10**9}
 
 
 def time_column(column: pa.ChunkedArray, name: str, origin: Origin, form: str = "") -> tuple[np.ndarray, str]:
@@ -68,6 +69,29 @@ def unit_of(t: np.ndarray) -> str:
     """Name the unit of numbers that look like Unix times, by their size; "" for others."""
     largest = float(np.abs(t).max(initial=0))
     return next((unit for low, high, unit in _UNITS if low <= largest < high), "")
+
+
+def per_second(meaning: str) -> int | None:
+    """Return the number of units in a second of times of some meaning; None if they are not Unix times."""
+    return next((count for unit, count in _PER_SECOND.items() if meaning.startswith(unit)), None)
+
+
+def date_value(text: str, form: str = "") -> int | None:
+    """Return the nanoseconds since 1970 of a date of a usual form or of `form`; None for other text."""
+    digits = are_dates(np.array([int(text)]))[0] if re.fullmatch("[0-9]{8,14}", text) else ""
+    chosen = [chosen_form(each) for each in (form, digits) if each]
+    values = pa.array([text])
+    parser = next((parser for parser in (*chosen, *(() if digits else DATES)) if parses(parser, values)), None)
+    if parser is None:
+        return None
+    ticks, second = _ticks(parser(values))
+    return int(ticks[0]) * (10**9 // second)
+
+
+def tie_share(t: np.ndarray) -> float:
+    """Return the share of events that share their time with another event; their times t [E] are in order."""
+    same = t[1:] == t[:-1]
+    return float((np.append(same, False) | np.append(False, same)).mean())
 
 
 def is_time(text: str) -> bool:
@@ -139,17 +163,22 @@ def _from_decimals(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndar
 
 
 def _from_dates(values: pa.Array) -> tuple[np.ndarray, str]:
-    try:
-        fine = pc.cast(values, pa.timestamp("ns"))
-        t, second = np.array(pc.cast(fine, pa.int64()).to_numpy()), 10**9
-    except pa.ArrowInvalid:  # a date before 1677 or after 2262
-        coarse = pc.cast(values, pa.timestamp("us"), safe=False)
-        t, second = np.array(pc.cast(coarse, pa.int64()).to_numpy()), 10**6
+    t, second = _ticks(values)
     if not (t % second).any():
         return t // second, "Unix seconds, from dates"
     if second == 10**9 and (t % 1000).any():
         return t, "Unix nanoseconds, from dates"
     return t // second + t % second / second, "Unix seconds, from dates"  # rounds once
+
+
+def _ticks(values: pa.Array) -> tuple[np.ndarray, int]:
+    """Return dates as integers [E] of nanoseconds since 1970, or of microseconds, and their number in a second."""
+    try:
+        fine = pc.cast(values, pa.timestamp("ns"))
+        return np.array(pc.cast(fine, pa.int64()).to_numpy()), 10**9
+    except pa.ArrowInvalid:  # a date before 1677 or after 2262
+        coarse = pc.cast(values, pa.timestamp("us"), safe=False)
+        return np.array(pc.cast(coarse, pa.int64()).to_numpy()), 10**6
 
 
 def _from_text(values: pa.Array, name: str, origin: Origin) -> tuple[np.ndarray, str]:

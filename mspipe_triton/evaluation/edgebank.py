@@ -8,19 +8,18 @@ from mspipe_triton.data.events import EventStream
 
 
 class EdgeBank:
-    """Unlimited memory: a pair scores 1 if it occurred in an earlier batch of the stream, else 0."""
+    """Unlimited memory: a pair scores 1 if it occurred at an earlier time, else 0."""
 
     def __init__(self, stream: EventStream) -> None:
         self.nodes = stream.num_nodes
         pairs = stream.src * self.nodes + stream.dst
         self.keys, inverse = torch.unique(pairs, return_inverse=True)
-        self.first = torch.full_like(self.keys, len(stream)).scatter_reduce_(
-            0, inverse, torch.arange(len(stream)), "amin"
-        )
+        first = torch.full_like(self.keys, len(stream)).scatter_reduce_(0, inverse, torch.arange(len(stream)), "amin")
+        self.first = stream.t[first]
 
-    def score(self, src: torch.Tensor, dst: torch.Tensor, before: int) -> torch.Tensor:
-        """Score pairs (src, dst), both [...], from the events before event `before`; the scores are [...]."""
+    def score(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Score pairs (src, dst) at times t, all of shapes that broadcast to [...], which is the scores'."""
         pairs = src * self.nodes + dst
         place = torch.searchsorted(self.keys, pairs).clamp_(max=self.keys.numel() - 1)
-        matches: torch.Tensor = (self.keys[place] == pairs) & (self.first[place] < before)
+        matches: torch.Tensor = (self.keys[place] == pairs) & (self.first[place] < t)
         return matches.float()

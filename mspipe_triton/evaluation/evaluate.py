@@ -41,10 +41,10 @@ def predict_split(way: Way, split: str, negatives: int = 0) -> tuple[Predictions
     for batch, scores in way.predict(split, negatives):
         model_scores.append(scores)
         if bank is not None and batch.candidates is not None:
-            src = stream.src[batch.start : batch.stop]
-            positive = bank.score(src, stream.dst[batch.start : batch.stop], batch.start)
-            negative = bank.score(src, batch.negatives, batch.start)
-            candidates = bank.score(src.unsqueeze(1), batch.candidates, batch.start)
+            src, t = stream.src[batch.start : batch.stop], stream.t[batch.start : batch.stop]
+            positive = bank.score(src, stream.dst[batch.start : batch.stop], t)
+            negative = bank.score(src, batch.negatives, t)
+            candidates = bank.score(src.unsqueeze(1), batch.candidates, t.unsqueeze(1))
             bank_scores.append((positive, negative, reciprocal_ranks(positive, candidates)))
     return _join(model_scores), _join(bank_scores) if bank_scores else None
 
@@ -91,7 +91,7 @@ def evaluate_run(
 
     Args:
         data: the file that holds the run's events, if it is not where it was; it is read as the run's was.
-        stream: the run's events themselves, instead of a file.
+        stream: the run's events themselves, instead of a file; they are split as the run's were.
         progress: called after each batch, as `Observer.evaluation` is; test comes after validation.
 
     Raises:
@@ -119,9 +119,10 @@ def evaluate_run(
     else:
         place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
     learns_labels = config.train.task == "node"
-    if learns_labels:
-        check_labels(stream)
-    check_data(folder.best, Contents.of(stream), place, fix, learns_labels)
+    if learns_labels and stream.labels is None:
+        check_labels(stream)  # tells why there are none
+    borders = check_data(folder.best, stream, Contents.of(stream), place, fix, learns_labels)
+    stream = replace(stream, borders=borders)
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream), Watch(evaluation=progress))

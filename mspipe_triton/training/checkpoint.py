@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from mspipe_triton.choices import either
+from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.source import Contents
+from mspipe_triton.data.split import split_setting
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 
-FORMAT = 3
+FORMAT = 4
+_FITTED = {"edge features", "node features"}  # parts of the data that change with the split, if they are standardised
 
 
 def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data: Contents) -> None:
@@ -54,22 +57,40 @@ def load_checkpoint(path: Path, session: Session) -> dict[str, Any]:
     return metrics
 
 
-def check_data(path: Path, data: Contents, place: str, fix: str, labels: bool = False) -> None:
+def check_data(
+    path: Path, stream: EventStream, data: Contents, place: str, fix: str, labels: bool = False, split: bool = False
+) -> Split:  # fmt: skip
     """Refuse a stream other than the one that a checkpoint was trained on.
 
     Args:
-        data: the contents of the stream. place: the file that holds it now, or other words for it.
+        data: the contents of `stream`. place: the file that holds it now, or other words for it.
         fix: the last clause of the message.
         labels: the run learns labels, so these must be the same too.
+        split: the events must be split as the run's were.
+
+    Returns:
+        The split of the run's events.
 
     Raises:
-        RunFolderError: the data have changed, or the file is missing, truncated or of another format.
+        RunFolderError: the data or the split have changed, or the file is missing, truncated or of another format.
     """
     before = Contents(**_read(path, mmap=True)["data"])
     changes = before.changes(data, labels)
+    if before.split != data.split and set(changes) <= _FITTED and (changes or split):
+        raise RunFolderError(
+            f"{path.parent}: was trained on a split of {_parts(before)}, and now it is one of {_parts(data)}; use "
+            f"{split_setting(stream, before.split, borders=stream.source is None)}"
+        )
     if changes:
         now = f"as many, but with other {either(changes, 'and')}" if str(before) == str(data) else str(data)
         raise RunFolderError(f"{path.parent}: was trained on {before}, and {place} now holds {now}; {fix}")
+    return before.split
+
+
+def _parts(contents: Contents) -> str:
+    """Return the sizes of a split's parts, as in "840, 180 and 180 events"."""
+    train, val, test = contents.train_end, contents.val_end - contents.train_end, contents.events - contents.val_end
+    return f"{train:,}, {val:,} and {test:,} events"
 
 
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:

@@ -95,6 +95,11 @@ def enter(
         )
     resolved, line = resolve_device(config)  # before reading the data, which may take long
     if stream is not None:
+        if config.data.split_at and stream.borders is None and not resume:
+            raise ConfigError(
+                f"split-at {config.data.split_at!r} is for events that are read; pass split_at to EventStream.of or "
+                "read_stream"
+            )
         data = data_of(stream, config.data)
     elif resume:
         data = with_absolute_paths(config.data)
@@ -107,7 +112,8 @@ def enter(
     if resume:
         fix = f"restore the file, or name the one that the run was trained on, as in `train FILE --out {out} --resume`"
         place = data.path or f"stream {stream.name}"
-        check_data(folder.last, contents, place, fix, config.train.task == "node")
+        learns_labels = config.train.task == "node"
+        check_data(folder.last, stream, contents, place, fix, learns_labels, split=True)
         saved = load_config(folder.config)
         config, data = replace(config, settings=saved.settings), data if data.path else saved.data
     entry = Entry(replace(config, data=data), resolved.train.device, line, stream, contents, folder, resume)

@@ -194,9 +194,9 @@ def test_temporal_data_both_ways() -> None:
     for options, message in (
         (
             {"sort": True},
-            r"temporal data: TemporalData takes no option but name, and no sort; sort the events before",
+            r"temporal data: TemporalData takes no options but name and split_at; sort the events before",
         ),
-        ({"foo": 1}, "temporal data: TemporalData takes no option but name, and no foo; omit foo"),
+        ({"foo": 1}, "temporal data: TemporalData takes no options but name and split_at; omit foo"),
         ({"name": 5}, "name is 5, not text"),
     ):
         with pytest.raises(DataError, match=f"^{message}"):

@@ -44,7 +44,7 @@ def test_columns_that_would_also_fit(tmp_path: Path) -> None:
 
 def test_columns_of_later_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("src,dst,t\n1,2,3\n", encoding="utf-8")
-    (tmp_path / "b.csv").write_text("SRC,dst,t,amount\n1,2,4,5\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("SRC,dst,t,amount\n1,3,4,5\n", encoding="utf-8")
     (note,) = read_stream(tmp_path).source.notes
     assert note == f"{tmp_path}/b.csv has columns that {tmp_path}/a.csv lacks, which are not read: amount"
 
@@ -66,7 +66,24 @@ def test_one_large_gap_in_time(first: int, noted: bool, tmp_path: Path) -> None:
 
 def test_two_days_are_no_gap(tmp_path: Path) -> None:
     rows = [f"{n % 4},{4 + n % 5},2020-01-0{1 + n // 15}" for n in range(30)]
-    assert notes(tmp_path / "x.csv", "\n".join(["src,dst,t", *rows])) == ()
+    (note,) = notes(tmp_path / "x.csv", "\n".join(["src,dst,t", *rows]))
+    assert note.startswith("100% of the events share their time")
+
+
+@pytest.mark.parametrize(("ties", "noted"), [(19, False), (20, True)])
+def test_ties(ties: int, noted: bool, tmp_path: Path) -> None:
+    rows = [f"{n % 4},{4 + n % 5},{max(n, ties - 1)}" for n in range(200)]
+    assert notes(tmp_path / "x.csv", "\n".join(["src,dst,t", *rows])) == noted * (
+        "10% of the events share their time with others: neighbours are strictly earlier, but a model's memory holds "
+        "all earlier batches, with events of the same time, so its scores depend on the batch size; use finer times if "
+        "there are any",
+    )
+
+
+def test_one_destination(tmp_path: Path) -> None:
+    assert notes(tmp_path / "x.csv", table("{a},9,{n}")) == (
+        "all events have the same destination, so there is none to rank it against or to train with",
+    )
 
 
 @pytest.mark.parametrize("word", ["#N/A", "-", "?", ".", "undefined", "Unknown", "(null)", "nan"])

@@ -55,11 +55,11 @@ def test_ties_share_their_mean_rank() -> None:
     assert reciprocal_ranks(torch.tensor([2.0, 1.0, 1.0]), candidates).tolist() == [1 / 2.5, 1 / 2.5, 1.0]
 
 
-def test_edgebank_remembers_earlier_batches_only() -> None:
+def test_edgebank_remembers_earlier_events_only() -> None:
     stream = EventStream(torch.tensor([0, 1, 0, 0]), torch.tensor([2, 2, 2, 3]), torch.arange(4))
     bank = EdgeBank(stream)
     src, dst = torch.tensor([0, 1, 0, 2, 3]), torch.tensor([2, 2, 3, 0, 3])
-    assert bank.score(src, dst, 0).tolist() == [0, 0, 0, 0, 0]
-    assert bank.score(src, dst, 1).tolist() == [1, 0, 0, 0, 0]
-    assert bank.score(src, dst, 4).tolist() == [1, 1, 1, 0, 0]  # a pair is directed
-    assert bank.score(src.view(-1, 1), dst.view(-1, 1), 2).shape == (5, 1)
+    assert bank.score(src, dst, torch.tensor(0)).tolist() == [0, 0, 0, 0, 0]
+    assert bank.score(src, dst, torch.tensor(1)).tolist() == [1, 0, 0, 0, 0]
+    assert bank.score(src, dst, torch.tensor(4)).tolist() == [1, 1, 1, 0, 0]  # a pair is directed
+    assert bank.score(src.view(-1, 1), dst.view(-1, 1), torch.tensor([2])).shape == (5, 1)

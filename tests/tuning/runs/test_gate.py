@@ -88,3 +88,8 @@ def test_the_head_has_the_first_events_and_only_their_nodes(small_stream: EventS
     assert torch.equal(ids[head.dst], small_stream.dst[:20])
     assert torch.equal(head.node_features, rows[ids])  # type: ignore[arg-type]
     assert torch.equal(head.edge_features, small_stream.edge_features[:20])  # type: ignore[index,arg-type]
+
+
+def test_events_of_few_times_pass(small_stream: EventStream) -> None:
+    t = torch.tensor([0] * 1000 + [1] * 100 + [2] * 100)
+    assert make_gate(replace(small_stream, t=t)).refusal(BASE) is None

@@ -1,0 +1,239 @@
+"""Splits of a stream at fractions, times or dates; no split cuts a tie, so that "earlier" means earlier in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import numpy as np
+import torch
+
+from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.origin import shown
+from mspipe_triton.errors import ConfigError, DataError
+
+_FORM = "two fractions of the events, times or dates, as in 0.7,0.85 or 2023-10-01,2023-11-01"
+
+
+def default_split(stream: EventStream) -> Split:
+    """Split a stream's events 70/15/15 by number, each border moved back to the first event of its tie.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    events = len(stream)
+    split, fault = _at_events(stream, (events * 70 // 100, events * 85 // 100), "a 70/15/15 split")
+    if fault:
+        raise DataError(f"{stream.name}: {fault}; {_advice(stream, borders=stream.source is None)}")
+    return split
+
+
+def split_if_possible(stream: EventStream) -> Split | None:
+    """Return a stream's split, or None if its events cannot be split."""
+    try:
+        return stream.split()
+    except DataError:
+        return None
+
+
+def checked_borders(stream: EventStream, borders: Any) -> Split:
+    """Return a stream's borders as a `Split`.
+
+    Raises:
+        DataError: they are no pair of numbers in ascending order, a part is empty, or they cut a tie.
+    """
+    whole = isinstance(borders, tuple) and len(borders) == 2 and all(type(each) is int for each in borders)
+    if not whole or not 0 < borders[0] < borders[1] < len(stream):
+        raise DataError(
+            f"{stream.name}: borders are {shown(borders)}, not two ascending numbers of events above 0 and below "
+            f"{len(stream)}; {_advice(stream, borders=True)}"
+        )
+    for event in borders:
+        start, stop = _tie(stream.t, event)
+        if start < event:
+            raise DataError(
+                f"{stream.name}: the border {event} cuts a tie, since events {start} to {stop - 1} have the time "
+                f"{_time_text(stream, event)}; {_advice(stream, borders=True)}"
+            )
+    return Split(*borders)
+
+
+def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
+    """Return a stream with the borders that `--split-at` names; the same stream for "".
+
+    Args:
+        text: the start of validation and that of test: two fractions of the events, whose borders move back to the
+            first event of their tie; or two times or dates, from which on the first events are taken.
+        form: the form of dates that the user names, beside which usual ones are read.
+
+    Raises:
+        ConfigError: the values cannot be read, are not in order, or leave a part empty.
+    """
+    if not text:
+        return stream
+    values, flag = text.split(","), _flag(stream)
+    half = len(values) // 2  # dates may have a comma each
+    first, second = (",".join(part).strip() for part in (values[:half], values[half:]))
+    if len(values) % 2 or not first or not second:
+        raise ConfigError(f"{flag} {text!r} is no pair of values, the starts of validation and test; give {_FORM}")
+    numbers = [number for number in (_number(first), _number(second)) if number is not None and 0 < number < 1]
+    if len(numbers) == 2:
+        late = numbers[0] > numbers[1]
+        events = [min(int(len(stream) * number), len(stream) - 1) for number in numbers]
+        split, fault = _at_events(stream, events, "these fractions")
+    else:
+        moments = [_moment(stream, value, form, text) for value in (first, second)]
+        late = moments[0] > moments[1]
+        split, fault = _at_times(stream, moments, (first, second))
+    if late:
+        raise ConfigError(f"{flag} {text!r}: {first} is after {second}; name the start of validation first")
+    if fault:
+        raise ConfigError(f"{flag} {text!r}: {fault}; {_advice(stream)}")
+    return replace(stream, borders=split)
+
+
+def split_text(stream: EventStream, split: Split) -> str:
+    """Return the value of `--split-at` for a split: times, or fractions of the events if times would look like them."""
+    numbers = [stream.t[event].item() for event in split]
+    if not all(0 < number < 1 for number in numbers):
+        return ",".join(_time_text(stream, event) for event in split)
+    digits = len(str(len(stream)))  # of a fraction that differs from event to event
+    return ",".join(f"0.{-(-event * 10**digits // len(stream)):0{digits}d}" for event in split)
+
+
+def split_setting(stream: EventStream, split: Split, borders: bool = False) -> str:
+    """Return the setting that splits a stream so, as a flag or in Python; with `borders` that of `EventStream`."""
+    if borders:
+        return f"borders={tuple(split)}"
+    flag, text = _flag(stream), split_text(stream, split)
+    return f"{flag} {text}" if flag.startswith("-") else f'{flag}="{text}"'
+
+
+def pair_text(value: Any) -> str:
+    """Return a pair of numbers, dates or strings from Python as the value of `--split-at`; text is returned as it is.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    texts = [_plain_text(each) for each in value] if isinstance(value, list | tuple) else []
+    if len(texts) != 2 or not all(texts):
+        raise ConfigError(f"split_at is {shown(value)}; give {_FORM}, or a pair such as (0.7, 0.85)")
+    return ",".join(texts)
+
+
+def _plain_text(value: Any) -> str:
+    """Return a number, a date or text as text, "" for another value."""
+    if isinstance(value, np.datetime64):  # before `item`, which makes nanoseconds an integer
+        return str(value)
+    if isinstance(value, np.generic | torch.Tensor):
+        value = value.item()
+    if isinstance(value, date):  # datetime and pandas' Timestamp too
+        return value.isoformat()
+    return str(value) if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) else ""
+
+
+def _at_events(stream: EventStream, events: Sequence[int], name: str) -> tuple[Split, str]:
+    """Return the split at two events, moved back to the first of their ties, and the fault of an empty part or ""."""
+    count = len(stream)
+    if not count:
+        return Split(0, 0), f"0 events are too few for {name}"
+    ties = [_tie(stream.t, event) for event in events]
+    split = Split(ties[0][0], ties[1][0])
+    empty = "training" if split.train_end == 0 else "validation" if split.val_end == split.train_end else ""
+    start, stop = ties[empty == "validation"]
+    if not empty:
+        return split, ""
+    if stop - start == 1:
+        return split, f"{count:,} events are too few for {name}"
+    time = _time_text(stream, start)
+    return split, f"events {start:,} to {stop - 1:,} of {count:,} share the time {time}, so {empty} would be empty"
+
+
+def _at_times(stream: EventStream, moments: Sequence[float], texts: tuple[str, str]) -> tuple[Split, str]:
+    """Return the split at the first events at or after two times, and the fault of an empty part or ""."""
+    first, second = texts
+    split = Split(*torch.searchsorted(stream.t.contiguous(), torch.tensor(moments, dtype=stream.t.dtype)).tolist())
+    if split.train_end == 0:
+        return split, f"no event is before {first}, so training would be empty"
+    if split.val_end == len(stream):
+        return split, f"no event is at or after {second}, so test would be empty"
+    empty = split.train_end >= split.val_end
+    return split, f"no event is from {first} up to {second}, so validation would be empty" if empty else ""
+
+
+def _moment(stream: EventStream, value: str, form: str, text: str) -> float:
+    """Return a time or date in the unit of a stream's times, rounded up to a whole number if these are whole.
+
+    Raises:
+        ConfigError: it is neither, or it is a date and the times have no date that is known.
+    """
+    from mspipe_triton.data.times import date_value, per_second  # they import pyarrow, which tensors do not need
+
+    meaning = "" if stream.source is None else stream.source.time
+    number, moment, ticks = _number(value), date_value(value, form), per_second(meaning)
+    floating = stream.t.is_floating_point()
+    if number is not None and (moment is None or "date" not in meaning):
+        return float(number) if floating else _whole(number)
+    if moment is None:
+        raise ConfigError(f"{_flag(stream)} {text!r}: {value!r} is neither a number nor a date; give {_FORM}")
+    if ticks is None:
+        fault = f"{value} is a date, and the times of {stream.name} are numbers whose dates are unknown"
+        raise ConfigError(f"{_flag(stream)} {text!r}: {fault}; {_advice(stream)}")
+    whole, rest = divmod(moment * ticks, 10**9)
+    return whole + rest / 10**9 if floating else _whole(whole + (rest > 0))  # rounds as `time_column` does
+
+
+def _whole(number: Decimal | int) -> int:
+    """Round a number up to an integer, the nearest one of int64 if it is beyond."""
+    return math.ceil(min(max(number, -(2**63)), 2**63 - 1))
+
+
+def _number(text: str) -> Decimal | None:
+    """Return the finite number that text holds, None for other text."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _tie(t: torch.Tensor, event: int) -> tuple[int, int]:
+    """Return the first event at the time of an event, and the end of these events."""
+    t, time = t.contiguous(), t[event : event + 1]  # `searchsorted` warns of others
+    return int(torch.searchsorted(t, time)), int(torch.searchsorted(t, time, right=True))
+
+
+def _time_text(stream: EventStream, event: int) -> str:
+    """Return an event's time as `--split-at` reads it, as a date if the times are from dates."""
+    time, source = stream.t[event].item(), stream.source
+    if source is None or "date" not in source.time:
+        return str(time)
+    if stream.t.is_floating_point():
+        return str(np.datetime64(round(time * 10**6), "us"))
+    if source.time.startswith("Unix nanoseconds"):
+        return str(np.datetime64(int(time), "ns"))
+    return str(np.datetime64(int(time), "s")).removesuffix("T00:00:00")
+
+
+def _advice(stream: EventStream, borders: bool = False) -> str:
+    """Return the fix of an empty part: a setting whose split is near 70/15/15."""
+    starts = torch.unique_consecutive(stream.t, return_counts=True)[1].cumsum(0)[:-1]
+    if starts.numel() < 2:
+        return "a split needs events at three different times or more, so give finer times if there are any"
+    distance = 100 * starts - 70 * len(stream)
+    first = int(distance[:-1].abs().argmin())
+    later = 100 * starts - 85 * len(stream)
+    split = Split(int(starts[first]), int(starts[first + 1 + int(later[first + 1 :].abs().argmin())]))
+    return f"use {split_setting(stream, split, borders)}"
+
+
+def _flag(stream: EventStream) -> str:
+    """Return the name of the setting: that of the flag, or that of the argument for a stream from Python."""
+    data = None if stream.source is None else stream.source.data
+    return "split_at" if data is None or not data.path else "--split-at"
