@@ -47,8 +47,7 @@ class EventStream:
         borders: the split's numbers of events; None for 70/15/15.
 
     Raises:
-        DataError: lengths differ, an id is negative or too large, a time or feature is not finite, times go back, or
-            borders leave a part empty or cut a tie.
+        DataError: lengths differ, an id, time or feature is out of range, times go back, or borders are no split.
     """
 
     src: torch.Tensor
