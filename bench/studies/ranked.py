@@ -1,7 +1,7 @@
-"""Ranking of validation and test by one version of the package: a script for `bench.studies.ranking`.
+"""Ranking of the last 30 % of the events by one version of the package: a script for `bench.studies.ranking`.
 
 It imports `mspipe_triton` from PYTHONPATH, and uses only what all versions have. The model is untrained, and its memory
-is that after the training events. Candidates come from a generator of its own, so that versions rank the same ones.
+is that after the events before. Candidates come from a generator of its own, so that versions rank the same ones.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from typing import Any
 import torch
 
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.source import load_stream
-from mspipe_triton.iteration.scene import Batch
+from mspipe_triton.iteration.scene import Batch, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import in_turn
 from mspipe_triton.settings import process_settings
 from mspipe_triton.training.staged import Staged
 
 
-def main(path: str, model: str, size: int, candidates: int, threads: int, batches: int, out: str) -> None:
-    """Rank `batches` batches of each split (0: all), write the logits, and print events and seconds as JSON."""
+def main(path: str, model: str, size: int, candidates: int, threads: int, count: int, out: str) -> None:
+    """Rank `count` batches (0: all), write the logits, and print events and seconds as JSON."""
     train = TrainConfig(device="cpu", schedule="serial", batch_size=size, threads=threads)
     config = RunConfig(DataConfig(path), ModelConfig(model), train)
     with process_settings(config):
         way = Staged(Session.create(config, load_stream(config.data)))
-        way.embed(way.session.split.train_end)
+        way.embed(first_event(way))
         memory = {name: value.clone() for name, value in way.session.state.state_dict().items()}
         list(islice(rank(way, candidates), 2))  # compiles
         way.session.state.load_state_dict(memory)
         start, events, logits = time.perf_counter(), 0, []
-        for batch, outcome in rank(way, candidates, batches):
+        for batch, outcome in islice(rank(way, candidates), count or None):
             events += batch.stop - batch.start
             logits.append(torch.cat([outcome.logits[0].unsqueeze(1), outcome.ranked], 1))
         seconds = time.perf_counter() - start
@@ -44,8 +45,13 @@ def main(path: str, model: str, size: int, candidates: int, threads: int, batche
     print(json.dumps({"events": events, "seconds": seconds}))
 
 
-def rank(way: Staged, candidates: int, batches: int = 0) -> Iterator[tuple[Batch, Any]]:
-    """Yield the batches of validation and then of test, and their outcomes."""
+def first_event(way: Staged) -> int:
+    """Return the first event that is ranked."""
+    return len(way.session.stream) * 70 // 100
+
+
+def rank(way: Staged, candidates: int) -> Iterator[tuple[Batch, Any]]:
+    """Yield batches and their outcomes."""
     session, generator = way.session, torch.Generator().manual_seed(0)
     destinations = torch.unique(session.stream.dst)
     session.model.eval()
@@ -57,10 +63,10 @@ def rank(way: Staged, candidates: int, batches: int = 0) -> Iterator[tuple[Batch
         others = destinations[places + (destinations[places] >= true).long()]
         return replace(batch, candidates=others)
 
-    for split in ("val", "test"):
-        items = islice(way.split_batches(split, 1), batches or None)
-        for work in in_turn(way.stages.scoring(), map(with_candidates, items)):
-            yield work.batch, work.outcome
+    ends = first_event(way), len(session.stream)
+    items = batches(*ends, session.size, session.negatives, Purpose.EVAL_NEGATIVES, 0)
+    for work in in_turn(way.stages.scoring(), map(with_candidates, items)):
+        yield work.batch, work.outcome
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time to rank validation and test among candidates, against an earlier version of the package, on the same candidates.
+"""Time to rank the last 30 % of the events among candidates, against an earlier version of the package, on the same candidates.
 
 `python -m bench.studies.ranking --before FOLDER DATA` writes bench/results/ranking.json; FOLDER is a checkout of the
 earlier version.
@@ -32,7 +32,7 @@ def main(
     candidates: int = 199,
     batch_size: int = 600,
     threads: int = 2,
-    batches: Annotated[int, typer.Option(help="Batches of each split; 0 for all.")] = 0,
+    batches: Annotated[int, typer.Option(help="Batches to rank; 0 for all.")] = 0,
     repeats: int = 3,
 ) -> None:
     """Rank with both versions in turn, and compare seconds, logits and reciprocal ranks."""

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
-from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.source import Contents
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
@@ -129,7 +129,7 @@ def test_learned_frequencies_get_their_gradients(stream: EventStream) -> None:
     """Compare one batch: with learned frequencies training magnifies every rounding error."""
     gradients = []
     for placement in ("host", "device"):
-        session = Session.create(config(placement, 200, time_encoder="learned"), replace(stream, t=stream.t // 900))
+        session = Session.create(config(placement, 110, time_encoder="learned"), replace(stream, t=stream.t // 900))
         carry_out(session).train_epoch(1)
         gradients.append({name: each.grad for name, each in session.model.named_parameters()})
     for name, expected in gradients[0].items():
@@ -227,7 +227,8 @@ TINY: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("model", TINY)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
-    few = EventStream(*(part[:11] for part in (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)))
+    parts = (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)
+    few = EventStream(*(part[:11] for part in parts), borders=Split(6, 10))
     options: dict[str, Any] = {"size": 4, "dim": 4, "heads": 2, **TINY[model]}
     if model == "jodie":
         del options["heads"]
