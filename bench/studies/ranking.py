@@ -1,4 +1,4 @@
-"""Time to rank the last 30 % of the events among candidates, against an earlier version of the package, on the same candidates.
+"""Time to rank the last 30 % of the events among candidates, against an earlier version and on the same candidates.
 
 `python -m bench.studies.ranking --before FOLDER DATA` writes bench/results/ranking.json; FOLDER is a checkout of the
 earlier version.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from mspipe_triton.kernels.numbers.philox import dropout_scale
 from mspipe_triton.kernels.runtime import checks
 from mspipe_triton.kernels.runtime.launch import on_triton
 from mspipe_triton.kernels.runtime.operation import Backward, differentiable
+
+_ROOTS = 1500  # roots that torch embeds at a time if no backward pass follows
 
 
 class AttentionLayer(NamedTuple):
@@ -112,24 +115,52 @@ def _select_saved(out: Embedded, save: bool) -> Embedded:
 
 
 def _reference(args: AttentionLayer, save: bool) -> Embedded:
-    roots, dim, heads, distinct = args.root_rows.numel(), args.query_bias.numel(), args.heads, args.distinct
+    dim, heads, distinct = args.query_bias.numel(), args.heads, args.distinct
     width, root_table = dim // heads, args.table[:distinct].to(args.query_bias.dtype)
     at_zero = torch.addmv(args.query_bias, args.query_weight[:, dim:], torch.cos(args.phase))  # φ(0) = cos b
     query = torch.addmm(at_zero, root_table, args.query_weight[:, :dim].t())
     by_head = query.view(distinct, heads, width)
     absorbed = torch.bmm(by_head.transpose(0, 1), args.key_weight.view(heads, width, -1)).transpose(0, 1)
     bias = (by_head * args.key_bias.view(heads, width)).sum(2)
+    from_roots = torch.addmm(args.output_bias, root_table, args.output_weight[:, dim:].t())
+    if save or args.dropout > 0:
+        return _select_saved(_embedded(args, query, absorbed, bias, from_roots, save), save)
+    parts = [_embedded(part, query, absorbed, bias, from_roots, save).z for part in _parts(args)]
+    z = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return Embedded(z, *(z.new_empty(0) for _ in Embedded._fields[1:]))
+
+
+def _embedded(
+    args: AttentionLayer, query: torch.Tensor, absorbed: torch.Tensor, bias: torch.Tensor, from_roots: torch.Tensor,
+    save: bool,
+) -> Embedded:  # fmt: skip
+    """Embed the roots from what their distinct rows have in common: queries, biases, and W_o h + b_o [distinct, D]."""
+    roots, dim, heads = args.root_rows.numel(), args.query_bias.numel(), args.heads
+    width = dim // heads
     attention = attend(over_neighbours(args, absorbed, args.root_rows, bias), save)
     values = torch.bmm(attention.context.transpose(0, 1), args.value_weight.view(heads, width, -1).transpose(1, 2))
     values = values.transpose(0, 1) + attention.total.unsqueeze(2) * args.value_bias.view(heads, width)
     attended = values.reshape(roots, dim)
-    from_roots = torch.addmm(args.output_bias, root_table, args.output_weight[:, dim:].t())
     mixed = torch.addmm(from_roots.index_select(0, args.root_rows), attended, args.output_weight[:, :dim].t())
     if args.dropout > 0 and args.output_draws is not None:
         mixed = mixed * dropout_scale(args.output_draws, (roots, dim), args.dropout, mixed.dtype)
     activated = torch.relu(mixed)
     z, mean, rstd = torch.native_layer_norm(activated, (dim,), args.norm_weight, args.norm_bias, args.eps)
-    return _select_saved(Embedded(z, query, absorbed, *attention, attended, activated, mean, rstd), save)
+    return Embedded(z, query, absorbed, *attention, attended, activated, mean, rstd)
+
+
+def _parts(args: AttentionLayer) -> Iterator[AttentionLayer]:
+    """Yield the layer on some roots at a time, whose slots fit into caches."""
+    roots, fanout = args.rows.shape
+    for start in range(0, max(roots, 1), _ROOTS):
+        part = slice(start, start + _ROOTS)
+        features, rows = args.features, args.feature_rows
+        if rows is None:
+            features = features[start * fanout : (start + _ROOTS) * fanout]
+        yield args._replace(
+            root_rows=args.root_rows[part], rows=args.rows[part], deltas=args.deltas[part], counts=args.counts[part],
+            features=features, feature_rows=None if rows is None else rows[part],
+        )  # fmt: skip
 
 
 def _launch(args: AttentionLayer, save: bool) -> Embedded:

@@ -9,7 +9,7 @@ import torch
 
 from mspipe_triton.iteration.scene import Scene
 
-GROUP = 6000  # pairs that are embedded at a time, so that their rows fit into caches
+GROUP = 2**17  # pairs that are embedded at a time: usually all of a batch, so that they share all rows
 _ROUND = 16
 _PADDING = 2**62
 

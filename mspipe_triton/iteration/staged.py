@@ -16,6 +16,7 @@ from mspipe_triton.iteration.ranking import Pairs, Ranking
 from mspipe_triton.iteration.scene import Batch, Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
+from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
 from mspipe_triton.pipeline.engine import run_serial
 from mspipe_triton.pipeline.graph import Stage, StageGraph
@@ -104,7 +105,8 @@ class Stages:
         receivers = None if scene.receivers is None else scene.receivers.on(placement)
         event_edges = placement.span(self.session.edges, batch.start, batch.stop)
         count = None if scene.events.numel() == batch.size else placement.load(torch.tensor([scene.events.numel()]))
-        return replace(work, scene=self._fetch(scene, count=count, receivers=receivers), event_edges=event_edges)
+        edges = [self._edge_rows(hop.event_ids) for hop in scene.around.hops]
+        return replace(work, scene=self._fetch(scene, edges, count=count, receivers=receivers), event_edges=event_edges)
 
     @torch.no_grad()
     def memory(self, work: Work) -> Work:
@@ -166,20 +168,28 @@ class Stages:
         draws = IterationDraws(self.session.seed, epoch, iteration, Placement())
         return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
-    def _fetch(self, scene: Scene, **more: Any) -> Scene:
-        """Return a sampled scene on the device, with edge rows of every hop's slots, node rows of the distinct nodes,
-        and `more` fields."""
-        edges, table, placement = self.session.edges, self.session.stream.node_features, self.placement
-        around = scene.around
-        slots = [hop.event_ids.view(-1) for hop in around.hops]
-        if edges.shape[1]:
-            rows = [placement.gather(edges, events.clamp(min=0)) for events in slots]
-        else:
-            rows = [placement.load(edges.new_zeros((events.numel(), 0))) for events in slots]
+    def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:
+        """Return a sampled scene on the device, with edge rows, node rows of the distinct nodes, and `more` fields."""
+        table, placement, around = self.session.stream.node_features, self.placement, scene.around
         nodes = None if table is None else placement.gather(table, around.nodes)
         times, around = placement.load(scene.times), around.on(placement)
-        edge_rows = [EdgeRows(each) for each in rows]
-        return replace(scene, times=times, around=around, edges=edge_rows, node_features=nodes, **more)
+        return replace(scene, times=times, around=around, edges=edges, node_features=nodes, **more)
+
+    def _edge_rows(self, slots: torch.Tensor) -> EdgeRows:
+        """Return edge rows of slots with these events [P, F], one for each slot."""
+        edges, placement = self.session.edges, self.placement
+        if not edges.shape[1]:
+            return EdgeRows(placement.load(edges.new_zeros((slots.numel(), 0))))
+        return EdgeRows(placement.gather(edges, slots.view(-1).clamp(min=0)))
+
+    def _shared_edge_rows(self, slots: torch.Tensor) -> EdgeRows:
+        """Return edge rows of slots with these events [P, F], one for each distinct event."""
+        if not self.session.edges.shape[1]:
+            return self._edge_rows(slots)
+        events, rows, count = unique_nodes(slots.view(-1), slots.numel())
+        events = events[: max(1, int(count))].clamp(min=0)  # a row for empty slots, which is ignored
+        table = self.placement.gather(self.session.edges, events)
+        return EdgeRows(table, self.placement.load(rows.view_as(slots)))
 
     def _ranking(self, batch: Batch) -> Ranking | None:
         """Return the destinations and candidates of a batch's events, or None if it has no candidates."""
@@ -197,7 +207,8 @@ class Stages:
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
             around = self.session.sampler.around(Roots(nodes, times, new_keys(nodes, len(self.session.stream))), draws)
             scene = Scene(nodes, times, nodes[:0], None, around)
-            yield self._fetch(scene, record=self.state.fetch(around.nodes, self.session.edges))
+            edges = [self._shared_edge_rows(hop.event_ids) for hop in around.hops]
+            yield self._fetch(scene, edges, record=self.state.fetch(around.nodes, self.session.edges))
 
 
 def _scene(work: Work) -> Scene:

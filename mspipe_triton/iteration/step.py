@@ -126,8 +126,8 @@ def rank(
     Args:
         src: [B, D], embeddings of the sources. positive: [B], the events' logits. now: [], the first event's time.
     """
-    embedded = torch.cat([forward(model, scene, now)[1] for scene in ranking.scenes])
-    logits = model.score(src, embedded, ranking.rows)
+    groups = [forward(model, scene, now)[1] for scene in ranking.scenes]
+    logits = model.score(src, groups[0] if len(groups) == 1 else torch.cat(groups), ranking.rows)
     return positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1])
 
 
