@@ -18,7 +18,7 @@ class Clock:
         size: B, events per batch.
         device: the device that reads the counter.
         layers: number of hops and layers with draws of their own.
-        groups: number of groups of ranked candidates; their neighbours are drawn with 2 · group + epoch as the epoch.
+        groups: number of parts in which a batch is ranked; neighbours are drawn with 2 · group + epoch as the epoch.
     """
 
     def __init__(self, seed: int, size: int, device: torch.device, layers: int, groups: int = 0) -> None:

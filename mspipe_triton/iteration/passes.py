@@ -9,7 +9,7 @@ import torch
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
-from mspipe_triton.iteration.ranking import Pairs, Ranking, StaticPairs, group_count
+from mspipe_triton.iteration.ranking import Ranked, Ranking, StaticPairs, events_at_a_time
 from mspipe_triton.iteration.resident import Pass
 from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
@@ -67,8 +67,8 @@ class ScorePass(Pass):
     """
 
     def __init__(self, session: Session, iterations: int, ranked: int = 0) -> None:
-        self.ranked = ranked
-        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, group_count(session.size, ranked))
+        self.ranked, self.events = ranked, events_at_a_time(ranked)
+        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, -(-session.size // self.events) if ranked else 0)
         self.scores = session.model.time.frequency.new_empty((iterations, 2, session.size))
         self.ranks = torch.empty((iterations, session.size), dtype=torch.float64, device=self.scores.device)
         self.pairs = StaticPairs(session.stream.t.device)
@@ -77,11 +77,8 @@ class ScorePass(Pass):
     @torch.no_grad()
     def work(self, scene: Scene) -> None:
         """Score a batch, and rank its destinations."""
-        ranking = None
-        if self.ranked:
-            pairs = self._pairs()
-            ranking = Ranking(pairs.rows, (self.fetched(each) for each in self._pair_scenes(pairs)))
-        result = score(self.model, self.fetched(scene), self.deliver, ranking)
+        ranking = (each._replace(scene=self.fetched(each.scene)) for each in self._ranking())
+        result = score(self.model, self.fetched(scene), self.deliver, ranking if self.ranked else None)
         self.scores.index_copy_(0, self.clock.iteration, result.logits.unsqueeze(0))
         if self.ranked:
             self.ranks.index_copy_(0, self.clock.iteration, result.ranks.unsqueeze(0))
@@ -91,7 +88,7 @@ class ScorePass(Pass):
         self.clock.table.copy_(self.ahead.table)
         super().look()
         if self.ranked:
-            for _ in self._pair_scenes(self._pairs()):
+            for _ in self._ranking():
                 pass
 
     def samplers(self) -> Iterator[StaticSampler | StaticPairs]:
@@ -99,23 +96,21 @@ class ScorePass(Pass):
         yield from super().samplers()
         yield from (self.candidates, self.pairs)
 
-    def _pairs(self) -> Pairs:
-        """Draw the candidates of the clock's batch, and return the pairs of its destinations and candidates."""
-        session, clock, size = self.session, self.clock, self.session.size
+    def _ranking(self) -> Ranking:
+        """Draw the candidates of the clock's batch, and yield its destinations and candidates, not yet fetched."""
+        session, clock, size, layers = self.session, self.clock, self.session.size, self.model.layers
         stream, words = session.stream, clock.words(Purpose.RANKING_NEGATIVES)
         nodes, times, *_ = draw_batch(
             stream.src, stream.dst, stream.t, session.negatives.destinations, clock.span, words, size, self.ranked
         )
         dst, candidates = nodes[size : 2 * size, None], nodes[2 * size :].view(size, -1)
-        return self.pairs.of(torch.cat([dst, candidates], 1), times[:size])
-
-    def _pair_scenes(self, pairs: Pairs) -> Iterator[Scene]:
-        """Yield the scenes of pairs, group by group."""
-        clock, layers, events = self.clock, self.model.layers, len(self.session.stream)
-        for number, (nodes, times) in enumerate(pairs.groups()):
-            roots = Roots(nodes, times, new_keys(nodes, events) if layers > 1 else nodes)
+        parts = (part.split(self.events) for part in (torch.cat([dst, candidates], 1), times[:size]))
+        for number, part in enumerate(zip(*parts, strict=True)):
+            pairs = self.pairs.of(*part)
+            keys = new_keys(pairs.nodes, len(stream)) if layers > 1 else pairs.nodes
             hops = [clock.words(Purpose.RANKING_NEIGHBOURS, hop, number) for hop in range(layers)]
-            yield Scene(nodes, times, nodes[:0], None, self.candidates.around(roots, 0, hops))
+            around = self.candidates.around(Roots(pairs.nodes, pairs.times, keys), 0, hops)
+            yield Ranked(pairs.rows, Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around))
 
 
 class EmbedPass(Pass):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from mspipe_triton.iteration.scene import Scene
 
-GROUP = 2**17  # pairs that are embedded at a time: usually all of a batch, so that they share all rows
+PAIRS = 2**16  # pairs that are embedded at a time: many, so that they share rows, in tables of some 30 MB at most
 _ROUND = 16
 _PADDING = 2**62
 
@@ -56,10 +56,6 @@ class Pairs(NamedTuple):
         capacity = -(-capacity // _ROUND) * _ROUND
         return Pairs(self.nodes[:capacity], self.times[:capacity], self.rows.clamp(max=capacity - 1), self.real)
 
-    def groups(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield nodes and times of the pairs, in groups that are embedded together."""
-        return zip(self.nodes.split(GROUP), self.times.split(GROUP), strict=True)
-
 
 class StaticPairs:
     """Source of pairs whose number is fixed: at first all B·C, with padding; after `fit`, the most that were found."""
@@ -79,16 +75,19 @@ class StaticPairs:
         self.capacity = max(1, int(self.peak))
 
 
-class Ranking(NamedTuple):
-    """The input of ranking a batch.
+class Ranked(NamedTuple):
+    """Events that are ranked together.
 
-    rows: [B, 1 + N], the pairs of each event's destination and candidates. scenes: the groups of pairs, as roots.
+    rows: [M, 1 + N], the pairs of each event's destination and candidates. scene: the pairs, as roots.
     """
 
     rows: torch.Tensor
-    scenes: Iterable[Scene]
+    scene: Scene
 
 
-def group_count(size: int, candidates: int) -> int:
-    """Return the largest number of groups for B events with N candidates each."""
-    return -(-size * (1 + candidates) // GROUP)
+Ranking = Iterator[Ranked]  # of a batch, in the order of its events
+
+
+def events_at_a_time(candidates: int) -> int:
+    """Return the number of events that are ranked together, with N candidates each."""
+    return max(1, PAIRS // (1 + candidates))

@@ -33,7 +33,7 @@ class Pass(ABC):
         session: on the device (see `Session.on`).
         purpose: the purpose of the negatives.
         iterations: the largest number of batches per run; the results have room for as many.
-        groups: the number of groups of ranked candidates.
+        groups: the number of parts in which a batch is ranked.
     """
 
     def __init__(self, session: Session, purpose: Purpose, iterations: int, groups: int = 0) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
-from mspipe_triton.iteration.ranking import Pairs, Ranking
+from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
 from mspipe_triton.iteration.scene import Batch, Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
@@ -133,7 +133,8 @@ class Stages:
 
     def score(self, work: Work) -> Work:
         """Compute the logits of an evaluation batch."""
-        ranking = self._ranking(work.batch)
+        candidates = work.batch.candidates
+        ranking = None if candidates is None else self._ranking(work.batch, candidates)
         return replace(work, outcome=score(self.model, _scene(work), partial(self.publish, work), ranking))
 
     def embed(self, work: Work) -> Work:
@@ -191,24 +192,23 @@ class Stages:
         table = self.placement.gather(self.session.edges, events)
         return EdgeRows(table, self.placement.load(rows.view_as(slots)))
 
-    def _ranking(self, batch: Batch) -> Ranking | None:
-        """Return the destinations and candidates of a batch's events, or None if it has no candidates."""
-        if batch.candidates is None:
-            return None
+    def _ranking(self, batch: Batch, candidates: torch.Tensor) -> Ranking:
+        """Yield the destinations and candidates [B, N] of a batch's events, some events at a time."""
         stream, events = self.session.stream, slice(batch.start, batch.stop)
-        pairs = Pairs.of(torch.cat([stream.dst[events].unsqueeze(1), batch.candidates], 1), stream.t[events])
-        pairs = pairs.cut(int(pairs.real))
-        return Ranking(self.placement.load(pairs.rows), self._pair_scenes(batch, pairs))
-
-    def _pair_scenes(self, batch: Batch, pairs: Pairs) -> Iterator[Scene]:
-        """Yield the scenes of a batch's pairs, group by group."""
-        for number, (nodes, times) in enumerate(pairs.groups()):
-            # The word that holds the epoch elsewhere tells the groups of both splits apart.
+        nodes = torch.cat([stream.dst[events].unsqueeze(1), candidates], 1)
+        size = events_at_a_time(candidates.shape[1])
+        for number, part in enumerate(zip(nodes.split(size), stream.t[events].split(size), strict=True)):
+            pairs = Pairs.of(*part)
+            pairs = pairs.cut(int(pairs.real))
+            # The word that holds the epoch elsewhere tells the parts of both splits apart.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
-            around = self.session.sampler.around(Roots(nodes, times, new_keys(nodes, len(self.session.stream))), draws)
-            scene = Scene(nodes, times, nodes[:0], None, around)
+            around = self.session.sampler.around(
+                Roots(pairs.nodes, pairs.times, new_keys(pairs.nodes, len(stream))), draws
+            )
             edges = [self._shared_edge_rows(hop.event_ids) for hop in around.hops]
-            yield self._fetch(scene, edges, record=self.state.fetch(around.nodes, self.session.edges))
+            scene = Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around)
+            scene = self._fetch(scene, edges, record=self.state.fetch(around.nodes, self.session.edges))
+            yield Ranked(self.placement.load(pairs.rows), scene)
 
 
 def _scene(work: Work) -> Scene:

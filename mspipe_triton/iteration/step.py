@@ -126,8 +126,12 @@ def rank(
     Args:
         src: [B, D], embeddings of the sources. positive: [B], the events' logits. now: [], the first event's time.
     """
-    groups = [forward(model, scene, now)[1] for scene in ranking.scenes]
-    logits = model.score(src, groups[0] if len(groups) == 1 else torch.cat(groups), ranking.rows)
+    parts, start = list[torch.Tensor](), 0
+    for rows, scene in ranking:
+        stop = start + rows.shape[0]
+        parts.append(model.score(src[start:stop], forward(model, scene, now)[1], rows))
+        start = stop
+    logits = torch.cat(parts)
     return positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1])
 
 

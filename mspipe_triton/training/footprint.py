@@ -12,7 +12,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.iteration.ranking import GROUP
+from mspipe_triton.iteration.ranking import PAIRS
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.nodes.mailbox import Table
 from mspipe_triton.pipeline.schedules import RESIDENT
@@ -166,8 +166,8 @@ def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
     size, negatives, settings = config.train.batch_size, config.train.negatives, config.model
     number = _itemsize(settings.dtype)
     pairs = size * (1 + negatives)
-    ranked = min(pairs, GROUP)
-    candidates = pairs * (_PAIRED + number * (1 + settings.dim))
+    ranked = min(pairs, PAIRS)
+    candidates = pairs * (_NUMBER + number) + ranked * (_PAIRED + number * settings.dim)
     receivers = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
     writes = 2 * receivers * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
     passes = sum(

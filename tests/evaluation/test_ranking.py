@@ -42,8 +42,8 @@ def test_scores_are_those_of_candidates_one_by_one(
     shared = rank(small_stream, model)
     assert shared.shape == (3 * BATCH, CANDIDATES)
     monkeypatch.setattr(Pairs, "of", staticmethod(one_by_one))
-    for group in (BATCH, 3 * BATCH):  # products of other shapes round differently
-        monkeypatch.setattr(ranking, "GROUP", group)
+    for columns in (1, 16, 1 + CANDIDATES):  # products of other shapes round differently
+        monkeypatch.setattr(ranking, "PAIRS", columns * BATCH // 2)
         torch.testing.assert_close(rank(small_stream, model), shared, rtol=0, atol=1e-12)
 
 
@@ -57,7 +57,7 @@ def test_sharing_itself_changes_no_bit(small_stream: EventStream, monkeypatch: p
     monkeypatch.setattr(step, "forward", exact)
     shared = rank(small_stream, "tgat", whole_weights=True)
     monkeypatch.setattr(Pairs, "of", staticmethod(one_by_one))
-    monkeypatch.setattr(ranking, "GROUP", BATCH)
+    monkeypatch.setattr(ranking, "PAIRS", BATCH)
     assert torch.equal(rank(small_stream, "tgat", whole_weights=True), shared)
     assert shared.unique().numel() > 10
 
