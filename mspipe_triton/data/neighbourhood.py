@@ -158,9 +158,16 @@ NodesAndRows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
 
 def _join(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> NodesAndRows:
     """Distinct nodes of roots [P] and neighbours [P, F], the rows of both among them, and the number of the roots'."""
-    nodes, inverse = _unique(torch.cat([roots, neighbours.view(-1)]))
-    root_rows, rows = inverse.split([roots.numel(), neighbours.numel()])
-    return nodes, root_rows, rows.view_as(neighbours), _head(root_rows)
+    points, places = torch.cat([roots.unsqueeze(1), neighbours], 1), None
+    new = torch.cat([torch.ones_like(roots[:1], dtype=torch.bool), (points[1:] != points[:-1]).any(1)])
+    if 2 * int(new.sum()) < roots.numel():  # sorted roots, most of which have the neighbours of the one before
+        points, places = points[new], new.cumsum(0) - 1
+    nodes, inverse = _unique(torch.cat([points[:, 0], points[:, 1:].reshape(-1)]))
+    root_rows, rows = inverse[: points.shape[0]], inverse[points.shape[0] :].view(points.shape[0], -1)
+    head = _head(root_rows)
+    if places is not None:
+        root_rows, rows = root_rows.index_select(0, places), rows.index_select(0, places)
+    return nodes, root_rows, rows, head
 
 
 def _append(roots: torch.Tensor, neighbours: torch.Tensor, counts: torch.Tensor) -> NodesAndRows:
