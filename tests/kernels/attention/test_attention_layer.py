@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mspipe_triton.kernels import attention_layer, enable_debug
+from mspipe_triton.kernels.attention import layer
 from tests.kernels.attention.layer_case import DRAWS, LayerCase
 from tests.kernels.comparing import Agree
 from tests.kernels.runtime.operation_case import check
@@ -160,3 +161,13 @@ def test_debugging_finds_rows_outside_their_tables(changes: dict[str, Any], mess
             case.actual(**changes)
     finally:
         enable_debug(False)
+
+
+@pytest.mark.parametrize("indexed_features", [True, False])
+@pytest.mark.parametrize("size", [1, 4, 9, 100])
+def test_roots_in_parts_are_embedded_alike(size: int, indexed_features: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = LayerCase(9, indexed_features=indexed_features)
+    whole = attention_layer(**case.keywords()).detach()  # with a backward pass to follow, it is not cut
+    monkeypatch.setattr(layer, "_ROOTS", size)
+    with torch.no_grad():
+        torch.testing.assert_close(attention_layer(**case.keywords()), whole, rtol=0, atol=1e-14)
