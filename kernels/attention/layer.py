@@ -18,7 +18,7 @@ from mspipe_triton.kernels.runtime import checks
 from mspipe_triton.kernels.runtime.launch import on_triton
 from mspipe_triton.kernels.runtime.operation import Backward, differentiable
 
-_ROOTS = 1500  # roots that torch embeds at a time if no backward pass follows
+_ROOTS = 1536  # roots that torch embeds at a time if no backward pass follows
 
 
 class AttentionLayer(NamedTuple):
