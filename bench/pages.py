@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ FEATURES = {
     "pareto": "Pareto, α 0.7", "shifted": "10⁶ + log-normal(0, 2)", "unix": "Unix time of the event",
     "growing": "amount that grows by e¹⁰ over the stream",
 }  # fmt: skip
+TIME_UNITS = ("uci", "wiki", "synthetic", "bitcoin")  # streams
 THREADS = {"threads1": "one training thread", "threads2": "two, as many as cores"}
 
 
@@ -87,6 +89,31 @@ def reading(report: Report) -> str:
     )
 
 
+def time_units(report: Report) -> str:
+    """Test AP of each time encoder on one stream, and its difference to the first."""
+    lines = []
+    for name, row in report["encoders"].items():
+        error = "" if name == "resolution" else f"{row['points']:+.2f} ± {row['standard_error']:.2f}"
+        lines.append((f"`{name}`", f"{row['gap']:,.4g}", f"{row['ap']:.4f}", error))
+    for unit, encoders in report["units"].items():
+        row = encoders["resolution"]
+        lines.append((f"`resolution`, times in {unit}, seed 0", "", f"{row['ap']:.4f}", ""))
+    name = report["stream"]["name"]
+    return markdown((f"{name}, {report['settings']['epochs']} epochs", "g, s", "AP", "− `resolution`, points"), lines)
+
+
+def ranking(report: Report) -> str:
+    """Time to rank, before and now, one line per model."""
+    head = ("model", "before, s", "now, s", "now / before", "equal ranks", "equal logits", "largest difference")
+    lines = []
+    for name, row in report["models"].items():
+        seconds = (f"{statistics.median(row['seconds'][version]):.1f}" for version in ("before", "now"))
+        equal = (f"{row[key]:.4%}" for key in ("equal_ranks", "equal_logits"))
+        lines.append((f"`{name}`", *seconds, f"{row['ratio']:.2f}", *equal, f"{row['largest_difference']:.1e}"))
+    return markdown(head, lines)
+
+
+EVALUATION = "docs/measured/evaluation.md"
 SCHEDULES = "docs/measured/schedules.md"
 TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (rows.TABLE, lambda report: rows.table(report["rows"])),
@@ -99,6 +126,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table(SCHEDULES, "schedule-speed.json", COMMAND), speeds),
     (Table("docs/measured/features.md", "features.json", COMMAND), features),
     (Table("docs/measured/features.md", "reading.json", COMMAND), reading),
+    *((Table(EVALUATION, f"time-unit-{name}.json", COMMAND), time_units) for name in TIME_UNITS),
+    (Table(EVALUATION, "ranking.json", COMMAND), ranking),
 ]
 
 
