@@ -33,8 +33,8 @@ from mspipe_triton.training.trainer import train
 console = Console(stderr=True, highlight=False)
 DECADES = 9.0
 # resolution: the package's encoder. unit: from 1 rad per unit of the input. span: from the package's fastest frequency
-# down to 1 rad in the training span. node-gaps: from 1 rad in the 1 % quantile of a node's gaps.
-ENCODERS = ("resolution", "unit", "span", "node-gaps")
+# down to 1 rad in the training span. node-gaps: from 1 rad in the 1 % quantile of a node's gaps; node-gaps-fine: 0.1 %.
+ENCODERS = ("resolution", "unit", "span", "node-gaps", "node-gaps-fine")
 UNITS = {"seconds": 1, "days": 86_400, "years": 365 * 86_400}
 
 
@@ -53,7 +53,8 @@ class Encoder:
         span = (stream.t[stop - 1] - stream.t[0]).item()
         encoders = {
             "resolution": Encoder(gap, DECADES), "unit": Encoder(1.0, DECADES),
-            "span": Encoder(gap, math.log10(span / gap)), "node-gaps": Encoder(node_gap(stream, stop), DECADES),
+            "span": Encoder(gap, math.log10(span / gap)), "node-gaps": Encoder(node_gap(stream, stop, 0.01), DECADES),
+            "node-gaps-fine": Encoder(node_gap(stream, stop, 0.001), DECADES),
         }  # fmt: skip
         return encoders[name]
 
@@ -75,6 +76,7 @@ def main(
     data: Annotated[str, typer.Option(help="CSV or Parquet file with times in seconds, or `synthetic`.")] = "synthetic",
     encoders: Annotated[str, typer.Option(help="Encoders, comma-separated.")] = ",".join(ENCODERS),
     units: Annotated[str, typer.Option(help="Units of the times, comma-separated; other than seconds by seed 0.")] = "",
+    jitter: Annotated[bool, typer.Option(help="Add a random fraction of a second to every time.")] = False,
     model: str = "tgn",
     epochs: int = 3,
     seeds: Annotated[int, typer.Option(help="Seeds from 0 on.")] = 5,
@@ -85,6 +87,7 @@ def main(
     """Train with each encoder, untuned, serially and deterministically, so that all bits are reproducible."""
     torch.set_num_threads(threads)
     stream = load_stream(DataConfig(path=data))
+    stream = jittered(stream) if jitter else stream
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "threads": threads, "device": "cpu"}
     settings |= {"schedule": "serial", "deterministic": True, "negatives": 1}
     runs = _Runs(None if out is None else out.with_suffix(".jsonl"), model, settings)
@@ -124,14 +127,20 @@ def in_unit(stream: EventStream, unit: str) -> EventStream:
     return replace(stream, t=stream.t.double() / UNITS[unit], source=None)
 
 
-def node_gap(stream: EventStream, stop: int) -> float:
-    """The 1 % quantile of the positive gaps between successive events of a node, among the first `stop` events."""
+def jittered(stream: EventStream) -> EventStream:
+    """Add a random fraction of a second to every time, as a finer record of the same events would have."""
+    fraction = torch.rand(len(stream), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return replace(stream, t=(stream.t + fraction).sort().values, name=f"{stream.name} jittered", source=None)
+
+
+def node_gap(stream: EventStream, stop: int, share: float) -> float:
+    """A quantile of the positive gaps between successive events of a node, among the first `stop` events."""
     adjacency = TemporalCSR.build(stream)
     owner = torch.arange(stream.num_nodes).repeat_interleave(adjacency.indptr.diff())
     pairs = (owner[1:] == owner[:-1]) & (adjacency.event_ids[1:] < stop)
     gaps = adjacency.times.diff()[pairs]
     gaps = gaps[gaps > 0].sort().values
-    return float(gaps[gaps.numel() // 100])
+    return float(gaps[int(gaps.numel() * share)])
 
 
 class _Runs:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.studies.time_unit import ENCODERS, Encoder, compared, main, node_gap
+from bench.studies.time_unit import ENCODERS, Encoder, compared, jittered, main, node_gap
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.models.layers import TimeEncoder
@@ -21,9 +21,16 @@ RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 def test_node_gaps_are_of_training_events() -> None:
     src, dst, t = [0, 0, 1, 0, 1, 0], [2, 3, 2, 2, 3, 2], [0, 5, 7, 7, 20, 21]
     stream = EventStream(torch.tensor(src), torch.tensor(dst), torch.tensor(t))
-    assert node_gap(stream, 2) == 5, "node 0"
-    assert node_gap(stream, 4) == 2, "node 0; the gap 0 of node 2 does not count"
-    assert node_gap(replace(stream, t=stream.t * 10), 4) == 20
+    assert node_gap(stream, 2, 0.01) == 5, "node 0"
+    assert node_gap(stream, 4, 0.01) == 2, "nodes 0 and 2; the gap 0 does not count"
+    assert node_gap(stream, 4, 0.5) == 5
+    assert node_gap(replace(stream, t=stream.t * 10), 4, 0.01) == 20
+
+
+def test_jitter_keeps_the_seconds(small_stream: EventStream) -> None:
+    stream = jittered(small_stream)
+    assert torch.equal(stream.t.floor(), small_stream.t.double())
+    assert stream.t.unique().numel() == len(stream)
 
 
 def test_encoders_replace_the_packages_while_they_are_used(small_stream: EventStream) -> None:
@@ -57,7 +64,18 @@ def test_finished_runs_are_not_repeated(
     out, store = tmp_path / "study.json", tmp_path / "study.jsonl"
 
     def study(seeds: int) -> list[float]:
-        main("x.csv", "resolution,span", "days", "jodie", epochs=1, seeds=seeds, batch_size=200, threads=1, out=out)
+        main(
+            "x.csv",
+            "resolution,span",
+            "days",
+            False,
+            "jodie",
+            epochs=1,
+            seeds=seeds,
+            batch_size=200,
+            threads=1,
+            out=out,
+        )
         report = json.loads(out.read_text(encoding="utf-8"))
         assert report["units"]["days"]["resolution"] == report["encoders"]["resolution"]["seeds"][0]
         assert not store.exists()
