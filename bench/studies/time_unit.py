@@ -27,14 +27,14 @@ from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
 from mspipe_triton.data.time_scale import TimeScale
-from mspipe_triton.models import layers
 from mspipe_triton.training.trainer import train
 
 console = Console(stderr=True, highlight=False)
 DECADES = 9.0
-# resolution: the package's encoder. unit: from 1 rad per unit of the input. span: from the package's fastest frequency
-# down to 1 rad in the training span. node-gaps: from 1 rad in the 1 % quantile of a node's gaps; node-gaps-fine: 0.1 %.
-ENCODERS = ("resolution", "unit", "span", "node-gaps", "node-gaps-fine")
+# resolution: the package's encoder. nine: the same with nine decades. unit: from 1 rad per unit of the input. span:
+# from the package's fastest frequency down to 1 rad in the training span. node-gaps: from 1 rad in the 1 % quantile of
+# a node's gaps; node-gaps-fine: 0.1 %.
+ENCODERS = ("resolution", "nine", "unit", "span", "node-gaps", "node-gaps-fine")
 UNITS = {"seconds": 1, "days": 86_400, "years": 365 * 86_400}
 
 
@@ -49,10 +49,11 @@ class Encoder:
     def of(name: str, stream: EventStream) -> Encoder:
         """Compute an encoder of ENCODERS on the training events."""
         stop = stream.split().train_end
-        gap = TimeScale.of(stream.t, stop).gap
+        ours = TimeScale.of(stream.t, stop)
+        gap = ours.gap
         span = (stream.t[stop - 1] - stream.t[0]).item()
         encoders = {
-            "resolution": Encoder(gap, DECADES), "unit": Encoder(1.0, DECADES),
+            "resolution": Encoder(gap, ours.decades), "nine": Encoder(gap, DECADES), "unit": Encoder(1.0, DECADES),
             "span": Encoder(gap, math.log10(span / gap)), "node-gaps": Encoder(node_gap(stream, stop, 0.01), DECADES),
             "node-gaps-fine": Encoder(node_gap(stream, stop, 0.001), DECADES),
         }  # fmt: skip
@@ -62,13 +63,10 @@ class Encoder:
     def used(self) -> Iterator[None]:
         """Train with this encoder instead of the package's."""
 
-        def frequencies(dim: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.logspace(0, -self.decades, dim, dtype=torch.float64).to(dtype)
-
         def scale(t: torch.Tensor, train_end: int) -> TimeScale:
-            return TimeScale(t[0].item(), self.gap)
+            return TimeScale(t[0].item(), self.gap, self.decades)
 
-        with patch.object(TimeScale, "of", scale), patch.object(layers, "time_frequencies", frequencies):
+        with patch.object(TimeScale, "of", scale):
             yield
 
 

@@ -48,9 +48,9 @@ def encode_time_backward(
     return (by_phase * deltas.unsqueeze(-1)).view(-1, width).sum(0), by_phase.view(-1, width).sum(0)
 
 
-def time_frequencies(dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Frequencies [dim], log-spaced from 10⁰ down to 10⁻⁹ radians per unit of time (the initialisation of TGAT)."""
-    return torch.logspace(0, -9, dim, dtype=torch.float64).to(dtype)
+def time_frequencies(dim: int, dtype: torch.dtype = torch.float32, decades: float = 9.0) -> torch.Tensor:
+    """Frequencies [dim], log-spaced over `decades` down from 1 radian per unit of time (TGAT starts with nine)."""
+    return torch.logspace(0, -decades, dim, dtype=torch.float64).to(dtype)
 
 
 def _reduced_angle(deltas: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:

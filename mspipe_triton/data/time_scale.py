@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-_PERIODS = 10**9  # the time encoder's longest period over its shortest one
+_STEPS = 10**9  # at most, of the resolution in the span of training
+_DECADES = 9.0
+_BEYOND = 80  # spans of training after which the slowest frequency has turned by a radian
 _ROUNDING = 8  # units in the last place of a time: a gap up to that is rounding
 
 
@@ -17,10 +20,12 @@ class TimeScale:
 
     Args:
         origin: the stream's first time. gap: g, the time resolution, in the stream's unit.
+        decades: the decades of frequencies, from 1 radian per g down, that the time encoder covers.
     """
 
     origin: int | float
     gap: float
+    decades: float = _DECADES
 
     @staticmethod
     def of(t: torch.Tensor, train_end: int) -> TimeScale:
@@ -28,8 +33,9 @@ class TimeScale:
 
         g is the 0.1 % quantile of the positive gaps between successive events, the first event after training included:
         the gap number ⌊n/1000⌋, counted from 0, of n sorted ones. So g is a gap that occurs, and one wrong time among
-        thousands does not decide it. g is at least the span of these events divided by 10⁹, so that the nine decades of
-        the time encoder's periods reach the span. Without a positive gap, g is 1.
+        thousands does not decide it. g is at least the span of these events divided by 10⁹. Without a positive gap, g
+        is 1. The decades are nine, or as many as it takes to have nearly constant frequencies, too: down to a radian in
+        80 spans. Times that are recorded finely need them (docs/measured/evaluation.md).
 
         Floats carry rounding errors, of up to 8 units in the last place of the largest time: such a gap counts as 0,
         and if all gaps are multiples of g up to that error, g is the span over their sum.
@@ -48,7 +54,8 @@ class TimeScale:
             steps = np.rint(gaps / gap)
             exact = span / float(steps.sum())
             gap = exact if _within(gaps, steps, exact, error) else gap
-        return TimeScale(t[0].item(), max(gap, span / _PERIODS))
+        gap = max(gap, span / _STEPS)
+        return TimeScale(t[0].item(), gap, max(_DECADES, math.log10(_BEYOND * span / gap)))
 
     def scale(self, t: torch.Tensor) -> torch.Tensor:
         """Scale times [E] of the stream: t itself if g is 1, otherwise (t − origin) / g [E] in float64.

@@ -67,7 +67,7 @@ class Session:
         adjacency = TemporalCSR.build(stream)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            model = build_model(config.model, Facts.of(stream, adjacency, split)).to(device)
+            model = build_model(config.model, Facts.of(stream, adjacency, split, time.decades)).to(device)
         stream = stream.pinned(placement)
         if train.mitigation != "none" and "memory" not in model.mailbox.tables():
             raise ConfigError(

@@ -15,7 +15,7 @@ _SCORED = 6000  # pairs of nodes that are scored at a time, so that their rows f
 
 
 class TimeEncoder(nn.Module):
-    """φ(Δt) = cos(w·Δt + b), w log-spaced from 10⁰ to 10⁻⁹; both fixed unless `learned`.
+    """φ(Δt) = cos(w·Δt + b), w log-spaced over `decades` down from 10⁰; both fixed unless `learned`.
 
     Δt is in units of the stream's time resolution (`TimeScale`), so the unit of time in the input has no effect.
     This module only stores w and b, since the operations that read them encode times themselves.
@@ -24,9 +24,9 @@ class TimeEncoder(nn.Module):
     frequency: torch.Tensor
     phase: torch.Tensor
 
-    def __init__(self, dim: int, learned: bool, dtype: torch.dtype) -> None:
+    def __init__(self, dim: int, learned: bool, dtype: torch.dtype, decades: float) -> None:
         super().__init__()
-        frequency, phase = time_frequencies(dim, dtype), torch.zeros(dim, dtype=dtype)
+        frequency, phase = time_frequencies(dim, dtype, decades), torch.zeros(dim, dtype=dtype)
         if learned:
             self.frequency, self.phase = nn.Parameter(frequency), nn.Parameter(phase)
         else:

@@ -26,21 +26,23 @@ class Facts:
     """Facts of a stream that a model is built for: widths of edge and node features, and the scale of time gaps.
 
     `gap` is the standard deviation of the times between successive training events of a node, in the unit of the
-    session's times, where the first gap is from the stream's start; 1 if the deviation is 0.
+    session's times, where the first gap is from the stream's start; 1 if the deviation is 0. `decades` are those of the
+    time encoder's frequencies (see `TimeScale`).
     """
 
     dim_edge: int = 0
     dim_node: int = 0
     gap: float = 1.0
+    decades: float = 9.0
 
     @staticmethod
-    def of(stream: EventStream, adjacency: TemporalCSR, split: Split) -> Facts:
+    def of(stream: EventStream, adjacency: TemporalCSR, split: Split, decades: float) -> Facts:
         """Compute the facts of a session's stream, with the gaps of its training events."""
         degree = adjacency.indptr.diff()
         before = torch.cat([stream.t[:1], adjacency.times[:-1]])
         before[adjacency.indptr[:-1].masked_select(degree > 0)] = stream.t[0]
         gaps = (adjacency.times - before).masked_select(adjacency.event_ids < split.train_end)
-        return Facts(stream.dim_edge, stream.dim_node, float(gaps.double().std(correction=0)) or 1.0)
+        return Facts(stream.dim_edge, stream.dim_node, float(gaps.double().std(correction=0)) or 1.0, decades)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class TemporalModel(nn.Module):
         dtype = getattr(torch, config.dtype)
         self.dim, self.mailbox = config.dim, recipe.mailbox(config, facts)
         self.narrow = config.precision == "bf16"
-        self.time = TimeEncoder(config.dim, config.time_encoder == "learned", dtype)
+        self.time = TimeEncoder(config.dim, config.time_encoder == "learned", dtype, facts.decades)
         message = None if recipe.message is None else recipe.message(config, facts)
         self.updater = None if recipe.updater is None else recipe.updater(config, facts, message)
         self.node_projection = nn.Linear(facts.dim_node, config.dim, dtype=dtype) if facts.dim_node else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -85,11 +86,11 @@ def test_wrong_gaps_among_thousands_do_not_count() -> None:
 
 
 def test_bursts_of_nanoseconds_over_a_year() -> None:
-    """The resolution is a billionth of the span, so that frequencies of nine decades reach the span."""
+    """The resolution is a billionth of the span, and the slowest frequency a radian in 80 spans."""
     hours = [3600 * 10**9 * hour for hour in range(24 * 365)]
     times = [time + 100 * number for time in hours for number in range(3)]
     span = times[-1] - times[0]
-    assert of(times) == TimeScale(0, span / 10**9)
+    assert of(times) == TimeScale(0, span / 10**9, pytest.approx(math.log10(80 * 10**9)))
     assert max(scaled(times)) == 10**9
 
 
@@ -118,6 +119,16 @@ def test_floats_between_multiples_of_the_resolution_are_not_rounded() -> None:
     assert scaled(times) == [(time - times[0]) / gaps[1] for time in times]
     later = [*(float(time) for time in range(0, 200, 2)), 199.3]
     assert scaled(later, train_end=50) == [*range(100), 199.3 / 2], "one time between two multiples"
+
+
+def test_decades_reach_beyond_the_span() -> None:
+    """Seconds need the nine decades alone up to 12.5 million of them; times that are recorded finely need more."""
+    assert of([0, 1, 3, 12_500_000]).decades == 9
+    assert of([0, 1, 3, 125_000_000]).decades == pytest.approx(10)
+    fine = of([0.0, 0.03, 1.5, 12_500_000.0])
+    assert (fine.gap, fine.decades) == pytest.approx((0.03, math.log10(80 * 12_500_000 / 0.03)))
+    for unit in (1000, 86400):
+        assert of([time / unit for time in (0.0, 0.03, 1.5, 12_500_000.0)]).decades == pytest.approx(fine.decades)
 
 
 def test_floats_near_their_spacing_are_not_rounded() -> None:

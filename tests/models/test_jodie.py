@@ -68,7 +68,9 @@ def test_equals_the_oracle_on_a_real_stream(real_data: Path) -> None:
 def test_the_gap_scale_comes_from_training_events(small_stream: EventStream) -> None:
     for stream in (SIX_STREAM, irregular(small_stream), first(small_stream, 300)):
         run = session(stream, 2, model="jodie", dim=2)
-        assert Facts.of(run.stream, run.sampler.adjacency, run.split).gap == pytest.approx(oracle(run).gap, rel=1e-12)
+        assert Facts.of(run.stream, run.sampler.adjacency, run.split, 9.0).gap == pytest.approx(
+            oracle(run).gap, rel=1e-12
+        )
 
 
 def test_it_has_no_dropout() -> None:
