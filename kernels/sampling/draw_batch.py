@@ -40,7 +40,7 @@ class Draw(NamedTuple):
 
     Raises:
         ValueError: a wrong dtype, shape, layout, device, size or number of candidates; no events; fewer than two
-            destinations.
+            destinations; with debugging on, destinations that are not ascending, or lack a dst.
     """
 
     src: torch.Tensor
@@ -164,6 +164,12 @@ def _check(args: Draw) -> None:
             raise ValueError(f"{_NAME}: {name} must be an integer of at least {least}, not {number!r}")
     checks.layout(_NAME, **ends, times=args.times, destinations=args.destinations, **words)
     checks.device(_NAME, device, (), **ends, times=args.times, destinations=args.destinations, draws=args.draws)
+    if checks.debugging():
+        ascending, within = args.destinations.diff() > 0, torch.isin(args.dst, args.destinations)
+        if not bool(ascending.all()) or not bool(within.all()):
+            raise ValueError(
+                f"{_NAME}: destinations are not the distinct dst in ascending order; give torch.unique(dst)"
+            )
 
 
 draw_batch = operation(_NAME, Draw, reference=_reference, launch=_launch, fake=_empty, check=_check, on="span")

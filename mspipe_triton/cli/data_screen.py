@@ -23,9 +23,10 @@ def show_stream(stream: EventStream, facts: dict[str, Any], more: dict[str, Any]
     if facts["kinds"]:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in facts["kinds"].items())
         rows["nodes"] = f"{facts['nodes']:,}: {kinds} (two kinds, numbered apart)"
-    for name in ("first_time", "last_time"):
-        date = readable_time(facts[name], facts["time"])
-        rows[name] = f"{facts[name]:,}" if date is None else f"{facts[name]} ({date} UTC)"
+    for name in ("first_time", "last_time", "val_start", "test_start"):
+        if facts[name] is not None:
+            date = readable_time(facts[name], facts["time"])
+            rows[name] = f"{facts[name]:,}" if date is None else f"{facts[name]} ({date} UTC)"
     rows |= {"format": facts["format"] or None, "time": facts["time"] or None}
     console.print(facts_table(str(facts["name"]), {**rows, **more}))
     if facts["columns"]:

@@ -12,6 +12,7 @@ import typer
 
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config, read_settings
+from mspipe_triton.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
@@ -86,6 +87,8 @@ def _values(flags: dict[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in flags.items() if name != "config"}
     columns, data = values.pop("columns", None), values.pop("data", None)
     path = data if data in (None, "synthetic") else str(Path(str(data)).absolute())
+    if values.get("split_at") == "":
+        raise ConfigError("--split-at is empty; give the starts of validation and test, as in 0.7,0.85, or omit it")
     for name in ("edge_features", "node_features"):
         if values.get(name):
             values[name] = str(Path(values[name]).absolute())

@@ -169,7 +169,7 @@ def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int
         table.add_column(name, justify="left" if not name else "right")
     for split, metrics in splits.items():
         rows = {split: metrics}
-        if "inductive" in metrics:
+        if "inductive" in metrics and metrics["inductive"]["events"]:
             rows[f"{split}, unseen ({metrics['inductive']['events']:,})"] = metrics["inductive"]
         if "node" in metrics:
             rows[f"{split}, labels ({metrics['node']['positives']:,})"] = metrics["node"]

@@ -68,7 +68,7 @@ def stream_of(frame: Any, choice: Mapping[str, Any], options: Mapping[str, Any])
     try:
         sort, bipartite, one_kind, raw = (bool(options.get(each, False)) for each in _SWITCHES)
         form = options.get("time_format", "")
-        split_at = pair_text(options.get("split_at", ""))
+        split_at = pair_text(options.get("split_at"))
         data = DataConfig("", columns, sort, bipartite, one_kind, time_format=form, raw_features=raw, split_at=split_at)
         table, faults = convert(frame, name)
         sheet = FrameSheet(name, table, faults=faults)
@@ -121,7 +121,7 @@ def from_temporal_data(data: Any, **options: Any) -> EventStream:
     except DataError as error:
         fix = "sort the events, as in data[data.t.argsort(stable=True)]"
         raise DataError(str(error).replace("sort the events (--sort)", fix)) from error
-    return split_stream(stream, pair_text(options.get("split_at", "")))
+    return split_stream(stream, pair_text(options.get("split_at")))
 
 
 def to_temporal_data(stream: EventStream) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.assembly import assemble
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.sheets import open_sheets, table_name
+from mspipe_triton.data.split import pair_text
 from mspipe_triton.data.text import TextFile
 from mspipe_triton.errors import DataError
 
@@ -26,7 +28,7 @@ def read_stream(
     encoding: str = "",
     time_format: str = "",
     raw_features: bool = False,
-    split_at: str = "",
+    split_at: Any = None,
 ) -> EventStream:
     """Read a stream from a table of events, or from all tables of a folder in the order of their paths.
 
@@ -45,8 +47,8 @@ def read_stream(
         encoding: of a text file; UTF-8 by default.
         time_format: the form of the dates, as in "%d.%m.%Y"; needed if day and month could be confused.
         raw_features: leave numbers as they are, instead of standardising them by the training part.
-        split_at: the starts of validation and test: fractions of the events, as in "0.7,0.85", or times or dates, as in
-            "2023-10-01,2023-11-01".
+        split_at: the starts of validation and test: a pair of fractions of the events, as in (0.7, 0.85), of times or
+            of dates, or the text of `--split-at`, as in "2023-10-01,2023-11-01".
 
     Returns:
         The stream, named after the file. Nodes are numbered in ascending order of their ids, which `ids` has.
@@ -70,7 +72,7 @@ def read_stream(
             raw_features,
             edges,
             nodes,
-            split_at,
+            pair_text(split_at),
         )
     )
 

@@ -34,7 +34,10 @@ def load_stream(data: DataConfig) -> EventStream:
         InputError: the settings name no stream, or one that cannot be read.
     """
     if data.path == "":
-        raise ConfigError("the data settings name no file, since the events were passed from Python; name their file")
+        raise ConfigError(
+            "the data settings name no file, since the events were passed from Python; pass them "
+            "again (stream=), or name their file"
+        )
     if data.path == "synthetic":
         plain = replace(data, split_at="")
         changed = [each.name for each in fields(plain) if getattr(plain, each.name) != getattr(DataConfig(), each.name)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -46,12 +47,16 @@ def checked_borders(stream: EventStream, borders: Any) -> Split:
     Raises:
         DataError: they are no pair of numbers in ascending order, a part is empty, or they cut a tie.
     """
-    whole = isinstance(borders, tuple) and len(borders) == 2 and all(type(each) is int for each in borders)
-    if not whole or not 0 < borders[0] < borders[1] < len(stream):
+    try:
+        start, stop = (operator.index(each) for each in borders)
+    except (TypeError, ValueError):
+        start, stop = 0, 0
+    if not 0 < start < stop < len(stream):
         raise DataError(
             f"{stream.name}: borders are {shown(borders)}, not two ascending numbers of events above 0 and below "
             f"{len(stream)}; {_advice(stream, borders=True)}"
         )
+    borders = Split(start, stop)
     for event in borders:
         start, stop = _tie(stream.t, event)
         if start < event:
@@ -59,7 +64,7 @@ def checked_borders(stream: EventStream, borders: Any) -> Split:
                 f"{stream.name}: the border {event} cuts a tie, since events {start} to {stop - 1} have the time "
                 f"{_time_text(stream, event)}; {_advice(stream, borders=True)}"
             )
-    return Split(*borders)
+    return borders
 
 
 def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
@@ -81,16 +86,20 @@ def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
     if len(values) % 2 or not first or not second:
         raise ConfigError(f"{flag} {text!r} is no pair of values, the starts of validation and test; give {_FORM}")
     numbers = [number for number in (_number(first), _number(second)) if number is not None and 0 < number < 1]
+    if len(numbers) == 1 and not stream.t.is_floating_point():
+        raise ConfigError(
+            f"{flag} {text!r}: {numbers[0]} is a fraction of the events, and the other value is a time; give {_FORM}"
+        )
     if len(numbers) == 2:
-        late = numbers[0] > numbers[1]
+        late = numbers[0] >= numbers[1]
         events = [min(int(len(stream) * number), len(stream) - 1) for number in numbers]
         split, fault = _at_events(stream, events, "these fractions")
     else:
         moments = [_moment(stream, value, form, text) for value in (first, second)]
-        late = moments[0] > moments[1]
+        late = moments[0] >= moments[1]
         split, fault = _at_times(stream, moments, (first, second))
     if late:
-        raise ConfigError(f"{flag} {text!r}: {first} is after {second}; name the start of validation first")
+        raise ConfigError(f"{flag} {text!r}: {first} is not before {second}; name the start of validation first")
     if fault:
         raise ConfigError(f"{flag} {text!r}: {fault}; {_advice(stream)}")
     return replace(stream, borders=split)
@@ -114,14 +123,16 @@ def split_setting(stream: EventStream, split: Split, borders: bool = False) -> s
 
 
 def pair_text(value: Any) -> str:
-    """Return a pair of numbers, dates or strings from Python as the value of `--split-at`; text is returned as it is.
+    """Return a pair of numbers, dates or strings from Python as the value of `--split-at`.
+
+    Text is returned as it is, and "" for None.
 
     Raises:
         ConfigError: it is something else.
     """
-    if isinstance(value, str):
-        return value
-    texts = [_plain_text(each) for each in value] if isinstance(value, list | tuple) else []
+    if value is None or isinstance(value, str):
+        return value or ""
+    texts = [_plain_text(each) for each in value] if isinstance(value, Iterable) else []
     if len(texts) != 2 or not all(texts):
         raise ConfigError(f"split_at is {shown(value)}; give {_FORM}, or a pair such as (0.7, 0.85)")
     return ",".join(texts)

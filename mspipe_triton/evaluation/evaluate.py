@@ -114,7 +114,10 @@ def evaluate_run(
     ranked = config.train.negatives if negatives is None else negatives
     if stream is None:
         place = config.data.path if data is None else data
-        stream = folder.stream(replace(config.data, path=place), "with --data FILE")
+        try:
+            stream = folder.stream(replace(config.data, path=place), "with --data FILE")
+        except ConfigError:  # of other data, which the run's split may not fit; their difference is named below
+            stream = folder.stream(replace(config.data, path=place, split_at=""), "with --data FILE")
         fix = "restore the file, or name the one that the run was trained on with --data"
     else:
         place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"

@@ -9,12 +9,14 @@ from typing import Any
 # Adam moves a weight by about the learning rate per iteration: in 100 iterations at 0.001 by 0.1, the size of initial
 # weights at width 100. On the first 10,000 events of streams, AP rises with more iterations up to about there.
 FEW_ITERATIONS = 100
+_SMALL_BATCH = 10  # events; with fewer, an epoch takes long
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """Return sentences on the faults of a run's test scores, followed by advice; none if there are no faults.
 
-    A score is a fault if it is not above EdgeBank's, or if it is an AUC that is not above 0.5 by two standard errors.
+    A score is a fault if it is below 1 and not above EdgeBank's, or if it is an AUC that is not above 0.5 by two
+    standard errors.
 
     Args:
         result: the content of `result.json`.
@@ -28,7 +30,7 @@ def _behind_edgebank(test: Mapping[str, Any]) -> list[str]:
     scores = [
         f"{name.upper()} {test[name]:.4f} against {bank[name]:.4f}"
         for name in ("ap", "auc", "mrr")
-        if not test[name] > bank[name]
+        if not test[name] > bank[name] and test[name] != 1
     ]
     if not scores:
         return []
@@ -45,7 +47,9 @@ def _at_chance(test: Mapping[str, Any], events: int) -> list[str]:
         # The Mann-Whitney statistic's standard error where positives and negatives score alike.
         error = math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
         if not auc > 0.5 + 2 * error:
-            notes.append(f"On test, the {name} is {auc:.4f}, no better than chance: 0.5 ± {2 * error:.4f}.")
+            notes.append(
+                f"On test, the {name} is {auc:.4f}, no better than chance: 0.5 ± {2 * error:.4f} (two standard errors)."
+            )
     return notes
 
 
@@ -55,7 +59,7 @@ def _advice(result: Mapping[str, Any]) -> str:
     plural = "" if iterations == 1 else "s"
     training = f"Training had {iterations:,} iteration{plural} per epoch, {iterations * epochs:,} in all"
     if iterations < FEW_ITERATIONS:
-        smaller = _rounded(events / (2 * FEW_ITERATIONS))
+        smaller = max(_SMALL_BATCH, _rounded(events / (2 * FEW_ITERATIONS)))
         sizes = f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch) or " if smaller < size else ""
         return f"{training}, which is few: try {sizes}more --epochs."
     if result["best_epoch"] == epochs:
@@ -64,5 +68,5 @@ def _advice(result: Mapping[str, Any]) -> str:
 
 
 def _rounded(size: float) -> int:
-    """Round a batch size to one digit, and to at least 1."""
-    return max(1, int(float(f"{size:.0e}")))
+    """Round a batch size to one digit."""
+    return int(float(f"{size:.0e}"))

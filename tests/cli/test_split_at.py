@@ -57,8 +57,10 @@ def test_train_stores_the_split_and_evaluate_repeats_it(file: Path, command: Com
     [
         ("0.7", "--split-at '0.7' is no pair of values, the starts of validation and test; give two fractions of the "
                 "events, times or dates, as in 0.7,0.85 or 2023-10-01,2023-11-01"),
-        ("0.5,2024-01-01", "--split-at '0.5,2024-01-01': no event is before 0.5, so training would be empty; use "
-                           "--split-at 2023-10-21,2023-11-11"),
+        ("0.5,2024-01-01",
+         "--split-at '0.5,2024-01-01': 0.5 is a fraction of the events, and the other value is a time; give two "
+         "fractions of the events, times or dates, as in 0.7,0.85 or 2023-10-01,2023-11-01"),
+        ("", "--split-at is empty; give the starts of validation and test, as in 0.7,0.85, or omit it"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("of", [("train",), ("autotune",), ("data", "info")], ids=" ".join)

@@ -9,7 +9,7 @@ import torch
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose, draw_words
-from mspipe_triton.kernels import draw_batch
+from mspipe_triton.kernels import draw_batch, enable_debug
 from mspipe_triton.kernels.runtime import launch
 from mspipe_triton.kernels.sampling.draw_batch import batch_kernel
 from tests.data.plain_candidates import plain_candidates
@@ -162,3 +162,24 @@ def test_the_operation_passes_opcheck_and_compiles_as_one_graph(each: int) -> No
 def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^draw_batch: {message}"):
         draw_batch(**(arguments((0, EVENTS), 4) | change))
+
+
+@pytest.mark.parametrize("wrong", [[205, 203], [203, 203, 205], [203, 204]], ids=["order", "twice", "missing"])
+def test_debugging_finds_wrong_destinations(wrong: list[int]) -> None:
+    dst, span = torch.tensor([203, 205]), torch.tensor([0, 2])
+    arguments = (
+        torch.tensor([1, 2]),
+        dst,
+        torch.tensor([7, 8]),
+        torch.tensor(wrong),
+        span,
+        torch.tensor([0, 1, 2, 3]),
+        2,
+    )
+    enable_debug()
+    try:
+        with pytest.raises(ValueError, match="destinations are not the distinct dst in ascending order"):
+            draw_batch(*arguments)
+    finally:
+        enable_debug(False)
+    assert draw_batch(*arguments)[0].shape == (6,)
