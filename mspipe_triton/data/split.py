@@ -56,15 +56,15 @@ def checked_borders(stream: EventStream, borders: Any) -> Split:
             f"{stream.name}: borders are {shown(borders)}, not two ascending numbers of events above 0 and below "
             f"{len(stream)}; {_advice(stream, borders=True)}"
         )
-    borders = Split(start, stop)
-    for event in borders:
+    split = Split(start, stop)
+    for event in split:
         start, stop = _tie(stream.t, event)
         if start < event:
             raise DataError(
                 f"{stream.name}: the border {event} cuts a tie, since events {start} to {stop - 1} have the time "
                 f"{_time_text(stream, event)}; {_advice(stream, borders=True)}"
             )
-    return borders
+    return split
 
 
 def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
