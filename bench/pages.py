@@ -94,12 +94,12 @@ def time_units(report: Report) -> str:
     lines = []
     for name, row in report["encoders"].items():
         error = "" if name == "resolution" else f"{row['points']:+.2f} ± {row['standard_error']:.2f}"
-        lines.append((f"`{name}`", f"{row['gap']:,.4g}", f"{row['ap']:.4f}", error))
+        lines.append((f"`{name}`", f"{row['gap']:,.3g}", f"{row['decades']:.1f}", f"{row['ap']:.4f}", error))
     for unit, encoders in report["units"].items():
         row = encoders["resolution"]
-        lines.append((f"`resolution`, times in {unit}, seed 0", "", f"{row['ap']:.4f}", ""))
-    name = report["stream"]["name"]
-    return markdown((f"{name}, {report['settings']['epochs']} epochs", "g, s", "AP", "− `resolution`, points"), lines)
+        lines.append((f"`resolution`, times in {unit}, seed 0", "", "", f"{row['ap']:.4f}", ""))
+    title = f"{report['stream']['name']}, {report['settings']['epochs']} epochs"
+    return markdown((title, "g, s", "decades", "AP", "− `resolution`, points"), lines)
 
 
 def ranking(report: Report) -> str:
