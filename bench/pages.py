@@ -24,7 +24,7 @@ FEATURES = {
     "pareto": "Pareto, α 0.7", "shifted": "10⁶ + log-normal(0, 2)", "unix": "Unix time of the event",
     "growing": "amount that grows by e¹⁰ over the stream",
 }  # fmt: skip
-TIME_UNITS = ("uci", "wiki", "synthetic", "bitcoin")  # streams
+TIME_UNITS = ("uci", "wiki", "synthetic", "bitcoin", "jitter")  # streams
 THREADS = {"threads1": "one training thread", "threads2": "two, as many as cores"}
 
 
