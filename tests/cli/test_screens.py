@@ -99,12 +99,12 @@ def epoch(number: int) -> dict[str, Any]:
     return {"epoch": number, **facts}
 
 
-def test_the_screen_of_training(small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_screen_of_training(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(model=ModelConfig(dim=8, fanout=4), train=TrainConfig(epochs=2, batch_size=840))
     session = Session.create(config, small_stream)
     terminal = Terminal(monkeypatch)
     screen = TrainingScreen()
-    screen.start(session, RunFolder(tmp_path))
+    screen.start(session, RunFolder(Path("run")))
     text = terminal.new()
     assert "1 iteration per epoch, schedule" in text.replace("\n", " ")
     assert "epoch 1/2" in text
@@ -124,13 +124,11 @@ def test_the_screen_of_training(small_stream: EventStream, tmp_path: Path, monke
     screen.close()
 
 
-def test_a_resumed_run_continues_its_bar(
-    small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_continues_its_bar(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(model=ModelConfig(dim=8, fanout=4), train=TrainConfig(epochs=4, batch_size=420))
     terminal = Terminal(monkeypatch)
     screen = TrainingScreen()
-    screen.start(Session.create(config, small_stream), RunFolder(tmp_path))
+    screen.start(Session.create(config, small_stream), RunFolder(Path("run")))
     terminal.new()
     screen.batch(3, 420, 0.5)
     terminal.now = 0.5
