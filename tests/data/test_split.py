@@ -237,3 +237,12 @@ def test_the_share_of_ties(t: list[int]) -> None:
 @pytest.mark.parametrize("borders", [[1, 3], np.array([1, 3]), torch.tensor([1, 3]), (np.int64(1), 3)])
 def test_borders_are_any_two_integers(borders: Any) -> None:
     assert stream([1, 5, 5, 6, 7], borders=borders).split() == Split(1, 3)
+
+
+def test_a_stream_that_cannot_be_split_is_described() -> None:
+    facts = describe(stream([5] * 6))
+    assert (facts["events"], facts["tie_share"]) == (6, 1.0)
+    assert {facts[name] for name in ("train_events", "val_start", "test_start", "new_node_share_in_test")} == {None}
+    assert "the events cannot be split for training: " in facts["notes"][-1]
+    whole = describe(stream(list(range(20))))
+    assert (whole["val_start"], whole["test_start"], whole["notes"]) == (14, 17, [])

@@ -115,3 +115,13 @@ def test_features_fitted_to_another_split_are_told_apart_from_other_data(file: P
     table.assign(time=table["time"] + 1).to_csv(file, index=False)
     with pytest.raises(RunFolderError, match="as many, but with other times; pass the stream"):
         evaluate_run(run, "test", stream=read_stream(file, split_at="51,76"))
+
+
+def test_other_data_that_the_split_does_not_fit_are_named_as_such(
+    stream: EventStream, file: Path, tmp_path: Path
+) -> None:
+    config = SMALL.with_flags({"path": str(file), "split_at": "60,80"})
+    train(config, out=str(tmp_path / "run"))
+    write_stream(replace(stream, t=stream.t // 10), tmp_path / "slow.csv")
+    with pytest.raises(RunFolderError, match="now holds as many, but with other times; restore the file"):
+        evaluate_run(str(tmp_path / "run"), "test", data=str(tmp_path / "slow.csv"))
