@@ -86,7 +86,7 @@ def _check(session: Session, batch: Batch, way: str, step: Callable[[TrainPass],
     def staged() -> Named:
         _copy_state(exact, session)
         run = Stages(exact)
-        work = run.update(run.train(run.memory(run.features(run.sample(batch)))))
+        work = run.update(run.train(run.memory(run.features(run.sample_pairs(batch)))))
         return {"loss": work.outcome.loss, **{name: table.clone() for name, table in exact.state.tables.items()}}
 
     _go_to(steps, batch)
@@ -114,9 +114,11 @@ def _add_rate(benchmark: Any, batch: Batch) -> None:
 def bench_train_step(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
     run = Stages(session)
-    work = run.memory(run.features(run.sample(batch)))
+    work = run.memory(run.features(run.sample_pairs(batch)))
     logits, exact = _logits(run, work), Stages(_double(session))
-    _assert_close(expected(lambda: _logits(exact, exact.memory(exact.features(exact.sample(batch)))), logits), logits)
+    _assert_close(
+        expected(lambda: _logits(exact, exact.memory(exact.features(exact.sample_pairs(batch)))), logits), logits
+    )
     benchmark(lambda: run.train(work))
     _add_rate(benchmark, batch)
 
@@ -130,14 +132,14 @@ def bench_fetch(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     assert torch.equal(
         around.nodes[around.root_rows[: batch.stop - batch.start]], session.stream.src[batch.start : batch.stop]
     )
-    benchmark(lambda: run.memory(run.features(run.sample(batch))))
+    benchmark(lambda: run.memory(run.features(run.sample_pairs(batch))))
     _add_rate(benchmark, batch)
 
 
 def bench_update(benchmark: Any, warm: tuple[Session, Batch]) -> None:
     session, batch = warm
     run = Stages(session)
-    work = run.score(run.memory(run.features(run.sample(batch))))
+    work = run.score(run.memory(run.features(run.sample_pairs(batch))))
     run.update(work)
     last = session.stream.dst[batch.stop - 1]
     assert session.state.tables["event_id"][last] == batch.stop - 1

@@ -10,6 +10,7 @@ from typing import Any
 from bench.aot import issue_slots, rows, versions
 from bench.studies import models
 from bench.tables import Table
+from mspipe_triton.evaluation.baselines import NAMES
 
 Report = Mapping[str, Any]
 COMMAND = "python -m bench.pages"
@@ -113,6 +114,45 @@ def ranking(report: Report) -> str:
     return markdown(head, lines)
 
 
+def accuracy(report: Report) -> str:
+    """Scores of every variant on one stream, means over seeds, with the baselines of the first variant's runs."""
+    head = ("settings", "seeds", "B", "epochs", "test AP", "MRR among random", "MRR among all")
+    lines = []
+    for name, variant in report["variants"].items():
+        runs, random = variant["runs"], f" of {variant['negatives'] + 1}"
+        every = [run["mrr_all"] for run in runs if run["mrr_all"] is not None]
+        facts = [str(len(runs)), str(runs[0]["batch_size"]), str(runs[0]["epochs"])]
+        lines.append(
+            (name, *facts, _mean(run["ap"] for run in runs), _mean(run["mrr"] for run in runs) + random, _seeds(every))
+        )
+    runs = next(iter(report["variants"].values()))["runs"]
+    for key, label in NAMES.items():
+        scores = [run["baselines"][key] for run in runs]
+        every = [run["baselines_all"][key] for run in runs if run["baselines_all"]]
+        random = _mean(score["mrr"] for score in scores) + " of 200"
+        lines.append((label, "", "", "", _mean(score["ap"] for score in scores), random, _mean(every) if every else ""))
+    return markdown(head, lines)
+
+
+def _mean(values: Iterable[float]) -> str:
+    return f"{statistics.mean(values):.4f}"
+
+
+def _seeds(values: Sequence[float]) -> str:
+    """The mean of values, and their number if they are fewer than five."""
+    return "" if not values else _mean(values) + ("" if len(values) == 5 else f" ({len(values)} seeds)")
+
+
+def cost(report: Report) -> str:
+    """Training speed of settings, and its ratio to another setting's."""
+    lines = [
+        (name, f"{row['events_per_s']:,.0f}", f"{row['ratio']:.2f} of {row['beside']}" if row["beside"] else "")
+        for name, row in report["settings"].items()
+    ]
+    return markdown(("settings", "training events/s", "ratio"), lines)
+
+
+ACCURACY = "docs/measured/accuracy.md"
 EVALUATION = "docs/measured/evaluation.md"
 SCHEDULES = "docs/measured/schedules.md"
 TABLES: list[tuple[Table, Callable[[Report], str]]] = [
@@ -128,6 +168,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/features.md", "reading.json", COMMAND), reading),
     *((Table(EVALUATION, f"time-unit-{name}.json", COMMAND), time_units) for name in TIME_UNITS),
     (Table(EVALUATION, "ranking.json", COMMAND), ranking),
+    *((Table(ACCURACY, f"accuracy-{name}.json", COMMAND), accuracy) for name in ("wiki", "uci")),
+    (Table(ACCURACY, "ranking-cost.json", COMMAND), cost),
 ]
 
 

@@ -10,6 +10,7 @@ from mspipe_triton.kernels.attention.layer import attention_layer
 from mspipe_triton.kernels.attention.mailbox import mailbox_attention
 from mspipe_triton.kernels.attention.temporal import temporal_attention
 from mspipe_triton.kernels.link.loss import link_loss
+from mspipe_triton.kernels.link.pair_features import pair_features
 from mspipe_triton.kernels.mails.aggregate import aggregate_messages
 from mspipe_triton.kernels.mails.deliver import deliver_mails
 from mspipe_triton.kernels.mails.fetch import fetch_mail
@@ -21,6 +22,7 @@ from mspipe_triton.kernels.pyg import FusedTGNMemory
 from mspipe_triton.kernels.runtime.checks import enable_debug
 from mspipe_triton.kernels.runtime.launch import use_triton
 from mspipe_triton.kernels.sampling.draw_batch import draw_batch
+from mspipe_triton.kernels.sampling.historical_negatives import historical_negatives
 from mspipe_triton.kernels.sampling.sample import sample_recent, sample_uniform
 from mspipe_triton.kernels.sampling.unique_nodes import unique_nodes
 from mspipe_triton.kernels.updaters.gru import memory_gru
@@ -37,10 +39,12 @@ __all__ = [
     "encode_time",
     "fetch_mail",
     "gather_rows",
+    "historical_negatives",
     "link_loss",
     "mailbox_attention",
     "memory_gru",
     "memory_rnn",
+    "pair_features",
     "patch_rows",
     "sample_recent",
     "sample_uniform",

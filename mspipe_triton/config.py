@@ -12,7 +12,8 @@ import tomli_w
 
 from mspipe_triton.choices import check_settings, either, setting
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.pipeline.schedules import RESIDENT, SCHEDULES
+from mspipe_triton.execution import RunSettings
+from mspipe_triton.pipeline.schedules import SCHEDULES
 
 ROLES = ("src", "dst", "t", "label", "features")  # of columns
 # Settings of each model beyond those that all models share, with their defaults.
@@ -22,7 +23,14 @@ MODELS: dict[str, Mapping[str, int]] = {
     "apan": {"fanout": 10, "heads": 2, "slots": 10},
     "tgat": {"fanout": 10, "heads": 2, "layers": 2},
 }
-WITHOUT_STALENESS = ("serial", "prefetch", "exact")  # `auto` picks one of these, or RESIDENT
+# Settings for a purpose, by the name that --recipe takes.
+RECIPES: dict[str, Mapping[str, Any]] = {
+    "ranking": {
+        "loss": "softmax", "train_negatives": 10, "negative_kind": "mixed", "batch_size": 200, "lr": 3e-4, "epochs": 2,
+    },
+}  # fmt: skip
+# Settings that a protocol of evaluation prescribes.
+PROTOCOLS: dict[str, Mapping[str, Any]] = {"default": {}, "tgb": {"batch_size": 200, "split_at": "tgb"}}
 
 
 def _defaults(name: str) -> str:
@@ -30,6 +38,19 @@ def _defaults(name: str) -> str:
     values = {model: str(defaults[name]) for model, defaults in MODELS.items() if name in defaults}
     distinct = set(values.values())
     return distinct.pop() if len(distinct) == 1 else ", ".join(f"{model} {value}" for model, value in values.items())
+
+
+def set_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that are not None, with the settings of "recipe" and "protocol", which the flags override.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    values = {name: value for name, value in flags.items() if value is not None}
+    recipe, protocol = values.pop("recipe", None), values.get("protocol", "default")
+    if recipe is not None and recipe not in RECIPES:
+        raise ConfigError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
+    return {**RECIPES.get(recipe, {}), **PROTOCOLS.get(protocol, {}), **values}
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class ModelConfig:
     aggregator: str = setting("last", "Messages to the same node in a batch: last or mean.", choices=("last", "mean"))
     time_encoder: str = setting("fixed", "Time encoder weights: fixed or learned.", choices=("fixed", "learned"))
     dropout: float = setting(0.0, "Dropout probability.")
+    pair_features: bool = setting(True, "Give the link predictor features of the pair's earlier events.")
     dtype: str = setting("float32", "Dtype of computation: float32 or float64.", choices=("float32", "float64"))
     precision: str = setting(
         "full", "full, tf32 (matrix products on a GPU) or bf16 (tf32, and memory and features in bfloat16).",
@@ -112,15 +134,26 @@ class ModelConfig:
 class TrainConfig:
     """Settings of training; `staleness` is −1 if it is not set.
 
-    `task` "node" also trains on links, and then trains a decoder of the events' labels on the embeddings.
+    `task` "node" also trains on links, and then trains a decoder of the events' labels on the embeddings. `loss`
+    "softmax" is the cross-entropy of the destination among itself and the negatives, which are weighted so that they
+    stand for all other destinations. Of `train_negatives` mixed ones, the greater half is random.
     """
 
     task: str = setting("link", "link, or node to classify labels as well.", choices=("link", "node"))
     epochs: int = setting(3, "Training epochs.", minimum=1)
     batch_size: int = setting(600, "Events per batch.", minimum=1)
     lr: float = setting(1e-3, "Learning rate of Adam.")
+    loss: str = setting("bce", "Loss: bce, or softmax to rank better.", choices=("bce", "softmax"))
+    train_negatives: int = setting(1, "Negatives per event in training.", minimum=1)
+    negative_kind: str = setting(
+        "random", "Negatives in training: random, historical (destinations the source met before) or mixed.",
+        choices=("random", "historical", "mixed"),
+    )  # fmt: skip
     seed: int = setting(0, "Random seed.", minimum=0)
     negatives: int = setting(49, "Random negatives per event for the MRR.", minimum=1)
+    protocol: str = setting(
+        "default", "Evaluation: default, or tgb for the split, batches and negatives of TGB.", choices=tuple(PROTOCOLS)
+    )
     schedule: str = setting("auto", f"Pipeline schedule: {either(('auto', *SCHEDULES))}.", choices=("auto", *SCHEDULES))
     staleness: int = setting(-1, "Updates that schedule fixed misses.", default_text="")
     mitigation: str = setting("none", "Staleness mitigation: none or similarity.", choices=("none", "similarity"))
@@ -139,6 +172,8 @@ class TrainConfig:
             raise ConfigError(f"seed must be below 2**32, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
+        if self.negative_kind == "mixed" and self.train_negatives == 1:
+            raise ConfigError("negative-kind mixed needs 2 negatives or more, as in --train-negatives 20")
         schedule, staleness = self.schedule, self.staleness
         if self.placement == "device" and (schedule, staleness, self.mitigation) != ("auto", -1, "none"):
             raise ConfigError(
@@ -164,6 +199,12 @@ class TrainConfig:
         if self.device == "cuda" and self.mitigation != "none":
             raise ConfigError(f"mitigation {self.mitigation} is for the CPU; use --device cpu or --mitigation none")
 
+    @property
+    def historical(self) -> int:
+        """Number of historical negatives per event, which come last."""
+        shares = {"random": 0, "historical": self.train_negatives, "mixed": self.train_negatives // 2}
+        return shares[self.negative_kind]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -181,7 +222,7 @@ class DataConfig:
     edge_features: str = setting("", "A .npy file with one row of features per event.")
     node_features: str = setting("", "Table with a column `node`, or .npy file with one row per node id.")
     split_at: str = setting(
-        "", "Starts of validation and test: fractions, times or dates, as in 2023-10-01,2023-11-01.",
+        "", "Starts of validation and test: fractions, times or dates, as in 2023-10-01,2023-11-01; or tgb.",
         default_text="0.7,0.85",
     )  # fmt: skip
 
@@ -199,62 +240,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """Execution settings, which tuning chooses: results differ only in the order of float sums.
-
-    Args:
-        schedule: one of the schedules, "resident", or "auto" to follow the run's schedule and placement.
-        prefetch: finished iterations that may wait between two stages; unused by `serial`.
-        threads: torch threads of the compute stages; host_threads: of the other stages.
-        deduplicate: "all": one row per distinct node of a batch; "roots": one row per neighbour slot, which saves the
-            search for distinct neighbours.
-        fused: True compiles loops of the torch references.
-        features: "host" or "device", the place of the edge feature table; the same on the CPU.
-        gather: "copy" or "kernel", the way rows of host tables get to a GPU (see `Placement`).
-        captured: True replays a resident iteration as one CUDA graph; False launches its kernels one by one.
-        branch: True gives a resident iteration branches: sampling of the next batch beside it, mail beside Adam.
-    """
-
-    schedule: str = setting("auto", choices=("auto", *SCHEDULES, RESIDENT))
-    prefetch: int = setting(3, minimum=0)
-    threads: int = setting(1, minimum=1)
-    host_threads: int = setting(1, minimum=1)
-    deduplicate: str = setting("all", choices=("all", "roots"))
-    fused: bool = True
-    features: str = setting("host", choices=("host", "device"))
-    gather: str = setting("copy", choices=("copy", "kernel"))
-    captured: bool = True
-    branch: bool = True
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @property
-    def resident(self) -> bool:
-        """True if all tables are on the device and iterations run whole."""
-        return self.schedule == RESIDENT
-
-    def check_fits(self, schedule: str, threads: int, placement: str = "auto") -> None:
-        """Check that the settings agree with a run's `schedule`, `threads` and `placement`.
-
-        Raises:
-            ConfigError: one of them differs; "auto" allows all that miss no update, 0 threads allow any number.
-        """
-        if threads not in (0, self.threads):
-            raise ConfigError(f"[settings] threads {self.threads} differs from the run's, {threads}; change either")
-        if self.schedule == "auto":
-            return
-        if placement not in ("auto", "device" if self.resident else "host"):
-            other = "device" if placement == "host" else "host"
-            raise ConfigError(
-                f"[settings] schedule {self.schedule} is not for placement {placement}; remove it from the file, or "
-                f"use --placement {other}"
-            )
-        if self.schedule not in ((*WITHOUT_STALENESS, RESIDENT) if schedule == "auto" else (schedule,)):
-            raise ConfigError(f"[settings] schedule {self.schedule} differs from the run's, {schedule}; change either")
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """All settings of a run, as in `config.toml`: [data], [model] and [train], and [settings] if it was tuned."""
 
@@ -268,14 +253,25 @@ class RunConfig:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name} must be a {kind.__name__}, not {getattr(self, name)!r}")
+        for name, value in PROTOCOLS[self.train.protocol].items():
+            other = getattr(self.data if name == "split_at" else self.train, name)
+            if other != value and (name != "split_at" or self.data.path):
+                flag = name.replace("_", "-")
+                raise ConfigError(
+                    f"protocol {self.train.protocol} needs {flag} {value}, not {other!r}; use {value}, or omit --{flag}"
+                )
         if not isinstance(self.settings, RunSettings | None):
             raise ConfigError(f"settings must be RunSettings, not {self.settings!r}")
         if self.settings is not None:
             self.settings.check_fits(self.train.schedule, self.train.threads, self.train.placement)
 
     def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
-        """Return a copy with every flag that is not None applied to the field of its name."""
-        values = {name: value for name, value in flags.items() if value is not None}
+        """Return a copy with every flag that is not None applied to the field of its name.
+
+        Raises:
+            ConfigError: a value is not allowed, or there is no such recipe (see `set_flags`).
+        """
+        values = set_flags(flags)
         sections: dict[str, Any] = {}
         for section in ("data", "model", "train"):
             current = getattr(self, section)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mspipe_triton.choices import KINDS
-from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.execution import RunSettings
 
 _SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig, "model": ModelConfig, "train": TrainConfig, "settings": RunSettings,

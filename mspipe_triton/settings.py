@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from mspipe_triton.config import RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import RunConfig, TrainConfig
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.fusion import enable_fusion
 from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 

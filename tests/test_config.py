@@ -1,4 +1,4 @@
-"""Model settings: each model's own settings and defaults, and one line for a setting that the model does not have."""
+"""Settings: defaults of each model, recipes and protocols, and one line for a setting that does not fit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from mspipe_triton.cli.options import RUN_FLAGS
-from mspipe_triton.config import MODELS, DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import MODELS, DataConfig, ModelConfig, RunConfig, TrainConfig, set_flags
 from mspipe_triton.config_file import load_config
 from mspipe_triton.errors import ConfigError, InputError
+from mspipe_triton.execution import RunSettings
 
 
 @pytest.mark.parametrize(
@@ -122,3 +123,86 @@ def test_a_setting_of_another_type_is_refused(kind: type, settings: dict[str, An
 
 def test_whole_numbers_serve_as_numbers() -> None:
     assert TrainConfig(lr=1).lr == 1
+
+
+RANKING = {
+    "loss": "softmax", "train_negatives": 10, "negative_kind": "mixed", "batch_size": 200, "lr": 3e-4, "epochs": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"recipe": "ranking"}, RANKING),
+        ({"recipe": "ranking", "lr": 0.01, "loss": "bce", "epochs": None}, {**RANKING, "lr": 0.01, "loss": "bce"}),
+        ({"protocol": "tgb"}, {"protocol": "tgb", "batch_size": 200, "split_at": "tgb"}),
+        (
+            {"protocol": "tgb", "recipe": "ranking", "seed": 3},
+            {**RANKING, "protocol": "tgb", "split_at": "tgb", "seed": 3},
+        ),
+        ({"protocol": "default", "seed": None}, {"protocol": "default"}),
+        ({"recipe": None, "dim": 8}, {"dim": 8}),
+    ],
+    ids=str,
+)
+def test_flags_override_recipes_and_protocols(flags: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert set_flags(flags) == expected
+    config = RunConfig().with_flags(flags)
+    values = {**vars(config.data), **vars(config.model), **vars(config.train)}
+    defaults = {**vars(DataConfig()), **vars(ModelConfig()), **vars(TrainConfig())}
+    assert values == {**defaults, **expected}
+
+
+def test_a_recipe_overrides_a_config_and_flags_override_both() -> None:
+    config = RunConfig(train=TrainConfig(batch_size=50, lr=0.5, seed=4))
+    train = config.with_flags({"recipe": "ranking", "train_negatives": 6}).train
+    assert (train.batch_size, train.lr, train.train_negatives, train.seed) == (200, 3e-4, 6, 4)
+
+
+@pytest.mark.parametrize("flags", [{"recipe": "ranking"}, {"protocol": "tgb"}, {"pair_features": False}], ids=str)
+def test_recipes_and_protocols_are_saved_as_their_settings(flags: dict[str, Any], tmp_path: Path) -> None:
+    config = RunConfig().with_flags(flags)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "config.toml") == replace(config, model=config.model.resolved())
+    assert "recipe" not in config.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"recipe": "fast"}, "recipe 'fast' is not one of ranking"),
+        ({"protocol": "ogb"}, "protocol 'ogb' is not one of default, tgb"),
+        ({"negative_kind": "mixed"}, "negative-kind mixed needs 2 negatives or more, as in --train-negatives 20"),
+        ({"recipe": "ranking", "train_negatives": 1}, "negative-kind mixed needs 2 negatives or more"),
+        (
+            {"protocol": "tgb", "batch_size": 100},
+            "protocol tgb needs batch-size 200, not 100; use 200, or omit --batch-size",
+        ),
+        (
+            {"protocol": "tgb", "split_at": "0.7,0.8"},
+            "protocol tgb needs split-at tgb, not '0.7,0.8'; use tgb, or omit --split-at",
+        ),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_get_one_line(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig().with_flags(flags)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_protocol_in_a_file_needs_its_settings_there(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[train]\nprotocol = "tgb"\n')
+    with pytest.raises(ConfigError, match=r"run\.toml: protocol tgb needs batch-size 200, not 600; use 200"):
+        load_config(file)
+    file.write_text('[data]\nsplit_at = "tgb"\n[train]\nprotocol = "tgb"\nbatch_size = 200\n')
+    assert load_config(file).train.protocol == "tgb"
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "historical"), [("random", 9, 0), ("historical", 9, 9), ("mixed", 2, 1), ("mixed", 9, 4)]
+)
+def test_of_mixed_negatives_the_greater_half_is_random(kind: str, number: int, historical: int) -> None:
+    assert TrainConfig(negative_kind=kind, train_negatives=number).historical == historical

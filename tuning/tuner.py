@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
-from mspipe_triton.config import RunConfig, RunSettings
+from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import TuningError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds, limit_compiling
 from mspipe_triton.pipeline.plan import make_plan

@@ -14,6 +14,7 @@ from bench.cases.layer import ATTENTION_LAYER
 from bench.cases.link import LINK_LOSS
 from bench.cases.mailbox import MAILBOX_ATTENTION, delivery
 from bench.cases.operation import Operation, Work
+from bench.cases.pairs import PAIR_FEATURES
 from bench.cases.random_batch import Numbers, RandomBatch, Shape, random_batch
 from bench.cases.updaters import UPDATERS
 from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
@@ -182,7 +183,8 @@ OPERATIONS = {
     "mailbox_attention": MAILBOX_ATTENTION,
     "deliver_mails": delivery("last"),
     "deliver_mails-mean": delivery("mean"),
-    "link_loss": LINK_LOSS,
+    **LINK_LOSS,
+    **PAIR_FEATURES,
     "gather_rows": Operation(
         "gather_rows", _gather, _gather_work, ("gathered",), indices=("rows",), tables=("table",), fuses=False
     ),

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from bench.cases.random_batch import GDELT, REDDIT, WIKI, Shape, random_batch
-from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.resident import Resident
 from mspipe_triton.training.way import Watch, silent

@@ -11,7 +11,7 @@ import typer
 
 from bench.pictures.style import pyplot, save
 from bench.report import RESULTS
-from mspipe_triton.config import RunSettings
+from mspipe_triton.execution import RunSettings
 
 _NAMES = [field.name for field in fields(RunSettings)]
 RESULT = RESULTS / "tuning.json"

@@ -54,7 +54,9 @@ def main(
     def scores(name: str, events: EventStream) -> dict[str, Any]:
         ap = []
         for seed in range(seeds):
-            config = RunConfig(model=ModelConfig("tgn", dim=dim), train=TrainConfig(seed=seed, **settings))
+            config = RunConfig(
+                model=ModelConfig("tgn", dim=dim, pair_features=False), train=TrainConfig(seed=seed, **settings)
+            )
             with tempfile.TemporaryDirectory() as folder:
                 ap.append(train(config, events, out=f"{folder}/run")["test"]["ap"])
             console.print(f"{name}, seed {seed}: test AP {ap[-1]:.4f}")

@@ -63,4 +63,4 @@ class OursTGN:
 def _batches(start: int, stop: int, size: int, negatives: Draws, candidates: Draws | None = None) -> Iterator[Batch]:
     for index, begin in enumerate(range(start, stop, size)):
         others = None if candidates is None else candidates(index)
-        yield Batch(index, 0, begin, min(begin + size, stop), size, negatives(index), others)
+        yield Batch(index, 0, begin, min(begin + size, stop), size, negatives(index).view(-1, 1), others)

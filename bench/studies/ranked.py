@@ -29,7 +29,7 @@ from mspipe_triton.training.staged import Staged
 def main(path: str, model: str, size: int, candidates: int, threads: int, count: int, out: str) -> None:
     """Rank `count` batches (0: all), write the logits, and print events and seconds as JSON."""
     train = TrainConfig(device="cpu", schedule="serial", batch_size=size, threads=threads)
-    config = RunConfig(DataConfig(path), ModelConfig(model), train)
+    config = RunConfig(DataConfig(path), ModelConfig(model, pair_features=False), train)
     with process_settings(config):
         way = Staged(Session.create(config, load_stream(config.data)))
         way.embed(first_event(way))

@@ -156,7 +156,9 @@ class _Runs:
         for row in self.done:
             if row["key"] == key:
                 return row["result"]
-        config = RunConfig(model=ModelConfig(self.model), train=TrainConfig(seed=seed, **self.settings))
+        config = RunConfig(
+            model=ModelConfig(self.model, pair_features=False), train=TrainConfig(seed=seed, **self.settings)
+        )
         with tempfile.TemporaryDirectory() as folder, Encoder.of(encoder, stream).used():
             result = train(config, stream, out=f"{folder}/run")
         row = {"key": key, "result": {"ap": result["test"]["ap"], "losses": result["losses"]}}

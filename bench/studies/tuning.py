@@ -21,9 +21,10 @@ import typer
 from rich.console import Console
 
 from bench.report import RESULTS, command, header, write
-from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.trainer import train

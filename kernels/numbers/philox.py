@@ -30,11 +30,12 @@ def philox_words(draws: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Te
     k0, k1, epoch, iteration = (word & _MASK for word in draws)
     c0, c1, c2, c3 = torch.broadcast_tensors(positions & _MASK, (positions >> 32) & _MASK, epoch, iteration)
     for _ in range(_ROUNDS):
-        # The 64-bit products wrap in int64, which keeps every bit; the mask undoes the sign of the shift.
+        # The 64-bit products wrap in int64, which keeps every bit. The mask undoes the sign of the shift, and clears
+        # the upper halves of the other words.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+        c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1, ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
+        k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
+    return c0, c1 & _MASK, c2, c3 & _MASK
 
 
 def philox_integers(draws: torch.Tensor, positions: torch.Tensor, bound: int | torch.Tensor) -> torch.Tensor:

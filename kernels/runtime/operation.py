@@ -194,7 +194,7 @@ def differentiable(
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         values = inputs(*args, **kwargs)
         check(values)
-        save = torch.is_grad_enabled() and any(values[leaf].requires_grad for leaf in leaves)
+        save = torch.is_grad_enabled() and any(leaf.requires_grad for i in leaves if (leaf := values[i]) is not None)
         if not eager(values[place]):
             return public(dispatch(*values, save))
         if save:

@@ -114,6 +114,7 @@ def evaluate(
     negatives: Annotated[
         int | None, typer.Option(help="Random negatives per event for the MRR.", show_default="the run's")
     ] = None,
+    candidates: Annotated[str, typer.Option(help="Rank each event among random destinations, or all.")] = "random",
     data: Annotated[
         str | None,
         typer.Option(
@@ -125,19 +126,23 @@ def evaluate(
     """Evaluate the best epoch of a run again; with the run's own settings, the numbers match result.json."""
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import EvaluationScreen, split_table
-    from mspipe_triton.evaluation.evaluate import evaluate_run
+    from mspipe_triton.evaluation.evaluate import CANDIDATES, evaluate_run
     from mspipe_triton.training.way import SPLITS
 
     if split not in SPLITS:
         raise ConfigError(f"--split must be val or test, not {split!r}")
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, not {negatives}")
+    if candidates not in CANDIDATES:
+        raise ConfigError(f"--candidates must be random or all, not {candidates!r}")
+    if negatives is not None and candidates == "all":
+        raise ConfigError(f"--negatives {negatives} is a number of random candidates; omit it with --candidates all")
     screen = EvaluationScreen()
     try:
-        metrics, count = evaluate_run(run, split, negatives, data, progress=screen.evaluation)
+        metrics = evaluate_run(run, split, negatives, data, progress=screen.evaluation, candidates=candidates)
     finally:
         screen.close()
-    console.print(split_table(split, metrics, count, run))
+    console.print(split_table(split, metrics, run))
     if as_json:
         print(json.dumps(metrics))
 

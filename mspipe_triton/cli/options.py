@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.choices import either
+from mspipe_triton.config import RECIPES, DataConfig, ModelConfig, RunConfig, TrainConfig, set_flags
 from mspipe_triton.config_file import load_config, read_settings
 from mspipe_triton.errors import ConfigError
 
@@ -20,8 +21,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to std
 def _flag(each: Field[Any]) -> Any:
     """Flag of a setting; its value is None unless the user sets it."""
     facts, kind = each.metadata, type(each.default)
-    if kind is bool:  # no --no-... flag
-        return Annotated[bool | None, typer.Option(f"--{each.name.replace('_', '-')}", help=facts["help"])]
+    if kind is bool:  # a --no-... flag only where the default is True
+        name = each.name.replace("_", "-")
+        names = f"--{name}/--no-{name}" if each.default else f"--{name}"
+        return Annotated[bool | None, typer.Option(names, help=facts["help"])]
     shown = facts["default_text"] or False
     return Annotated[kind | None, typer.Option(help=facts["help"] or None, show_default=shown)]
 
@@ -31,6 +34,9 @@ RUN_FLAGS: dict[str, Any] = {
         str | None, typer.Argument(help="Table of events, folder of tables, or `synthetic` (the default).")
     ],
     **{each.name: _flag(each) for kind in (ModelConfig, TrainConfig) for each in fields(kind)},
+    "recipe": Annotated[
+        str | None, typer.Option(help=f"Settings for a purpose, which flags override: {either(RECIPES)}.")
+    ],
     "columns": Annotated[str | None, typer.Option(help="Columns by role, as in src=from,dst=to,t=date,features=a,b")],
     **{each.name: _flag(each) for each in fields(DataConfig) if each.metadata},
     "config": Annotated[str | None, typer.Option(help="TOML file; flags override its settings.", metavar="FILE.toml")],
@@ -40,7 +46,8 @@ RUN_FLAGS: dict[str, Any] = {
 # Flags that determine the device memory of a run, besides the stream.
 PLANNED_FLAGS = (
     "data", "model", "batch_size", "fanout", "layers", "slots", "dim", "heads", "aggregator", "dtype", "precision",
-    "negatives", "columns", *(each.name for each in fields(DataConfig) if each.metadata),
+    "pair_features", "train_negatives", "negative_kind", "negatives", "recipe", "columns",
+    *(each.name for each in fields(DataConfig) if each.metadata),
 )  # fmt: skip
 
 
@@ -74,7 +81,7 @@ def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:
     values = {
         name: value for section in ("data", "model", "train") for name, value in sections.get(section, {}).items()
     }
-    values |= {name: value for name, value in _values(flags).items() if value is not None}
+    values |= set_flags(_values(flags))
     saved = load_config(folder.config)
     folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
     return saved.with_flags(values)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from mspipe_triton.cli.console import console, format_value
+from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.training.run_folder import RunFolder
@@ -126,12 +127,12 @@ def result_table(result: dict[str, Any]) -> Table:
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
     )
-    return _with_splits(table, {split: result[split] for split in ("val", "test")}, result["negatives"])
+    return _with_splits(table, {split: result[split] for split in ("val", "test")})
 
 
-def split_table(split: str, metrics: dict[str, Any], negatives: int, run: str) -> Table:
+def split_table(split: str, metrics: dict[str, Any], run: str) -> Table:
     """Table of `evaluate`."""
-    return _with_splits(Table(title=f"{run}, best epoch"), {split: metrics}, negatives)
+    return _with_splits(Table(title=f"{run}, best epoch"), {split: metrics})
 
 
 def plan_table(plan: Plan) -> Table:
@@ -164,17 +165,21 @@ def _schedule(result: dict[str, Any]) -> str:
     return f"schedule {result['schedule']}" + (f", up to {misses} updates missed" if misses else "")
 
 
-def _with_splits(table: Table, splits: dict[str, dict[str, Any]], negatives: int) -> Table:
-    for name in ("", "AP", "AP, mean over batches", "AUC", f"MRR of {negatives + 1}"):
+def _with_splits(table: Table, splits: dict[str, dict[str, Any]]) -> Table:
+    candidates = max(metrics["candidates"] for metrics in splits.values())
+    for name in ("", "AP", "AP, mean over batches", "AUC", f"MRR of {candidates + 1:,}"):
         table.add_column(name, justify="left" if not name else "right")
     for split, metrics in splits.items():
         rows = {split: metrics}
+        if "streaming" in metrics:
+            rows[f"{split}, with the batch's earlier events"] = metrics["streaming"]
         if "inductive" in metrics and metrics["inductive"]["events"]:
             rows[f"{split}, unseen ({metrics['inductive']['events']:,})"] = metrics["inductive"]
         if "node" in metrics:
             rows[f"{split}, labels ({metrics['node']['positives']:,})"] = metrics["node"]
-        if "edgebank" in metrics:
-            rows[f"{split}, EdgeBank"] = metrics["edgebank"]
+        baselines = {label: metrics[name] for name, label in NAMES.items() if name in metrics}
+        if baselines:
+            rows |= {f"baselines on {split}": {}, **baselines}
         for label, row in rows.items():
             values = (row.get(name) for name in ("ap", "ap_batch_mean", "auc", "mrr"))
             table.add_row(label, *("" if value is None else f"{value:.4f}" for value in values))

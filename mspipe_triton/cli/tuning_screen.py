@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mspipe_triton.cli.console import console
-from mspipe_triton.config import RunSettings
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.tuning.profile.describe import count_trials, describe_settings
 from mspipe_triton.tuning.profile.profile import Profile
 from mspipe_triton.tuning.runs.space import settings_at

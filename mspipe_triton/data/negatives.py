@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     MAILBOX_DROPOUT = 8
     UPDATER_DROPOUT = 9
     RECEIVING_NEIGHBOURS = 10
+    HISTORICAL_NEGATIVES = 11
 
 
 def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
@@ -85,6 +86,11 @@ class NegativeSampler:
         sampler = copy(self)
         sampler.destinations = self.destinations.to(device)
         return sampler
+
+    def others(self, dst: torch.Tensor) -> torch.Tensor:
+        """Return all K − 1 destinations [M, K − 1] other than the events' own, `dst` [M], ascending."""
+        lower, upper = self.destinations[:-1], self.destinations[1:]
+        return torch.where(lower < dst.unsqueeze(1), lower, upper)
 
     def iterate(
         self, purpose: Purpose, epoch: int, dst: torch.Tensor, size: int, each: int = 1

@@ -108,19 +108,20 @@ class NeighbourSampler:
         if self.deduplicate not in DEDUPLICATED:
             raise ConfigError(f"deduplicate {self.deduplicate!r} is not one of {', '.join(DEDUPLICATED)}")
 
-    def around(self, roots: Roots, draws: list[torch.Tensor]) -> Neighbourhood:
+    def around(self, roots: Roots, draws: list[torch.Tensor], horizon: torch.Tensor | None = None) -> Neighbourhood:
         """Sample the neighbourhood of roots, with one hop for each of `draws`, its Philox words [4].
 
-        Every hop but the last is around the distinct (node, time) pairs of the hop above it.
+        Every hop but the last is around the distinct (node, time) pairs of the hop above it. Neighbours are from before
+        the `horizon` [], too, if there is one.
         """
         hops: list[Hop] = []
         for words in draws[1:]:
-            roots, hop = self._pairs(roots, words)
+            roots, hop = self._pairs(roots, words, horizon)
             hops.append(hop)
         if not draws:
             nodes, rows = _unique(roots.nodes)
             return Neighbourhood(nodes, rows, [])
-        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, draws[0])
+        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, draws[0], horizon)
         join = _join if self.deduplicate == "all" else _append
         nodes, root_rows, rows, distinct = join(roots.nodes, neighbours, counts)
         hops.append(Hop(root_rows, distinct, rows, events, deltas, counts))
@@ -128,16 +129,28 @@ class NeighbourSampler:
         top = hops[-1].root_rows
         return Neighbourhood(nodes, top if len(hops) == 1 else root_rows.index_select(0, top), hops)
 
-    def neighbours(self, nodes: torch.Tensor, times: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Sample neighbours [P, F] of P nodes before one time each, with their events, time differences and counts."""
-        graph = (self.adjacency.indptr, self.adjacency.neighbours, self.adjacency.event_ids, self.adjacency.times)
-        if self.uniform:
-            return sample_uniform(*graph, nodes, times, self.fanout, words, self.dtype)
-        return sample_recent(*graph, nodes, times, self.fanout, self.dtype)
+    def neighbours(
+        self, nodes: torch.Tensor, times: torch.Tensor, words: torch.Tensor, horizon: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """Sample neighbours [P, F] of P nodes before one time each, with their events, time differences and counts.
 
-    def _pairs(self, roots: Roots, words: torch.Tensor) -> tuple[Roots, Hop]:
+        They are from before the `horizon` [], too, if there is one.
+        """
+        graph = (self.adjacency.indptr, self.adjacency.neighbours, self.adjacency.event_ids, self.adjacency.times)
+        bounds = times if horizon is None else torch.minimum(times, horizon)
+        if self.uniform:
+            sampled = sample_uniform(*graph, nodes, bounds, self.fanout, words, self.dtype)
+        else:
+            sampled = sample_recent(*graph, nodes, bounds, self.fanout, self.dtype)
+        if horizon is None:
+            return sampled
+        neighbours, events, deltas, counts = sampled
+        later = (times - bounds).to(self.dtype).unsqueeze(1)
+        return neighbours, events, torch.where(events < 0, deltas, deltas + later), counts
+
+    def _pairs(self, roots: Roots, words: torch.Tensor, horizon: torch.Tensor | None) -> tuple[Roots, Hop]:
         """Sample a hop over (node, time) pairs; returns the distinct pairs, the roots' first, and the hop."""
-        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, words)
+        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, words, horizon)
         mask = events >= 0
         ends = (self.stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
         keys, inverse = _unique(torch.cat([roots.keys, torch.where(mask, 2 * events + ends, -1).view(-1)]))

@@ -17,6 +17,7 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 
+TGB = "tgb"  # names `tgb_split`
 _FORM = "two fractions of the events, times or dates, as in 0.7,0.85 or 2023-10-01,2023-11-01"
 
 
@@ -67,12 +68,30 @@ def checked_borders(stream: EventStream, borders: Any) -> Split:
     return split
 
 
+def tgb_split(t: torch.Tensor) -> Split:
+    """Split events in time as TGB does: training up to the 70 % quantile of their times, validation up to that of 85 %.
+
+    A quantile interpolates linearly between two times. An event at a quantile is in the earlier part.
+
+    Args:
+        t: [E] int64 or float64, never decreasing.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    times = t.numpy()
+    borders = np.quantile(times, [1 - 0.15 - 0.15, 1 - 0.15]) if times.size else ()  # 0.7 and 0.85 as TGB rounds them
+    split = tuple(int((times <= border).sum()) for border in borders)
+    nodes = torch.zeros_like(t, dtype=torch.int64)
+    return checked_borders(EventStream(nodes, nodes, t, name="TGB's split"), split)
+
+
 def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
     """Return a stream with the borders that `--split-at` names; the same stream for "".
 
     Args:
         text: the start of validation and that of test: two fractions of the events, whose borders move back to the
-            first event of their tie; or two times or dates, from which on the first events are taken.
+            first event of their tie; or two times or dates, from which on the first events are taken; or TGB.
         form: the form of dates that the user names, beside which usual ones are read.
 
     Raises:
@@ -80,6 +99,8 @@ def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
     """
     if not text:
         return stream
+    if text == TGB:
+        return replace(stream, borders=tgb_split(stream.t))
     values, flag = text.split(","), _flag(stream)
     half = len(values) // 2  # dates may have a comma each
     first, second = (",".join(part).strip() for part in (values[:half], values[half:]))

@@ -30,23 +30,26 @@ class StaticSampler:
         self.sizes = [0] * max(layers, 1)
         self.peaks = torch.zeros(max(layers, 1), dtype=torch.int64, device=sampler.adjacency.indptr.device)
 
-    def around(self, roots: Roots, ends: int, words: Sequence[torch.Tensor]) -> Neighbourhood:
+    def around(
+        self, roots: Roots, ends: int, words: Sequence[torch.Tensor], horizon: torch.Tensor | None = None
+    ) -> Neighbourhood:
         """Sample the neighbourhood of roots; roots of node −1 are padding.
 
         Args:
             roots: R nodes at one time each; the keys are read if there are two hops or more.
             ends: the number of roots that are ends of events; the keys of the others count up from 2E in their order.
             words: Philox words [4] of every hop.
+            horizon: [], a time that neighbours must be before, too; None for no such time.
         """
         hops: list[Hop] = []
         new, points = Roots(*(part[ends:] for part in (roots.nodes, roots.times, roots.keys))), roots
         for level, hop_words in enumerate(words[1:]):
-            points, hop = self._pairs(points, new, hop_words, level)
+            points, hop = self._pairs(points, new, hop_words, level, horizon)
             hops.append(hop)
         if not words:
             nodes, rows, count = self._unique(roots.nodes, 0, roots.nodes.numel())
             return Neighbourhood(nodes, rows, [], count)
-        neighbours, events, deltas, counts = self.sampler.neighbours(points.nodes, points.times, words[0])
+        neighbours, events, deltas, counts = self.sampler.neighbours(points.nodes, points.times, words[0], horizon)
         size = points.nodes.numel()
         nodes, inverse, count = self._unique(torch.cat([points.nodes, neighbours.view(-1)]), self.layers - 1, size)
         root_rows, rows = inverse[:size], inverse[size:].view_as(neighbours)
@@ -74,12 +77,14 @@ class StaticSampler:
             torch.maximum(peak, count, out=peak)
         return nodes, inverse, count
 
-    def _pairs(self, roots: Roots, new: Roots, words: torch.Tensor, level: int) -> tuple[Roots, Hop]:
+    def _pairs(
+        self, roots: Roots, new: Roots, words: torch.Tensor, level: int, horizon: torch.Tensor | None
+    ) -> tuple[Roots, Hop]:
         """Sample a hop over (node, time) pairs; returns the distinct pairs, the roots' first, and the hop.
 
         The `new` roots are those whose keys count up from 2E.
         """
-        neighbours, events, deltas, counts = self.sampler.neighbours(roots.nodes, roots.times, words)
+        neighbours, events, deltas, counts = self.sampler.neighbours(roots.nodes, roots.times, words, horizon)
         stream, size = self.sampler.stream, roots.nodes.numel()
         ends = (stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
         slots = torch.where(events >= 0, 2 * events + ends, -1)

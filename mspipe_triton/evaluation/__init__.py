@@ -1,1 +1,1 @@
-"""Evaluation of a run: metrics, EdgeBank, the node task."""
+"""Evaluation of a run: metrics, baselines, the node task."""

@@ -1,4 +1,4 @@
-"""Evaluation on validation and test with memory updated in time order, for the model and EdgeBank."""
+"""Evaluation on validation and test with memory updated in time order, for the model and the baselines."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 
+from mspipe_triton.config import TrainConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.labels import check_labels
+from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.data.source import Contents
+from mspipe_triton.data.tgb import tgb_candidates
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.evaluation.edgebank import EdgeBank
+from mspipe_triton.evaluation.baselines import Baselines
 from mspipe_triton.evaluation.metrics import Predictions, summarise
 from mspipe_triton.evaluation.node_task import evaluate_labels
+from mspipe_triton.iteration.scene import ALL, Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.settings import process_settings
@@ -24,55 +28,75 @@ from mspipe_triton.training.entry import resolve
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.way import SPLITS, BatchScores, Evaluation, Watch, Way, carry_out, silent
 
+CANDIDATES = ("random", "all")
 
-def predict_split(way: Way, split: str, negatives: int = 0) -> tuple[Predictions, Predictions | None]:
+
+def predict_split(
+    way: Way, split: str, candidates: Candidates = 0, baselines: Baselines | None = None, lagged: bool = False
+) -> tuple[Predictions, dict[str, Predictions]]:
     """Score a split's events, starting from the current node state and updating it.
 
     Args:
         split: "val" or "test".
-        negatives: N random destinations to rank each event's among; 0 for no ranking and no EdgeBank.
+        candidates: destinations to rank each event's among. baselines: scored on the same negatives and candidates.
+        lagged: read only neighbours and pairs from before the time of a batch's first event.
 
     Returns:
-        The model's predictions, and EdgeBank's on the same negatives if ranking.
+        The model's predictions, and each baseline's.
     """
     stream = way.session.stream
-    bank = EdgeBank(stream) if negatives else None
-    model_scores, bank_scores = list[BatchScores](), list[BatchScores]()
-    for batch, scores in way.predict(split, negatives):
-        model_scores.append(scores)
-        if bank is not None and batch.candidates is not None:
-            src, t = stream.src[batch.start : batch.stop], stream.t[batch.start : batch.stop]
-            positive = bank.score(src, stream.dst[batch.start : batch.stop], t)
-            negative = bank.score(src, batch.negatives, t)
-            candidates = bank.score(src.unsqueeze(1), batch.candidates, t.unsqueeze(1))
-            bank_scores.append((positive, negative, reciprocal_ranks(positive, candidates)))
-    return _join(model_scores), _join(bank_scores) if bank_scores else None
+    model, others = list[BatchScores](), dict[str, list[BatchScores]]()
+    for batch, batch_scores in way.predict(split, candidates, lagged):
+        model.append(batch_scores)
+        if baselines is not None and batch.candidates is not None:
+            src, dst, t = (column[batch.start : batch.stop] for column in (stream.src, stream.dst, stream.t))
+            pairs = torch.cat([dst.unsqueeze(1), batch.negatives, batch.candidates], 1)
+            for name, scores in baselines.scores(src, pairs, t, t[:1].repeat(t.numel()) if lagged else t).items():
+                ranks = reciprocal_ranks(scores[:, 0], scores[:, 2:].masked_fill(batch.candidates < 0, -torch.inf))
+                others.setdefault(name, []).append((scores[:, 0], scores[:, 1], ranks))
+    return _join(model), {name: _join(parts) for name, parts in others.items()}
 
 
 def evaluate_checkpoint(
-    way: Way, folder: RunFolder, negatives: int, splits: tuple[str, ...] = SPLITS
+    way: Way, folder: RunFolder, candidates: int | None, splits: tuple[str, ...] = SPLITS
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of a run's best epoch, by split, as in `result.json`.
 
     Each of `splits` is ranked. The top level of a split covers all its events, "inductive" the events with a node that
-    is not in the training events, and "node" the labels, if the run's task is to predict them. Test starts from
-    validation's node state.
+    is not in the training events, and "node" the labels, if the run's task is to predict them. In test, each baseline
+    has its name (see `Baselines`). Test starts from validation's node state.
+
+    Args:
+        candidates: the number of random ones for each event, ALL, or None for TGB's protocol: its candidates, of which
+            "origin" tells the source, and neighbours and pairs from before the batch; "streaming" has the metrics with
+            all that is earlier than an event.
 
     Raises:
         RunFolderError: the checkpoint is missing or damaged.
     """
-    session = way.session
-    load_checkpoint(folder.best, session)
-    result: dict[str, dict[str, Any]] = {}
-    for split in SPLITS[: SPLITS.index(splits[-1]) + 1]:
-        model, bank = predict_split(way, split, negatives if split in splits else 0)
-        if bank is None:
-            continue
-        result[split] = dict(summarise(model))
-        if split == "test":
-            result[split]["edgebank"] = {name: value for name, value in summarise(bank).items() if name in _BANK}
-            mask = session.stream.unseen_in_training()[session.split.val_end :]
-            result[split]["inductive"] = {**summarise(model, mask), "events": int(mask.sum())}
+    session, ranked, result = way.session, dict[str, Candidates](), dict[str, dict[str, Any]]()
+    for split in splits:
+        if candidates is None:
+            nodes, origin = tgb_candidates(session.stream, session.split, split, session.seed)
+            ranked[split], result[split] = nodes, {"candidates": nodes.shape[1], "origin": origin}
+        else:
+            number = session.negatives.destinations.numel() - 1 if candidates == ALL else candidates
+            ranked[split], result[split] = candidates, {"candidates": number}
+    baselines = fit_baselines(session) if "test" in splits else None
+    mask = session.stream.unseen_in_training()[session.split.val_end :]
+    for lagged in (False,) if candidates is not None else (False, True):
+        load_checkpoint(folder.best, session)
+        for split in SPLITS[: SPLITS.index(splits[-1]) + 1]:
+            others = baselines if split == "test" else None
+            model, predictions = predict_split(way, split, ranked.get(split, 0), others, lagged)
+            if split not in splits:
+                continue
+            if lagged:
+                result[split]["streaming"] = _chosen(result[split])
+            result[split] |= summarise(model)
+            if split == "test":
+                result[split] |= {name: _chosen(summarise(each)) for name, each in predictions.items()}
+                result[split]["inductive"] = {**summarise(model, mask), "events": int(mask.sum())}
     if session.config.train.task == "node":
         for split, metrics in evaluate_labels(way, folder.decoder, splits).items():
             result[split]["node"] = metrics
@@ -86,13 +110,16 @@ def evaluate_run(
     data: str | None = None,
     stream: EventStream | None = None,
     progress: Evaluation = silent,
-) -> tuple[dict[str, Any], int]:
-    """Return one split's metrics of a run's best epoch, and the number of negatives ranked (by default the run's).
+    candidates: str = "random",
+) -> dict[str, Any]:
+    """Return one split's metrics of a run's best epoch.
 
     Args:
+        negatives: the number of random candidates; None for the run's number, or its protocol.
         data: the file that holds the run's events, if it is not where it was; it is read as the run's was.
         stream: the run's events themselves, instead of a file; they are split as the run's were.
         progress: called after each batch, as `Observer.evaluation` is; test comes after validation.
+        candidates: "random", or "all" to rank among all destinations.
 
     Raises:
         InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it needs a
@@ -102,8 +129,12 @@ def evaluate_run(
         raise ConfigError("data and stream both hold the events; pass one of them")
     if split not in SPLITS:
         raise ConfigError(f"split must be val or test, not {split!r}")
+    if candidates not in CANDIDATES:
+        raise ConfigError(f"candidates must be random or all, not {candidates!r}")
     if negatives is not None and (type(negatives) is not int or negatives < 1):
         raise ConfigError(f"negatives must be at least 1, not {negatives!r}")
+    if negatives is not None and candidates == "all":
+        raise ConfigError(f"negatives {negatives} is a number of random candidates; omit it with candidates all")
     if stream is not None and not isinstance(stream, EventStream):
         raise ConfigError(f"stream must be an EventStream, not {type(stream).__name__}; make one with EventStream.of")
     folder = RunFolder.open(run)
@@ -111,7 +142,9 @@ def evaluate_run(
         config, _ = resolve_device(load_config(folder.config))
     except ConfigError as error:
         raise ConfigError(f'{folder.config}: {error} (in that file: device = "cpu")') from None
-    ranked = config.train.negatives if negatives is None else negatives
+    ranked = run_candidates(config.train) if negatives is None else negatives
+    if candidates == "all":
+        ranked = ALL
     if stream is None:
         place = config.data.path if data is None else data
         try:
@@ -129,10 +162,24 @@ def evaluate_run(
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream), Watch(evaluation=progress))
-        return evaluate_checkpoint(way, folder, ranked, (split,))[split], ranked
+        return evaluate_checkpoint(way, folder, ranked, (split,))[split]
 
 
-_BANK = ("ap", "auc", "mrr")
+def run_candidates(train: TrainConfig) -> int | None:
+    """Return the candidates of a run's settings, as `evaluate_checkpoint` takes them."""
+    return None if train.protocol == "tgb" else train.negatives
+
+
+def fit_baselines(session: Session) -> Baselines:
+    """Fit the baselines on a session's training events, at its times."""
+    stream, index = session.stream, session.index
+    if index is None:
+        index = PairIndex.build(stream.src, stream.dst, stream.t)
+    return Baselines.fit(stream, index, session.split, session.seed)
+
+
+def _chosen(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: metrics[name] for name in ("ap", "auc", "mrr")}
 
 
 def _join(parts: list[BatchScores]) -> Predictions:

@@ -6,35 +6,41 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mspipe_triton.evaluation.baselines import NAMES
+
 # Adam moves a weight by about the learning rate per iteration: in 100 iterations at 0.001 by 0.1, the size of initial
 # weights at width 100. On the first 10,000 events of streams, AP rises with more iterations up to about there.
 FEW_ITERATIONS = 100
+_METRICS = ("ap", "auc", "mrr")
 _SMALL_BATCH = 10  # events; with fewer, an epoch takes long
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """Return sentences on the faults of a run's test scores, followed by advice; none if there are no faults.
 
-    A score is a fault if it is below 1 and not above EdgeBank's, or if it is an AUC that is not above 0.5 by two
-    standard errors.
+    A score is a fault if it is below 1 and not above the best baseline's, or if it is an AUC that is not above 0.5 by
+    two standard errors.
 
     Args:
         result: the content of `result.json`.
     """
-    faults = [*_behind_edgebank(result["test"]), *_at_chance(result["test"], result["split_events"]["test"])]
+    faults = [*_behind_baselines(result["test"]), *_at_chance(result["test"], result["split_events"]["test"])]
     return [*faults, _advice(result)] if faults else []
 
 
-def _behind_edgebank(test: Mapping[str, Any]) -> list[str]:
-    bank = test["edgebank"]
+def _behind_baselines(test: Mapping[str, Any]) -> list[str]:
+    best = {metric: max(NAMES, key=lambda name: test[name][metric]) for metric in _METRICS}
     scores = [
-        f"{name.upper()} {test[name]:.4f} against {bank[name]:.4f}"
-        for name in ("ap", "auc", "mrr")
-        if not test[name] > bank[name] and test[name] != 1
+        f"{metric.upper()} {test[metric]:.4f} against {test[name][metric]:.4f} ({NAMES[name]})"
+        for metric, name in best.items()
+        if _behind(test, name, metric)
     ]
-    if not scores:
-        return []
-    return [f"On test, the model does not beat EdgeBank, which only remembers pairs: {', '.join(scores)}."]
+    return [f"On test, the model does not beat the best baseline: {', '.join(scores)}."] if scores else []
+
+
+def _behind(test: Mapping[str, Any], name: str, metric: str) -> bool:
+    """Return True if the model's score is below 1 and not above the baseline's."""
+    return bool(test[metric] != 1 and not test[metric] > test[name][metric])
 
 
 def _at_chance(test: Mapping[str, Any], events: int) -> list[str]:
@@ -58,13 +64,22 @@ def _advice(result: Mapping[str, Any]) -> str:
     iterations = math.ceil(events / size)
     plural = "" if iterations == 1 else "s"
     training = f"Training had {iterations:,} iteration{plural} per epoch, {iterations * epochs:,} in all"
+    behind = any(_behind(result["test"], "pair_features", metric) for metric in _METRICS)
+    options = ["--pair-features"] if behind and not result.get("pair_features", False) else []
     if iterations < FEW_ITERATIONS:
         smaller = max(_SMALL_BATCH, _rounded(events / (2 * FEW_ITERATIONS)))
-        sizes = f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch) or " if smaller < size else ""
-        return f"{training}, which is few: try {sizes}more --epochs."
+        sizes = [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if smaller < size else []
+        return f"{training}, which is few: try {_either([*options, *sizes, 'more --epochs'])}."
     if result["best_epoch"] == epochs:
-        return f"{training}, and its last epoch was the best: try --epochs {2 * epochs}; --resume continues this run."
-    return f"{training}, and epoch {result['best_epoch']} was the best: try a smaller --lr, or another --model."
+        options.append(f"--epochs {2 * epochs}")
+        return f"{training}, and its last epoch was the best: try {_either(options)}; --resume continues this run."
+    options += ["a smaller --lr", "another --model"]
+    return f"{training}, and epoch {result['best_epoch']} was the best: try {_either(options)}."
+
+
+def _either(options: list[str]) -> str:
+    """Join options as in "a, b or c"."""
+    return " or ".join(part for part in (", ".join(options[:-1]), options[-1]) if part)
 
 
 def _rounded(size: float) -> int:

@@ -9,9 +9,10 @@ import torch
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
+from mspipe_triton.iteration.pairs import features_of
 from mspipe_triton.iteration.ranking import Ranked, Ranking, StaticPairs, events_at_a_time
 from mspipe_triton.iteration.resident import Pass
-from mspipe_triton.iteration.scene import Scene, new_keys
+from mspipe_triton.iteration.scene import ALL, Candidates, Scene, new_keys
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import embed, learn, score
 from mspipe_triton.kernels import draw_batch
@@ -21,7 +22,7 @@ class TrainPass(Pass):
     """Training pass; `losses` [iterations] holds the loss of every batch."""
 
     def __init__(self, session: Session, iterations: int) -> None:
-        super().__init__(session, Purpose.TRAIN_NEGATIVES, iterations)
+        super().__init__(session, Purpose.TRAIN_NEGATIVES, iterations, each=session.config.train.train_negatives)
         self.optimizer = session.optimizer
         self.losses = session.model.time.frequency.new_empty(iterations)
         self.unit = self.losses.new_ones(())
@@ -63,12 +64,25 @@ class ScorePass(Pass):
     """Logits `scores` [iterations, 2, B] of positives and negatives, and reciprocal `ranks` [iterations, B] if ranking.
 
     Args:
-        ranked: N random destinations to rank each event among; 0 for no ranking.
+        candidates: destinations to rank each event among; a table is for the events from number `first` on.
+        lagged: see `Pass`.
     """
 
-    def __init__(self, session: Session, iterations: int, ranked: int = 0) -> None:
-        self.ranked, self.events = ranked, events_at_a_time(ranked)
-        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, -(-session.size // self.events) if ranked else 0)
+    def __init__(
+        self, session: Session, iterations: int, candidates: Candidates = 0, first: int = 0, lagged: bool = False
+    ) -> None:
+        self.first, self.random, self.table = first, 1, None
+        if isinstance(candidates, torch.Tensor):
+            self.table = candidates.to(session.stream.t.device)
+            self.ranked = candidates.shape[1]
+        elif candidates == ALL:
+            self.ranked = session.negatives.destinations.numel() - 1
+        else:
+            self.ranked, self.random = candidates, candidates
+        self.all = isinstance(candidates, int) and candidates == ALL
+        self.events = events_at_a_time(self.ranked)
+        groups = -(-session.size // self.events) if self.ranked else 0
+        super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, groups, lagged=lagged)
         self.scores = session.model.time.frequency.new_empty((iterations, 2, session.size))
         self.ranks = torch.empty((iterations, session.size), dtype=torch.float64, device=self.scores.device)
         self.pairs = StaticPairs(session.stream.t.device)
@@ -97,24 +111,41 @@ class ScorePass(Pass):
         yield from (self.candidates, self.pairs)
 
     def _ranking(self) -> Ranking:
-        """Draw the candidates of the clock's batch, and yield its destinations and candidates, not yet fetched."""
-        session, clock, size, layers = self.session, self.clock, self.session.size, self.model.layers
-        stream, words = session.stream, clock.words(Purpose.RANKING_NEGATIVES)
-        nodes, times, *_ = draw_batch(
-            stream.src, stream.dst, stream.t, session.negatives.destinations, clock.span, words, size, self.ranked
-        )
-        dst, candidates = nodes[size : 2 * size, None], nodes[2 * size :].view(size, -1)
-        parts = (part.split(self.events) for part in (torch.cat([dst, candidates], 1), times[:size]))
-        for number, part in enumerate(zip(*parts, strict=True)):
-            pairs = self.pairs.of(*part)
+        """Yield the destinations and candidates of the clock's batch, not yet fetched."""
+        session, clock, layers = self.session, self.clock, self.model.layers
+        stream = session.stream
+        src, nodes, times = self._candidates()
+        horizon = self.horizon(times)
+        parts = (column.split(self.events) for column in (src, nodes, times))
+        for number, (sources, others, moments) in enumerate(zip(*parts, strict=True)):
+            pairs = self.pairs.of(others, moments)
             keys = new_keys(pairs.nodes, len(stream)) if layers > 1 else pairs.nodes
             hops = [clock.words(Purpose.RANKING_NEIGHBOURS, hop, number) for hop in range(layers)]
-            around = self.candidates.around(Roots(pairs.nodes, pairs.times, keys), 0, hops)
-            yield Ranked(pairs.rows, Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around))
+            around = self.candidates.around(Roots(pairs.nodes, pairs.times, keys), 0, hops, horizon)
+            features = features_of(session, sources, others, moments, horizon)
+            scene = Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around, pairs=features)
+            yield Ranked(pairs.rows, scene, None if self.table is None else others[:, 1:] < 0)
+
+    def _candidates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return sources [B], destinations and candidates [B, 1 + N], −1 in gaps, and times [B] of a batch."""
+        session, clock, size = self.session, self.clock, self.session.size
+        stream, destinations = session.stream, session.negatives.destinations
+        words = clock.words(Purpose.RANKING_NEGATIVES)
+        roots, times, events, _ = draw_batch(
+            stream.src, stream.dst, stream.t, destinations, clock.span, words, size, self.random
+        )
+        src, dst, candidates = roots[:size], roots[size : 2 * size, None], roots[2 * size :].view(size, -1)
+        if self.table is not None:
+            candidates = self.table.index_select(0, (events - self.first).clamp(0, self.table.shape[0] - 1))
+        elif self.all:
+            candidates = session.negatives.others(dst.squeeze(1))
+        return src, torch.cat([dst, torch.where(dst < 0, -1, candidates)], 1), times[:size]
 
 
 class EmbedPass(Pass):
     """Embeddings `sources` [iterations, B, D] of the events' sources."""
+
+    reads_pairs = False
 
     def __init__(self, session: Session, iterations: int) -> None:
         super().__init__(session, Purpose.EVAL_NEGATIVES, iterations)

@@ -78,11 +78,13 @@ class StaticPairs:
 class Ranked(NamedTuple):
     """Events that are ranked together.
 
-    rows: [M, 1 + N], the pairs of each event's destination and candidates. scene: the pairs, as roots.
+    rows: [M, 1 + N], the pairs of each event's destination and candidates. scene: the pairs, as roots. gaps: [M, N],
+    True where an event has no candidate; None if it has all.
     """
 
     rows: torch.Tensor
     scene: Scene
+    gaps: torch.Tensor | None = None
 
 
 Ranking = Iterator[Ranked]  # of a batch, in the order of its events

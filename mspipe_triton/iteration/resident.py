@@ -14,6 +14,7 @@ from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
 from mspipe_triton.iteration.cuda_graph import Replay, SideStream, Snapshot
+from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import StaticPairs
 from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
@@ -27,17 +28,25 @@ Span = tuple[int, int, int]  # first event, stop, epoch
 class Pass(ABC):
     """One kind of step, replayed for each batch of a range of events.
 
-    A step works on the batch in `scene`, samples the next batch in parallel, and then stores it in `scene`.
+    A step works on the batch in `scene`, samples the next batch in parallel, and then stores it in `scene`. Unless
+    `reads_pairs` is False, the features of its pairs are part of it.
 
     Args:
         session: on the device (see `Session.on`).
         purpose: the purpose of the negatives.
         iterations: the largest number of batches per run; the results have room for as many.
         groups: the number of parts in which a batch is ranked.
+        each: K, negatives per event.
+        lagged: read only neighbours and pairs from before the time of a batch's first event.
     """
 
-    def __init__(self, session: Session, purpose: Purpose, iterations: int, groups: int = 0) -> None:
+    reads_pairs = True
+
+    def __init__(
+        self, session: Session, purpose: Purpose, iterations: int, groups: int = 0, each: int = 1, lagged: bool = False
+    ) -> None:
         self.session, self.model, self.purpose, self.iterations = session, session.model, purpose, iterations
+        self.each, self.lagged = each, lagged
         layers, device = session.model.layers, session.stream.t.device
         self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups) for _ in range(2))
         self.sampler = StaticSampler(session.sampler, layers)
@@ -72,16 +81,40 @@ class Pass(ABC):
         session, clock, model = self.session, self.ahead, self.model
         stream, size, layers = session.stream, session.size, model.layers
         columns, destinations = (stream.src, stream.dst, stream.t), session.negatives.destinations
-        roots, times, events, count = draw_batch(*columns, destinations, clock.span, clock.words(self.purpose), size)
+        words = clock.words(self.purpose)
+        roots, times, events, count = draw_batch(*columns, destinations, clock.span, words, size, self.each)
+        horizon, weights = self.horizon(times), None
+        if self.purpose == Purpose.TRAIN_NEGATIVES:
+            roots, weights = self._training_negatives(roots, times)
         keys = _keys(roots, events, len(stream)) if layers > 1 else roots
-        words = [clock.words(Purpose.UNIFORM_NEIGHBOURS, hop) for hop in range(layers)]
-        around = self.sampler.around(Roots(roots, times, keys), 2 * size, words)
+        hops = [clock.words(Purpose.UNIFORM_NEIGHBOURS, hop) for hop in range(layers)]
+        around = self.sampler.around(Roots(roots, times, keys), 2 * size, hops, horizon)
         receivers = None
         if model.mailbox.hears:
             ends, draws = roots[: 2 * size], clock.words(Purpose.RECEIVING_NEIGHBOURS)
             receivers = Receivers.of(ends, session.sampler.neighbours(ends, times[: 2 * size], draws)[0], padded=True)
+        pairs = None
+        if self.reads_pairs:
+            src, dst, negatives = self._parts(roots)
+            pairs = features_of(session, src, torch.cat([dst.unsqueeze(1), negatives], 1), times[:size], horizon)
         clock.advance()
-        return Scene(roots, times, events, count, around, receivers)
+        return Scene(roots, times, events, count, around, receivers, each=self.each, pairs=pairs, log_weights=weights)
+
+    def horizon(self, times: torch.Tensor) -> torch.Tensor | None:
+        """Return the time of the first event of a batch with `times`, before which a lagged pass reads; else None."""
+        return times[0] if self.lagged else None
+
+    def _parts(self, roots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return src [B], dst [B] and negatives [B, K] among the roots."""
+        size = self.session.size
+        return roots[:size], roots[size : 2 * size], roots[2 * size :].view(size, self.each)
+
+    def _training_negatives(self, roots: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the roots with the negatives of training, and the log weights [B, K] of these."""
+        src, dst, negatives = self._parts(roots)
+        words = self.ahead.words(Purpose.HISTORICAL_NEGATIVES)
+        hard, weights = training_negatives(self.session, src, dst, times[: self.session.size], negatives, words)
+        return roots if hard is negatives else torch.cat([src, dst, hard.view(-1)]), weights
 
     def fetched(self, scene: Scene, draws: Draws | None = None) -> Scene:
         """Return a sampled scene with its rows of the edge table, the node features and the nodes' tables."""

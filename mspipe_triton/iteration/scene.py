@@ -15,7 +15,7 @@ from mspipe_triton.nodes.mailbox import Receivers
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B events, its 3B roots src ‖ dst ‖ negative, and their neighbourhood; for ranking, other roots.
+    """A batch of B events, its roots src ‖ dst ‖ K negatives each, and their neighbourhood; for ranking, other roots.
 
     Args:
         roots: [R] nodes, −1 in padding; on the host in staged runs.
@@ -28,6 +28,9 @@ class Scene:
         node_features: [U, V] of the distinct nodes, or None if the stream has no node features.
         record: the records of the distinct nodes.
         draws: random draws for dropout in training, else None.
+        each: K.
+        pairs: features [B, 1 + K, ·] of each event's pairs with its destination and negatives, if the model reads them.
+        log_weights: [B, K] of the negatives in a softmax over all destinations, or None for weights of 1.
     """
 
     roots: torch.Tensor
@@ -40,13 +43,17 @@ class Scene:
     node_features: torch.Tensor | None = None
     record: Any = None
     draws: Draws | None = None
+    each: int = 1
+    pairs: torch.Tensor | None = None
+    log_weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B consecutive events [start, stop) with a negative destination each, and candidates [B, N] for ranking.
+    """B consecutive events [start, stop) with negatives [B, K] and, for ranking, candidates [B, N], −1 in gaps.
 
-    `size` is that of a full batch. The last batch is padded to it, so that all batches index their draws alike.
+    `size` is that of a full batch. The last batch is padded to it, so that all batches index their draws alike. A
+    `lagged` batch reads only neighbours and pairs from before the time of its first event.
     """
 
     index: int
@@ -56,6 +63,13 @@ class Batch:
     size: int
     negatives: torch.Tensor
     candidates: torch.Tensor | None = None
+    lagged: bool = False
+
+
+# Candidates of a range of events: N random ones each, 0 for no ranking, ALL for all other destinations, or those in a
+# table [events, N], where −1 stands for none.
+Candidates = int | torch.Tensor
+ALL = -1
 
 
 def batches(
@@ -65,15 +79,28 @@ def batches(
     sampler: NegativeSampler,
     purpose: Purpose,
     epoch: int,
-    candidates: int = 0,
+    candidates: Candidates = 0,
+    each: int = 1,
+    lagged: bool = False,
 ) -> Iterator[Batch]:
-    """Cut events [start, stop) into batches, the last one maybe partial, with `candidates` N per event for ranking."""
+    """Cut events [start, stop) into batches, the last one maybe partial, with `each` K negatives per event."""
     dst = sampler.dst[start:stop]
-    ranked = sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, dst, size, candidates) if candidates else None
-    for index, negatives in enumerate(sampler.iterate(purpose, epoch, dst, size)):
+    ranked = _candidates(sampler, dst, epoch, size, candidates)
+    for index, negatives in enumerate(sampler.iterate(purpose, epoch, dst, size, each)):
         begin = start + index * size
         others = None if ranked is None else next(ranked)
-        yield Batch(index, epoch, begin, min(begin + size, stop), size, negatives[:, 0], others)
+        yield Batch(index, epoch, begin, min(begin + size, stop), size, negatives, others, lagged)
+
+
+def _candidates(
+    sampler: NegativeSampler, dst: torch.Tensor, epoch: int, size: int, candidates: Candidates
+) -> Iterator[torch.Tensor] | None:
+    """Candidates [B, N] of each batch of events with destinations [M]; None for no ranking."""
+    if isinstance(candidates, torch.Tensor):
+        return iter(torch.split(candidates, size))
+    if candidates == ALL:
+        return (sampler.others(part) for part in dst.split(size))
+    return sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, dst, size, candidates) if candidates else None
 
 
 def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:

@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.config import RunConfig, RunSettings
+from mspipe_triton.config import RunConfig
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import NegativeSampler
 from mspipe_triton.data.neighbourhood import NeighbourSampler
+from mspipe_triton.data.pair_choices import Choices
+from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.data.scaling import scaled_in_chunks
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.nodes.state import NodeState
@@ -31,6 +34,8 @@ class Session:
         edges: the stream's edge table [E, ·], on host or device as the settings say; width 0 without edge features.
             Lazy if the stream scales its rows, and no kernel reads the table.
         sampler: samples temporal neighbours. negatives: samples negative destinations.
+        index: of the stream's pairs, if the model or its negatives need it. meetings: its `meeting_keys`, if the
+            negatives need them.
         optimizer: updates the model's parameters. mitigation: blends stale memory rows after the fetch, or None.
     """
 
@@ -44,6 +49,8 @@ class Session:
     negatives: NegativeSampler
     model: TemporalModel
     state: NodeState[Any]
+    index: PairIndex | None
+    meetings: torch.Tensor | None
     optimizer: torch.optim.Optimizer
     mitigation: Mitigation | None
 
@@ -60,6 +67,7 @@ class Session:
         """
         train, settings = config.train, run_settings(config)
         split = stream.split_for(train.batch_size)
+        negatives = NegativeSampler(stream, train.seed)  # refuses a stream with one destination
         device = torch.device("cuda" if train.device == "cuda" else "cpu")
         placement = Placement(device, settings.gather, settings.resident)
         time = TimeScale.of(stream.t, split.train_end)
@@ -78,11 +86,15 @@ class Session:
         capturable = settings.resident and placement.apart
         optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, fused=True, capturable=capturable)
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
+        index = PairIndex.build(stream.src, stream.dst, stream.t) if needs_index(config) else None
+        if index is not None and model.predictor.pair is not None:
+            model.predictor.start(Choices.draw(stream, index, split, train.seed).weights())
+        meetings = index.meeting_keys() if index is not None and train.historical else None
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
         sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
         session = Session(
-            config, settings, stream, split, time, stream.t[:0], sampler, NegativeSampler(stream, train.seed), model,
-            state, optimizer, mitigation,
+            config, settings, stream, split, time, stream.t[:0], sampler, negatives, model,
+            state, index, meetings, optimizer, mitigation,
         )  # fmt: skip
         return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 
@@ -99,7 +111,9 @@ class Session:
         """Return the session with the stream, adjacency and negatives that iterations read on a device."""
         stream, negatives = self.stream.on(device), self.negatives.on(device)
         sampler = replace(self.sampler, stream=stream, adjacency=self.sampler.adjacency.on(device))
-        return replace(self, stream=stream, sampler=sampler, negatives=negatives)
+        index = None if self.index is None else self.index.on(device)
+        meetings = None if self.meetings is None else self.meetings.to(device)
+        return replace(self, stream=stream, sampler=sampler, negatives=negatives, index=index, meetings=meetings)
 
     @property
     def edge_table(self) -> torch.Tensor:
@@ -144,3 +158,8 @@ class Session:
             on_device = scaling.on(self.device)
             return LazyTable(table, lambda rows: on_device.apply(rows).to(dtype), dtype)
         return placement.placed(scaled_in_chunks(table, scaling, len(self.stream), dtype), settings.features)
+
+
+def needs_index(config: RunConfig) -> bool:
+    """Return True if a run reads features of pairs, or trains on historical negatives."""
+    return config.model.pair_features or config.train.historical > 0

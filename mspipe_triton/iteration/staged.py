@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
+from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
 from mspipe_triton.iteration.scene import Batch, Scene, new_keys
 from mspipe_triton.iteration.session import Session
@@ -70,34 +71,61 @@ class Stages:
 
     def training(self) -> StageFunctions:
         """Return training stages by name; `patch` is for schedules that fetch early and train on current records."""
-        return {**self._fetch_stages(), "patch": self.patch, "train": self.train, "update": self.update}
+        fetch = {**self._fetch_stages(), "sample": self.sample_training}
+        return {**fetch, "patch": self.patch, "train": self.train, "update": self.update}
 
     def scoring(self) -> StageFunctions:
         """Return the stages by name, with scoring instead of training."""
-        return {**self._fetch_stages(), "score": self.score, "update": self.update}
+        fetch = {**self._fetch_stages(), "sample": self.sample_pairs}
+        return {**fetch, "score": self.score, "update": self.update}
 
     def embedding(self) -> StageFunctions:
         """Return the stages by name, with embedding the sources instead of training."""
         return {**self._fetch_stages(), "embed": self.embed, "update": self.update}
 
     def sample(self, batch: Batch) -> Work:
-        """Sample the neighbours of the roots src ‖ dst ‖ negative strictly before their events' times."""
+        """Sample the neighbours of the roots src ‖ dst ‖ negatives strictly before their events' times."""
         session, stream = self.session, self.session.stream
         events, ends, missing = slice(batch.start, batch.stop), 2 * batch.size, batch.size - batch.stop + batch.start
+        negatives, each = batch.negatives.reshape(-1), batch.negatives.shape[1]
         times = stream.t[events]
-        times = (times if not missing else torch.cat([times, times[-1:].expand(missing)])).repeat(3)
+        times = times if not missing else torch.cat([times, times[-1:].expand(missing)])
+        times = torch.cat([times.repeat(2), times.repeat_interleave(each)])
         end_keys = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
-        keys = [*end_keys, new_keys(batch.negatives, len(stream))]
-        nodes = [stream.src[events], stream.dst[events], batch.negatives]
-        roots = Roots(_pad(nodes, missing), times, _pad(keys, missing))
-        around = session.sampler.around(roots, self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index))
+        keys = [*end_keys, new_keys(negatives, len(stream))]
+        nodes = [stream.src[events], stream.dst[events], negatives]
+        roots = Roots(_pad(nodes, missing, each), times, _pad(keys, missing, each))
+        draws = self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index)
+        around = session.sampler.around(roots, draws, self._horizon(batch))
         receivers = None
         if self.model.mailbox.hears:
             words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
             neighbours, *_ = session.sampler.neighbours(roots.nodes[:ends], times[:ends], words)
             receivers = Receivers.of(roots.nodes[:ends], neighbours)
-        scene = Scene(roots.nodes, times, torch.arange(batch.start, batch.stop), None, around, receivers)
+        numbers = torch.arange(batch.start, batch.stop)
+        scene = Scene(roots.nodes, times, numbers, None, around, receivers, each=each)
         return Work(batch, scene, around.nodes, int(around.root_rows[:ends].max()) + 1)
+
+    def sample_pairs(self, batch: Batch) -> Work:
+        """Sample neighbours, and compute features of the events' pairs with their destinations and negatives."""
+        work, stream, events = self.sample(batch), self.session.stream, slice(batch.start, batch.stop)
+        nodes, missing = (
+            torch.cat([stream.dst[events, None], batch.negatives], 1),
+            batch.size - batch.negatives.shape[0],
+        )
+        pairs = features_of(self.session, stream.src[events], nodes, stream.t[events], self._horizon(batch))
+        pairs = None if pairs is None else pad(pairs, (0, 0, 0, 0, 0, missing))
+        return replace(work, scene=replace(_scene(work), pairs=pairs))
+
+    def sample_training(self, batch: Batch) -> Work:
+        """Sample as `sample_pairs` does, with the negatives of training and their weights."""
+        stream, events = self.session.stream, slice(batch.start, batch.stop)
+        words = draw_words(self.session.seed, Purpose.HISTORICAL_NEGATIVES, batch.epoch, batch.index)
+        columns = (stream.src[events], stream.dst[events], stream.t[events])
+        negatives, weights = training_negatives(self.session, *columns, batch.negatives, words)
+        work = self.sample_pairs(replace(batch, negatives=negatives))
+        weights = None if weights is None else pad(weights, (0, 0, 0, batch.size - negatives.shape[0]))
+        return replace(work, scene=replace(_scene(work), log_weights=weights))
 
     def features(self, work: Work) -> Work:
         """Fetch edge rows of the sampled slots and of the batch's events, and node rows of the distinct nodes."""
@@ -154,7 +182,7 @@ class Stages:
         """Compose an iteration's writes, and publish them to readers."""
         assert work.event_edges is not None
         count = scene.events.numel()
-        src_rows, dst_rows, _ = (part[:count] for part in scene.around.root_rows.chunk(3))
+        src_rows, dst_rows = (scene.around.root_rows[first : first + count] for first in (0, work.batch.size))
         events = Interactions(
             work.batch.start, scene.times[:count], work.event_edges, scene.around.nodes[: work.ends], src_rows,
             dst_rows, scene.receivers,
@@ -174,7 +202,15 @@ class Stages:
         table, placement, around = self.session.stream.node_features, self.placement, scene.around
         nodes = None if table is None else placement.gather(table, around.nodes)
         times, around = placement.load(scene.times), around.on(placement)
-        return replace(scene, times=times, around=around, edges=edges, node_features=nodes, **more)
+        pairs, weights = (None if each is None else placement.load(each) for each in (scene.pairs, scene.log_weights))
+        return replace(
+            scene, times=times, around=around, edges=edges, node_features=nodes, pairs=pairs, log_weights=weights,
+            **more,
+        )  # fmt: skip
+
+    def _horizon(self, batch: Batch) -> torch.Tensor | None:
+        """Return the time of a lagged batch's first event, before which it reads; else None."""
+        return self.session.stream.t[batch.start] if batch.lagged else None
 
     def _edge_rows(self, slots: torch.Tensor) -> EdgeRows:
         """Return edge rows of slots with these events [P, F], one for each slot."""
@@ -192,23 +228,29 @@ class Stages:
         table = self.placement.gather(self.session.edges, events)
         return EdgeRows(table, self.placement.load(rows.view_as(slots)))
 
+    def _gaps(self, candidates: torch.Tensor) -> torch.Tensor | None:
+        """Return a mask of missing candidates [M, N] on the device, or None if none is missing."""
+        gaps = candidates < 0
+        return self.placement.load(gaps) if bool(gaps.any()) else None
+
     def _ranking(self, batch: Batch, candidates: torch.Tensor) -> Ranking:
         """Yield the destinations and candidates [B, N] of a batch's events, some events at a time."""
         stream, events = self.session.stream, slice(batch.start, batch.stop)
-        nodes = torch.cat([stream.dst[events].unsqueeze(1), candidates], 1)
+        nodes, horizon = torch.cat([stream.dst[events, None], candidates], 1), self._horizon(batch)
         size = events_at_a_time(candidates.shape[1])
-        for number, part in enumerate(zip(nodes.split(size), stream.t[events].split(size), strict=True)):
-            pairs = Pairs.of(*part)
+        parts = (column.split(size) for column in (stream.src[events], nodes, stream.t[events]))
+        for number, (src, others, times) in enumerate(zip(*parts, strict=True)):
+            pairs = Pairs.of(others, times)
             pairs = pairs.cut(int(pairs.real))
             # The word that holds the epoch elsewhere tells the parts of both splits apart.
             draws = self._hop_draws(Purpose.RANKING_NEIGHBOURS, 2 * number + batch.epoch, batch.index)
-            around = self.session.sampler.around(
-                Roots(pairs.nodes, pairs.times, new_keys(pairs.nodes, len(stream))), draws
-            )
+            roots = Roots(pairs.nodes, pairs.times, new_keys(pairs.nodes, len(stream)))
+            around = self.session.sampler.around(roots, draws, horizon)
             edges = [self._shared_edge_rows(hop.event_ids) for hop in around.hops]
-            scene = Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around)
+            features = features_of(self.session, src, others, times, horizon)
+            scene = Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around, pairs=features)
             scene = self._fetch(scene, edges, record=self.state.fetch(around.nodes, self.session.edges))
-            yield Ranked(self.placement.load(pairs.rows), scene)
+            yield Ranked(self.placement.load(pairs.rows), scene, self._gaps(others[:, 1:]))
 
 
 def _scene(work: Work) -> Scene:
@@ -216,6 +258,10 @@ def _scene(work: Work) -> Scene:
     return work.scene
 
 
-def _pad(parts: Sequence[torch.Tensor], missing: int) -> torch.Tensor:
-    """Concatenate the parts, each with `missing` times −1 at its end."""
-    return torch.cat([pad(part, (0, missing), value=-1) for part in parts] if missing else list(parts))
+def _pad(parts: Sequence[torch.Tensor], missing: int, each: int) -> torch.Tensor:
+    """Concatenate parts of src, dst and negatives, with −1 at their ends for `missing` events of `each` negatives."""
+    if not missing:
+        return torch.cat(list(parts))
+    return torch.cat(
+        [pad(part, (0, missing * count), value=-1) for part, count in zip(parts, (1, 1, each), strict=True)]
+    )

@@ -68,12 +68,12 @@ def differentiate(
     model: TemporalModel, scene: Scene, embedded: torch.Tensor, optimizer: torch.optim.Optimizer,
     unit: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Return BCE(positive) + BCE(negative) [], and compute its gradients.
+    """Return the loss [], and compute its gradients.
 
     Args:
         unit: [], a 1 to start the backward pass from; torch would otherwise create one on each call.
     """
-    loss, _ = model.loss(embedded, scene.count)
+    loss, _ = model.loss(embedded, scene.pairs, scene.count, scene.each, scene.log_weights)
     optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
     loss.backward(unit)
     return loss.detach()
@@ -109,7 +109,7 @@ def score(model: TemporalModel, scene: Scene, write: Write, ranking: Ranking | N
     """Compute logits of a batch's events and negatives, and of the candidates if it is ranked."""
     hidden, embedded = forward(model, scene)
     events = scene.events.numel()
-    logits = model.loss(embedded, scene.count)[1][:, :events]
+    logits = model.loss(embedded, scene.pairs, scene.count)[1][:, :events]
     ranked = None if ranking is None else rank(model, ranking, embedded[:events], logits[0], scene.times[0])
     _write(write, scene, hidden)
     return Scored(logits, ranked)
@@ -127,12 +127,13 @@ def rank(
         src: [B, D], embeddings of the sources. positive: [B], the events' logits. now: [], the first event's time.
     """
     parts, start = list[torch.Tensor](), 0
-    for rows, scene in ranking:
+    for rows, scene, gaps in ranking:
         stop = start + rows.shape[0]
-        parts.append(model.score(src[start:stop], forward(model, scene, now)[1], rows))
+        logits = model.score(src[start:stop], forward(model, scene, now)[1], rows, scene.pairs)
+        logits = positive[start:stop, None] + (logits[:, 1:] - logits[:, :1])
+        parts.append(logits if gaps is None else logits.masked_fill(gaps, -torch.inf))
         start = stop
-    logits = torch.cat(parts)
-    return positive.unsqueeze(1) + (logits[:, 1:] - logits[:, :1])
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import nn
 from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Hop
 from mspipe_triton.kernels import attention_layer
+from mspipe_triton.kernels.link.pair_features import COLUMNS
 from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
 from mspipe_triton.kernels.runtime.fusion import fused
 
@@ -75,26 +76,62 @@ class TemporalAttention(nn.Module):
 
 
 class LinkPredictor(nn.Module):
-    """Score of an edge, w·ReLU(W_s z_src + W_d z_dst) + b, before the logistic function."""
+    """Score of an edge, w·ReLU(W_s z_src + W_d z_dst + W_p f) + b, before the logistic function.
 
-    def __init__(self, dim: int, dtype: torch.dtype) -> None:
+    f are features of the pair (see `pair_features`); `pair` is None in a model that does not read them.
+    """
+
+    def __init__(self, dim: int, dtype: torch.dtype, pair_features: bool) -> None:
         super().__init__()
         self.src = nn.Linear(dim, dim, dtype=dtype)
         self.dst = nn.Linear(dim, dim, dtype=dtype)
         self.out = nn.Linear(dim, 1, dtype=dtype)
+        self.pair = nn.Linear(COLUMNS, dim, bias=False, dtype=dtype) if pair_features else None
 
-    def forward(self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Compute scores [B, C] of B sources [B, D] against the destinations [P, D] at `rows` [B, C]."""
-        from_src, from_dst, (events, columns) = self.src(src), self.dst(dst), rows.shape
-        owners = torch.arange(events, device=rows.device).unsqueeze(1).expand(events, columns)
-        parts = zip(owners.reshape(-1).split(_SCORED), rows.reshape(-1).split(_SCORED), strict=True)
-        scores: torch.Tensor = torch.cat([self.out(_sums(from_src, from_dst, *part)) for part in parts])
-        return scores.view(events, columns)
+    @torch.no_grad()
+    def start(self, weights: torch.Tensor) -> None:
+        """Let two hidden numbers add the linear function x = `weights` [·] · f of a pair's features f to its score.
+
+        They are ReLU(x + 1) and ReLU(−x − 1), whose difference is x + 1: at x = 0, the value of pairs without a history,
+        the slope of ReLU(x) would depend on rounding. All of these parameters are trained like the others. This does
+        nothing in a predictor of width 1.
+        """
+        if self.pair is None or self.out.in_features < 2:
+            return
+        signs = torch.tensor([1.0, -1.0]).to(self.out.weight)
+        for layer in (self.src, self.dst):
+            layer.weight[:2] = 0
+            layer.bias[:2] = 0
+        self.src.bias[:2] = signs
+        self.out.weight[0, :2] = signs
+        self.out.bias -= 1
+        self.pair.weight[:2] = torch.outer(signs, weights.to(self.pair.weight))
+
+    def forward(
+        self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor, pairs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute scores [B, C] of B sources [B, D] against the destinations [P, D] at `rows` [B, C].
+
+        Args:
+            pairs: features [B, C, ·] of the pairs, or None in a model that does not read them.
+        """
+        from_src, from_dst = self.src(src), self.dst(dst)
+        owners = torch.arange(rows.shape[0], device=rows.device).repeat_interleave(rows.shape[1])
+        places, scores = rows.reshape(-1), list[torch.Tensor]()
+        for start in range(0, places.numel(), _SCORED):
+            part = slice(start, start + _SCORED)
+            from_pair = None if self.pair is None or pairs is None else self.pair(pairs.flatten(0, 1)[part])
+            scores.append(self.out(_hidden(from_src, from_dst, owners[part], places[part], from_pair)))
+        return torch.cat(scores).view(rows.shape)
 
 
 @fused()
-def _sums(src: torch.Tensor, dst: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor) -> torch.Tensor:
-    """ReLU(src + dst) [M, D] of the rows [M] of two tables [·, D]."""
+def _hidden(
+    src: torch.Tensor, dst: torch.Tensor, src_rows: torch.Tensor, dst_rows: torch.Tensor, pairs: torch.Tensor | None
+) -> torch.Tensor:
+    """ReLU(src + dst + pairs) [M, D], with the rows [M] of the tables src and dst [·, D], and pairs [M, D]."""
     if torch.compiler.is_compiling():
-        return torch.relu(src[src_rows] + dst[dst_rows])
-    return torch.relu(src.index_select(0, src_rows) + dst.index_select(0, dst_rows))
+        sums = src[src_rows] + dst[dst_rows]
+    else:
+        sums = src.index_select(0, src_rows) + dst.index_select(0, dst_rows)
+    return torch.relu(sums if pairs is None else sums + pairs)

@@ -118,7 +118,7 @@ class TemporalModel(nn.Module):
                 "number of hops that it reads, 0 for none"
             )
         self.layers = layers
-        self.predictor = LinkPredictor(config.dim, dtype)
+        self.predictor = LinkPredictor(config.dim, dtype, config.pair_features)
 
     def update_memory(self, record: Record, now: torch.Tensor, draws: Draws | None = None) -> torch.Tensor | None:
         """Compute h [U, D], the memory of U nodes after they digest their mail; None in a model without memory.
@@ -155,19 +155,36 @@ class TemporalModel(nn.Module):
         embeddings: torch.Tensor = self.embedding(inputs)
         return embeddings
 
-    def score(self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Compute logits [B, C] of B sources [B, D] against the destinations [P, D] at `rows` [B, C]."""
-        scores: torch.Tensor = self.predictor(src, dst, rows)
-        return scores
-
-    def loss(self, embeddings: torch.Tensor, count: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the loss [] of embeddings [3B, D], src ‖ dst ‖ negative, and both logits [2, B] of every event.
+    def score(
+        self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor, pairs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute logits [B, C] of B sources [B, D] against the destinations [P, D] at `rows` [B, C].
 
         Args:
+            pairs: features [B, C, ·] of the pairs, or None in a model that does not read them.
+        """
+        scores: torch.Tensor = self.predictor(src, dst, rows, pairs)
+        return scores
+
+    def loss(
+        self,
+        embeddings: torch.Tensor,
+        pairs: torch.Tensor | None = None,
+        count: torch.Tensor | None = None,
+        negatives: int = 1,
+        log_weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the loss [] of embeddings [(2 + K)B, D], and the logits [1 + K, B] of every event; see `link_loss`.
+
+        Args:
+            pairs: features [B, 1 + K, ·], or None in a model that does not read them.
             count: [1], the number of real events, which come first; None for all B.
+            negatives: K.
+            log_weights: [B, K], for the softmax loss.
         """
         predictor = self.predictor
         return link_loss(
-            embeddings, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight, predictor.dst.bias,
-            predictor.out.weight, predictor.out.bias,
+            embeddings, pairs, count, predictor.src.weight, predictor.src.bias, predictor.dst.weight,
+            predictor.dst.bias, predictor.out.weight, predictor.out.bias,
+            None if predictor.pair is None else predictor.pair.weight, negatives, log_weights,
         )  # fmt: skip

@@ -11,8 +11,11 @@ import torch
 
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.iteration.ranking import PAIRS
+from mspipe_triton.iteration.session import needs_index
+from mspipe_triton.kernels.link.pair_features import COLUMNS
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.nodes.mailbox import Table
 from mspipe_triton.pipeline.schedules import RESIDENT
@@ -29,11 +32,13 @@ _PAIRED = 14 * _NUMBER
 class Footprint:
     """Bytes of device memory that resident training needs, with all data of a run on the device.
 
-    All parts but two are exact. `events` assumes one destination per node, or per event if there are fewer events,
-    since counting the distinct destinations would mean reading the stream. `workspace` is an estimate: see `planned`.
+    All parts but three are exact. `events` assumes one destination per node, or per event if there are fewer events,
+    and `pairs` one pair per event, since counting them would mean reading the stream. `workspace` is an estimate: see
+    `planned`.
 
     Args:
         graph: the T-CSR adjacency; events: src, dst and t, and the destinations that negatives are drawn from.
+        pairs: the index of the events of every pair, if the run needs one, and the keys of historical negatives.
         features: the tables of edge and node features; state: the nodes' tables.
         parameters: the model's parameters with gradients and Adam's two moments and steps, and its buffers.
         workspace: an iteration's batch, activations and gradients, and ranking.
@@ -41,6 +46,7 @@ class Footprint:
 
     graph: int
     events: int
+    pairs: int
     features: int
     state: int
     parameters: int
@@ -69,6 +75,7 @@ class Footprint:
         return Footprint(
             graph=_NUMBER * (nodes + 1) + 2 * events * (4 + 4 + _NUMBER),
             events=3 * _NUMBER * events + _NUMBER * min(events, nodes),
+            pairs=events * (PairIndex.BYTES * needs_index(config) + _NUMBER * (config.train.historical > 0)),
             features=feature * (events * facts.dim_edge + nodes * facts.dim_node),
             state=nodes * (_row(tables) + (_NUMBER if "received" in tables else 0)),  # with `NodeState.sent`
             parameters=4 * _bytes(parameters) + 4 * len(parameters) + _bytes(model.buffers()),
@@ -165,16 +172,17 @@ def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
     """Return the bytes of `Footprint.workspace`."""
     size, negatives, settings = config.train.batch_size, config.train.negatives, config.model
     number = _itemsize(settings.dtype)
-    pairs = size * (1 + negatives)
-    ranked = min(pairs, PAIRS)
-    candidates = pairs * (_NUMBER + number) + ranked * (_PAIRED + number * settings.dim)
+    pairs, columns = size * (1 + negatives), COLUMNS if settings.pair_features else 0
+    ranked, learned = min(pairs, PAIRS), config.train.train_negatives
+    candidates = pairs * (_NUMBER + number) + ranked * (_PAIRED + number * (settings.dim + 2 * columns))
     receivers = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
     writes = 2 * receivers * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
     passes = sum(
         _pass_bytes(settings, model, facts, roots, learning)
-        for roots, learning in ((3 * size, True), (3 * size, False), (ranked, False))
+        for roots, learning in (((2 + learned) * size, True), (3 * size, False), (ranked, False))
     )
-    return (passes + candidates + writes) * 3 // 2
+    features = number * columns * 2 * size * (1 + learned)
+    return (passes + candidates + writes + features) * 3 // 2
 
 
 def _pass_bytes(config: ModelConfig, model: TemporalModel, facts: Facts, roots: int, learning: bool) -> int:

@@ -10,7 +10,7 @@ import torch
 from mspipe_triton.iteration.cuda_graph import Snapshot
 from mspipe_triton.iteration.passes import EmbedPass, ScorePass, TrainPass
 from mspipe_triton.iteration.resident import Pass, Span
-from mspipe_triton.iteration.scene import Batch
+from mspipe_triton.iteration.scene import Batch, Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import running_clock
 from mspipe_triton.pipeline.flight import StageTimes
@@ -33,7 +33,7 @@ class Resident(Way):
         super().__init__(session, watch)
         self.device_session = session.on(session.device)
         self._train: TrainPass | None = None
-        self._score: dict[int, ScorePass] = {}
+        self._score: dict[tuple[str, bool], ScorePass] = {}
         self._embed: EmbedPass | None = None
 
     def train_epoch(
@@ -81,16 +81,18 @@ class Resident(Way):
             steps.replay()
             yield
 
-    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
+    def predict(
+        self, split: str, candidates: Candidates = 0, lagged: bool = False
+    ) -> Iterator[tuple[Batch, BatchScores]]:
         """See `Way`."""
         self.session.model.eval()
-        span, steps = self.spans()[split], self._scoring(negatives)
+        span, steps = self.spans()[split], self._scoring(split, candidates, lagged)
         count = steps.run(*span, self.counter(split, *span[:2]))
         scores, ranks = (part[:count].to("cpu", copy=True) for part in (steps.scores, steps.ranks))
-        for batch in self.split_batches(split, negatives):
+        for batch in self.split_batches(split, candidates, lagged):
             events = batch.stop - batch.start
             positive, negative = scores[batch.index, :, :events]
-            yield batch, (positive, negative, ranks[batch.index, : events if negatives else 0])
+            yield batch, (positive, negative, ranks[batch.index, : events if steps.ranked else 0])
 
     def embed(self, stop: int) -> torch.Tensor:
         """See `Way`."""
@@ -115,13 +117,15 @@ class Resident(Way):
             self._prepare(self._train, [(0, events, 1)], False)
         return self._train
 
-    def _scoring(self, negatives: int) -> ScorePass:
-        if negatives not in self._score:
-            spans = list(self.spans().values())
+    def _scoring(self, split: str, candidates: Candidates, lagged: bool) -> ScorePass:
+        table = isinstance(candidates, torch.Tensor)
+        key = (split if table else str(candidates), lagged)
+        if key not in self._score:
+            spans = [self.spans()[split]] if table else list(self.spans().values())
             count = max(-(-(stop - first) // self.session.size) for first, stop, _ in spans)
-            self._score[negatives] = ScorePass(self.device_session, count, negatives)
-            self._prepare(self._score[negatives], spans, True)
-        return self._score[negatives]
+            self._score[key] = ScorePass(self.device_session, count, candidates, spans[0][0], lagged)
+            self._prepare(self._score[key], spans, True)
+        return self._score[key]
 
     def _prepare(self, steps: Pass, spans: Sequence[Span], whole: bool, measured: bool = False) -> None:
         """Measure capacities on the spans, unless `measured`, and capture the step."""

@@ -11,7 +11,7 @@ import torch
 
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.iteration.lanes import lanes, serial_lanes
-from mspipe_triton.iteration.scene import Batch, batches
+from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, Work, in_turn
 from mspipe_triton.kernels.runtime.fusion import compile_seconds, running_clock
@@ -111,18 +111,21 @@ class Staged(Way):
         whole, sampler = session.split.train_end // size, session.negatives
         places = (place + torch.arange(count + ahead)) % whole
         dst = sampler.dst[: whole * size].view(whole, size)[places].flatten()
-        negatives = sampler.iterate(Purpose.TRAIN_NEGATIVES, 1, dst, size)
+        each = session.config.train.train_negatives
+        negatives = sampler.iterate(Purpose.TRAIN_NEGATIVES, 1, dst, size, each)
         for index, (number, draws) in enumerate(zip(places.tolist(), negatives, strict=True)):
             begin = number * size
-            yield Batch(index, 1, begin, begin + size, size, draws[:, 0])
+            yield Batch(index, 1, begin, begin + size, size, draws)
 
-    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
+    def predict(
+        self, split: str, candidates: Candidates = 0, lagged: bool = False
+    ) -> Iterator[tuple[Batch, BatchScores]]:
         """See `Way`."""
         self.session.model.eval()
         self.session.state.settle()
         first, stop, _ = self.spans()[split]
         count = self.counter(split, first, stop)
-        for work in in_turn(self.stages.scoring(), self.split_batches(split, negatives)):
+        for work in in_turn(self.stages.scoring(), self.split_batches(split, candidates, lagged)):
             positive, negative = work.outcome.logits
             yield work.batch, (positive, negative, work.outcome.ranks)
             count()

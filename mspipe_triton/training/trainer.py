@@ -20,7 +20,7 @@ from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import TrainingError
-from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, predict_split
+from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, predict_split, run_candidates
 from mspipe_triton.evaluation.metrics import summarise
 from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
@@ -146,7 +146,7 @@ class _Run:
             self._validate(metrics)
         start = time.perf_counter()
         self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
-        evaluation = evaluate_checkpoint(self.way, self.folder, self.session.config.train.negatives)
+        evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(self.session.config.train))
         result = self._result(evaluation, time.perf_counter() - start)
         result["notes"] = verdict(result)
         self.folder.write_result(result)
@@ -221,7 +221,9 @@ class _Run:
             "compile_seconds": sum(epoch["compile_seconds"] for epoch in history),
             "evaluation_seconds": evaluation_seconds,
             "best_epoch": best["epoch"],
-            "negatives": config.train.negatives,
+            **{name: getattr(config.train, name) for name in ("loss", "train_negatives", "negative_kind", "negatives")},
+            "protocol": config.train.protocol,
+            "pair_features": config.model.pair_features,
             **evaluation,
             "losses": [epoch["loss"] for epoch in history],
             "stage_seconds": fastest["stage_seconds"],

@@ -13,7 +13,7 @@ import torch
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.iteration.resident import Span
-from mspipe_triton.iteration.scene import Batch, batches
+from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds
 from mspipe_triton.pipeline.engine import PATIENCE
@@ -128,11 +128,14 @@ class Way(ABC):
         """
 
     @abstractmethod
-    def predict(self, split: str, negatives: int = 0) -> Iterator[tuple[Batch, BatchScores]]:
+    def predict(
+        self, split: str, candidates: Candidates = 0, lagged: bool = False
+    ) -> Iterator[tuple[Batch, BatchScores]]:
         """Score a split's batches, starting from the current node state and updating it.
 
         Args:
-            split: "val" or "test". negatives: N random destinations to rank each event's among; 0 for no ranking.
+            split: "val" or "test". candidates: destinations that each event is ranked among.
+            lagged: read only neighbours and pairs from before the time of a batch's first event.
         """
 
     @abstractmethod
@@ -155,7 +158,8 @@ class Way(ABC):
         """Yield batches of the training events, or of the first `stop` of them."""
         session = self.session
         stop = session.split.train_end if stop is None else stop
-        return batches(0, stop, session.size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
+        each = session.config.train.train_negatives
+        return batches(0, stop, session.size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch, each=each)
 
     def spans(self) -> dict[str, Span]:
         """Return the events of both splits; the split's number replaces the epoch."""
@@ -168,11 +172,11 @@ class Way(ABC):
         counts = (min(size, stop - start) for start in range(first, stop, size))
         return lambda: self.watch.evaluation(name, next(counts), total)
 
-    def split_batches(self, split: str, negatives: int) -> Iterator[Batch]:
+    def split_batches(self, split: str, candidates: Candidates, lagged: bool) -> Iterator[Batch]:
         """Yield batches of a split's events; the split's number replaces the epoch."""
-        session = self.session
-        start, stop, number = self.spans()[split]
-        return batches(start, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, number, negatives)
+        session, (start, stop, number) = self.session, self.spans()[split]
+        sampler, purpose = session.negatives, Purpose.EVAL_NEGATIVES
+        return batches(start, stop, session.size, sampler, purpose, number, candidates, lagged=lagged)
 
 
 def carry_out(session: Session, watch: Watch = UNWATCHED) -> Way:

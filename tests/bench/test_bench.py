@@ -115,6 +115,15 @@ def test_least_work_of_the_link_loss_is_one_product_per_row_and_two_backward() -
     assert least.backward_flops == 2 * least.flops  # gradients of the row and of the weight
 
 
+def test_features_of_pairs_have_one_product_and_one_backward() -> None:
+    features = build("link_loss-pairs", TINY)["pairs"].shape[-1]
+    with FlopCounterMode(display=False) as counter:
+        torch.empty(2 * TINY.batch, features) @ torch.empty(features, TINY.dim)
+    plain, pairs = work("link_loss", TINY), work("link_loss-pairs", TINY)
+    assert pairs.flops - plain.flops == counter.get_total_flops()
+    assert pairs.backward_flops - plain.backward_flops == counter.get_total_flops()  # features have no gradient
+
+
 def test_least_work_counts_reads_and_writes() -> None:
     sizes = measured(TINY)
     assert work("unique_nodes", TINY).bytes == 8 * (3 * sizes["slots"] + 2 * sizes["distinct"])

@@ -10,7 +10,7 @@ import pytest
 
 from bench.pictures.tuning import importances
 from bench.studies.tuning import RESULT
-from mspipe_triton.config import RunSettings
+from mspipe_triton.execution import RunSettings
 
 REPORT = json.loads(RESULT.read_text(encoding="utf-8"))
 FROM_BAD = json.loads(RESULT.with_name("tuning-from-bad.json").read_text(encoding="utf-8"))

@@ -115,7 +115,16 @@ WRONG = {
     ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
     ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
     ("train", "late.csv",): "row 2: time is '2', earlier than in the row before; sort the events with --sort",
+    ("train", "events.csv", "--recipe", "fast"): "recipe 'fast' is not one of ranking",
+    ("train", "events.csv", "--protocol", "ogb"): "protocol 'ogb' is not one of default, tgb",
+    ("train", "events.csv", "--protocol", "tgb", "--batch-size", "100"): "needs batch-size 200, not 100; use 200, or",
+    ("train", "events.csv", "--protocol", "tgb", "--split-at", "0.5,0.6"): "needs split-at tgb, not '0.5,0.6'; use tgb",
+    ("train", "events.csv", "--negative-kind", "mixed"): "needs 2 negatives or more, as in --train-negatives 20",
+    ("train", "events.csv", "--loss", "mse"): "not one of bce, softmax",
+    ("train", "events.csv", "--train-negatives", "0"): "train-negatives must be at least 1",
     ("evaluate", "nowhere"): "no run there",
+    ("evaluate", "nowhere", "--candidates", "some"): "--candidates must be random or all, not 'some'",
+    ("evaluate", "nowhere", "--candidates", "all", "--negatives", "9"): "omit it with --candidates all",
     ("evaluate", "nowhere", "--split", "train"): "--split must be val or test",
     ("evaluate", "nowhere", "--negatives", "0"): "--negatives must be at least 1",
     ("data", "info", "none.csv"): "no such file",
@@ -160,6 +169,28 @@ def test_help_names_every_command(command: Command) -> None:
     output = command().stdout
     for name in ("train", "evaluate", "data", "doctor"):
         assert name in output
+
+
+def test_help_shows_the_flags_of_ranking(command: Command) -> None:
+    text = " ".join(command("train", "--help", COLUMNS="200", TERM="dumb").stdout.split())
+    for flag in ("--pair-features", "--no-pair-features", "--recipe", "--protocol", "--negative-kind", "--loss"):
+        assert f"{flag} " in text
+    assert "Settings for a purpose, which flags override: ranking" in text
+    assert "--candidates" in command("evaluate", "--help", COLUMNS="200", TERM="dumb").stdout
+
+
+def test_info_plans_memory_for_the_flags_of_ranking(events: Path, command: Command) -> None:
+    def parts(*flags: str) -> dict[str, float]:
+        done = command("data", "info", "events.csv", *flags, "--json")
+        assert done.returncode == 0, done.stderr
+        planned: dict[str, float] = json.loads(done.stdout)["resident_parts_mib"]
+        return planned
+
+    usual, without = parts(), parts("--no-pair-features")
+    assert usual["pairs"] > without["pairs"] == 0
+    assert parts("--no-pair-features", "--train-negatives", "2", "--negative-kind", "mixed")["pairs"] > usual["pairs"]
+    assert parts("--train-negatives", "9")["workspace"] > usual["workspace"]
+    assert parts("--recipe", "ranking")["pairs"] > usual["pairs"]
 
 
 def test_a_file_as_run_folder_and_a_folder_as_config(events: Path, command: Command) -> None:

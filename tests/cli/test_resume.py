@@ -72,6 +72,20 @@ def test_a_config_file_with_resume_names_only_what_it_holds(run: Path, tmp_path:
     assert load_config(run / "config.toml").train.batch_size == 100
 
 
+def test_a_recipe_with_resume_names_its_settings(run: Path, tmp_path: Path, command: Command) -> None:
+    line = refusal(command("train", "--out", "run", "--resume", "--recipe", "ranking"))
+    assert "train.loss (bce there, softmax here), train.train_negatives (1 there, 10 here)" in line
+    assert "no-such" in refusal(command("train", "--out", "run", "--resume", "--recipe", "no-such"))
+    few = ("--recipe", "ranking", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--threads", "1")
+    done = command("train", "events.csv", *few, "--out", "other", "--deterministic")
+    assert done.returncode == 0, done.stderr
+    same = command("train", "--out", "other", "--resume", "--recipe", "ranking", "--batch-size", "100", "--json")
+    assert json.loads(same.stdout)["epochs"] == 2
+    assert "train.batch_size (100 there, 200 here)" in refusal(
+        command("train", "--out", "other", "--resume", "--recipe", "ranking")
+    )
+
+
 def test_moved_data_are_named(run: Path, tmp_path: Path, command: Command) -> None:
     result = json.loads((run / "result.json").read_text())
     (tmp_path / "events.csv").rename(tmp_path / "moved.csv")

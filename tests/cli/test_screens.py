@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 from mspipe_triton.cli import screens
-from mspipe_triton.cli.screens import EvaluationScreen, TrainingScreen
+from mspipe_triton.cli.screens import EvaluationScreen, TrainingScreen, split_table
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.run_folder import RunFolder
 
@@ -137,11 +138,24 @@ def test_a_resumed_run_continues_its_bar(small_stream: EventStream, monkeypatch:
     screen.close()
 
 
+def test_baselines_fit_a_terminal_of_80_columns() -> None:
+    scores = {"ap": 0.5, "auc": 0.5, "mrr": 0.5}
+    metrics = {**scores, "candidates": 49, "ap_batch_mean": 0.5, "inductive": {**scores, "events": 1234}}
+    metrics |= dict.fromkeys(NAMES, scores)
+    terminal = Console(file=StringIO(), width=80)
+    terminal.print(split_table("test", metrics, "runs/a"))
+    lines = terminal.file.getvalue().splitlines()
+    labels = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert labels == ["test", "test, unseen (1,234)", "baselines on test", *NAMES.values()]
+    assert {line.count("0.5000") for line in lines[-5:-1]} == {3}
+
+
 def test_commands_show_each_note_once(tmp_path: Path, command: Command) -> None:
     # Each source always meets the same partner, which EdgeBank remembers and two iterations do not teach.
     rows = [f"a{number % 60},b{number % 60},{number}" for number in range(1200)]
     (tmp_path / "pairs.csv").write_text("\n".join(["user,item,t", *rows]))
-    done = command("train", "pairs.csv", *SMALL, "--batch-size", "800", "--epochs", "1", "--out", "run", "--json")
+    flags = ("--batch-size", "800", "--epochs", "1", "--no-pair-features", "--out", "run", "--json")
+    done = command("train", "pairs.csv", *SMALL, *flags)
     notes = json.loads(done.stdout)["notes"]
     assert len(notes) >= 2
     printed = " ".join(done.stderr.split())

@@ -45,7 +45,7 @@ def test_batches_equal_the_oracle(
     for index, item in enumerate(items):
         dst = [dst for _, dst, _ in events[item.start : item.stop]]
         for purpose, each, negatives in (
-            (Purpose.EVAL_NEGATIVES, 1, item.negatives.unsqueeze(1)),
+            (Purpose.EVAL_NEGATIVES, 1, item.negatives),
             (Purpose.RANKING_NEGATIVES, ranked, item.candidates),
         ):
             assert negatives is not None

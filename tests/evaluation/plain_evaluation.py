@@ -1,6 +1,8 @@
-"""Plain Python for the terms of an evaluation: split, events with unseen nodes, EdgeBank and AUC; imports nothing."""
+"""Plain Python for the terms of an evaluation: split, events with unseen nodes, baselines and AUC; imports math."""
 
 from __future__ import annotations
+
+import math
 
 Pair = tuple[int, int]
 
@@ -39,6 +41,23 @@ def edgebank(pairs: list[Pair], t: list[float], queries: list[Pair], moments: li
         float(any(pair == query and time < moment for pair, time in events))
         for query, moment in zip(queries, moments, strict=True)
     ]
+
+
+def edgebank_window(
+    pairs: list[Pair], t: list[float], queries: list[Pair], moments: list[float], window: float
+) -> list[float]:
+    """Score 1 for a pair that has an event strictly before its moment, and at most a window before it, else 0."""
+    events = list(zip(pairs, t, strict=True))
+    return [
+        float(any(pair == query and time < moment and moment - time <= window for pair, time in events))
+        for query, moment in zip(queries, moments, strict=True)
+    ]
+
+
+def popularity(pairs: list[Pair], t: list[float], query: int, moment: float, span: float) -> float:
+    """Sum over a destination's events strictly before a moment, each decayed by the number of events after it."""
+    before = sum(time < moment for time in t)
+    return sum(math.exp((event + 1 - before) / span) for event in range(before) if pairs[event][1] == query)
 
 
 def auc(positive: list[float], negative: list[float]) -> float:

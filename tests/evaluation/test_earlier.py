@@ -7,41 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.data.readers import read_stream
-from mspipe_triton.evaluation.edgebank import EdgeBank
-from mspipe_triton.evaluation.evaluate import predict_split
+from mspipe_triton.evaluation.baselines import Baselines
+from mspipe_triton.evaluation.evaluate import fit_baselines, predict_split
 from mspipe_triton.evaluation.metrics import summarise
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.way import carry_out
 from tests.evaluation import plain_evaluation as plain
-
-NODES = 5
-PAIRS = st.tuples(st.integers(0, NODES - 1), st.integers(0, NODES - 1))
-# Few times, so that most events share theirs: small ones, nanoseconds that float64 would round, and fractions.
-TIMES = st.sampled_from([(0, 1, 2, 3), tuple(2**60 + n for n in range(4)), (0.1, 0.2, 0.30000000000000004, 1e9)])
-
-
-@given(st.lists(st.tuples(PAIRS, st.integers(0, 3)), min_size=1, max_size=20), st.lists(PAIRS, max_size=8), TIMES)
-def test_edgebank_against_its_definition(
-    events: list[tuple[tuple[int, int], int]], queries: list[tuple[int, int]], times: tuple[float, ...]
-) -> None:
-    events.sort(key=lambda event: event[1])
-    pairs, t = [pair for pair, _ in events], [times[number] for _, number in events]
-    stream = EventStream(*(torch.tensor(side) for side in zip(*pairs, strict=True)), torch.tensor(
-        t, dtype=torch.int64 if isinstance(t[0], int) else torch.float64), num_nodes=NODES)  # fmt: skip
-    bank, queries = EdgeBank(stream), [*queries, *pairs]
-    src, dst = torch.tensor(queries).T
-    for time in times:
-        moment = torch.tensor([time], dtype=stream.t.dtype)
-        expected = plain.edgebank(pairs, t, queries, [time] * len(queries))
-        assert bank.score(src, dst, moment).tolist() == expected
-    each = bank.score(src.unsqueeze(1), dst.unsqueeze(1), torch.tensor(times, dtype=stream.t.dtype))
-    assert each.tolist() == [plain.edgebank(pairs, t, [query] * len(times), list(times)) for query in queries]
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +46,23 @@ def test_same_time_tells_nothing_at_any_batch_size(snapshots: EventStream) -> No
         pairs[split.val_end :], other)]  # fmt: skip
     expected = plain.auc(*oracle)
     assert round(expected, 3) == 0.494
-    bank, measured = EdgeBank(stream), []
+    baselines = Baselines.fit(stream, PairIndex.build(stream.src, stream.dst, stream.t), split, 0)
+    measured = []
     for size in (100, 400, 800):
         scores: list[list[float]] = [[], []]
         for start in range(split.val_end, len(stream), size):
             batch = slice(start, start + size)
             negatives = torch.tensor([dst for _, dst in other])[start - split.val_end : start - split.val_end + size]
-            for side, dst in zip(scores, (stream.dst[batch], negatives), strict=True):
-                side += bank.score(stream.src[batch], dst, stream.t[batch]).tolist()
+            both = torch.stack([stream.dst[batch], negatives], 1)
+            batch_scores = baselines.scores(stream.src[batch], both, stream.t[batch])["edgebank"]
+            for side, column in zip(scores, batch_scores.unbind(1), strict=True):
+                side += column.tolist()
         assert scores == oracle
         config = RunConfig(
             model=ModelConfig(dim=4, fanout=1, heads=1), train=TrainConfig(batch_size=size, negatives=1, threads=1)
         )
         way = carry_out(Session.create(config.with_flags({"device": "cpu", "schedule": "serial"}), stream))
-        predictions = predict_split(way, "test", 1)[1]
-        assert predictions is not None
+        predictions = predict_split(way, "test", 1, fit_baselines(way.session))[1]["edgebank"]
         assert predictions.positive.tolist() == oracle[0]
         measured.append(summarise(predictions)["auc"])
     # Each batch size draws other negatives, all destinations alike; only the share of known ones among them varies.

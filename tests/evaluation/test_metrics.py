@@ -1,4 +1,4 @@
-"""Metrics and EdgeBank against their definitions."""
+"""Metrics against their definitions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mspipe_triton.data.events import EventStream
-from mspipe_triton.evaluation.edgebank import EdgeBank
 from mspipe_triton.evaluation.metrics import Predictions, summarise
 from mspipe_triton.iteration.step import reciprocal_ranks
 
@@ -53,13 +51,3 @@ def test_mean_over_batches_and_masks() -> None:
 def test_ties_share_their_mean_rank() -> None:
     candidates = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     assert reciprocal_ranks(torch.tensor([2.0, 1.0, 1.0]), candidates).tolist() == [1 / 2.5, 1 / 2.5, 1.0]
-
-
-def test_edgebank_remembers_earlier_events_only() -> None:
-    stream = EventStream(torch.tensor([0, 1, 0, 0]), torch.tensor([2, 2, 2, 3]), torch.arange(4))
-    bank = EdgeBank(stream)
-    src, dst = torch.tensor([0, 1, 0, 2, 3]), torch.tensor([2, 2, 3, 0, 3])
-    assert bank.score(src, dst, torch.tensor(0)).tolist() == [0, 0, 0, 0, 0]
-    assert bank.score(src, dst, torch.tensor(1)).tolist() == [1, 0, 0, 0, 0]
-    assert bank.score(src, dst, torch.tensor(4)).tolist() == [1, 1, 1, 0, 0]  # a pair is directed
-    assert bank.score(src.view(-1, 1), dst.view(-1, 1), torch.tensor([2])).shape == (5, 1)

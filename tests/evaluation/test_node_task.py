@@ -80,9 +80,9 @@ def test_evaluation_repeats_the_same_numbers(stream: EventStream, tmp_path: Path
     run = tmp_path / "run"
     result = train(settings, out=str(run))
     for split in ("val", "test"):
-        assert evaluate_run(str(run), split)[0] == result[split]
+        assert evaluate_run(str(run), split) == result[split]
     (run / "decoder.pt").unlink()
-    assert evaluate_run(str(run), "test")[0] == result["test"], "a missing decoder is trained again"
+    assert evaluate_run(str(run), "test") == result["test"], "a missing decoder is trained again"
     (run / "decoder.pt").write_bytes(b"half a file")
     with pytest.raises(RunFolderError, match=r"decoder.pt: damaged or truncated") as caught:
         evaluate_run(str(run), "test")
@@ -247,7 +247,7 @@ def test_a_moved_copy_without_labels_is_evaluated_on_links_alone(stream: EventSt
     for task in ("link", "node"):
         train(config(task=task), stream, out=str(tmp_path / task))
     plain = replace(stream, labels=None)
-    assert evaluate_run(str(tmp_path / "link"), "test", stream=plain)[0]["ap"] > 0.5
+    assert evaluate_run(str(tmp_path / "link"), "test", stream=plain)["ap"] > 0.5
     with pytest.raises(DataError, match="no label column for --task node"):
         evaluate_run(str(tmp_path / "node"), "test", stream=plain)
 
@@ -256,6 +256,6 @@ def test_other_labels_are_other_data_for_a_run_that_learns_them(stream: EventStr
     for task in ("link", "node"):
         train(config(task=task), stream, out=str(tmp_path / task))
     flipped = replace(stream, labels=1 - stream.labels)
-    assert evaluate_run(str(tmp_path / "link"), "test", stream=flipped)[0]["ap"] > 0.5
+    assert evaluate_run(str(tmp_path / "link"), "test", stream=flipped)["ap"] > 0.5
     with pytest.raises(RunFolderError, match="as many, but with other labels; pass the stream"):
         evaluate_run(str(tmp_path / "node"), "test", stream=flipped)

@@ -25,10 +25,16 @@ FEW = (
 
 
 def result(
-    test: dict[str, Any], bank: dict[str, float], train: int = 1400, size: int = 700, best: int = 2, epochs: int = 3
-) -> dict[str, Any]:
+    test: dict[str, Any], bank: dict[str, float], train: int = 1400, size: int = 700, best: int = 2, epochs: int = 3,
+    features: dict[str, float] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    weak = dict.fromkeys(("ap", "auc", "mrr"), 0.6)
+    baselines = {
+        "edgebank": {**weak, **bank}, "edgebank_window": weak, "popularity": weak,
+        "pair_features": dict.fromkeys(weak, 0.4) | (features or {}),
+    }  # fmt: skip
     return {
-        "test": {**GOOD, **test, "edgebank": {"ap": 0.6, "auc": 0.6, "mrr": 0.6, **bank}},
+        "test": {**GOOD, **test, **baselines},
         "split_events": {"train": train, "val": 300, "test": 300},
         "batch_size": size, "epochs": epochs, "best_epoch": best,
     }  # fmt: skip
@@ -45,14 +51,40 @@ def test_a_good_run_has_no_notes() -> None:
 @pytest.mark.parametrize(
     ("bank", "scores"),
     [
-        ({"mrr": 0.75}, "MRR 0.7000 against 0.7500"),
-        ({"auc": 0.8}, "AUC 0.8000 against 0.8000"),
-        ({"ap": 0.95, "mrr": 0.9}, "AP 0.9000 against 0.9500, MRR 0.7000 against 0.9000"),
+        ({"mrr": 0.75}, "MRR 0.7000 against 0.7500 (EdgeBank)"),
+        ({"auc": 0.8}, "AUC 0.8000 against 0.8000 (EdgeBank)"),
+        ({"ap": 0.95, "mrr": 0.9}, "AP 0.9000 against 0.9500 (EdgeBank), MRR 0.7000 against 0.9000 (EdgeBank)"),
     ],
 )
 def test_scores_that_are_not_above_edgebank_are_named(bank: dict[str, float], scores: str) -> None:
-    line = f"On test, the model does not beat EdgeBank, which only remembers pairs: {scores}."
-    assert verdict(result({}, bank)) == [line, FEW]
+    assert verdict(result({}, bank)) == [f"On test, the model does not beat the best baseline: {scores}.", FEW]
+
+
+def test_each_score_is_compared_with_its_best_baseline() -> None:
+    run = result({}, {"ap": 0.92})
+    run["test"] |= {
+        "edgebank_window": {"ap": 0.95, "auc": 0.1, "mrr": 0.1},
+        "popularity": {"ap": 0.91, "auc": 0.85, "mrr": 0.1},
+    }
+    scores = "AP 0.9000 against 0.9500 (EdgeBank with a window), AUC 0.8000 against 0.8500 (popularity)"
+    assert verdict(run) == [f"On test, the model does not beat the best baseline: {scores}.", FEW]
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({}, "try --pair-features, --batch-size 10 (140 per epoch) or more --epochs."),
+        ({"train": 60_000, "size": 600, "best": 3}, "try --pair-features or --epochs 6; --resume continues this run."),
+        ({"train": 60_000, "size": 600}, "try --pair-features, a smaller --lr or another --model."),
+    ],
+)
+def test_a_model_without_pair_features_that_loses_against_them_is_told(options: dict[str, int], advice: str) -> None:
+    run = result({}, {}, features={"mrr": 0.8}, **options)
+    fault = "On test, the model does not beat the best baseline: MRR 0.7000 against 0.8000 (pair features alone)."
+    first, second = verdict(run)
+    assert first == fault
+    assert second.endswith(advice)
+    assert "--pair-features" not in verdict({**run, "pair_features": True})[1]
 
 
 def test_the_limit_of_chance_is_two_standard_errors() -> None:
@@ -75,9 +107,9 @@ def test_the_limit_of_chance_is_two_standard_errors() -> None:
 
 def test_everything_at_once() -> None:
     bad = {"ap": 0.5, "auc": 0.51, "mrr": 0.1, "node": {"auc": 0.3, "events": 300, "positives": 100}}
-    assert verdict(result(bad, {})) == [
-        "On test, the model does not beat EdgeBank, which only remembers pairs: AP 0.5000 against 0.6000, "
-        "AUC 0.5100 against 0.6000, MRR 0.1000 against 0.6000.",
+    assert verdict(result(bad, {}, features={"mrr": 0.05})) == [
+        "On test, the model does not beat the best baseline: AP 0.5000 against 0.6000 (EdgeBank), "
+        "AUC 0.5100 against 0.6000 (EdgeBank), MRR 0.1000 against 0.6000 (EdgeBank).",
         f"On test, the AUC is 0.5100, no better than chance: 0.5 ± 0.0472 {ERRORS}.",
         f"On test, the AUC of labels is 0.3000, no better than chance: 0.5 ± 0.0708 {ERRORS}.",
         FEW,
@@ -95,7 +127,7 @@ def test_everything_at_once() -> None:
         ({"train": 60_000, "size": 600, "best": 3}, "100 iterations per epoch, 300 in all, and its last epoch was the "
          "best: try --epochs 6; --resume continues this run."),
         ({"train": 600_000, "size": 600}, "1,000 iterations per epoch, 3,000 in all, and epoch 2 was the best: try a "
-         "smaller --lr, or another --model."),
+         "smaller --lr or another --model."),
     ],
 )  # fmt: skip
 def test_the_advice_follows_the_iterations_and_the_best_epoch(options: dict[str, int], advice: str) -> None:
@@ -113,7 +145,7 @@ def test_a_smaller_batch_size_gives_about_200_iterations(size: int) -> None:
 
 def run(stream: EventStream, folder: Path, size: int, epochs: int) -> dict[str, Any]:
     config = RunConfig(
-        model=ModelConfig(dim=16, fanout=4),
+        model=ModelConfig(dim=16, fanout=4, pair_features=False),
         train=TrainConfig(epochs=epochs, batch_size=size, negatives=5, threads=1, schedule="serial"),
     )
     written: dict[str, Any] = train(config, stream, out=str(folder))
@@ -126,8 +158,8 @@ def test_notes_of_runs(small_stream: EventStream, tmp_path: Path, monkeypatch: p
     src = torch.arange(1200) % 60
     pairs = EventStream(src, src + 60, torch.arange(1200))  # each source always meets the same partner
     fault, *_, advice = run(pairs, tmp_path / "pairs", 800, 1)["notes"]
-    assert fault.startswith("On test, the model does not beat EdgeBank, which only remembers pairs: AP 0.")
-    assert advice.startswith(
-        "Training had 2 iterations per epoch, 2 in all, which is few: try --batch-size 10 (84 per "
-    )
-    assert run(small_stream, tmp_path / "run", 20, 3)["notes"] == []
+    assert fault.startswith("On test, the model does not beat the best baseline: AP 0.")
+    assert advice.startswith("Training had 2 iterations per epoch, 2 in all, which is few: try --pair-features, ")
+    fault, advice = run(small_stream, tmp_path / "run", 20, 3)["notes"]
+    assert fault.count("against") == fault.count("(pair features alone)"), "it beats all other baselines"
+    assert "try --pair-features" in advice

@@ -10,7 +10,8 @@ import torch
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.negatives import Purpose, draw_words
+from mspipe_triton.iteration.pairs import training_negatives
 from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
@@ -20,9 +21,9 @@ from tests.models.six_events import SIX
 SIX_STREAM = EventStream(*(torch.tensor(column) for column in zip(*SIX, strict=True)))
 
 
-def session(stream: EventStream, batch_size: int, **model: object) -> Session:
+def session(stream: EventStream, batch_size: int, train: dict[str, object] | None = None, **model: object) -> Session:
     config = ModelConfig(**{"dtype": "float64", **model})
-    return Session.create(RunConfig(model=config, train=TrainConfig(batch_size=batch_size)), stream)
+    return Session.create(RunConfig(model=config, train=TrainConfig(batch_size=batch_size, **(train or {}))), stream)
 
 
 def first(stream: EventStream, events: int, unit: int = 1) -> EventStream:
@@ -66,11 +67,15 @@ def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], Non
         check: called after the last batch.
     """
     events, size = events_of(run.stream), run.config.train.batch_size
-    items = list(batches(0, size * count, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1))
+    each = run.config.train.train_negatives
+    items = list(batches(0, size * count, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1, each=each))
     run.model.train()
     batch_count = 0
     for item, done in zip(items, in_turn(Stages(run).training(), items), strict=True):
-        expected = plain.train_batch(events[item.start : item.stop], item.negatives.tolist(), events)
+        columns = (column[item.start : item.stop] for column in (run.stream.src, run.stream.dst, run.stream.t))
+        words = draw_words(run.seed, Purpose.HISTORICAL_NEGATIVES, 1, item.index)
+        negatives, weights = training_negatives(run, *columns, item.negatives, words)
+        expected = plain.train_batch(events[item.start : item.stop], negatives.tolist(), events, weights)
         assert done.outcome.loss.item() == pytest.approx(expected, rel=1e-9), item.index
         for name, parameter in run.model.named_parameters():
             close(parameter.grad, plain.p[name].grad, 1e-9, f"gradient of {name} in batch {item.index}")

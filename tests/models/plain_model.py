@@ -7,6 +7,8 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
+from tests.kernels.link.plain_pair_features import plain_pair_features
+
 Time = int | float
 Event = tuple[int, int, Time, torch.Tensor]
 
@@ -65,10 +67,20 @@ class PlainModel(ABC):
         self.unwritten: list[tuple[dict[int, tuple[torch.Tensor, Time]], dict[int, Mail]]] = []
         self.events, self.now = 0, self.start
 
-    def train_batch(self, events: list[Event], negatives: list[int], future: list[Event]) -> float:
-        """Run an iteration and return its loss; `future` holds all events that may give neighbours, the batch's too."""
-        positive, negative = self.logits(events, negatives, future)
-        loss = -positive.sigmoid().log().mean() - (1 - negative.sigmoid()).log().mean()
+    def train_batch(
+        self, events: list[Event], negatives: list[list[int]], future: list[Event],
+        log_weights: torch.Tensor | None = None,
+    ) -> float:  # fmt: skip
+        """Run an iteration and return its loss; `future` holds all events that may give neighbours, the batch's too.
+
+        The loss is the binary cross-entropy, or with log weights [B, K] of the negatives, that of the softmax.
+        """
+        scores = self.logits(events, negatives, future)
+        if log_weights is None:
+            loss = -scores[:, 0].sigmoid().log().mean() - (1 - scores[:, 1:].sigmoid()).log().mean()
+        else:
+            weights = torch.cat([torch.zeros(len(events), 1), log_weights.double()], 1)
+            loss = -(scores[:, 0].exp() / (scores.exp() * weights.exp()).sum(1)).log().mean()
         for value in self.p.values():
             # A zero gradient, so that the optimiser counts every batch as a step of every parameter.
             value.grad = torch.zeros_like(value)
@@ -78,24 +90,19 @@ class PlainModel(ABC):
         return loss.item()
 
     @torch.no_grad()
-    def score_batch(
-        self, events: list[Event], negatives: list[int], future: list[Event]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute logits [B] of the events and of their negatives without training, then write the batch."""
+    def score_batch(self, events: list[Event], negatives: list[list[int]], future: list[Event]) -> torch.Tensor:
+        """Compute logits [B, 1 + K] of the events and of their negatives without training, then write the batch."""
         scores = self.logits(events, negatives, future)
         self.write(events)
         return scores
 
-    def logits(
-        self, events: list[Event], negatives: list[int], future: list[Event]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, events: list[Event], negatives: list[list[int]], future: list[Event]) -> torch.Tensor:
         self.history, self.hidden, self.now = future, {}, events[0][2]
-        positive, negative = [], []
-        for (src, dst, t, _), other in zip(events, negatives, strict=True):
-            z = [self.embed(node, t) for node in (src, dst, other)]
-            positive.append(self.score(z[0], z[1]))
-            negative.append(self.score(z[0], z[2]))
-        return torch.stack(positive), torch.stack(negative)
+        rows = []
+        for (src, dst, t, _), others in zip(events, negatives, strict=True):
+            source = self.embed(src, t)
+            rows.append(torch.stack([self.score(source, src, node, t) for node in (dst, *others)]))
+        return torch.stack(rows)
 
     def write(self, events: list[Event]) -> None:
         rows = {node: self.hidden[node].detach() for src, dst, *_ in events for node in (src, dst)}
@@ -192,6 +199,10 @@ class PlainModel(ABC):
         weights = torch.softmax(torch.where(logits > 0, logits, 0.2 * logits), 0)
         return (weights.unsqueeze(2) * torch.stack(values)).sum(0)
 
-    def score(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-        hidden = self.linear("predictor.src", src) + self.linear("predictor.dst", dst)
-        return self.linear("predictor.out", hidden.clamp(min=0)).squeeze(0)
+    def score(self, source: torch.Tensor, src: int, dst: int, t: Time) -> torch.Tensor:
+        hidden = self.linear("predictor.src", source) + self.linear("predictor.dst", self.embed(dst, t))
+        if "predictor.pair.weight" in self.p:
+            past = [event[:3] for event in self.history if event[2] < t]
+            features = torch.tensor(plain_pair_features(past, src, dst, t, len(past)), dtype=torch.float64)
+            hidden = hidden + self.parameter("predictor.pair", "weight") @ features
+        return self.linear("predictor.out", torch.relu(hidden)).squeeze(0)

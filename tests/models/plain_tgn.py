@@ -32,9 +32,7 @@ class PlainTGN(PlainModel):
         n = torch.tanh(x[2] + r * h[2])
         return (1 - z) * n + z * memory
 
-    def logits(
-        self, events: list[Event], negatives: list[int], future: list[Event]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, events: list[Event], negatives: list[list[int]], future: list[Event]) -> torch.Tensor:
         self.embedded = {}
         return super().logits(events, negatives, future)
 

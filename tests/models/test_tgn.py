@@ -34,7 +34,7 @@ K2 = tanh(K1 + 2 * K1 + 0.5 * cos(4) + 0.25)  # after the next, sent at 14
 
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
 def test_states_by_hand(aggregator: str) -> None:
-    run = session(SIX_STREAM, 2, dim=1, heads=1, fanout=2, aggregator=aggregator)
+    run = session(SIX_STREAM, 2, dim=1, pair_features=False, heads=1, fanout=2, aggregator=aggregator)
     cell = run.model.updater.cell
     with torch.no_grad():
         for parameter in cell.parameters():
@@ -99,9 +99,10 @@ def test_predictions_do_not_depend_on_later_events_of_their_batch(
     dst, t = small_stream.dst.clone(), small_stream.t.clone()
     dst[start + same : start + 100] = dst[start + same : start + 100].flip(0)
     t[start + same :] += 12_345
-    scores = []
+    scores, parameters = [], session(small_stream, 100, dim=8, **model).model.state_dict()
     for stream in (small_stream, replace(small_stream, dst=dst, t=t)):
         run = session(stream, 100, dim=8, **model)
+        run.model.load_state_dict(parameters)  # the pairs' weights are fitted to the changed events, too
         items = batches(0, start + 100, 100, run.negatives, Purpose.EVAL_NEGATIVES, 0)
         *_, last = in_turn(Stages(run).scoring(), items)
         scores.append(tuple(last.outcome.logits))
@@ -144,9 +145,9 @@ def test_layers_and_hops_have_their_own_draws(small_stream: EventStream, monkeyp
     run = session(small_stream, 100, dim=8, layers=2, sampler="uniform", dropout=0.5)
     keys: list[list[torch.Tensor]] = []
 
-    def around(self: NeighbourSampler, roots: Roots, draws: list[torch.Tensor]) -> Neighbourhood:
+    def around(self: NeighbourSampler, roots: Roots, draws: list[torch.Tensor], horizon: None) -> Neighbourhood:
         keys.append(draws)
-        return original(self, roots, draws)
+        return original(self, roots, draws, horizon)
 
     original = NeighbourSampler.around
     monkeypatch.setattr(NeighbourSampler, "around", around)

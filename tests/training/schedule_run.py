@@ -36,7 +36,8 @@ class Run:
         _slow_down(way.stages, delays or {})
         size = run.config.train.batch_size
         stop = min(first + size * count, run.split.train_end)
-        items = batches(first, stop, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1)
+        each = run.config.train.train_negatives
+        items = batches(first, stop, size, run.negatives, Purpose.TRAIN_NEGATIVES, 1, each=each)
         run.model.train()
         times = _Spans(self.spans)
         results = list(way.run(items, 1, times))

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.resident import Resident
 from tests.models.beside_oracle import irregular

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
@@ -31,10 +32,10 @@ MODELS = {
 }
 
 
-def run_of(model: ModelConfig) -> RunConfig:
+def run_of(model: ModelConfig, **train_settings: Any) -> RunConfig:
     """A run whose neighbours have one row per slot, as its capacity assumes."""
     settings = RunSettings("serial", deduplicate="roots", fused=False)
-    train = TrainConfig(batch_size=BATCH, schedule="serial", negatives=1)
+    train = TrainConfig(batch_size=BATCH, schedule="serial", negatives=1, **train_settings)
     return RunConfig(model=model, train=train, settings=settings)
 
 
@@ -44,9 +45,10 @@ def nbytes(*tensors: torch.Tensor | None) -> int:
 
 def run_a_batch(run: Session, stages: dict[str, Callable[[Any], Any]], candidates: int = 0) -> None:
     """Run the last training batch, by when the slots of most nodes are filled."""
-    stop = run.split.train_end
+    stop, each = run.split.train_end, run.config.train.train_negatives if "train" in stages else 1
     run.state.settle()
-    for _ in in_turn(stages, batches(stop - BATCH, stop, BATCH, run.negatives, Purpose.EVAL_NEGATIVES, 0, candidates)):
+    items = batches(stop - BATCH, stop, BATCH, run.negatives, Purpose.EVAL_NEGATIVES, 0, candidates, each)
+    for _ in in_turn(stages, items):
         pass
 
 
@@ -78,12 +80,30 @@ def test_the_parts_are_the_bytes_of_a_sessions_tensors(small_stream: EventStream
     assert planned.parameters == nbytes(*values, *(each.grad for each in model.parameters()), *moments)
 
 
+@pytest.mark.parametrize(
+    ("kind", "pair_features", "number"), [("random", False, 0), ("random", True, 84), ("mixed", False, 92)]
+)
+def test_the_pairs_are_planned_as_if_all_were_distinct(
+    small_stream: EventStream, kind: str, pair_features: bool, number: int
+) -> None:
+    config = run_of(replace(MODELS["tgn"], pair_features=pair_features), train_negatives=4, negative_kind=kind)
+    planned, run = Footprint.of(config, small_stream), Session.create(config, small_stream)
+    assert planned.pairs == number * len(small_stream)
+    tables = [] if run.index is None else [run.index.pairs, *([] if run.meetings is None else [run.meetings])]
+    repeated = sum(8 * (len(small_stream) - table.numel()) for table in tables)
+    assert planned.pairs == repeated + (0 if run.index is None else run.index.nbytes) + nbytes(run.meetings)
+
+
+RANKING = {"loss": "softmax", "train_negatives": 5, "negative_kind": "mixed"}
+
+
+@pytest.mark.parametrize("train_settings", [{}, RANKING], ids=["", "softmax, 5 negatives"])
 @pytest.mark.parametrize("name", ["tgn", "jodie", "apan", "tgat"])
-def test_the_workspace_is_one_and_a_half_times_the_passes_memory(name: str) -> None:
+def test_the_workspace_is_one_and_a_half_times_the_passes_memory(name: str, train_settings: dict[str, Any]) -> None:
     random = torch.Generator().manual_seed(0)
     src, dst = torch.randint(0, 1000, (2, 12_000), generator=random)  # so that roots differ, and slots are filled
     stream = EventStream(src, dst, torch.arange(12_000), torch.randn(12_000, 16, generator=random))
-    config = run_of(replace(MODELS[name], dim=32))
+    config = run_of(replace(MODELS[name], dim=32), **train_settings)
     run = Session.create(config, stream)
     training, scoring = Stages(run).training(), Stages(run).scoring()
     passes = peak(run, training) + peak(run, scoring) + peak(run, scoring, config.train.negatives)
@@ -92,9 +112,12 @@ def test_the_workspace_is_one_and_a_half_times_the_passes_memory(name: str) -> N
 
 @pytest.mark.parametrize(
     "more",
-    [{"batch_size": 700}, {"negatives": 9}, {"dim": 102}, {"fanout": 11}, {"layers": 2}, {"dtype": "float64"}],
+    [
+        {"batch_size": 700}, {"negatives": 9}, {"train_negatives": 2}, {"dim": 102}, {"fanout": 11}, {"layers": 2},
+        {"dtype": "float64"},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_the_workspace_grows_with_the_settings_but_not_with_the_stream(more: dict[str, int | str]) -> None:
     base, facts = RunConfig(train=TrainConfig(negatives=8)), Facts(16)
     small = Footprint.planned(base, 1000, 100, facts).workspace
@@ -116,12 +139,14 @@ def test_a_stream_of_a_billion_events_is_planned_without_being_built() -> None:
 
 
 def test_the_text_has_the_sum_and_the_parts_above_0_the_largest_first() -> None:
-    text = str(Footprint(graph=3 * 2**20, events=10**5, features=10, state=12 * GIB, parameters=0, workspace=GIB // 2))
+    sizes = {"events": 10**5, "pairs": 0, "features": 10, "state": 12 * GIB, "parameters": 0, "workspace": GIB // 2}
+    text = str(Footprint(graph=3 * 2**20, **sizes))
     parts = ["state 12.0 GiB", "workspace 512.0 MiB", "graph 3.0 MiB", "events 0.1 MiB"]
     assert text.splitlines() == ["12.5 GiB in all", *parts]
 
 
-NEEDS = Footprint(graph=GIB, events=GIB, features=5 * GIB, state=GIB, parameters=GIB, workspace=GIB)  # 11 with a tenth
+# 11 with a tenth
+NEEDS = Footprint(GIB, events=GIB, pairs=GIB, features=4 * GIB, state=GIB, parameters=GIB, workspace=GIB)
 
 
 def on_gpu(placement: str = "auto", schedule: str = "auto", settings: RunSettings | None = None) -> RunConfig:

@@ -201,7 +201,7 @@ def test_a_run_of_the_command_is_saved_and_evaluated_again(
     assert load_config(tmp_path / "run" / "config.toml").model.precision == "bf16"
     tables = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]
     assert {tables["memory"].dtype, tables["partner"].dtype} == {torch.bfloat16}
-    evaluated, _ = evaluate_run(str(tmp_path / "run"), "test")
+    evaluated = evaluate_run(str(tmp_path / "run"), "test")
     assert evaluated == json.loads(trained.stdout)["test"]
 
 

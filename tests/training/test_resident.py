@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mspipe_triton.config import ModelConfig, RunConfig, RunSettings, TrainConfig
+from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream, Split
-from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.source import Contents
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import predict_split
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.passes import EmbedPass, ScorePass, TrainPass
-from mspipe_triton.iteration.scene import batches
+from mspipe_triton.iteration.scene import ALL, Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.kernels.runtime import launch
@@ -33,6 +33,7 @@ from tests.models.beside_oracle import irregular, with_node_features
 
 SIZE = 70  # of 300 events 210 are for training, in three batches; validation and test have a partial one
 
+RANKING = {"loss": "softmax", "train_negatives": 4, "negative_kind": "mixed"}
 MODELS: dict[str, dict[str, Any]] = {
     "tgn": {},
     "tgn mean": {"aggregator": "mean"},
@@ -42,13 +43,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "jodie": {"model": "jodie"},
     "apan": {"model": "apan", "slots": 3},
     "apan mean, dropout": {"model": "apan", "slots": 3, "aggregator": "mean", "dropout": 0.2},
+    "tgn, softmax": {"train": RANKING},
+    "tgat, softmax, no features of pairs": {"model": "tgat", "fanout": 2, "pair_features": False, "train": RANKING},
 }
 
 
-def config(placement: str, size: int = SIZE, settings: RunSettings | None = None, **model: Any) -> RunConfig:
+def config(
+    placement: str, size: int = SIZE, settings: RunSettings | None = None, train: dict[str, Any] | None = None,
+    **model: Any,
+) -> RunConfig:  # fmt: skip
     options = {"dim": 8, "dtype": "float64", **({} if model.get("model") == "jodie" else {"fanout": 4}), **model}
-    train = TrainConfig(batch_size=size, placement=placement, negatives=5)
-    return RunConfig(model=ModelConfig(**options), train=train, settings=settings)
+    train_config = TrainConfig(batch_size=size, placement=placement, negatives=5, **(train or {}))
+    return RunConfig(model=ModelConfig(**options), train=train_config, settings=settings)
 
 
 def resident_run(stream: EventStream, note: Callable[[str], None] = silent, **options: Any) -> tuple[Session, Resident]:
@@ -59,13 +65,12 @@ def resident_run(stream: EventStream, note: Callable[[str], None] = silent, **op
 def staged_losses(session: Session, epoch: int) -> torch.Tensor:
     session.model.train()
     session.state.reset()
-    size = session.config.train.batch_size
-    items = batches(0, session.split.train_end, size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch)
+    items = Staged(session).training_batches(epoch)
     return torch.stack([work.outcome.loss for work in in_turn(Stages(session).training(), items)])
 
 
-def validation_scores(way: Way, negatives: int) -> list[Any]:
-    return [scores for _, scores in way.predict("val", negatives)]
+def validation_scores(way: Way, candidates: Candidates, lagged: bool = False) -> list[Any]:
+    return [scores for _, scores in way.predict("val", candidates, lagged)]
 
 
 def agree(ours: torch.Tensor, expected: torch.Tensor, name: str) -> None:
@@ -92,11 +97,8 @@ def test_static_shapes_compute_the_stages_results(stream: EventStream, model: st
     for name, table in plain.state.tables.items():
         agree(session.state.tables[name], table, name)
     for split in ("val", "test"):
-        ours, bank = predict_split(resident, split, 5)
-        expected, same_bank = predict_split(staged, split, 5)
-        assert bank is not None
-        assert same_bank is not None
-        assert torch.equal(bank.negative, same_bank.negative)
+        ours, _ = predict_split(resident, split, 5)
+        expected, _ = predict_split(staged, split, 5)
         assert ours.batch_sizes == expected.batch_sizes
         assert ours.reciprocal_ranks is not None
         assert expected.reciprocal_ranks is not None
@@ -221,6 +223,7 @@ TINY: dict[str, dict[str, Any]] = {
     "jodie": {"model": "jodie"},
     "apan": {"model": "apan", "slots": 2, "fanout": 2},
     "apan mean": {"model": "apan", "slots": 2, "fanout": 1, "aggregator": "mean"},
+    "tgn, softmax": {"fanout": 1, "train": RANKING},
 }
 
 
@@ -234,11 +237,15 @@ def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream
         del options["heads"]
     _, resident = resident_run(few, **options)
     losses = _run_without_waits(lambda: resident.train_epoch(1).losses, resident.training)
-    scores = _run_without_waits(lambda: validation_scores(resident, 2), lambda: resident._scoring(2))
+    scores = _run_without_waits(lambda: validation_scores(resident, 2), lambda: resident._scoring("val", 2, False))
+    scores += _run_without_waits(
+        lambda: validation_scores(resident, ALL, True), lambda: resident._scoring("val", ALL, True)
+    )
     launch.use_triton(None)
     _, plain = resident_run(few, **options)
     agree(losses, plain.train_epoch(1).losses, "losses")
-    for ours, expected in zip(scores, validation_scores(plain, 2), strict=True):
+    expected_scores = validation_scores(plain, 2) + validation_scores(plain, ALL, True)
+    for ours, expected in zip(scores, expected_scores, strict=True):
         for name, *pair in zip(("positives", "negatives", "ranks"), ours, expected, strict=True):
             agree(*pair, name)
 
@@ -271,7 +278,9 @@ def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str
         resident.device_session.on(meta), edges=session.edges.to(meta), state=replace(session.state, tables=tables),
         optimizer=torch.optim.SGD(session.model.parameters(), lr=0.1),
     )  # fmt: skip
-    for steps in (TrainPass(meta_session, 3), ScorePass(meta_session, 3, 2), EmbedPass(meta_session, 3)):
+    scoring = [ScorePass(meta_session, 3, 2), ScorePass(meta_session, 3, ALL, lagged=True)]
+    scoring.append(ScorePass(meta_session, 3, torch.empty((3 * SIZE, 4), dtype=torch.int64)))
+    for steps in (TrainPass(meta_session, 3), *scoring, EmbedPass(meta_session, 3)):
         steps.start(0, 3 * SIZE, 1)
         steps.step()
     assert all(each.grad is not None and each.grad.device == meta for each in session.model.parameters())

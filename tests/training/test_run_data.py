@@ -67,13 +67,13 @@ def test_data_that_have_moved_are_named(file: Path, tmp_path: Path) -> None:
     message = f"{file}: no such file; restore it, or name the one that {run} was trained on with --data FILE"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         evaluate_run(run, "test")
-    assert evaluate_run(run, "test", data=str(moved))[0] == result["test"]
+    assert evaluate_run(run, "test", data=str(moved)) == result["test"]
     assert saved_data(run).path == str(file), "evaluating changes nothing"
     with pytest.raises(DataError, match=f"was trained on as in `train FILE --out {re.escape(run)} --resume`"):
         train(on(file, LONGER), out=run, resume=True)
     assert train(on(moved, LONGER), out=run, resume=True)["epochs"] == 2
     assert saved_data(run).path == str(moved)
-    assert evaluate_run(run, "val")[1] == 5
+    assert evaluate_run(run, "val")["candidates"] == 5
 
 
 def test_a_link_or_a_relative_path_names_the_same_data(
@@ -117,8 +117,8 @@ def test_events_from_python_need_the_stream_or_a_file(stream: EventStream, tmp_p
     with pytest.raises(RunFolderError, match="its events were passed from Python; name a file that holds them as in"):
         train(load_config(Path(run) / "config.toml"), out=run, resume=True)
     write_stream(stream, file)
-    assert evaluate_run(run, "test", data=str(file))[0] == result["test"]
-    assert evaluate_run(run, "test", stream=stream)[0] == result["test"]
+    assert evaluate_run(run, "test", data=str(file)) == result["test"]
+    assert evaluate_run(run, "test", stream=stream) == result["test"]
     other = replace(stream, t=stream.t + 1, name="other")
     with pytest.raises(RunFolderError, match=r"and stream other now holds as many, .*; pass the stream"):
         evaluate_run(run, "test", stream=other)
@@ -137,12 +137,12 @@ def test_a_stream_with_a_source_names_its_file(file: Path, tmp_path: Path, monke
     run, source = str(tmp_path / "run"), Source(Origin((("events.csv", 600),)), data=DataConfig("events.csv"))
     result = train(SMALL, replace(read_stream(file), source=source), out=run)
     assert saved_data(run) == DataConfig(str(file))
-    assert evaluate_run(run, "test")[0] == result["test"]
+    assert evaluate_run(run, "test") == result["test"]
 
 
 def test_a_config_that_names_the_file_of_a_stream_is_stored(file: Path, tmp_path: Path) -> None:
     result = train(on(file), read_stream(file), out=str(tmp_path / "run"))
-    assert evaluate_run(str(tmp_path / "run"), "val")[0] == result["val"]
+    assert evaluate_run(str(tmp_path / "run"), "val") == result["val"]
 
 
 def test_the_built_in_stream_from_python_is_read_again(
@@ -155,7 +155,7 @@ def test_the_built_in_stream_from_python_is_read_again(
     monkeypatch.setattr("mspipe_triton.data.source.synthetic_stream", lambda: replace(stream, source=source))
     result = train(SMALL, replace(stream, source=source), out=str(tmp_path / "run"))
     assert saved_data(str(tmp_path / "run")).path == "synthetic"
-    assert evaluate_run(str(tmp_path / "run"), "test")[0] == result["test"]
+    assert evaluate_run(str(tmp_path / "run"), "test") == result["test"]
 
 
 def test_the_folder_holds_what_reading_did(stream: EventStream, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_a_stream_of_tensors_keeps_the_split_of_its_run(stream: EventStream, fil
     result = train(SMALL, mine, out=run)
     assert load_config(Path(run) / "config.toml").data.split_at == "50,75"
     for other in (mine, stream, replace(stream, borders=Split(240, 360))):
-        assert evaluate_run(run, "test", stream=other)[0] == result["test"]
-    assert evaluate_run(run, "val", data=str(file))[0] == result["val"]
+        assert evaluate_run(run, "test", stream=other) == result["test"]
+    assert evaluate_run(run, "val", data=str(file)) == result["val"]
     message = (
         f"{run}: was trained on a split of 200, 100 and 100 events, and now it is one of 280, 60 and 60 events; use "
         "borders=(200, 300)"
@@ -74,8 +74,8 @@ def test_a_stream_that_is_read_keeps_the_split_of_its_run(file: Path, tmp_path: 
     run = str(tmp_path / "run")
     config = replace(SMALL, data=DataConfig(str(file), split_at="50,75"))
     result = train(config, out=run)
-    assert evaluate_run(run, "test")[0] == result["test"]
-    assert evaluate_run(run, "test", stream=read_stream(file))[0] == result["test"]
+    assert evaluate_run(run, "test") == result["test"]
+    assert evaluate_run(run, "test", stream=read_stream(file)) == result["test"]
     for split_at, fix in (("", "--split-at 50,75"), ("0.6,0.75", "--split-at 50,75")):
         changed = replace(LONGER, data=DataConfig(str(file), split_at=split_at))
         with pytest.raises(RunFolderError, match=f"was trained on a split of 200, 100 .*; use {fix}$"):
@@ -109,7 +109,7 @@ def test_features_fitted_to_another_split_are_told_apart_from_other_data(file: P
     table.to_csv(file, index=False)
     result = train(replace(SMALL, data=DataConfig(str(file), split_at="50,75")), out=run)
     same = read_stream(file, split_at="0.5,0.75")
-    assert evaluate_run(run, "test", stream=same)[0] == result["test"]
+    assert evaluate_run(run, "test", stream=same) == result["test"]
     with pytest.raises(RunFolderError, match=r"a split of 200, 100 and 100 events, .*; use --split-at 50,75$"):
         evaluate_run(run, "test", stream=read_stream(file))
     table.assign(time=table["time"] + 1).to_csv(file, index=False)

@@ -65,7 +65,9 @@ MODELS = {
     "jodie": {"model": "jodie", "dim": 8, "dtype": "float64"},
     "apan": {**MODEL, "model": "apan", "slots": 3},
     "apan mean": {**MODEL, "model": "apan", "slots": 3, "aggregator": "mean", "dropout": 0.2},
+    "tgn, softmax": MODEL,
 }
+TRAIN: dict[str, dict[str, Any]] = {"tgn, softmax": {"loss": "softmax", "train_negatives": 4, "negative_kind": "mixed"}}
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def deterministic(threads: int = 1) -> Iterator[None]:
 @functools.cache
 def serial_run(model: str, threads: int) -> Run:
     with deterministic(threads):
-        return Run(session(few_nodes(), 40, MODELS[model], schedule="serial"))
+        return Run(session(few_nodes(), 40, MODELS[model], schedule="serial", **TRAIN.get(model, {})))
 
 
 @pytest.mark.parametrize(("model", "threads"), [*((model, 1) for model in MODELS), ("tgn", 2)])
@@ -99,7 +101,8 @@ def test_exact_is_serial_to_the_bit_for_any_stage_times(model: str, threads: int
     for schedule in ("prefetch", "exact"):
         with deterministic(threads):
             slow = dict(zip(STAGES, delays, strict=True))
-            run = Run(session(few_nodes(), 40, MODELS[model], schedule=schedule), delays=slow)
+            train_settings = {"schedule": schedule, **TRAIN.get(model, {})}
+            run = Run(session(few_nodes(), 40, MODELS[model], **train_settings), delays=slow)
         assert run.losses == expected.losses
         assert set(run.staleness) == {0}
         assert run.state.keys() == expected.state.keys()

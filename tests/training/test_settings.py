@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, train
-from mspipe_triton.config import RunSettings
 from mspipe_triton.config_file import load_config
 from mspipe_triton.errors import ConfigError, RunFolderError
 from mspipe_triton.evaluation.evaluate import evaluate_run
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.settings import Tuned, default_settings, process_settings, run_settings
@@ -119,7 +119,7 @@ def test_a_resident_run_is_trained_evaluated_and_resumed(by: str, small_stream: 
     assert (result["schedule"], result["settings"]["schedule"], result["captured"]) == ("resident", "resident", False)
     assert list(result["stage_seconds"]) == ["iteration"]
     assert result["losses"] == pytest.approx(train(plain, out=str(tmp_path / "plain"))["losses"], rel=1e-9)
-    metrics, _ = evaluate_run(str(tmp_path / "run"), "test")
+    metrics = evaluate_run(str(tmp_path / "run"), "test")
     assert metrics["ap"] == result["test"]["ap"]
     longer = replace(config, train=replace(config.train, epochs=2))
     assert train(longer, out=str(tmp_path / "run"), resume=True)["schedule"] == "resident"
@@ -148,7 +148,7 @@ def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
     for stage, seconds in result["stage_seconds"].items():
         assert result["tuning"]["stage_seconds_off"][stage] == pytest.approx(seconds / 2e-3 - 1)
     assert load_config(tmp_path / "tuned" / "config.toml").settings == OTHER
-    metrics, _ = evaluate_run(str(tmp_path / "tuned"), "test")
+    metrics = evaluate_run(str(tmp_path / "tuned"), "test")
     assert metrics["ap"] == result["test"]["ap"]
     first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["event"] == "plan"

@@ -82,7 +82,7 @@ def test_the_run_keeps_its_scale(small_stream: EventStream, tmp_path: Path) -> N
     assert scale == torch.load(run / "checkpoint.pt", weights_only=True)["time"]
     assert scale["origin"] == stream.t[0]
     assert scale["gap"] == pytest.approx(1 / DAY, rel=1e-12)
-    assert evaluate_run(str(run), "test", stream=stream)[0] == result["test"]
+    assert evaluate_run(str(run), "test", stream=stream) == result["test"]
 
 
 def test_a_session_scales_times_alone(small_stream: EventStream) -> None:

@@ -50,7 +50,8 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     }  # fmt: skip
     assert expected <= result.keys()
     assert {"ap", "ap_batch_mean", "auc", "mrr"} <= result["val"].keys()
-    assert {"edgebank", "inductive"} <= result["test"].keys()
+    assert {"edgebank", "edgebank_window", "popularity", "pair_features", "inductive"} <= result["test"].keys()
+    assert not {"edgebank", "inductive"} & result["val"].keys()
     assert list(result["stage_seconds"]) == ["sample", "features", "memory", "patch", "train", "update"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     plans = [line for line in lines if line.get("event") == "plan"]
@@ -76,9 +77,9 @@ def test_evaluation_reproduces_the_result_exactly(small_stream: EventStream, tmp
     settings = from_file(small_stream, tmp_path, config(deterministic=False))
     result = train(settings, out=str(tmp_path / "run"))
     for split in ("val", "test"):
-        metrics, ranked = evaluate_run(str(tmp_path / "run"), split)
-        assert (metrics, ranked) == (result[split], 5)
-    more, _ = evaluate_run(str(tmp_path / "run"), "test", negatives=20)
+        metrics = evaluate_run(str(tmp_path / "run"), split)
+        assert (metrics, metrics["candidates"]) == (result[split], 5)
+    more = evaluate_run(str(tmp_path / "run"), "test", negatives=20)
     assert more["ap"] == result["test"]["ap"]
     assert more["mrr"] < result["test"]["mrr"]
 

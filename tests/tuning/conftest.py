@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mspipe_triton.config import RunSettings
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.tuning.profile.key import Key
 from mspipe_triton.tuning.profile.profile import Profile

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.config import RunSettings
 from mspipe_triton.errors import TuningError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.settings import default_settings
 from mspipe_triton.tuning.profile.describe import describe_settings
 from mspipe_triton.tuning.profile.key import Key
@@ -68,9 +68,10 @@ def block_counts(monkeypatch: pytest.MonkeyPatch) -> dict[RunSettings, int]:
     return counts
 
 
-def tune(stream: EventStream, folder: Path, budget: float = 60.0, trials: int = 12, seed: int = 0) -> tuple[Any, Notes]:
-    observer = Notes()
-    config = replace(CONFIG, train=replace(CONFIG.train, seed=seed))
+def tune(
+    stream: EventStream, folder: Path, budget: float = 60.0, trials: int = 12, seed: int = 0, **flags: Any
+) -> tuple[Any, Notes]:
+    observer, config = Notes(), CONFIG.with_flags({"seed": seed, **flags})
     profile = autotune(config, stream, budget, ProfileStore(folder), observer, trials=trials)
     return profile.to_json(), observer
 
@@ -157,9 +158,12 @@ def test_an_interrupted_tuner_resumes_where_it_stopped(
     assert (len(resumed), profile["search"]["trials"]) == (12 - 4, 12)
 
 
-def test_a_real_tuning_ends_in_time_and_trains(small_stream: EventStream, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [{}, {"recipe": "ranking", "batch_size": 50}], ids=["", "ranking"])
+def test_a_real_tuning_ends_in_time_and_trains(
+    small_stream: EventStream, tmp_path: Path, flags: dict[str, Any]
+) -> None:
     start = time.perf_counter()
-    profile, observer = tune(small_stream, tmp_path, budget=6.0)
+    profile, observer = tune(small_stream, tmp_path, budget=6.0, **flags)
     assert time.perf_counter() - start < 6.0 * 1.1 + 15
     assert observer.trials[0].state == "measured"
     assert observer.trials[0].score == 1.0

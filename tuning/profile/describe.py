@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mspipe_triton.config import RunSettings
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.tuning.profile.profile import Profile
 
 

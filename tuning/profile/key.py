@@ -57,7 +57,10 @@ class Key:
             "node_width": stream.dim_node,
             "device": train.device,
         }
-        flags = ("task", "batch_size", "schedule", "staleness", "mitigation", "backend", "placement", "threads")
+        flags = (
+            "task", "batch_size", "loss", "train_negatives", "negative_kind", "schedule", "staleness", "mitigation",
+            "backend", "placement", "threads",
+        )  # fmt: skip
         subject |= {name: getattr(train, name) for name in flags}
         circumstances = {
             "driver": _driver() if train.device == "cuda" else "none",

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mspipe_triton.config import RunSettings
 from mspipe_triton.errors import ConfigError, InputError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.launch import KERNELS, VARIANTS, VARIANTS_CHOSEN, Config, Kernel
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.tuning.profile.key import Key, kernel_sources

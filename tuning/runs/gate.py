@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import torch
 
-from mspipe_triton.config import RunConfig, RunSettings
+from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.ids import compact_ids
 from mspipe_triton.errors import TrainingError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.way import carry_out

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mspipe_triton.config import WITHOUT_STALENESS, RunSettings, TrainConfig
+from mspipe_triton.config import TrainConfig
+from mspipe_triton.execution import WITHOUT_STALENESS, RunSettings
 from mspipe_triton.tuning.study.space import Point, Space, Value
 
 

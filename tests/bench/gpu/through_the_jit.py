@@ -46,8 +46,8 @@ def step(kind: str) -> dict[str, Any]:
         counts[self.name] = counts.get(self.name, 0) + 1
         original(self, *arguments, **keywords)
 
-    launch.Kernel.launch = count_launch  # type: ignore[method-assign]  # counts calls
     run = resident(random_stream(TINY.name, True), "cpu", 40, model_arguments(kind, TINY))
+    launch.Kernel.launch = count_launch  # type: ignore[method-assign]  # counts calls
     start = stub.launches()
     losses = run.train_epoch(1).losses
     middle = stub.launches()

@@ -57,6 +57,11 @@ class OperationCase(ABC):
     def backward_operation(self) -> Any:
         return getattr(torch.ops.mspipe_triton, f"{self.name}_backward").default
 
+    @property
+    def differentiable(self) -> list[str]:
+        """Inputs that may have a gradient, in the operation's order, including those that are None."""
+        return [*self.leaves]
+
     @abstractmethod
     def keywords(self) -> dict[str, Any]:
         """Arguments of the public function by name, in its order."""

@@ -34,6 +34,8 @@ FORMS: dict[str, Make] = {
     "rnn, keep": partial(updater_case.Case, RNN, 6, count=4, empty="keep"),
     "link": partial(link_case.Case, 4, junk=0.5),
     "link, counted": partial(link_case.Case, 4, 3, 3, junk=0.5),
+    "link, pairs": partial(link_case.Case, 4, 3, 3, junk=0.5, features=2),
+    "link, softmax": partial(link_case.Case, 4, junk=0.5, negatives=3, features=2, softmax=True),
 }
 pytestmark = [
     pytest.mark.parametrize("make", FORMS.values(), ids=FORMS),
@@ -58,7 +60,12 @@ def test_the_backward_operation_passes_opcheck(make: Make, subset: str) -> None:
     targets = {"all": names, "first": names[:1], "last": names[-1:], "none": []}[subset]
     with torch.no_grad():
         results = case.operation(*case.arguments())
-    values = [*case.detached_keywords().values(), *results, *case.probes, [name in targets for name in names]]
+    values = [
+        *case.detached_keywords().values(),
+        *results,
+        *case.probes,
+        [name in targets for name in case.differentiable],
+    ]
     schema = case.backward_operation._schema
     arguments = dict(zip((entry.name for entry in schema.arguments), values, strict=True))
     placeholders = any(name in case.unread for name in targets)

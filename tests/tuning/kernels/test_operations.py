@@ -87,7 +87,7 @@ def test_recording_a_training_iteration() -> None:
     calls = record_calls(lambda: list(in_turn(Stages(session).training(), items)))
     assert {call.name for call in calls} == {
         "sample_recent", "unique_nodes", "memory_gru", "memory_gru_backward", "attention_layer",
-        "attention_layer_backward", "link_loss", "link_loss_backward", "aggregate_messages",
+        "attention_layer_backward", "pair_features", "link_loss", "link_loss_backward", "aggregate_messages",
     }  # fmt: skip
     assert {call.name: call.backward for call in calls}["memory_gru_backward"]
     for name in ("sample_recent", "memory_gru", "aggregate_messages"):

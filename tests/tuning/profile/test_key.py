@@ -41,6 +41,8 @@ def test_a_key_changes_with_every_flag_that_tuning_depends_on(key: Key, small_st
         {"precision": "bf16"}, {"batch_size": 50}, {"task": "node"}, {"schedule": "serial"},
         {"schedule": "fixed", "staleness": 1}, {"schedule": "fixed", "staleness": 2}, {"schedule": "mspipe"},
         {"schedule": "mspipe", "mitigation": "similarity"}, {"backend": "torch"}, {"placement": "host"}, {"threads": 1},
+        {"loss": "softmax"}, {"train_negatives": 2}, {"train_negatives": 3}, {"negative_kind": "historical"},
+        {"train_negatives": 2, "negative_kind": "mixed"}, {"pair_features": False},
     ]  # fmt: skip
     digests = {Key.of(CONFIG.with_flags(flags), small_stream).digest for flags in changes}
     assert len({key.digest, *digests}) == 1 + len(changes)

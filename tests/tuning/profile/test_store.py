@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mspipe_triton.config import RunSettings
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.tuning.profile import key as key_module
 from mspipe_triton.tuning.profile.key import Key
 from mspipe_triton.tuning.profile.profile import Profile, load

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.config import RunSettings
 from mspipe_triton.data.neighbourhood import EdgeRows, NeighbourSampler
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.staged import Stages
 from mspipe_triton.tuning.runs.gate import RunGate, _head
 

@@ -97,7 +97,7 @@ def test_batches_start_at_a_place_wrap_around_and_last_until_the_clock_stops(mea
         assert [item.index for item in items] == list(range(len(items)))
         assert all(item.stop - item.start == 50 == item.negatives.numel() for item in items)
         dst = measurer.session.stream.dst
-        assert all(bool((item.negatives != dst[item.start : item.stop]).all()) for item in items)
+        assert all(bool((item.negatives != dst[item.start : item.stop, None]).all()) for item in items)
         return [item.start for item in items]
 
     assert starts("serial") == [700, 750, 0, 50, 100, 150]

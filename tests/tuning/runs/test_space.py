@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mspipe_triton.config import RunSettings, TrainConfig
+from mspipe_triton.config import TrainConfig
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.tuning.runs.space import run_space, settings_at
 
 DEFAULT = RunSettings(schedule="exact", prefetch=3, threads=3, host_threads=1)

@@ -1,0 +1,95 @@
+"""Accuracy of ranking: models with and without pair features, by seed, among random candidates and all destinations.
+
+`python -m bench.ranking --data wiki.csv --out bench/results/accuracy-wiki.json` runs every variant; with the same --out
+it continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+from bench.report import command, header, show, write
+from mspipe_triton.config import DataConfig, RunConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.source import load_stream
+from mspipe_triton.evaluation.evaluate import evaluate_run
+from mspipe_triton.training.trainer import train
+
+console = Console(stderr=True, highlight=False)
+WITHOUT = {"pair_features": False}
+
+
+class Variant(NamedTuple):
+    """Settings of a run, numbers of its seeds, and of those ranked among all destinations, and random candidates."""
+
+    flags: dict[str, Any]
+    seeds: int = 5
+    seeds_among_all: int = 0
+    negatives: int = 199
+
+
+RANKING = {"recipe": "ranking"}
+VARIANTS = {
+    "tgn ranking": Variant(RANKING, seeds_among_all=5),
+    "tgn ranking, no pair features": Variant({**RANKING, **WITHOUT}, seeds_among_all=1),
+    "tgn": Variant({}, seeds_among_all=1),
+    "tgn, no pair features": Variant(WITHOUT, seeds_among_all=1),
+    **{
+        f"{model}{', no pair features' if flags else ''}": Variant({"model": model, **flags}, 2, negatives=49)
+        for model in ("jodie", "apan", "tgat")
+        for flags in ({}, WITHOUT)
+    },
+}
+
+
+def main(
+    data: Annotated[str, typer.Option(help="CSV or Parquet file, or `synthetic`.")],
+    out: Annotated[Path, typer.Option(help="The JSON file; runs that it holds are not repeated.")],
+    variant: Annotated[list[str] | None, typer.Option(help="Variant to run; may be repeated.")] = None,
+    threads: int = 1,
+) -> None:
+    """Run the variants seed by seed, and write the JSON after every run."""
+    stream = load_stream(DataConfig(path=data))
+    report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"variants": {}}
+    report |= {**header(command("bench.ranking"), threads), "stream": {"name": stream.name, "events": len(stream)}}
+    chosen = {name: VARIANTS[name] for name in variant or VARIANTS}
+    for seed in range(max(each.seeds for each in chosen.values())):
+        for name, each in chosen.items():
+            runs = report["variants"].setdefault(name, {"flags": each.flags, "negatives": each.negatives, "runs": []})
+            if len(runs["runs"]) > seed or seed >= each.seeds:
+                continue
+            runs["runs"].append(_run(stream, each, seed, threads))
+            console.print(stream.name, name, seed, {key: runs["runs"][-1][key] for key in ("ap", "mrr", "mrr_all")})
+            write(report, out)
+    show(report, None)
+
+
+def _run(stream: EventStream, variant: Variant, seed: int, threads: int) -> dict[str, Any]:
+    """Train, and rank the test events among random candidates, and for some seeds among all destinations."""
+    flags = {**variant.flags, "seed": seed, "threads": threads, "device": "cpu", "negatives": variant.negatives}
+    config = RunConfig().with_flags(flags)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(config, stream, out=f"{folder}/run")
+        every = dict[str, Any]()
+        if seed < variant.seeds_among_all:
+            every = evaluate_run(f"{folder}/run", "test", candidates="all", stream=stream)
+    test = result["test"]
+    baselines = {name: value for name, value in test.items() if isinstance(value, dict) and name != "inductive"}
+    return {
+        "seed": seed, "ap": test["ap"], "auc": test["auc"], "mrr": test["mrr"], "mrr_all": every.get("mrr"),
+        "inductive_mrr": test["inductive"]["mrr"], "best_epoch": result["best_epoch"],
+        "batch_size": result["batch_size"], "epochs": result["epochs"], "val_ap": result["val"]["ap"],
+        "train_events_per_s": result["train_events_per_s"],
+        "baselines": {name: {"ap": value["ap"], "mrr": value["mrr"]} for name, value in baselines.items()},
+        "baselines_all": {name: every[name]["mrr"] for name in baselines} if every else {},
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)
