@@ -140,7 +140,7 @@ def _mean(values: Iterable[float]) -> str:
 
 def _seeds(values: Sequence[float]) -> str:
     """The mean of values, and their number if they are fewer than five."""
-    return "" if not values else _mean(values) + ("" if len(values) == 5 else f" ({len(values)} seeds)")
+    return "" if not values else _mean(values) + ("" if len(values) == 5 else f" ({len(values)} of 5 seeds)")
 
 
 def cost(report: Report) -> str:

@@ -7,7 +7,9 @@ it continues where it stopped.
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -67,7 +69,16 @@ def main(
             runs["runs"].append(_run(stream, each, seed, threads))
             console.print(stream.name, name, seed, {key: runs["runs"][-1][key] for key in ("ap", "mrr", "mrr_all")})
             write(report, out)
+    for entry in report["variants"].values():
+        entry["mean"] = {key: _mean(run[key] for run in entry["runs"]) for key in ("ap", "mrr", "mrr_all")}
+    write(report, out)
     show(report, None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None without any."""
+    numbers = [value for value in values if value is not None]
+    return statistics.mean(numbers) if numbers else None
 
 
 def _run(stream: EventStream, variant: Variant, seed: int, threads: int) -> dict[str, Any]:

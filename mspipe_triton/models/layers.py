@@ -92,9 +92,9 @@ class LinkPredictor(nn.Module):
     def start(self, weights: torch.Tensor) -> None:
         """Let two hidden numbers add the linear function x = `weights` [·] · f of a pair's features f to its score.
 
-        They are ReLU(x + 1) and ReLU(−x − 1), whose difference is x + 1: at x = 0, the value of pairs without a history,
-        the slope of ReLU(x) would depend on rounding. All of these parameters are trained like the others. This does
-        nothing in a predictor of width 1.
+        They are ReLU(x + 1) and ReLU(−x − 1), whose difference is x + 1: at x = 0, the value of pairs without a
+        history, the slope of ReLU(x) would depend on rounding. All of these parameters are trained like the others.
+        This does nothing in a predictor of width 1.
         """
         if self.pair is None or self.out.in_features < 2:
             return
