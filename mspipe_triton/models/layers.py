@@ -104,7 +104,7 @@ class LinkPredictor(nn.Module):
             layer.bias[:2] = 0
         self.src.bias[:2] = signs
         self.out.weight[0, :2] = signs
-        self.out.bias -= 1
+        self.out.bias.sub_(1)
         self.pair.weight[:2] = torch.outer(signs, weights.to(self.pair.weight))
 
     def forward(
