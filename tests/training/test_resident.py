@@ -225,9 +225,12 @@ TINY: dict[str, dict[str, Any]] = {
     "apan mean": {"model": "apan", "slots": 2, "fanout": 1, "aggregator": "mean"},
     "tgn, softmax": {"fanout": 1, "train": RANKING},
 }
+# The interpreter takes long; these launch most kernels of the others, too.
+QUICK = ("jodie", "apan", "tgn, softmax")
+BY_KERNELS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TINY]
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", BY_KERNELS)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
     parts = (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)
@@ -266,7 +269,7 @@ def _run_without_waits(run: Callable[[], Any], prepare: Callable[[], Any]) -> An
     return result
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", BY_KERNELS)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str) -> None:
     """Run steps on the device `meta`, which only has shapes: torch refuses operations that mix it with the host."""
