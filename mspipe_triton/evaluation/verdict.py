@@ -68,7 +68,8 @@ def _advice(result: Mapping[str, Any]) -> str:
     options = ["--pair-features"] if behind and not result.get("pair_features", False) else []
     if iterations < FEW_ITERATIONS:
         smaller = max(_SMALL_BATCH, _rounded(events / (2 * FEW_ITERATIONS)))
-        sizes = [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if smaller < size else []
+        free = smaller < size and result["protocol"] == "default"  # other protocols prescribe the batch size
+        sizes = [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if free else []
         return f"{training}, which is few: try {_either([*options, *sizes, 'more --epochs'])}."
     if result["best_epoch"] == epochs:
         options.append(f"--epochs {2 * epochs}")

@@ -36,8 +36,14 @@ def result(
     return {
         "test": {**GOOD, **test, **baselines},
         "split_events": {"train": train, "val": 300, "test": 300},
-        "batch_size": size, "epochs": epochs, "best_epoch": best,
+        "batch_size": size, "epochs": epochs, "best_epoch": best, "protocol": "default",
     }  # fmt: skip
+
+
+def test_a_protocol_keeps_its_batch_size() -> None:
+    few = result({}, {"ap": 0.95}, train=1400, size=200)
+    assert "--batch-size" in verdict(few)[-1]
+    assert "--batch-size" not in verdict({**few, "protocol": "tgb"})[-1]
 
 
 def test_a_good_run_has_no_notes() -> None:
