@@ -6,26 +6,29 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.negatives import Purpose, draw_words
 from mspipe_triton.data.pair_index import PairIndex
+from mspipe_triton.kernels import historical_negatives
 from mspipe_triton.kernels.link.pair_features import COLUMNS
+from mspipe_triton.kernels.sampling.draw_batch import draw_others
 
-RANDOM, PARTNERS = 20, 10  # draws per event
+RANDOM = 20  # draws per event
+_PARTNERS = 10  # draws per event among the destinations that its source met before
 _EVENTS = 6_000  # at most, that weights are fitted to; 36 numbers hardly change with more
 _PAIRS = 2**16  # at a time, which bounds the memory of their features
 _ITERATIONS = 50
-_NUMBER = (1 << 32) - 1  # the bits of an event in a key
 
 
 class Choices(NamedTuple):
-    """Features [M, C, 36] of M events' pairs with C candidates, their own destination first, and offsets of scores.
+    """Features [M, 31, 36] of M events' pairs with 31 candidates, their own destination first, and offsets [M, 31].
 
-    Candidates 1 to 20 are random destinations other than the event's own. The last 10 are ones that its source has met
-    before, or more random ones if there are none. A candidate c that is expected to be drawn q(c) times has the offset
-    −log q(c), so the sum of exp(score + offset) estimates that over all destinations (Bengio and Senécal, 2008). The
-    event's own destination has the offset 0. All in float64, so that weights hardly depend on the order of additions.
+    Candidates 1 to 20 are random destinations, and the last 10 ones that the source met before: the negatives of
+    `historical_negatives`. A candidate's offset is its log weight, so that the sum of exp(score + offset) estimates
+    that over all destinations; the own destination's is 0. All in float64, so that weights hardly depend on the order
+    of additions.
     """
 
     features: torch.Tensor
@@ -42,15 +45,10 @@ class Choices(NamedTuple):
         first, stop = split.train_end // 10, split.train_end
         count = min(_EVENTS, stop - first)
         events = first + torch.arange(count) * (stop - first) // count
-        destinations, partners = _draw(stream, index, events, seed)
+        destinations, offsets = _draw(stream, index, events, seed)
         t = stream.t[events]
         parts = in_parts(stream.src[events], destinations, t, index.before(t))
         features = torch.cat([index.features(*part, dtype=torch.float64) for part in parts])
-        others, partners = torch.unique(stream.dst).numel() - 1, partners.unsqueeze(1)
-        earlier = features[:, :, 0] * PARTNERS / partners.clamp(min=1)  # column 0: u has met v
-        expected = RANDOM / others + torch.where(partners > 0, earlier, PARTNERS / others)
-        offsets = -expected.log()
-        offsets[:, 0] = 0
         return Choices(features, offsets)
 
     def weights(self) -> torch.Tensor:
@@ -82,32 +80,14 @@ def in_parts(src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, before: torc
 
 
 def _draw(stream: EventStream, index: PairIndex, events: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw destinations [M, 1 + 20 + 10] for M events: the event's own, random ones, and earlier partners.
-
-    An event without other partners has random destinations in their place. Draws are uniform, and may repeat.
-
-    Returns:
-        The destinations, and the numbers [M] of earlier partners other than the event's destination.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    src, dst, before = stream.src[events], stream.dst[events], index.before(stream.t[events])
-    destinations = torch.unique(stream.dst)
-    shape = (events.numel(), RANDOM + PARTNERS)
-    numbers = torch.randint(destinations.numel() - 1, shape, generator=generator)
-    numbers += numbers >= torch.searchsorted(destinations, dst).unsqueeze(1)
-    random = destinations[numbers]
-    # Partners of a source in the order in which it met them: keys of source and the pair's first event.
-    meetings = index.pair_keys[torch.searchsorted(index.pair_keys, torch.arange(index.pairs.numel()) << 32)] & _NUMBER
-    keys = (stream.src[meetings] << 32) + meetings
-    meeting = keys[torch.searchsorted(index.pairs, (src << 32) + dst)]  # of the event's own pair
-    keys = keys.sort().values
-    start = torch.searchsorted(keys, src << 32)
-    partners, place = torch.searchsorted(keys, (src << 32) + before) - start, torch.searchsorted(keys, meeting) - start
-    met = place < partners
-    partners -= met.long()
-    uniform = torch.rand((events.numel(), PARTNERS), dtype=torch.float64, generator=generator)
-    choice = (uniform * partners.unsqueeze(1)).long()
-    choice += (choice >= place.unsqueeze(1)) & met.unsqueeze(1)
-    rows = (start.unsqueeze(1) + choice).clamp_(max=keys.numel() - 1)
-    earlier = torch.where(partners.unsqueeze(1) > 0, stream.dst[keys[rows] & _NUMBER], random[:, RANDOM:])
-    return torch.cat([dst.unsqueeze(1), random[:, :RANDOM], earlier], 1), partners
+    """Draw candidates [M, 31] of M events, and their offsets; see `Choices`."""
+    # Training draws in epochs from 1 on.
+    random_words, words = (draw_words(seed, each) for each in (Purpose.TRAIN_NEGATIVES, Purpose.HISTORICAL_NEGATIVES))
+    src, dst, t, destinations = stream.src[events], stream.dst[events], stream.t[events], torch.unique(stream.dst)
+    positions = torch.arange(events.numel() * (RANDOM + _PARTNERS)).view(events.numel(), -1)
+    random = draw_others(random_words, positions, dst.unsqueeze(1), destinations)
+    others, log_weights = historical_negatives(
+        index.meeting_keys(), index.pairs, index.pair_keys, stream.dst, index.times, src, dst, t, index.before(t),
+        random, words, _PARTNERS, destinations.numel(), torch.float64,
+    )  # fmt: skip
+    return torch.cat([dst.unsqueeze(1).long(), others], 1), pad(log_weights, (1, 0))

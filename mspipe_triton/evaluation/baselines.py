@@ -13,6 +13,7 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.pair_choices import RANDOM, Choices, in_parts
 from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.iteration.step import reciprocal_ranks
+from mspipe_triton.kernels.link.last_events import last_of_pair
 from mspipe_triton.kernels.link.pair_features import SPANS
 
 # The keys of the baselines in `result.json`, and their names in tables and notes.
@@ -24,7 +25,6 @@ NAMES = {
 }
 
 _POPULARITY = 25  # column of the first span's popularity
-_NUMBER = (1 << 32) - 1  # the bits of an event in a key
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,13 @@ class Baselines:
         features = self.index.features(src, dst, t, before)
         met = features[:, :, 0].contiguous()  # a view would keep all columns in memory
         recent, (rows, columns) = torch.zeros_like(met), met.nonzero(as_tuple=True)
-        keys, pairs = self.index.pair_keys, (src[rows] << 32) + dst[rows, columns]
-        following = (torch.searchsorted(self.index.pairs, pairs) << 32) + before[rows]
-        last = keys[torch.searchsorted(keys, following) - 1] & _NUMBER  # the pair's last event
+        pairs = (src[rows].long() << 32) + dst[rows, columns]
+        _, last = last_of_pair(self.index.pairs, self.index.pair_keys, pairs, before[rows])
         recent[rows, columns] = (t[rows] - self.index.times[last] <= self.window).to(recent.dtype)
         return {
             "edgebank": met,
             "edgebank_window": recent,
             "popularity": features[:, :, _POPULARITY + self.span].contiguous(),
-            "pair_features": (features * self.weights.to(features.dtype)).sum(
-                2
-            ),  # a matrix product may round equal rows differently
+            # A matrix product may round equal rows differently.
+            "pair_features": (features * self.weights.to(features.dtype)).sum(2),
         }

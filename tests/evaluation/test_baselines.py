@@ -79,18 +79,28 @@ def test_draws_are_random_destinations_and_earlier_partners() -> None:
     stream = EventStream(src, dst, torch.arange(60) // 3)
     pairs, everyone = list(zip(src.tolist(), dst.tolist(), strict=True)), set(dst.tolist())
     copies = torch.arange(60).repeat_interleave(400)
-    destinations, partners = _draw(stream, indexed(stream), copies, 0)
-    draws = zip(destinations.view(60, 400, 31), partners.view(60, 400), strict=True)
-    for event, (columns, number) in enumerate(draws):
+    destinations, offsets = _draw(stream, indexed(stream), copies, 0)
+    draws = zip(destinations.view(60, 400, 31), offsets.view(60, 400, 31), strict=True)
+    for event, (columns, weights) in enumerate(draws):
         source, end = pairs[event]
-        met = {other for node, other in pairs[: event // 3 * 3] if node == source} - {end}
-        assert set(number.tolist()) == {len(met)}
+        others, now = everyone - {end}, event // 3 * 3
+        met = {other for node, other in pairs[:now] if node == source} - {end}
+        meets = {other for node, other in pairs[now : now + 3] if node == source}
         assert set(columns[:, 0].tolist()) == {end}
-        for part, among in ((columns[:, 1:21], everyone - {end}), (columns[:, 21:], met or everyone - {end})):
-            assert set(part.unique().tolist()) == among
-            expected = part.numel() / len(among)
-            counts = part.flatten().bincount()[torch.tensor(sorted(among))]
-            assert bool(((counts - expected).abs() < 6 * expected**0.5).all()), "six standard errors"
+        random = dict.fromkeys(others, 1 / len(others))
+        # An event that has no earlier partner, or draws one that it meets now, has a random destination in its place.
+        replaced = len(met & meets) / len(met) if met else 1
+        partners = {each: replaced / len(others) + (each in met - meets) / max(len(met), 1) for each in others}
+        for part, share in ((columns[:, 1:21], random), (columns[:, 21:], partners)):
+            nodes = torch.tensor(sorted(others))
+            expected = part.numel() * torch.tensor([share[each] for each in nodes.tolist()])
+            counts = part.flatten().bincount(minlength=10)[nodes]
+            assert int(counts.sum()) == part.numel()
+            assert bool(((counts - expected).abs() <= 6 * expected.sqrt()).all()), "six standard errors"
+        mean = {each: (20 if met else 30) / len(others) + (each in met) * 10 / max(len(met), 1) for each in others}
+        expected = torch.tensor([-math.log(mean[each]) for each in columns[:, 1:].flatten().tolist()])
+        torch.testing.assert_close(weights[:, 1:].flatten().float(), expected)
+        assert not bool(weights[:, 0].any())
 
 
 def test_scores_do_not_depend_on_what_is_scored_together(
