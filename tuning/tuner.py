@@ -230,8 +230,7 @@ def autotune(
         "best_score": result.score if isfinite(result.score) else None, **comparison.to_json(),
     })  # fmt: skip
     store.save(profile)
-    for notice in store.notices:
-        observer.note(notice)
+    store.tell(observer.note)
     return profile
 
 
@@ -253,25 +252,23 @@ def settings_for(
     resolved, line = resolve_device(config)
     key = Key.of(resolved, stream)
     profile, start = store.find(key), time.perf_counter()
-    for notice in store.notices:
-        note(notice)
-    store.notices.clear()
-    path = store.path(key)
+    store.tell(note)
+    name = store.path(key).name
     if profile is not None:
         if line is not None:
             note(line)
-        note(f"Settings from {path.name}: {describe(profile)}.")
+        note(f"Settings from {name}: {describe(profile)}.")
         apply(profile)
-        return _as_tuned(profile, path.name)
-    lines = _Lines(note, f"No tuning profile fits yet: compiling, and tuning for {budget:g} s; --no-autotune skips it.")
+        return _as_tuned(profile, name)
+    first = f"No tuning profile fits yet: compiling, and tuning for {budget:g} s; --no-autotune skips it."
     try:
-        profile = autotune(config, stream, budget, store, lines, compiling_counts=False, key=key)
+        profile = autotune(config, stream, budget, store, _Lines(note, first), compiling_counts=False, key=key)
     except TuningError as error:
         note(f"Not tuned: {error}.")
         return None
     note(f"Tuned: {describe(profile)}.")
     apply(profile)
-    return _as_tuned(profile, path.name, time.perf_counter() - start)
+    return _as_tuned(profile, name, time.perf_counter() - start)
 
 
 class _Lines(TuningObserver):

@@ -26,6 +26,11 @@ _MARKS = 2**27  # bytes of memory for marks
 _EVENTS = 2**10  # events whose negatives are read at a time
 
 
+def candidates_per_event(name: str) -> int:
+    """Return the largest number of candidates of an event of a stream of this name."""
+    return NUMBERS.get(_named_after(name), DEFAULT_NUMBER)
+
+
 class Candidates(NamedTuple):
     """Destinations to rank the events of a part among.
 
@@ -49,16 +54,21 @@ def tgb_candidates(stream: EventStream, split: Split, which: str, seed: int) -> 
     Raises:
         DataError: the stream's events or its split are not those of the TGB data set after which it is named.
     """
-    plain = stream.name.replace("_", "-")
-    name = next((each for each in NUMBERS if plain == each or plain.startswith(f"{each}-")), "")
+    name = _named_after(stream.name)
     span = (split.train_end, split.val_end) if which == "val" else (split.val_end, len(stream))
     data_set = _data_set(name, which) if name else None
     if data_set is not None:
         nodes = _published(stream, split, span, which, data_set)
         return Candidates(nodes, f"the negatives that TGB publishes for {name}")
-    number = NUMBERS.get(name, DEFAULT_NUMBER)
+    number = candidates_per_event(stream.name)
     origin = f"up to {number:,} per event by TGB's rule{name and f' for {name}'}, at most half from training"
     return Candidates(_Generator(stream, split.train_end, span, number, seed).nodes(), origin)
+
+
+def _named_after(name: str) -> str:
+    """Return the TGB data set after which a stream is named, "" if there is none."""
+    plain = name.replace("_", "-")
+    return next((each for each in NUMBERS if plain == each or plain.startswith(f"{each}-")), "")
 
 
 class _Sets:

@@ -12,6 +12,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.pair_index import PairIndex
+from mspipe_triton.data.tgb import DEFAULT_NUMBER, candidates_per_event
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.iteration.ranking import PAIRS
 from mspipe_triton.iteration.session import needs_index
@@ -32,13 +33,14 @@ _PAIRED = 14 * _NUMBER
 class Footprint:
     """Bytes of device memory that resident training needs, with all data of a run on the device.
 
-    All parts but three are exact. `events` assumes one destination per node, or per event if there are fewer events,
-    and `pairs` one pair per event, since counting them would mean reading the stream. `workspace` is an estimate: see
-    `planned`.
+    All parts but four are exact. `events` assumes one destination per node, or per event if there are fewer events,
+    `pairs` one pair per event, and `candidates` three tenths of the events and one candidate per node, if TGB's
+    protocol has no fewer, since counting them would mean reading the stream. `workspace` is an estimate: see `planned`.
 
     Args:
         graph: the T-CSR adjacency; events: src, dst and t, and the destinations that negatives are drawn from.
         pairs: the index of the events of every pair, if the run needs one, and the keys of historical negatives.
+        candidates: of validation and test by TGB's protocol, if the run follows it.
         features: the tables of edge and node features; state: the nodes' tables.
         parameters: the model's parameters with gradients and Adam's two moments and steps, and its buffers.
         workspace: an iteration's batch, activations and gradients, and ranking.
@@ -47,6 +49,7 @@ class Footprint:
     graph: int
     events: int
     pairs: int
+    candidates: int
     features: int
     state: int
     parameters: int
@@ -55,11 +58,16 @@ class Footprint:
     @staticmethod
     def of(config: RunConfig, stream: EventStream) -> Footprint:
         """Compute the memory of a run on a stream, of which only shapes are read."""
-        return Footprint.planned(config, len(stream), stream.num_nodes, Facts(stream.dim_edge, stream.dim_node))
+        facts, candidates = Facts(stream.dim_edge, stream.dim_node), candidates_per_event(stream.name)
+        return Footprint.planned(config, len(stream), stream.num_nodes, facts, candidates)
 
     @staticmethod
-    def planned(config: RunConfig, events: int, nodes: int, facts: Facts) -> Footprint:
+    def planned(
+        config: RunConfig, events: int, nodes: int, facts: Facts, candidates: int = DEFAULT_NUMBER
+    ) -> Footprint:
         """Compute the memory of a run from the numbers of events and nodes and the widths of their features.
+
+        `candidates` is the number per event by TGB's protocol; other runs do without.
 
         The workspace is 1.5 times the tensors that a training iteration, the scoring of a batch and the ranking of one
         group of candidates hold at their capacities, each of the three in separate memory, as three captured graphs
@@ -70,16 +78,18 @@ class Footprint:
         with torch.random.fork_rng(devices=[]):  # the model is small, and gives exact sizes for registered recipes too
             model = build_model(config.model, facts)
         tables = model.mailbox.tables()
-        feature = _itemsize(config.model.table_dtype)
+        feature, candidates = _itemsize(config.model.table_dtype), min(candidates, nodes)
+        ranked = config.train.negatives if config.train.protocol == "default" else candidates
         parameters = list(model.parameters())
         return Footprint(
             graph=_NUMBER * (nodes + 1) + 2 * events * (4 + 4 + _NUMBER),
             events=3 * _NUMBER * events + _NUMBER * min(events, nodes),
             pairs=events * (PairIndex.BYTES * needs_index(config) + _NUMBER * (config.train.historical > 0)),
+            candidates=0 if config.train.protocol == "default" else _NUMBER * candidates * (events * 3 // 10),
             features=feature * (events * facts.dim_edge + nodes * facts.dim_node),
             state=nodes * (_row(tables) + (_NUMBER if "received" in tables else 0)),  # with `NodeState.sent`
             parameters=4 * _bytes(parameters) + 4 * len(parameters) + _bytes(model.buffers()),
-            workspace=_workspace(config, model, facts),
+            workspace=_workspace(config, model, facts, ranked),
         )
 
     @property
@@ -168,13 +178,13 @@ def _settings_schedule(config: RunConfig) -> str:
     return "auto" if config.settings is None else config.settings.schedule
 
 
-def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
-    """Return the bytes of `Footprint.workspace`."""
-    size, negatives, settings = config.train.batch_size, config.train.negatives, config.model
+def _workspace(config: RunConfig, model: TemporalModel, facts: Facts, candidates: int) -> int:
+    """Return the bytes of `Footprint.workspace`, if each event is ranked among `candidates`."""
+    size, settings = config.train.batch_size, config.model
     number = _itemsize(settings.dtype)
-    pairs, columns = size * (1 + negatives), COLUMNS if settings.pair_features else 0
+    pairs, columns = size * (1 + candidates), COLUMNS if settings.pair_features else 0
     ranked, learned = min(pairs, PAIRS), config.train.train_negatives
-    candidates = pairs * (_NUMBER + number) + ranked * (_PAIRED + number * (settings.dim + 2 * columns))
+    ranking = pairs * (_NUMBER + number) + ranked * (_PAIRED + number * (settings.dim + 2 * columns))
     receivers = 2 * size * (1 + settings.setting("fanout") if model.mailbox.hears else 1)
     writes = 2 * receivers * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
     passes = sum(
@@ -182,7 +192,7 @@ def _workspace(config: RunConfig, model: TemporalModel, facts: Facts) -> int:
         for roots, learning in (((2 + learned) * size, True), (3 * size, False), (ranked, False))
     )
     features = number * columns * 2 * size * (1 + learned)
-    return (passes + candidates + writes + features) * 3 // 2
+    return (passes + ranking + writes + features) * 3 // 2
 
 
 def _pass_bytes(config: ModelConfig, model: TemporalModel, facts: Facts, roots: int, learning: bool) -> int:

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.tgb import tgb_candidates
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.scene import batches
@@ -94,6 +95,18 @@ def test_the_pairs_are_planned_as_if_all_were_distinct(
     assert planned.pairs == repeated + (0 if run.index is None else run.index.nbytes) + nbytes(run.meetings)
 
 
+@pytest.mark.parametrize(("name", "number"), [("tgbl-coin", 20), ("somewhere", 100)])
+def test_the_candidates_of_tgbs_protocol_are_planned(small_stream: EventStream, name: str, number: int) -> None:
+    stream = replace(small_stream, name=name)
+    plain = run_of(MODELS["tgn"])
+    config = plain.with_flags({"protocol": "tgb"})
+    planned = Footprint.of(config, stream)
+    tables = [tgb_candidates(stream, stream.split(), split, 0).nodes for split in ("val", "test")]
+    number = min(number, stream.num_nodes)
+    assert nbytes(*tables) <= planned.candidates == 8 * number * (len(stream) * 3 // 10)
+    assert Footprint.of(plain, stream).candidates == 0
+
+
 RANKING = {"loss": "softmax", "train_negatives": 5, "negative_kind": "mixed"}
 
 
@@ -139,14 +152,22 @@ def test_a_stream_of_a_billion_events_is_planned_without_being_built() -> None:
 
 
 def test_the_text_has_the_sum_and_the_parts_above_0_the_largest_first() -> None:
-    sizes = {"events": 10**5, "pairs": 0, "features": 10, "state": 12 * GIB, "parameters": 0, "workspace": GIB // 2}
+    sizes = {
+        "events": 10**5,
+        "pairs": 0,
+        "candidates": 0,
+        "features": 10,
+        "state": 12 * GIB,
+        "parameters": 0,
+        "workspace": GIB // 2,
+    }
     text = str(Footprint(graph=3 * 2**20, **sizes))
     parts = ["state 12.0 GiB", "workspace 512.0 MiB", "graph 3.0 MiB", "events 0.1 MiB"]
     assert text.splitlines() == ["12.5 GiB in all", *parts]
 
 
 # 11 with a tenth
-NEEDS = Footprint(GIB, events=GIB, pairs=GIB, features=4 * GIB, state=GIB, parameters=GIB, workspace=GIB)
+NEEDS = Footprint(GIB, events=GIB, pairs=GIB, candidates=0, features=4 * GIB, state=GIB, parameters=GIB, workspace=GIB)
 
 
 def on_gpu(placement: str = "auto", schedule: str = "auto", settings: RunSettings | None = None) -> RunConfig:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -83,6 +84,12 @@ class ProfileStore:
             self._note(f"{self.folder}: cannot be created, so trials are not saved: {_reason(error)}")
             return None
         return self.path(key).with_suffix(".db")
+
+    def tell(self, note: Callable[[str], None]) -> None:
+        """Pass the notices on, each once."""
+        for notice in self.notices:
+            note(notice)
+        self.notices.clear()
 
     def _note(self, line: str) -> None:
         if line not in self.notices:
