@@ -48,17 +48,17 @@ def periods(report: Report) -> str:
 
 
 def ablation(report: Report) -> str:
-    """Speed and scores of every schedule on one stream."""
-    head = ("schedule", "seeds", "events/s", "× serial", "test AP", "points lost", "MRR", "last loss", "staleness")
+    """Scores of every schedule on one stream."""
+    head = ("schedule", "seeds", "test AP", "points lost", "MRR", "last loss", "staleness", "memory fetch, ms")
     columns = {
-        "seeds": "d", "events_per_s": ",.0f", "speed_ratio": ".2f", "ap": ".4f", "ap_points_lost": ".2f", "mrr": ".4f",
-        "loss": ".4f", "mean_staleness": ".2f", "memory_ms": ".2f",
+        "seeds": "d", "ap": ".4f", "ap_points_lost": ".2f", "mrr": ".4f", "loss": ".4f", "mean_staleness": ".2f",
+        "memory_ms": ".2f",
     }  # fmt: skip
     lines = [
         (name, *(format(row[column], form) for column, form in columns.items()))
         for name, row in report["schedules"].items()
     ]
-    return markdown((*head, "memory fetch, ms"), lines)
+    return markdown(head, lines)
 
 
 def speeds(report: Report) -> str:
@@ -119,7 +119,8 @@ def accuracy(report: Report) -> str:
     head = ("settings", "seeds", "B", "epochs", "test AP", "MRR among random", "MRR among all")
     lines = []
     for name, variant in report["variants"].items():
-        runs, random = variant["runs"], f" of {variant['negatives'] + 1}"
+        runs = variant["runs"]
+        random = f" of {variant['negatives'] + 1}"
         every = [run["mrr_all"] for run in runs if run["mrr_all"] is not None]
         facts = [str(len(runs)), str(runs[0]["batch_size"]), str(runs[0]["epochs"])]
         lines.append(

@@ -23,11 +23,11 @@ from mspipe_triton.training.staged import Staged
 
 console = Console(stderr=True, highlight=False)
 SOFTMAX = {"loss": "softmax", "negative_kind": "mixed"}
+MODELS = ("tgn", "jodie", "apan", "tgat")
 # By name: flags, and the setting that its speed is divided by.
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    **{f"{model}, no pair features": ({"model": model, "pair_features": False}, "") for model in ("tgn", "jodie")},
-    "tgn": ({}, "tgn, no pair features"),
-    "jodie": ({"model": "jodie"}, "jodie, no pair features"),
+    **{f"{model}, no pair features": ({"model": model, "pair_features": False}, "") for model in MODELS},
+    **{model: ({"model": model}, f"{model}, no pair features") for model in MODELS},
     **{f"tgn, K {k}": ({**SOFTMAX, "train_negatives": k}, "tgn") for k in (2, 5, 10, 20)},
 }
 
