@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from mspipe_triton.data.events import EventStream
+    from mspipe_triton.data.pair_index import PairIndex
     from mspipe_triton.data.readers import read_stream
     from mspipe_triton.data.synthetic import synthetic_stream
     from mspipe_triton.errors import MspipeError
@@ -27,6 +28,7 @@ _PUBLIC = {
     "EventStream": "mspipe_triton.data.events",
     "ModelConfig": "mspipe_triton.config",
     "MspipeError": "mspipe_triton.errors",
+    "PairIndex": "mspipe_triton.data.pair_index",
     "evaluate_run": "mspipe_triton.evaluation.evaluate",
     "RunConfig": "mspipe_triton.config",
     "TrainConfig": "mspipe_triton.config",
@@ -40,6 +42,7 @@ __all__ = [
     "EventStream",
     "ModelConfig",
     "MspipeError",
+    "PairIndex",
     "RunConfig",
     "TrainConfig",
     "evaluate_run",

@@ -49,7 +49,7 @@ def set_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in flags.items() if value is not None}
     recipe, protocol = values.pop("recipe", None), values.get("protocol", "default")
     if recipe is not None and recipe not in RECIPES:
-        raise ConfigError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
+        raise ConfigError(f"there is no recipe {recipe!r}; use {either(RECIPES)}")
     return {**RECIPES.get(recipe, {}), **PROTOCOLS.get(protocol, {}), **values}
 
 
@@ -143,7 +143,11 @@ class TrainConfig:
     epochs: int = setting(3, "Training epochs.", minimum=1)
     batch_size: int = setting(600, "Events per batch.", minimum=1)
     lr: float = setting(1e-3, "Learning rate of Adam.")
-    loss: str = setting("bce", "Loss: bce, or softmax to rank better.", choices=("bce", "softmax"))
+    loss: str = setting(
+        "bce",
+        "Loss: bce, or softmax over an event and its negatives.",
+        choices=("bce", "softmax"),
+    )
     train_negatives: int = setting(1, "Negatives per event in training.", minimum=1)
     negative_kind: str = setting(
         "random", "Negatives in training: random, historical (destinations the source met before) or mixed.",
@@ -173,7 +177,7 @@ class TrainConfig:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
         if self.negative_kind == "mixed" and self.train_negatives == 1:
-            raise ConfigError("negative-kind mixed needs 2 negatives or more, as in --train-negatives 20")
+            raise ConfigError("negative-kind mixed needs 2 negatives or more, as in --train-negatives 10")
         schedule, staleness = self.schedule, self.staleness
         if self.placement == "device" and (schedule, staleness, self.mitigation) != ("auto", -1, "none"):
             raise ConfigError(
@@ -253,17 +257,34 @@ class RunConfig:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name} must be a {kind.__name__}, not {getattr(self, name)!r}")
-        for name, value in PROTOCOLS[self.train.protocol].items():
-            other = getattr(self.data if name == "split_at" else self.train, name)
-            if other != value and (name != "split_at" or self.data.path):
-                flag = name.replace("_", "-")
-                raise ConfigError(
-                    f"protocol {self.train.protocol} needs {flag} {value}, not {other!r}; use {value}, or omit --{flag}"
-                )
+        self._follow_protocol()
         if not isinstance(self.settings, RunSettings | None):
             raise ConfigError(f"settings must be RunSettings, not {self.settings!r}")
         if self.settings is not None:
             self.settings.check_fits(self.train.schedule, self.train.threads, self.train.placement)
+
+    def _follow_protocol(self) -> None:
+        """Refuse settings that contradict the protocol of evaluation, and set its split if none is set."""
+        protocol, prescribed = self.train.protocol, PROTOCOLS[self.train.protocol]
+        if not prescribed:
+            return
+        size, split_at = prescribed["batch_size"], prescribed["split_at"]
+        if self.train.batch_size != size:
+            raise ConfigError(
+                f"protocol {protocol} needs batch-size {size}, not {self.train.batch_size}; use {size} (the flag "
+                "--protocol sets it if --batch-size is omitted)"
+            )
+        if self.train.negatives != TrainConfig.negatives:
+            raise ConfigError(
+                f"protocol {protocol} ranks among its own candidates, not among {self.train.negatives} random ones; "
+                "omit --negatives"
+            )
+        if not self.data.split_at:
+            object.__setattr__(self, "data", replace(self.data, split_at=split_at))
+        elif self.data.split_at != split_at and self.data.path:
+            raise ConfigError(
+                f"protocol {protocol} needs split-at {split_at}, not {self.data.split_at!r}; omit --split-at"
+            )
 
     def with_flags(self, flags: Mapping[str, Any]) -> RunConfig:
         """Return a copy with every flag that is not None applied to the field of its name.

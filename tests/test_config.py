@@ -170,17 +170,21 @@ def test_recipes_and_protocols_are_saved_as_their_settings(flags: dict[str, Any]
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"recipe": "fast"}, "recipe 'fast' is not one of ranking"),
+        ({"recipe": "fast"}, "there is no recipe 'fast'; use ranking"),
         ({"protocol": "ogb"}, "protocol 'ogb' is not one of default, tgb"),
-        ({"negative_kind": "mixed"}, "negative-kind mixed needs 2 negatives or more, as in --train-negatives 20"),
+        ({"negative_kind": "mixed"}, "negative-kind mixed needs 2 negatives or more, as in --train-negatives 10"),
         ({"recipe": "ranking", "train_negatives": 1}, "negative-kind mixed needs 2 negatives or more"),
         (
             {"protocol": "tgb", "batch_size": 100},
-            "protocol tgb needs batch-size 200, not 100; use 200, or omit --batch-size",
+            "protocol tgb needs batch-size 200, not 100; use 200 (the flag --protocol sets it if --batch-size is",
         ),
         (
             {"protocol": "tgb", "split_at": "0.7,0.8"},
-            "protocol tgb needs split-at tgb, not '0.7,0.8'; use tgb, or omit --split-at",
+            "protocol tgb needs split-at tgb, not '0.7,0.8'; omit --split-at",
+        ),
+        (
+            {"protocol": "tgb", "negatives": 10},
+            "protocol tgb ranks among its own candidates, not among 10 random ones; omit --negatives",
         ),
     ],
     ids=str,
@@ -192,13 +196,15 @@ def test_settings_that_do_not_fit_get_one_line(flags: dict[str, Any], message: s
     assert "\n" not in str(caught.value)
 
 
-def test_a_protocol_in_a_file_needs_its_settings_there(tmp_path: Path) -> None:
+def test_a_protocol_in_a_file_needs_its_batch_size_there(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('[train]\nprotocol = "tgb"\n')
     with pytest.raises(ConfigError, match=r"run\.toml: protocol tgb needs batch-size 200, not 600; use 200"):
         load_config(file)
-    file.write_text('[data]\nsplit_at = "tgb"\n[train]\nprotocol = "tgb"\nbatch_size = 200\n')
-    assert load_config(file).train.protocol == "tgb"
+    file.write_text('[train]\nprotocol = "tgb"\nbatch_size = 200\n')
+    config = load_config(file)
+    assert (config.train.protocol, config.data.split_at) == ("tgb", "tgb")
+    assert RunConfig(train=TrainConfig(protocol="tgb", batch_size=200)).data.split_at == "tgb"
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,15 @@ WITHOUT = {"pair_features": False}
 
 
 class Variant(NamedTuple):
-    """Settings of a run, numbers of its seeds, and of those ranked among all destinations, and random candidates."""
+    """Settings of a run, numbers of its seeds, and of those ranked among all destinations, and random candidates.
+
+    `negatives` is None for a protocol's candidates.
+    """
 
     flags: dict[str, Any]
     seeds: int = 5
     seeds_among_all: int = 0
-    negatives: int = 199
+    negatives: int | None = 199
 
 
 RANKING = {"recipe": "ranking"}
@@ -49,7 +52,7 @@ VARIANTS = {
         for model in ("jodie", "apan", "tgat")
         for flags in ({}, WITHOUT)
     },
-    TGB: Variant({**RANKING, "protocol": "tgb"}, 3),
+    TGB: Variant({**RANKING, "protocol": "tgb"}, 3, negatives=None),
 }
 
 

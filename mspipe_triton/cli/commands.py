@@ -127,6 +127,7 @@ def evaluate(
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import EvaluationScreen, split_table
     from mspipe_triton.evaluation.evaluate import CANDIDATES, evaluate_run
+    from mspipe_triton.evaluation.verdict import behind_baselines
     from mspipe_triton.training.way import SPLITS
 
     if split not in SPLITS:
@@ -143,6 +144,8 @@ def evaluate(
     finally:
         screen.close()
     console.print(split_table(split, metrics, run))
+    for note in behind_baselines(metrics) if split == "test" else []:
+        console.print(f"Note: {note}")
     if as_json:
         print(json.dumps(metrics))
 

@@ -89,6 +89,11 @@ class TrainingScreen(EvaluationScreen, Observer):
             f"{iterations:,} iteration{'' if iterations == 1 else 's'} per epoch, "
             + ("resident" if settings.resident else f"schedule {settings.schedule}")
         )
+        console.print(
+            f"Loss {train.loss} with {train.train_negatives} {train.negative_kind} "
+            f"negative{'' if train.train_negatives == 1 else 's'} per event, "
+            f"{'with' if session.config.model.pair_features else 'without'} features of pairs"
+        )
         if session.stream.source is not None and session.stream.source.reading:
             console.print(session.stream.source.reading)
         self.open_epoch(1)
@@ -127,12 +132,19 @@ def result_table(result: dict[str, Any]) -> Table:
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
     )
+    if "origin" in result["test"]:
+        table.caption = f"{_origin(result['test'])}\n{table.caption}"
     return _with_splits(table, {split: result[split] for split in ("val", "test")})
 
 
 def split_table(split: str, metrics: dict[str, Any], run: str) -> Table:
     """Table of `evaluate`."""
-    return _with_splits(Table(title=f"{run}, best epoch"), {split: metrics})
+    caption = _origin(metrics) if "origin" in metrics else None
+    return _with_splits(Table(title=f"{run}, best epoch", caption=caption), {split: metrics})
+
+
+def _origin(metrics: dict[str, Any]) -> str:
+    return f"candidates of the MRR: {metrics['origin']}"
 
 
 def plan_table(plan: Plan) -> Table:
@@ -172,7 +184,7 @@ def _with_splits(table: Table, splits: dict[str, dict[str, Any]]) -> Table:
     for split, metrics in splits.items():
         rows = {split: metrics}
         if "streaming" in metrics:
-            rows[f"{split}, with the batch's earlier events"] = metrics["streaming"]
+            rows[f"{split}, streaming"] = metrics["streaming"]
         if "inductive" in metrics and metrics["inductive"]["events"]:
             rows[f"{split}, unseen ({metrics['inductive']['events']:,})"] = metrics["inductive"]
         if "node" in metrics:

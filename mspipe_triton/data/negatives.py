@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.origin import shown
-from mspipe_triton.errors import DataError
+from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.kernels.sampling.draw_batch import draw_others
 from mspipe_triton.placement import Placement
 
@@ -116,11 +116,12 @@ class NegativeSampler:
             yield from negatives.view(-1, each)[: events.numel()].split(size)
 
 
-def check_destinations(stream: EventStream) -> None:
-    """Refuse a stream whose events have no other destination than their own.
+def check_destinations(stream: EventStream, negatives: int = 1) -> None:
+    """Refuse a stream whose events have no other destination than their own, and more negatives than there are others.
 
     Raises:
         DataError: all events have the same destination.
+        ConfigError: there are fewer other destinations than `negatives`, the number per event in training.
     """
     first = stream.dst[:1]
     if not bool((stream.dst != first).any()):
@@ -129,4 +130,10 @@ def check_destinations(stream: EventStream) -> None:
         raise DataError(
             f"{stream.name}: all {len(stream):,} events have the same destination, {name}; a model has nothing to tell "
             "apart, so give events with two destinations or more (columns of source and destination may be swapped)"
+        )
+    others = torch.unique(stream.dst).numel() - 1 if negatives > 1 else 1
+    if negatives > others:
+        raise ConfigError(
+            f"train-negatives {negatives:,} is above the number of destinations other than an event's own, {others:,} "
+            f"in {stream.name}; use a few, as in --train-negatives 10"
         )

@@ -67,9 +67,9 @@ def evaluate_checkpoint(
     has its name (see `Baselines`). Test starts from validation's node state.
 
     Args:
-        candidates: the number of random ones for each event, ALL, or None for TGB's protocol: its candidates, of which
-            "origin" tells the source, and neighbours and pairs from before the batch; "streaming" has the metrics with
-            all that is earlier than an event.
+        candidates: the number of random ones for each event, ALL, or None for those of TGB's protocol, of which
+            "origin" tells the source. In a run that follows this protocol, the metrics read neighbours and pairs from
+            before the batch, and "streaming" has those with all that is earlier than an event.
 
     Raises:
         RunFolderError: the checkpoint is missing or damaged.
@@ -84,7 +84,7 @@ def evaluate_checkpoint(
             ranked[split], result[split] = candidates, {"candidates": number}
     baselines = fit_baselines(session) if "test" in splits else None
     mask = session.stream.unseen_in_training()[session.split.val_end :]
-    for lagged in (False,) if candidates is not None else (False, True):
+    for lagged in (False, True) if lags(session.config.train) else (False,):
         load_checkpoint(folder.best, session)
         for split in SPLITS[: SPLITS.index(splits[-1]) + 1]:
             others = baselines if split == "test" else None
@@ -165,9 +165,14 @@ def evaluate_run(
         return evaluate_checkpoint(way, folder, ranked, (split,))[split]
 
 
+def lags(train: TrainConfig) -> bool:
+    """Return True if a run's scores read only what is earlier than a batch, as TGB's protocol asks."""
+    return train.protocol == "tgb"
+
+
 def run_candidates(train: TrainConfig) -> int | None:
     """Return the candidates of a run's settings, as `evaluate_checkpoint` takes them."""
-    return None if train.protocol == "tgb" else train.negatives
+    return None if lags(train) else train.negatives
 
 
 def fit_baselines(session: Session) -> Baselines:

@@ -24,11 +24,12 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     Args:
         result: the content of `result.json`.
     """
-    faults = [*_behind_baselines(result["test"]), *_at_chance(result["test"], result["split_events"]["test"])]
+    faults = [*behind_baselines(result["test"]), *_at_chance(result["test"], result["split_events"]["test"])]
     return [*faults, _advice(result)] if faults else []
 
 
-def _behind_baselines(test: Mapping[str, Any]) -> list[str]:
+def behind_baselines(test: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the test scores that are below 1 and not above the best baseline's; none if all are."""
     best = {metric: max(NAMES, key=lambda name: test[name][metric]) for metric in _METRICS}
     scores = [
         f"{metric.upper()} {test[metric]:.4f} against {test[name][metric]:.4f} ({NAMES[name]})"

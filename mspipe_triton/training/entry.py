@@ -120,5 +120,5 @@ def enter(
     if trace and entry.resolved()[0].train.placement == "device":
         raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
     stream.split_for(config.train.batch_size)
-    check_destinations(stream)
+    check_destinations(stream, config.train.train_negatives)
     return entry

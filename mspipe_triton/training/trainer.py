@@ -20,7 +20,7 @@ from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import TrainingError
-from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, predict_split, run_candidates
+from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, lags, predict_split, run_candidates
 from mspipe_triton.evaluation.metrics import summarise
 from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
@@ -81,8 +81,8 @@ def train(
         tuned: settings to use instead of `config.settings`, and stage times for the first plan.
 
     Returns:
-        The content of `result.json`. Its "notes" say that the model is not better than EdgeBank or than chance, and
-        what usually helps; they are empty for a good run.
+        The content of `result.json`. Its "notes" say that the model is not better than the best baseline or than
+        chance, and what usually helps; they are empty for a good run.
 
     Raises:
         InputError: data, settings or folder are not usable; nothing has been written then.
@@ -181,7 +181,7 @@ class _Run:
     def _validate(self, metrics: dict[str, Any]) -> None:
         """Score validation, copy the checkpoint if the epoch is the best so far, and write the epoch's metrics."""
         start = time.perf_counter()
-        predictions, _ = predict_split(self.way, "val")
+        predictions, _ = predict_split(self.way, "val", lagged=lags(self.session.config.train))
         metrics["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
         metrics["eval_seconds"] = time.perf_counter() - start
         if not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history):

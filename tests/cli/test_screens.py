@@ -108,6 +108,7 @@ def test_the_screen_of_training(small_stream: EventStream, monkeypatch: pytest.M
     screen.start(session, RunFolder(Path("run")))
     text = terminal.new()
     assert "1 iteration per epoch, schedule" in text.replace("\n", " ")
+    assert "Loss bce with 1 random negative per event, with features of pairs" in text
     assert "epoch 1/2" in text
     for number in (1, 2):
         terminal.now += 1
@@ -150,6 +151,16 @@ def test_baselines_fit_a_terminal_of_80_columns() -> None:
     assert {line.count("0.5000") for line in lines[-5:-1]} == {3}
 
 
+def test_candidates_of_a_protocol_and_its_second_view_are_named() -> None:
+    scores = {"ap": 0.5, "auc": 0.5, "mrr": 0.5}
+    metrics = {**scores, "candidates": 100, "origin": "by a rule", "streaming": scores}
+    terminal = Console(file=StringIO(), width=80)
+    terminal.print(split_table("test", metrics, "runs/a"))
+    text = terminal.file.getvalue()
+    assert "candidates of the MRR: by a rule" in text
+    assert "│ test, streaming │" in text
+
+
 def test_commands_show_each_note_once(tmp_path: Path, command: Command) -> None:
     # Each source always meets the same partner, which EdgeBank remembers and two iterations do not teach.
     rows = [f"a{number % 60},b{number % 60},{number}" for number in range(1200)]
@@ -163,6 +174,8 @@ def test_commands_show_each_note_once(tmp_path: Path, command: Command) -> None:
     table, *lines = printed.split(" Note: ")
     assert "EdgeBank" in table
     assert lines == notes
+    evaluated = " ".join(command("evaluate", "run").stderr.split())
+    assert f" Note: {notes[0]}" in evaluated
 
 
 def test_a_run_that_ended_before_its_validation_resumes(tmp_path: Path, command: Command) -> None:
