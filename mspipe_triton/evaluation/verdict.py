@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mspipe_triton.choices import either
 from mspipe_triton.evaluation.baselines import NAMES
 
 # Adam moves a weight by about the learning rate per iteration: in 100 iterations at 0.001 by 0.1, the size of initial
@@ -31,12 +32,16 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
 def behind_baselines(test: Mapping[str, Any]) -> list[str]:
     """Return a sentence on the test scores that are below 1 and not above the best baseline's; none if all are."""
     best = {metric: max(NAMES, key=lambda name: test[name][metric]) for metric in _METRICS}
-    scores = [
-        f"{metric.upper()} {test[metric]:.4f} against {test[name][metric]:.4f} ({NAMES[name]})"
+    scores = {
+        metric: f"{metric.upper()} {test[metric]:.4f} against {test[name][metric]:.4f} ({NAMES[name]})"
         for metric, name in best.items()
         if _behind(test, name, metric)
-    ]
-    return [f"On test, the model does not beat the best baseline: {', '.join(scores)}."] if scores else []
+    }
+    if not scores:
+        return []
+    beats = either([metric.upper() for metric in _METRICS if metric not in scores], "and")
+    start = f"beats the best baseline in {beats} alone" if beats else "does not beat the best baseline"
+    return [f"On test, the model {start}: {', '.join(scores.values())}."]
 
 
 def _behind(test: Mapping[str, Any], name: str, metric: str) -> bool:
