@@ -52,7 +52,7 @@ VARIANTS = {
         for model in ("jodie", "apan", "tgat")
         for flags in ({}, WITHOUT)
     },
-    TGB: Variant({**RANKING, "protocol": "tgb"}, 3, negatives=None),
+    TGB: Variant({**RANKING, "protocol": "tgb"}, 2, negatives=None),
 }
 
 
