@@ -87,8 +87,8 @@ def test_python_examples(tmp_path: Path) -> None:
 
 
 def test_kernels_example(tmp_path: Path) -> None:
-    """The example prints what its comments say."""
-    (example,) = blocks("docs/guides/kernels.md", "python")
+    """The examples, one after the other, print what their comments say."""
+    example = "\n".join(blocks("docs/guides/kernels.md", "python"))
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280

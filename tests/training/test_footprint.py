@@ -99,7 +99,7 @@ def test_the_pairs_are_planned_as_if_all_were_distinct(
 def test_the_candidates_of_tgbs_protocol_are_planned(small_stream: EventStream, name: str, number: int) -> None:
     stream = replace(small_stream, name=name)
     plain = run_of(MODELS["tgn"])
-    config = plain.with_flags({"protocol": "tgb"})
+    config = plain.with_flags({"protocol": "tgb", "negatives": TrainConfig.negatives})
     planned = Footprint.of(config, stream)
     tables = [tgb_candidates(stream, stream.split(), split, 0).nodes for split in ("val", "test")]
     number = min(number, stream.num_nodes)
