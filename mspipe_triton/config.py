@@ -14,6 +14,7 @@ from mspipe_triton.choices import check_settings, either, setting
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.pipeline.schedules import SCHEDULES
+from mspipe_triton.recipes import PROTOCOLS, set_flags
 
 ROLES = ("src", "dst", "t", "label", "features")  # of columns
 # Settings of each model beyond those that all models share, with their defaults.
@@ -23,14 +24,6 @@ MODELS: dict[str, Mapping[str, int]] = {
     "apan": {"fanout": 10, "heads": 2, "slots": 10},
     "tgat": {"fanout": 10, "heads": 2, "layers": 2},
 }
-# Settings for a purpose, by the name that --recipe takes.
-RECIPES: dict[str, Mapping[str, Any]] = {
-    "ranking": {
-        "loss": "softmax", "train_negatives": 10, "negative_kind": "mixed", "batch_size": 200, "lr": 3e-4, "epochs": 2,
-    },
-}  # fmt: skip
-# Settings that a protocol of evaluation prescribes.
-PROTOCOLS: dict[str, Mapping[str, Any]] = {"default": {}, "tgb": {"batch_size": 200, "split_at": "tgb"}}
 
 
 def _defaults(name: str) -> str:
@@ -38,19 +31,6 @@ def _defaults(name: str) -> str:
     values = {model: str(defaults[name]) for model, defaults in MODELS.items() if name in defaults}
     distinct = set(values.values())
     return distinct.pop() if len(distinct) == 1 else ", ".join(f"{model} {value}" for model, value in values.items())
-
-
-def set_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that are not None, with the settings of "recipe" and "protocol", which the flags override.
-
-    Raises:
-        ConfigError: there is no such recipe.
-    """
-    values = {name: value for name, value in flags.items() if value is not None}
-    recipe, protocol = values.pop("recipe", None), values.get("protocol", "default")
-    if recipe is not None and recipe not in RECIPES:
-        raise ConfigError(f"there is no recipe {recipe!r}; use {either(RECIPES)}")
-    return {**RECIPES.get(recipe, {}), **PROTOCOLS.get(protocol, {}), **values}
 
 
 @dataclass(frozen=True)
@@ -143,11 +123,7 @@ class TrainConfig:
     epochs: int = setting(3, "Training epochs.", minimum=1)
     batch_size: int = setting(600, "Events per batch.", minimum=1)
     lr: float = setting(1e-3, "Learning rate of Adam.")
-    loss: str = setting(
-        "bce",
-        "Loss: bce, or softmax over an event and its negatives.",
-        choices=("bce", "softmax"),
-    )
+    loss: str = setting("bce", "bce, or softmax over an event and its negatives.", choices=("bce", "softmax"))
     train_negatives: int = setting(1, "Negatives per event in training.", minimum=1)
     negative_kind: str = setting(
         "random", "Negatives in training: random, historical (destinations the source met before) or mixed.",

@@ -9,10 +9,11 @@ from typing import Any, get_args
 import pytest
 
 from mspipe_triton.cli.options import RUN_FLAGS
-from mspipe_triton.config import MODELS, DataConfig, ModelConfig, RunConfig, TrainConfig, set_flags
+from mspipe_triton.config import MODELS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.errors import ConfigError, InputError
 from mspipe_triton.execution import RunSettings
+from mspipe_triton.recipes import set_flags
 
 
 @pytest.mark.parametrize(

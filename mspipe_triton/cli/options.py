@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from mspipe_triton.choices import either
-from mspipe_triton.config import RECIPES, DataConfig, ModelConfig, RunConfig, TrainConfig, set_flags
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config, read_settings
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.recipes import RECIPES, set_flags
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
