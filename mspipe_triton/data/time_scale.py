@@ -57,12 +57,16 @@ class TimeScale:
         gap = max(gap, span / _STEPS)
         return TimeScale(t[0].item(), gap, max(_DECADES, math.log10(_BEYOND * span / gap)))
 
-    def scale(self, t: torch.Tensor) -> torch.Tensor:
+    def scale(self, t: torch.Tensor, steps: bool | None = None) -> torch.Tensor:
         """Scale times [E] of the stream: t itself if g is 1, otherwise (t − origin) / g [E] in float64.
 
         If all results are integers but for the rounding of floats, they become integers, so that days and seconds give
         the same numbers. Order and ties are kept. Distinct times may become equal if they differ by less than 2⁻⁵¹ of
         their distance from the origin (14 ns after a year), or are floats that differ by rounding.
+
+        Args:
+            t: [E], all times of the stream, in order; or other times, at least one, of a stream whose scaled times are
+                all integers or not, as `steps` says. If they are, a time that is one is made one.
         """
         if self.gap == 1.0:
             return t
@@ -70,7 +74,13 @@ class TimeScale:
         since = _since(times, times.dtype.type(self.origin))
         scaled = since / self.gap
         whole = np.rint(scaled)
-        return torch.from_numpy(whole if _within(since, whole, self.gap, _rounding(times)) else scaled)
+        if steps is None:
+            return torch.from_numpy(whole if _within(since, whole, self.gap, _rounding(times)) else scaled)
+        if not steps:
+            return torch.from_numpy(scaled)
+        error = _rounding(np.sort(times))
+        near = (np.abs(since - whole * self.gap) <= error) & (error <= self.gap / 10)
+        return torch.from_numpy(np.where(near, whole, scaled))
 
 
 def _since(later: np.ndarray, earlier: np.ndarray | np.generic) -> np.ndarray:

@@ -62,9 +62,9 @@ def evaluate_checkpoint(
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of a run's best epoch, by split, as in `result.json`.
 
-    Each of `splits` is ranked. The top level of a split covers all its events, "inductive" the events with a node that
-    is not in the training events, and "node" the labels, if the run's task is to predict them. In test, each baseline
-    has its name (see `Baselines`). Test starts from validation's node state.
+    Each of `splits` is ranked. The top level of a split covers all its events, and "inductive" the events with a node
+    that is not in the training events. In test, each baseline has its name (see `Baselines`). Test starts from
+    validation's node state, and the state after the last split remains.
 
     Args:
         candidates: the number of random ones for each event, ALL, or None for those of TGB's protocol, of which
@@ -97,10 +97,17 @@ def evaluate_checkpoint(
             if split == "test":
                 result[split] |= {name: _chosen(summarise(each)) for name, each in predictions.items()}
                 result[split]["inductive"] = {**summarise(model, mask), "events": int(mask.sum())}
-    if session.config.train.task == "node":
-        for split, metrics in evaluate_labels(way, folder.decoder, splits).items():
-            result[split]["node"] = metrics
     return result
+
+
+def add_labels(way: Way, folder: RunFolder, result: dict[str, dict[str, Any]]) -> None:
+    """Add "node" to the metrics of each split, those of the labels, if the run's task is to predict them.
+
+    This leaves a node state that is not that of the checkpoint.
+    """
+    if way.session.config.train.task == "node":
+        for split, metrics in evaluate_labels(way, folder.decoder, tuple(result)).items():
+            result[split]["node"] = metrics
 
 
 def evaluate_run(
@@ -162,7 +169,9 @@ def evaluate_run(
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream), Watch(evaluation=progress))
-        return evaluate_checkpoint(way, folder, ranked, (split,))[split]
+        result = evaluate_checkpoint(way, folder, ranked, (split,))
+        add_labels(way, folder, result)
+        return result[split]
 
 
 def lags(train: TrainConfig) -> bool:

@@ -20,6 +20,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
+from mspipe_triton.models.stored import StoredModel
 from mspipe_triton.nodes.state import NodeState
 from mspipe_triton.placement import LazyTable, Placement, RowTable
 from mspipe_triton.settings import run_settings
@@ -55,12 +56,14 @@ class Session:
     mitigation: Mitigation | None
 
     @staticmethod
-    def create(config: RunConfig, stream: EventStream) -> Session:
+    def create(config: RunConfig, stream: EventStream, stored: StoredModel | None = None) -> Session:
         """Build a session from the seed; the same config and stream give the same parameters.
 
         Args:
             config: with "cpu" or "cuda" as device (see `resolve_device`); "auto" means the CPU here.
             stream: the events.
+            stored: a model of the same settings, whose parameters and scale of time are used instead of new ones. Its
+                node state is not loaded.
 
         Raises:
             ConfigError: the batch size is above the number of training events.
@@ -70,12 +73,14 @@ class Session:
         negatives = NegativeSampler(stream, train.seed)  # refuses a stream with one destination
         device = torch.device("cuda" if train.device == "cuda" else "cpu")
         placement = Placement(device, settings.gather, settings.resident)
-        time = TimeScale.of(stream.t, split.train_end)
-        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(time.scale(stream.t))
+        time = TimeScale.of(stream.t, split.train_end) if stored is None else stored.time
+        scaled = time.scale(stream.t, None if stored is None else stored.steps)
+        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(scaled)
         adjacency = TemporalCSR.build(stream)
+        facts = Facts.of(stream, adjacency, split, time.decades) if stored is None else stored.facts
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            model = build_model(config.model, Facts.of(stream, adjacency, split, time.decades)).to(device)
+            model = build_model(config.model, facts).to(device)
         stream = stream.pinned(placement)
         if train.mitigation != "none" and "memory" not in model.mailbox.tables():
             raise ConfigError(
@@ -87,7 +92,9 @@ class Session:
         optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, fused=True, capturable=capturable)
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
         index = PairIndex.build(stream.src, stream.dst, stream.t) if needs_index(config) else None
-        if index is not None and model.predictor.pair is not None:
+        if stored is not None:
+            model.load_state_dict(stored.parameters)
+        elif index is not None and model.predictor.pair is not None:
             model.predictor.start(Choices.draw(stream, index, split, train.seed).weights())
         meetings = index.meeting_keys() if index is not None and train.historical else None
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)

@@ -99,12 +99,12 @@ class Recipe:
 
 
 class TemporalModel(nn.Module):
-    """Model built from a recipe; `layers` is the number of hops that its embedding reads."""
+    """Model built from a recipe for some facts; `layers` is the number of hops that its embedding reads."""
 
     def __init__(self, recipe: Recipe, config: ModelConfig, facts: Facts) -> None:
         super().__init__()
         dtype = getattr(torch, config.dtype)
-        self.dim, self.mailbox = config.dim, recipe.mailbox(config, facts)
+        self.dim, self.facts, self.mailbox = config.dim, facts, recipe.mailbox(config, facts)
         self.narrow = config.precision == "bf16"
         self.time = TimeEncoder(config.dim, config.time_encoder == "learned", dtype, facts.decades)
         message = None if recipe.message is None else recipe.message(config, facts)

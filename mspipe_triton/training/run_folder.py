@@ -27,7 +27,7 @@ class RunFolder:
 
     `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues,
     `decoder.pt` the decoder of labels, `data.json` what reading and scaling did to the data, and `nodes.parquet`
-    the user's node ids.
+    the user's node ids. `model.safetensors` and `model.json` hold the best epoch after all events, to be used.
     """
 
     def __init__(self, path: Path) -> None:

@@ -20,12 +20,13 @@ from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import TrainingError
-from mspipe_triton.evaluation.evaluate import evaluate_checkpoint, lags, predict_split, run_candidates
+from mspipe_triton.evaluation.evaluate import add_labels, evaluate_checkpoint, lags, predict_split, run_candidates
 from mspipe_triton.evaluation.metrics import summarise
 from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
+from mspipe_triton.models.stored import StoredModel, forget
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.trace import Trace
@@ -147,6 +148,8 @@ class _Run:
         start = time.perf_counter()
         self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
         evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(self.session.config.train))
+        self._store()
+        add_labels(self.way, self.folder, evaluation)
         result = self._result(evaluation, time.perf_counter() - start)
         result["notes"] = verdict(result)
         self.folder.write_result(result)
@@ -185,11 +188,19 @@ class _Run:
         metrics["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
         metrics["eval_seconds"] = time.perf_counter() - start
         if not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history):
+            forget(self.folder.path)  # a model of an epoch that is no longer the best
             with atomic_file(self.folder.best) as temporary:
                 shutil.copyfile(self.folder.last, temporary)
         self.history.append(metrics)
         self.folder.append_metrics(metrics)
         self.observer.epoch(metrics)
+
+    def _store(self) -> None:
+        """Write the model as it is now: the best epoch, after all events."""
+        session = self.session
+        StoredModel.of(session.config, session.model, session.state, session.time, session.stream).write(
+            self.folder.path
+        )
 
     def _result(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, history = self.session, self.session.config, self.history

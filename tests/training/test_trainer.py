@@ -41,7 +41,10 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     result = train(config(), small_stream, out=str(tmp_path / "a" / "run"))
     folder = tmp_path / "a" / "run"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["checkpoint.pt", "config.toml", "data.json", "last.pt", "metrics.jsonl", "result.json"]
+    assert names == [
+        "checkpoint.pt", "config.toml", "data.json", "last.pt", "metrics.jsonl", "model.json", "model.safetensors",
+        "result.json",
+    ]  # fmt: skip
     assert json.loads((folder / "result.json").read_text()) == result
     expected = {
         "model", "dataset", "events", "nodes", "schedule", "backend", "device", "batch_size", "epochs", "seed",

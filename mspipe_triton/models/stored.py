@@ -1,0 +1,195 @@
+"""Stored models: parameters, node state and settings in `model.safetensors` and `model.json`, without pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import mspipe_triton
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.features import FeatureTransform
+from mspipe_triton.data.time_scale import TimeScale
+from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.files import atomic_file
+from mspipe_triton.models.model import Facts, TemporalModel
+from mspipe_triton.nodes.state import NodeState
+
+FORMAT = 1
+TENSORS, SETTINGS = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Description of a stream, by which new events are read as its own were.
+
+    Args:
+        name: of the stream. kinds: the names of two kinds of nodes, or (). time: the meaning of the times.
+        features, node_features: the fitted transformations; None without features, and for features that are used as
+            they are.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    time: str
+    features: FeatureTransform | None
+    node_features: FeatureTransform | None
+
+    @staticmethod
+    def of(stream: EventStream) -> Reading:
+        """Return what reading did to a stream."""
+        source, ids = stream.source, stream.ids
+        kinds = () if ids is None else ids.kinds
+        if source is None:
+            return Reading(stream.name, kinds, "", None, None)
+        return Reading(stream.name, kinds, source.time, source.features, source.node_features)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        transforms = {"features": self.features, "node_features": self.node_features}
+        parts = {name: None if each is None else each.to_json() for name, each in transforms.items()}
+        return {"name": self.name, "kinds": list(self.kinds), "time": self.time, **parts}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Reading:
+        """Read what `to_json` returns."""
+        parts = {name: values[name] for name in ("features", "node_features")}
+        transforms = {name: None if each is None else FeatureTransform.from_json(each) for name, each in parts.items()}
+        return Reading(values["name"], tuple(values["kinds"]), values["time"], **transforms)
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A trained model with the state of N nodes after a number of events.
+
+    Args:
+        config: of the run; its data settings name no files.
+        facts, time: what the model was built for, and the scale of its times. steps: True if all scaled times of the
+            run's events are integers.
+        reading: see `Reading`.
+        parameters: tensors by name. state: tables [N, …] by name, at scaled times.
+        events: the number of events that the state contains.
+    """
+
+    config: RunConfig
+    facts: Facts
+    time: TimeScale
+    steps: bool
+    reading: Reading
+    parameters: Mapping[str, torch.Tensor]
+    state: Mapping[str, torch.Tensor]
+    events: int
+
+    @property
+    def whole(self) -> bool:
+        """True if the times of the run's events are integers, before they are scaled."""
+        return isinstance(self.time.origin, int)
+
+    @staticmethod
+    def of(
+        config: RunConfig, model: TemporalModel, state: NodeState[Any], time: TimeScale, stream: EventStream,
+        nodes: int = 0,
+    ) -> StoredModel:  # fmt: skip
+        """Describe a model after all events of a stream, which has the scaled times; nothing is copied.
+
+        Args:
+            nodes: N, if the tables have more rows than nodes.
+        """
+        data = replace(config.data, path="", edge_features="", node_features="")
+        count = nodes or stream.num_nodes
+        return StoredModel(
+            replace(config, data=data), model.facts, time, is_whole(stream.t), Reading.of(stream),
+            model.state_dict(), {name: table[:count] for name, table in state.tables.items()}, len(stream),
+        )  # fmt: skip
+
+    def write(self, folder: Path) -> None:
+        """Write both files, each as a whole or not at all, the settings last.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        parts = {"model": self.parameters, "state": self.state}
+        tensors = {
+            f"{part}.{name}": tensor.detach().cpu().contiguous()
+            for part, group in parts.items()
+            for name, tensor in group.items()
+        }
+        settings = {
+            "format": FORMAT,
+            "mspipe_triton": mspipe_triton.__version__,
+            "model": asdict(self.config.model.resolved()),
+            "train": asdict(self.config.train),
+            "data": asdict(self.config.data),
+            "facts": asdict(self.facts),
+            "time_scale": {**asdict(self.time), "steps": self.steps},
+            "stream": self.reading.to_json(),
+            "events": self.events,
+        }
+        try:
+            forget(folder)
+            with atomic_file(folder / TENSORS) as temporary:
+                save_file(tensors, temporary, {"format": "pt"})
+            with atomic_file(folder / SETTINGS) as temporary:
+                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"{folder}: cannot be written: {error.strerror}") from error
+
+    @staticmethod
+    def read(folder: Path) -> StoredModel:
+        """Read what `write` wrote.
+
+        Raises:
+            RunFolderError: a file is missing or damaged, or of another format.
+        """
+        for name in (SETTINGS, TENSORS):
+            if not (folder / name).exists():
+                raise RunFolderError(f"{folder}: no model there ({name} is missing); name a folder that `train` wrote")
+        try:
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            form, version = settings["format"], settings["mspipe_triton"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(folder / SETTINGS, error) from error
+        if form != FORMAT:
+            raise RunFolderError(
+                f"{folder}: format {form} of version {version} is not {FORMAT}, which version "
+                f"{mspipe_triton.__version__} reads; use that version, or train again"
+            )
+        try:
+            parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "state": {}}
+            for name, tensor in load_file(folder / TENSORS).items():
+                part, _, rest = name.partition(".")
+                parts[part][rest] = tensor
+            train, data = TrainConfig(**settings["train"]), DataConfig(**settings["data"])
+            config = RunConfig(data, ModelConfig(**settings["model"]), train)
+            scale = settings["time_scale"]
+            steps = scale.pop("steps")
+            return StoredModel(
+                config, Facts(**settings["facts"]), TimeScale(**scale), steps, Reading.from_json(settings["stream"]),
+                parts["model"], parts["state"], settings["events"],
+            )  # fmt: skip
+        except ConfigError as error:
+            raise RunFolderError(f"{folder / SETTINGS}: {error}") from error
+        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise _damaged(folder, error) from error
+
+
+def forget(folder: Path) -> None:
+    """Remove the model of a folder, if there is one."""
+    for name in (SETTINGS, TENSORS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def is_whole(t: torch.Tensor) -> bool:
+    """Return True if all times [E] are integers, whatever their dtype."""
+    return not t.is_floating_point() or bool((t == t.round()).all())
+
+
+def _damaged(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"{path}: damaged or truncated ({type(error).__name__}); train again")
