@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,16 +19,19 @@ class TemporalCSR:
     Every event has two entries, one for each endpoint; both entries of a self-loop are at its node.
 
     Args:
-        indptr: [N + 1] int64.
+        indptr: [N + 1] int64 borders of the nodes' segments of entries; or more, see `stride`.
         neighbours: [2E] int32, the other endpoint.
         event_ids: [2E] int32.
         times: [2E], in the stream's dtype.
+        stride: the segment of node n is indptr[stride · n] to indptr[stride · n + 1]. With more than 1, segments may be
+            in any order, with unused entries between them (see `LiveAdjacency`).
     """
 
     indptr: torch.Tensor
     neighbours: torch.Tensor
     event_ids: torch.Tensor
     times: torch.Tensor
+    stride: int = field(default=1, kw_only=True)
 
     @staticmethod
     def build(stream: EventStream) -> TemporalCSR:
@@ -62,4 +65,5 @@ class TemporalCSR:
 
     def on(self, device: torch.device) -> TemporalCSR:
         """Copy the adjacency to a device."""
-        return TemporalCSR(*(part.to(device) for part in (self.indptr, self.neighbours, self.event_ids, self.times)))
+        parts = (self.indptr, self.neighbours, self.event_ids, self.times)
+        return TemporalCSR(*(part.to(device) for part in parts), stride=self.stride)

@@ -138,6 +138,8 @@ class NeighbourSampler:
         """
         graph = (self.adjacency.indptr, self.adjacency.neighbours, self.adjacency.event_ids, self.adjacency.times)
         bounds = times if horizon is None else torch.minimum(times, horizon)
+        if self.adjacency.stride > 1:
+            nodes = nodes * self.adjacency.stride  # those of padding stay negative
         if self.uniform:
             sampled = sample_uniform(*graph, nodes, bounds, self.fanout, words, self.dtype)
         else:

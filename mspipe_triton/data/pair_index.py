@@ -5,26 +5,43 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass, fields
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 
 from mspipe_triton.data.events import MAX_NODE_ID
+from mspipe_triton.data.pair_keys import (
+    EVENT,
+    keys_of,
+    last_events,
+    last_events_of_pairs,
+    merge,
+    merge_pairs,
+    owners_of,
+)
 from mspipe_triton.errors import DataError
 from mspipe_triton.kernels import pair_features
-from mspipe_triton.kernels.link.last_events import last_event, last_of_pair
 from mspipe_triton.kernels.link.pair_features import SPANS
 
-_EVENT = (1 << 32) - 1  # the bits of an event in a key
 _APART = 4096  # events that are sorted apart, at least, before all are sorted together
-_CHUNK = 1 << 20  # numbers that are Python objects at a time
+_CHUNK = 1 << 18  # events whose numbers are Python objects at a time
+
+
+class Growth(NamedTuple):
+    """Tables of an index after events were added: for each the place from which its rows change, and those rows."""
+
+    tails: dict[str, tuple[int, torch.Tensor]]
+    newer_events: int
+    newer_pairs: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PairIndex:
     """Tables of a stream's E events that `pair_features` reads and describes.
 
-    `build` makes an index of events, and `extended` one of more events. No table changes once it is made.
+    `build` makes an index of events, and `extended` one of more events. No table changes once it is made, but for the
+    views of a `LiveIndex`.
     """
 
     source_keys: torch.Tensor
@@ -69,33 +86,37 @@ class PairIndex:
         Raises:
             DataError: lengths differ, a node is out of range, or an event is earlier than the one before it.
         """
+        host, device = torch.device("cpu"), self.times.device
+        if device != host:
+            return self.on(host).extended(src.to(host), dst.to(host), t.to(host)).on(device)
+        growth = self.growth(src, dst, t)
+        tables = {name: torch.cat([getattr(self, name)[:start], rows]) for name, (start, rows) in growth.tails.items()}
+        return PairIndex(**tables, newer_events=growth.newer_events, newer_pairs=growth.newer_pairs)
+
+    def growth(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor) -> Growth:
+        """Compute the rows by which `extended` differs from this index on the host, without a copy of the others.
+
+        The time is that of the M events and of the newer keys. See `extended` for arguments and errors.
+        """
         self._check(src, dst, t)
-        src, dst, total = src.long(), dst.long(), len(self) + t.numel()
-        earlier, partners, popularity = self._continued(src, dst)
-        older, older_pairs = len(self) - self.newer_events, self.pairs.numel() - self.newer_pairs
-        if not len(self) or total - older > max(_APART, total // 8):
-            older = older_pairs = 0
-        src = torch.cat([_owners(self.source_keys[older:], older), src])
-        dst = torch.cat([_owners(self.destination_keys[older:], older), dst])
-        pairs, places = torch.unique((src << 32) + dst, return_inverse=True)
-        numbers = torch.arange(older, total, device=t.device)
-        newer = [((owners << 32) + numbers).sort().values for owners in (src, dst, places + older_pairs)]
-        keys = self.source_keys, self.destination_keys, self.pair_keys
-        source_keys, destination_keys, pair_keys = (
-            torch.cat([each[:older], part]) for each, part in zip(keys, newer, strict=True)
-        )
-        return PairIndex(
-            source_keys,
-            destination_keys,
-            torch.cat([self.pairs[:older_pairs], pairs]),
-            pair_keys,
-            torch.cat([self.times, t]),
-            torch.cat([self.earlier, earlier]),
-            torch.cat([self.partners, partners]),
-            torch.cat([self.popularity, popularity]),
-            total - older if older else 0,
-            pairs.numel() if older else 0,
-        )
+        sources, destinations, first = src.long().numpy(), dst.long().numpy(), len(self)
+        tables = {name: table.numpy() for name, table in self.tables.items()}
+        tails = {name: (first, rows) for name, rows in self._columns(tables, sources, destinations).items()}
+        total, pairs = first + t.numel(), self.pairs.numel()
+        older, older_pairs = first - self.newer_events, pairs - self.newer_pairs
+        if not first or total - older > max(_APART, total // 8):
+            sources = np.concatenate([owners_of(tables["source_keys"]), sources])
+            destinations = np.concatenate([owners_of(tables["destination_keys"]), destinations])
+            first = older = pairs = older_pairs = 0
+        events = np.arange(first, total)
+        for name, owners in (("source_keys", sources), ("destination_keys", destinations)):
+            tails[name] = older, merge(tables[name][older:first], keys_of(owners, events))
+        newer = tables["pairs"][older_pairs:pairs], tables["pair_keys"][older:first]
+        numbers, keys = merge_pairs(*newer, (sources << 32) + destinations, events, older_pairs)
+        tails["pairs"], tails["pair_keys"] = (older_pairs, numbers), (older, keys)
+        rows = {name: (start, torch.from_numpy(part)) for name, (start, part) in tails.items()}
+        rows["times"] = len(self), t
+        return Growth(rows, total - older if older else 0, numbers.size if older else 0)
 
     def before(self, times: torch.Tensor) -> torch.Tensor:
         """Number of events strictly before each of `times`, any shape, in the dtype and on the device of `self.times`.
@@ -133,22 +154,23 @@ class PairIndex:
 
     def meeting_keys(self) -> torch.Tensor:
         """Keys [P] of the first event of every pair, for `historical_negatives`; all events must be sorted together."""
-        return self.source_keys[self.earlier[self.source_keys & _EVENT, 2] == 0]
+        return self.source_keys[self.earlier[self.source_keys & EVENT, 2] == 0]
 
     def on(self, device: torch.device) -> PairIndex:
         """Copy the index to a device; tables that are there already are not copied."""
         index = copy(self)
-        for name, table in self._tables.items():
+        for name, table in self.tables.items():
             object.__setattr__(index, name, table.to(device))
         return index
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tables."""
-        return sum(table.nbytes for table in self._tables.values())
+        return sum(table.nbytes for table in self.tables.values())
 
     @property
-    def _tables(self) -> dict[str, torch.Tensor]:
+    def tables(self) -> dict[str, torch.Tensor]:
+        """Tables by name, in the order of the constructor's arguments."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
@@ -180,71 +202,70 @@ class PairIndex:
                 f"{all_times[first].item()}; give events in order of time, as with t.sort(stable=True)"
             )
 
-    def _continued(self, src: torch.Tensor, dst: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Columns `earlier` [M, 3], `partners` [M, 2] and `popularity` [M, 3] of M later events."""
-        first, device = len(self), src.device
-        stop, pairs = torch.full_like(src, first), (src << 32) + dst
-        sent, received = (
-            last_event(keys, nodes, stop, self.newer_events).clamp_(min=-1)
-            for keys, nodes in ((self.source_keys, src), (self.destination_keys, dst))
-        )
-        met = torch.full_like(src, -1)
-        places, events = last_of_pair(self.pairs, self.pair_keys, pairs, stop, self.newer_pairs, self.newer_events)
-        met[places] = events
-        orders = [_sorted(owners) for owners in (src, dst, pairs)]
-        # A row of zeros ahead of the tables stands for "no event".
-        counts = torch.cat([self.earlier.new_zeros(1, 3), self.earlier + 1])
-        groups = list(enumerate(zip((sent, received, met), orders, strict=True)))
-        one = torch.ones_like(src)
-        earlier = [counts[last + 1, group] + _running(one, *order) - 1 for group, (last, order) in groups]
-        counts, meeting = torch.cat([self.partners.new_zeros(1, 2), self.partners]), (earlier[2] == 0).long()
-        partners = [counts[last + 1, group] + _running(meeting, *order) for group, (last, order) in groups[:2]]
-        sums = torch.cat([self.popularity.new_zeros(1, len(SPANS)), self.popularity])[received + 1]
+    def _columns(self, tables: dict[str, np.ndarray], src: np.ndarray, dst: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows [M, ·] of `earlier`, `partners` and `popularity` of M later events."""
+        first, newer, pairs = len(self), self.newer_events, (src << 32) + dst
+        sent = last_events(tables["source_keys"], src, newer)
+        received = last_events(tables["destination_keys"], dst, newer)
+        met = last_events_of_pairs(tables["pairs"], tables["pair_keys"], pairs, self.newer_pairs, newer)
+        lasts, orders = (sent, received, met), [_sorted(owners) for owners in (src, dst, pairs)]
+        names = ("earlier", "partners", "popularity")
+        # Without events, a row that stands for them is not read.
+        rows = [tables[name] if first else np.zeros_like(tables[name], shape=(1, 3)) for name in names]
+        one = np.ones_like(src)
+        earlier = [
+            np.where(last < 0, -1, rows[0][last, k]) + _running(one, *order)
+            for k, (last, order) in enumerate(zip(lasts, orders, strict=True))
+        ]
+        meeting = (earlier[2] == 0).astype(np.int64)
+        partners = [
+            np.where(last < 0, 0, rows[1][last, k]) + _running(meeting, *order)
+            for k, (last, order) in enumerate(zip(lasts[:2], orders[:2], strict=True))
+        ]
         order, new = orders[1]
-        numbers = order + first
-        previous = torch.where(new, received[order], numbers.roll(1))
-        decay = torch.exp((previous - numbers).double().unsqueeze(1) / sums.new_tensor(SPANS))
-        steps = torch.where(new.unsqueeze(1), -decay * sums[order], decay)
-        popularity = torch.empty_like(steps).index_copy_(0, order, _sums(steps).to(device))
-        return torch.stack(earlier, 1).int(), torch.stack(partners, 1).int(), popularity
+        numbers, previous = order + first, received[order]
+        sums = np.where(previous[:, None] < 0, 0, rows[2][previous])
+        previous[1:] = np.where(new[1:], previous[1:], numbers[:-1])
+        decay = torch.exp(torch.from_numpy((previous - numbers)[:, None] / np.array(SPANS))).numpy()
+        popularity = np.empty_like(decay)
+        popularity[order] = _sums(np.where(new[:, None], -decay * sums, decay))
+        counts = {"earlier": earlier, "partners": partners}
+        columns = {name: np.stack(each, 1).astype(np.int32) for name, each in counts.items()}
+        return {**columns, "popularity": popularity}
 
 
-def _owners(keys: torch.Tensor, first: int) -> torch.Tensor:
-    """Owners of consecutive events from number `first`, in the order of the events, from their sorted keys."""
-    return torch.empty_like(keys).index_copy_(0, (keys & _EVENT) - first, keys >> 32)
-
-
-def _sorted(owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _sorted(owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Order [M] of events by owner, then number, and which of them are their owner's first."""
-    order = owners.argsort(stable=True)
+    order, new = owners.argsort(kind="stable"), np.ones(owners.size, dtype=bool)
     owners = owners[order]
-    return order, torch.cat([torch.ones_like(owners[:1], dtype=torch.bool), owners[1:] != owners[:-1]])
+    np.not_equal(owners[1:], owners[:-1], out=new[1:])
+    return order, new
 
 
-def _running(numbers: torch.Tensor, order: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def _running(numbers: np.ndarray, order: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Sum [M] of numbers ≥ 0 over an owner's events up to each; `order` and `new` are what `_sorted` returns."""
     numbers = numbers[order]
-    sums = numbers.cumsum(0)
-    before = torch.where(new, sums - numbers, 0).cummax(0).values
-    return torch.empty_like(sums).index_copy_(0, order, sums - before)
+    sums, running = numbers.cumsum(), np.empty_like(numbers)
+    running[order] = sums - np.maximum.accumulate(np.where(new, sums - numbers, 0))
+    return running
 
 
-def _sums(steps: torch.Tensor) -> torch.Tensor:
+def _sums(steps: np.ndarray) -> np.ndarray:
     """Popularity [M, K] just after each event, in the order of owners.
 
     A step is the decay d > 0 since the owner's previous event, whose S becomes 1 + d S; for an owner's first event it
     is −d S ≤ 0, with the S that the owner brings along. The sums run one by one, because any other order of additions
     would round differently when a stream comes in parts.
     """
-    columns = []
-    for column in steps.t():
-        parts, total = [], 0.0
-        for part in column.split(_CHUNK):
-            _, *totals = accumulate(part.tolist(), _step, initial=total)
-            parts.append(torch.tensor(totals, dtype=steps.dtype))
-            total = totals[-1] if totals else total
-        columns.append(torch.cat(parts))
-    return torch.stack(columns, 1)
+    sums, totals = np.empty_like(steps), [0.0] * steps.shape[1]
+    for start in range(0, len(steps), _CHUNK):
+        part = steps[start : start + _CHUNK]
+        columns = [
+            [*accumulate(each, _step, initial=total)] for each, total in zip(part.T.tolist(), totals, strict=True)
+        ]
+        sums[start : start + _CHUNK] = np.array(columns).T[1:]
+        totals = [each[-1] for each in columns]
+    return sums
 
 
 def _step(total: float, step: float) -> float:
