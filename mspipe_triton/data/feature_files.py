@@ -61,6 +61,26 @@ def load_edge_features(
     Raises:
         DataError: the file is not a .npy file of numbers, the numbers of rows differ, or a value is not finite.
     """
+    array, rows, name = event_rows(path, events, row_numbers, order)
+    count = training if isinstance(rows, int) else rows[:training]
+    scaling = Scaling.identity(array.shape[1]) if raw else Scaling.fit(array, count)
+    transform = FeatureTransform((Part(name, scaling),))
+    if isinstance(rows, int) and array.flags.c_contiguous and array.dtype.isnative and array.dtype != np.longdouble:
+        return EdgeFeatures(torch.from_numpy(array), scaling, transform)
+    return EdgeFeatures(scaled_in_chunks(array, scaling, rows), None, transform)
+
+
+def event_rows(
+    path: str | Path, events: int, row_numbers: RowNumbers | None = None, order: np.ndarray | None = None
+) -> tuple[np.ndarray, int | np.ndarray, str]:
+    """Map a .npy file of features of E events, and find their rows in it; see `load_edge_features`.
+
+    Returns:
+        The array, the rows of the events in it, as their number E (they come first) or as numbers [E], and its name.
+
+    Raises:
+        DataError: as `load_edge_features`.
+    """
     array, name = open_array(path), shown_path(Path(path))
     rows = _rows_of_events(array, name, events, row_numbers)
     rows = rows if order is None else rows[order]
@@ -73,11 +93,7 @@ def load_edge_features(
     selected: int | np.ndarray = events if in_order else rows
     array = array[first : first + events] if in_order else array
     check_finite(array, selected, refuse)
-    scaling = Scaling.identity(array.shape[1]) if raw else Scaling.fit(array, training if in_order else rows[:training])
-    transform = FeatureTransform((Part(name, scaling),))
-    if in_order and array.flags.c_contiguous and array.dtype.isnative and array.dtype != np.longdouble:
-        return EdgeFeatures(torch.from_numpy(array), scaling, transform)
-    return EdgeFeatures(scaled_in_chunks(array, scaling, selected), None, transform)
+    return array, selected, name
 
 
 def fail_in_array(name: str, row: str, column: int, value: float) -> NoReturn:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -65,7 +66,7 @@ def stream_of(frame: Any, choice: Mapping[str, Any], options: Mapping[str, Any])
         )
     name = _checked(options)
     columns = _chosen(choice, name)
-    try:
+    with in_words_of_python(frame, options.get("node_features")):
         sort, bipartite, one_kind, raw = (bool(options.get(each, False)) for each in _SWITCHES)
         form = options.get("time_format", "")
         split_at = pair_text(options.get("split_at"))
@@ -73,14 +74,20 @@ def stream_of(frame: Any, choice: Mapping[str, Any], options: Mapping[str, Any])
         table, faults = convert(frame, name)
         sheet = FrameSheet(name, table, faults=faults)
         stream = assemble([sheet], data, name, options.get("edge_features"), options.get("node_features"))
-    except InputError as error:
-        message = in_python(str(error))
-        about_nodes = message.startswith("node_features: ")
-        message = _with_index(message, options.get("node_features") if about_nodes else frame)
-        raise type(error)(message) from error
     assert stream.source is not None
     notes = tuple(map(in_python, stream.source.notes))
     return stream if notes == stream.source.notes else replace(stream, source=replace(stream.source, notes=notes))
+
+
+@contextmanager
+def in_words_of_python(frame: Any, nodes: Any = None) -> Iterator[None]:
+    """Report errors about a table from Python, and about one of nodes, with arguments in place of flags."""
+    try:
+        yield
+    except InputError as error:
+        message = in_python(str(error))
+        message = _with_index(message, nodes if message.startswith("node_features: ") else frame)
+        raise type(error)(message) from error
 
 
 def in_python(message: str) -> str:

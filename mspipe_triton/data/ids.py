@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class NodeIds:
         Raises:
             DataError: `nodes` are not integers in one dimension, or one is not in 0 … N − 1.
         """
-        numbers = self._numbers(nodes)
+        numbers = node_numbers(nodes, len(self))
         if not self.kinds:
             return list(self.ids[0].take(pa.array(numbers)).to_pylist())
         first = len(self.ids[0])
@@ -75,19 +75,7 @@ class NodeIds:
         """
         number = self.number_of_kind(kind)
         table, start = self.ids[number], sum(len(each) for each in self.ids[:number])
-        column = _sought(ids)
-        try:
-            sought = as_ids(column, table)
-        except pa.ArrowException as error:
-            raise DataError(f"ids are of type {column.type}; give integers or text in one dimension") from error
-        if sought.type != table.type:
-            sought = converted(sought, table.type)
-        numbers = _places(sought, table)
-        if pa.types.is_string(table.type) and (numbers < 0).any():
-            rest = pa.array(numbers < 0)
-            uuids = pc.and_(rest, pc.fill_null(pc.match_substring_regex(sought, UUID), False)).to_numpy(False)
-            if uuids.any():  # their case means nothing
-                numbers[uuids] = _places(pc.utf8_lower(sought.filter(pa.array(uuids))), pc.utf8_lower(table))
+        numbers = places(ids_like(ids, table), table)
         return np.where(numbers < 0, -1, numbers + start)
 
     def number_of_kind(self, kind: str | None) -> int:
@@ -116,44 +104,55 @@ class NodeIds:
             columns = {"kind": pa.array(names, pa.string()), **columns}
         return pa.table(columns)
 
-    def _numbers(self, nodes: Any) -> np.ndarray:
-        """Return nodes as numbers [M] int64.
-
-        Raises:
-            DataError: they are not integers in one dimension, or one is not in 0 … N − 1.
-        """
-        fix = "give integers in one dimension, such as stream.src[:3]"
-        if isinstance(nodes, str | bytes) or not isinstance(nodes, torch.Tensor | Iterable):
-            raise DataError(f"nodes is {shown(nodes)}; {fix}")
-        sized = isinstance(nodes, torch.Tensor) or hasattr(nodes, "__array__")
-        try:
-            numbers = np.asarray(nodes.cpu() if isinstance(nodes, torch.Tensor) else nodes if sized else list(nodes))
-        except ValueError as error:
-            raise DataError(f"nodes differ in length; {fix}") from error
-        if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
-            raise DataError(f"nodes have type {numbers.dtype} and shape {list(numbers.shape)}; {fix}")
-        wrong = (numbers < 0) | (numbers >= len(self))
-        if wrong.any():
-            raise DataError(
-                f"node {numbers[wrong][0]} is not one of the {len(self):,} nodes; give 0 to {len(self) - 1}"
-            )
-        return numbers.astype(np.int64)
-
     def save(self, path: Path) -> None:
         """Write `table` as Parquet, with the types of the ids in its metadata."""
-        about = {"kinds": "\n".join(self.kinds), "types": "\n".join(str(each.type) for each in self.ids)}
-        pyarrow.parquet.write_table(self.table().replace_schema_metadata(about), path)
+        write_table(self.table(), self.kinds, [each.type for each in self.ids], path)
 
     @staticmethod
     def load(path: Path) -> NodeIds:
         """Read what `save` wrote."""
-        table = pyarrow.parquet.read_table(path)
-        about = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
-        kinds = tuple(filter(None, about["kinds"].split("\n")))
-        parts = [table.filter(pc.equal(table["kind"], kind)) for kind in kinds] if kinds else [table]
-        types = [pa.type_for_alias(name) for name in about["types"].split("\n")]
-        ids = (pc.cast(part["id"].combine_chunks(), kind) for part, kind in zip(parts, types, strict=True))
-        return NodeIds(tuple(ids), kinds)
+        kinds, parts = read_table(path)
+        return NodeIds(tuple(ids for ids, _ in parts), kinds)
+
+
+def write_table(table: pa.Table, kinds: Sequence[str], types: Sequence[pa.DataType], path: Path) -> None:
+    """Write a table of ids as Parquet, with the kinds and the type of each kind's ids in its metadata."""
+    about = {"kinds": "\n".join(kinds), "types": "\n".join(map(str, types))}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(about), path)
+
+
+def read_table(path: Path) -> tuple[tuple[str, ...], list[tuple[pa.Array, np.ndarray]]]:
+    """Read what `write_table` wrote: the kinds, and the ids of each kind, or of all nodes, with their rows."""
+    table = pyarrow.parquet.read_table(path)
+    about = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+    kinds = tuple(filter(None, about["kinds"].split("\n")))
+    every = np.ones(table.num_rows, dtype=bool)
+    masks = [pc.equal(table["kind"], kind).to_numpy() for kind in kinds] if kinds else [every]
+    types, ids = [pa.type_for_alias(name) for name in about["types"].split("\n")], table["id"].combine_chunks()
+    parts = zip(masks, types, strict=True)
+    return kinds, [(pc.cast(ids.filter(pa.array(mask)), kind), np.flatnonzero(mask)) for mask, kind in parts]
+
+
+def node_numbers(nodes: Any, count: int) -> np.ndarray:
+    """Return nodes as numbers [M] int64.
+
+    Raises:
+        DataError: they are not integers in one dimension, or one is not in 0 … `count` − 1.
+    """
+    fix = "give integers in one dimension, such as stream.src[:3]"
+    if isinstance(nodes, str | bytes) or not isinstance(nodes, torch.Tensor | Iterable):
+        raise DataError(f"nodes is {shown(nodes)}; {fix}")
+    sized = isinstance(nodes, torch.Tensor) or hasattr(nodes, "__array__")
+    try:
+        numbers = np.asarray(nodes.cpu() if isinstance(nodes, torch.Tensor) else nodes if sized else list(nodes))
+    except ValueError as error:
+        raise DataError(f"nodes differ in length; {fix}") from error
+    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
+        raise DataError(f"nodes have type {numbers.dtype} and shape {list(numbers.shape)}; {fix}")
+    wrong = (numbers < 0) | (numbers >= count)
+    if wrong.any():
+        raise DataError(f"node {numbers[wrong][0]} is not one of the {count:,} nodes; give 0 to {count - 1}")
+    return numbers.astype(np.int64)
 
 
 def number_nodes(src: pa.Array, dst: pa.Array, kinds: tuple[str, ...] = ()) -> tuple[np.ndarray, np.ndarray, NodeIds]:
@@ -177,14 +176,34 @@ def number_nodes(src: pa.Array, dst: pa.Array, kinds: tuple[str, ...] = ()) -> t
     return numbers[: len(src)], numbers[len(src) :], NodeIds((ids,))
 
 
-def _sought(ids: Any) -> pa.Array | pa.ChunkedArray:
+def ids_like(ids: Any, table: pa.Array) -> pa.Array:
+    """Convert ids in any form to the type of a table's ids, as beside these; an id that it cannot hold becomes null.
+
+    Raises:
+        DataError: they are a single id, pairs, or of no type that ids have.
+    """
+    column = _column(ids)
+    try:
+        values = as_ids(column, table)
+    except pa.ArrowException as error:
+        raise DataError(f"ids are of type {column.type}; give integers or text in one dimension") from error
+    return values if values.type == table.type else converted(values, table.type)
+
+
+def is_single(ids: Any) -> bool:
+    """Return True for one id, False for a column of ids."""
+    if isinstance(ids, pa.Array | pa.ChunkedArray):
+        return False
+    return isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0
+
+
+def _column(ids: Any) -> pa.Array | pa.ChunkedArray:
     """Convert ids in any form to Arrow.
 
     Raises:
         DataError: they are a single id, pairs, or of no type that ids have.
     """
-    single = isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0
-    if single and not isinstance(ids, pa.Array | pa.ChunkedArray):
+    if is_single(ids):
         raise DataError(f"ids is {shown(ids)}, not a list of ids; give a list, as in [id]")
     column = ids if hasattr(ids, "__len__") and not isinstance(ids, set | frozenset) else list(ids)
     if isinstance(column, list | tuple) and any(isinstance(each, tuple) for each in column):
@@ -192,10 +211,28 @@ def _sought(ids: Any) -> pa.Array | pa.ChunkedArray:
     return column_to_arrow(column, "find", "ids")
 
 
-def _places(sought: pa.Array, table: pa.Array) -> np.ndarray:
+def places(ids: pa.Array, table: pa.Array) -> np.ndarray:
+    """Return the places [M] int64 of ids in a table of the same type, −1 for those that it does not have, and for null.
+
+    The case of UUIDs means nothing.
+    """
+    numbers = _places(ids, table)
+    if pa.types.is_string(table.type) and (numbers < 0).any():
+        uuids = (numbers < 0) & are_uuids(ids)
+        if uuids.any():
+            numbers[uuids] = _places(pc.utf8_lower(ids.filter(pa.array(uuids))), pc.utf8_lower(table))
+    return numbers
+
+
+def are_uuids(ids: pa.Array) -> np.ndarray:
+    """Return a mask [M] of the texts that are UUIDs."""
+    return np.array(pc.fill_null(pc.match_substring_regex(ids, UUID), False).to_numpy(zero_copy_only=False))
+
+
+def _places(ids: pa.Array, table: pa.Array) -> np.ndarray:
     """Return the places [M] int64 of values in a table, −1 for those that it does not have, and for null."""
-    places = pc.index_in(sought, value_set=table, skip_nulls=True)
-    return np.array(pc.fill_null(pc.cast(places, pa.int64()), -1).to_numpy(zero_copy_only=False))
+    numbers = pc.index_in(ids, value_set=table, skip_nulls=True)
+    return np.array(pc.fill_null(pc.cast(numbers, pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
 def compact_ids(src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,9 +1,10 @@
-"""Columns of several tables, joined: ids and times whose types differ are converted table by table, exactly."""
+"""Columns of several tables, joined, and their order in time: types that differ are converted exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,76 @@ import pyarrow.compute as pc
 
 from mspipe_triton.data.id_columns import id_column, plain
 from mspipe_triton.data.ids import common_type, converted
+from mspipe_triton.data.names import find_column, shown_names
 from mspipe_triton.data.origin import Origin
+from mspipe_triton.data.sheets import Sheet
+from mspipe_triton.data.text import TextFile
 from mspipe_triton.data.times import are_dates, time_column, unit_of
+from mspipe_triton.errors import DataError
+
+
+def joined_columns(
+    sheets: Sequence[Sheet], names: Sequence[str], text: Collection[str], time: str
+) -> tuple[dict[str, list[pa.ChunkedArray]], Origin]:
+    """Read columns of tables that follow each other; in later ones, their names may differ in case and blanks.
+
+    Args:
+        names: the columns. text: those that a file without types has as text. time: that of the times.
+
+    Returns:
+        The parts of each column, one per table, by name; and the origin of their rows.
+
+    Raises:
+        DataError: a table lacks a column or cannot be read, or none has a row.
+    """
+    tables, parts = [], []
+    for sheet in sheets:
+        columns = {name: find_column(sheet.columns, name) for name in names}
+        missing = next((name for name in names if columns[name] is None), None)
+        if missing is not None:
+            header = shown_names(sheet.columns)
+            raise DataError(
+                f"{sheet.name}: no column {missing!r}, which {sheets[0].name} has; the file has {header}; give all "
+                "files of a folder the same columns"
+            )
+        present = {name: each for name, each in columns.items() if each is not None}
+        table = sheet.read(list(present.values()), {present[name] for name in text}, present[time])
+        tables.append(table.rename_columns(list(present)))
+        parts.append((sheet.name, table.num_rows))
+    if not sum(rows for _, rows in parts):
+        below = " below the header" if isinstance(sheets[0], TextFile) and sheets[0].dialect.header else ""
+        raise DataError(f"{sheets[0].name}: no events{below}; add a row per event")
+    return {name: [table[name] for table in tables] for name in names}, Origin(tuple(parts))
+
+
+def time_order(
+    parts: Sequence[pa.ChunkedArray], t: np.ndarray, name: str, origin: Origin, sort: bool
+) -> np.ndarray | None:
+    """Return the stable order [E] of rows in time, or None if they are in order.
+
+    Args:
+        parts: the column of times, whose values messages name. t: [E] the times that it holds. name: its name.
+
+    Raises:
+        DataError: a row is earlier than the one before, and `sort` is False.
+    """
+    late = np.diff(t, prepend=t[:1]) < 0
+    if not late.any():
+        return None
+    if sort:
+        return np.argsort(t, kind="stable")
+    row = int(np.flatnonzero(late)[0])
+    fault = "earlier than in the row before"
+    return origin.fail(row, name, value_at(parts, row), fault, "sort the events with --sort")
+
+
+def value_at(parts: Sequence[pa.ChunkedArray], row: int) -> Any:
+    """Return the value of a row of joined columns."""
+    for part in parts:
+        if row < len(part):
+            return part[row]
+        row -= len(part)
+    raise IndexError(row)
 
 
 def joined_ends(

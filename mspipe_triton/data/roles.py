@@ -53,6 +53,29 @@ def find_roles(sheet: Sheet, data: DataConfig) -> Roles:
     Raises:
         DataError: a column is missing, occurs twice, has two roles, or its name is data.
     """
+    columns = usual_columns(sheet, data)
+    missing = [role for role in REQUIRED if role not in columns]
+    if missing:
+        raise DataError(missing_roles(sheet, missing, columns, data))
+    try:
+        features = feature_columns(sheet.columns, data.columns.get("features"), columns)
+    except DataError as error:
+        raise DataError(f"{sheet.name}: {error}") from None
+    src, dst = columns["src"], columns["dst"]
+    kinds = kinds_of(src, dst)
+    if data.bipartite or (isinstance(sheet, TextFile) and sheet.dialect.konect == "bip"):
+        kinds = kind_names(src, dst)
+    return Roles(src, dst, columns["t"], columns.get("label"), features, () if data.one_kind else kinds)
+
+
+def usual_columns(sheet: Sheet, data: DataConfig) -> dict[str, str]:
+    """Return the columns of the roles src, dst, t and label, by the user's choice or by their usual names.
+
+    A role without a column is left out.
+
+    Raises:
+        DataError: a column that the user chose is missing, one occurs twice, has two roles, or its name is data.
+    """
     dialect = sheet.dialect if isinstance(sheet, TextFile) else None
     if isinstance(sheet, TextFile) and looks_like_data(sheet.dialect.header):
         raise DataError(header_is_data(sheet, data.columns))
@@ -66,19 +89,9 @@ def find_roles(sheet: Sheet, data: DataConfig) -> Roles:
         check_first_row(sheet, columns["t"])
         if "t" not in data.columns and not dialect.konect and not data.time_format:
             check_times(sheet, columns["t"], chosen)
-    missing = [role for role in REQUIRED if role not in columns]
-    if missing:
-        raise DataError(missing_roles(sheet, missing, columns, data))
-    _check_names(sheet, columns, chosen)
-    try:
-        features = feature_columns(names, data.columns.get("features"), columns)
-    except DataError as error:
-        raise DataError(f"{sheet.name}: {error}") from None
-    src, dst = columns["src"], columns["dst"]
-    kinds = kinds_of(src, dst)
-    if data.bipartite or (dialect is not None and dialect.konect == "bip"):
-        kinds = kind_names(src, dst)
-    return Roles(src, dst, columns["t"], columns.get("label"), features, () if data.one_kind else kinds)
+    if all(role in columns for role in REQUIRED):  # a missing one is reported first
+        _check_names(sheet, columns, chosen)
+    return columns
 
 
 def _check_names(sheet: Sheet, columns: Mapping[str, str], chosen: Mapping[str, str]) -> None:

@@ -6,14 +6,13 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import date
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
 import torch
 
 from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.moments import decimal, in_unit, number_or_date, rounded, time_text, value_text
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 
@@ -106,7 +105,7 @@ def split_stream(stream: EventStream, text: str, form: str = "") -> EventStream:
     first, second = (",".join(part).strip() for part in (values[:half], values[half:]))
     if len(values) % 2 or not first or not second:
         raise ConfigError(f"{flag} {text!r} is no pair of values, the starts of validation and test; give {_FORM}")
-    numbers = [number for number in (_number(first), _number(second)) if number is not None and 0 < number < 1]
+    numbers = [number for number in (decimal(first), decimal(second)) if number is not None and 0 < number < 1]
     if len(numbers) == 1 and not stream.t.is_floating_point():
         raise ConfigError(
             f"{flag} {text!r}: {numbers[0]} is a fraction of the events, and the other value is a time; give {_FORM}"
@@ -153,21 +152,10 @@ def pair_text(value: Any) -> str:
     """
     if value is None or isinstance(value, str):
         return value or ""
-    texts = [_plain_text(each) for each in value] if isinstance(value, Iterable) else []
+    texts = [value_text(each) for each in value] if isinstance(value, Iterable) else []
     if len(texts) != 2 or not all(texts):
         raise ConfigError(f"split_at is {shown(value)}; give {_FORM}, or a pair such as (0.7, 0.85)")
     return ",".join(texts)
-
-
-def _plain_text(value: Any) -> str:
-    """Return a number, a date or text as text, "" for another value."""
-    if isinstance(value, np.datetime64):  # before `item`, which makes nanoseconds an integer
-        return str(value)
-    if isinstance(value, np.generic | torch.Tensor):
-        value = value.item()
-    if isinstance(value, date):  # datetime and pandas' Timestamp too
-        return value.isoformat()
-    return str(value) if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) else ""
 
 
 def _at_events(stream: EventStream, events: Sequence[int], name: str) -> tuple[Split, str]:
@@ -205,34 +193,15 @@ def _moment(stream: EventStream, value: str, form: str, text: str) -> float:
     Raises:
         ConfigError: it is neither, or it is a date and the times have no date that is known.
     """
-    from mspipe_triton.data.times import date_value, per_second  # they import pyarrow, which tensors do not need
-
     meaning = "" if stream.source is None else stream.source.time
-    number, moment, ticks = _number(value), date_value(value, form), per_second(meaning)
-    floating = stream.t.is_floating_point()
-    if number is not None and (moment is None or "date" not in meaning):
-        return float(number) if floating else _whole(number)
-    if moment is None:
+    number, nanoseconds = number_or_date(value, meaning, form)
+    exact = number if nanoseconds is None else in_unit(nanoseconds, meaning)
+    if exact is not None:
+        return rounded(exact, not stream.t.is_floating_point(), math.ceil)
+    if nanoseconds is None:
         raise ConfigError(f"{_flag(stream)} {text!r}: {value!r} is neither a number nor a date; give {_FORM}")
-    if ticks is None:
-        fault = f"{value} is a date, and the times of {stream.name} are numbers whose dates are unknown"
-        raise ConfigError(f"{_flag(stream)} {text!r}: {fault}; {_advice(stream)}")
-    whole, rest = divmod(moment * ticks, 10**9)
-    return whole + rest / 10**9 if floating else _whole(whole + (rest > 0))  # rounds as `time_column` does
-
-
-def _whole(number: Decimal | int) -> int:
-    """Round a number up to an integer, the nearest one of int64 if it is beyond."""
-    return math.ceil(min(max(number, -(2**63)), 2**63 - 1))
-
-
-def _number(text: str) -> Decimal | None:
-    """Return the finite number that text holds, None for other text."""
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
+    fault = f"{value} is a date, and the times of {stream.name} are numbers whose dates are unknown"
+    raise ConfigError(f"{_flag(stream)} {text!r}: {fault}; {_advice(stream)}")
 
 
 def _tie(t: torch.Tensor, event: int) -> tuple[int, int]:
@@ -243,14 +212,7 @@ def _tie(t: torch.Tensor, event: int) -> tuple[int, int]:
 
 def _time_text(stream: EventStream, event: int) -> str:
     """Return an event's time as `--split-at` reads it, as a date if the times are from dates."""
-    time, source = stream.t[event].item(), stream.source
-    if source is None or "date" not in source.time:
-        return str(time)
-    if stream.t.is_floating_point():
-        return str(np.datetime64(round(time * 10**6), "us"))
-    if source.time.startswith("Unix nanoseconds"):
-        return str(np.datetime64(int(time), "ns"))
-    return str(np.datetime64(int(time), "s")).removesuffix("T00:00:00")
+    return time_text(stream.t[event].item(), "" if stream.source is None else stream.source.time)
 
 
 def _advice(stream: EventStream, borders: bool = False) -> str:

@@ -54,7 +54,7 @@ def with_edge_features(
     source, training = _source(stream), training_events(stream)
     columns: dict[str, Any] = {name: joined_values(table[name]) for name in roles.features}
     if matrix is not None:
-        columns["edge_features"] = _matrix(matrix, len(stream), "edge_features")
+        columns["edge_features"] = edge_matrix(matrix, len(stream), "edge_features")
     parts, tables, scaling = list[Part](), list[torch.Tensor](), None
     if columns:
         rows = training if source.order is None else source.order[:training]
@@ -63,7 +63,7 @@ def with_edge_features(
         tables.append(values if source.order is None else values[torch.from_numpy(source.order)])
         parts += transform.parts
     if data.edge_features:
-        places = None if numbers is None else _row_numbers(joined_values(table[numbers]), numbers, source.origin)
+        places = None if numbers is None else row_numbers(joined_values(table[numbers]), numbers, source.origin)
         loaded = load_edge_features(data.edge_features, len(stream), training, places, source.order, data.raw_features)
         parts += loaded.transform.parts
         if loaded.scaling is not None and tables:  # columns are in memory, so the file's rows are joined to them there
@@ -133,7 +133,7 @@ def _is_npy(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
-def _row_numbers(column: pa.ChunkedArray, name: str, origin: Origin) -> RowNumbers:
+def row_numbers(column: pa.ChunkedArray, name: str, origin: Origin) -> RowNumbers:
     """Read the numbers of the rows of features."""
     values = id_column(column, name, origin)
     if not pa.types.is_integer(values.type):
@@ -141,7 +141,7 @@ def _row_numbers(column: pa.ChunkedArray, name: str, origin: Origin) -> RowNumbe
     return RowNumbers(values.to_numpy(zero_copy_only=False), name, origin)
 
 
-def _matrix(values: Any, rows: int, name: str) -> np.ndarray:
+def edge_matrix(values: Any, rows: int, name: str) -> np.ndarray:
     """Return a matrix from Python as [E, F]."""
     array = _array(values, name)
     if array.shape[0] != rows:

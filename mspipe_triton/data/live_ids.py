@@ -1,0 +1,293 @@
+"""Ids of a run's nodes and of nodes that appear later, which are numbered in order of their first occurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from mspipe_triton.data.id_table import IdTable
+from mspipe_triton.data.ids import NodeIds, are_uuids, is_single, node_numbers, read_table, write_table
+from mspipe_triton.data.origin import plain_value, shown
+from mspipe_triton.data.tables import column_to_arrow
+from mspipe_triton.errors import DataError
+
+Place = Callable[[int], str]
+_FEW = 256  # ids that are looked up one by one, which beats a vectorised look-up among many nodes
+_CLOSE = 20_000  # ids that are compared letter by letter
+
+
+class _Part(NamedTuple):
+    """One column of ids: the table of its kind, its name, its ids as the user wrote them, and as the table's type.
+
+    The latter are a list if they are few, otherwise an Arrow array.
+    """
+
+    table: IdTable
+    name: str
+    ids: Any
+    keys: Any
+
+
+class LiveIds:
+    """Ids of nodes 0 … N − 1, to which new nodes are added: they get the numbers N, N + 1, … across both kinds.
+
+    An id is read as in a table of events: beside integers "1.0" is 1, and the case of UUIDs means nothing. Ids are
+    plain, and their kind is named beside them: 0 for sources and 1 for destinations, if nodes are of two kinds. With
+    one kind, `kind` has no effect.
+    """
+
+    def __init__(self, ids: NodeIds | None, nodes: int = 0) -> None:
+        """Start with a stream's ids, or with the integers 0 … `nodes` − 1 if it has none."""
+        ids = NodeIds((pa.array(np.arange(nodes)),)) if ids is None else ids
+        ends = np.cumsum([0, *map(len, ids.ids)])
+        numbers = [np.arange(start, stop) for start, stop in pairwise(ends)]
+        self._start(ids.kinds, list(zip(ids.ids, numbers, strict=True)))
+
+    def _start(self, kinds: tuple[str, ...], parts: Sequence[tuple[pa.Array, np.ndarray]]) -> None:
+        self.kinds = kinds
+        self._tables = [IdTable(*part) for part in parts]
+        self._count = sum(map(len, self._tables))
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+        return self._count
+
+    def numbers(self, ids: Any, kind: int | None = None, add: bool = False) -> np.ndarray:
+        """Return the numbers [M] int64 of ids.
+
+        Args:
+            ids: a list, an array, a tensor, a series or an Arrow array, in one dimension, or one id.
+            kind: 0 or 1; needed if nodes are of two kinds.
+            add: number ids that no node has, in order of their first occurrence; False returns −1 for them, and for
+                what is no id.
+
+        Raises:
+            DataError: the kind is missing, the ids are pairs or of no type that ids have; or, with `add`, one is empty
+                or does not fit the type of the run's ids. Nothing is added then.
+        """
+        place = self._kind(kind)
+        return self._numbers([self._part(place, ids, self.kinds[place] if self.kinds else "id")], add, None)[0]
+
+    def ends(
+        self,
+        src: Any,
+        dst: Any,
+        add: bool = False,
+        place: Place | None = None,
+        names: tuple[str, str] = ("src", "dst"),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers [M] of the sources and of the destinations of events.
+
+        New nodes are numbered event by event, the source first, so that events get the same numbers one by one.
+
+        Args:
+            src, dst, add: as `ids` and `add` of `numbers`.
+            place: names an event in messages. names: of sources and destinations there.
+
+        Raises:
+            DataError: as `numbers`; or the lengths differ.
+        """
+        parts = [self._part(0, src, names[0]), self._part(len(self._tables) - 1, dst, names[1])]
+        lengths = [len(part.keys) for part in parts]
+        if lengths[0] != lengths[1]:
+            raise DataError(f"src has {lengths[0]} ids and dst has {lengths[1]}; give one each per event")
+        sources, destinations = self._numbers(parts, add, place)
+        return sources, destinations
+
+    def of(self, numbers: torch.Tensor | np.ndarray | Sequence[int]) -> list[Any]:
+        """Return the ids of nodes [M]; with two kinds, pairs (kind, id).
+
+        Raises:
+            DataError: they are not integers in one dimension, or one is not in 0 … N − 1.
+        """
+        nodes = node_numbers(numbers, len(self))
+        if not self.kinds:
+            return list(self._tables[0].take(nodes).to_pylist())
+        ids = np.empty(nodes.size, dtype=object)
+        for kind, rows, values in self._by_kind(nodes):
+            for row, value in zip(rows, values.to_pylist(), strict=True):
+                ids[row] = (self.kinds[kind], value)
+        return list(ids)
+
+    def column(self, numbers: np.ndarray) -> pa.Array:
+        """Return the ids of nodes [M] without their kinds, null for −1; if both kinds occur, mixed types become text.
+
+        Raises:
+            DataError: a number is not in −1 … N − 1.
+        """
+        node_numbers(numbers[numbers >= 0], len(self))
+        order, parts = [np.flatnonzero(numbers < 0)], list[pa.Array]()
+        for _, rows, values in self._by_kind(numbers):
+            order.append(rows)
+            parts.append(values)
+        parts = _of_one_type([part for part in parts if len(part)] or parts[:1])
+        ids = pa.concat_arrays([pa.nulls(order[0].size, parts[0].type), *parts])
+        return ids.take(pa.array(np.argsort(np.concatenate(order))))
+
+    def spelling(self, id: Any, kind: int | None = None) -> Any:
+        """Return a known id that an unknown one may stand for, or None.
+
+        It differs in case, in blanks or as a number in text ("007" and 7); or it is of the other kind, and returned as
+        a pair (kind, id); or it is text with a few other letters.
+        """
+        place = self._kind(kind)
+        table, text = self._tables[place], str(id)
+        alike = np.flatnonzero(pc.equal(_loosely(_as_text(table.ids)), _loosely(pa.array([text]))[0]).to_numpy(False))
+        if alike.size:
+            return table.ids[int(alike[0])].as_py()
+        number = self.numbers(id, 1 - place)[0] if self.kinds else -1
+        if number >= 0:
+            return self.of([number])[0]
+        matches = get_close_matches(text, _candidates(table.ids, text), 1, 0.75) if table.text else []
+        return matches[0] if matches else None
+
+    def table(self) -> pa.Table:
+        """Return a table with a row per node in the order of their numbers: `id`, after `kind` if there are two.
+
+        Mixed types of ids become text.
+        """
+        order = np.argsort(np.concatenate([table.numbers for table in self._tables]))
+        columns = {"id": pa.concat_arrays(_of_one_type([table.ids for table in self._tables]))}
+        if self.kinds:
+            lengths = [len(table) for table in self._tables]
+            columns = {"kind": pa.array(np.repeat(np.array(self.kinds), lengths), pa.string()), **columns}
+        return pa.table(columns).take(pa.array(order))
+
+    def save(self, path: Path) -> None:
+        """Write `table` as Parquet, with the types of the ids in its metadata, as `NodeIds.save` does."""
+        write_table(self.table(), self.kinds, [table.ids.type for table in self._tables], path)
+
+    @staticmethod
+    def load(path: Path) -> LiveIds:
+        """Read what `save` or `NodeIds.save` wrote; a node's number is its row."""
+        ids = LiveIds(None)
+        ids._start(*read_table(path))
+        return ids
+
+    def _kind(self, kind: int | None) -> int:
+        if not self.kinds:
+            return 0
+        if kind not in (0, 1):
+            first, second = self.kinds
+            fix = f"give 0 for {first}, or 1 for {second}"
+            raise DataError(f"kind is {shown(kind)}, but nodes are of two kinds; {fix}")
+        return kind
+
+    def _part(self, kind: int, ids: Any, name: str) -> _Part:
+        """Read a column of ids, a few of them to a list."""
+        table, column = self._tables[kind], [plain_value(ids)] if is_single(ids) else ids
+        column = column if hasattr(column, "__len__") and not isinstance(column, set | frozenset) else list(column)
+        if isinstance(column, list | tuple) and len(column) <= _FEW and {str, int}.issuperset(map(type, column)):
+            return _Part(table, name, column, [table.key(each) for each in column])
+        keys = table.keys(column)
+        return _Part(table, name, column, keys.to_pylist() if len(keys) <= _FEW else keys)
+
+    def _numbers(self, parts: Sequence[_Part], add: bool, place: Place | None) -> list[np.ndarray]:
+        """Return the numbers of each part's ids."""
+        if isinstance(parts[0].keys, list):
+            for part in parts if add else ():
+                if None in part.keys:
+                    self._refuse(part, part.keys.index(None), place)
+            rows = zip(*(part.keys for part in parts), strict=True)
+            few = [[self._number(part.table, key, add) for part, key in zip(parts, row, strict=True)] for row in rows]
+            return list(np.array(few, dtype=np.int64).reshape(-1, len(parts)).T)
+        arrays = [part.keys for part in parts]
+        numbers = [part.table.find(keys) for part, keys in zip(parts, arrays, strict=True)]
+        for part, keys in zip(parts, arrays, strict=True) if add else ():
+            if keys.null_count:
+                self._refuse(part, int(pc.index(keys.is_null(), True).as_py()), place)
+        if add and any((each < 0).any() for each in numbers):
+            self._add([part.table for part in parts], arrays, numbers)
+        return numbers
+
+    def _number(self, table: IdTable, key: Any, add: bool) -> int:
+        """Return the number of one id, a new one if it has none."""
+        number = -1 if key is None else table.number(key)
+        if number < 0 and add:
+            number = self._count
+            table.append(key, number)
+            self._count += 1
+        return number
+
+    def _add(self, tables: Sequence[IdTable], arrays: Sequence[pa.Array], numbers: Sequence[np.ndarray]) -> None:
+        """Number the ids without a number, in the order of the rows and of the parts in a row; completes `numbers`."""
+        news: list[tuple[IdTable, pa.Array, np.ndarray]] = []
+        for table in dict.fromkeys(tables):
+            rows, values = [], []
+            for part, ids in enumerate(arrays):
+                if tables[part] is table:
+                    unknown = np.flatnonzero(numbers[part] < 0)
+                    rows.append(unknown * len(tables) + part)
+                    values.append(ids.take(pa.array(unknown)))
+            ranks = np.concatenate(rows)
+            order = np.argsort(ranks)
+            encoded = _one_case(pa.concat_arrays(values)).take(pa.array(order)).dictionary_encode()
+            first = np.unique(encoded.indices.to_numpy(), return_index=True)[1]
+            news.append((table, encoded.dictionary, ranks[order][first]))
+        firsts = np.concatenate([first for *_, first in news])
+        fresh = np.empty(firsts.size, dtype=np.int64)
+        fresh[np.argsort(firsts)] = np.arange(self._count, self._count + firsts.size)
+        borders = np.cumsum([len(ids) for _, ids, _ in news])[:-1]
+        for (table, ids, _), each in zip(news, np.split(fresh, borders), strict=True):
+            table.extend(ids, each)
+        self._count += firsts.size
+        for table, ids, each in zip(tables, arrays, numbers, strict=True):
+            unknown = np.flatnonzero(each < 0)
+            each[unknown] = table.find(ids.take(pa.array(unknown)))
+
+    def _refuse(self, part: _Part, row: int, place: Place | None) -> NoReturn:
+        """Raise the error about an id that cannot be added.
+
+        Raises:
+            DataError: always.
+        """
+        ids, row_of_ids = ([part.ids[row]], 0) if isinstance(part.ids, list | tuple) else (part.ids, row)
+        value = column_to_arrow(ids, "ids", part.name)[row_of_ids].as_py()
+        subject = part.name if place is None else f"{place(row)}: {part.name}"
+        if value is None or (isinstance(value, str | bytes) and not value.strip()):
+            raise DataError(f"{subject} is empty; give an id")
+        kind = "text" if part.table.text else f"an integer of {part.table.ids.type}"
+        raise DataError(f"{subject} is {shown(value)}, not {kind}, as the run's ids are; correct it, or omit the event")
+
+    def _by_kind(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, pa.Array]]:
+        """Yield each kind with the rows of its nodes and their ids."""
+        for kind, table in enumerate(self._tables):
+            rows = np.flatnonzero(table.holds(numbers))
+            yield kind, rows, table.take(numbers[rows])
+
+
+def _one_case(ids: pa.Array) -> pa.Array:
+    """Return new ids with UUIDs in lower case, as `id_column` writes them."""
+    if not pa.types.is_string(ids.type):
+        return ids
+    uuids = are_uuids(ids)
+    return pc.if_else(pa.array(uuids), pc.utf8_lower(ids), ids) if uuids.any() else ids
+
+
+def _of_one_type(parts: Sequence[pa.Array]) -> list[pa.Array]:
+    return list(parts) if len({part.type for part in parts}) == 1 else [_as_text(part) for part in parts]
+
+
+def _as_text(ids: pa.Array) -> pa.Array:
+    return pc.cast(ids, pa.string())
+
+
+def _loosely(text: pa.Array) -> pa.Array:
+    """Return text without case, blanks, and zeros that do not change a number."""
+    text = pc.replace_substring_regex(pc.utf8_lower(text), r"\s+", "")
+    return pc.replace_substring_regex(text, r"^\+?(-?)0*(\d+?)(\.0*)?$", r"\1\2")
+
+
+def _candidates(ids: pa.Array, text: str) -> list[str]:
+    """Return ids of nearly the length of a text that begin or end as it does, so that not all are compared with it."""
+    near = pc.less_equal(pc.abs(pc.subtract(pc.utf8_length(ids), len(text))), 2)
+    ends = pc.or_(pc.starts_with(ids, text[:1]), pc.ends_with(ids, text[-1:]))
+    return list(ids.filter(pc.and_(near, ends)).slice(0, _CLOSE).to_pylist())
