@@ -94,7 +94,7 @@ def rank(
 ) -> None:
     """Rank all destinations of a source at a time, the likeliest first."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.use_screens import ranking_table, state_line
+    from mspipe_triton.cli.use_screens import ranking_line, ranking_table
     from mspipe_triton.serving.files import is_saved
     from mspipe_triton.serving.loading import load
 
@@ -103,8 +103,8 @@ def rank(
     predictor = load(run, data, None if is_saved(Path(run)) else time)
     ranked = predictor.rank(src, time, top, new=new)
     source, moment = predictor.known(src), predictor.time_of(time)
-    console.print(state_line(predictor))
-    console.print(ranking_table(source, moment, ranked, predictor))
+    console.print(ranking_line(source, moment, predictor))
+    console.print(ranking_table(ranked, predictor))
     if as_json:
         best = [{"dst": destination, "score": score} for destination, score in ranked]
         print(json.dumps({"src": source, "time": moment, "top": best}))

@@ -9,10 +9,10 @@ from rich.table import Table
 from mspipe_triton.serving.predictor import Predictor
 
 
-def ranking_table(src: Any, time: Any, ranked: list[tuple[Any, float]], predictor: Predictor) -> Table:
+def ranking_table(ranked: list[tuple[Any, float]], predictor: Predictor) -> Table:
     """Table of `rank`."""
     _, name = predictor.kinds or ("source", "destination")
-    table = Table(title=f"{src} at {time}", title_justify="left")
+    table = Table()
     table.add_column("", justify="right")
     table.add_column(name)
     table.add_column("score", justify="right")
@@ -21,7 +21,7 @@ def ranking_table(src: Any, time: Any, ranked: list[tuple[Any, float]], predicto
     return table
 
 
-def state_line(predictor: Predictor) -> str:
-    """Line on the state that a ranking was computed from."""
-    nodes = f"{predictor.destinations:,} nodes that have received events"
-    return f"Ranked {nodes}, as of {len(predictor):,} events until {predictor.time}"
+def ranking_line(src: Any, time: Any, predictor: Predictor) -> str:
+    """Line on a ranking: its source and time, the candidates, and the state that it was computed from."""
+    state = f"state after {len(predictor):,} events, until {predictor.time}"
+    return f"{src} at {time}, among {predictor.destinations:,} destinations; {state}"
