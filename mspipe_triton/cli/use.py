@@ -48,6 +48,7 @@ def predict(
     """Score new events, each right before it happens, and observe them; writes src, dst, t and score in file order."""
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import EvaluationScreen
+    from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.data.new_events import read_new_events
     from mspipe_triton.data.writers import check_target, write_table
     from mspipe_triton.serving.incoming import LATE
@@ -57,12 +58,15 @@ def predict(
     if late not in LATE:
         raise ConfigError(f"--late must be refuse or drop, not {late!r}")
     check_target(Path(out), force)  # before the work
-    start, predictor = time.perf_counter(), load(run, data, at)
+    start = time.perf_counter()
+    with in_words_of_flags():
+        predictor = load(run, data, at)
     reading = predictor.reading
     table = read_new_events(Path(events), reading, sort or reading.data.sort, edge_features)
     screen, since = EvaluationScreen(), time.perf_counter()
     try:
-        scores = score_table(predictor, table, late, lambda count: screen.evaluation("events", count, len(table)))
+        with in_words_of_flags():
+            scores = score_table(predictor, table, late, lambda count: screen.evaluation("events", count, len(table)))
     finally:
         screen.close()
     seconds = time.perf_counter() - since
@@ -95,14 +99,16 @@ def rank(
     """Rank all destinations of a source at a time, the likeliest first."""
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.use_screens import ranking_line, ranking_table
+    from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.serving.files import is_saved
     from mspipe_triton.serving.loading import load
 
     if top < 1:
         raise ConfigError(f"--top must be at least 1, not {top}")
-    predictor = load(run, data, None if is_saved(Path(run)) else time)
-    ranked = predictor.rank(src, time, top, new=new)
-    source, moment = predictor.known(src), predictor.time_of(time)
+    with in_words_of_flags("--time"):
+        predictor = load(run, data, None if is_saved(Path(run)) else time)
+        ranked = predictor.rank(src, time, top, new=new)
+        source, moment = predictor.known(src), predictor.time_of(time)
     console.print(ranking_line(source, moment, predictor))
     console.print(ranking_table(ranked, predictor))
     if as_json:
@@ -121,13 +127,15 @@ def embed(
 ) -> None:
     """Write the embeddings of all nodes just after the last event: node, after kind if there are two, and e0, e1, …"""
     from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.data.writers import check_target, write_table
     from mspipe_triton.serving.loading import load
     from mspipe_triton.serving.tables import embedding_table
 
     check_target(Path(out), force)
-    predictor = load(run, data, at)
-    table = embedding_table(predictor)
+    with in_words_of_flags():
+        predictor = load(run, data, at)
+        table = embedding_table(predictor)
     write_table(table, Path(out), force)
     console.print(f"Wrote {table.num_rows:,} embeddings of width {predictor.dim}, after {predictor.time}: {out}")
     if as_json:

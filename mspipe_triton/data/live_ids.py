@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -16,12 +15,12 @@ import torch
 from mspipe_triton.data.id_table import IdTable
 from mspipe_triton.data.ids import NodeIds, are_uuids, is_single, node_numbers, read_table, write_table
 from mspipe_triton.data.origin import plain_value, shown
+from mspipe_triton.data.spelling import same_but_for_form, similar
 from mspipe_triton.data.tables import column_to_arrow
 from mspipe_triton.errors import DataError
 
 Place = Callable[[int], str]
 _FEW = 256  # ids that are looked up one by one, which beats a vectorised look-up among many nodes
-_CLOSE = 20_000  # ids that are compared letter by letter
 
 
 class _Part(NamedTuple):
@@ -102,6 +101,17 @@ class LiveIds:
         sources, destinations = self._numbers(parts, add, place)
         return sources, destinations
 
+    def check(self, ids: Any, kind: int | None, name: str) -> None:
+        """Refuse ids that no new node can have, as `numbers` does with `add`; `name` is theirs in messages.
+
+        Raises:
+            DataError: about the first that is empty, or does not fit the type of the run's ids.
+        """
+        part = self._part(self._kind(kind), ids, name)
+        keys = part.keys if isinstance(part.keys, list) else part.keys.to_pylist()
+        if None in keys:
+            self._refuse(part, keys.index(None), None, "correct it")
+
     def of(self, numbers: torch.Tensor | np.ndarray | Sequence[int]) -> list[Any]:
         """Return the ids of nodes [M]; with two kinds, pairs (kind, id).
 
@@ -149,14 +159,12 @@ class LiveIds:
         """
         place = self._kind(kind)
         table, text = self._tables[place], str(id)
-        alike = np.flatnonzero(pc.equal(_loosely(_as_text(table.ids)), _loosely(pa.array([text]))[0]).to_numpy(False))
-        if alike.size:
-            return table.ids[int(alike[0])].as_py()
+        if (same := same_but_for_form(table, text)) is not None:
+            return same
         number = self.numbers(id, 1 - place)[0] if self.kinds else -1
         if number >= 0:
             return self.of([number])[0]
-        matches = get_close_matches(text, _candidates(table.ids, text), 1, 0.75) if table.text else []
-        return matches[0] if matches else None
+        return similar(table, text)
 
     def table(self) -> pa.Table:
         """Return a table with a row per node in the order of their numbers: `id`, after `kind` if there are two.
@@ -252,7 +260,9 @@ class LiveIds:
             unknown = np.flatnonzero(each < 0)
             each[unknown] = table.find(ids.take(pa.array(unknown)))
 
-    def _refuse(self, part: _Part, row: int, place: Place | None) -> NoReturn:
+    def _refuse(
+        self, part: _Part, row: int, place: Place | None, fix: str = "correct it, or omit the event"
+    ) -> NoReturn:
         """Raise the error about an id that cannot be added.
 
         Raises:
@@ -264,7 +274,7 @@ class LiveIds:
         if value is None or (isinstance(value, str | bytes) and not value.strip()):
             raise DataError(f"{subject} is empty; give an id")
         kind = "text" if part.table.text else f"an integer of {part.table.ids.type}"
-        raise DataError(f"{subject} is {shown(value)}, not {kind}, as the run's ids are; correct it, or omit the event")
+        raise DataError(f"{subject} is {shown(value)}, not {kind}, as the run's ids are; {fix}")
 
     def _by_kind(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, pa.Array]]:
         """Yield each kind with the rows of its nodes and their ids."""
@@ -287,16 +297,3 @@ def _of_one_type(parts: Sequence[pa.Array]) -> list[pa.Array]:
 
 def _as_text(ids: pa.Array) -> pa.Array:
     return pc.cast(ids, pa.string())
-
-
-def _loosely(text: pa.Array) -> pa.Array:
-    """Return text without case, blanks, and zeros that do not change a number."""
-    text = pc.replace_substring_regex(pc.utf8_lower(text), r"\s+", "")
-    return pc.replace_substring_regex(text, r"^\+?(-?)0*(\d+?)(\.0*)?$", r"\1\2")
-
-
-def _candidates(ids: pa.Array, text: str) -> list[str]:
-    """Return ids of nearly the length of a text that begin or end as it does, so that not all are compared with it."""
-    near = pc.less_equal(pc.abs(pc.subtract(pc.utf8_length(ids), len(text))), 2)
-    ends = pc.or_(pc.starts_with(ids, text[:1]), pc.ends_with(ids, text[-1:]))
-    return list(ids.filter(pc.and_(near, ends)).slice(0, _CLOSE).to_pylist())

@@ -70,14 +70,11 @@ class NegativeSampler:
     own destination, in the way that `draw_batch` describes.
 
     Args:
-        stream: the events. seed: of all draws.
-
-    Raises:
-        DataError: all events have the same destination.
+        stream: the events, with two destinations or more if negatives are drawn (see `check_destinations`).
+        seed: of all draws.
     """
 
     def __init__(self, stream: EventStream, seed: int) -> None:
-        check_destinations(stream)
         self.dst, self.destinations = stream.dst, torch.unique(stream.dst)
         self.seed = seed
 

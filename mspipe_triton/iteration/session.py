@@ -10,7 +10,7 @@ import torch
 from mspipe_triton.config import RunConfig
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream, Split
-from mspipe_triton.data.negatives import NegativeSampler
+from mspipe_triton.data.negatives import NegativeSampler, check_destinations
 from mspipe_triton.data.neighbourhood import NeighbourSampler
 from mspipe_triton.data.pair_choices import Choices
 from mspipe_triton.data.pair_index import PairIndex
@@ -56,7 +56,9 @@ class Session:
     mitigation: Mitigation | None
 
     @staticmethod
-    def create(config: RunConfig, stream: EventStream, stored: StoredModel | None = None) -> Session:
+    def create(
+        config: RunConfig, stream: EventStream, stored: StoredModel | None = None, split: Split | None = None
+    ) -> Session:
         """Build a session from the seed; the same config and stream give the same parameters.
 
         Args:
@@ -64,18 +66,23 @@ class Session:
             stream: the events.
             stored: a model of the same settings, whose parameters and scale of time are used instead of new ones. Its
                 node state is not loaded.
+            split: of the run's events, if the stream may have fewer, from which no negatives are drawn.
 
         Raises:
             ConfigError: the batch size is above the number of training events.
+            DataError: all events have the same destination.
+            RunFolderError: the stored model is not of these settings.
         """
         train, settings = config.train, run_settings(config)
-        split = stream.split_for(train.batch_size)
-        negatives = NegativeSampler(stream, train.seed)  # refuses a stream with one destination
+        if split is None:
+            split = stream.split_for(train.batch_size)
+            check_destinations(stream)
+        negatives = NegativeSampler(stream, train.seed)
         device = torch.device("cuda" if train.device == "cuda" else "cpu")
         placement = Placement(device, settings.gather, settings.resident)
         time = TimeScale.of(stream.t, split.train_end) if stored is None else stored.time
         scaled = time.scale(stream.t, None if stored is None else stored.steps)
-        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(scaled)
+        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(scaled, split)
         adjacency = TemporalCSR.build(stream)
         facts = Facts.of(stream, adjacency, split, time.decades) if stored is None else stored.facts
         with torch.random.fork_rng(devices=[]):
@@ -93,7 +100,7 @@ class Session:
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
         index = PairIndex.build(stream.src, stream.dst, stream.t) if needs_index(config) else None
         if stored is not None:
-            model.load_state_dict(stored.parameters)
+            stored.restore(model)
         elif index is not None and model.predictor.pair is not None:
             model.predictor.start(Choices.draw(stream, index, split, train.seed).weights())
         meetings = index.meeting_keys() if index is not None and train.historical else None

@@ -82,6 +82,13 @@ class StoredModel:
         Raises:
             RunFolderError: the folder cannot be written.
         """
+        try:
+            self.write_files(folder)
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{folder}: cannot be written: {fault_of(error)}") from error
+
+    def write_files(self, folder: Path) -> None:
+        """Write as `write` does, but with the errors of the system."""
         parts = {"model": self.parameters, "state": self.state}
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous()
@@ -99,14 +106,29 @@ class StoredModel:
             "stream": self.stream,
             "events": self.events,
         }
-        try:
-            forget(folder)
-            with atomic_file(folder / TENSORS) as temporary:
-                save_file(tensors, temporary, {"format": "pt"})
-            with atomic_file(folder / SETTINGS) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(f"{folder}: cannot be written: {error.strerror}") from error
+        forget(folder)
+        with atomic_file(folder / TENSORS) as temporary:
+            save_file(tensors, temporary, {"format": "pt"})
+        with atomic_file(folder / SETTINGS) as temporary:
+            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def restore(self, model: TemporalModel) -> None:
+        """Copy the parameters into a model.
+
+        Raises:
+            RunFolderError: it has others, since it is of other settings.
+        """
+        _check_same("parameters", self.parameters, model.state_dict())
+        model.load_state_dict(self.parameters)
+
+    def restore_state(self, state: NodeState[Any]) -> None:
+        """Copy the node state into that of a session.
+
+        Raises:
+            RunFolderError: it has other tables, since it is of other settings or events.
+        """
+        _check_same("node state", self.state, state.tables)
+        state.load_state_dict(dict(self.state))
 
     @staticmethod
     def read(folder: Path) -> StoredModel:
@@ -121,7 +143,7 @@ class StoredModel:
         try:
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             form, version = settings["format"], settings["mspipe_triton"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OSError) as error:
             raise _damaged(folder / SETTINGS, error) from error
         if form != FORMAT:
             raise RunFolderError(
@@ -135,6 +157,7 @@ class StoredModel:
                 parts[part][rest] = tensor
             train, data = TrainConfig(**settings["train"]), DataConfig(**settings["data"])
             config = RunConfig(data, ModelConfig(**settings["model"]), train)
+            Reading.from_record(settings["stream"], data)  # reads all that it needs
             scale = settings["time_scale"]
             steps = scale.pop("steps")
             return StoredModel(
@@ -143,7 +166,7 @@ class StoredModel:
             )  # fmt: skip
         except ConfigError as error:
             raise RunFolderError(f"{folder / SETTINGS}: {error}") from error
-        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise _damaged(folder, error) from error
 
 
@@ -156,6 +179,25 @@ def forget(folder: Path) -> None:
 def is_whole(t: torch.Tensor) -> bool:
     """Return True if all times [E] are integers, whatever their dtype."""
     return not t.is_floating_point() or bool((t == t.round()).all())
+
+
+def fault_of(error: Exception) -> str:
+    """Return the fault that an error of the system names."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _check_same(part: str, stored: Mapping[str, torch.Tensor], tables: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors of other names or shapes.
+
+    Raises:
+        RunFolderError: with the first that differs.
+    """
+    for name in sorted(stored.keys() | tables.keys()):
+        there, here = (list(each[name].shape) if name in each else "missing" for each in (stored, tables))
+        if there != here:
+            raise RunFolderError(
+                f"{TENSORS}: {name} of the {part} is {there}, not {here} as {SETTINGS} and the events say; train again"
+            )
 
 
 def _damaged(path: Path, error: Exception) -> RunFolderError:

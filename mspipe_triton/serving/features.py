@@ -14,18 +14,29 @@ from mspipe_triton.data.origin import Origin
 from mspipe_triton.data.scaling import Scaling
 from mspipe_triton.data.tables import table_of
 from mspipe_triton.errors import DataError
+from mspipe_triton.serving.inputs import column, numbers_of
 
 
 def feature_rows(values: Any, events: int, width: int, transform: FeatureTransform | None) -> torch.Tensor:
     """Convert edge features of M events, as the run's table has them, to the final rows [M, E] float32.
 
     Args:
-        values: a matrix [M, W] of numbers, or [W] for one event; a table with the columns of the run by name; or None.
+        values: a matrix [M, W] of numbers, or [W] for one event; or None. Or a table with the columns of the run by
+            name, such as a list of dictionaries; for one event, a dictionary or a row of a frame.
         width: E. transform: the run's, or None if rows are final.
 
     Raises:
-        DataError: features are missing, or there are none in the run; a column is missing; or the width differs.
+        DataError: features are missing, or there are none in the run; a column is missing; the width differs; or a
+            value is no number, or beyond float32.
     """
+    rows = _rows(values, events, width, transform)
+    wrong = ~torch.isfinite(rows).all(1)
+    if bool(wrong.any()):
+        raise DataError(f"features of event {int(wrong.nonzero()[0])} are not finite in float32; replace them")
+    return rows
+
+
+def _rows(values: Any, events: int, width: int, transform: FeatureTransform | None) -> torch.Tensor:
     if width == 0:
         if values is not None:
             raise DataError("features: the run's events have none; omit features")
@@ -33,9 +44,10 @@ def feature_rows(values: Any, events: int, width: int, transform: FeatureTransfo
     names = [] if transform is None else [part.name for part in transform.parts]
     if values is None:
         raise DataError(f"features are missing: the run's events have {_described(names, width)}; pass features=")
-    if isinstance(values, Mapping) or hasattr(values, "columns") or hasattr(values, "column_names"):
+    values = _with_names(column(values))
+    if _is_table(values):
         return _from_table(values, events, names, transform)
-    rows = _matrix(values, events)
+    rows = _matrix(values, events, width)
     parts = () if transform is None else transform.parts
     if not parts:
         if rows.shape[1] != width:
@@ -60,7 +72,7 @@ def _scaled(rows: np.ndarray, parts: tuple[Part, ...]) -> torch.Tensor:
 
 def _from_table(values: Any, events: int, names: list[str], transform: FeatureTransform | None) -> torch.Tensor:
     if transform is None:
-        raise DataError("features is a table, and the run's features have no names; pass a matrix with a row per event")
+        raise DataError("features is a table, and the run's features have no names; pass a matrix (.to_numpy())")
     if isinstance(values, Mapping):
         values = {name: each if _is_column(each) else [each] for name, each in values.items()}
     table = table_of(values, "features")
@@ -73,20 +85,37 @@ def _from_table(values: Any, events: int, names: list[str], transform: FeatureTr
     return transform.apply(columns, Origin((("features", events),)))
 
 
-def _matrix(values: Any, events: int) -> np.ndarray:
-    """Return numbers [M, W] float64, finite.
+def _with_names(values: Any) -> Any:
+    """Return the values of one event that have names, a row of a frame or of a record array, as a dictionary."""
+    if isinstance(values, np.void) and values.dtype.names:
+        return {name: values[name] for name in values.dtype.names}
+    index = getattr(values, "index", None)
+    if getattr(values, "ndim", 0) == 1 and hasattr(values, "to_dict") and all(isinstance(each, str) for each in index):
+        return values.to_dict()
+    return values
+
+
+def _is_table(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return bool(values) and all(isinstance(each, Mapping) for each in values)
+    named = isinstance(values, np.ndarray) and values.dtype.names is not None
+    return named or isinstance(values, Mapping) or hasattr(values, "columns") or hasattr(values, "column_names")
+
+
+def _matrix(values: Any, events: int, width: int) -> np.ndarray:
+    """Return numbers [M, W] float64, finite; no values of no events are [0, `width`].
 
     Raises:
         DataError: they are no numbers, or not in a matrix of M rows.
     """
     try:
-        rows = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
+        rows = numbers_of(values)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"features are no matrix of numbers ({str(error)[:80]}); give one row of numbers per event"
         ) from error
-    if rows.ndim == 1 and events == 1:
-        rows = rows[None]
+    if rows.ndim == 1 and events <= 1:
+        rows = rows[None] if events else rows.reshape(0, width if rows.size == 0 else -1)
     if rows.ndim != 2 or rows.shape[0] != events:
         raise DataError(f"features have shape {list(rows.shape)}; give a matrix with a row for each of {events} events")
     if not np.isfinite(rows).all():

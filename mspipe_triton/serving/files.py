@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -13,9 +15,10 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.errors import InputError, RunFolderError
 from mspipe_triton.files import atomic_file
-from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.models.stored import SETTINGS, TENSORS, StoredModel, fault_of
 
 EVENTS, NODES, CARD = "events.safetensors", "nodes.parquet", "README.md"
+_TEMPORARY = ".saving-"
 
 
 def is_saved(folder: Path) -> bool:
@@ -32,7 +35,7 @@ def write_saved(folder: Path, stored: StoredModel, events: EventStream, ids: Liv
     Raises:
         RunFolderError: the folder cannot be written, or holds something else.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_saved(folder))):
+    if folder.exists() and (not folder.is_dir() or (any(map(_is_other, folder.iterdir())) and not is_saved(folder))):
         raise RunFolderError(f"{folder}: holds something else; name a new folder, or one that a predictor was saved to")
     columns = {
         "src": events.src, "dst": events.dst, "t": events.t, "edge_features": events.edge_features,
@@ -41,19 +44,22 @@ def write_saved(folder: Path, stored: StoredModel, events: EventStream, ids: Liv
     tensors = {name: column.contiguous() for name, column in columns.items() if column is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / EVENTS).unlink(missing_ok=True)
-        stored.write(folder)
-        with atomic_file(folder / NODES) as temporary:
-            ids.save(temporary)
-        (folder / CARD).write_text(card, encoding="utf-8")
-        with atomic_file(folder / EVENTS) as temporary:  # last: with it the folder is complete
-            save_file(tensors, temporary, {"split": json.dumps(split)})
-    except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        with TemporaryDirectory(dir=folder, prefix=_TEMPORARY) as temporary:  # a former predictor stays until the end
+            parts = Path(temporary)
+            stored.write_files(parts)
+            ids.save(parts / NODES)
+            (parts / CARD).write_text(card, encoding="utf-8")
+            save_file(tensors, parts / EVENTS, {"split": json.dumps(split)})
+            (folder / EVENTS).unlink(missing_ok=True)
+            for name in (SETTINGS, TENSORS, NODES, CARD, EVENTS):  # with the last one the folder is complete
+                with atomic_file(folder / name) as target:
+                    os.replace(parts / name, target)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{folder}: cannot be written: {fault_of(error)}") from error
 
 
-def read_saved(folder: Path) -> tuple[StoredModel, EventStream, LiveIds, str]:
-    """Read a saved predictor: the model, its events, which have the run's split, ids and card.
+def read_saved(folder: Path) -> tuple[StoredModel, EventStream, LiveIds, Split, str]:
+    """Read a saved predictor: the model, its events, ids, the split of the run's events, and the card.
 
     Raises:
         RunFolderError: a file is missing or damaged, or of another format.
@@ -65,12 +71,17 @@ def read_saved(folder: Path) -> tuple[StoredModel, EventStream, LiveIds, str]:
             columns: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         ids = LiveIds.load(folder / NODES)
         nodes = stored.state["memory"].shape[0] if "memory" in stored.state else len(ids)
-        events = EventStream(**columns, num_nodes=max(nodes, len(ids)), name=stored.name, borders=split)
+        events = EventStream(**columns, num_nodes=max(nodes, len(ids)), name=stored.name)
         card = (folder / CARD).read_text(encoding="utf-8")
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError, InputError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OSError, InputError) as error:
         raise RunFolderError(f"{folder}: damaged or incomplete ({type(error).__name__}); save it again") from error
     if stored.events != len(events):
         raise RunFolderError(
             f"{folder}: its model has seen {stored.events} events and it holds {len(events)}; save it again"
         )
-    return stored, events, ids, card
+    return stored, events, ids, split, card
+
+
+def _is_other(path: Path) -> bool:
+    """Return True for what is not left of a save that was interrupted."""
+    return not path.name.startswith(_TEMPORARY)

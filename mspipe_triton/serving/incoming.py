@@ -13,19 +13,35 @@ from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.moments import time_text
 from mspipe_triton.data.new_events import NewEvents
+from mspipe_triton.data.origin import plain_value
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
 from mspipe_triton.serving.features import feature_rows
-from mspipe_triton.serving.inputs import broadcast, picked, times_of
+from mspipe_triton.serving.inputs import broadcast, column, picked, times_of
 
 LATE = ("refuse", "drop")
 
 
-class Events(NamedTuple):
-    """M events to append: nodes [M], times in the run's unit and scaled [M], feature rows [M, E].
+class Unnumbered(NamedTuple):
+    """M events that were checked, apart from their ids, which may be new.
 
-    `mask` [N] says which of the caller's N events they are; the others are late.
+    Args:
+        src, dst: columns of M ids. t: [M]. edges: [M, E].
+        mask: [N], which of the caller's N events they are; the others are late.
+        place: names an event in messages. names: of sources and destinations there.
     """
+
+    src: Any
+    dst: Any
+    t: torch.Tensor
+    edges: torch.Tensor
+    mask: torch.Tensor
+    place: Callable[[int], str] | None
+    names: tuple[str, str]
+
+
+class Events(NamedTuple):
+    """M events to append: nodes [M], times in the run's unit and scaled [M], feature rows [M, E]; `mask` as before."""
 
     src: torch.Tensor
     dst: torch.Tensor
@@ -45,11 +61,11 @@ class Incoming:
     def __init__(self, stored: StoredModel, ids: LiveIds) -> None:
         self.stored, self.ids = stored, ids
 
-    def converted(self, src: Any, dst: Any, t: Any, features: Any, last: torch.Tensor, late: str) -> Events:
+    def converted(self, src: Any, dst: Any, t: Any, features: Any, last: torch.Tensor, late: str) -> Unnumbered:
         """Convert events from arguments (see `Predictor.observe`), after one at `last` [1]."""
-        times, _ = times_of(t, self.stored)
-        src, dst = ([each] if is_single(each) else each for each in (src, dst))
-        sources, destinations = (each if hasattr(each, "__len__") else list(each) for each in (src, dst))
+        times = times_of(t, self.stored)
+        src, dst = ([plain_value(each)] if is_single(each) else each for each in (src, dst))
+        sources, destinations = column(src), column(dst)
         count = len(sources)
         if len(destinations) != count:
             raise DataError(f"src has {count} ids and dst has {len(destinations)}; give one of each per event")
@@ -57,7 +73,7 @@ class Incoming:
         edges = feature_rows(features, count, reading.width, reading.transform)
         return self._checked(sources, destinations, broadcast(times, count, "t"), edges, last, late, None)
 
-    def read(self, events: NewEvents, last: torch.Tensor, late: str) -> Events:
+    def read(self, events: NewEvents, last: torch.Tensor, late: str) -> Unnumbered:
         """Convert events that were read from a table, after one at `last` [1]."""
         features = torch.zeros((len(events), 0)) if events.features is None else events.features
         return self._checked(events.src, events.dst, events.t, features, last, late, events.place, events.names)
@@ -65,11 +81,11 @@ class Incoming:
     def _checked(
         self, src: Any, dst: Any, t: torch.Tensor, edges: torch.Tensor, last: torch.Tensor, late: str,
         place: Callable[[int], str] | None, names: tuple[str, str] = ("src", "dst"),
-    ) -> Events:  # fmt: skip
-        """Number the nodes of events that are in order of time; nothing has changed if this raises an error.
+    ) -> Unnumbered:  # fmt: skip
+        """Check that events are in order of time.
 
         Raises:
-            DataError: an event is late, unless `late` says to leave it out, or an id does not fit the run's.
+            DataError: an event is late, unless `late` says to leave it out.
         """
         if late not in LATE:
             raise ConfigError(f"late must be {either(LATE)}, not {late!r}")
@@ -81,18 +97,26 @@ class Incoming:
                 name = f"event {first}" if place is None else place(first)
                 at, then = (time_text(each[first].item(), self.stored.reading.time) for each in (t, before))
                 raise DataError(
-                    f"{name}: is late, since its time is {at}, and an event at {then} came before it; sort the events, "
-                    "load an earlier state with `at`, or leave late events out with `late` drop"
+                    f"{name} is late, since its time is {at}, and an event at {then} came before it; sort the events, "
+                    "load an earlier state with at=..., or leave late events out with late='drop'"
                 )
             places = mask.numpy().nonzero()[0]
             src, dst, t, edges = picked(src, places), picked(dst, places), t[mask], edges[mask]
-        sources, destinations = self.ids.ends(src, dst, True, place, names)
-        scaled = self.stored.time.scale(t, self.stored.steps)
-        return Events(
-            torch.from_numpy(np.ascontiguousarray(sources)),
-            torch.from_numpy(np.ascontiguousarray(destinations)),
-            t,
-            scaled,
-            edges,
-            mask,
-        )
+            place = _place_of(places, place)
+        return Unnumbered(src, dst, t, edges, mask, place, names)
+
+    def numbered(self, events: Unnumbered) -> Events:
+        """Number the nodes of events, new ones too; nothing has changed if this raises an error.
+
+        Raises:
+            DataError: an id does not fit the run's.
+        """
+        scaled = self.stored.time.scale(events.t, self.stored.steps) if events.t.numel() else events.t.double()
+        ends = self.ids.ends(events.src, events.dst, True, events.place, events.names)
+        src, dst = (torch.from_numpy(np.ascontiguousarray(each)) for each in ends)
+        return Events(src, dst, events.t, scaled, events.edges, events.mask)
+
+
+def _place_of(places: np.ndarray, place: Callable[[int], str] | None) -> Callable[[int], str] | None:
+    """Return the function that names events of which those at `places` remain."""
+    return None if place is None else lambda event: place(int(places[event]))

@@ -8,43 +8,46 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.moments import moment
 from mspipe_triton.errors import DataError
 from mspipe_triton.models.stored import StoredModel
 
+_BOUND = 2**63 - 1
 
-def times_of(value: Any, stored: StoredModel) -> tuple[torch.Tensor, bool]:
-    """Convert a time, or times [M], to [M] int64 or float64 in the run's unit; also returns whether it was one alone.
+
+def column(values: Any) -> Any:
+    """Return values that can be read more than once; one value, and what is a column already, as they are."""
+    return values if is_single(values) or hasattr(values, "__len__") else list(values)
+
+
+def times_of(value: Any, stored: StoredModel) -> torch.Tensor:
+    """Convert a time, or times [M], to [M] int64 or float64 in the run's unit.
 
     Fractions are rounded down if the run's times are integers.
 
     Raises:
-        DataError: a value is no time, or is not finite.
+        DataError: a value is no time, is not finite or beyond 64 bits, or they are not in one dimension.
     """
-    single = isinstance(value, str | bytes) or not (hasattr(value, "__len__") or hasattr(value, "__array__"))
-    single = single or getattr(value, "ndim", 1) == 0
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        array = np.array([value])
-    elif single:
-        array = np.array([moment(value, stored.reading.time, stored.config.data.time_format, stored.reading.integers)])
+    reading, form = stored.reading, stored.config.data.time_format
+    if is_single(value):
+        value = [value.as_py() if isinstance(value, pa.Scalar) else value]
+        array = np.array(value) if type(value[0]) in (int, float) else _objects(value)
     else:
-        array = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
-    if array.dtype.kind not in "iuf":
-        values = array.tolist() if array.dtype.kind != "M" else list(array)
-        array = np.array(
-            [
-                moment(each, stored.reading.time, stored.config.data.time_format, stored.reading.integers)
-                for each in values
-            ],
-            dtype=np.int64 if stored.reading.integers else np.float64,
-        )
+        array = _array(value)
     if array.ndim != 1:
         raise DataError(f"t has shape {list(array.shape)}; give one time per event, or one for all")
+    if array.dtype.kind not in "iuf":
+        moments = [moment(each, reading.time, form, reading.integers) for each in array]
+        array = np.array(moments, dtype=np.int64 if reading.integers else np.float64)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"t is {array[~np.isfinite(array)][0]}, not finite; give a number or a date")
-    if stored.reading.integers and array.dtype.kind == "f":
-        array = np.floor(array)
-    return torch.from_numpy(array.astype(np.int64 if stored.reading.integers else np.float64)), single
+    if reading.integers:
+        array = np.floor(array) if array.dtype.kind == "f" else array
+        beyond = (array >= _BOUND) | (array < -_BOUND)  # `moment` returns the bounds for what is beyond
+        if beyond.any():
+            raise DataError(f"t is {array[beyond][0]}, beyond 64 bits; give a time in the run's unit")
+    return torch.from_numpy(array.astype(np.int64 if reading.integers else np.float64))
 
 
 def broadcast(values: torch.Tensor, length: int, name: str) -> torch.Tensor:
@@ -68,3 +71,42 @@ def picked(values: Any, places: np.ndarray) -> Any:
         return values[places]
     listed = list(values)
     return [listed[place] for place in places.tolist()]
+
+
+def plain_list(values: Any) -> list[Any]:
+    """Return a column's values as Python's own, those of a list as they are."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return list(values.to_pylist())
+    return list(values.tolist()) if isinstance(values, np.ndarray | torch.Tensor) else list(values)
+
+
+def numbers_of(values: Any) -> np.ndarray:
+    """Return numbers of any form as an array; tensors may be on a device, of any dtype, or need gradients.
+
+    Raises:
+        TypeError, ValueError: rows differ in length, or values are no numbers.
+    """
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().double().numpy()
+    return np.asarray(column(values), dtype=np.float64)
+
+
+def _array(values: Any) -> np.ndarray:
+    """Return times of any form as an array of numbers, or of objects for `moment`."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.double() if values.is_floating_point() else values).numpy()
+    values = list(values) if isinstance(values, set | frozenset) else column(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows that differ in length
+        return _objects(values)
+    return _objects(list(array)) if array.dtype.kind == "M" and array.ndim == 1 else array
+
+
+def _objects(values: Any) -> np.ndarray:
+    """Return an array [M] of Python objects, whatever they are."""
+    array = np.empty(len(values), dtype=object)
+    for place, each in enumerate(values):
+        array[place] = each
+    return array

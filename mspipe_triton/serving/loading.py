@@ -17,6 +17,7 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.moments import moment, time_text
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.origin import shown
 from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.errors import ConfigError, DataError, RunFolderError
 from mspipe_triton.iteration.scene import batches
@@ -35,7 +36,7 @@ TRAINING = "training"
 
 
 def load(
-    run: str | Path, data: str | None = None, at: Any = None, *, stream: EventStream | None = None,
+    run: str | Path, data: str | Path | None = None, at: Any = None, *, stream: EventStream | None = None,
     share: float = SHARE,
 ) -> Predictor:  # fmt: skip
     """Load the best epoch of a run, or a predictor that was saved, to be used on the CPU.
@@ -54,13 +55,18 @@ def load(
         InputError: there is no run, or one of another version; its data cannot be read or have changed; `at` is no
             time, or not after the first event; or a saved predictor is asked for another state than its own.
     """
-    if not 0 <= share < float("inf"):
-        raise ConfigError(f"share must be a number of at least 0, not {share}")
-    path = Path(run)
+    if not isinstance(share, int | float) or not 0 <= share < float("inf"):
+        raise ConfigError(f"share must be a number of at least 0, not {shown(share)}")
+    for name, each in (("run", run), ("data", data)):
+        if not isinstance(each, str | Path) and (each is not None or name == "run"):
+            raise ConfigError(
+                f"{name} must be a path, not {shown(each)}; name a {'folder' if name == 'run' else 'file'}"
+            )
+    path, data = Path(run), None if data is None else str(data)
     if is_saved(path):
         if at is not None or data is not None or stream is not None:
             raise ConfigError(
-                f"{run}: holds a predictor and no earlier state; omit at, data and stream, or name the run"
+                f"{run}: holds a saved predictor, of one state; omit at, data and stream, or name the run"
             )
         return _restored(path, share)
     folder = RunFolder.open(run)
@@ -72,7 +78,7 @@ def load(
     session = Session.create(config, events, stored)
     position = _position(at, events, session.split, config)
     if stored is not None and position == len(events):
-        session.state.load_state_dict(dict(stored.state))
+        stored.restore_state(session.state)
     else:
         load_checkpoint(folder.best, session)
         _replay(session, position)
@@ -87,9 +93,9 @@ def load(
 
 def _restored(folder: Path, share: float) -> Predictor:
     """Restore a predictor that was saved."""
-    stored, events, ids, card = read_saved(folder)
-    session = Session.create(_on_cpu(stored.config), events, stored)
-    session.state.load_state_dict(dict(stored.state))
+    stored, events, ids, split, card = read_saved(folder)
+    session = Session.create(_on_cpu(stored.config), events, stored, split)
+    stored.restore_state(session.state)
     return Predictor(stored, Live(session, 2), ids, events.t, session.split, card, share)
 
 
@@ -112,7 +118,10 @@ def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> 
     if isinstance(at, str) and at == TRAINING:
         return split.train_end
     meaning = "" if stream.source is None else stream.source.time
-    time = moment(at, meaning, config.data.time_format, not stream.t.is_floating_point())
+    try:
+        time = moment(at, meaning, config.data.time_format, not stream.t.is_floating_point())
+    except DataError as error:
+        raise DataError(f"at: {error}") from error
     if time <= stream.t[0].item():
         first = time_text(stream.t[0].item(), meaning)
         raise DataError(f"at is {at}, not after the first event, at {first}; give a later time")

@@ -11,6 +11,7 @@ from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import DataError
+from mspipe_triton.serving.inputs import column, plain_list
 
 SOURCE, DESTINATION = 0, 1
 
@@ -27,18 +28,20 @@ class Names:
         Args:
             end: SOURCE or DESTINATION, which is the kind of the ids if there are two.
             name: the argument, for messages.
-            blank: the number of unknown ids; None refuses them.
+            blank: the number of ids that no node has; None refuses them.
 
         Raises:
-            DataError: an id is unknown; the message says that it is new, or how it is spelt.
+            DataError: an id is unknown; the message says that it is new, or how it is spelt. Or it is no id.
         """
+        ids = column(ids)
         numbers = torch.from_numpy(self.ids.numbers(ids, end))
         unknown = numbers < 0
         if not bool(unknown.any()):
             return numbers
         if blank is None:
             place = int(unknown.nonzero()[0])
-            self._refuse(ids if is_single(ids) else list(ids)[place], end, name)
+            self._refuse(ids if is_single(ids) else plain_list(ids)[place], end, name)
+        self.ids.check(ids, end, name)
         return numbers.masked_fill(unknown, blank)
 
     def kind(self, name: str | None) -> int:
@@ -72,5 +75,6 @@ class Names:
             raise DataError(f"{name}: there is no {kind}{shown(each)}; {shown(spelling[1])} is of kind {spelling[0]}")
         if spelling is not None:
             raise DataError(f"{name}: there is no {kind or 'node '}{shown(each)}; do you mean {shown(spelling)}?")
-        fix = "observe its events first" if name == "nodes" else "new=True (--new) takes it for a node without events"
+        self.ids.check(each, end, name)
+        fix = "observe its events first" if name == "nodes" else "new=True takes it for a node without events"
         raise DataError(f"{name}: {kind}{shown(each)} is new, since no event so far has it; {fix}")

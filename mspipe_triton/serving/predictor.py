@@ -11,15 +11,19 @@ import numpy as np
 import torch
 
 from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.new_events import NewEvents, Reading
 from mspipe_triton.errors import DataError
 from mspipe_triton.models.stored import StoredModel
 from mspipe_triton.serving.files import write_saved
-from mspipe_triton.serving.incoming import Events, Incoming
+from mspipe_triton.serving.incoming import Events, Incoming, Unnumbered
+from mspipe_triton.serving.inputs import plain_list
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION
 from mspipe_triton.serving.queries import SHARE, Queries
+
+_TO_ROWS = ("to_pylist", "to_numpy")  # of Arrow, pandas and polars
 
 
 class Predictor(Queries):
@@ -56,7 +60,7 @@ class Predictor(Queries):
             DataError: an id does not fit the run's, lengths differ, features are missing or of another width, or a time
                 is no time or late.
         """
-        events = self._incoming.converted(src, dst, t, features, self._last, late)
+        events = self._incoming.numbered(self._incoming.converted(src, dst, t, features, self._last, late))
         self._live.observe(self._append(events))
         return events.t.numel()
 
@@ -70,7 +74,8 @@ class Predictor(Queries):
 
         Args:
             src, dst, t, features, late: see `observe`.
-            candidates: M rows of C ids each, which are scored beside the events' own destinations.
+            candidates: M rows of C ids each, which are scored beside the events' own destinations. A node that no
+                event has yet, those of the batch included, is scored as one without events.
 
         Returns:
             Logits [M], or [M, 1 + C] with candidates; NaN for late events that were dropped.
@@ -78,8 +83,10 @@ class Predictor(Queries):
         Raises:
             DataError: see `observe`.
         """
-        events = self._incoming.converted(src, dst, t, features, self._last, late)
-        others = None if candidates is None else self._candidates(candidates, events)
+        unnumbered = self._incoming.converted(src, dst, t, features, self._last, late)
+        rows = None if candidates is None else self._rows(candidates, unnumbered)
+        events = self._incoming.numbered(unnumbered)
+        others = None if rows is None else self._candidates(*rows)
         scores = self._predict(events, others)
         return scores.squeeze(1).numpy() if others is None else scores.numpy()
 
@@ -91,7 +98,7 @@ class Predictor(Queries):
         Args:
             progress: called with the number of events of each batch.
         """
-        ready = self._incoming.read(events, self._last, late)
+        ready = self._incoming.numbered(self._incoming.read(events, self._last, late))
         return self._predict(ready, None, progress).squeeze(1).numpy()
 
     def save(self, folder: str | Path) -> None:
@@ -129,22 +136,40 @@ class Predictor(Queries):
         for start in range(0, events.t.numel(), size):
             part = slice(start, start + size)
             columns = {name: getattr(events, name)[part] for name in ("src", "dst", "t", "scaled", "edges")}
-            numbers = self._append(events._replace(**columns))
-            parts.append(self._live.predict(numbers, None if candidates is None else candidates[part]))
+            numbers, others = self._append(events._replace(**columns)), None
+            if candidates is not None:  # those of later events have no row yet
+                blank = self._live.nodes
+                others = candidates[part]
+                others = torch.where((others < 0) | (others > blank), blank, others)
+            parts.append(self._live.predict(numbers, others))
             progress(len(numbers))
         scores = torch.cat(parts)
         out = scores.new_full((events.mask.numel(), width), torch.nan)
         out[events.mask] = scores
         return out
 
-    def _candidates(self, candidates: Any, events: Events) -> torch.Tensor:
-        """Return numbers [M, C] of the candidates of the events that are kept; new ones are nodes without events."""
-        rows, count = [list(row) for row in candidates], events.mask.numel()
-        if len(rows) != count or len({len(row) for row in rows}) > 1 or (rows and not rows[0]):
-            raise DataError(
-                f"candidates have {len(rows)} rows for {count} events; give each event the same number of ids"
-            )
-        numbers = self._names.numbers(
-            [each for row in rows for each in row], DESTINATION, "candidates", self._live.nodes
-        )
-        return numbers.view(count, -1)[events.mask]
+    def _rows(self, candidates: Any, events: Unnumbered) -> tuple[list[list[Any]], int]:
+        """Return the candidates of the events that are kept, and their number C per event.
+
+        Raises:
+            DataError: they are not as many for each event, or one is no id.
+        """
+        table = next(
+            (getattr(candidates, each) for each in _TO_ROWS if hasattr(candidates, each)), lambda: candidates
+        )()
+        rows, count = [] if is_single(table) else list(table), events.mask.numel()
+        if len(rows) != count or any(map(is_single, rows)):
+            raise DataError(f"candidates must have a row of ids for each of the {count} events; give a list per event")
+        rows = [plain_list(row) for row in rows]
+        widths = [len(row) for row in rows] or [1]
+        if min(widths) != max(widths) or 0 in widths:
+            fault = f"rows of {min(widths)} and {max(widths)} ids" if any(widths) else "rows without ids"
+            raise DataError(f"candidates have {fault}; give each event as many")
+        rows = [row for row, keeps in zip(rows, events.mask.tolist(), strict=True) if keeps]
+        self._candidates(rows, widths[0])  # refuses what is no id, before events get theirs
+        return rows, widths[0]
+
+    def _candidates(self, rows: list[list[Any]], width: int) -> torch.Tensor:
+        """Return numbers [M, C] of candidates, −1 for nodes without events."""
+        flat = [each for row in rows for each in row]
+        return self._names.numbers(flat, DESTINATION, "candidates", -1).view(len(rows), width)

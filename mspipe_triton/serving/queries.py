@@ -12,10 +12,11 @@ from mspipe_triton.data.growing import Growing
 from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.moments import time_text
+from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
 from mspipe_triton.serving.destinations import Destinations
-from mspipe_triton.serving.inputs import broadcast, picked, times_of
+from mspipe_triton.serving.inputs import broadcast, column, picked, plain_list, times_of
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION, SOURCE, Names
 
@@ -94,7 +95,7 @@ class Queries:
             raise ConfigError(
                 "probability is for loss bce; this run's is softmax, whose scores rank destinations alone"
             )
-        single = is_single(src) and is_single(dst)
+        single = is_single(src) and is_single(dst) and is_single(t)
         sources, destinations = self._number(src, SOURCE, "src", new), self._number(dst, DESTINATION, "dst", new)
         times = self._query_times(t)
         length = max(sources.numel(), destinations.numel(), times.numel())
@@ -105,7 +106,7 @@ class Queries:
         ]
         logits = self._live.score(columns[0], columns[1].unsqueeze(1), columns[2]).squeeze(1)
         scores = torch.sigmoid(logits) if probability else logits
-        return float(scores[0]) if single and length == 1 and times.numel() == 1 else scores.numpy()
+        return float(scores[0]) if single else scores.numpy()
 
     def rank(
         self, src: Any, t: Any = None, top: int | None = 10, candidates: Any = None, *, mode: str = "exact",
@@ -116,7 +117,7 @@ class Queries:
         Args:
             src: one id. t: one time.
             top: the number of destinations to return; None for all.
-            candidates: ids of destinations; None for all that an event so far has.
+            candidates: ids of destinations, which may repeat; None for all that have received an event so far.
             mode: "exact" computes the embedding of each candidate at this time; "cached" keeps embeddings while no
                 memory that they read has moved, and their age is at most a share of the time since the node's last
                 event before them (see `load`). Scores of pairs' features are exact in both.
@@ -131,22 +132,26 @@ class Queries:
         """
         if mode not in self._ranking:
             raise ConfigError(f"mode must be exact or cached, not {mode!r}")
-        if top is not None and (type(top) is not int or top < 1):
-            raise ConfigError(f"top must be at least 1, not {top!r}; None returns all")
+        if top is not None and (not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1):
+            raise ConfigError(f"top must be a whole number of at least 1, not {shown(top)}; None returns all")
         if not is_single(src):
             raise DataError("src is a list; rank takes one source, so call it for each")
         source, time = self._number(src, SOURCE, "src", new), self._query_times(t)
         if time.numel() != 1:
             raise DataError(f"t has {time.numel()} times; rank takes one")
+        candidates = [candidates] if candidates is not None and is_single(candidates) else column(candidates)
         nodes = (
             self._live.destinations if candidates is None else self._number(candidates, DESTINATION, "candidates", new)
         )
         if nodes.numel() == 0:
             return []
         scores = self._ranking[mode].scores(source, nodes, time)
-        count = scores.numel() if top is None else min(top, scores.numel())
+        count = scores.numel() if top is None else min(int(top), scores.numel())
         best = scores.topk(count)
-        ids = self._ids.plain(nodes[best.indices]) if candidates is None else picked(candidates, best.indices.numpy())
+        if candidates is None:
+            ids = self._ids.plain(nodes[best.indices])
+        else:
+            ids = plain_list(picked(candidates, best.indices.numpy()))
         return list(zip(ids, best.values.tolist(), strict=True))
 
     def embed(self, nodes: Any = None, t: Any = None, kind: str | None = None) -> np.ndarray:
@@ -168,7 +173,7 @@ class Queries:
         times = self._query_times(t)
         if times.numel() != 1:
             raise DataError(f"t has {times.numel()} times; embed takes one")
-        parts = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096)]
+        parts = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096) if part.numel()]
         rows = torch.cat(parts) if parts else self._live.hidden[:0]
         return rows[0].numpy() if nodes is not None and is_single(nodes) else rows.numpy()
 
@@ -189,7 +194,7 @@ class Queries:
 
     def time_of(self, t: Any) -> int | float | str:
         """Return a time in the form of `time`; None is the last event's."""
-        return self.time if t is None else self._shown(times_of(t, self._stored)[0])
+        return self.time if t is None else self._shown(times_of(t, self._stored))
 
     @property
     def node_table(self) -> pa.Table:
@@ -210,17 +215,17 @@ class Queries:
         live, stored = self._live, self._stored
         if t is None:
             return live.now.unsqueeze(0) + 1
-        times, _ = times_of(t, stored)
+        times = times_of(t, stored)
         last = self._times.rows[-1]
         if times.numel() and bool((times < last).any()):
             first = self._times.rows[0]
             early = times[times < last][0]
-            where = (
-                f"before the first event, at {self._shown(first)}" if early < first
-                else f"before the last event, at {self._shown(last)}"
-            )  # fmt: skip
-            fix = "a model that has seen it cannot go back; load(run, at=...) has the state of an earlier time"
-            raise DataError(f"t is {self._shown(early)}, {where}; {fix}")
+            if early < first:
+                where, fix = f"first event, at {self._shown(first)}", "no state is that old, so give a later time"
+            else:
+                where = f"last event, at {self._shown(last)}"
+                fix = "a model that has seen it cannot go back; load(run, at=...) has the state of an earlier time"
+            raise DataError(f"t is {self._shown(early)}, before the {where}; {fix}")
         return stored.time.scale(times, stored.steps) if times.numel() else live.t.rows[:0]
 
     def _number(self, ids: Any, end: int, name: str, new: bool) -> torch.Tensor:

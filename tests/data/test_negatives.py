@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.ids import NodeIds
-from mspipe_triton.data.negatives import NegativeSampler, Purpose, draw_words
+from mspipe_triton.data.negatives import NegativeSampler, Purpose, check_destinations, draw_words
 from mspipe_triton.errors import DataError
 from mspipe_triton.iteration.scene import batches
 from mspipe_triton.kernels import draw_batch
@@ -143,4 +143,4 @@ def test_a_stream_of_one_destination_is_refused_by_the_users_id(ids: NodeIds | N
         r"events with two destinations or more \(columns of source and destination may be swapped\)$"
     )
     with pytest.raises(DataError, match=message):
-        NegativeSampler(stream, 0)
+        check_destinations(stream)
