@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from mspipe_triton.data.features import FeatureTransform, Part
+from mspipe_triton.data.names import find_column
 from mspipe_triton.data.origin import Origin
 from mspipe_triton.data.scaling import Scaling
 from mspipe_triton.data.tables import table_of
@@ -76,12 +77,13 @@ def _from_table(values: Any, events: int, names: list[str], transform: FeatureTr
     if isinstance(values, Mapping):
         values = {name: each if _is_column(each) else [each] for name, each in values.items()}
     table = table_of(values, "features")
-    missing = [name for name in names if name not in table.column_names]
+    places = {name: find_column(table.column_names, name) for name in names}
+    missing = [name for name, place in places.items() if place is None]
     if missing:
         raise DataError(f"features have no column {missing[0]!r}; the run's are {_listed(names)}")
     if table.num_rows != events:
         raise DataError(f"features have {table.num_rows} rows for {events} events; give one per event")
-    columns: dict[str, Any] = {name: pa.chunked_array(table[name]) for name in names}
+    columns: dict[str, Any] = {name: pa.chunked_array(table[place]) for name, place in places.items()}
     return transform.apply(columns, Origin((("features", events),)))
 
 

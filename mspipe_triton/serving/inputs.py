@@ -37,9 +37,12 @@ def times_of(value: Any, stored: StoredModel) -> torch.Tensor:
         array = _array(value)
     if array.ndim != 1:
         raise DataError(f"t has shape {list(array.shape)}; give one time per event, or one for all")
+    kind = np.int64 if reading.integers else np.float64
     if array.dtype.kind not in "iuf":
-        moments = [moment(each, reading.time, form, reading.integers) for each in array]
-        array = np.array(moments, dtype=np.int64 if reading.integers else np.float64)
+        array = np.array([moment(each, reading.time, form, reading.integers) for each in array], dtype=kind)
+    elif array.dtype.kind in "iu" and "date" in reading.time:  # 20240401 is a date there
+        places, array = np.flatnonzero(_like_dates(array)), array.astype(kind)
+        array[places] = [moment(int(each), reading.time, form, reading.integers) for each in array[places]]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"t is {array[~np.isfinite(array)][0]}, not finite; give a number or a date")
     if reading.integers:
@@ -47,7 +50,7 @@ def times_of(value: Any, stored: StoredModel) -> torch.Tensor:
         beyond = (array >= _BOUND) | (array < -_BOUND)  # `moment` returns the bounds for what is beyond
         if beyond.any():
             raise DataError(f"t is {array[beyond][0]}, beyond 64 bits; give a time in the run's unit")
-    return torch.from_numpy(array.astype(np.int64 if reading.integers else np.float64))
+    return torch.from_numpy(array.astype(kind))
 
 
 def broadcast(values: torch.Tensor, length: int, name: str) -> torch.Tensor:
@@ -102,6 +105,11 @@ def _array(values: Any) -> np.ndarray:
     except ValueError:  # rows that differ in length
         return _objects(values)
     return _objects(list(array)) if array.dtype.kind == "M" and array.ndim == 1 else array
+
+
+def _like_dates(numbers: np.ndarray) -> np.ndarray:
+    """Return a mask [M] of the integers that may be written dates: of 8, or of 12 to 14 digits."""
+    return ((numbers >= 10**7) & (numbers < 10**8)) | ((numbers >= 10**11) & (numbers < 10**14))
 
 
 def _objects(values: Any) -> np.ndarray:

@@ -55,8 +55,10 @@ class Names:
             if name is not None:
                 raise DataError(f"kind is {name!r}, but all nodes are of one kind; omit kind")
             return SOURCE
+        if name is None:
+            raise DataError(f"kind is missing, and nodes are of two kinds; name {kinds[0]} or {kinds[1]}")
         if name not in kinds:
-            raise DataError(f"kind {name!r} is not one of {', '.join(kinds)}; nodes are of two kinds, so name one")
+            raise DataError(f"kind {name!r} is not one of {', '.join(kinds)}")
         return kinds.index(name)
 
     def all(self) -> list[Any]:

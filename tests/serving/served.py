@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mspipe_triton import ModelConfig, RunConfig, TrainConfig, train
+from mspipe_triton import ModelConfig, RunConfig, TrainConfig, read_stream, train
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
 from mspipe_triton.execution import RunSettings
@@ -51,3 +51,30 @@ def with_ties(stream: EventStream) -> EventStream:
     """The stream with times in steps of about ten events, so that many are equal."""
     step = int(stream.t[-1] - stream.t[0]) // 120
     return replace(stream, t=(stream.t // step) * step, borders=None)
+
+
+def shop_rows(events: int = 400, users: int = 20, items: int = 12) -> list[dict[str, Any]]:
+    """Rows of a table of purchases: users as text, items as integers, dates, an amount and a channel."""
+    return [
+        {
+            "user": f"u{n * 7 % users}",
+            "item": 100 + n * n % items,
+            "when": f"2024-03-{1 + n // 24:02}T{n % 24:02}:00:00",
+            "amount": float(n % 9) + 0.5,
+            "channel": ("web", "app", "shop")[n % 3],
+        }
+        for n in range(events)
+    ]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as CSV."""
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def shop(folder: Path, **settings: Any) -> Path:
+    """Train on a file of purchases, and return the run's folder."""
+    path = write_rows(folder / "shop.csv", shop_rows())
+    return trained(folder, read_stream(path, {"features": "amount,channel"}), "tgn", batch_size=50, **settings)
