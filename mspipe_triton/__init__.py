@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mspipe_triton.data.synthetic import synthetic_stream
     from mspipe_triton.errors import MspipeError
     from mspipe_triton.evaluation.evaluate import evaluate_run
+    from mspipe_triton.training.continuation import continuation
     from mspipe_triton.training.trainer import train
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _PUBLIC = {
     "ModelConfig": "mspipe_triton.config",
     "MspipeError": "mspipe_triton.errors",
     "PairIndex": "mspipe_triton.data.pair_index",
+    "continuation": "mspipe_triton.training.continuation",
     "evaluate_run": "mspipe_triton.evaluation.evaluate",
     "RunConfig": "mspipe_triton.config",
     "TrainConfig": "mspipe_triton.config",
@@ -45,6 +47,7 @@ __all__ = [
     "PairIndex",
     "RunConfig",
     "TrainConfig",
+    "continuation",
     "evaluate_run",
     "read_stream",
     "synthetic_stream",

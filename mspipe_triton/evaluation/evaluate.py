@@ -24,6 +24,7 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.settings import process_settings
 from mspipe_triton.training.checkpoint import check_data, load_checkpoint
+from mspipe_triton.training.continuation import load_run
 from mspipe_triton.training.entry import resolve
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.way import SPLITS, BatchScores, Evaluation, Watch, Way, carry_out, silent
@@ -152,12 +153,16 @@ def evaluate_run(
     ranked = run_candidates(config.train) if negatives is None else negatives
     if candidates == "all":
         ranked = ALL
+    past = None
+    if stream is not None and config.data.history:
+        raise ConfigError(f"stream {stream.name}: {run} continues another run; name its own events with data")
     if stream is None:
         place = config.data.path if data is None else data
+        there = replace(config.data, path=place)
         try:
-            stream = folder.stream(replace(config.data, path=place), "with --data FILE")
+            stream, past = load_run(folder, there, "with --data FILE")
         except ConfigError:  # of other data, which the run's split may not fit; their difference is named below
-            stream = folder.stream(replace(config.data, path=place, split_at=""), "with --data FILE")
+            stream, past = load_run(folder, replace(there, split_at=""), "with --data FILE")
         fix = "restore the file, or name the one that the run was trained on with --data"
     else:
         place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
@@ -168,7 +173,7 @@ def evaluate_run(
     stream = replace(stream, borders=borders)
     config, _ = resolve(config, stream)
     with process_settings(config):
-        way = carry_out(Session.create(config, stream), Watch(evaluation=progress))
+        way = carry_out(Session.create(config, stream, past=past), Watch(evaluation=progress))
         result = evaluate_checkpoint(way, folder, ranked, (split,))
         add_labels(way, folder, result)
         return result[split]
