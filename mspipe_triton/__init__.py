@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mspipe_triton.data.synthetic import synthetic_stream
     from mspipe_triton.errors import MspipeError
     from mspipe_triton.evaluation.evaluate import evaluate_run
+    from mspipe_triton.serving.loading import load
+    from mspipe_triton.serving.predictor import Predictor
     from mspipe_triton.training.continuation import continuation
     from mspipe_triton.training.trainer import train
 
@@ -29,11 +31,13 @@ _PUBLIC = {
     "EventStream": "mspipe_triton.data.events",
     "ModelConfig": "mspipe_triton.config",
     "MspipeError": "mspipe_triton.errors",
+    "Predictor": "mspipe_triton.serving.predictor",
     "PairIndex": "mspipe_triton.data.pair_index",
     "continuation": "mspipe_triton.training.continuation",
     "evaluate_run": "mspipe_triton.evaluation.evaluate",
     "RunConfig": "mspipe_triton.config",
     "TrainConfig": "mspipe_triton.config",
+    "load": "mspipe_triton.serving.loading",
     "read_stream": "mspipe_triton.data.readers",
     "synthetic_stream": "mspipe_triton.data.synthetic",
     "train": "mspipe_triton.training.trainer",
@@ -45,10 +49,12 @@ __all__ = [
     "ModelConfig",
     "MspipeError",
     "PairIndex",
+    "Predictor",
     "RunConfig",
     "TrainConfig",
     "continuation",
     "evaluate_run",
+    "load",
     "read_stream",
     "synthetic_stream",
     "train",

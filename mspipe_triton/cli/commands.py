@@ -12,15 +12,11 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 
+import mspipe_triton.cli.use  # noqa: F401  # adds its commands
+from mspipe_triton.cli.app import app, data_app
 from mspipe_triton.cli.options import PLANNED_FLAGS, Json, continued_config, resumed_config, run_config, takes_run_flags
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
 
-app = typer.Typer(
-    help="Fast training of memory-based temporal graph neural networks on event streams.",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-data_app = typer.Typer(help="Describe and generate event streams.")
 app.add_typer(data_app, name="data")
 
 

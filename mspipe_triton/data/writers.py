@@ -37,14 +37,18 @@ def write_stream(stream: EventStream, path: Path, force: bool = False) -> None:
     Raises:
         DataError: the path is refused (`check_target`), or the file cannot be written.
     """
-    check_target(path, force)
     columns: dict[str, Any] = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
     if stream.labels is not None:
         columns["label"] = pa.array(stream.labels.numpy(), from_pandas=True)  # NaN becomes empty
     features = stream.edge_rows()
     if features is not None:
         columns.update({f"f{k}": features[:, k].numpy() for k in range(stream.dim_edge)})
-    table = pa.table(columns)
+    write_table(pa.table(columns), path, force)
+
+
+def write_table(table: pa.Table, path: Path, force: bool = False) -> None:
+    """Write a table to a .csv or .parquet file, as a whole or not at all; see `write_stream`."""
+    check_target(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:

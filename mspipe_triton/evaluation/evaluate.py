@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from mspipe_triton.config import TrainConfig
-from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.pair_index import PairIndex
-from mspipe_triton.data.source import Contents
 from mspipe_triton.data.tgb import tgb_candidates
-from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.evaluation.baselines import Baselines
 from mspipe_triton.evaluation.metrics import Predictions, summarise
@@ -23,9 +18,9 @@ from mspipe_triton.iteration.scene import ALL, Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.settings import process_settings
-from mspipe_triton.training.checkpoint import check_data, load_checkpoint
-from mspipe_triton.training.continuation import load_run
+from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.entry import resolve
+from mspipe_triton.training.run_data import run_config, run_stream
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.way import SPLITS, BatchScores, Evaluation, Watch, Way, carry_out, silent
 
@@ -133,8 +128,6 @@ def evaluate_run(
         InputError: there is no run, its checkpoint is damaged, its data cannot be read or have changed, or it needs a
             GPU and none is usable.
     """
-    if data is not None and stream is not None:
-        raise ConfigError("data and stream both hold the events; pass one of them")
     if split not in SPLITS:
         raise ConfigError(f"split must be val or test, not {split!r}")
     if candidates not in CANDIDATES:
@@ -143,34 +136,12 @@ def evaluate_run(
         raise ConfigError(f"negatives must be at least 1, not {negatives!r}")
     if negatives is not None and candidates == "all":
         raise ConfigError(f"negatives {negatives} is a number of random candidates; omit it with candidates all")
-    if stream is not None and not isinstance(stream, EventStream):
-        raise ConfigError(f"stream must be an EventStream, not {type(stream).__name__}; make one with EventStream.of")
     folder = RunFolder.open(run)
-    try:
-        config, _ = resolve_device(load_config(folder.config))
-    except ConfigError as error:
-        raise ConfigError(f'{folder.config}: {error} (in that file: device = "cpu")') from None
+    config = run_config(folder)
     ranked = run_candidates(config.train) if negatives is None else negatives
     if candidates == "all":
         ranked = ALL
-    past = None
-    if stream is not None and config.data.history:
-        raise ConfigError(f"stream {stream.name}: {run} continues another run; name its own events with data")
-    if stream is None:
-        place = config.data.path if data is None else data
-        there = replace(config.data, path=place)
-        try:
-            stream, past = load_run(folder, there, "with --data FILE")
-        except ConfigError:  # of other data, which the run's split may not fit; their difference is named below
-            stream, past = load_run(folder, replace(there, split_at=""), "with --data FILE")
-        fix = "restore the file, or name the one that the run was trained on with --data"
-    else:
-        place, fix = f"stream {stream.name}", "pass the stream that the run was trained on"
-    learns_labels = config.train.task == "node"
-    if learns_labels and stream.labels is None:
-        check_labels(stream)  # tells why there are none
-    borders = check_data(folder.best, stream, Contents.of(stream), place, fix, learns_labels)
-    stream = replace(stream, borders=borders)
+    stream, past = run_stream(folder, config, data, stream)
     config, _ = resolve(config, stream)
     with process_settings(config):
         way = carry_out(Session.create(config, stream, past=past), Watch(evaluation=progress))

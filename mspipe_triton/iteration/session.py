@@ -66,13 +66,14 @@ class Session:
             stream: the events.
             stored: a model of the same settings, whose parameters and scale of time are used instead of new ones. Its
                 node state is not loaded.
-            past: the run that this one continues, whose model is `stored`, and whose node state all epochs start from.
+            past: the run that this one continues. All epochs start from its node state, and its model is `stored` if
+                that is None.
 
         Raises:
             ConfigError: the batch size is above the number of training events.
         """
         train, settings = config.train, run_settings(config)
-        stored = stored if past is None else past.stored
+        stored = past.stored if stored is None and past is not None else stored
         split = stream.split_for(train.batch_size)
         negatives = NegativeSampler(stream, train.seed)  # refuses a stream with one destination
         device = torch.device("cuda" if train.device == "cuda" else "cpu")

@@ -115,7 +115,12 @@ class LinkPredictor(nn.Module):
         Args:
             pairs: features [B, C, ·] of the pairs, or None in a model that does not read them.
         """
-        from_src, from_dst = self.src(src), self.dst(dst)
+        return self.combine(self.src(src), self.dst(dst), rows, pairs)
+
+    def combine(
+        self, from_src: torch.Tensor, from_dst: torch.Tensor, rows: torch.Tensor, pairs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute scores as `forward` does, from W_s z_src [B, D] and W_d z_dst [P, D]."""
         owners = torch.arange(rows.shape[0], device=rows.device).repeat_interleave(rows.shape[1])
         places, scores = rows.reshape(-1), list[torch.Tensor]()
         for start in range(0, places.numel(), _SCORED):

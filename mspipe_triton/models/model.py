@@ -87,7 +87,9 @@ class Recipe:
     Args:
         embedding: a module that maps an `EmbeddingInput` to [R, D]; its `layers` is the number of hops that it reads.
         updater: a module that maps (record, time encoder, the batch's first time [], draws) to h [U, D]; it is built
-            with the message function as the third argument. None for a model without memory.
+            with the message function as the third argument. One that does not read the time may say so with a
+            `reads_now` of False: a trained model then keeps h until a node's record changes. None for a model without
+            memory.
         message: a module with a `width` W that maps (record, time encoder) to messages [U, W].
         mailbox: the layout of a node's record.
     """

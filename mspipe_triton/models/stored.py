@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import mspipe_triton
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.features import FeatureTransform
+from mspipe_triton.data.new_events import Reading
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import ConfigError, RunFolderError
 from mspipe_triton.files import atomic_file
@@ -25,45 +26,7 @@ from mspipe_triton.nodes.state import NodeState
 
 FORMAT = 1
 TENSORS, SETTINGS = "model.safetensors", "model.json"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Description of a stream, by which new events are read as its own were.
-
-    Args:
-        name: of the stream. kinds: the names of two kinds of nodes, or (). time: the meaning of the times.
-        features, node_features: the fitted transformations; None without features, and for features that are used as
-            they are.
-    """
-
-    name: str
-    kinds: tuple[str, ...]
-    time: str
-    features: FeatureTransform | None
-    node_features: FeatureTransform | None
-
-    @staticmethod
-    def of(stream: EventStream) -> Reading:
-        """Return what reading did to a stream."""
-        source, ids = stream.source, stream.ids
-        kinds = () if ids is None else ids.kinds
-        if source is None:
-            return Reading(stream.name, kinds, "", None, None)
-        return Reading(stream.name, kinds, source.time, source.features, source.node_features)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        transforms = {"features": self.features, "node_features": self.node_features}
-        parts = {name: None if each is None else each.to_json() for name, each in transforms.items()}
-        return {"name": self.name, "kinds": list(self.kinds), "time": self.time, **parts}
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> Reading:
-        """Read what `to_json` returns."""
-        parts = {name: values[name] for name in ("features", "node_features")}
-        transforms = {name: None if each is None else FeatureTransform.from_json(each) for name, each in parts.items()}
-        return Reading(values["name"], tuple(values["kinds"]), values["time"], **transforms)
+_RECORD = ("name", "kinds", "roles", "time", "time_scale", "dim_edge", "dim_node", "features", "node_features")
 
 
 @dataclass(frozen=True)
@@ -74,7 +37,7 @@ class StoredModel:
         config: of the run; its data settings name no files.
         facts, time: what the model was built for, and the scale of its times. steps: True if all scaled times of the
             run's events are integers.
-        reading: see `Reading`.
+        stream: the entries of `data.json` (see `source.record`) that describe the run's events and their reading.
         parameters: tensors by name. state: tables [N, …] by name, at scaled times.
         events: the number of events that the state contains.
     """
@@ -83,31 +46,35 @@ class StoredModel:
     facts: Facts
     time: TimeScale
     steps: bool
-    reading: Reading
+    stream: Mapping[str, Any]
     parameters: Mapping[str, torch.Tensor]
     state: Mapping[str, torch.Tensor]
     events: int
 
+    @cached_property
+    def reading(self) -> Reading:
+        """The way in which the run's events were read, and new ones are."""
+        return Reading.from_record(self.stream, self.config.data)
+
     @property
-    def whole(self) -> bool:
-        """True if the times of the run's events are integers, before they are scaled."""
-        return isinstance(self.time.origin, int)
+    def name(self) -> str:
+        """Name of the stream."""
+        return str(self.stream["name"])
 
     @staticmethod
     def of(
         config: RunConfig, model: TemporalModel, state: NodeState[Any], time: TimeScale, stream: EventStream,
-        nodes: int = 0,
+        record: Mapping[str, Any],
     ) -> StoredModel:  # fmt: skip
         """Describe a model after all events of a stream, which has the scaled times; nothing is copied.
 
         Args:
-            nodes: N, if the tables have more rows than nodes.
+            record: the content of the run's `data.json`.
         """
-        data = replace(config.data, path="", edge_features="", node_features="")
-        count = nodes or stream.num_nodes
+        data = replace(config.data, path="", edge_features="", node_features="", history="")
         return StoredModel(
-            replace(config, data=data), model.facts, time, is_whole(stream.t), Reading.of(stream),
-            model.state_dict(), {name: table[:count] for name, table in state.tables.items()}, len(stream),
+            replace(config, data=data), model.facts, time, is_whole(stream.t), {name: record[name] for name in _RECORD},
+            model.state_dict(), state.tables, len(stream),
         )  # fmt: skip
 
     def write(self, folder: Path) -> None:
@@ -130,7 +97,7 @@ class StoredModel:
             "data": asdict(self.config.data),
             "facts": asdict(self.facts),
             "time_scale": {**asdict(self.time), "steps": self.steps},
-            "stream": self.reading.to_json(),
+            "stream": self.stream,
             "events": self.events,
         }
         try:
@@ -172,7 +139,7 @@ class StoredModel:
             scale = settings["time_scale"]
             steps = scale.pop("steps")
             return StoredModel(
-                config, Facts(**settings["facts"]), TimeScale(**scale), steps, Reading.from_json(settings["stream"]),
+                config, Facts(**settings["facts"]), TimeScale(**scale), steps, settings["stream"],
                 parts["model"], parts["state"], settings["events"],
             )  # fmt: skip
         except ConfigError as error:

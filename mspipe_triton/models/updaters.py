@@ -40,7 +40,7 @@ class CellUpdater(nn.Module):
         message: the message function.
     """
 
-    reads_tables = True
+    reads_tables, reads_now = True, False
 
     def __init__(
         self,

@@ -69,6 +69,15 @@ class NodeState(Generic[R]):
         self._count_sent()
         self.settle()
 
+    def grow(self, num_nodes: int) -> None:
+        """Add rows of nodes without events, up to `num_nodes` at least; no read or write may be running."""
+        for name, table in self.mailbox.tables().items():
+            self.tables[name] = with_rows(
+                self.tables[name], num_nodes, self.start if table.dtype is None else table.empty
+            )
+        if "received" in self.tables:
+            self.sent = with_rows(self.sent, num_nodes, 0)
+
     def settle(self) -> None:
         """Count writes from 0 again; no read or write may be running."""
         self.begun = self.ended = 0
@@ -169,6 +178,16 @@ class NodeState(Generic[R]):
         """Count the mails that the tables hold as all that were sent."""
         if "received" in self.tables:
             self.sent.copy_(self.tables["received"])
+
+
+def with_rows(table: torch.Tensor, rows: int, value: int | float | torch.Tensor) -> torch.Tensor:
+    """Return a table with at least so many rows [M, …]; new ones hold `value`, and are half as many again if any."""
+    if table.shape[0] >= rows:
+        return table
+    grown = table.new_empty((max(rows, table.shape[0] * 3 // 2), *table.shape[1:]))
+    grown[: table.shape[0]] = table
+    grown[table.shape[0] :] = value
+    return grown
 
 
 def _by_row(table: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -76,9 +76,7 @@ def check_continuation(config: RunConfig) -> None:
     if config.data.node_features:
         raise ConfigError("node-features: nodes keep their features when a run is continued; omit --node-features")
     if config.data.path in ("", "synthetic"):
-        raise ConfigError(
-            f"no new events to continue {name} with; name their file, as in `train --continue {name} FILE`"
-        )
+        raise ConfigError(f"no new events to continue {name} with; name a file, as in `train --continue {name} FILE`")
     folder = RunFolder.open(run)
     if not (folder.path / SETTINGS).exists():
         raise RunFolderError(

@@ -42,6 +42,7 @@ class RunFolder:
         self.last = path / "last.pt"
         self.decoder = path / "decoder.pt"
         self.trace = path / "trace.json"
+        self.card = path / "README.md"
 
     @staticmethod
     def check(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
@@ -154,7 +155,7 @@ class RunFolder:
         Raises:
             RunFolderError: it has changed.
         """
-        if history and json.loads(self.data.read_text(encoding="utf-8"))["past_model"] != digest(Path(history)):
+        if history and self.read_record()["past_model"] != digest(Path(history)):
             raise RunFolderError(
                 f"{self.path}: continues {history}, whose model has changed since; continue that run again in another "
                 "--out"
@@ -201,6 +202,18 @@ class RunFolder:
             with atomic_file(self.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
         return [entry for entry in entries if "event" not in entry]
+
+    def read_record(self) -> dict[str, Any]:
+        """Return the content of data.json."""
+        try:
+            content: dict[str, Any] = json.loads(self.data.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.data}: cannot be read ({type(error).__name__}); train again") from error
+        return content
+
+    def write_card(self, text: str) -> None:
+        """Write the model card."""
+        self.card.write_text(text, encoding="utf-8")
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json as a whole."""

@@ -22,6 +22,7 @@ from mspipe_triton.data.source import Contents
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import add_labels, evaluate_checkpoint, lags, predict_split, run_candidates
 from mspipe_triton.evaluation.metrics import summarise
+from mspipe_triton.evaluation.model_card import model_card
 from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
@@ -153,6 +154,7 @@ class _Run:
         result = self._result(evaluation, time.perf_counter() - start)
         result["notes"] = verdict(result)
         self.folder.write_result(result)
+        self.folder.write_card(model_card(result, self.folder.read_record()))
         if self.trace is not None and self.trace.iterations:
             self.trace.write(self.folder.trace)
         return result
@@ -198,9 +200,8 @@ class _Run:
     def _store(self) -> None:
         """Write the model as it is now: the best epoch, after all events."""
         session = self.session
-        StoredModel.of(session.config, session.model, session.state, session.time, session.stream).write(
-            self.folder.path
-        )
+        parts = (session.config, session.model, session.state, session.time, session.stream)
+        StoredModel.of(*parts, self.folder.read_record()).write(self.folder.path)
 
     def _result(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, history = self.session, self.session.config, self.history

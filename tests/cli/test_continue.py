@@ -58,11 +58,11 @@ def test_a_chain_of_runs(run: Path, tmp_path: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("run",), "no new events to continue run with; name their file, as in `train --continue run FILE`"),
-        (("run", "synthetic"), "no new events to continue run with; name their file, as in `train --continue"),
+        (("run",), "no new events to continue run with; name a file, as in `train --continue run FILE`"),
+        (("run", "synthetic"), "no new events to continue run with; name a file, as in `train --continue"),
         (("nowhere", "second.csv"), "nowhere: no run there (config.toml is missing); name a folder that `train` wrote"),
         (("run", "nofile.csv"), "nofile.csv: no such file; name a table of events"),
-        (("run", "first.csv"), "first.csv: row 1: the time 1000 is earlier than 9940, that of the last event of run; give"),
+        (("run", "first.csv"), "first.csv: row 1: the time 1000 is earlier than 9940, that of the last event of"),
         (("run", "empty.csv"), "empty.csv: no events below the header; add a row per event"),
         (("run", "bare.csv"), "bare.csv: "),
         (("run", "dates.csv"), "dates.csv: row 1: time is "),

@@ -1,0 +1,134 @@
+"""Commands that use a trained model: predict, rank and embed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mspipe_triton.cli.app import app
+from mspipe_triton.cli.options import Json
+from mspipe_triton.errors import ConfigError
+
+Run = Annotated[str, typer.Argument(help="Run folder, or folder of a saved predictor.", metavar="RUN")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="File of the run's events, if it has moved.", metavar="FILE", show_default="the run's"),
+]
+At = Annotated[
+    str | None,
+    typer.Option(help="State to start from: training, or that before a time.", show_default="after all events"),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+
+
+@app.command()
+def predict(
+    run: Run,
+    events: Annotated[str, typer.Argument(help="Table of new events, or folder of tables.", metavar="EVENTS")],
+    out: Annotated[str, typer.Option(help="The .parquet or .csv file to write.", metavar="FILE")],
+    at: At = None,
+    late: Annotated[
+        str, typer.Option(help="Events before the last one of the run: refuse, or drop (without a score).")
+    ] = "refuse",
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Sort events by time instead of refusing unsorted ones.")
+    ] = False,
+    edge_features: Annotated[
+        str,
+        typer.Option(help="A .npy file with one row of features per event, if the run had one.", show_default=False),
+    ] = "",
+    data: Data = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Score new events, each right before it happens, and observe them; writes src, dst, t and score in file order."""
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import EvaluationScreen
+    from mspipe_triton.data.new_events import read_new_events
+    from mspipe_triton.data.writers import check_target, write_table
+    from mspipe_triton.serving.incoming import LATE
+    from mspipe_triton.serving.loading import load
+    from mspipe_triton.serving.tables import score_table
+
+    if late not in LATE:
+        raise ConfigError(f"--late must be refuse or drop, not {late!r}")
+    check_target(Path(out), force)  # before the work
+    start, predictor = time.perf_counter(), load(run, data, at)
+    reading = predictor.reading
+    table = read_new_events(Path(events), reading, sort or reading.data.sort, edge_features)
+    screen, since = EvaluationScreen(), time.perf_counter()
+    try:
+        scores = score_table(predictor, table, late, lambda count: screen.evaluation("events", count, len(table)))
+    finally:
+        screen.close()
+    seconds = time.perf_counter() - since
+    write_table(scores, Path(out), force)
+    dropped = scores["score"].null_count
+    facts = {"events": len(table), "late": dropped, "out": out, "seconds": seconds, "loading_seconds": since - start}
+    rest = f", {dropped:,} late ones without a score" if dropped else ""
+    console.print(f"Scored {len(table) - dropped:,} events in {seconds:.1f} s{rest}: {out}")
+    if as_json:
+        print(json.dumps(facts))
+
+
+@app.command()
+def rank(
+    run: Run,
+    src: Annotated[str, typer.Option(help="Source whose destinations are ranked.", metavar="ID")],
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="Time of the question; the state is that before it.",
+            metavar="TIME",
+            show_default="just after the last event",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Number of destinations.")] = 10,
+    new: Annotated[bool, typer.Option("--new", help="Rank for an ID that no event has, too.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Rank all destinations of a source at a time, the likeliest first."""
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.use_screens import ranking_line, ranking_table
+    from mspipe_triton.serving.files import is_saved
+    from mspipe_triton.serving.loading import load
+
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, not {top}")
+    predictor = load(run, data, None if is_saved(Path(run)) else time)
+    ranked = predictor.rank(src, time, top, new=new)
+    source, moment = predictor.known(src), predictor.time_of(time)
+    console.print(ranking_line(source, moment, predictor))
+    console.print(ranking_table(ranked, predictor))
+    if as_json:
+        best = [{"dst": destination, "score": score} for destination, score in ranked]
+        print(json.dumps({"src": source, "time": moment, "top": best}))
+
+
+@app.command()
+def embed(
+    run: Run,
+    out: Annotated[str, typer.Option(help="The .parquet or .csv file to write.", metavar="FILE")],
+    at: At = None,
+    data: Data = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write the embeddings of all nodes just after the last event: node, after kind if there are two, and e0, e1, …"""
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.data.writers import check_target, write_table
+    from mspipe_triton.serving.loading import load
+    from mspipe_triton.serving.tables import embedding_table
+
+    check_target(Path(out), force)
+    predictor = load(run, data, at)
+    table = embedding_table(predictor)
+    write_table(table, Path(out), force)
+    console.print(f"Wrote {table.num_rows:,} embeddings of width {predictor.dim}, after {predictor.time}: {out}")
+    if as_json:
+        print(json.dumps({"nodes": table.num_rows, "dim": predictor.dim, "time": predictor.time, "out": out}))

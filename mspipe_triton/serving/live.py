@@ -1,0 +1,253 @@
+"""Live sessions: the session of a trained model that takes more events, in node numbers and scaled times."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mspipe_triton.data.growing import Growing
+from mspipe_triton.data.live_adjacency import LiveAdjacency
+from mspipe_triton.data.live_index import LiveIndex
+from mspipe_triton.data.negatives import IterationDraws, Purpose
+from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood, Roots
+from mspipe_triton.iteration.pairs import features_of
+from mspipe_triton.iteration.ranking import PAIRS
+from mspipe_triton.iteration.scene import Batch, new_keys
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages
+from mspipe_triton.nodes.state import with_rows
+from mspipe_triton.placement import Placement
+
+
+class Live:
+    """A session whose stream grows; scores and embeddings are of the events and the node state so far.
+
+    `append` adds events, which queries at later times see as neighbours and in the features of pairs. `observe` then
+    moves the memory on, batch by batch. Rows of nodes beyond `nodes` are those of nodes without events.
+
+    Args:
+        session: on the CPU, with the node state after all events of its stream.
+        split: the number of the next split of the run's evaluation (see `Way.spans`), which keys random draws.
+    """
+
+    def __init__(self, session: Session, split: int) -> None:
+        stream, state = session.stream, session.state
+        state.settle()
+        self.session, self.split, self.batch = session, split, 0
+        self.model = session.model.eval()
+        self.nodes = stream.num_nodes
+        self.src, self.dst, self.t = (Growing(column) for column in (stream.src, stream.dst, stream.t))
+        edges = session.edges
+        if not isinstance(edges, torch.Tensor):  # new rows must follow those of the file
+            rows = stream.edge_rows()
+            assert rows is not None
+            edges = rows.to(edges.dtype)
+        self.edges = Growing(edges[: len(stream)])
+        self.node_features = stream.node_features
+        self.adjacency = LiveAdjacency(session.sampler.adjacency)
+        self.index = None if session.index is None else LiveIndex(session.index)
+        updater = self.model.updater
+        self.reads_now = updater is not None and getattr(updater, "reads_now", True)
+        self.hidden, self.updated = self.model.time.frequency.new_empty((0, self.model.dim)), stream.t.new_empty(0)
+        self.fresh = torch.empty(0, dtype=torch.bool)  # rows of `hidden` that are up to date
+        self.moved, self.last = torch.empty(0, dtype=torch.int64), stream.t.new_empty(0)
+        self.receiving = torch.empty(0, dtype=torch.bool)
+        self.moves = 1
+        self._grow(self.nodes)
+        self._mark(stream.src, stream.dst, stream.t)
+        self._view()
+
+    @property
+    def events(self) -> int:
+        """Number of events."""
+        return len(self.t)
+
+    @property
+    def now(self) -> torch.Tensor:
+        """[], the time of the last event."""
+        return self.t.rows[-1]
+
+    @property
+    def destinations(self) -> torch.Tensor:
+        """[K] nodes that have received an event, ascending."""
+        return self.receiving.nonzero().squeeze(1)
+
+    @torch.no_grad()
+    def append(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, edges: torch.Tensor) -> range:
+        """Add M events, not earlier than those before, and return their numbers; the memory stays as it is.
+
+        Args:
+            src, dst: [M] int64; new nodes continue the numbering. t: [M]. edges: [M, E], final feature rows.
+        """
+        first = self.events
+        if src.numel():
+            self._grow(int(torch.maximum(src.max(), dst.max())) + 1)
+            for column, rows in ((self.src, src), (self.dst, dst), (self.t, t), (self.edges, edges)):
+                column.append(rows)
+            self.adjacency.append(src, dst, t)
+            if self.index is not None:
+                self.index.append(src, dst, t)
+            self._mark(src, dst, t)
+            self._view()
+        return range(first, self.events)
+
+    @torch.no_grad()
+    def observe(self, events: range) -> None:
+        """Move the memory on by the next appended events, in batches of the run's size."""
+        for first in events[:: self.session.size]:
+            stop = min(first + self.session.size, events.stop)
+            work: Any = self._batch(first, stop, stop - first)
+            for name, stage in self.stages.recording().items():
+                if name == "update":
+                    self._note_writes()
+                work = stage(work)
+
+    @torch.no_grad()
+    def predict(self, events: range, candidates: torch.Tensor | None = None) -> torch.Tensor:
+        """Score the next appended events, at most a batch, right before they happen, and move the memory on.
+
+        Args:
+            candidates: [M, C] nodes to score beside each destination; the passes are those of evaluation if its
+                negatives come first.
+
+        Returns:
+            Logits [M, 1 + C].
+        """
+        stream, part = self.session.stream, slice(events.start, events.stop)
+        if candidates is None:
+            scores = self.score(stream.src[part], stream.dst[part, None], stream.t[part], stream.t[events.start])
+            self.observe(events)
+            return scores
+        others = candidates[:, 1:] if candidates.shape[1] > 1 else None
+        work: Any = self._batch(events.start, events.stop, self.session.size)
+        work = replace(work, negatives=candidates[:, :1], candidates=others)
+        for name, stage in self.stages.scoring().items():
+            if name == "update":
+                self._note_writes()
+            work = stage(work)
+        outcome = work.outcome
+        parts = [outcome.logits.t()] + ([] if outcome.ranked is None else [outcome.ranked])
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def score(
+        self, src: torch.Tensor, dst: torch.Tensor, times: torch.Tensor, now: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute logits [M, C] of sources [M] and destinations [M, C] at times [M].
+
+        Args:
+            now: [], the time at which memory is read, if the model depends on it; by default each query's own.
+        """
+        each = dst.shape[1]
+        parts = []
+        for begin in range(0, src.numel(), size := max(1, PAIRS // (1 + each))):
+            part = slice(begin, begin + size)
+            sources, others, moments = src[part], dst[part], times[part]
+            nodes = torch.cat([sources, others.reshape(-1)])
+            z = self.embed(nodes, torch.cat([moments, moments.repeat_interleave(each)]), now)
+            rows = torch.arange(others.numel()).view(others.shape)
+            pairs = features_of(self.session, sources, others, moments)
+            parts.append(self.model.score(z[: sources.numel()], z[sources.numel() :], rows, pairs))
+        return torch.cat(parts) if parts else self.model.time.frequency.new_empty((0, each))
+
+    @torch.no_grad()
+    def embed(self, nodes: torch.Tensor, times: torch.Tensor, now: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute embeddings [R, D] of nodes [R] at times [R]; see `score`."""
+        if now is None and self.reads_now and times.numel():
+            moments, groups = torch.unique(times, return_inverse=True)
+            out = self.model.time.frequency.new_empty((nodes.numel(), self.model.dim))
+            for number, moment in enumerate(moments):
+                places = (groups == number).nonzero().squeeze(1)
+                out[places] = self.embed(nodes[places], times[places], moment)
+            return out
+        return self._embed(self._around(nodes, times), times, now)
+
+    @torch.no_grad()
+    def embed_with_neighbours(self, nodes: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute embeddings [R, D] as `embed` does, and return the neighbours [R, F] that they read, too.
+
+        The model reads one hop at most (F is 0 without hops), and h does not depend on the time. An empty slot has the
+        node itself.
+        """
+        around = self._around(nodes, times)
+        neighbours = nodes.new_empty((nodes.numel(), 0))
+        for hop in around.hops:
+            sampled = around.nodes.index_select(0, hop.rows.view(-1)).view_as(hop.rows)
+            neighbours = torch.where(hop.event_ids < 0, nodes.unsqueeze(1), sampled)
+        return self._embed(around, times, None), neighbours
+
+    def _embed(self, around: Neighbourhood, times: torch.Tensor, now: torch.Tensor | None) -> torch.Tensor:
+        hidden, updated = self._hidden(around.nodes, now)
+        edges = [EdgeRows(self.session.edge_table, hop.event_ids) for hop in around.hops]
+        features = None if self.node_features is None else self.node_features.index_select(0, around.nodes)
+        return self.model.embed(hidden, updated, around, times, edges, features)
+
+    def _around(self, nodes: torch.Tensor, times: torch.Tensor) -> Neighbourhood:
+        """Sample the neighbourhood of nodes [R] at times [R]."""
+        session = self.session
+        draws = IterationDraws(session.seed, self.split, self.batch, Placement())
+        words = [draws.words(Purpose.RANKING_NEIGHBOURS, hop) for hop in range(self.model.layers)]
+        return session.sampler.around(Roots(nodes, times, new_keys(nodes, self.events)), words)
+
+    def _hidden(self, nodes: torch.Tensor, now: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return h [U, D] of nodes and the times [U] of their memory; None in a model without memory."""
+        if self.model.updater is None:
+            return None, self.updated[:0]
+        if self.reads_now:
+            assert now is not None
+            record = self.session.state.fetch(nodes, self.session.edges)
+            return self.model.update_memory(record, now), record.digested_time
+        stale = nodes[~self.fresh[nodes]]
+        if stale.numel():
+            stale = torch.unique(stale)
+            record = self.session.state.fetch(stale, self.session.edges)
+            rows = self.model.update_memory(record, self.t.rows[-1])
+            assert rows is not None
+            self.hidden[stale], self.updated[stale], self.fresh[stale] = rows, record.digested_time, True
+        return self.hidden.index_select(0, nodes), self.updated.index_select(0, nodes)
+
+    def _batch(self, first: int, stop: int, size: int) -> Batch:
+        """Return the next batch, without negatives."""
+        batch = Batch(self.batch, self.split, first, stop, size, self.src.rows.new_empty((stop - first, 0)))
+        self.batch += 1
+        return batch
+
+    def _note_writes(self) -> None:
+        """Note the nodes whose records the batch that is published last will write."""
+        writes = self.session.state.published[self.batch - 1]
+        for rows in (rows for rows in writes if not rows.each):
+            self.fresh[rows.nodes], self.moved[rows.nodes] = False, self.moves
+        self.moves += 1
+
+    def _mark(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor) -> None:
+        """Note the ends of appended events."""
+        self.receiving[dst] = True
+        for ends in (src, dst):
+            self.last.scatter_reduce_(0, ends, t, "amax")
+            self.moved[ends] = self.moves
+
+    def _grow(self, nodes: int) -> None:
+        """Make room for so many nodes, and one more without events."""
+        self.nodes, room = max(self.nodes, nodes), nodes + 1
+        state, start = self.session.state, self.session.state.start
+        state.grow(room)
+        self.hidden, self.updated = with_rows(self.hidden, room, 0), with_rows(self.updated, room, start)
+        self.fresh, self.receiving = (with_rows(each, room, False) for each in (self.fresh, self.receiving))
+        self.moved, self.last = with_rows(self.moved, room, 0), with_rows(self.last, room, start)
+        if self.node_features is not None:
+            self.node_features = with_rows(self.node_features, room, 0)
+        self.adjacency.reserve(room)
+
+    def _view(self) -> None:
+        """Let the session and its stages read the tables as they are now."""
+        session, stream = self.session, copy(self.session.stream)
+        columns = {"src": self.src.rows, "dst": self.dst.rows, "t": self.t.rows, "node_features": self.node_features}
+        for name, column in columns.items():
+            object.__setattr__(stream, name, column)
+        sampler = replace(session.sampler, stream=stream, adjacency=self.adjacency.csr)
+        index = None if self.index is None else self.index.index
+        self.session = replace(session, stream=stream, sampler=sampler, index=index, edges=self.edges.rows)
+        self.stages = Stages(self.session)

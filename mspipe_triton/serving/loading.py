@@ -1,0 +1,159 @@
+"""Loading of predictors: from a run at the end of its events, at the end of training or at a time, or as saved."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mspipe_triton.config import RunConfig
+from mspipe_triton.config_file import load_config
+from mspipe_triton.data.adjacency import TemporalCSR
+from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.live_ids import LiveIds
+from mspipe_triton.data.moments import moment, time_text
+from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.data.pair_index import PairIndex
+from mspipe_triton.errors import ConfigError, DataError, RunFolderError
+from mspipe_triton.iteration.scene import Batch, batches
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.staged import Stages, in_turn
+from mspipe_triton.models.stored import SETTINGS, StoredModel
+from mspipe_triton.serving.files import is_saved, read_saved
+from mspipe_triton.serving.live import Live
+from mspipe_triton.serving.predictor import Predictor
+from mspipe_triton.serving.queries import SHARE
+from mspipe_triton.training.checkpoint import load_checkpoint
+from mspipe_triton.training.run_data import run_stream
+from mspipe_triton.training.run_folder import RunFolder
+
+TRAINING = "training"
+
+
+def load(
+    run: str | Path, data: str | None = None, at: Any = None, *, stream: EventStream | None = None,
+    share: float = SHARE,
+) -> Predictor:  # fmt: skip
+    """Load the best epoch of a run, or a predictor that was saved, to be used on the CPU.
+
+    Args:
+        run: the folder of a run, or one that `Predictor.save` wrote.
+        data: the file that holds the run's events, if it is not where it was. stream: the events themselves, of a run
+            on events from Python.
+        at: None for the state after all events of the run; "training" for that at the end of training; a time for that
+            of all earlier events. For the latter two, the run's later events are still to be observed. A time before
+            the end of training has the parameters that training ended with.
+        share: the age of an embedding that `rank(mode="cached")` keeps, at most, as a share of the time from the
+            node's last event to the embedding.
+
+    Raises:
+        InputError: there is no run, or one of another version; its data cannot be read or have changed; `at` is no
+            time, or not after the first event; or a saved predictor is asked for another state than its own.
+    """
+    if not 0 <= share < float("inf"):
+        raise ConfigError(f"share must be a number of at least 0, not {share}")
+    path = Path(run)
+    if is_saved(path):
+        if at is not None or data is not None or stream is not None:
+            raise ConfigError(
+                f"{run}: holds a predictor and no earlier state; omit at, data and stream, or name the run"
+            )
+        return _restored(path, share)
+    folder = RunFolder.open(run)
+    if not folder.best.exists():
+        raise RunFolderError(f"{run}: no epoch was finished (checkpoint.pt is missing); train first")
+    config = _on_cpu(load_config(folder.config))
+    stored = StoredModel.read(path) if (path / SETTINGS).exists() else None
+    events, past = run_stream(folder, config, data, stream, flag=False)
+    session = Session.create(config, events, stored, past)
+    position = _position(at, events, session.split, config)
+    if stored is not None and position == len(events):
+        session.state.load_state_dict(dict(stored.state))
+    else:
+        load_checkpoint(folder.best, session)
+        _replay(session, position)
+        parts = (config, session.model, session.state, session.time, session.stream)
+        stored = StoredModel.of(*parts, folder.read_record())
+    split = 0 if position < session.split.val_end else 1 if position < len(events) else 2
+    live = Live(_until(session, position), split)
+    ids = LiveIds(events.ids, events.num_nodes)
+    card = folder.card.read_text(encoding="utf-8") if folder.card.exists() else ""
+    return Predictor(stored, live, ids, events.t[:position], session.split, card, share)
+
+
+def _restored(folder: Path, share: float) -> Predictor:
+    """Restore a predictor that was saved."""
+    stored, events, ids, card = read_saved(folder)
+    session = Session.create(_on_cpu(stored.config), events, stored)
+    session.state.load_state_dict(dict(stored.state))
+    return Predictor(stored, Live(session, 2), ids, events.t, session.split, card, share)
+
+
+def _on_cpu(config: RunConfig) -> RunConfig:
+    """Return a run's config for use in stages on the CPU."""
+    train = replace(
+        config.train, device="cpu", placement="host", schedule="auto", staleness=-1, mitigation="none", task="link"
+    )
+    return replace(config, train=train, settings=None)
+
+
+def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> int:
+    """Return the number of events of the state that `at` names.
+
+    Raises:
+        DataError: it is no time, or not after the first event.
+    """
+    if at is None:
+        return len(stream)
+    if isinstance(at, str) and at == TRAINING:
+        return split.train_end
+    meaning = "" if stream.source is None else stream.source.time
+    time = moment(at, meaning, config.data.time_format, not stream.t.is_floating_point())
+    if time <= stream.t[0].item():
+        first = time_text(stream.t[0].item(), meaning)
+        raise DataError(f"at is {at}, not after the first event, at {first}; give a later time")
+    return int(torch.searchsorted(stream.t, time))
+
+
+@torch.no_grad()
+def _replay(session: Session, position: int) -> None:
+    """Move the state from the end of training to a position, as evaluation does.
+
+    An earlier one is reached from the start of training, and history from the first event.
+    """
+    stages, ends = Stages(session), (session.split.train_end, session.split.val_end, len(session.stream))
+    session.model.eval()
+    if position < session.split.train_end:
+        start = session.stream.start if position >= session.stream.start else 0
+        session.state.base = session.state.base if start else None
+        session.state.reset()
+        for number, first in enumerate(range(start, position, session.size)):
+            stop = min(first + session.size, position)
+            batch = Batch(number, 0, first, stop, stop - first, session.stream.src.new_empty((stop - first, 0)))
+            for _ in in_turn(stages.recording(), [batch]):
+                pass
+        return
+    for number, (first, end) in enumerate(pairwise(ends)):
+        session.state.settle()
+        stop = min(end, position)
+        items = batches(first, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, number)
+        for _ in in_turn(stages.scoring(), items if first < stop else ()):
+            pass
+
+
+def _until(session: Session, position: int) -> Session:
+    """Return a session of the first events alone, with the node state as it is."""
+    stream = session.stream
+    if position == len(stream):
+        return session
+    first = copy(stream)
+    for name in ("src", "dst", "t"):
+        object.__setattr__(first, name, getattr(stream, name)[:position])
+    adjacency = TemporalCSR.build(first)
+    index = None if session.index is None else PairIndex.build(first.src, first.dst, first.t)
+    sampler = replace(session.sampler, stream=first, adjacency=adjacency)
+    return replace(session, stream=first, sampler=sampler, index=index, edges=session.edges)

@@ -1,0 +1,150 @@
+"""Predictor: a trained model in use, which answers queries and takes in events as they happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mspipe_triton.data.events import EventStream, Split
+from mspipe_triton.data.live_ids import LiveIds
+from mspipe_triton.data.new_events import NewEvents, Reading
+from mspipe_triton.errors import DataError
+from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.files import write_saved
+from mspipe_triton.serving.incoming import Events, Incoming
+from mspipe_triton.serving.live import Live
+from mspipe_triton.serving.names import DESTINATION
+from mspipe_triton.serving.queries import SHARE, Queries
+
+
+class Predictor(Queries):
+    """A trained model with the state of the events so far; `load` makes one.
+
+    It is not safe to use from several threads at once.
+
+    Args:
+        stored, live, ids, times, share: see `Queries`. split: of the run's events. card: text of the model card.
+    """
+
+    def __init__(
+        self, stored: StoredModel, live: Live, ids: LiveIds, times: torch.Tensor, split: Split, card: str,
+        share: float = SHARE,
+    ) -> None:  # fmt: skip
+        super().__init__(stored, live, ids, times, share)
+        self._split, self._card, self._incoming = split, card, Incoming(stored, ids)
+
+    def observe(self, src: Any, dst: Any, t: Any, features: Any = None, *, late: str = "refuse") -> int:
+        """Take in events that happened: neighbours and features of pairs grow, and memory moves on.
+
+        New nodes are taken as they come. Memory moves on once per call, or in batches of at most `batch_size` events.
+
+        Args:
+            src, dst: M ids each, or one. t: M times, or one for all; never decreasing, and not before the last event.
+            features: [M, F] numbers as in the run's table, or a table with its columns; None if the run has none.
+            late: "refuse" raises an error for an event that is earlier than the last one, before anything is taken in;
+                "drop" leaves such events out. An event at the last time is not late.
+
+        Returns:
+            The number of events taken in.
+
+        Raises:
+            DataError: an id does not fit the run's, lengths differ, features are missing or of another width, or a time
+                is no time or late.
+        """
+        events = self._incoming.converted(src, dst, t, features, self._last, late)
+        self._live.observe(self._append(events))
+        return events.t.numel()
+
+    def predict(
+        self, src: Any, dst: Any, t: Any, features: Any = None, candidates: Any = None, *, late: str = "refuse"
+    ) -> np.ndarray:
+        """Score events right before each happens, and take them in, as evaluation does.
+
+        In a batch, an event's neighbours and features of pairs are from all strictly earlier events, those of the batch
+        included; memory is that before the batch.
+
+        Args:
+            src, dst, t, features, late: see `observe`.
+            candidates: M rows of C ids each, which are scored beside the events' own destinations.
+
+        Returns:
+            Logits [M], or [M, 1 + C] with candidates; NaN for late events that were dropped.
+
+        Raises:
+            DataError: see `observe`.
+        """
+        events = self._incoming.converted(src, dst, t, features, self._last, late)
+        others = None if candidates is None else self._candidates(candidates, events)
+        scores = self._predict(events, others)
+        return scores.squeeze(1).numpy() if others is None else scores.numpy()
+
+    def predict_table(
+        self, events: NewEvents, *, late: str = "refuse", progress: Callable[[int], None] = lambda events: None
+    ) -> np.ndarray:
+        """Score events that `read_new_events` has read, and take them in; see `predict`.
+
+        Args:
+            progress: called with the number of events of each batch.
+        """
+        ready = self._incoming.read(events, self._last, late)
+        return self._predict(ready, None, progress).squeeze(1).numpy()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the predictor to a folder, from which `load` restores it without a file of events.
+
+        Raises:
+            RunFolderError: the folder cannot be written, or holds something else.
+        """
+        live, stored, stream = self._live, self._stored, self._live.session.stream
+        features = None if self._live.node_features is None else self._live.node_features[: live.nodes]
+        edges = live.edges.rows if live.edges.rows.shape[1] else None
+        events = EventStream(
+            stream.src, stream.dst, self._times.rows, edges, features, num_nodes=live.nodes, name=stored.name
+        )
+        tables = {name: table[: live.nodes] for name, table in live.session.state.tables.items()}
+        now = replace(stored, parameters=live.model.state_dict(), state=tables, events=len(self))
+        write_saved(Path(folder), now, events, self._ids, self._split, self._card)
+
+    @property
+    def reading(self) -> Reading:
+        """The way in which the run's events were read, for `read_new_events`."""
+        return self._stored.reading
+
+    def _append(self, events: Events) -> range:
+        """Append events to the live session, and return their numbers."""
+        self._times.append(events.t)
+        return self._live.append(events.src, events.dst, events.scaled, events.edges)
+
+    def _predict(
+        self, events: Events, candidates: torch.Tensor | None, progress: Callable[[int], None] = lambda events: None
+    ) -> torch.Tensor:
+        """Score events in batches and take them in; returns logits [N, 1 + C], NaN for late events."""
+        width = 1 if candidates is None else 1 + candidates.shape[1]
+        parts, size = [self._live.hidden.new_empty((0, width))], self.batch_size
+        for start in range(0, events.t.numel(), size):
+            part = slice(start, start + size)
+            columns = {name: getattr(events, name)[part] for name in ("src", "dst", "t", "scaled", "edges")}
+            numbers = self._append(events._replace(**columns))
+            parts.append(self._live.predict(numbers, None if candidates is None else candidates[part]))
+            progress(len(numbers))
+        scores = torch.cat(parts)
+        out = scores.new_full((events.mask.numel(), width), torch.nan)
+        out[events.mask] = scores
+        return out
+
+    def _candidates(self, candidates: Any, events: Events) -> torch.Tensor:
+        """Return numbers [M, C] of the candidates of the events that are kept; new ones are nodes without events."""
+        rows, count = [list(row) for row in candidates], events.mask.numel()
+        if len(rows) != count or len({len(row) for row in rows}) > 1 or (rows and not rows[0]):
+            raise DataError(
+                f"candidates have {len(rows)} rows for {count} events; give each event the same number of ids"
+            )
+        numbers = self._names.numbers(
+            [each for row in rows for each in row], DESTINATION, "candidates", self._live.nodes
+        )
+        return numbers.view(count, -1)[events.mask]

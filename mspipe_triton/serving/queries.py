@@ -1,0 +1,233 @@
+"""Queries of a trained model: scores of pairs, rankings and embeddings, in the user's own ids and times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mspipe_triton.data.growing import Growing
+from mspipe_triton.data.ids import is_single
+from mspipe_triton.data.live_ids import LiveIds
+from mspipe_triton.data.moments import time_text
+from mspipe_triton.errors import ConfigError, DataError
+from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.destinations import Destinations
+from mspipe_triton.serving.inputs import broadcast, picked, times_of
+from mspipe_triton.serving.live import Live
+from mspipe_triton.serving.names import DESTINATION, SOURCE, Names
+
+SHARE = 0.1
+
+
+class Queries:
+    """Answers from the state of the events so far.
+
+    Nodes are named by the user's ids. With two kinds of nodes, sources are of the first and destinations of the second.
+    Times are numbers in the unit of the run's events, or dates (text, datetime, datetime64) if those are dates or Unix
+    times; fractions are rounded down if the run's times are integers. None is the time just after the last event.
+
+    A query at a time reads events strictly before it, as training does, and cannot be earlier than the last event.
+
+    Args:
+        stored: the model's description. live: the live session. ids: of its nodes. times: the events' own times.
+        share: see `load`.
+    """
+
+    def __init__(
+        self, stored: StoredModel, live: Live, ids: LiveIds, times: torch.Tensor, share: float = SHARE
+    ) -> None:
+        self._stored, self._live, self._ids = stored, live, ids
+        self._times, self._names = Growing(times), Names(ids)
+        self._ranking = {"exact": Destinations(live, 0.0), "cached": Destinations(live, share)}
+
+    def __len__(self) -> int:
+        """Number of events so far."""
+        return self._live.events
+
+    def __repr__(self) -> str:
+        """Describe the predictor in a line."""
+        model = f"{self._stored.config.model.model} on {self._stored.name}"
+        return f"Predictor({model}: {len(self):,} events, {len(self._ids):,} nodes, until {self.time})"
+
+    @property
+    def time(self) -> int | float | str:
+        """The time of the last event: a number, or the text of a date if the run's times are dates."""
+        return self._shown(self._last)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the two kinds of nodes, sources first; () if there is one kind."""
+        return self._ids.kinds
+
+    @property
+    def dim(self) -> int:
+        """D, the width of embeddings."""
+        return self._live.model.dim
+
+    @property
+    def batch_size(self) -> int:
+        """B, the most events by which memory moves on at once, as in training."""
+        return self._live.session.size
+
+    def score(
+        self, src: Any, dst: Any, t: Any = None, *, probability: bool = False, new: bool = False
+    ) -> np.ndarray | float:
+        """Score pairs at times: the higher, the likelier is an event. Nothing is observed.
+
+        Args:
+            src, dst: M ids each, or one for all.
+            t: M times, or one for all.
+            probability: return the probability that a pair is an event rather than a random one, σ(logit).
+            new: score ids that no event has, as nodes without events; False refuses them.
+
+        Returns:
+            Logits [M] in the dtype of the model, or a float if all arguments are single.
+
+        Raises:
+            DataError: an id is unknown, lengths differ, or a time is before the last event.
+            ConfigError: a probability of a model that was trained by softmax, whose logits give none.
+        """
+        if probability and self._stored.config.train.loss == "softmax":
+            raise ConfigError(
+                "probability is for loss bce; this run's is softmax, whose scores rank destinations alone"
+            )
+        single = is_single(src) and is_single(dst)
+        sources, destinations = self._number(src, SOURCE, "src", new), self._number(dst, DESTINATION, "dst", new)
+        times = self._query_times(t)
+        length = max(sources.numel(), destinations.numel(), times.numel())
+        if sources.numel() == 0 or destinations.numel() == 0 or times.numel() == 0:
+            length = 0
+        columns = [
+            broadcast(each, length, name) for each, name in ((sources, "src"), (destinations, "dst"), (times, "t"))
+        ]
+        logits = self._live.score(columns[0], columns[1].unsqueeze(1), columns[2]).squeeze(1)
+        scores = torch.sigmoid(logits) if probability else logits
+        return float(scores[0]) if single and length == 1 and times.numel() == 1 else scores.numpy()
+
+    def rank(
+        self, src: Any, t: Any = None, top: int | None = 10, candidates: Any = None, *, mode: str = "exact",
+        new: bool = False,
+    ) -> list[tuple[Any, float]]:  # fmt: skip
+        """Rank destinations of a source at a time, the likeliest first.
+
+        Args:
+            src: one id. t: one time.
+            top: the number of destinations to return; None for all.
+            candidates: ids of destinations; None for all that an event so far has.
+            mode: "exact" computes the embedding of each candidate at this time; "cached" keeps embeddings while no
+                memory that they read has moved, and their age is at most a share of the time since the node's last
+                event before them (see `load`). Scores of pairs' features are exact in both.
+            new: rank for a source or candidates that no event has.
+
+        Returns:
+            Pairs (id, logit) in descending order.
+
+        Raises:
+            DataError: an id is unknown, or the time is before the last event.
+            ConfigError: a mode that is neither, or `top` is below 1.
+        """
+        if mode not in self._ranking:
+            raise ConfigError(f"mode must be exact or cached, not {mode!r}")
+        if top is not None and (type(top) is not int or top < 1):
+            raise ConfigError(f"top must be at least 1, not {top!r}; None returns all")
+        if not is_single(src):
+            raise DataError("src is a list; rank takes one source, so call it for each")
+        source, time = self._number(src, SOURCE, "src", new), self._query_times(t)
+        if time.numel() != 1:
+            raise DataError(f"t has {time.numel()} times; rank takes one")
+        nodes = (
+            self._live.destinations if candidates is None else self._number(candidates, DESTINATION, "candidates", new)
+        )
+        if nodes.numel() == 0:
+            return []
+        scores = self._ranking[mode].scores(source, nodes, time)
+        count = scores.numel() if top is None else min(top, scores.numel())
+        best = scores.topk(count)
+        ids = self._names.plain(nodes[best.indices]) if candidates is None else picked(candidates, best.indices.numpy())
+        return list(zip(ids, best.values.tolist(), strict=True))
+
+    def embed(self, nodes: Any = None, t: Any = None, kind: str | None = None) -> np.ndarray:
+        """Compute embeddings of nodes at a time.
+
+        Args:
+            nodes: M ids; None for all nodes, in the order of `nodes`. t: one time. kind: of the ids, if there are two.
+
+        Returns:
+            [M, D] in the dtype of the model, or [D] for one id.
+
+        Raises:
+            DataError: an id is unknown, its kind is missing, or the time is before the last event.
+        """
+        if nodes is None:
+            numbers = torch.arange(len(self._ids))
+        else:
+            numbers = self._names.numbers(nodes, self._names.kind(kind), "nodes")
+        times = self._query_times(t)
+        if times.numel() != 1:
+            raise DataError(f"t has {times.numel()} times; embed takes one")
+        parts = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096)]
+        rows = torch.cat(parts) if parts else self._live.hidden[:0]
+        return rows[0].numpy() if nodes is not None and is_single(nodes) else rows.numpy()
+
+    @property
+    def nodes(self) -> list[Any]:
+        """Ids of all nodes; with two kinds, pairs (kind, id)."""
+        return self._names.all()
+
+    @property
+    def destinations(self) -> int:
+        """Number of nodes that have received an event."""
+        return self._live.destinations.numel()
+
+    def known(self, src: Any) -> Any:
+        """Return a source's id as the run has it, as in 7 for the text "7" beside integers; a new one as it is."""
+        number = self._ids.numbers(src, SOURCE)
+        return src if number[0] < 0 else self._names.plain(torch.from_numpy(number))[0]
+
+    def time_of(self, t: Any) -> int | float | str:
+        """Return a time in the form of `time`; None is the last event's."""
+        return self.time if t is None else self._shown(times_of(t, self._stored)[0])
+
+    @property
+    def node_table(self) -> pa.Table:
+        """Table with a row per node, in the order of `nodes`: `id`, after `kind` if there are two."""
+        return self._ids.table()
+
+    @property
+    def _last(self) -> torch.Tensor:
+        """[1], the time of the last event in the run's unit."""
+        return self._times.rows[-1:]
+
+    def _query_times(self, t: Any) -> torch.Tensor:
+        """Return scaled times [M] of queries.
+
+        Raises:
+            DataError: one is before the last event.
+        """
+        live, stored = self._live, self._stored
+        if t is None:
+            return live.now.unsqueeze(0) + 1
+        times, _ = times_of(t, stored)
+        last = self._times.rows[-1]
+        if times.numel() and bool((times < last).any()):
+            first = self._times.rows[0]
+            early = times[times < last][0]
+            where = (
+                f"before the first event, at {self._shown(first)}" if early < first
+                else f"before the last event, at {self._shown(last)}"
+            )  # fmt: skip
+            fix = "a model that has seen it cannot go back; load(run, at=...) has the state of an earlier time"
+            raise DataError(f"t is {self._shown(early)}, {where}; {fix}")
+        return stored.time.scale(times, stored.steps) if times.numel() else live.t.rows[:0]
+
+    def _number(self, ids: Any, end: int, name: str, new: bool) -> torch.Tensor:
+        """Return the numbers [M] of ids; unknown ones get a row without events if `new`."""
+        return self._names.numbers(ids, end, name, self._live.nodes if new else None)
+
+    def _shown(self, time: torch.Tensor) -> int | float | str:
+        """Return a time [1] as a number, or as the text of a date if the run's times are dates."""
+        number, meaning = time.item(), self._stored.reading.time
+        return time_text(number, meaning) if "date" in meaning else number
