@@ -63,8 +63,8 @@ def _data(result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return (
         f"{result['events']:,} events among {result['nodes']:,} nodes"
         + (f" of two kinds ({' and '.join(kinds)})" if kinds else "")
-        + f"{features}, in order of time: {history}{split['train']:,} for training, then {split['val']:,} for validation, then "
-        f"{split['test']:,} for test."
+        + f"{features}, in order of time: {history}{split['train']:,} for training, then {split['val']:,} for "
+        f"validation, then {split['test']:,} for test."
     )
 
 

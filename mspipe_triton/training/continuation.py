@@ -56,7 +56,7 @@ def continuation(run: str | Path, path: str | Path, **settings: Any) -> RunConfi
     if any(settings.get(name) is not None for name in _EXECUTION):
         saved = replace(saved, settings=None)
     config = saved.with_flags(settings)
-    ours = {name: settings.get(name) or "" for name in ("edge_features", "node_features", "split_at")}
+    ours: dict[str, Any] = {name: settings.get(name) or "" for name in ("edge_features", "node_features", "split_at")}
     data = replace(config.data, path=str(path), history=str(folder.path), **ours)
     return replace(config, data=with_absolute_paths(data))
 

@@ -92,8 +92,8 @@ def test_wrong_uses(arguments: tuple[str, ...], line: str, run: Path, tmp_path: 
 def test_a_run_without_a_model_is_to_be_finished(run: Path, command: Command) -> None:
     (run / "model.json").rename(run / "away.json")
     line = refusal(command("train", "--continue", "run", "second.csv"))
-    assert line.endswith(f"has no model (model.json is missing), since the run did not finish; finish it with `train "
-                         f"--out {run} --resume`")  # fmt: skip
+    fix = "finish it with `train --out run --resume`"
+    assert line == f"run: has no model (model.json is missing), since the run did not finish; {fix}"
     settings = json.loads((run / "away.json").read_text())
     (run / "model.json").write_text(json.dumps(settings | {"format": 99}))
     assert "format 99 of version" in refusal(command("train", "--continue", "run", "second.csv"))

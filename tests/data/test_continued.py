@@ -15,6 +15,7 @@ from mspipe_triton.data.continued import continued_stream
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.new_events import NewEvents, Reading, read_new_events
 from mspipe_triton.data.readers import read_stream
+from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.errors import ConfigError, DataError
 from tests.training.later_events import table, write_parts
 
@@ -90,3 +91,14 @@ def test_start_needs_borders_after_it() -> None:
     for borders in (None, Split(3, 8)):
         with pytest.raises(DataError, match="start is 3; give borders, the first of them above start"):
             EventStream(number, number, number, start=3, borders=borders)
+
+
+def test_the_built_in_stream_is_continued_by_its_numbers(tmp_path: Path) -> None:
+    history = synthetic_stream()
+    new = later({"src": [0, 5000] * 10, "dst": 1500, "t": int(history.t[-1]) + np.arange(20)}, tmp_path)
+    stream, nodes = joined(history, new)
+    assert nodes.tolist() == list(range(2000))
+    assert stream.src[-2:].tolist() == [0, 2000]
+    assert stream.num_nodes == 2001
+    assert stream.ids is not None
+    assert stream.ids.of([0, 2000]) == [0, 5000]

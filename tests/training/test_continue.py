@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mspipe_triton import DataConfig, ModelConfig, RunConfig, TrainConfig, continuation, evaluate_run, train
+from mspipe_triton import DataConfig, ModelConfig, RunConfig, TrainConfig, continuation, evaluate_run, load, train
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.errors import ConfigError, RunFolderError
 from mspipe_triton.iteration.session import Session
@@ -227,9 +227,7 @@ def test_a_run_whose_past_has_another_model_does_not_resume(parts: list[Path], t
 
 def test_events_in_memory_do_not_continue_a_run(runs: dict[str, Path], parts: list[Path], tmp_path: Path) -> None:
     config, stream = continuation(runs["tgn"], parts[1]), read_stream(parts[1])
-    with pytest.raises(
-        ConfigError, match=r"stream second: the events after those of .*tgn are read from a file"
-    ):
+    with pytest.raises(ConfigError, match=r"stream second: the events after those of .*tgn are read from a file"):
         train(config, stream, out=str(tmp_path / "run"))
     train(config, out=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"stream second: .*run continues another run; name its own events with data"):
@@ -254,3 +252,24 @@ def test_nodes_keep_their_features_and_new_ones_have_none(parts: list[Path], tmp
     values = dict(zip(stream.ids.of(range(stream.num_nodes)), stream.node_features[:, 0].tolist(), strict=True))
     assert values == {node: ages.get(node, 0.0) for node in values}
     assert ("user", "n096") in values
+
+
+def test_a_predictor_of_a_continued_run_knows_history(runs: dict[str, Path], parts: list[Path], tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    result = train(continuation(runs["tgn"], parts[1]), out=str(second))
+    expected = rows_by_id(runs["tgn"])
+    predictor = load(second, at=int(pd.read_csv(parts[1])["time"][0]))
+    live: Any = predictor._live
+    for node, id in enumerate(predictor._ids.of(range(live.nodes))):
+        memory = live.session.state.tables["memory"][node]
+        assert torch.equal(memory, expected[id]["memory"]) if id in expected else not memory.any()
+    assert "300 of the run that was continued, then 140 for training" in " ".join(
+        (second / "README.md").read_text().split()
+    )
+    loaded: Any = load(second)
+    assert len(loaded._live.session.stream) == result["events"] == 500
+    test = pd.read_csv(parts[1])[170:]
+    trained = load(second, at=int(test["time"].iloc[0]))
+    features = pd.DataFrame({"amount": test["amount"], "sort": test["sort"]})
+    scores = trained.predict(list(test["user"]), list(test["item"]), list(test["time"]), features)
+    assert np.isfinite(scores).all()
