@@ -117,6 +117,15 @@ class LiveIds:
                 ids[row] = (self.kinds[kind], value)
         return list(ids)
 
+    def plain(self, numbers: torch.Tensor) -> list[Any]:
+        """Return the ids of nodes [M] without their kinds."""
+        if numbers.numel() > _FEW:
+            return list(self.column(numbers.numpy()).to_pylist())
+        few: list[Any] = []
+        for number in numbers.tolist():
+            few.append(next(each for table in self._tables if (each := table.id(number)) is not None))
+        return few
+
     def column(self, numbers: np.ndarray) -> pa.Array:
         """Return the ids of nodes [M] without their kinds, null for −1; if both kinds occur, mixed types become text.
 
