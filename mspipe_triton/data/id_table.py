@@ -87,7 +87,8 @@ class IdTable:
         all_numbers = self.numbers
         if not all_numbers.size:
             return np.zeros(numbers.shape, dtype=bool)
-        return all_numbers.take(np.searchsorted(all_numbers, numbers), mode="clip") == numbers
+        mask: np.ndarray = all_numbers.take(np.searchsorted(all_numbers, numbers), mode="clip") == numbers
+        return mask
 
     def id(self, number: int) -> int | str | None:
         """Return the id of one number, None if it is not of this kind."""

@@ -131,10 +131,8 @@ class LiveIds:
         """Return the ids of nodes [M] without their kinds."""
         if numbers.numel() > _FEW:
             return list(self.column(numbers.numpy()).to_pylist())
-        few: list[Any] = []
-        for number in numbers.tolist():
-            few.append(next(each for table in self._tables if (each := table.id(number)) is not None))
-        return few
+        few = [[table.id(number) for table in self._tables] for number in numbers.tolist()]
+        return [next(each for each in row if each is not None) for row in few]
 
     def column(self, numbers: np.ndarray) -> pa.Array:
         """Return the ids of nodes [M] without their kinds, null for −1; if both kinds occur, mixed types become text.

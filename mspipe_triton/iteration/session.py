@@ -20,7 +20,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
-from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.models.stored import Past, StoredModel
 from mspipe_triton.nodes.state import NodeState
 from mspipe_triton.placement import LazyTable, Placement, RowTable
 from mspipe_triton.settings import run_settings
@@ -57,8 +57,9 @@ class Session:
 
     @staticmethod
     def create(
-        config: RunConfig, stream: EventStream, stored: StoredModel | None = None, split: Split | None = None
-    ) -> Session:
+        config: RunConfig, stream: EventStream, stored: StoredModel | None = None, past: Past | None = None,
+        split: Split | None = None,
+    ) -> Session:  # fmt: skip
         """Build a session from the seed; the same config and stream give the same parameters.
 
         Args:
@@ -66,6 +67,8 @@ class Session:
             stream: the events.
             stored: a model of the same settings, whose parameters and scale of time are used instead of new ones. Its
                 node state is not loaded.
+            past: the run that this one continues. All epochs start from its node state, and its model is `stored` if
+                that is None.
             split: of the run's events, if the stream may have fewer, from which no negatives are drawn.
 
         Raises:
@@ -74,6 +77,7 @@ class Session:
             RunFolderError: the stored model is not of these settings.
         """
         train, settings = config.train, run_settings(config)
+        stored = past.stored if stored is None and past is not None else stored
         if split is None:
             split = stream.split_for(train.batch_size)
             check_destinations(stream)
@@ -94,7 +98,8 @@ class Session:
                 f"mitigation {train.mitigation} is for stale memory, and model {config.model.model} has no memory; "
                 "omit --mitigation"
             )
-        state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
+        base = None if past is None else past.base
+        state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement, base)
         capturable = settings.resident and placement.apart
         optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, fused=True, capturable=capturable)
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
@@ -144,6 +149,11 @@ class Session:
     def size(self) -> int:
         """B, events per batch."""
         return self.config.train.batch_size
+
+    @property
+    def training_events(self) -> int:
+        """Number of training events, which come after `stream.start`."""
+        return self.split.train_end - self.stream.start
 
     @property
     def seed(self) -> int:

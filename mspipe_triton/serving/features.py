@@ -89,6 +89,8 @@ def _from_table(values: Any, events: int, names: list[str], transform: FeatureTr
 
 def _with_names(values: Any) -> Any:
     """Return the values of one event that have names, a row of a frame or of a record array, as a dictionary."""
+    if type(values).__name__ == "LazyFrame":  # polars
+        return values.collect()
     if isinstance(values, np.void) and values.dtype.names:
         return {name: values[name] for name in values.dtype.names}
     index = getattr(values, "index", None)

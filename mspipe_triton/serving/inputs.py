@@ -91,7 +91,7 @@ def numbers_of(values: Any) -> np.ndarray:
     """
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().double().numpy()
-    return np.asarray(column(values), dtype=np.float64)
+    return np.require(column(values), np.float64, "W")  # torch warns of read-only memory
 
 
 def _array(values: Any) -> np.ndarray:

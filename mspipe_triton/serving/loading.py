@@ -74,8 +74,8 @@ def load(
         raise RunFolderError(f"{run}: no epoch was finished (checkpoint.pt is missing); train first")
     config = _on_cpu(load_config(folder.config))
     stored = StoredModel.read(path) if (path / SETTINGS).exists() else None
-    events = run_stream(folder, config, data, stream, flag=False)
-    session = Session.create(config, events, stored)
+    events, past = run_stream(folder, config, data, stream, flag=False)
+    session = Session.create(config, events, stored, past)
     position = _position(at, events, session.split, config)
     if stored is not None and position == len(events):
         stored.restore_state(session.state)
@@ -130,14 +130,19 @@ def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> 
 
 @torch.no_grad()
 def _replay(session: Session, position: int) -> None:
-    """Move the state from the end of training to a position, as evaluation does; an earlier one is reached from 0."""
+    """Move the state from the end of training to a position, as evaluation does.
+
+    An earlier one is reached from the start of training, and history from the first event.
+    """
     stages, size = Stages(session), session.size
     train_end, *ends = (session.split.train_end, session.split.val_end, len(session.stream))
     session.model.eval()
     spans = list(enumerate(pairwise([train_end, *ends])))
     if position < train_end:
+        start = session.stream.start if position >= session.stream.start else 0
+        session.state.base = session.state.base if start else None
         session.state.reset()
-        spans = [(0, (0, position))]
+        spans = [(0, (start, position))]
     for number, (first, end) in spans:
         session.state.settle()
         stop = min(end, position)

@@ -35,7 +35,7 @@ FORMS: dict[str, Callable[[list[Any]], Any]] = {
     "arrow": pa.array,
     "chunks": lambda ids: pa.chunked_array([ids[:1], ids[1:]]),
 }
-DAY = datetime.datetime(2024, 4, 1, 12, tzinfo=datetime.timezone.utc)
+DAY = datetime.datetime(2024, 4, 1, 12, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,15 @@ def test_a_probability_is_sigma_of_the_logit(predictor: Predictor, small_stream:
         (2000, "src: 2000 is new, since no event so far has it; new=True takes it for a node without events"),
         ((each for each in (1, 2000)), "src: 2000 is new"), (torch.tensor([1, 2000]), "src: 2000 is new"),
         (pa.array([1, 2000]), "src: 2000 is new"), (pd.Series([1, 2000], index=[9, 3]), "src: 2000 is new"),
-        (None, "src is empty; give an id"), ([1, None], "src is empty"), (math.nan, "src is empty"), ("", "src is empty"),
+        (None, "src is empty; give an id"), ([1, None], "src is empty"), (math.nan, "src is empty"),
+        ("", "src is empty"),
         ("abc", "src is 'abc', not an integer of int64, as the run's ids are; correct it"), (1.5, "src is 1.5, not an"),
         (True, "src is True, not an integer"), (2**70, "not an integer of int64"), ("001", "do you mean 1?"),
         ([[1, 2]], "one dimension"), (np.array([[1]]), "one dimension"), ({"a": 1}, "type dict"), (object(), "object"),
     ],
 )  # fmt: skip
 def test_ids_that_no_node_has(ids: Any, message: str, predictor: Predictor) -> None:
-    with pytest.raises(InputError, match=".*") as caught:
+    with pytest.raises(InputError) as caught:
         predictor.score(ids, 70)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -183,7 +184,8 @@ def test_candidates_come_back_as_they_are_written(predictor: Predictor) -> None:
     ("options", "message"),
     [
         ({"top": 0}, "top must be a whole number of at least 1, not 0; None returns all"), ({"top": True}, "not True"),
-        ({"top": 2.0}, "not 2.0"), ({"top": "3"}, "not '3'"), ({"mode": "fast"}, "mode must be exact or cached, not 'fast'"),
+        ({"top": 2.0}, "not 2.0"), ({"top": "3"}, "not '3'"),
+        ({"mode": "fast"}, "mode must be exact or cached, not 'fast'"),
         ({"src": [1]}, "src is a list; rank takes one source"), ({"t": [1, 2]}, "before the first event"),
         ({"t": []}, "t has 0 times; rank takes one"), ({"candidates": [70, 9999]}, "candidates: 9999 is new"),
         ({"candidates": [[70]]}, "one dimension"),
