@@ -94,7 +94,7 @@ def load(
 def _restored(folder: Path, share: float) -> Predictor:
     """Restore a predictor that was saved."""
     stored, events, ids, split, card = read_saved(folder)
-    session = Session.create(_on_cpu(stored.config), events, stored, split)
+    session = Session.create(_on_cpu(stored.config), events, stored, split=split)
     stored.restore_state(session.state)
     return Predictor(stored, Live(session, 2), ids, events.t, session.split, card, share)
 
