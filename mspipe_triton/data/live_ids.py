@@ -101,6 +101,10 @@ class LiveIds:
         sources, destinations = self._numbers(parts, add, place)
         return sources, destinations
 
+    def typed(self, ids: Any, kind: int | None = None) -> pa.Array:
+        """Return ids [M] in the type of those of the kind; null for what is no id of it."""
+        return self._tables[self._kind(kind)].keys(ids)
+
     def check(self, ids: Any, kind: int | None, name: str) -> None:
         """Refuse ids that no new node can have, as `numbers` does with `add`; `name` is theirs in messages.
 
@@ -290,8 +294,4 @@ def _one_case(ids: pa.Array) -> pa.Array:
 
 
 def _of_one_type(parts: Sequence[pa.Array]) -> list[pa.Array]:
-    return list(parts) if len({part.type for part in parts}) == 1 else [_as_text(part) for part in parts]
-
-
-def _as_text(ids: pa.Array) -> pa.Array:
-    return pc.cast(ids, pa.string())
+    return list(parts) if len({part.type for part in parts}) == 1 else [pc.cast(part, pa.string()) for part in parts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,10 +33,11 @@ def model_card(result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     Args:
         result: the content of `result.json`. record: that of `data.json`.
     """
-    model, features = result["model"], "with" if result["pair_features"] else "without"
+    name, features = result["model"], "with" if result["pair_features"] else "without"
     about = (
-        f"A temporal graph neural network that scores which pairs of nodes interact next: {_PAPERS.get(model, model)}, "
-        f"trained by mspipe-triton {result['versions']['mspipe_triton']}, {features} features of pairs."
+        "A temporal graph neural network that scores which pairs of nodes interact next: "
+        f"{_PAPERS.get(name, _plain(name))}, trained by mspipe-triton "
+        f"{result['versions']['mspipe_triton']}, {features} features of pairs."
     )
     sections = {
         "Use": _USE,
@@ -48,10 +51,11 @@ def model_card(result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         "tags:",
         "- temporal-graph",
         "- link-prediction",
-        f"- {model}",
+        f"- {_tag(name)}",
         "---",
     ]
-    body = [f"# {model} on {result['dataset']}", about, *(f"## {name}\n\n{text}" for name, text in sections.items())]
+    title = f"# {_plain(name)} on {_plain(result['dataset'])}"
+    body = [title, about, *(f"## {section}\n\n{text}" for section, text in sections.items())]
     return "\n".join(front) + "\n\n" + "\n\n".join(body) + "\n"
 
 
@@ -62,7 +66,7 @@ def _data(result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     history = f"{result['history']:,} of the run that was continued, then " if result["history"] else ""
     return (
         f"{result['events']:,} events among {result['nodes']:,} nodes"
-        + (f" of two kinds ({' and '.join(kinds)})" if kinds else "")
+        + (f" of two kinds ({' and '.join(map(_plain, kinds))})" if kinds else "")
         + f"{features}, in order of time: {history}{split['train']:,} for training, then {split['val']:,} for "
         f"validation, then {split['test']:,} for test."
     )
@@ -72,8 +76,9 @@ def _protocol(result: Mapping[str, Any]) -> str:
     """Say how the scores were computed."""
     test = result["test"]
     candidates = f"{test['candidates']:,} " + (f"of {test['origin']}" if "origin" in test else "random ones")
+    earlier = "those before its batch" if result["protocol"] == "tgb" else "strictly earlier ones"
     return (
-        f"Protocol {result['protocol']}. Events are scored in order of time, each from strictly earlier ones; memory "
+        f"Protocol {result['protocol']}. Events are scored in order of time, each from {earlier}; memory "
         "moves on after each batch. AP and AUC compare each event with one random negative; the MRR ranks its "
         f"destination among {candidates}. The baselines read the same earlier events: EdgeBank remembers every pair, "
         "popularity counts recent events of a destination, and the last is a linear function of the pair's features."
@@ -94,11 +99,23 @@ def _scores(result: Mapping[str, Any]) -> str:
 
 def _training(result: Mapping[str, Any]) -> str:
     plural = "" if result["train_negatives"] == 1 else "s"
+    epochs = f"{result['epochs']} {'epoch' if result['epochs'] == 1 else 'epochs'}"
     return (
-        f"{result['epochs']} epochs of Adam in batches of {result['batch_size']}; epoch {result['best_epoch']} has the "
+        f"{epochs} of Adam in batches of {result['batch_size']}; epoch {result['best_epoch']} has the "
         f"best validation AP. Loss {result['loss']} with {result['train_negatives']} {result['negative_kind']} "
         f"negative{plural} per event, seed {result['seed']}. `model.json` has all settings."
     )
+
+
+def _plain(name: str) -> str:
+    """Return a name as Markdown text, in which it has no other meaning."""
+    return re.sub(r"([\\`*_\[\]<|])", r"\\\1", name)
+
+
+def _tag(name: str) -> str:
+    """Return a name as YAML text, quoted unless it is a plain word."""
+    plain = re.fullmatch(r"[a-z][a-z0-9_-]*", name) and name not in ("yes", "no", "on", "off", "true", "false", "null")
+    return name if plain else json.dumps(name)
 
 
 def _item(text: str) -> str:

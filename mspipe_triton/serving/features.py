@@ -13,7 +13,7 @@ from mspipe_triton.data.features import FeatureTransform, Part
 from mspipe_triton.data.names import find_column
 from mspipe_triton.data.origin import Origin
 from mspipe_triton.data.scaling import Scaling
-from mspipe_triton.data.tables import table_of
+from mspipe_triton.data.tables import is_series, table_of
 from mspipe_triton.errors import DataError
 from mspipe_triton.serving.inputs import column, numbers_of
 
@@ -93,8 +93,8 @@ def _with_names(values: Any) -> Any:
         return values.collect()
     if isinstance(values, np.void) and values.dtype.names:
         return {name: values[name] for name in values.dtype.names}
-    index = getattr(values, "index", None)
-    if getattr(values, "ndim", 0) == 1 and hasattr(values, "to_dict") and all(isinstance(each, str) for each in index):
+    index = values.index if is_series(values) and hasattr(values, "iloc") else ()  # pandas
+    if len(index) and all(isinstance(each, str) for each in index):
         return values.to_dict()
     return values
 

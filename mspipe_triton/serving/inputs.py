@@ -91,7 +91,8 @@ def numbers_of(values: Any) -> np.ndarray:
     """
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().double().numpy()
-    return np.require(column(values), np.float64, "W")  # torch warns of read-only memory
+    numbers: np.ndarray = np.require(column(values), np.float64, "W")  # torch warns of read-only memory
+    return numbers
 
 
 def _array(values: Any) -> np.ndarray:

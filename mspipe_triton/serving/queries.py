@@ -192,6 +192,11 @@ class Queries:
         number = self._ids.numbers(src, SOURCE)
         return src if number[0] < 0 else self._ids.plain(torch.from_numpy(number))[0]
 
+    def typed(self, ids: pa.Array, end: int) -> pa.Array:
+        """Return ids [M] of an end as the run has them, as in 7 for the text "7"; as they are if one is no id."""
+        column = self._ids.typed(ids, end)
+        return ids if column.null_count else column
+
     def time_of(self, t: Any) -> int | float | str:
         """Return a time in the form of `time`; None is the last event's."""
         return self.time if t is None else self._shown(times_of(t, self._stored))

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mspipe_triton.data.new_events import NewEvents
 from mspipe_triton.data.times import per_second
+from mspipe_triton.serving.names import DESTINATION, SOURCE
 from mspipe_triton.serving.predictor import Predictor
 
 
@@ -24,7 +25,8 @@ def score_table(
         progress: called with the number of events of each batch.
     """
     scores = pa.array(predictor.predict_table(events, late=late, progress=progress), from_pandas=True)
-    columns = {"src": events.src, "dst": events.dst, "t": _times(events, predictor.reading.time), "score": scores}
+    src, dst = predictor.typed(events.src, SOURCE), predictor.typed(events.dst, DESTINATION)
+    columns = {"src": src, "dst": dst, "t": _times(events, predictor.reading.time), "score": scores}
     table = pa.table(columns)
     return table if events.order is None else table.take(pa.array(np.argsort(events.order)))
 

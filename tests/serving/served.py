@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mspipe_triton import ModelConfig, RunConfig, TrainConfig, read_stream, train
+from mspipe_triton import ModelConfig, Predictor, RunConfig, TrainConfig, read_stream, train
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
 from mspipe_triton.execution import RunSettings
@@ -78,3 +78,11 @@ def shop(folder: Path, **settings: Any) -> Path:
     """Train on a file of purchases, and return the run's folder."""
     path = write_rows(folder / "shop.csv", shop_rows())
     return trained(folder, read_stream(path, {"features": "amount,channel"}), "tgn", batch_size=50, **settings)
+
+
+def state(predictor: Predictor) -> tuple[Any, ...]:
+    """The state that a refused call must leave as it is."""
+    table = predictor._live.session.state.tables
+    tables = [table[name][: predictor._live.nodes].clone() for name in sorted(table)]
+    scores = predictor.embed().tobytes()
+    return len(predictor), predictor.time, predictor.nodes, scores, [each.numpy().tobytes() for each in tables]
