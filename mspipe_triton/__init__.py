@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mspipe_triton.evaluation.evaluate import evaluate_run
     from mspipe_triton.serving.loading import load
     from mspipe_triton.serving.predictor import Predictor
+    from mspipe_triton.training.continuation import continuation
     from mspipe_triton.training.trainer import train
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _PUBLIC = {
     "MspipeError": "mspipe_triton.errors",
     "Predictor": "mspipe_triton.serving.predictor",
     "PairIndex": "mspipe_triton.data.pair_index",
+    "continuation": "mspipe_triton.training.continuation",
     "evaluate_run": "mspipe_triton.evaluation.evaluate",
     "RunConfig": "mspipe_triton.config",
     "TrainConfig": "mspipe_triton.config",
@@ -50,6 +52,7 @@ __all__ = [
     "Predictor",
     "RunConfig",
     "TrainConfig",
+    "continuation",
     "evaluate_run",
     "load",
     "read_stream",

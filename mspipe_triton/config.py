@@ -188,7 +188,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Source of the events, a path or `synthetic`, and options for reading it."""
+    """Source of the events, a path or `synthetic`, and options for reading it.
+
+    `history` is the folder of the run that the run continues; its events come first, and the options are for the rest.
+    """
 
     path: str = "synthetic"
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -205,6 +208,7 @@ class DataConfig:
         "", "Starts of validation and test: fractions, times or dates, as in 2023-10-01,2023-11-01; or tgb.",
         default_text="0.7,0.85",
     )  # fmt: skip
+    history: str = ""
 
     def __post_init__(self) -> None:
         check_settings(self)

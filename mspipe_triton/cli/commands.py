@@ -14,7 +14,7 @@ import typer.exceptions
 
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
 from mspipe_triton.cli.app import app, data_app
-from mspipe_triton.cli.options import PLANNED_FLAGS, Json, resumed_config, run_config, takes_run_flags
+from mspipe_triton.cli.options import PLANNED_FLAGS, Json, continued_config, resumed_config, run_config, takes_run_flags
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
 
 app.add_typer(data_app, name="data")
@@ -30,6 +30,14 @@ def train(
     budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, with its settings.")] = False,
+    past: Annotated[
+        str | None,
+        typer.Option(
+            "--continue",
+            help="Train on, from the model of a finished run, with the events after its own.",
+            metavar="RUN",
+        ),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
     as_json: Json = False,
     **flags: Any,
@@ -40,7 +48,11 @@ def train(
     from mspipe_triton.training.entry import enter
     from mspipe_triton.training.trainer import run
 
-    config, budget = resumed_config(flags, out) if resume else run_config(flags), _seconds(budget)
+    if past is not None:
+        config = continued_config(flags, past, resume)
+    else:
+        config = resumed_config(flags, out) if resume else run_config(flags)
+    budget = _seconds(budget)
     autotune = autotune and not (resume or config.settings or config.train.deterministic)
     if budget is not None and not autotune:
         raise ConfigError(

@@ -78,14 +78,32 @@ def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:
     from mspipe_triton.training.run_folder import RunFolder
 
     folder = RunFolder.to_resume(out)
+    values, saved = _settings(flags), load_config(folder.config)
+    folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
+    return saved.with_flags(values)
+
+
+def continued_config(flags: dict[str, Any], run: str, resume: bool) -> RunConfig:
+    """Settings of the run that is continued, overridden by the TOML file's and by the flags that are not None.
+
+    Raises:
+        InputError: there is no run, a setting of its model differs, or no new events are named.
+    """
+    from mspipe_triton.training.continuation import continuation
+
+    if resume:
+        raise ConfigError("--continue starts a run after another one, and --resume goes on with one; omit either")
+    values = _settings(flags)
+    return continuation(run, values.pop("path", ""), **values)
+
+
+def _settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, from the TOML file, and from the flags that override it."""
     sections = {} if flags.get("config") is None else read_settings(flags["config"])
     values = {
         name: value for section in ("data", "model", "train") for name, value in sections.get(section, {}).items()
     }
-    values |= set_flags(_values(flags))
-    saved = load_config(folder.config)
-    folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
-    return saved.with_flags(values)
+    return values | set_flags(_values(flags))
 
 
 def _values(flags: dict[str, Any]) -> dict[str, Any]:

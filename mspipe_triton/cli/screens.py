@@ -81,11 +81,12 @@ class TrainingScreen(EvaluationScreen, Observer):
     def start(self, session: Session, folder: RunFolder) -> None:
         """Print the run, its schedule and the columns of its events, and open the bar."""
         train, settings = session.config.train, session.settings
-        self.epochs, self.events = train.epochs, session.split.train_end
+        self.epochs, self.events = train.epochs, session.training_events
         iterations = -(-self.events // session.size)
+        history = f"{session.stream.start:,} of them history, " if session.stream.start else ""
         console.print(
             f"Training {session.config.model.model} on {session.stream.name} "
-            f"({len(session.stream):,} events, {session.stream.num_nodes:,} nodes) in {folder.path}, "
+            f"({len(session.stream):,} events, {history}{session.stream.num_nodes:,} nodes) in {folder.path}, "
             f"{iterations:,} iteration{'' if iterations == 1 else 's'} per epoch, "
             + ("resident" if settings.resident else f"schedule {settings.schedule}")
         )

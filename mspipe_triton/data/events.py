@@ -11,6 +11,7 @@ import torch
 
 from mspipe_triton.data.origin import Source
 from mspipe_triton.data.scaling import Scaling, scaled_in_chunks
+from mspipe_triton.data.stream_checks import check_finite, check_kinds, refuse
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.placement import Placement
 
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
     from mspipe_triton.data.ids import NodeIds  # it imports pyarrow, which streams of tensors do not need
 
 MAX_NODE_ID = 2**31 - 1
-_CHUNK_VALUES = 2**22
 
 
 class Split(NamedTuple):
-    """Chronological split of a stream: training events [0, train_end), validation events up to val_end, then test."""
+    """Chronological split of a stream: training events up to train_end, validation events up to val_end, then test."""
 
     train_end: int
     val_end: int
@@ -45,9 +45,11 @@ class EventStream:
         edge_scaling: scales rows of `edge_features` as they are fetched, so that the table may be a memory-mapped file;
             its fit has checked that all are finite. None if the rows are final.
         borders: the split's numbers of events; None for 70/15/15.
+        start: the number of events before training, the history of a run that continues another.
 
     Raises:
-        DataError: lengths differ, an id, time or feature is out of range, times go back, or borders are no split.
+        DataError: lengths differ, an id, time or feature is out of range, times go back, or borders are no split of the
+            events after `start`.
     """
 
     src: torch.Tensor
@@ -62,9 +64,10 @@ class EventStream:
     source: Source | None = None
     edge_scaling: Scaling | None = None
     borders: Split | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
-        self._check_kinds()
+        check_kinds(self)
         events = self.src.numel()
         for column in ("dst", "t", "edge_features", "labels"):
             values = getattr(self, column)
@@ -74,16 +77,16 @@ class EventStream:
             values = getattr(self, column)
             if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
                 raise DataError(f"{self.name}: {column} must hold integers, not {values.dtype}")
-            self._refuse(values < 0, f"{column} is negative; node ids start at 0", values)
-            self._refuse(values > MAX_NODE_ID, f"{column} is above {MAX_NODE_ID}; compact the ids first", values)
+            refuse(self, values < 0, f"{column} is negative; node ids start at 0", values)
+            refuse(self, values > MAX_NODE_ID, f"{column} is above {MAX_NODE_ID}; compact the ids first", values)
             object.__setattr__(self, column, values.long())
         if self.t.dtype not in (torch.int64, torch.float64):
             loss = "; float32 loses whole minutes of a Unix time" if self.t.dtype == torch.float32 else ""
             raise DataError(f"{self.name}: t is {self.t.dtype}; give float64 or int64{loss}")
         if self.t.is_floating_point():
-            self._refuse(~torch.isfinite(self.t), "t is not finite; correct it, or remove the event", self.t)
+            refuse(self, ~torch.isfinite(self.t), "t is not finite; correct it, or remove the event", self.t)
         late = torch.cat([self.t[:1] != self.t[:1], self.t[1:] < self.t[:-1]])
-        self._refuse(late, "t is earlier than at the event before; sort the events (--sort)", self.t)
+        refuse(self, late, "t is earlier than at the event before; sort the events (--sort)", self.t)
         for column in ("edge_features", "node_features"):
             values = getattr(self, column)
             if column == "edge_features" and self.edge_scaling is not None:
@@ -95,7 +98,7 @@ class EventStream:
                 if values.dim() != 2 or not values.is_floating_point():
                     kind = f"{values.dtype} of shape {tuple(values.shape)}"
                     raise DataError(f"{self.name}: {column} must be a floating-point matrix, not {kind}")
-                self._check_finite(column, values)
+                check_finite(self, column, values)
         largest = int(max(self.src.max(), self.dst.max())) + 1 if events else 0
         if self.num_nodes == 0:
             object.__setattr__(self, "num_nodes", largest)
@@ -112,6 +115,8 @@ class EventStream:
             from mspipe_triton.data.split import checked_borders  # it imports this module
 
             object.__setattr__(self, "borders", checked_borders(self, self.borders))
+        if self.start and not 0 < self.start < (self.borders or (0,))[0]:
+            raise DataError(f"{self.name}: start is {self.start}; give borders, the first of them above start")
 
     @staticmethod
     def of(
@@ -190,10 +195,10 @@ class EventStream:
             ConfigError: `size` is above the number of training events.
         """
         split = self.split()
-        if size > split.train_end:
+        events = split.train_end - self.start
+        if size > events:
             raise ConfigError(
-                f"batch-size {size:,} is above the {split.train_end:,} training events of {self.name}; "
-                f"use at most {split.train_end}"
+                f"batch-size {size:,} is above the {events:,} training events of {self.name}; use at most {events}"
             )
         return split
 
@@ -207,7 +212,7 @@ class EventStream:
         return f"{self.name}: event {event}"
 
     def unseen_in_training(self) -> torch.Tensor:
-        """Mask [E] of the events with an endpoint that no training event has."""
+        """Mask [E] of the events with an endpoint that no event of history and training has."""
         stop = self.split().train_end
         seen = torch.zeros(self.num_nodes, dtype=torch.bool)
         seen[self.src[:stop]] = True
@@ -260,40 +265,8 @@ class EventStream:
         features = f", edge features of width {self.dim_edge}" if self.dim_edge else ""
         return f"EventStream({self.name}: {len(self):,} events, {self.num_nodes:,} nodes{features})"
 
-    def _check_kinds(self) -> None:
-        """Refuse columns that are no tensors, or whose shape is not that of a column."""
-        for column in ("src", "dst", "t", "labels", "edge_features", "node_features"):
-            values = getattr(self, column)
-            if values is None and column not in ("src", "dst", "t"):
-                continue
-            if not isinstance(values, torch.Tensor):
-                kind = type(values).__name__
-                raise DataError(f"{self.name}: {column} must be a tensor, not {kind}; EventStream.of takes other kinds")
-            if not column.endswith("features") and values.dim() != 1:
-                raise DataError(f"{self.name}: {column} has shape {list(values.shape)}; give one number per event")
-        if type(self.num_nodes) is not int or self.num_nodes < 0:
-            raise DataError(f"{self.name}: num_nodes must be a whole number, not {self.num_nodes!r}")
-
     def _with_features(self, edge: torch.Tensor | None, node: torch.Tensor | None) -> EventStream:
         """Return a stream with other features; the same stream, unchecked, if they are the same tensors."""
         if edge is self.edge_features and node is self.node_features:
             return self
         return replace(self, edge_features=edge, node_features=node)
-
-    def _refuse(self, wrong: torch.Tensor, fault: str, values: torch.Tensor) -> None:
-        """Raise DataError naming the first event for which `wrong` [E] holds."""
-        if bool(wrong.any()):
-            first = int(wrong.nonzero()[0])
-            raise DataError(f"{self.place(first)}: {fault} ({values[first].item()})")
-
-    def _check_finite(self, name: str, table: torch.Tensor) -> None:
-        """Raise DataError naming row and column of the first value of a feature table that is not finite."""
-        rows = max(1, _CHUNK_VALUES // max(1, table.shape[1]))
-        for start in range(0, table.shape[0], rows):  # in chunks, since the table may be in a memory-mapped file
-            wrong = ~torch.isfinite(table[start : start + rows])
-            if bool(wrong.any()):
-                row, column = (int(number) for number in wrong.nonzero()[0])
-                row += start
-                place = self.place(row) if name == "edge_features" else f"{self.name}: node {row}"
-                value = table[row, column].item()
-                raise DataError(f"{place}, column {column}: {name} is {value}, not finite; replace it")

@@ -84,7 +84,19 @@ class IdTable:
 
     def holds(self, numbers: np.ndarray) -> np.ndarray:
         """Return a mask [M] of the numbers that are of this kind."""
-        return np.isin(numbers, self.numbers, assume_unique=False)
+        all_numbers = self.numbers
+        if not all_numbers.size:
+            return np.zeros(numbers.shape, dtype=bool)
+        mask: np.ndarray = all_numbers.take(np.searchsorted(all_numbers, numbers), mode="clip") == numbers
+        return mask
+
+    def id(self, number: int) -> int | str | None:
+        """Return the id of one number, None if it is not of this kind."""
+        place = int(self.numbers.searchsorted(number))
+        if place == len(self._numbers) or self._numbers[place] != number:
+            return None
+        value: int | str = self._ids[place].as_py()
+        return value
 
     def take(self, numbers: np.ndarray) -> pa.Array:
         """Return the ids of numbers [M], all of this kind."""

@@ -117,6 +117,13 @@ class LiveIds:
                 ids[row] = (self.kinds[kind], value)
         return list(ids)
 
+    def plain(self, numbers: torch.Tensor) -> list[Any]:
+        """Return the ids of nodes [M] without their kinds."""
+        if numbers.numel() > _FEW:
+            return list(self.column(numbers.numpy()).to_pylist())
+        few = [[table.id(number) for table in self._tables] for number in numbers.tolist()]
+        return [next(each for each in row if each is not None) for row in few]
+
     def column(self, numbers: np.ndarray) -> pa.Array:
         """Return the ids of nodes [M] without their kinds, null for −1; if both kinds occur, mixed types become text.
 

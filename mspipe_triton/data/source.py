@@ -38,6 +38,8 @@ def load_stream(data: DataConfig) -> EventStream:
             "the data settings name no file, since the events were passed from Python; pass them "
             "again (stream=), or name their file"
         )
+    if data.history:
+        raise ConfigError(f"history {data.history!r} is for `train` and `evaluate`, which continue that run; omit it")
     if data.path == "synthetic":
         plain = replace(data, split_at="")
         changed = [each.name for each in fields(plain) if getattr(plain, each.name) != getattr(DataConfig(), each.name)]
@@ -51,8 +53,8 @@ def load_stream(data: DataConfig) -> EventStream:
 
 
 def with_absolute_paths(data: DataConfig) -> DataConfig:
-    """Return data settings whose files do not depend on the working folder."""
-    names = [name for name in FILES if getattr(data, name) not in ("", "synthetic")]
+    """Return data settings whose files and folders do not depend on the working folder."""
+    names = [name for name in (*FILES, "history") if getattr(data, name) not in ("", "synthetic")]
     paths: dict[str, Any] = {name: str(Path(getattr(data, name)).absolute()) for name in names}
     return replace(data, **paths)
 
@@ -81,6 +83,7 @@ class Contents:
         events, nodes: their numbers. edge_features: the width of the edge features.
         parts: a digest by part: "ids", "sources and destinations", "times", "edge features", "node features", "labels".
         train_end, val_end: the split; 0 if the events cannot be split.
+        start: the number of events that are history.
     """
 
     fingerprint: str
@@ -90,12 +93,14 @@ class Contents:
     parts: Mapping[str, str]
     train_end: int
     val_end: int
+    start: int = 0
 
     @staticmethod
     def of(stream: EventStream) -> Contents:
         """Compute a stream's contents, which reads all of it once."""
         parts, split = _digests(stream), split_if_possible(stream) or Split(0, 0)
-        return Contents(_fingerprint(parts), len(stream), stream.num_nodes, stream.dim_edge, parts, *split)
+        counts = len(stream), stream.num_nodes, stream.dim_edge
+        return Contents(_fingerprint(parts), *counts, parts, *split, stream.start)
 
     @property
     def split(self) -> Split:
@@ -162,7 +167,8 @@ def record(stream: EventStream, contents: Contents, scale: TimeScale) -> dict[st
     edge, node = (None, None) if source is None else (source.features, source.node_features)
     return {
         "name": stream.name,
-        **{name: value for name, value in asdict(contents).items() if name != "edge_features"},
+        **{name: value for name, value in asdict(contents).items() if name not in ("edge_features", "start")},
+        "history": contents.start,
         "dim_edge": stream.dim_edge,
         "dim_node": stream.dim_node,
         "format": "" if source is None else source.form,

@@ -141,10 +141,10 @@ def evaluate_run(
     ranked = run_candidates(config.train) if negatives is None else negatives
     if candidates == "all":
         ranked = ALL
-    stream = run_stream(folder, config, data, stream)
+    stream, past = run_stream(folder, config, data, stream)
     config, _ = resolve(config, stream)
     with process_settings(config):
-        way = carry_out(Session.create(config, stream), Watch(evaluation=progress))
+        way = carry_out(Session.create(config, stream, past=past), Watch(evaluation=progress))
         result = evaluate_checkpoint(way, folder, ranked, (split,))
         add_labels(way, folder, result)
         return result[split]

@@ -59,11 +59,12 @@ def _data(result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     split, kinds = result["split_events"], record["kinds"]
     widths = {"features per event": record["dim_edge"], "features per node": record["dim_node"]}
     features = "".join(f", {width} {name}" for name, width in widths.items() if width)
+    history = f"{result['history']:,} of the run that was continued, then " if result["history"] else ""
     return (
         f"{result['events']:,} events among {result['nodes']:,} nodes"
         + (f" of two kinds ({' and '.join(kinds)})" if kinds else "")
-        + f"{features}, in order of time: {split['train']:,} for training, then {split['val']:,} for validation, then "
-        f"{split['test']:,} for test."
+        + f"{features}, in order of time: {history}{split['train']:,} for training, then {split['val']:,} for "
+        f"validation, then {split['test']:,} for test."
     )
 
 

@@ -71,16 +71,17 @@ def _advice(result: Mapping[str, Any]) -> str:
     plural = "" if iterations == 1 else "s"
     training = f"Training had {iterations:,} iteration{plural} per epoch, {iterations * epochs:,} in all"
     behind = any(_behind(result["test"], "pair_features", metric) for metric in _METRICS)
-    options = ["--pair-features"] if behind and not result.get("pair_features", False) else []
+    free = not result.get("history")  # a run that continues another has its model
+    options = ["--pair-features"] if free and behind and not result.get("pair_features", False) else []
     if iterations < FEW_ITERATIONS:
         smaller = max(_SMALL_BATCH, _rounded(events / (2 * FEW_ITERATIONS)))
-        free = smaller < size and result["protocol"] == "default"  # other protocols prescribe the batch size
-        sizes = [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if free else []
+        shrinks = smaller < size and result["protocol"] == "default"  # other protocols prescribe the batch size
+        sizes = [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if shrinks else []
         return f"{training}, which is few: try {_either([*options, *sizes, 'more --epochs'])}."
     if result["best_epoch"] == epochs:
         options.append(f"--epochs {2 * epochs}")
         return f"{training}, and its last epoch was the best: try {_either(options)}; --resume continues this run."
-    options += ["a smaller --lr", "another --model"]
+    options += ["a smaller --lr", *(["another --model"] if free else [])]
     return f"{training}, and epoch {result['best_epoch']} was the best: try {_either(options)}."
 
 

@@ -20,7 +20,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
-from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.models.stored import Past, StoredModel
 from mspipe_triton.nodes.state import NodeState
 from mspipe_triton.placement import LazyTable, Placement, RowTable
 from mspipe_triton.settings import run_settings
@@ -56,7 +56,9 @@ class Session:
     mitigation: Mitigation | None
 
     @staticmethod
-    def create(config: RunConfig, stream: EventStream, stored: StoredModel | None = None) -> Session:
+    def create(
+        config: RunConfig, stream: EventStream, stored: StoredModel | None = None, past: Past | None = None
+    ) -> Session:
         """Build a session from the seed; the same config and stream give the same parameters.
 
         Args:
@@ -64,11 +66,14 @@ class Session:
             stream: the events.
             stored: a model of the same settings, whose parameters and scale of time are used instead of new ones. Its
                 node state is not loaded.
+            past: the run that this one continues. All epochs start from its node state, and its model is `stored` if
+                that is None.
 
         Raises:
             ConfigError: the batch size is above the number of training events.
         """
         train, settings = config.train, run_settings(config)
+        stored = past.stored if stored is None and past is not None else stored
         split = stream.split_for(train.batch_size)
         negatives = NegativeSampler(stream, train.seed)  # refuses a stream with one destination
         device = torch.device("cuda" if train.device == "cuda" else "cpu")
@@ -87,7 +92,8 @@ class Session:
                 f"mitigation {train.mitigation} is for stale memory, and model {config.model.model} has no memory; "
                 "omit --mitigation"
             )
-        state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement)
+        base = None if past is None else past.base
+        state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement, base)
         capturable = settings.resident and placement.apart
         optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, fused=True, capturable=capturable)
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
@@ -137,6 +143,11 @@ class Session:
     def size(self) -> int:
         """B, events per batch."""
         return self.config.train.batch_size
+
+    @property
+    def training_events(self) -> int:
+        """Number of training events, which come after `stream.start`."""
+        return self.split.train_end - self.stream.start
 
     @property
     def seed(self) -> int:

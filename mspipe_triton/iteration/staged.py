@@ -16,7 +16,7 @@ from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
 from mspipe_triton.iteration.scene import Batch, Scene, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.step import embed, learn, record, score
+from mspipe_triton.iteration.step import embed, learn, score
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
 from mspipe_triton.pipeline.engine import run_serial
@@ -35,7 +35,7 @@ class Work:
         event_edges: the edge rows [B, E] of the events, on the device.
         version: number of iterations whose writes the records held when they were fetched; seen: the number that they
             hold now, which is larger after a patch.
-        outcome: the model's result on the batch: `Learned`, `Scored`, `Embedded` or `Recorded`.
+        outcome: the model's result on the batch: `Learned`, `Scored` or `Embedded`.
     """
 
     batch: Batch
@@ -83,10 +83,6 @@ class Stages:
         """Return the stages by name, with embedding the sources instead of training."""
         return {**self._fetch_stages(), "embed": self.embed, "update": self.update}
 
-    def recording(self) -> StageFunctions:
-        """Return the stages by name, with the batch's writes alone instead of training."""
-        return {**self._fetch_stages(), "sample": self.sample_ends, "record": self.record, "update": self.update}
-
     def sample(self, batch: Batch) -> Work:
         """Sample the neighbours of the roots src ‖ dst ‖ negatives strictly before their events' times."""
         session, stream = self.session, self.session.stream
@@ -101,19 +97,14 @@ class Stages:
         roots = Roots(_pad(nodes, missing, each), times, _pad(keys, missing, each))
         draws = self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index)
         around = session.sampler.around(roots, draws, self._horizon(batch))
-        receivers = self._receivers(batch, roots.nodes[:ends], times[:ends])
+        receivers = None
+        if self.model.mailbox.hears:
+            words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
+            neighbours, *_ = session.sampler.neighbours(roots.nodes[:ends], times[:ends], words)
+            receivers = Receivers.of(roots.nodes[:ends], neighbours)
         numbers = torch.arange(batch.start, batch.stop)
         scene = Scene(roots.nodes, times, numbers, None, around, receivers, each=each)
         return Work(batch, scene, around.nodes, int(around.root_rows[:ends].max()) + 1)
-
-    def sample_ends(self, batch: Batch) -> Work:
-        """Find the distinct ends of a batch of its full size, and the receivers of its mail."""
-        stream, events = self.session.stream, slice(batch.start, batch.stop)
-        ends, times = torch.cat([stream.src[events], stream.dst[events]]), stream.t[events].repeat(2)
-        around = self.session.sampler.around(Roots(ends, times, ends), [])
-        numbers = torch.arange(batch.start, batch.stop)
-        scene = Scene(ends, times, numbers, None, around, self._receivers(batch, ends, times))
-        return Work(batch, scene, around.nodes, around.nodes.numel())
 
     def sample_pairs(self, batch: Batch) -> Work:
         """Sample neighbours, and compute features of the events' pairs with their destinations and negatives."""
@@ -174,10 +165,6 @@ class Stages:
         ranking = None if candidates is None else self._ranking(work.batch, candidates)
         return replace(work, outcome=score(self.model, _scene(work), partial(self.publish, work), ranking))
 
-    def record(self, work: Work) -> Work:
-        """Compute a batch's writes alone."""
-        return replace(work, outcome=record(self.model, _scene(work), partial(self.publish, work)))
-
     def embed(self, work: Work) -> Work:
         """Compute the embeddings of a batch's sources."""
         return replace(work, outcome=embed(self.model, _scene(work), partial(self.publish, work)))
@@ -204,13 +191,6 @@ class Stages:
 
     def _fetch_stages(self) -> StageFunctions:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
-
-    def _receivers(self, batch: Batch, ends: torch.Tensor, times: torch.Tensor) -> Receivers | None:
-        """Return the receivers of a batch's mail, if they are not only its ends [2B]."""
-        if not self.model.mailbox.hears:
-            return None
-        words = draw_words(self.session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
-        return Receivers.of(ends, self.session.sampler.neighbours(ends, times, words)[0])
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
         """Return Philox words for every hop that the model reads."""

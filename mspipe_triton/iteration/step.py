@@ -50,10 +50,6 @@ class Embedded(NamedTuple):
     sources: torch.Tensor
 
 
-class Recorded(NamedTuple):
-    """Nothing: the batch's writes are all."""
-
-
 def forward(
     model: TemporalModel, scene: Scene, now: torch.Tensor | None = None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -146,13 +142,6 @@ def embed(model: TemporalModel, scene: Scene, write: Write) -> Embedded:
     hidden, embedded = forward(model, scene)
     _write(write, scene, hidden)
     return Embedded(embedded[: scene.events.numel()])
-
-
-@torch.no_grad()
-def record(model: TemporalModel, scene: Scene, write: Write) -> Recorded:
-    """Compute the writes of a batch, without embeddings."""
-    _write(write, scene, model.update_memory(scene.record, scene.times[0]))
-    return Recorded()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -70,7 +71,7 @@ class StoredModel:
         Args:
             record: the content of the run's `data.json`.
         """
-        data = replace(config.data, path="", edge_features="", node_features="")
+        data = replace(config.data, path="", edge_features="", node_features="", history="")
         return StoredModel(
             replace(config, data=data), model.facts, time, is_whole(stream.t), {name: record[name] for name in _RECORD},
             model.state_dict(), state.tables, len(stream),
@@ -147,10 +148,34 @@ class StoredModel:
             raise _damaged(folder, error) from error
 
 
+@dataclass(frozen=True, eq=False)
+class Past:
+    """The run that another run continues.
+
+    Args:
+        stored: its model after all its events.
+        nodes: [N] the numbers that the nodes of its state have in the other run.
+    """
+
+    stored: StoredModel
+    nodes: torch.Tensor
+
+    @property
+    def base(self) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """The state that every epoch starts from, as `NodeState` takes it."""
+        return self.nodes, self.stored.state
+
+
 def forget(folder: Path) -> None:
     """Remove the model of a folder, if there is one."""
     for name in (SETTINGS, TENSORS):
         (folder / name).unlink(missing_ok=True)
+
+
+def digest(folder: Path) -> str:
+    """Return a digest of a folder's tensors, to detect that they have changed."""
+    with open(folder / TENSORS, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
 
 
 def is_whole(t: torch.Tensor) -> bool:

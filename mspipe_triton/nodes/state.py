@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -25,6 +26,7 @@ class NodeState(Generic[R]):
         tables: by name, [N, …] each; `sent` [N] int64 counts every node's mails as soon as they are composed.
         start: the stream's first time, to which all times are reset.
         placement: place of the tables and of the rows that are read.
+        base: nodes [M] and their rows of every table, to which `reset` returns; None for an empty state.
     """
 
     mailbox: Mailbox[R]
@@ -32,30 +34,39 @@ class NodeState(Generic[R]):
     sent: torch.Tensor
     start: torch.Tensor
     placement: Placement
+    base: tuple[torch.Tensor, Mapping[str, torch.Tensor]] | None = None
     begun: int = 0
     ended: int = 0
     published: dict[int, Writes] = field(default_factory=dict)
 
     @staticmethod
     def create(
-        mailbox: Mailbox[R], num_nodes: int, start: torch.Tensor, placement: Placement | None = None
-    ) -> NodeState[R]:
-        """Create an empty state of N nodes; `start` [] is the stream's first time."""
+        mailbox: Mailbox[R], num_nodes: int, start: torch.Tensor, placement: Placement | None = None,
+        base: tuple[torch.Tensor, Mapping[str, torch.Tensor]] | None = None,
+    ) -> NodeState[R]:  # fmt: skip
+        """Create a state of N nodes, empty or with a base; `start` [] is the stream's first time."""
         placement = placement or Placement()
         tables = {
             name: placement.home(torch.empty((num_nodes, *table.shape), dtype=table.dtype or start.dtype))
             for name, table in mailbox.tables().items()
         }
         sent = torch.zeros(num_nodes if "received" in tables else 0, dtype=torch.int64, device=placement.device)
-        state = NodeState(mailbox, tables, sent, start, placement)
+        state = NodeState(mailbox, tables, sent, start, placement, base)
         state.reset()
         return state
 
     def reset(self) -> None:
-        """Reset to memory and mail 0, no events, and all times the stream's first; no read or write may be running."""
+        """Reset to the base; other nodes to memory and mail 0, no events, and all times the stream's first.
+
+        No read or write may be running.
+        """
+        nodes, rows = self.base or (None, {})
         for name, table in self.mailbox.tables().items():
             self.tables[name].fill_(self.start if table.dtype is None else table.empty)
-        self.sent.zero_()
+            if nodes is not None:
+                values = self.tables[name]
+                values.index_copy_(0, nodes.to(values.device), rows[name].to(values.device, values.dtype))
+        self._count_sent()
         self.settle()
 
     def grow(self, num_nodes: int) -> None:
@@ -161,6 +172,10 @@ class NodeState(Generic[R]):
         """Copy saved tables into the tables of this state."""
         for name, table in self.tables.items():
             table.copy_(tables[name])
+        self._count_sent()
+
+    def _count_sent(self) -> None:
+        """Count the mails that the tables hold as all that were sent."""
         if "received" in self.tables:
             self.sent.copy_(self.tables["received"])
 

@@ -32,7 +32,7 @@ class Destinations:
         self.around = torch.empty((0, self.fanout), dtype=torch.int64)
         self.hits = self.misses = 0
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def scores(self, src: torch.Tensor, nodes: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """Compute logits [K] of a source [1] and destinations [K] at a time [1]."""
         parts = []

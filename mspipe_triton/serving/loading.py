@@ -19,7 +19,7 @@ from mspipe_triton.data.moments import moment, time_text
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.errors import ConfigError, DataError, RunFolderError
-from mspipe_triton.iteration.scene import Batch, batches
+from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.models.stored import SETTINGS, StoredModel
@@ -68,8 +68,8 @@ def load(
         raise RunFolderError(f"{run}: no epoch was finished (checkpoint.pt is missing); train first")
     config = _on_cpu(load_config(folder.config))
     stored = StoredModel.read(path) if (path / SETTINGS).exists() else None
-    events = run_stream(folder, config, data, stream, flag=False)
-    session = Session.create(config, events, stored)
+    events, past = run_stream(folder, config, data, stream, flag=False)
+    session = Session.create(config, events, stored, past)
     position = _position(at, events, session.split, config)
     if stored is not None and position == len(events):
         session.state.load_state_dict(dict(stored.state))
@@ -121,21 +121,23 @@ def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> 
 
 @torch.no_grad()
 def _replay(session: Session, position: int) -> None:
-    """Move the state from the end of training to a position, as evaluation does; an earlier one is reached from 0."""
-    stages, ends = Stages(session), (session.split.train_end, session.split.val_end, len(session.stream))
+    """Move the state from the end of training to a position, as evaluation does.
+
+    An earlier one is reached from the start of training, and history from the first event.
+    """
+    stages, size = Stages(session), session.size
+    train_end, *ends = (session.split.train_end, session.split.val_end, len(session.stream))
     session.model.eval()
-    if position < session.split.train_end:
+    spans = list(enumerate(pairwise([train_end, *ends])))
+    if position < train_end:
+        start = session.stream.start if position >= session.stream.start else 0
+        session.state.base = session.state.base if start else None
         session.state.reset()
-        for number, first in enumerate(range(0, position, session.size)):
-            stop = min(first + session.size, position)
-            batch = Batch(number, 0, first, stop, stop - first, session.stream.src.new_empty((stop - first, 0)))
-            for _ in in_turn(stages.recording(), [batch]):
-                pass
-        return
-    for number, (first, end) in enumerate(pairwise(ends)):
+        spans = [(0, (start, position))]
+    for number, (first, end) in spans:
         session.state.settle()
         stop = min(end, position)
-        items = batches(first, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, number)
+        items = batches(first, stop, size, session.negatives, Purpose.EVAL_NEGATIVES, number)
         for _ in in_turn(stages.scoring(), items if first < stop else ()):
             pass
 

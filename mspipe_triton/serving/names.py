@@ -56,10 +56,6 @@ class Names:
             raise DataError(f"kind {name!r} is not one of {', '.join(kinds)}; nodes are of two kinds, so name one")
         return kinds.index(name)
 
-    def plain(self, numbers: torch.Tensor) -> list[Any]:
-        """Return the ids of nodes [M], without their kinds."""
-        return list(self.ids.column(numbers.numpy()).to_pylist())
-
     def all(self) -> list[Any]:
         """Return the ids of all nodes; with two kinds, pairs (kind, id)."""
         return self.ids.of(np.arange(len(self.ids)))

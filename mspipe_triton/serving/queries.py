@@ -146,7 +146,7 @@ class Queries:
         scores = self._ranking[mode].scores(source, nodes, time)
         count = scores.numel() if top is None else min(top, scores.numel())
         best = scores.topk(count)
-        ids = self._names.plain(nodes[best.indices]) if candidates is None else picked(candidates, best.indices.numpy())
+        ids = self._ids.plain(nodes[best.indices]) if candidates is None else picked(candidates, best.indices.numpy())
         return list(zip(ids, best.values.tolist(), strict=True))
 
     def embed(self, nodes: Any = None, t: Any = None, kind: str | None = None) -> np.ndarray:
@@ -185,7 +185,7 @@ class Queries:
     def known(self, src: Any) -> Any:
         """Return a source's id as the run has it, as in 7 for the text "7" beside integers; a new one as it is."""
         number = self._ids.numbers(src, SOURCE)
-        return src if number[0] < 0 else self._names.plain(torch.from_numpy(number))[0]
+        return src if number[0] < 0 else self._ids.plain(torch.from_numpy(number))[0]
 
     def time_of(self, t: Any) -> int | float | str:
         """Return a time in the form of `time`; None is the last event's."""

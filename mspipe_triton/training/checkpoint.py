@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def check_data(
 
 def _parts(contents: Contents) -> str:
     """Return the sizes of a split's parts, as in "840, 180 and 180 events"."""
-    train, val, test = contents.train_end, contents.val_end - contents.train_end, contents.events - contents.val_end
+    ends = (contents.start, *contents.split, contents.events)
+    train, val, test = (stop - start for start, stop in pairwise(ends))
     return f"{train:,}, {val:,} and {test:,} events"
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mspipe_triton.config import RunConfig
+from mspipe_triton.config import DataConfig, RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.labels import check_labels
 from mspipe_triton.data.negatives import check_destinations
-from mspipe_triton.data.source import Contents, data_of, load_stream, with_absolute_paths
+from mspipe_triton.data.source import Contents, data_of, with_absolute_paths
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.models.stored import Past
 from mspipe_triton.settings import Tuned, run_settings
 from mspipe_triton.training.checkpoint import check_data
+from mspipe_triton.training.continuation import RunData, check_continuation, load_data, load_run
 from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.training.run_folder import RunFolder
 
@@ -25,7 +27,7 @@ class Entry:
     Args:
         config: the user's config, which the run folder stores; a resumed run has its former settings.
         device: "cpu" or "cuda"; line: a message about it for the user, or None.
-        stream: the events; contents: in short. folder: the run folder.
+        stream: the events; contents: in short. past: the run that this one continues, or None. folder: the run folder.
         resume: whether to continue the run in the folder.
     """
 
@@ -33,6 +35,7 @@ class Entry:
     device: str
     line: str | None
     stream: EventStream
+    past: Past | None
     contents: Contents
     folder: RunFolder
     resume: bool
@@ -94,18 +97,8 @@ def enter(
             f"stream must be an EventStream, not {type(stream).__name__}; make one with EventStream.of or read_stream"
         )
     resolved, line = resolve_device(config)  # before reading the data, which may take long
-    if stream is not None:
-        if config.data.split_at and stream.borders is None and not resume:
-            raise ConfigError(
-                f"split-at {config.data.split_at!r} is for events that are read; pass split_at to EventStream.of or "
-                "read_stream"
-            )
-        data = data_of(stream, config.data)
-    elif resume:
-        data = with_absolute_paths(config.data)
-        stream = RunFolder.to_resume(out).stream(data, f"as in `train FILE --out {out} --resume`")
-    else:
-        data, stream = with_absolute_paths(config.data), load_stream(config.data)
+    check_continuation(config)
+    data, (stream, past) = _loaded(config, stream, out, resume)
     if config.train.task == "node":
         check_labels(stream)
     folder, contents = RunFolder.check(out, config, stream.name, resume), Contents.of(stream)
@@ -114,11 +107,32 @@ def enter(
         place = data.path or f"stream {stream.name}"
         learns_labels = config.train.task == "node"
         check_data(folder.last, stream, contents, place, fix, learns_labels, split=True)
+        folder.check_past(data.history)
         saved = load_config(folder.config)
         config, data = replace(config, settings=saved.settings), data if data.path else saved.data
-    entry = Entry(replace(config, data=data), resolved.train.device, line, stream, contents, folder, resume)
+    entry = Entry(replace(config, data=data), resolved.train.device, line, stream, past, contents, folder, resume)
     if trace and entry.resolved()[0].train.placement == "device":
         raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
     stream.split_for(config.train.batch_size)
     check_destinations(stream, config.train.train_negatives)
     return entry
+
+
+def _loaded(config: RunConfig, stream: EventStream | None, out: str | None, resume: bool) -> tuple[DataConfig, RunData]:
+    """Return the settings that read a run's events, and these; see `enter`."""
+    if stream is not None:
+        if config.data.history:
+            raise ConfigError(
+                f"stream {stream.name}: the events after those of {config.data.history} are read from a file; write "
+                "them to one, and pass its path"
+            )
+        if config.data.split_at and stream.borders is None and not resume:
+            raise ConfigError(
+                f"split-at {config.data.split_at!r} is for events that are read; pass split_at to EventStream.of or "
+                "read_stream"
+            )
+        return data_of(stream, config.data), RunData(stream, None)
+    data = with_absolute_paths(config.data)
+    if resume:
+        return data, load_run(RunFolder.to_resume(out), data, f"as in `train FILE --out {out} --resume`")
+    return data, load_data(data)

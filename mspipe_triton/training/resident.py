@@ -41,8 +41,8 @@ class Resident(Way):
     ) -> Epoch:
         """See `Way`."""
         self.session.model.train()
-        events = self.session.split.train_end if stop is None else stop
-        steps, span = self.training(), (0, events, epoch)
+        first, events = self.session.stream.start, self.session.training_events if stop is None else stop
+        steps, span = self.training(), (first, first + events, epoch)
         initial = Snapshot(steps.model_tensors())
         while True:
             self.session.state.reset()
@@ -71,13 +71,13 @@ class Resident(Way):
 
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
         """See `Way`; the stretch starts earlier if fewer batches remain."""
-        steps, size, whole = self.training(), self.session.size, self.session.split.train_end // self.session.size
+        steps, size, whole = self.training(), self.session.size, self.session.training_events // self.session.size
         self.session.state.reset()
         self.session.model.train()
-        first = max(0, min(place, whole - count))
+        start, first = self.session.stream.start, max(0, min(place, whole - count))
         for number in range(count):
             if number % whole == 0:
-                steps.start(first * size, whole * size, 1)
+                steps.start(start + first * size, start + whole * size, 1)
             steps.replay()
             yield
 
@@ -112,9 +112,9 @@ class Resident(Way):
     def training(self) -> TrainPass:
         """Return the training pass, compiled and captured."""
         if self._train is None:
-            events = self.session.split.train_end
+            first, events = self.session.stream.start, self.session.training_events
             self._train = TrainPass(self.device_session, -(-events // self.session.size))
-            self._prepare(self._train, [(0, events, 1)], False)
+            self._prepare(self._train, [(first, first + events, 1)], False)
         return self._train
 
     def _scoring(self, split: str, candidates: Candidates, lagged: bool) -> ScorePass:

@@ -12,6 +12,7 @@ from mspipe_triton.data.source import Contents
 from mspipe_triton.devices import resolve_device
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.training.checkpoint import check_data
+from mspipe_triton.training.continuation import RunData, load_run
 from mspipe_triton.training.run_folder import RunFolder
 
 
@@ -29,8 +30,8 @@ def run_config(folder: RunFolder) -> RunConfig:
 
 def run_stream(
     folder: RunFolder, config: RunConfig, data: str | None = None, stream: EventStream | None = None, flag: bool = True
-) -> EventStream:
-    """Return the events that a run was trained on, split as they were.
+) -> RunData:
+    """Return the events that a run was trained on, split as they were, and the run that it continues.
 
     Args:
         data: the file that holds them, if it is not where it was; it is read as the run's was.
@@ -44,13 +45,15 @@ def run_stream(
         raise ConfigError("data and stream both hold the events; pass one of them")
     if stream is not None and not isinstance(stream, EventStream):
         raise ConfigError(f"stream must be an EventStream, not {type(stream).__name__}; make one with EventStream.of")
-    way = "with --data FILE" if flag else "as data=FILE"
+    if stream is not None and config.data.history:
+        raise ConfigError(f"stream {stream.name}: {folder.path} continues another run; name its own events with data")
+    past, way = None, "with --data FILE" if flag else "as data=FILE"
     if stream is None:
         place = config.data.path if data is None else data
         try:
-            stream = folder.stream(replace(config.data, path=place), way)
+            stream, past = load_run(folder, replace(config.data, path=place), way)
         except ConfigError:  # of other data, which the run's split may not fit; their difference is named below
-            stream = folder.stream(replace(config.data, path=place, split_at=""), way)
+            stream, past = load_run(folder, replace(config.data, path=place, split_at=""), way)
         name = "--data" if flag else "data="
         fix = f"restore the file, or name the one that the run was trained on with {name}"
     else:
@@ -59,4 +62,4 @@ def run_stream(
     if learns_labels and stream.labels is None:
         check_labels(stream)  # tells why there are none
     borders = check_data(folder.best, stream, Contents.of(stream), place, fix, learns_labels)
-    return replace(stream, borders=borders)
+    return RunData(replace(stream, borders=borders), past)

@@ -13,10 +13,11 @@ from typing import Any
 from mspipe_triton.config import DataConfig, RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.source import FILES, Contents, load_stream, record
+from mspipe_triton.data.source import FILES, Contents, record
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.files import atomic_file
+from mspipe_triton.models.stored import digest
 
 # The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
 _MARK = "# Written by mspipe-triton for this run; "
@@ -84,32 +85,36 @@ class RunFolder:
                 raise RunFolderError(f"{out}: nothing to resume ({file.name} is missing); omit --resume")
         return folder
 
-    def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any]) -> None:
+    def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any], continued: bool = False) -> None:
         """Refuse settings of model and training, by name, that differ from a run's; `epochs` and None may.
+
+        Args:
+            continued: refuse those of the model and of the form of the data instead, since the run is not resumed.
 
         Raises:
             RunFolderError: with every setting that differs.
         """
+        form = {name: getattr(saved.data, name) for name in ("bipartite", "one_kind", "raw_features")}
+        other = ("data", form) if continued else ("train", vars(saved.train))
         differences = [
             f"{section}.{name} ({_display(there)} there, {_display(settings[name])} here)"
-            for section, values in (("model", saved.model.resolved()), ("train", saved.train))
-            for name, there in vars(values).items()
+            for section, values in (("model", vars(saved.model.resolved())), other)
+            for name, there in values.items()
             if name != "epochs" and settings.get(name) not in (None, there)
         ]
         if differences:
-            raise RunFolderError(
-                f"{self.path}: the run to resume has another {', '.join(differences)}; give the same, or another --out"
-            )
+            verb, fix = ("continue", "omit it") if continued else ("resume", "give the same, or another --out")
+            raise RunFolderError(f"{self.path}: the run to {verb} has another {', '.join(differences)}; {fix}")
 
-    def stream(self, data: DataConfig, fix: str) -> EventStream:
-        """Load the events of the folder's run.
+    def refuse_missing(self, data: DataConfig, fix: str) -> None:
+        """Refuse settings of the events of the folder's run that name no file, or a file that is missing.
 
         Args:
             data: the run's settings, or its settings with another path.
             fix: the way to name another path, for messages.
 
         Raises:
-            InputError: the events were passed from Python, or a file is missing or cannot be read.
+            InputError: the events were passed from Python, or a file is missing.
         """
         if data.path == "":
             raise RunFolderError(f"{self.path}: its events were passed from Python; name a file that holds them {fix}")
@@ -120,10 +125,11 @@ class RunFolder:
                 raise DataError(
                     f"{file}: no such file; restore it, or name the one that {self.path} was trained on {way}"
                 )
-        return load_stream(data)
 
     def prepare(self, config: RunConfig, stream: EventStream, contents: Contents, scale: TimeScale) -> None:
         """Create the folder of a new run, with its config, data.json and the user's node ids.
+
+        data.json also has a digest of the model of the run that it continues, "" if it continues none.
 
         Raises:
             RunFolderError: the folder cannot be written.
@@ -133,13 +139,27 @@ class RunFolder:
             self._write_config(config)
             for leftover in (self.metrics, self.nodes, self.data):
                 leftover.unlink(missing_ok=True)
+            past = digest(Path(config.data.history)) if config.data.history else ""
+            facts = {**record(stream, contents, scale), "past_model": past}
             with atomic_file(self.data) as temporary:
-                temporary.write_text(json.dumps(record(stream, contents, scale), indent=1) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
             if stream.ids is not None:
                 with atomic_file(self.nodes) as temporary:
                     stream.ids.save(temporary)
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def check_past(self, history: str) -> None:
+        """Refuse the run in the folder `history` if its model is not the one that the folder's run began with.
+
+        Raises:
+            RunFolderError: it has changed.
+        """
+        if history and self.read_record()["past_model"] != digest(Path(history)):
+            raise RunFolderError(
+                f"{self.path}: continues {history}, whose model has changed since; continue that run again in another "
+                "--out"
+            )
 
     def continue_with(self, config: RunConfig, epochs: int) -> None:
         """Write the config of a run that resumes after `epochs` epochs; if it has fewer, with the run's former number.

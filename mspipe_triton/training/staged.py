@@ -108,13 +108,13 @@ class Staged(Way):
         """
         session, settings, size = self.session, self.session.settings, self.session.size
         ahead = 0 if settings.schedule == "serial" else 2 * settings.prefetch + 4
-        whole, sampler = session.split.train_end // size, session.negatives
+        first, whole, sampler = session.stream.start, session.training_events // size, session.negatives
         places = (place + torch.arange(count + ahead)) % whole
-        dst = sampler.dst[: whole * size].view(whole, size)[places].flatten()
+        dst = sampler.dst[first : first + whole * size].view(whole, size)[places].flatten()
         each = session.config.train.train_negatives
         negatives = sampler.iterate(Purpose.TRAIN_NEGATIVES, 1, dst, size, each)
         for index, (number, draws) in enumerate(zip(places.tolist(), negatives, strict=True)):
-            begin = number * size
+            begin = first + number * size
             yield Batch(index, 1, begin, begin + size, size, draws)
 
     def predict(

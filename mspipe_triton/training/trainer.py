@@ -103,7 +103,7 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
     with process_settings(config):
-        session = Session.create(config, entry.stream)
+        session = Session.create(config, entry.stream, past=entry.past)
         trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace else None, tuned)
         done = 0
         if entry.resume:
@@ -216,9 +216,10 @@ class _Run:
             "task": config.train.task,
             "dataset": session.stream.name,
             "events": len(session.stream),
+            "history": session.stream.start,
             "nodes": session.stream.num_nodes,
             "split_events": {
-                "train": session.split.train_end,
+                "train": session.training_events,
                 **{split: stop - first for split, (first, stop, _) in self.way.spans().items()},
             },
             "schedule": self.way.schedule,

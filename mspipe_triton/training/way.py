@@ -94,12 +94,12 @@ class Way(ABC):
         return self.session.settings.schedule
 
     def train(self, epoch: int, progress: Progress = silent) -> dict[str, Any]:
-        """Train an epoch from an empty node state, and return its metrics without those of validation.
+        """Train an epoch from the initial node state, and return its metrics without those of validation.
 
         Raises:
             TrainingError: a loss was not finite.
         """
-        events = self.session.split.train_end
+        events = self.session.training_events
         preparing, compiling = self.seconds_preparing, compile_seconds()
         with Interrupts() as interrupts:
             result = self.train_epoch(epoch, progress, interrupts.check)
@@ -114,7 +114,7 @@ class Way(ABC):
     def train_epoch(
         self, epoch: int, progress: Progress = silent, check: Callable[[], None] = silent, stop: int | None = None
     ) -> Epoch:
-        """Train on the training events from an empty node state, or on the first `stop` of them.
+        """Train on the training events from the initial node state, or on the first `stop` of them.
 
         Args:
             check: called after each iteration, which the device may not have finished yet; it may raise.
@@ -122,7 +122,7 @@ class Way(ABC):
 
     @abstractmethod
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
-        """Train on about `count` batches from number `place` on, from an empty node state; yield after each.
+        """Train on about `count` batches from number `place` on, from the initial node state; yield after each.
 
         After the last batch it may continue with the first one. Staged runs add their stage times to `times`.
         """
@@ -156,10 +156,10 @@ class Way(ABC):
 
     def training_batches(self, epoch: int, stop: int | None = None) -> Iterator[Batch]:
         """Yield batches of the training events, or of the first `stop` of them."""
-        session = self.session
-        stop = session.split.train_end if stop is None else stop
+        session, start = self.session, self.session.stream.start
+        stop = start + (session.training_events if stop is None else stop)
         each = session.config.train.train_negatives
-        return batches(0, stop, session.size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch, each=each)
+        return batches(start, stop, session.size, session.negatives, Purpose.TRAIN_NEGATIVES, epoch, each=each)
 
     def spans(self) -> dict[str, Span]:
         """Return the events of both splits; the split's number replaces the epoch."""

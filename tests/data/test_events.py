@@ -58,7 +58,7 @@ def test_refuses_times_and_features_that_are_not_finite() -> None:
 def test_a_feature_that_is_not_finite_has_a_row_and_a_column(
     column: str, noun: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mspipe_triton.data.events._CHUNK_VALUES", 32)  # 10 rows, so row 50 begins another chunk
+    monkeypatch.setattr("mspipe_triton.data.stream_checks._CHUNK_VALUES", 32)  # 10 rows, so row 50 begins another chunk
     table = torch.zeros(60, 3)
     table[50, 2] = float("inf")
     table[55, 0] = float("nan")

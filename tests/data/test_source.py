@@ -147,7 +147,7 @@ def test_the_record_holds_what_reading_did(small_stream: EventStream) -> None:
         "name": "synthetic", "fingerprint": fingerprint(small_stream), "events": 1200, "nodes": 90, "dim_edge": 3,
         "dim_node": 0, "parts": dict(Contents.of(small_stream).parts), "format": "", "kinds": [], "roles": {},
         "time": "", "time_scale": {"origin": 77, "gap": 1.0, "decades": 9.0}, "notes": [], "features": None,
-        "node_features": None, "train_end": 840, "val_end": 1020,
+        "node_features": None, "train_end": 840, "val_end": 1020, "history": 0,
     }  # fmt: skip
     about: Any = Source(
         Origin((("events.csv", 1200),)), np.arange(1200), None, {"who": "src", "note": ""}, ("12 rows were empty.",),

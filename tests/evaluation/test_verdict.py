@@ -46,6 +46,15 @@ def test_a_protocol_keeps_its_batch_size() -> None:
     assert "--batch-size" not in verdict({**few, "protocol": "tgb"})[-1]
 
 
+def test_a_run_that_continues_another_keeps_its_model() -> None:
+    behind = {"ap": 0.95, "auc": 0.95, "mrr": 0.95}
+    long = {**result({}, {}, train=14_000, size=100, features=behind), "pair_features": False}
+    for run, settings in ((long, True), ({**long, "history": 500}, False)):
+        advice = verdict(run)[-1]
+        assert ("--pair-features" in advice) == ("another --model" in advice) == settings
+        assert "a smaller --lr" in advice
+
+
 def test_a_good_run_has_no_notes() -> None:
     assert verdict(result({}, {})) == []
     assert verdict(result({"node": {"auc": 0.9, "events": 300, "positives": 30}}, {})) == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -260,3 +261,20 @@ def test_a_saved_ring_is_restored() -> None:
     other.reset()
     check_ring(other.fetch(everyone, FEATURES), versions[0])
     assert not other.sent.any()
+
+
+@pytest.mark.parametrize("make", [empty_state, ring])
+def test_a_reset_returns_to_the_base(make: Callable[..., NodeState[Any]]) -> None:
+    empty, other = make(4), make(2)
+    for number, table in enumerate(other.tables.values(), 1):
+        table.copy_(torch.arange(table.numel()).view(table.shape) + number)
+    state = NodeState.create(empty.mailbox, 4, empty.start, base=(torch.tensor([3, 1]), other.tables))
+    for _ in range(2):
+        for name, table in state.tables.items():
+            assert torch.equal(table[[3, 1]], other.tables[name]), name
+            assert torch.equal(table[[0, 2]], empty.tables[name][:2]), name
+            if name == "received":
+                assert torch.equal(state.sent, table)
+            table.fill_(77)
+        state.sent.fill_(77)
+        state.reset()

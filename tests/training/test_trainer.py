@@ -42,8 +42,8 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     folder = tmp_path / "a" / "run"
     names = sorted(path.name for path in folder.iterdir())
     assert names == [
-        "README.md", "checkpoint.pt", "config.toml", "data.json", "last.pt", "metrics.jsonl", "model.json", "model.safetensors",
-        "result.json",
+        "README.md", "checkpoint.pt", "config.toml", "data.json", "last.pt", "metrics.jsonl", "model.json",
+        "model.safetensors", "result.json",
     ]  # fmt: skip
     assert json.loads((folder / "result.json").read_text()) == result
     expected = {

@@ -59,7 +59,7 @@ class RunMeasurer:
     ) -> None:
         self.session, self.shipped, self.seconds, self.until = session, shipped, seconds, until
         self.size = session.config.train.batch_size
-        self.batches = session.split.train_end // self.size
+        self.batches = session.training_events // self.size
         self.iterations = min(MIN_ITERATIONS, self.batches)
         self.ways: dict[RunSettings, Way] = {}
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
