@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "api.md"
 WIDTH = 120
 GROUPS = {
     "Using a model": ("load", "Predictor"),
-    "Training": ("train", "evaluate_run"),
+    "Training": ("train", "continuation", "evaluate_run"),
     "Data": ("read_stream", "EventStream", "synthetic_stream", "PairIndex"),
     "Settings": ("RunConfig", "ModelConfig", "TrainConfig", "DataConfig"),
     "Errors": ("MspipeError",),
