@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,35 @@ def test_python_examples(tmp_path: Path) -> None:
     assert len(examples) == 4
     for example in examples:
         run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
+
+
+def test_predictions(tmp_path: Path, command: Command) -> None:
+    """The blocks, one after the other, print what their comments say; "about" allows a tenth."""
+    page = (ROOT / "docs" / "guides" / "predictions.md").read_text(encoding="utf-8")
+    parts = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1"}
+    printed: list[str] = []
+    for language, group in groupby(parts, key=lambda part: part[0]):
+        code = "\n".join(block for _, block in group)
+        if language == "bash":
+            for line in code.splitlines():
+                done = command(*shlex.split(line)[1:])
+                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            continue
+        # Python's own lines are the only ones that start with a mark.
+        code = re.sub(r"^print\((.*)\)  # ", r"print('>', \1)  # ", code, flags=re.MULTILINE)
+        ran = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+        )
+        assert ran.returncode == 0, ran.stderr
+        printed += [line[2:] for line in ran.stdout.splitlines() if line.startswith("> ")]
+    promised = re.findall(r"^print\(.*\)  # (.*)$", page, re.MULTILINE)
+    assert len(printed) == len(promised) > 10
+    for text, promise in zip(printed, promised, strict=True):
+        if promise.startswith("about "):
+            assert float(text) == pytest.approx(float(promise.removeprefix("about ")), abs=0.1)
+        elif not promise.startswith("the "):
+            assert text == promise
 
 
 def test_kernels_example(tmp_path: Path) -> None:

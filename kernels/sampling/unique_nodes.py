@@ -79,7 +79,8 @@ def stamps(size: int, device: torch.device) -> torch.Tensor:
     """
     table: torch.Tensor | None = getattr(_scratch, "table", None)
     if table is None or table.numel() < size or table.device != device:
-        table = torch.empty(max(size, 1024) * 5 // 4, dtype=torch.int64, device=device)
+        with torch.inference_mode(False):  # a table made in that mode could not be written to outside it
+            table = torch.empty(max(size, 1024) * 5 // 4, dtype=torch.int64, device=device)
         if table.numel() <= _CACHED:
             _scratch.table = table
     return table

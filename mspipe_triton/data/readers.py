@@ -41,8 +41,8 @@ def read_stream(
         sort: sort by time (stably) instead of refusing unsorted times.
         node_features: a table with a column `node`, or a .npy file with one row per id, see `node_features`.
         edge_features: a .npy file with one row per event.
-        bipartite: number sources and destinations apart, as two kinds; one_kind: together. By default the names of
-            the columns decide: user and item are two kinds.
+        bipartite: number sources and destinations apart, as two kinds. one_kind: number them together, as one. By
+            default the names of the columns decide: user and item are two kinds.
         no_header: the file has no header; its columns are 1, 2, 3, … with src, dst and t first.
         encoding: of a text file; UTF-8 by default.
         time_format: the form of the dates, as in "%d.%m.%Y"; needed if day and month could be confused.

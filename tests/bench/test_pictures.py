@@ -12,6 +12,7 @@ from bench.pictures.style import compact
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WORDS = {
     "ablation": {"serial", "exact", "training loss"},
+    "embeddings": {"group of items", "last event", "principal component", "10"},
     "iteration": {"sample", "train"},
     "pipeline": {"serial", "exact", "copy_in", "one period"},
     "tuning": {"trial", "prefetch", "best so far"},

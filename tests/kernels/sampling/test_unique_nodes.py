@@ -52,6 +52,16 @@ def test_all_padding(length: int, capacity: int) -> None:
     check([-1] * length, capacity)
 
 
+def test_a_first_call_in_inference_mode_leaves_a_scratch_table_for_later_ones() -> None:
+    def calls() -> None:
+        with torch.inference_mode():
+            check([5, 5, 2], 3)
+        check([5, 5, 2], 3)
+
+    with ThreadPoolExecutor(1) as thread:  # a new thread has no scratch table
+        thread.submit(calls).result()
+
+
 def test_any_negative_entry_is_padding() -> None:
     check([-7, 3, -1, 3, -(2**31), 0], 4, torch.int32)
 
