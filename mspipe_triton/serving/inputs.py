@@ -99,7 +99,7 @@ def _array(values: Any) -> np.ndarray:
     """Return times of any form as an array of numbers, or of objects for `moment`."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
-        return (values.double() if values.is_floating_point() else values).numpy()
+        return np.asarray(values.double() if values.is_floating_point() else values)
     values = list(values) if isinstance(values, set | frozenset) else column(values)
     try:
         array = np.asarray(values)
