@@ -9,7 +9,7 @@ import torch
 
 from bench.cases.operation import Operation, Work
 from bench.cases.random_batch import Numbers, RandomBatch
-from mspipe_triton.kernels.link.pair_features import COLUMNS
+from mspipe_triton.kernels.link.pair_columns import COLUMNS
 
 LEAVES = ("embedded", "weight_src", "bias_src", "weight_dst", "bias_dst", "weight_out", "bias_out")
 FEATURES, NEGATIVES = COLUMNS, 20  # of the cases that have features of pairs, or several negatives

@@ -10,7 +10,7 @@ from typing import Any
 from bench.cases.operation import Operation, Work
 from bench.cases.random_batch import Numbers, RandomBatch
 from mspipe_triton.data.pair_index import PairIndex
-from mspipe_triton.kernels.link.pair_features import COLUMNS
+from mspipe_triton.kernels.link.pair_columns import COLUMNS
 
 NEWER = 0.1  # share of the events that are sorted apart in the second case
 

@@ -7,15 +7,13 @@ from typing import NamedTuple
 import torch
 
 from mspipe_triton.kernels.link.last_events import last_event, last_of_pair
+from mspipe_triton.kernels.link.pair_columns import COLUMNS, SPANS, TAUS, Meetings, Reads, Replies, Tables, columns_of
 from mspipe_triton.kernels.link.pair_kernel import pair_features_kernel
 from mspipe_triton.kernels.runtime import checks
 from mspipe_triton.kernels.runtime.launch import cdiv
 from mspipe_triton.kernels.runtime.operation import operation
 
 _NAME = "pair_features"
-COLUMNS = 36
-SPANS = (50.0, 500.0, 5000.0)  # events over which popularity decays to 1/e
-_TAUS = (1e2, 1e4, 1e6)
 _PAIRS = 32768  # pairs that the reference computes at a time, so that their numbers stay in the cache
 
 
@@ -88,134 +86,35 @@ def _reference(args: PairFeatures) -> torch.Tensor:
     out = _empty(args)
     queries, candidates = args.dst.shape
     rows = max(_PAIRS // max(candidates, 1), 1)
+    tables = Tables(args.times, args.earlier, args.partners, args.popularity)
     for start in range(0, queries, rows):
         part = slice(start, start + rows)
-        pairs = _Pairs.of(args, part)
-        columns = out.new_zeros((COLUMNS, pairs.dst.numel()))
-        if args.times.numel():  # else there is no event to read
-            received = _destination(columns, args, pairs)
-            _forward(columns, args, pairs, received)
-            _reverse(columns[11:20], args, pairs)
-            _source(columns, args, pairs)
-        columns[28].copy_((pairs.sent == 0) & (pairs.dst >= 0))
-        torch.mul(columns[25:28], columns[28], out=columns[29:32])
-        out[part].view(-1, COLUMNS).copy_(columns.t())
+        out[part].view(-1, COLUMNS).copy_(columns_of(tables, _reads(args, tables, part), args.dtype).t())
     return out
 
 
-class _Pairs(NamedTuple):
-    """Pairs of some queries, all [n]: nodes, times, and the numbers of events that they read, of the last event that
-    their sources sent (negative if there is none), and of all events that these sent."""
+def _reads(args: PairFeatures, tables: Tables, part: slice) -> Reads:
+    """Find what the pairs of some queries read; pairs are padding if their source is."""
+    src, dst, times, before = (each[part] for each in (args.src, args.dst, args.query_times, args.before))
+    src, dst, newer = src.long(), dst.long(), args.newer_events
+    last_sent, received = (last_event(keys, src, before, newer) for keys in (args.source_keys, args.destination_keys))
+    queries = (src, times, before, last_sent, tables.count(last_sent, 0))
+    src, times, before, last_sent, sent = (each.unsqueeze(1).expand_as(dst).reshape(-1) for each in queries)
+    pairs = dst.reshape(-1).masked_fill(src < 0, -1)
 
-    src: torch.Tensor
-    dst: torch.Tensor
-    times: torch.Tensor
-    before: torch.Tensor
-    last_sent: torch.Tensor
-    sent: torch.Tensor
-
-    @staticmethod
-    def of(args: PairFeatures, part: slice) -> _Pairs:
-        """Repeat the columns of queries for their destinations, which are padding if the source is."""
-        src, dst, times, before = (each[part] for each in (args.src, args.dst, args.query_times, args.before))
-        src, dst = src.long(), dst.long()
-        last_sent = last_event(args.source_keys, src, before, args.newer_events)
-        queries = (src, times, before, last_sent, _count(args, last_sent, 0))
-        src, *others = (each.unsqueeze(1).expand_as(dst).reshape(-1) for each in queries)
-        return _Pairs(src, dst.reshape(-1).masked_fill(src < 0, -1), *others)
-
-    def last(self, args: PairFeatures, src: torch.Tensor, dst: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places among the pairs of those with an event from src to dst, and its number."""
+    def last(src: torch.Tensor, dst: torch.Tensor) -> Meetings:
         number = (src << 32) + dst  # no pair's if a node is negative
-        return last_of_pair(args.pairs, args.pair_keys, number, self.before, args.newer_pairs, args.newer_events)
+        return Meetings(*last_of_pair(args.pairs, args.pair_keys, number, before, args.newer_pairs, newer))
 
-
-def _forward(columns: torch.Tensor, args: PairFeatures, pairs: _Pairs, received: torch.Tensor) -> None:
-    """Write columns 0 to 10 and 32 of the pairs with an event from u to v; v has received `received` [n] events."""
-    places, events = pairs.last(args, pairs.src, pairs.dst)
-    if not places.numel():
-        return
-    sent, earlier = pairs.sent.index_select(0, places), args.earlier.index_select(0, events).t()
-    whole = sent - earlier[0]
-    order, number, sent = (each.to(args.dtype) for each in (whole, earlier[2] + 1, sent))
-    block = columns.new_empty((12, places.numel()))
-    block[0].fill_(1)
-    block[1].copy_(whole == 1)
-    block[2].copy_(whole == 2)
-    torch.reciprocal(order, out=block[3])
-    torch.log(order, out=block[4]).div_(5)
-    _recency(block[5:9], args, pairs.times.index_select(0, places), events)
-    torch.log1p(number, out=block[9]).div_(3)
-    torch.div(number, sent, out=block[10])
-    torch.div(number, received.index_select(0, places), out=block[11])
-    columns[:11].index_copy_(1, places, block[:11])
-    columns[32].index_copy_(0, places, block[11])
-
-
-def _reverse(columns: torch.Tensor, args: PairFeatures, pairs: _Pairs) -> None:
-    """Write columns 11 to 19 of the pairs with an event from v to u."""
-    places, events = pairs.last(args, pairs.dst, pairs.src)
-    if not places.numel():
-        return
-    src, dst, times, before = (each.index_select(0, places) for each in pairs[:4])
-    earlier = args.earlier.index_select(0, events).t()
-    block = columns.new_empty((9, places.numel()))
-    block[0].fill_(1)
-    _recency(block[1:5], args, times, events)
-    torch.log1p((earlier[2] + 1).to(args.dtype), out=block[5]).div_(3)
-    for group, (keys, nodes) in enumerate(((args.source_keys, dst), (args.destination_keys, src))):
-        count = _count(args, last_event(keys, nodes, before, args.newer_events), group)
-        block[6 + group].copy_(count - earlier[group])
-    torch.log(block[7], out=block[8]).div_(5)
-    block[6:8].reciprocal_()
-    columns.index_copy_(1, places, block)
-
-
-def _destination(columns: torch.Tensor, args: PairFeatures, pairs: _Pairs) -> torch.Tensor:
-    """Write columns 20 to 27 and 34, and return the numbers [n] of all events that v received, 1 for none."""
-    block = columns[20:28]
-    events = last_event(args.destination_keys, pairs.dst, pairs.before, args.newer_events)
-    missing = events < 0
-    events.clamp_(min=0)
-    block[0].fill_(1)
-    _recency(block[1:5], args, pairs.times, events)
-    gap = (events + 1 - pairs.before).to(args.dtype)
-    for column, span in zip(block[5:], SPANS, strict=True):
-        torch.div(gap, span, out=column)
-    sums = args.popularity.index_select(0, events).t().to(args.dtype)
-    block[5:].exp_().mul_(sums).log1p_().div_(3)
-    block.masked_fill_(missing, 0)
-    received = (args.earlier.select(1, 1).index_select(0, events) + 1).to(args.dtype)
-    partners = args.partners.select(1, 1).index_select(0, events).to(args.dtype)
-    torch.div(partners, received, out=columns[34]).masked_fill_(missing, 0)
-    return received
-
-
-def _source(columns: torch.Tensor, args: PairFeatures, pairs: _Pairs) -> None:
-    """Write columns 33 and 35."""
-    missing = (pairs.last_sent < 0) | (pairs.dst < 0)
-    events = pairs.last_sent.clamp(min=0)
-    partners, sent = args.partners.select(1, 0).index_select(0, events).to(args.dtype), pairs.sent.to(args.dtype)
-    torch.div(partners, sent, out=columns[33]).masked_fill_(missing, 0)
-    delta = (pairs.times - args.times.index_select(0, events)).to(args.dtype).clamp_(min=0)
-    torch.log1p(delta, out=columns[35]).div_(10).masked_fill_(missing, 0)
-
-
-def _recency(columns: torch.Tensor, args: PairFeatures, times: torch.Tensor, events: torch.Tensor) -> None:
-    """Write L(Δ)/10 and 1/(1 + Δ/τ) to columns [4, n]."""
-    delta = (times - args.times.index_select(0, events)).to(args.dtype).clamp_(min=0)
-    torch.log1p(delta, out=columns[0]).div_(10)
-    for column, tau in zip(columns[1:], _TAUS, strict=True):
-        torch.div(delta, tau, out=column)
-    columns[1:].add_(1).reciprocal_()
-
-
-def _count(args: PairFeatures, events: torch.Tensor, group: int) -> torch.Tensor:
-    """Number of events in a group (0 source, 1 destination) up to its last one; 0 for a negative number."""
-    if not args.times.numel():
-        return torch.zeros_like(events)
-    earlier = args.earlier.select(1, group).index_select(0, events.clamp(min=0))
-    return (earlier + 1).masked_fill_(events < 0, 0)
+    replies = None
+    if bool((received >= 0).any()):  # never in a stream of two kinds of nodes
+        places, events = last(pairs, src)
+        limits = before.index_select(0, places)
+        groups = ((args.source_keys, pairs), (args.destination_keys, src))
+        lasts = (last_event(keys, nodes.index_select(0, places), limits, newer) for keys, nodes in groups)
+        replies = Replies(places, events, *(tables.count(each, group) for group, each in enumerate(lasts)))
+    last_received = last_event(args.destination_keys, pairs, before, newer)
+    return Reads(pairs, times, before, last_sent, sent, last_received, last(src, pairs), replies)
 
 
 def _launch(args: PairFeatures) -> torch.Tensor:
@@ -228,7 +127,7 @@ def _launch(args: PairFeatures) -> torch.Tensor:
         args.earlier.contiguous(), args.partners.contiguous(), args.popularity.contiguous(), args.src,
         args.dst.contiguous(), args.query_times, args.before, out,
         args.times.numel() - args.newer_events, args.newer_events, args.pairs.numel() - args.newer_pairs,
-        args.newer_pairs, number, args.dst.shape[1], *_TAUS, *SPANS,
+        args.newer_pairs, number, args.dst.shape[1], *TAUS, *SPANS,
     )  # fmt: skip
     return out
 

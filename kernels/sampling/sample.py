@@ -117,8 +117,11 @@ def segments(indptr: torch.Tensor, roots: torch.Tensor) -> tuple[torch.Tensor, t
 
 def first_not_before(times: torch.Tensor, start: torch.Tensor, end: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
     """First position with a time ≥ the bound in each segment [start, end) of sorted `times` [M > 0]; all [R]."""
+    ahead = times.index_select(0, (end - 1).clamp_(min=0)) < bounds
+    if bool((ahead | (end == start)).all()):  # as after the last event
+        return end
     position = start
-    for bit in reversed(range(int((end - start).max()).bit_length() if start.numel() else 0)):
+    for bit in reversed(range(int((end - start).max()).bit_length())):
         # A step beyond the segment stops at its end; a step is accepted if all earlier entries are before the bound.
         candidate = torch.minimum(position + (1 << bit), end)
         probe = times.index_select(0, (candidate - 1).clamp_(min=0))

@@ -12,7 +12,7 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.negatives import Purpose, draw_words
 from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.kernels import historical_negatives
-from mspipe_triton.kernels.link.pair_features import COLUMNS
+from mspipe_triton.kernels.link.pair_columns import COLUMNS
 from mspipe_triton.kernels.sampling.draw_batch import draw_others
 
 RANDOM = 20  # draws per event

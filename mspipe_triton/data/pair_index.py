@@ -22,7 +22,7 @@ from mspipe_triton.data.pair_keys import (
 )
 from mspipe_triton.errors import DataError
 from mspipe_triton.kernels import pair_features
-from mspipe_triton.kernels.link.pair_features import SPANS
+from mspipe_triton.kernels.link.pair_columns import SPANS
 
 _APART = 4096  # events that are sorted apart, at least, before all are sorted together
 _CHUNK = 1 << 18  # events whose numbers are Python objects at a time
@@ -185,18 +185,19 @@ class PairIndex:
             raise DataError(f"pair index: {lengths}; give one per event")
         if t.dtype != self.times.dtype:
             raise DataError(f"pair index: t is {t.dtype}, times are {self.times.dtype}; use t.to({self.times.dtype})")
-        for name, nodes in (("src", src), ("dst", dst)):
+        for name, column in (("src", src), ("dst", dst)):
+            nodes = column.numpy()  # whose small calls take less time than torch's
             wrong = (nodes < 0) | (nodes > MAX_NODE_ID)
-            if bool(wrong.any()):
-                first = int(wrong.nonzero()[0])
+            if wrong.any():
+                first = int(wrong.nonzero()[0][0])
                 raise DataError(
                     f"pair index: {name} of event {len(self) + first} is {int(nodes[first])}; "
                     f"give numbers from 0 to {MAX_NODE_ID}"
                 )
-        all_times = torch.cat([self.times[-1:], t])
+        all_times = np.concatenate([self.times[-1:].numpy(), t.numpy()])
         late = all_times[1:] < all_times[:-1]
-        if bool(late.any()):
-            first = int(late.nonzero()[0])
+        if late.any():
+            first = int(late.nonzero()[0][0])
             raise DataError(
                 f"pair index: the event at {all_times[first + 1].item()} is earlier than the one before it, at "
                 f"{all_times[first].item()}; give events in order of time, as with t.sort(stable=True)"
@@ -244,6 +245,8 @@ def _sorted(owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _running(numbers: np.ndarray, order: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Sum [M] of numbers ≥ 0 over an owner's events up to each; `order` and `new` are what `_sorted` returns."""
+    if numbers.size == 1:
+        return numbers
     numbers = numbers[order]
     sums, running = numbers.cumsum(), np.empty_like(numbers)
     running[order] = sums - np.maximum.accumulate(np.where(new, sums - numbers, 0))

@@ -50,7 +50,12 @@ def last_events_of_pairs(
 
 def merge(keys: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Merge new keys into others, both ascending, in the time of a copy."""
-    return np.insert(keys, keys.searchsorted(new), new) if keys.size else new
+    if not keys.size:
+        return new
+    places = keys.searchsorted(new)
+    if new.size == 1:  # several times as fast as `insert`
+        return np.concatenate([keys[: places[0]], new, keys[places[0] :]])
+    return np.insert(keys, places, new)
 
 
 def merge_pairs(
@@ -67,10 +72,11 @@ def merge_pairs(
     distinct, owners = np.unique(numbers, return_inverse=True)
     places = pairs.searchsorted(distinct)
     absent = pairs.searchsorted(distinct, "right") == places
-    # A pair that comes between others moves the later ones on by a place.
-    steps = np.zeros(keys.size + 1, dtype=np.int64)
-    np.add.at(steps, keys.searchsorted((places[absent] + first) << 32), 1 << 32)
-    moved = keys + steps[:-1].cumsum()
+    moved = keys
+    if absent.any():  # a pair that comes between others moves the later ones on by a place
+        steps = np.zeros(keys.size + 1, dtype=np.int64)
+        np.add.at(steps, keys.searchsorted((places[absent] + first) << 32), 1 << 32)
+        moved = keys + steps[:-1].cumsum()
     new = (places + absent.cumsum() - absent + first)[owners]
     return merge(pairs, distinct[absent]), merge(moved, keys_of(new, events))
 

@@ -102,6 +102,14 @@ class Contents:
         counts = len(stream), stream.num_nodes, stream.dim_edge
         return Contents(_fingerprint(parts), *counts, parts, *split, stream.start)
 
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Contents:
+        """Return the contents that `record` describes."""
+        names = ("fingerprint", "events", "nodes", "parts", "train_end", "val_end")
+        return Contents(
+            **{name: record[name] for name in names}, edge_features=record["dim_edge"], start=record["history"]
+        )
+
     @property
     def split(self) -> Split:
         """The split of the events."""

@@ -14,7 +14,7 @@ from mspipe_triton.data.pair_choices import RANDOM, Choices, in_parts
 from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.iteration.step import reciprocal_ranks
 from mspipe_triton.kernels.link.last_events import last_of_pair
-from mspipe_triton.kernels.link.pair_features import SPANS
+from mspipe_triton.kernels.link.pair_columns import SPANS
 
 # The keys of the baselines in `result.json`, and their names in tables and notes.
 NAMES = {

@@ -8,7 +8,7 @@ from torch import nn
 from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Hop
 from mspipe_triton.kernels import attention_layer
-from mspipe_triton.kernels.link.pair_features import COLUMNS
+from mspipe_triton.kernels.link.pair_columns import COLUMNS
 from mspipe_triton.kernels.numbers.time_encoding import time_frequencies
 from mspipe_triton.kernels.runtime.fusion import fused
 
@@ -107,6 +107,18 @@ class LinkPredictor(nn.Module):
         self.out.bias.sub_(1)
         self.pair.weight[:2] = torch.outer(signs, weights.to(self.pair.weight))
 
+    def rank(self, src: torch.Tensor, dst: torch.Tensor, pairs: torch.Tensor | None) -> torch.Tensor:
+        """Compute scores [K] of one source against K destinations, whose projections are known: one ReLU and product.
+
+        Args:
+            src: W_s z_src + b_s, [1, D]. dst: W_d z_dst + b_d, [K, D]. pairs: features [K, ·] of the pairs, or None.
+        """
+        if self.pair is None or pairs is None:
+            sums = dst + src
+        else:
+            sums = torch.addmm(dst, pairs, self.pair.weight.t()).add_(src)
+        return torch.addmv(self.out.bias, sums.relu_(), self.out.weight[0])
+
     def forward(
         self, src: torch.Tensor, dst: torch.Tensor, rows: torch.Tensor, pairs: torch.Tensor | None
     ) -> torch.Tensor:
@@ -115,12 +127,7 @@ class LinkPredictor(nn.Module):
         Args:
             pairs: features [B, C, ·] of the pairs, or None in a model that does not read them.
         """
-        return self.combine(self.src(src), self.dst(dst), rows, pairs)
-
-    def combine(
-        self, from_src: torch.Tensor, from_dst: torch.Tensor, rows: torch.Tensor, pairs: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Compute scores as `forward` does, from W_s z_src [B, D] and W_d z_dst [P, D]."""
+        from_src, from_dst = self.src(src), self.dst(dst)
         owners = torch.arange(rows.shape[0], device=rows.device).repeat_interleave(rows.shape[1])
         places, scores = rows.reshape(-1), list[torch.Tensor]()
         for start in range(0, places.numel(), _SCORED):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from mspipe_triton.iteration.pairs import features_of
 from mspipe_triton.iteration.ranking import PAIRS
 from mspipe_triton.nodes.state import with_rows
 from mspipe_triton.serving.live import Live
@@ -24,7 +23,7 @@ class Destinations:
 
     def __init__(self, live: Live, share: float) -> None:
         self.live, self.share, model = live, share, live.model
-        self.keeps = share > 0 and not live.reads_now and model.layers <= 1 and not live.session.sampler.uniform
+        self.keeps = share > 0 and not live.hidden.reads_now and model.layers <= 1 and not live.session.sampler.uniform
         self.fanout = live.session.sampler.fanout if model.layers else 0
         self.rows = model.time.frequency.new_empty((0, model.dim))
         self.time = live.now.new_empty(0)
@@ -34,14 +33,13 @@ class Destinations:
 
     @torch.inference_mode()
     def scores(self, src: torch.Tensor, nodes: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """Compute logits [K] of a source [1] and destinations [K] at a time [1]."""
+        """Compute logits [K] of a source [1] and distinct destinations [K], ascending, at a time [1]."""
         parts = []
         for part in nodes.split(PAIRS):
             from_src, from_dst = self._projected(src, part, time)
-            pairs = features_of(self.live.session, src, part.unsqueeze(0), time)
-            rows = torch.arange(part.numel()).unsqueeze(0)
-            parts.append(self.live.model.predictor.combine(from_src, from_dst, rows, pairs).squeeze(0))
-        return torch.cat(parts)
+            features = self.live.pair_features(src, part, time)
+            parts.append(self.live.model.predictor.rank(from_src, from_dst, features))
+        return torch.cat(parts) if parts else self.rows.new_empty(0)
 
     def _projected(
         self, src: torch.Tensor, nodes: torch.Tensor, time: torch.Tensor
@@ -57,9 +55,10 @@ class Destinations:
         self.hits += nodes.numel() - stale.numel()
         z, neighbours = live.embed_with_neighbours(torch.cat([src, stale]), time.repeat(1 + stale.numel()))
         if stale.numel():
-            self.rows[stale] = predictor.dst(z[1:])
-            self.time[stale], self.moves[stale] = time, live.moves
-            self.around[stale] = neighbours[1:]
+            self.rows.index_copy_(0, stale, predictor.dst(z[1:]))
+            self.around.index_copy_(0, stale, neighbours[1:])
+            self.time.index_fill_(0, stale, time[0])
+            self.moves.index_fill_(0, stale, live.moves)
         return predictor.src(z[:1]), self.rows.index_select(0, nodes)
 
     def _stale(self, nodes: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -21,6 +21,10 @@ from mspipe_triton.iteration.staged import Stages
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 from mspipe_triton.nodes.state import with_rows
 from mspipe_triton.placement import Placement
+from mspipe_triton.serving.hidden import Hidden
+from mspipe_triton.serving.live_pairs import LivePairs
+
+T = TypeVar("T")
 
 
 class Digested(NamedTuple):
@@ -56,10 +60,8 @@ class Live:
         self.node_features = stream.node_features
         self.adjacency = LiveAdjacency(session.sampler.adjacency)
         self.index = None if session.index is None else LiveIndex(session.index)
-        updater = self.model.updater
-        self.reads_now = updater is not None and getattr(updater, "reads_now", True)
-        self.hidden, self.updated = self.model.time.frequency.new_empty((0, self.model.dim)), stream.t.new_empty(0)
-        self.fresh = torch.empty(0, dtype=torch.bool)  # rows of `hidden` that are up to date
+        self.pairs = LivePairs(stream.src, stream.dst)
+        self.hidden = Hidden(self.model, state)
         self.moved, self.last = torch.empty(0, dtype=torch.int64), stream.t.new_empty(0)
         self.receiving = torch.empty(0, dtype=torch.bool)
         self._destinations: torch.Tensor | None = None
@@ -77,6 +79,10 @@ class Live:
     def now(self) -> torch.Tensor:
         """[], the time of the last event."""
         return self.t.rows[-1]
+
+    def no_rows(self, width: int) -> torch.Tensor:
+        """Return a matrix [0, width] in the dtype of scores."""
+        return self.model.time.frequency.new_empty((0, width))
 
     @property
     def destinations(self) -> torch.Tensor:
@@ -100,6 +106,7 @@ class Live:
             self.adjacency.append(src, dst, t)
             if self.index is not None:
                 self.index.append(src, dst, t)
+                self.pairs.append(src, dst, first)
             self._mark(src, dst, t)
             self._view()
         return range(first, self.events)
@@ -123,7 +130,7 @@ class Live:
             words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
             neighbours = session.sampler.neighbours(ends, t.repeat(2), words)[0]
             receivers = Receivers.of(ends, neighbours)
-        hidden, updated = self._hidden(nodes, t[0])
+        hidden, updated = self.hidden.rows(nodes, session.edges, t[0])
         src_rows, dst_rows = rows.chunk(2)
         sent = Deliveries(torch.arange(first, stop), t, src, dst, src_rows, dst_rows, session.edge_table, receivers)
         state.mailbox.deliver(state.tables, Digested(updated), hidden, sent)
@@ -181,12 +188,12 @@ class Live:
             rows = torch.arange(others.numel()).view(others.shape)
             pairs = features_of(self.session, sources, others, moments)
             parts.append(self.model.score(z[: sources.numel()], z[sources.numel() :], rows, pairs))
-        return torch.cat(parts) if parts else self.model.time.frequency.new_empty((0, each))
+        return torch.cat(parts) if parts else self.no_rows(each)
 
     @torch.inference_mode()
     def embed(self, nodes: torch.Tensor, times: torch.Tensor, now: torch.Tensor | None = None) -> torch.Tensor:
         """Compute embeddings [R, D] of nodes [R] at times [R]; see `score`."""
-        if now is None and self.reads_now and times.numel():
+        if now is None and self.hidden.reads_now and times.numel():
             moments, groups = torch.unique(times, return_inverse=True)
             out = self.model.time.frequency.new_empty((nodes.numel(), self.model.dim))
             for number, moment in enumerate(moments):
@@ -212,8 +219,18 @@ class Live:
         around = Neighbourhood(torch.cat([nodes, neighbours.view(-1)]), numbers, [hop])
         return self._embed(around, times, None), neighbours
 
+    @torch.inference_mode()
+    def pair_features(self, src: torch.Tensor, nodes: torch.Tensor, time: torch.Tensor) -> torch.Tensor | None:
+        """Compute features [K, ·] of a source [1] with distinct nodes [K], ascending, at a time [1]; or None."""
+        if self.model.predictor.pair is None:
+            return None
+        if bool(time > self.now) and self.index is not None:
+            return self.pairs.features(self.index.index, src, nodes, time, self.model.time.frequency.dtype)
+        pairs = features_of(self.session, src, nodes.unsqueeze(0), time)
+        return None if pairs is None else pairs.squeeze(0)
+
     def _embed(self, around: Neighbourhood, times: torch.Tensor, now: torch.Tensor | None) -> torch.Tensor:
-        hidden, updated = self._hidden(around.nodes, now)
+        hidden, updated = self.hidden.rows(around.nodes, self.session.edges, now)
         edges = [EdgeRows(self.session.edge_table, hop.event_ids) for hop in around.hops]
         features = None if self.node_features is None else self.node_features.index_select(0, around.nodes)
         return self.model.embed(hidden, updated, around, times, edges, features)
@@ -227,23 +244,6 @@ class Live:
         draws = IterationDraws(self.session.seed, self.split, self.batch, Placement())
         return [draws.words(Purpose.RANKING_NEIGHBOURS, hop) for hop in range(self.model.layers)]
 
-    def _hidden(self, nodes: torch.Tensor, now: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Return h [U, D] of nodes and the times [U] of their memory; None in a model without memory."""
-        if self.model.updater is None:
-            return None, self.updated[:0]
-        if self.reads_now:
-            assert now is not None
-            record = self.session.state.fetch(nodes, self.session.edges)
-            return self.model.update_memory(record, now), record.digested_time
-        stale = nodes[~self.fresh[nodes]]
-        if stale.numel():
-            stale = torch.unique(stale)
-            record = self.session.state.fetch(stale, self.session.edges)
-            rows = self.model.update_memory(record, self.t.rows[-1])
-            assert rows is not None
-            self.hidden[stale], self.updated[stale], self.fresh[stale] = rows, record.digested_time, True
-        return self.hidden.index_select(0, nodes), self.updated.index_select(0, nodes)
-
     def _batch(self, first: int, stop: int, size: int) -> Batch:
         """Return the next batch, without negatives."""
         batch = Batch(self.batch, self.split, first, stop, size, self.src.rows.new_empty((stop - first, 0)))
@@ -252,7 +252,8 @@ class Live:
 
     def _note(self, nodes: torch.Tensor) -> None:
         """Note nodes whose records change."""
-        self.fresh[nodes], self.moved[nodes] = False, self.moves
+        self.hidden.forget(nodes)
+        self.moved.index_fill_(0, nodes, self.moves)
 
     def _mark(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor) -> None:
         """Note the ends of appended events."""
@@ -260,27 +261,39 @@ class Live:
             self.receiving[dst], self._destinations = True, None
         for ends in (src, dst):
             self.last.scatter_reduce_(0, ends, t, "amax")
-            self.moved[ends] = self.moves
+            self.moved.index_fill_(0, ends, self.moves)
+        self.moves += 1
 
     def _grow(self, nodes: int) -> None:
         """Make room for so many nodes, and one more without events."""
-        self.nodes, room = max(self.nodes, nodes), nodes + 1
+        if nodes <= self.nodes and self.moved.numel():
+            return
+        self.nodes, room = nodes, nodes + 1
         state, start = self.session.state, self.session.state.start
         state.grow(room)
-        self.hidden, self.updated = with_rows(self.hidden, room, 0), with_rows(self.updated, room, start)
-        self.fresh, self.receiving = (with_rows(each, room, False) for each in (self.fresh, self.receiving))
+        self.hidden.grow(room)
+        self.receiving = with_rows(self.receiving, room, False)
         self.moved, self.last = with_rows(self.moved, room, 0), with_rows(self.last, room, start)
         if self.node_features is not None:
             self.node_features = with_rows(self.node_features, room, 0)
         self.adjacency.reserve(room)
+        self.pairs.grow(room)
 
     def _view(self) -> None:
         """Let the session and its stages read the tables as they are now."""
-        session, stream = self.session, copy(self.session.stream)
-        columns = {"src": self.src.rows, "dst": self.dst.rows, "t": self.t.rows, "node_features": self.node_features}
-        for name, column in columns.items():
-            object.__setattr__(stream, name, column)
-        sampler = replace(session.sampler, stream=stream, adjacency=self.adjacency.csr)
+        session = self.session
+        stream = _with(
+            session.stream, src=self.src.rows, dst=self.dst.rows, t=self.t.rows, node_features=self.node_features
+        )
+        sampler = _with(session.sampler, stream=stream, adjacency=self.adjacency.csr)
         index = None if self.index is None else self.index.index
-        self.session = replace(session, stream=stream, sampler=sampler, index=index, edges=self.edges.rows)
+        self.session = _with(session, stream=stream, sampler=sampler, index=index, edges=self.edges.rows)
         self.stages = Stages(self.session)
+
+
+def _with(part: T, **values: Any) -> T:
+    """Return a copy of a frozen dataclass with other values, without its checks."""
+    changed = copy(part)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed

@@ -70,10 +70,12 @@ def load(
             )
         return _restored(path, share)
     folder = RunFolder.open(run)
-    if not folder.best.exists():
-        raise RunFolderError(f"{run}: no epoch was finished (checkpoint.pt is missing); train first")
     config = _on_cpu(load_config(folder.config))
     stored = StoredModel.read(path) if (path / SETTINGS).exists() else None
+    if not folder.best.exists() and (stored is None or at is not None):
+        fault = "no epoch was finished" if stored is None else "an earlier state needs the checkpoint"
+        fix = "train first" if stored is None else "restore the file, or omit at"
+        raise RunFolderError(f"{run}: {fault} (checkpoint.pt is missing); {fix}")
     events, past = run_stream(folder, config, data, stream, flag=False)
     session = Session.create(config, events, stored, past)
     position = _position(at, events, session.split, config)

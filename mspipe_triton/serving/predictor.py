@@ -132,7 +132,7 @@ class Predictor(Queries):
     ) -> torch.Tensor:
         """Score events in batches and take them in; returns logits [N, 1 + C], NaN for late events."""
         width = 1 if candidates is None else 1 + candidates.shape[1]
-        parts, size = [self._live.hidden.new_empty((0, width))], self.batch_size
+        parts, size = [self._live.no_rows(width)], self.batch_size
         for start in range(0, events.t.numel(), size):
             part = slice(start, start + size)
             columns = {name: getattr(events, name)[part] for name in ("src", "dst", "t", "scaled", "edges")}

@@ -140,12 +140,12 @@ class Queries:
         if time.numel() != 1:
             raise DataError(f"t has {time.numel()} times; rank takes one")
         candidates = [candidates] if candidates is not None and is_single(candidates) else column(candidates)
-        nodes = (
-            self._live.destinations if candidates is None else self._number(candidates, DESTINATION, "candidates", new)
-        )
-        if nodes.numel() == 0:
-            return []
-        scores = self._ranking[mode].scores(source, nodes, time)
+        if candidates is None:
+            nodes = self._live.destinations
+            scores = self._ranking[mode].scores(source, nodes, time)
+        else:
+            nodes, places = self._number(candidates, DESTINATION, "candidates", new).unique(return_inverse=True)
+            scores = self._ranking[mode].scores(source, nodes, time)[places]
         count = scores.numel() if top is None else min(int(top), scores.numel())
         best = scores.topk(count)
         if candidates is None:
@@ -174,7 +174,7 @@ class Queries:
         if times.numel() != 1:
             raise DataError(f"t has {times.numel()} times; embed takes one")
         parts = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096) if part.numel()]
-        rows = torch.cat(parts) if parts else self._live.hidden[:0]
+        rows = torch.cat(parts) if parts else self._live.no_rows(self.dim)
         return rows[0].numpy() if nodes is not None and is_single(nodes) else rows.numpy()
 
     @property

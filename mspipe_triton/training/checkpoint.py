@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -64,6 +65,7 @@ def check_data(
     """Refuse a stream other than the one that a checkpoint was trained on.
 
     Args:
+        path: of the checkpoint, or of the run's `data.json`.
         data: the contents of `stream`. place: the file that holds it now, or other words for it.
         fix: the last clause of the message.
         labels: the run learns labels, so these must be the same too.
@@ -75,7 +77,7 @@ def check_data(
     Raises:
         RunFolderError: the data or the split have changed, or the file is missing, truncated or of another format.
     """
-    before = Contents(**_read(path, mmap=True)["data"])
+    before = _record(path) if path.suffix == ".json" else Contents(**_read(path, mmap=True)["data"])
     changes = before.changes(data, labels)
     if before.split != data.split and set(changes) <= _FITTED and (changes or split):
         raise RunFolderError(
@@ -93,6 +95,14 @@ def _parts(contents: Contents) -> str:
     ends = (contents.start, *contents.split, contents.events)
     train, val, test = (stop - start for start, stop in pairwise(ends))
     return f"{train:,}, {val:,} and {test:,} events"
+
+
+def _record(path: Path) -> Contents:
+    """Read the contents of a run's stream from its `data.json`."""
+    try:
+        return Contents.from_record(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({type(error).__name__}); train again") from error
 
 
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:

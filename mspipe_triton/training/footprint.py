@@ -16,7 +16,7 @@ from mspipe_triton.data.tgb import DEFAULT_NUMBER, candidates_per_event
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.iteration.ranking import PAIRS
 from mspipe_triton.iteration.session import needs_index
-from mspipe_triton.kernels.link.pair_features import COLUMNS
+from mspipe_triton.kernels.link.pair_columns import COLUMNS
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.nodes.mailbox import Table
 from mspipe_triton.pipeline.schedules import RESIDENT

@@ -61,5 +61,6 @@ def run_stream(
     learns_labels = config.train.task == "node"
     if learns_labels and stream.labels is None:
         check_labels(stream)  # tells why there are none
-    borders = check_data(folder.best, stream, Contents.of(stream), place, fix, learns_labels)
+    source = folder.best if folder.best.exists() else folder.data  # a shared model may have no checkpoint
+    borders = check_data(source, stream, Contents.of(stream), place, fix, learns_labels)
     return RunData(replace(stream, borders=borders), past)

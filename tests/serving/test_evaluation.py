@@ -11,6 +11,7 @@ import torch
 
 from mspipe_triton import load
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import RunFolderError
 from mspipe_triton.evaluation.evaluate import evaluate_run, predict_split
 from mspipe_triton.evaluation.metrics import Predictions, summarise
 from mspipe_triton.iteration.session import Session
@@ -118,3 +119,15 @@ def test_observing_and_predicting_lead_to_the_state_after_all_events(
         assert (len(predictor), predictor.time) == (len(end), end.time)
         np.testing.assert_allclose(predictor.score(*pairs), end.score(*pairs), rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(predictor.embed(), end.embed(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_run_without_its_checkpoint_can_be_used(small_stream: EventStream, tmp_path: Path) -> None:
+    run = trained(tmp_path, small_stream, "tgn")
+    before = load(run, stream=small_stream).score([1, 2], [70, 75])
+    for name in ("checkpoint.pt", "last.pt"):
+        (run / name).unlink()
+    np.testing.assert_array_equal(load(run, stream=small_stream).score([1, 2], [70, 75]), before)
+    with pytest.raises(RunFolderError, match=r"an earlier state needs the checkpoint \(checkpoint.pt is missing\)"):
+        load(run, stream=small_stream, at="training")
+    with pytest.raises(RunFolderError, match="was trained on 1,200 events"):
+        load(run, stream=with_ties(small_stream))
