@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -47,10 +47,9 @@ class Events(NamedTuple):
         plain = [[each[1] if isinstance(each, tuple) else each for each in column] for column in names]
         return Events(plain[0], plain[1], stream.t.tolist())
 
-    def observe(self, predictor: Predictor, first: int, stop: int) -> None:
-        """Let a predictor observe events [first, stop)."""
-        part = slice(first, stop)
-        predictor.observe(self.src[part], self.dst[part], self.t[part])
+    def observe(self, predictor: Predictor, event: int) -> None:
+        """Let a predictor observe one event."""
+        predictor.observe(self.src[event], self.dst[event], self.t[event])
 
     def question(self, event: int) -> tuple[Any, Any]:
         """The source and the time of an event, before it happens."""
@@ -112,7 +111,7 @@ def latencies(predictor: Predictor, events: Events, first: int, calls: int) -> d
     """
     observing = []
     for event in range(first, first + WARM_UP + calls):
-        observing.append(seconds(lambda event=event: events.observe(predictor, event, event + 1)))
+        observing.append(seconds(lambda event=event: events.observe(predictor, event)))
     times: dict[str, list[float]] = {mode: [] for mode in MODES}
     event = first + WARM_UP + calls
     for block in range(2 * (-(-calls // 50) + 1)):
@@ -120,7 +119,7 @@ def latencies(predictor: Predictor, events: Events, first: int, calls: int) -> d
         for _ in range(50):
 
             def call(event: int = event, mode: str = mode) -> None:
-                events.observe(predictor, event, event + 1)
+                events.observe(predictor, event)
                 predictor.rank(*events.question(event + 1), TOP, mode=mode)
 
             times[mode].append(seconds(call))
@@ -162,7 +161,7 @@ def kept(run: str, stream: EventStream, events: Events, first: int, count: int) 
                 times[share] += time.perf_counter() - start
                 ahead = (scores > scores[place]).sum() + 0.5 * ((scores == scores[place]).sum() - 1)
                 ranks[share].append(1 / (1 + float(ahead)))
-        events.observe(predictor, event, event + 1)
+        events.observe(predictor, event)
     return [
         {
             "share": share, "events": len(ranks[share]), "mrr": statistics.fmean(ranks[share]),
@@ -176,11 +175,6 @@ def kept(run: str, stream: EventStream, events: Events, first: int, count: int) 
 def share_computed(destinations: Destinations) -> float:
     """Share of embeddings that were computed and not kept."""
     return destinations.misses / (destinations.hits + destinations.misses)
-
-
-def rows(report: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """Rows of the table of shares."""
-    return report["mrr"]
 
 
 if __name__ == "__main__":

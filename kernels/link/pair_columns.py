@@ -20,7 +20,7 @@ class Tables(NamedTuple):
     partners: torch.Tensor
     popularity: torch.Tensor
 
-    def count(self, events: torch.Tensor, group: int) -> torch.Tensor:
+    def number(self, events: torch.Tensor, group: int) -> torch.Tensor:
         """Number of events in a group (0 source, 1 destination) up to its last one; 0 for a negative number."""
         if not self.times.numel():
             return torch.zeros_like(events)

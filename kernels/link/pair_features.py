@@ -98,7 +98,7 @@ def _reads(args: PairFeatures, tables: Tables, part: slice) -> Reads:
     src, dst, times, before = (each[part] for each in (args.src, args.dst, args.query_times, args.before))
     src, dst, newer = src.long(), dst.long(), args.newer_events
     last_sent, received = (last_event(keys, src, before, newer) for keys in (args.source_keys, args.destination_keys))
-    queries = (src, times, before, last_sent, tables.count(last_sent, 0))
+    queries = (src, times, before, last_sent, tables.number(last_sent, 0))
     src, times, before, last_sent, sent = (each.unsqueeze(1).expand_as(dst).reshape(-1) for each in queries)
     pairs = dst.reshape(-1).masked_fill(src < 0, -1)
 
@@ -112,7 +112,7 @@ def _reads(args: PairFeatures, tables: Tables, part: slice) -> Reads:
         limits = before.index_select(0, places)
         groups = ((args.source_keys, pairs), (args.destination_keys, src))
         lasts = (last_event(keys, nodes.index_select(0, places), limits, newer) for keys, nodes in groups)
-        replies = Replies(places, events, *(tables.count(each, group) for group, each in enumerate(lasts)))
+        replies = Replies(places, events, *(tables.number(each, group) for group, each in enumerate(lasts)))
     last_received = last_event(args.destination_keys, pairs, before, newer)
     return Reads(pairs, times, before, last_sent, sent, last_received, last(src, pairs), replies)
 

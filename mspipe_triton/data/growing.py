@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -14,6 +16,7 @@ class Growing:
 
     def __init__(self, rows: torch.Tensor) -> None:
         self._buffer, self._size = rows.clone(memory_format=torch.contiguous_format), rows.shape[0]
+        self._array = _array(self._buffer)
 
     @property
     def rows(self) -> torch.Tensor:
@@ -30,10 +33,15 @@ class Growing:
         if stop > capacity:
             buffer = self._buffer.new_empty((max(stop, capacity + capacity // 2), *self._buffer.shape[1:]))
             buffer[:start] = self._buffer[:start]
-            self._buffer = buffer
-        self._buffer[start:stop] = rows
+            self._buffer, self._array = buffer, _array(buffer)
+        self._array[start:stop] = rows if isinstance(self._array, torch.Tensor) else rows.numpy()
         self._size = stop
 
     def __len__(self) -> int:
         """Number of rows, M."""
         return self._size
+
+
+def _array(buffer: torch.Tensor) -> Any:
+    """Return an array that shares a buffer's memory, since it takes a few rows in less time; numpy has no bfloat16."""
+    return buffer if buffer.dtype == torch.bfloat16 else buffer.numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar, NamedTuple
 
@@ -24,6 +24,7 @@ from mspipe_triton.errors import DataError
 from mspipe_triton.kernels import pair_features
 from mspipe_triton.kernels.link.pair_columns import SPANS
 
+TABLES = ("source_keys", "destination_keys", "pairs", "pair_keys", "times", "earlier", "partners", "popularity")
 _APART = 4096  # events that are sorted apart, at least, before all are sorted together
 _CHUNK = 1 << 18  # events whose numbers are Python objects at a time
 
@@ -171,8 +172,7 @@ class PairIndex:
     @property
     def tables(self) -> dict[str, torch.Tensor]:
         """Tables by name, in the order of the constructor's arguments."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return {name: getattr(self, name) for name in TABLES}
 
     def __len__(self) -> int:
         """Number of events."""

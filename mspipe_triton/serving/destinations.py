@@ -62,7 +62,7 @@ class Destinations:
         return predictor.src(z[:1]), self.rows.index_select(0, nodes)
 
     def _stale(self, nodes: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """Return which embeddings [K] must be computed anew; those never computed have a time after all times."""
+        """Return which embeddings [K] must be computed anew, such as those never computed, which have seen no move."""
         live = self.live
         moves, last, since = (each.index_select(0, nodes) for each in (self.moves, live.last, self.time))
         moved = live.moved.index_select(0, nodes)
@@ -71,7 +71,7 @@ class Destinations:
             moved = torch.maximum(moved, live.moved.index_select(0, around.view(-1)).view_as(around).amax(1))
         # An event at the time of an embedding was not a neighbour yet: its gap is then 0, and the age allowed 0.
         gap = (since - last).clamp_(min=0)
-        return (moved >= moves) | ((time - since).double() > self.share * gap.double()) | (time < since)
+        return (moved >= moves) | (time - since > self.share * gap) | (time < since)  # float32 is enough for an age
 
     def _grow(self) -> None:
         """Make room for all nodes of the live session."""

@@ -31,6 +31,8 @@ def feature_rows(values: Any, events: int, width: int, transform: FeatureTransfo
             value is no number, or beyond float32.
     """
     rows = _rows(values, events, width, transform)
+    if not width:
+        return rows
     wrong = ~torch.isfinite(rows).all(1)
     if bool(wrong.any()):
         raise DataError(f"features of event {int(wrong.nonzero()[0])} are not finite in float32; replace them")

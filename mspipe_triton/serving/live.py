@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,16 +21,10 @@ from mspipe_triton.iteration.staged import Stages
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 from mspipe_triton.nodes.state import with_rows
 from mspipe_triton.placement import Placement
-from mspipe_triton.serving.hidden import Hidden
+from mspipe_triton.serving.hidden import Digested, Hidden
 from mspipe_triton.serving.live_pairs import LivePairs
 
 T = TypeVar("T")
-
-
-class Digested(NamedTuple):
-    """Times [U] of nodes' memory after they digest their mail: all that deliveries read of a record."""
-
-    digested_time: torch.Tensor
 
 
 class Live:
@@ -65,6 +59,7 @@ class Live:
         self.moved, self.last = torch.empty(0, dtype=torch.int64), stream.t.new_empty(0)
         self.receiving = torch.empty(0, dtype=torch.bool)
         self._destinations: torch.Tensor | None = None
+        self._no_words = [torch.zeros(4, dtype=torch.int64)] * self.model.layers
         self.moves = 1
         self._grow(self.nodes)
         self._mark(stream.src, stream.dst, stream.t)
@@ -117,9 +112,9 @@ class Live:
         if self.model.updater is None:
             return
         for first in events[:: self.session.size]:
-            self._observe(first, min(first + self.session.size, events.stop))
+            self._write(first, min(first + self.session.size, events.stop))
 
-    def _observe(self, first: int, stop: int) -> None:
+    def _write(self, first: int, stop: int) -> None:
         """Write the memory and the mail of a batch."""
         session, state, part = self.session, self.session.state, slice(first, stop)
         src, dst, t = (column[part] for column in (session.stream.src, session.stream.dst, session.stream.t))
@@ -241,6 +236,8 @@ class Live:
 
     def _words(self) -> list[torch.Tensor]:
         """Return Philox words of each hop, the same for all queries until the next batch."""
+        if not self.session.sampler.uniform:
+            return self._no_words
         draws = IterationDraws(self.session.seed, self.split, self.batch, Placement())
         return [draws.words(Purpose.RANKING_NEIGHBOURS, hop) for hop in range(self.model.layers)]
 

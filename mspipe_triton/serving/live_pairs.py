@@ -44,7 +44,7 @@ class LivePairs:
         tables = Tables(index.times, index.earlier, index.partners, index.popularity)
         before, last_sent = torch.full_like(src, len(index)), self.sent.index_select(0, src)
         times, befores, lasts, sent = (
-            each.expand(dst.numel()) for each in (time, before, last_sent, tables.count(last_sent, 0))
+            each.expand(dst.numel()) for each in (time, before, last_sent, tables.number(last_sent, 0))
         )
         received = self.received.index_select(0, dst)
         meetings, replies = _meetings(index, int(src), dst), self._replies(index, tables, src, dst, befores)
@@ -63,7 +63,7 @@ class LivePairs:
             index.pairs, index.pair_keys, numbers, before, index.newer_pairs, index.newer_events
         )
         sent = self.sent.index_select(0, dst.index_select(0, places))
-        return Replies(places, events, tables.count(sent, 0), tables.count(received, 1).expand(places.numel()))
+        return Replies(places, events, tables.number(sent, 0), tables.number(received, 1).expand(places.numel()))
 
 
 def _meetings(index: PairIndex, src: int, dst: torch.Tensor) -> Meetings:

@@ -20,7 +20,7 @@ from mspipe_triton.serving.inputs import broadcast, column, picked, plain_list, 
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION, SOURCE, Names
 
-SHARE = 0.1
+SHARE = 0.5
 
 
 class Queries:

@@ -31,6 +31,6 @@ def test_features_are_those_of_an_index_built_at_once(kinds: int, dtype: torch.d
         time = t[first - 1 : first] + 5
         candidates = torch.arange(0, 2 * nodes + 1, 1 if size < 100 else 2)  # with some that have no event
         for source in (0, 7, nodes + 3, 2 * nodes):
-            asked = torch.tensor([source])
-            expected = whole.features(asked, candidates.unsqueeze(0), time, whole.before(time), dtype)[0]
-            assert torch.equal(pairs.features(index.index, asked, candidates, time, dtype), expected)
+            source_node = torch.tensor([source])
+            expected = whole.features(source_node, candidates.unsqueeze(0), time, whole.before(time), dtype)[0]
+            assert torch.equal(pairs.features(index.index, source_node, candidates, time, dtype), expected)

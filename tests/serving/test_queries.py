@@ -80,7 +80,11 @@ def test_one_value_stands_for_all(predictor: Predictor) -> None:
         np.testing.assert_allclose(many, single, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("one", [int, str, float, np.int64, np.array, torch.tensor, pa.scalar], ids=["int", "str", "float", "numpy", "array", "tensor", "arrow"])
+@pytest.mark.parametrize(
+    "one",
+    [int, str, float, np.int64, np.array, torch.tensor, pa.scalar],
+    ids=["int", "str", "float", "numpy", "array", "tensor", "arrow"],
+)
 def test_single_arguments_give_a_float(one: Callable[[Any], Any], predictor: Predictor) -> None:
     score = predictor.score(one(1), one(70), one(predictor.time))
     assert type(score) is float
