@@ -160,6 +160,21 @@ def cost(report: Report) -> str:
     return markdown(("settings", "training events/s", "ratio"), lines)
 
 
+def ages(report: Report) -> str:
+    """MRR and time of rankings that keep embeddings, by the age that they may reach."""
+    head = ("age, at most, as a share of the gap", "MRR", "embeddings computed", "ranking, ms")
+    lines = [
+        (
+            f"{row['share']:g}" if row["share"] else "0, `exact`",
+            f"{row['mrr']:.4f}",
+            f"{row['computed']:.1%}",
+            f"{row['ranking_ms']:.2f}",
+        )
+        for row in report["mrr"]
+    ]
+    return markdown(head, lines)
+
+
 ACCURACY = "docs/measured/accuracy.md"
 EVALUATION = "docs/measured/evaluation.md"
 SCHEDULES = "docs/measured/schedules.md"
@@ -179,6 +194,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     *((Table(ACCURACY, f"accuracy-{name}.json", COMMAND), accuracy) for name in ("wiki", "uci")),
     (Table(ACCURACY, "accuracy-tgbl-wiki.json", COMMAND), protocol),
     (Table(ACCURACY, "ranking-cost.json", COMMAND), cost),
+    (Table("docs/measured/predictor.md", "predictor-wiki.json", COMMAND), ages),
 ]
 
 
