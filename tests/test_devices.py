@@ -192,9 +192,9 @@ def gpu_by_name(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A fake GPU, whose runs the CPU computes; the value lists the devices of all sessions so far."""
     names, create = [], Session.create
 
-    def create_on_cpu(config: RunConfig, stream: EventStream) -> Session:
+    def create_on_cpu(config: RunConfig, stream: EventStream, **more: Any) -> Session:
         names.append(config.train.device)
-        return create(config.with_flags({"device": "cpu"}), stream)
+        return create(config.with_flags({"device": "cpu"}), stream, **more)
 
     monkeypatch.setattr(Session, "create", staticmethod(create_on_cpu))
     return names

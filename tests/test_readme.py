@@ -79,10 +79,11 @@ def check_make(words: list[str], tmp_path: Path) -> None:
         run(["make", "peers", f"DATA={small}", f"ARGS={shlex.join(arguments)}"], ROOT)
 
 
-def test_python_examples(tmp_path: Path) -> None:
+def test_python_examples(tmp_path: Path, command: Command) -> None:
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
+    assert command("train", "events.csv", "--out", "runs/first", *SMALLER["train"]).returncode == 0
     examples = [example for page in PAGES for example in blocks(page, "python")]
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
 

@@ -125,18 +125,23 @@ def embed(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write the embeddings of all nodes just after the last event: node, after kind if there are two, and e0, e1, …"""
+    """Write the embeddings of all nodes: node, kind if there are two, and the numbers e0, e1, …
+
+    They are those at the time of --at, otherwise just after the last event.
+    """
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.data.writers import check_target, write_table
-    from mspipe_triton.serving.loading import load
+    from mspipe_triton.serving.loading import TRAINING, load
     from mspipe_triton.serving.tables import embedding_table
 
     check_target(Path(out), force)
     with in_words_of_flags():
         predictor = load(run, data, at)
-        table = embedding_table(predictor)
+        moment = None if at == TRAINING else at
+        table = embedding_table(predictor, moment)
+        shown = predictor.time_of(moment)
     write_table(table, Path(out), force)
-    console.print(f"Wrote {table.num_rows:,} embeddings of width {predictor.dim}, after {predictor.time}: {out}")
+    console.print(f"Wrote {table.num_rows:,} embeddings of width {predictor.dim} at {shown}: {out}")
     if as_json:
-        print(json.dumps({"nodes": table.num_rows, "dim": predictor.dim, "time": predictor.time, "out": out}))
+        print(json.dumps({"nodes": table.num_rows, "dim": predictor.dim, "time": shown, "out": out}))

@@ -31,13 +31,16 @@ def score_table(
     return table if events.order is None else table.take(pa.array(np.argsort(events.order)))
 
 
-def embedding_table(predictor: Predictor) -> pa.Table:
-    """Embed all nodes just after the last event; returns a table of node, after kind if there are two, and e0, e1, ….
+def embedding_table(predictor: Predictor, t: Any = None) -> pa.Table:
+    """Embed all nodes at a time, and return a table of node, kind if there are two, and the numbers e0, e1, ….
 
     Rows are in the order of `Predictor.nodes`.
+
+    Args:
+        t: the time; None for that just after the last event.
     """
-    rows, ids = predictor.embed(), predictor.node_table
-    columns: dict[str, Any] = {"node" if name == "id" else name: ids[name] for name in ids.column_names}
+    rows, ids = predictor.embed(t=t), predictor.node_table
+    columns: dict[str, Any] = {"node": ids["id"], **{name: ids[name] for name in ids.column_names if name == "kind"}}
     return pa.table(columns | {f"e{number}": column for number, column in enumerate(rows.T)})
 
 

@@ -245,7 +245,7 @@ def test_embed_writes_all_nodes(suffix: str, run: Path, command: Command, tmp_pa
         "nodes": 24, "dim": 8, "time": "2024-03-17T15:00:00", "out": f"rows{suffix}",
     }  # fmt: skip
     table, predictor = read(tmp_path / f"rows{suffix}"), load(run)
-    assert list(table) == ["kind", "node", *(f"e{number}" for number in range(8))]
+    assert list(table) == ["node", "kind", *(f"e{number}" for number in range(8))]
     ids = [str(each) for _, each in predictor.nodes]
     assert list(zip(table["kind"], table["node"], strict=True)) == [
         (kind, each) for (kind, _), each in zip(predictor.nodes, ids, strict=True)
@@ -253,7 +253,7 @@ def test_embed_writes_all_nodes(suffix: str, run: Path, command: Command, tmp_pa
     np.testing.assert_allclose(np.array([table[f"e{number}"] for number in range(8)]).T, predictor.embed(), rtol=1e-9)
     done(command("embed", "run", "--out", f"early{suffix}", "--at", "2024-03-10"))
     early = read(tmp_path / f"early{suffix}")
-    np.testing.assert_allclose(early["e0"], load(run, at="2024-03-10").embed()[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(early["e0"], load(run, at="2024-03-10").embed(t="2024-03-10")[:, 0], rtol=1e-9)
     assert refusal(command("embed", "run", "--out", "x.csv", "--at", "soon")).startswith("--at is 'soon', neither")
     assert refusal(command("embed", "run", "--out", "x.csv", "--at", "2024-03-01")) == (
         "--at is 2024-03-01, not after the first event, at 2024-03-01; give a later time"
