@@ -13,6 +13,9 @@ from mspipe_triton.execution import RunSettings
 
 SIZE = 100
 NEGATIVES = 5
+ONES = [1.0, 1.0, 1.0]  # features of an event of the small stream
+APRIL = "2024-04-01"  # after all events of the shop
+WEB = {"amount": 1.5, "channel": "web"}  # features of one of its events
 
 
 def trained(folder: Path, stream: EventStream, model: str, dtype: str = "float32", **settings: Any) -> Path:

@@ -17,26 +17,7 @@ from mspipe_triton import Predictor, load
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.new_events import new_events_of
 from mspipe_triton.errors import InputError
-from tests.serving.served import shop, state, trained
-
-ONES = [1.0, 1.0, 1.0]
-APRIL = "2024-04-01"
-WEB = {"amount": 1.5, "channel": "web"}
-
-
-@pytest.fixture(scope="module")
-def run(small_stream: EventStream, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs"), small_stream, "tgn", "float64")
-
-
-@pytest.fixture
-def predictor(run: Path, small_stream: EventStream) -> Predictor:
-    return load(run, stream=small_stream)
-
-
-@pytest.fixture(scope="module")
-def shop_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shop(tmp_path_factory.mktemp("shop"))
+from tests.serving.served import APRIL, ONES, WEB, state, trained
 
 
 @pytest.mark.parametrize(
