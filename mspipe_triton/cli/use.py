@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from mspipe_triton.cli.app import app
 from mspipe_triton.cli.options import Json
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, DataError
 
 Run = Annotated[str, typer.Argument(help="Run folder, or folder of a saved predictor.", metavar="RUN")]
 Data = Annotated[
@@ -41,6 +42,9 @@ def predict(
         str,
         typer.Option(help="A .npy file with one row of features per event, if the run had one.", show_default=False),
     ] = "",
+    time_format: Annotated[
+        str, typer.Option(help="Form of the new dates, as in %d.%m.%Y (strptime).", show_default="the run's")
+    ] = "",
     data: Data = None,
     force: Force = False,
     as_json: Json = False,
@@ -48,6 +52,7 @@ def predict(
     """Score new events, each right before it happens, and observe them; writes src, dst, t and score in file order."""
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import EvaluationScreen
+    from mspipe_triton.cli.use_screens import counted
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.data.new_events import read_new_events
     from mspipe_triton.data.writers import check_target, write_table
@@ -57,11 +62,15 @@ def predict(
 
     if late not in LATE:
         raise ConfigError(f"--late must be refuse or drop, not {late!r}")
+    if not Path(events).exists():
+        raise DataError(f"{events}: no such file; name a table of new events, or a folder of them")
     check_target(Path(out), force)  # before the work
-    start = time.perf_counter()
+    refuse_own_files(out, run, events, data)
     with in_words_of_flags():
         predictor = load(run, data, at)
-    reading = predictor.reading
+    reading, nodes = predictor.reading, predictor.num_nodes
+    if time_format:
+        reading = replace(reading, data=replace(reading.data, time_format=time_format))
     table = read_new_events(Path(events), reading, sort or reading.data.sort, edge_features)
     screen, since = EvaluationScreen(), time.perf_counter()
     try:
@@ -72,9 +81,11 @@ def predict(
     seconds = time.perf_counter() - since
     write_table(scores, Path(out), force)
     dropped = scores["score"].null_count
-    facts = {"events": len(table), "late": dropped, "out": out, "seconds": seconds, "loading_seconds": since - start}
-    rest = f", {dropped:,} late ones without a score" if dropped else ""
-    console.print(f"Scored {len(table) - dropped:,} events in {seconds:.1f} s{rest}: {out}")
+    new = predictor.num_nodes - nodes
+    facts = {"events": len(table), "late": dropped, "new_nodes": new, "out": out, "seconds": seconds}
+    rest = [counted(new, "new node")] if new else []
+    rest += [f"{counted(dropped, 'late event')} without a score"] if dropped else []
+    console.print(f"Scored {', '.join([counted(len(table) - dropped, 'event'), *rest])}: {out}")
     if as_json:
         print(json.dumps(facts))
 
@@ -98,7 +109,7 @@ def rank(
 ) -> None:
     """Rank all destinations of a source at a time, the likeliest first."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.use_screens import ranking_line, ranking_table
+    from mspipe_triton.cli.use_screens import ranking_lines, ranking_table
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.serving.files import is_saved
     from mspipe_triton.serving.loading import load
@@ -109,7 +120,7 @@ def rank(
         predictor = load(run, data, None if is_saved(Path(run)) else time)
         ranked = predictor.rank(src, time, top, new=new)
         source, moment = predictor.known(src), predictor.time_of(time)
-    console.print(ranking_line(source, moment, predictor))
+    console.print(ranking_lines(source, time, predictor))
     console.print(ranking_table(ranked, predictor))
     if as_json:
         best = [{"dst": destination, "score": score} for destination, score in ranked]
@@ -136,6 +147,7 @@ def embed(
     from mspipe_triton.serving.tables import embedding_table
 
     check_target(Path(out), force)
+    refuse_own_files(out, run, data)
     with in_words_of_flags():
         predictor = load(run, data, at)
         moment = None if at == TRAINING else at
@@ -145,3 +157,19 @@ def embed(
     console.print(f"Wrote {table.num_rows:,} embeddings of width {predictor.dim} at {shown}: {out}")
     if as_json:
         print(json.dumps({"nodes": table.num_rows, "dim": predictor.dim, "time": shown, "out": out}))
+
+
+def refuse_own_files(out: str, run: str, *tables: str | None) -> None:
+    """Refuse an output inside the run folder, and one that would replace a table that is read.
+
+    Raises:
+        ConfigError: it is one of these.
+    """
+    from mspipe_triton.config_file import load_config
+
+    path, config = Path(out).resolve(), Path(run) / "config.toml"
+    if path.is_relative_to(Path(run).resolve()):
+        raise ConfigError(f"--out {out} is inside the run folder {run}; name a file elsewhere")
+    read = [*tables, load_config(config).data.path if config.exists() else None]
+    if any(table and path == Path(table).resolve() for table in read):
+        raise ConfigError(f"--out {out} is a table that this command reads; name another file")

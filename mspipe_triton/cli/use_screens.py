@@ -21,7 +21,15 @@ def ranking_table(ranked: list[tuple[Any, float]], predictor: Predictor) -> Tabl
     return table
 
 
-def ranking_line(src: Any, time: Any, predictor: Predictor) -> str:
-    """Line on a ranking: its source and time, the candidates, and the state that it was computed from."""
-    state = f"state after {len(predictor):,} events, until {predictor.time}"
-    return f"{src} at {time}, among {predictor.destinations:,} destinations; {state}"
+def ranking_lines(src: Any, time: Any, predictor: Predictor) -> str:
+    """Lines on a ranking: its source and time (None is just after the last event), candidates and state."""
+    moment = f"just after {predictor.time}" if time is None else f"at {predictor.time_of(time)}"
+    return (
+        f"{src} {moment}, among {counted(predictor.destinations, 'destination')}\n"
+        f"state after {counted(len(predictor), 'event')}, until {predictor.time}"
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Say a number of things, as in "1 event" and "2 events"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -25,4 +25,6 @@ def in_words_of_flags(at: str = "--at") -> Iterator[None]:
         message = str(error)
         for words, flag in _WORDS:
             message = re.sub(words, flag.format(at=at), message)
+        if at != "--at":
+            message = message.removesuffix(", or 'training'")
         raise type(error)(message) from error

@@ -47,8 +47,7 @@ class LiveIds:
         """Start with a stream's ids, or with the integers 0 … `nodes` − 1 if it has none."""
         ids = NodeIds((pa.array(np.arange(nodes)),)) if ids is None else ids
         ends = np.cumsum([0, *map(len, ids.ids)])
-        numbers = [np.arange(start, stop) for start, stop in pairwise(ends)]
-        self._start(ids.kinds, list(zip(ids.ids, numbers, strict=True)))
+        self._start(ids.kinds, [(each, np.arange(*span)) for each, span in zip(ids.ids, pairwise(ends), strict=True)])
 
     def _start(self, kinds: tuple[str, ...], parts: Sequence[tuple[pa.Array, np.ndarray]]) -> None:
         self.kinds = kinds
@@ -116,6 +115,10 @@ class LiveIds:
         if None in keys:
             self._refuse(part, keys.index(None), None, "correct it")
 
+    def of_kind(self, kind: int) -> np.ndarray:
+        """Return the numbers [K] of all nodes of a kind, ascending."""
+        return self._tables[kind].numbers
+
     def of(self, numbers: torch.Tensor | np.ndarray | Sequence[int]) -> list[Any]:
         """Return the ids of nodes [M]; with two kinds, pairs (kind, id).
 
@@ -135,7 +138,7 @@ class LiveIds:
         """Return the ids of nodes [M] without their kinds."""
         if numbers.numel() > _FEW:
             return list(self.column(numbers.numpy()).to_pylist())
-        few = [[table.id(number) for table in self._tables] for number in numbers.tolist()]
+        few = ([table.id(number) for table in self._tables] for number in numbers.tolist())
         return [next(each for each in row if each is not None) for row in few]
 
     def column(self, numbers: np.ndarray) -> pa.Array:

@@ -96,9 +96,12 @@ class Incoming:
                 first = int((~mask).nonzero()[0])
                 name = f"event {first}" if place is None else place(first)
                 at, then = (time_text(each[first].item(), self.stored.reading.time) for each in (t, before))
+                old = bool(before[first] == last)
+                whose = "the last event so far is at" if old else "the one before it is at"
+                fix = "load an earlier state with at=..." if old else "sort the events"
                 raise DataError(
-                    f"{name} is late, since its time is {at}, and an event at {then} came before it; sort the events, "
-                    "load an earlier state with at=..., or leave late events out with late='drop'"
+                    f"{name} is late: its time is {at}, and {whose} {then}; {fix}, or leave late events out with "
+                    "late='drop'"
                 )
             places = mask.numpy().nonzero()[0]
             src, dst, t, edges = picked(src, places), picked(dst, places), t[mask], edges[mask]

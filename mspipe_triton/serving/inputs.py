@@ -10,6 +10,7 @@ import torch
 
 from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.moments import moment
+from mspipe_triton.data.times import per_second, unit_of
 from mspipe_triton.errors import DataError
 from mspipe_triton.models.stored import StoredModel
 
@@ -45,6 +46,10 @@ def times_of(value: Any, stored: StoredModel) -> torch.Tensor:
         array[places] = [moment(int(each), reading.time, form, reading.integers) for each in array[places]]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"t is {array[~np.isfinite(array)][0]}, not finite; give a number or a date")
+    unit, expected = unit_of(array), reading.time.partition(",")[0]
+    if unit and per_second(reading.time) and unit != expected:
+        value = array[np.abs(array).argmax()]
+        raise DataError(f"t is {value}, which looks like {unit}; the run's times are {expected}, so give those")
     if reading.integers:
         array = np.floor(array) if array.dtype.kind == "f" else array
         beyond = (array >= _BOUND) | (array < -_BOUND)  # `moment` returns the bounds for what is beyond

@@ -86,6 +86,10 @@ class Live:
             self._destinations = self.receiving.nonzero().squeeze(1)
         return self._destinations
 
+    def has_events(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Return which nodes [K] have an event."""
+        return torch.maximum(self.pairs.sent[nodes], self.pairs.received[nodes]) >= 0
+
     @torch.inference_mode()
     def append(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, edges: torch.Tensor) -> range:
         """Add M events, not earlier than those before, and return their numbers; the memory stays as it is.
@@ -101,7 +105,7 @@ class Live:
             self.adjacency.append(src, dst, t)
             if self.index is not None:
                 self.index.append(src, dst, t)
-                self.pairs.append(src, dst, first)
+            self.pairs.append(src, dst, first)
             self._mark(src, dst, t)
             self._view()
         return range(first, self.events)

@@ -123,7 +123,7 @@ def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> 
     try:
         time = moment(at, meaning, config.data.time_format, not stream.t.is_floating_point())
     except DataError as error:
-        raise DataError(f"at: {error}") from error
+        raise DataError(f"at: {error}, or {TRAINING!r}") from error
     if time <= stream.t[0].item():
         first = time_text(stream.t[0].item(), meaning)
         raise DataError(f"at is {at}, not after the first event, at {first}; give a later time")

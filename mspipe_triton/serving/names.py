@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,15 +13,22 @@ from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import DataError
 from mspipe_triton.serving.inputs import column, plain_list
+from mspipe_triton.serving.live import Live
 
 SOURCE, DESTINATION = 0, 1
 
 
 class Names:
-    """Look-up of the nodes that queries name, among the ids so far."""
+    """Look-up of the nodes that queries name, among those that have an event so far.
 
-    def __init__(self, ids: LiveIds) -> None:
-        self.ids = ids
+    Args:
+        ids: of all nodes. live: the live session, which has the events. read: the ids were read from a table of
+            events; an earlier state of the run then has ids of nodes that have no event yet.
+    """
+
+    def __init__(self, ids: LiveIds, live: Live, read: bool) -> None:
+        self.ids, self.live = ids, live
+        self.partial = read and not bool(live.has_events(torch.arange(len(ids))).all())
 
     def numbers(self, ids: Any, end: int, name: str, blank: int | None = None) -> torch.Tensor:
         """Return the numbers [M] of ids.
@@ -34,8 +42,13 @@ class Names:
             DataError: an id is unknown; the message says that it is new, or how it is spelt. Or it is no id.
         """
         ids = column(ids)
-        numbers = torch.from_numpy(self.ids.numbers(ids, end))
+        try:
+            numbers = torch.from_numpy(self.ids.numbers(ids, end))
+        except DataError as error:
+            raise DataError(re.sub("^find: ", f"{name}: ", str(error))) from error
         unknown = numbers < 0
+        if self.partial:
+            unknown |= ~self.live.has_events(numbers.clamp(min=0))
         if not bool(unknown.any()):
             return numbers
         if blank is None:
@@ -61,9 +74,10 @@ class Names:
             raise DataError(f"kind {name!r} is not one of {', '.join(kinds)}")
         return kinds.index(name)
 
-    def all(self) -> list[Any]:
-        """Return the ids of all nodes; with two kinds, pairs (kind, id)."""
-        return self.ids.of(np.arange(len(self.ids)))
+    def all(self, kind: int | None = None) -> torch.Tensor:
+        """Return the numbers [K] of all nodes that have an event, ascending, or of those of a kind."""
+        numbers = torch.from_numpy(np.arange(len(self.ids)) if kind is None else self.ids.of_kind(kind))
+        return numbers[self.live.has_events(numbers)] if self.partial else numbers
 
     def _refuse(self, each: Any, end: int, name: str) -> NoReturn:
         """Raise the error about an unknown id.
@@ -76,7 +90,9 @@ class Names:
         if isinstance(spelling, tuple):
             raise DataError(f"{name}: there is no {kind}{shown(each)}; {shown(spelling[1])} is of kind {spelling[0]}")
         if spelling is not None:
-            raise DataError(f"{name}: there is no {kind or 'node '}{shown(each)}; do you mean {shown(spelling)}?")
+            question = f"do you mean {shown(spelling)}?"
+            new = "" if name == "nodes" else " If it is new, new=True takes it for a node without events"
+            raise DataError(f"{name}: there is no {kind or 'node '}{shown(each)}; {question}{new}")
         self.ids.check(each, end, name)
         fix = "observe its events first" if name == "nodes" else "new=True takes it for a node without events"
         raise DataError(f"{name}: {kind}{shown(each)} is new, since no event so far has it; {fix}")

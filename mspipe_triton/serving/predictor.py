@@ -14,7 +14,8 @@ from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.live_ids import LiveIds
 from mspipe_triton.data.new_events import NewEvents, Reading
-from mspipe_triton.errors import DataError
+from mspipe_triton.data.origin import shown
+from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.models.stored import StoredModel
 from mspipe_triton.serving.files import write_saved
 from mspipe_triton.serving.incoming import Events, Incoming, Unnumbered
@@ -23,6 +24,7 @@ from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION
 from mspipe_triton.serving.queries import SHARE, Queries
 
+_STATE = "\n## State"  # heading of the card's last section
 _TO_ROWS = ("to_pylist", "to_numpy")  # of Arrow, pandas and polars
 
 
@@ -107,6 +109,9 @@ class Predictor(Queries):
         Raises:
             RunFolderError: the folder cannot be written, or holds something else.
         """
+        if not isinstance(folder, str | Path):
+            raise RunFolderError(f"folder must be a path, not {shown(folder)}; name a folder")
+        card = self._card.split(_STATE)[0] + f"{_STATE}\n\nSaved after {len(self):,} events, until {self.time}.\n"
         live, stored, stream = self._live, self._stored, self._live.session.stream
         features = None if self._live.node_features is None else self._live.node_features[: live.nodes]
         edges = live.edges.rows if live.edges.rows.shape[1] else None
@@ -115,7 +120,7 @@ class Predictor(Queries):
         )
         tables = {name: table[: live.nodes] for name, table in live.session.state.tables.items()}
         now = replace(stored, parameters=live.model.state_dict(), state=tables, events=len(self))
-        write_saved(Path(folder), now, events, self._ids, self._split, self._card)
+        write_saved(Path(folder), now, events, self._ids, self._split, card)
 
     @property
     def reading(self) -> Reading:

@@ -30,7 +30,8 @@ class Queries:
     Times are numbers in the unit of the run's events, or dates (text, datetime, datetime64) if those are dates or Unix
     times; fractions are rounded down if the run's times are integers. None is the time just after the last event.
 
-    A query at a time reads events strictly before it, as training does, and cannot be earlier than the last event.
+    A query cannot be earlier than the last event. It reads neighbours and features of pairs from events strictly before
+    its time, as training does; memory is that after all events observed.
 
     Args:
         stored: the model's description. live: the live session. ids: of its nodes. times: the events' own times.
@@ -41,7 +42,7 @@ class Queries:
         self, stored: StoredModel, live: Live, ids: LiveIds, times: torch.Tensor, share: float = SHARE
     ) -> None:
         self._stored, self._live, self._ids = stored, live, ids
-        self._times, self._names = Growing(times), Names(ids)
+        self._times, self._names = Growing(times), Names(ids, live, bool(stored.stream["roles"]))
         self._ranking = {"exact": Destinations(live, 0.0), "cached": Destinations(live, share)}
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class Queries:
     def __repr__(self) -> str:
         """Describe the predictor in a line."""
         model = f"{self._stored.config.model.model} on {self._stored.name}"
-        return f"Predictor({model}: {len(self):,} events, {len(self._ids):,} nodes, until {self.time})"
+        return f"Predictor({model}: {len(self):,} events, {self.num_nodes:,} nodes, until {self.time})"
 
     @property
     def time(self) -> int | float | str:
@@ -140,6 +141,8 @@ class Queries:
         if time.numel() != 1:
             raise DataError(f"t has {time.numel()} times; rank takes one")
         candidates = [candidates] if candidates is not None and is_single(candidates) else column(candidates)
+        if candidates is not None and len(candidates) == 0:
+            return []
         if candidates is None:
             nodes = self._live.destinations
             scores = self._ranking[mode].scores(source, nodes, time)
@@ -158,7 +161,8 @@ class Queries:
         """Compute embeddings of nodes at a time.
 
         Args:
-            nodes: M ids; None for all nodes, in the order of `nodes`. t: one time. kind: of the ids, if there are two.
+            nodes: M ids, or pairs (kind, id); None for all nodes, or those of a kind, in the order of `nodes`.
+            t: one time. kind: of the ids, if there are two.
 
         Returns:
             [M, D] in the dtype of the model, or [D] for one id.
@@ -166,21 +170,30 @@ class Queries:
         Raises:
             DataError: an id is unknown, its kind is missing, or the time is before the last event.
         """
+        pairs = self.kinds and kind is None and _are_pairs(nodes)
         if nodes is None:
-            numbers = torch.arange(len(self._ids))
+            numbers = self._names.all(None if kind is None else self._names.kind(kind))
+        elif pairs:
+            parts = [self._names.numbers([each], self._names.kind(name), "nodes") for name, each in nodes]
+            numbers = torch.cat(parts)
         else:
             numbers = self._names.numbers(nodes, self._names.kind(kind), "nodes")
         times = self._query_times(t)
         if times.numel() != 1:
             raise DataError(f"t has {times.numel()} times; embed takes one")
-        parts = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096) if part.numel()]
-        rows = torch.cat(parts) if parts else self._live.no_rows(self.dim)
-        return rows[0].numpy() if nodes is not None and is_single(nodes) else rows.numpy()
+        rows = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096) if part.numel()]
+        table = torch.cat(rows) if rows else self._live.no_rows(self.dim)
+        return table[0].numpy() if nodes is not None and is_single(nodes) else table.numpy()
 
     @property
     def nodes(self) -> list[Any]:
-        """Ids of all nodes; with two kinds, pairs (kind, id)."""
-        return self._names.all()
+        """Ids of all nodes that have an event; with two kinds, pairs (kind, id)."""
+        return self._ids.of(self._names.all())
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes that have an event."""
+        return self._names.all().numel()
 
     @property
     def destinations(self) -> int:
@@ -204,7 +217,7 @@ class Queries:
     @property
     def node_table(self) -> pa.Table:
         """Table with a row per node, in the order of `nodes`: `id`, after `kind` if there are two."""
-        return self._ids.table()
+        return self._ids.table().take(pa.array(self._names.all().numpy()))
 
     @property
     def _last(self) -> torch.Tensor:
@@ -241,3 +254,8 @@ class Queries:
         """Return a time [1] as a number, or as the text of a date if the run's times are dates."""
         number, meaning = time.item(), self._stored.reading.time
         return time_text(number, meaning) if "date" in meaning else number
+
+
+def _are_pairs(nodes: Any) -> bool:
+    """Return True for a list of pairs (kind, id)."""
+    return isinstance(nodes, list) and bool(nodes) and all(isinstance(each, tuple) and len(each) == 2 for each in nodes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from mspipe_triton.config import DataConfig, RunConfig
+from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.continued import continued_stream
 from mspipe_triton.data.events import EventStream
@@ -49,6 +50,11 @@ def continuation(run: str | Path, path: str | Path, **settings: Any) -> RunConfi
         RunFolderError: there is no run, or its model differs from one of the settings.
         ConfigError: a setting is not allowed.
     """
+    names = {each.name for kind in (ModelConfig, TrainConfig, DataConfig) for each in fields(kind)} | {"recipe"}
+    unknown = next((name for name in settings if name not in names), None)
+    if unknown is not None:
+        close = get_close_matches(unknown, names, 1)
+        raise ConfigError(f"there is no setting {unknown!r}; " + (f"do you mean {close[0]}?" if close else "omit it"))
     folder = RunFolder.open(run)
     saved = load_config(folder.config)
     folder.refuse_changes(saved, settings, continued=True)
@@ -116,6 +122,11 @@ def load_data(data: DataConfig) -> RunData:
     """
     if not data.history:
         return RunData(load_stream(data), None)
+    if not Path(data.history).is_dir():
+        raise RunFolderError(
+            f"{data.history}: no such folder, and it is the run that this one continues; restore it, or change history "
+            "in the config.toml of this run"
+        )
     stored = StoredModel.read(Path(data.history))
     stream, nodes = _continued(data)
     return RunData(stream, Past(stored, nodes))

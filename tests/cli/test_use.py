@@ -74,9 +74,9 @@ def test_predict_scores_events_right_before_they_happen(
     out = tmp_path / f"deep/scores{suffix}"
     result = done(command("predict", "run", "new.csv", "--out", str(out), "--json"))
     facts = json.loads(result.stdout)
-    assert facts.keys() == {"events", "late", "out", "seconds", "loading_seconds"}
+    assert facts.keys() == {"events", "late", "new_nodes", "out", "seconds"}
     assert (facts["events"], facts["late"], facts["out"]) == (3, 0, str(out))
-    assert "Scored 3 events in " in result.stderr
+    assert "Scored 3 events, 2 new nodes: " in result.stderr
     predictor = load(run)
     ends = [[row[name] for row in new] for name in ("user", "item", "when")]
     features = {name: [row[name] for row in new] for name in ("amount", "channel")}
@@ -108,11 +108,11 @@ def test_predict_and_late_events(run: Path, new: list[dict[str, Any]], command: 
     write_rows(tmp_path / "late.csv", [early, *new])
     line = refusal(command("predict", "run", "late.csv", "--out", "scores.parquet"))
     assert line == (
-        "late.csv: row 1 is late, since its time is 2024-03-15, and an event at 2024-03-17T15:00:00 came before it; "
-        "sort the events, load an earlier state with --at, or leave late events out with --late drop"
+        "late.csv: row 1 is late: its time is 2024-03-15, and the last event so far is at 2024-03-17T15:00:00; "
+        "load an earlier state with --at, or leave late events out with --late drop"
     )
     result = done(command("predict", "run", "late.csv", "--out", "scores.parquet", "--late", "drop", "--json"))
-    assert "1 late ones without a score" in result.stderr
+    assert "1 late event without a score" in result.stderr
     assert json.loads(result.stdout)["late"] == 1
     done(command("predict", "run", "new.csv", "--out", "new.parquet"))
     assert read(tmp_path / "scores.parquet")["score"] == [None, *read(tmp_path / "new.parquet")["score"]]
@@ -191,7 +191,9 @@ def test_rank_as_json(run: Path, command: Command) -> None:
     assert [each["dst"] for each in answer["top"]] == [each for each, _ in predictor.rank("u1")]
     assert all(type(each["dst"]) is int for each in answer["top"])
     np.testing.assert_allclose([each["score"] for each in answer["top"]], [each for _, each in predictor.rank("u1")])
-    assert "u1 at 2024-03-17T15:00:00, among 4 destinations; state after 400 events" in " ".join(result.stderr.split())
+    assert "u1 just after 2024-03-17T15:00:00, among 4 destinations state after 400 events" in " ".join(
+        result.stderr.split()
+    )
     few = json.loads(done(command("rank", "run", "--src", "u1", "--top", "2", "--json")).stdout)
     assert few["top"] == answer["top"][:2]
     assert done(command("rank", "run", "--src", "u1")).stdout == ""
@@ -210,7 +212,9 @@ def test_rank_at_a_time(run: Path, command: Command) -> None:
 
 def test_rank_and_ids(run: Path, command: Command, tmp_path: Path) -> None:
     lines = {
-        ("--src", "U1"): "--src: there is no user 'U1'; do you mean 'u1'?",
+        ("--src", "U1"): (
+            "--src: there is no user 'U1'; do you mean 'u1'? If it is new, --new takes it for a node without events"
+        ),
         ("--src", "100"): "--src: there is no user '100'; 100 is of kind item",
         ("--src", "zoe"): "--src: user 'zoe' is new, since no event so far has it; --new takes it for a node without "
         "events",
@@ -291,3 +295,39 @@ def test_runs_that_are_refused(run: Path, new: list[dict[str, Any]], command: Co
         assert not (tmp_path / "x.csv").exists()
         done(command(name, "run", *rest, "--data", "moved.csv"))
         (tmp_path / "x.csv").unlink(missing_ok=True)
+
+
+def test_predict_counts_new_nodes(run: Path, new: list[dict[str, Any]], command: Command) -> None:
+    result = done(command("predict", "run", "new.csv", "--out", "scores.csv", "--json"))
+    assert json.loads(result.stdout)["new_nodes"] == 2  # zoe and 999
+    assert "Scored 3 events, 2 new nodes: scores.csv" in result.stderr
+
+
+def test_outputs_that_would_replace_own_files(run: Path, new: list[dict[str, Any]], command: Command) -> None:
+    before = {path: path.read_bytes() for path in (run.parent / "shop.csv", run.parent / "new.csv")}
+    for out, fault in (
+        ("new.csv", "is a table that this command reads; name another file"),
+        ("shop.csv", "is a table that this command reads; name another file"),
+        ("run/scores.csv", "is inside the run folder run; name a file elsewhere"),
+    ):
+        line = refusal(command("predict", "run", "new.csv", "--out", out, "--force"))
+        assert line == f"--out {out} {fault}"
+        if out != "new.csv":
+            assert refusal(command("embed", "run", "--out", out, "--force")) == line
+    assert before == {path: path.read_bytes() for path in before}
+    assert not (run / "scores.csv").exists()
+
+
+def test_new_dates_of_another_form(run: Path, command: Command, tmp_path: Path) -> None:
+    row = {"user": "u1", "item": 100, "when": "01.05.2024 10:00", "amount": 2.5, "channel": "web"}
+    write_rows(tmp_path / "german.csv", [row])
+    assert "--time-format" in refusal(command("predict", "run", "german.csv", "--out", "x.csv"))
+    done(command("predict", "run", "german.csv", "--out", "x.csv", "--time-format", "%d.%m.%Y %H:%M"))
+    assert str(read(tmp_path / "x.csv")["t"][0]).startswith("2024-05-01")
+
+
+def test_a_missing_table_and_a_wrong_word_for_a_state(run: Path, command: Command) -> None:
+    assert refusal(command("predict", "run", "no.csv", "--out", "x.csv")) == (
+        "no.csv: no such file; name a table of new events, or a folder of them"
+    )
+    assert refusal(command("embed", "run", "--out", "x.csv", "--at", "trainng")).endswith("or 'training'")

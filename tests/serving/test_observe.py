@@ -57,7 +57,7 @@ def test_loops_repetitions_and_ties(predictor: Predictor, run: Path, small_strea
 
 
 REFUSED: list[tuple[str, Any, str]] = [
-    ("late", (1, 70, -1, ONES), "event 0 is late, since its time is"),
+    ("late", (1, 70, -1, ONES), "event 0 is late: its time is"),
     ("late inside", ([5000, 2], [70, 70], [9, 8], [ONES] * 2), "event 1 is late"),
     ("no id", ([5000, None], [70, 70], 1, [ONES] * 2), "src is empty; give an id"),
     ("text", ([5000, 5001], [70, "x"], 1, [ONES] * 2), "dst is 'x', not an integer of int64"),

@@ -277,3 +277,26 @@ def test_a_query_cannot_go_back(dated: Predictor, predictor: Predictor) -> None:
     with pytest.raises(InputError) as caught:
         predictor.score(1, 70, [predictor.time, 5])
     assert str(caught.value) == "t is 5, before the first event, at 39876; no state is that old, so give a later time"
+
+
+def test_embeddings_of_a_kind_and_of_pairs(dated: Predictor) -> None:
+    kinds = [kind for kind, _ in dated.nodes]
+    for kind in ("user", "item"):
+        rows = dated.embed()[[each == kind for each in kinds]]
+        np.testing.assert_allclose(dated.embed(kind=kind), rows, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dated.embed(dated.nodes[3:6]), dated.embed()[3:6], rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="kind 'shop' is not one of user, item"):
+        dated.embed(kind="shop")
+
+
+def test_no_candidates(predictor: Predictor) -> None:
+    assert predictor.rank(1, candidates=[]) == predictor.rank(1, candidates=[], mode="cached") == []
+
+
+@pytest.mark.parametrize("scale", [10**3, 10**6, 10**9])
+def test_times_of_another_unit(scale: int, dated: Predictor) -> None:
+    before = dated.time
+    for act in (lambda t: dated.score("u1", 100, t), lambda t: dated.rank("u1", t)):
+        with pytest.raises(InputError, match=r"which looks like Unix .*seconds; the run's times are Unix seconds, so"):
+            act(SAME * scale)
+    assert dated.time == before

@@ -19,7 +19,7 @@ from mspipe_triton.config import MODELS
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
-from mspipe_triton.errors import InputError
+from mspipe_triton.errors import DataError, InputError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import REGISTRY, register
 from mspipe_triton.models.tgn import TGN
@@ -200,3 +200,16 @@ def test_a_continued_run(tmp_path: Path) -> None:
         early = load(tmp_path / "later", at=at)
         early.save(tmp_path / "early")
         same(load(tmp_path / "early"), early)
+
+
+def test_an_earlier_state_knows_only_nodes_that_have_an_event(run: Path) -> None:
+    rows = shop_rows()
+    early = load(run, at=rows[5]["when"])
+    seen = {("user", row["user"]) for row in rows[:5]} | {("item", row["item"]) for row in rows[:5]}
+    assert set(early.nodes) == seen
+    assert early.num_nodes == early.embed().shape[0] == early.node_table.num_rows == len(seen)
+    later = next(row["user"] for row in rows if ("user", row["user"]) not in seen)
+    with pytest.raises(DataError, match=f"user '{later}' is new|there is no user '{later}'"):
+        early.score(later, rows[0]["item"])
+    early.observe(later, rows[0]["item"], rows[5]["when"], {"amount": 1.0, "channel": "web"})
+    assert ("user", later) in early.nodes

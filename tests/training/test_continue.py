@@ -273,3 +273,9 @@ def test_a_predictor_of_a_continued_run_knows_history(runs: dict[str, Path], par
     features = pd.DataFrame({"amount": test["amount"], "sort": test["sort"]})
     scores = trained.predict(list(test["user"]), list(test["item"]), list(test["time"]), features)
     assert np.isfinite(scores).all()
+
+
+def test_settings_of_no_name_are_refused(tmp_path: Path) -> None:
+    for name, fix in (("epoch", "do you mean epochs?"), ("xyzzy", "omit it")):
+        with pytest.raises(ConfigError, match=f"there is no setting '{name}'; {fix}".replace("?", r"\?")):
+            continuation(tmp_path, tmp_path / "later.csv", **{name: 1})
