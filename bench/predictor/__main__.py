@@ -61,7 +61,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 3,
     calls: Annotated[int, typer.Option(help="Calls that are timed one by one.")] = 3000,
-    ranked: Annotated[int, typer.Option(help="Test events that are ranked for the MRR.")] = 4000,
+    rankings: Annotated[int, typer.Option(help="Test events that are ranked for the MRR.")] = 4000,
 ) -> None:
     """Train, and measure the predictor."""
     settings = DataConfig(path=data)
@@ -77,7 +77,7 @@ def main(
             "test_ap": result["test"]["ap"], "loading_seconds": seconds(lambda: load(run)),
             "batches": throughput(lambda: load(run, at="training"), events, split.train_end, split.val_end),
             "latency_ms": latencies(load(run, at=str(events.t[split.val_end])), events, split.val_end, calls),
-            "mrr": kept(run, stream, events, split.val_end, ranked),
+            "mrr": ages(run, stream, events, split.val_end, rankings),
         }  # fmt: skip
     show(report, out)
 
@@ -89,12 +89,12 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def throughput(restored: Callable[[], Predictor], events: Events, first: int, stop: int) -> dict[str, Any]:
+def throughput(restore: Callable[[], Predictor], events: Events, first: int, stop: int) -> dict[str, Any]:
     """Events per second in batches of 200, observed alone and scored as well; medians of three runs."""
     acts: dict[str, list[float]] = {"observe": [], "predict": []}
     for _ in range(3):
         for act, rates in acts.items():
-            predictor = restored()
+            predictor = restore()
             start = time.perf_counter()
             for begin in range(first, stop, BATCH):
                 part = slice(begin, min(begin + BATCH, stop))
@@ -140,10 +140,10 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def kept(run: str, stream: EventStream, events: Events, first: int, count: int) -> list[dict[str, Any]]:
+def ages(run: str, stream: EventStream, events: Events, first: int, count: int) -> list[dict[str, Any]]:
     """MRR among all destinations so far, with embeddings computed for every query and kept up to a share of their gap.
 
-    Every event is ranked and then observed. Events with a destination or source that no earlier one has are left out.
+    Every event is ranked and then observed. Events whose destination no earlier one has are left out.
     """
     predictor = load(run, at=str(events.t[first]))
     live = predictor._live
