@@ -120,7 +120,7 @@ def latencies(predictor: Predictor, events: Events, first: int, calls: int) -> d
 
             def call(event: int = event, mode: str = mode) -> None:
                 events.observe(predictor, event)
-                predictor.rank(*events.question(event + 1), TOP, mode=mode)
+                predictor.rank(*events.question(event + 1), TOP, mode=mode, new=True)
 
             times[mode].append(seconds(call))
             event += 1

@@ -86,7 +86,8 @@ class Names:
             DataError: always.
         """
         kind = f"{self.ids.kinds[end]} " if self.ids.kinds else ""
-        spelling = self.ids.spelling(each, end)
+        later = self.ids.numbers(each, end)[0] >= 0  # a node of the run, but of events after this state
+        spelling = None if later else self.ids.spelling(each, end)
         if isinstance(spelling, tuple):
             raise DataError(f"{name}: there is no {kind}{shown(each)}; {shown(spelling[1])} is of kind {spelling[0]}")
         if spelling is not None:

@@ -209,7 +209,7 @@ def test_an_earlier_state_knows_only_nodes_that_have_an_event(run: Path) -> None
     assert set(early.nodes) == seen
     assert early.num_nodes == early.embed().shape[0] == early.node_table.num_rows == len(seen)
     later = next(row["user"] for row in rows if ("user", row["user"]) not in seen)
-    with pytest.raises(DataError, match=f"user '{later}' is new|there is no user '{later}'"):
+    with pytest.raises(DataError, match=f"src: user '{later}' is new, since no event so far has it"):
         early.score(later, rows[0]["item"])
     early.observe(later, rows[0]["item"], rows[5]["when"], {"amount": 1.0, "channel": "web"})
     assert ("user", later) in early.nodes
