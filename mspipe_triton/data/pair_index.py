@@ -237,7 +237,10 @@ class PairIndex:
 
 def _sorted(owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Order [M] of events by owner, then number, and which of them are their owner's first."""
-    order, new = owners.argsort(kind="stable"), np.ones(owners.size, dtype=bool)
+    new = np.ones(owners.size, dtype=bool)
+    if owners.size == 1:
+        return np.zeros(1, dtype=np.int64), new
+    order = owners.argsort(kind="stable")
     owners = owners[order]
     np.not_equal(owners[1:], owners[:-1], out=new[1:])
     return order, new

@@ -89,7 +89,7 @@ class Incoming:
         """
         if late not in LATE:
             raise ConfigError(f"late must be {either(LATE)}, not {late!r}")
-        before = torch.cat([last, t[:-1]])[: t.numel()].cummax(0).values
+        before = last if t.numel() == 1 else torch.cat([last, t[:-1]])[: t.numel()].cummax(0).values
         mask = t >= before
         if not bool(mask.all()):
             if late == "refuse":

@@ -31,6 +31,8 @@ def times_of(value: Any, stored: StoredModel) -> torch.Tensor:
         DataError: a value is no time, is not finite or beyond 64 bits, or they are not in one dimension.
     """
     reading, form = stored.reading, stored.config.data.time_format
+    if type(value) is int and reading.integers and not reading.time and -_BOUND < value < _BOUND:
+        return torch.tensor([value])  # the usual case of a call per event, without the checks below, which it passes
     if is_single(value):
         value = [value.as_py() if isinstance(value, pa.Scalar) else value]
         array = np.array(value) if type(value[0]) in (int, float) else _objects(value)
@@ -46,8 +48,8 @@ def times_of(value: Any, stored: StoredModel) -> torch.Tensor:
         array[places] = [moment(int(each), reading.time, form, reading.integers) for each in array[places]]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"t is {array[~np.isfinite(array)][0]}, not finite; give a number or a date")
-    unit, expected = unit_of(array), reading.time.partition(",")[0]
-    if unit and per_second(reading.time) and unit != expected:
+    expected = reading.time.partition(",")[0]
+    if per_second(reading.time) and (unit := unit_of(array)) not in ("", expected):
         value = array[np.abs(array).argmax()]
         raise DataError(f"t is {value}, which looks like {unit}; the run's times are {expected}, so give those")
     if reading.integers:

@@ -57,9 +57,8 @@ class Live:
         self.pairs = LivePairs(stream.src, stream.dst)
         self.hidden = Hidden(self.model, state)
         self.moved, self.last = torch.empty(0, dtype=torch.int64), stream.t.new_empty(0)
-        self.receiving = torch.empty(0, dtype=torch.bool)
+        self.receiving, self.seen = (torch.empty(0, dtype=torch.bool) for _ in range(2))
         self._destinations: torch.Tensor | None = None
-        self._no_words = [torch.zeros(4, dtype=torch.int64)] * self.model.layers
         self.moves = 1
         self._grow(self.nodes)
         self._mark(stream.src, stream.dst, stream.t)
@@ -88,7 +87,7 @@ class Live:
 
     def has_events(self, nodes: torch.Tensor) -> torch.Tensor:
         """Return which nodes [K] have an event."""
-        return torch.maximum(self.pairs.sent[nodes], self.pairs.received[nodes]) >= 0
+        return self.seen.index_select(0, nodes)
 
     @torch.inference_mode()
     def append(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, edges: torch.Tensor) -> range:
@@ -241,7 +240,7 @@ class Live:
     def _words(self) -> list[torch.Tensor]:
         """Return Philox words of each hop, the same for all queries until the next batch."""
         if not self.session.sampler.uniform:
-            return self._no_words
+            return [torch.zeros(4, dtype=torch.int64)] * self.model.layers
         draws = IterationDraws(self.session.seed, self.split, self.batch, Placement())
         return [draws.words(Purpose.RANKING_NEIGHBOURS, hop) for hop in range(self.model.layers)]
 
@@ -263,6 +262,7 @@ class Live:
         for ends in (src, dst):
             self.last.scatter_reduce_(0, ends, t, "amax")
             self.moved.index_fill_(0, ends, self.moves)
+            self.seen.index_fill_(0, ends, True)
         self.moves += 1
 
     def _grow(self, nodes: int) -> None:
@@ -273,7 +273,7 @@ class Live:
         state, start = self.session.state, self.session.state.start
         state.grow(room)
         self.hidden.grow(room)
-        self.receiving = with_rows(self.receiving, room, False)
+        self.receiving, self.seen = (with_rows(each, room, False) for each in (self.receiving, self.seen))
         self.moved, self.last = with_rows(self.moved, room, 0), with_rows(self.last, room, start)
         if self.node_features is not None:
             self.node_features = with_rows(self.node_features, room, 0)

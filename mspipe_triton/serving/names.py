@@ -47,7 +47,7 @@ class Names:
         except DataError as error:
             raise DataError(re.sub("^find: ", f"{name}: ", str(error))) from error
         unknown = numbers < 0
-        if self.partial:
+        if self.partial and blank is None:
             unknown |= ~self.live.has_events(numbers.clamp(min=0))
         if not bool(unknown.any()):
             return numbers
