@@ -152,7 +152,7 @@ def ages(run: str, stream: EventStream, events: Events, first: int, count: int) 
     times = {share: 0.0 for share in variants}
     for event in range(first, first + count):
         source, destination, t = int(stream.src[event]), int(stream.dst[event]), predictor._query_times(events.t[event])
-        if bool(live.receiving[destination]):
+        if int(live.pairs.received[destination]) >= 0:
             nodes = live.destinations
             place = int(torch.searchsorted(nodes, destination))
             for share, destinations in variants.items():

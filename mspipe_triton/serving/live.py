@@ -57,7 +57,6 @@ class Live:
         self.pairs = LivePairs(stream.src, stream.dst)
         self.hidden = Hidden(self.model, state)
         self.moved, self.last = torch.empty(0, dtype=torch.int64), stream.t.new_empty(0)
-        self.receiving, self.seen = (torch.empty(0, dtype=torch.bool) for _ in range(2))
         self._destinations: torch.Tensor | None = None
         self.moves = 1
         self._grow(self.nodes)
@@ -82,12 +81,12 @@ class Live:
     def destinations(self) -> torch.Tensor:
         """[K] nodes that have received an event, ascending."""
         if self._destinations is None:
-            self._destinations = self.receiving.nonzero().squeeze(1)
+            self._destinations = (self.pairs.received >= 0).nonzero().squeeze(1)
         return self._destinations
 
     def has_events(self, nodes: torch.Tensor) -> torch.Tensor:
         """Return which nodes [K] have an event."""
-        return self.seen.index_select(0, nodes)
+        return torch.maximum(self.pairs.sent[nodes], self.pairs.received[nodes]) >= 0
 
     @torch.inference_mode()
     def append(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor, edges: torch.Tensor) -> range:
@@ -104,6 +103,8 @@ class Live:
             self.adjacency.append(src, dst, t)
             if self.index is not None:
                 self.index.append(src, dst, t)
+            if bool((self.pairs.received[dst] < 0).any()):
+                self._destinations = None
             self.pairs.append(src, dst, first)
             self._mark(src, dst, t)
             self._view()
@@ -257,12 +258,9 @@ class Live:
 
     def _mark(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor) -> None:
         """Note the ends of appended events."""
-        if not bool(self.receiving[dst].all()):
-            self.receiving[dst], self._destinations = True, None
         for ends in (src, dst):
             self.last.scatter_reduce_(0, ends, t, "amax")
             self.moved.index_fill_(0, ends, self.moves)
-            self.seen.index_fill_(0, ends, True)
         self.moves += 1
 
     def _grow(self, nodes: int) -> None:
@@ -273,7 +271,6 @@ class Live:
         state, start = self.session.state, self.session.state.start
         state.grow(room)
         self.hidden.grow(room)
-        self.receiving, self.seen = (with_rows(each, room, False) for each in (self.receiving, self.seen))
         self.moved, self.last = with_rows(self.moved, room, 0), with_rows(self.last, room, start)
         if self.node_features is not None:
             self.node_features = with_rows(self.node_features, room, 0)

@@ -164,4 +164,4 @@ def _until(session: Session, position: int) -> Session:
     adjacency = TemporalCSR.build(first)
     index = None if session.index is None else PairIndex.build(first.src, first.dst, first.t)
     sampler = replace(session.sampler, stream=first, adjacency=adjacency)
-    return replace(session, stream=first, sampler=sampler, index=index, edges=session.edges)
+    return replace(session, stream=first, sampler=sampler, index=index)

@@ -4,67 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
 
 from mspipe_triton import load
-from tests.serving.served import shop, shop_rows, write_rows
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shop(tmp_path_factory.mktemp("shop"), dtype="float64")
-
-
-@pytest.fixture
-def run(trained_run: Path, tmp_path: Path) -> Path:
-    """The run as `run` in the command's folder, on shop.csv there."""
-    shutil.copy(trained_run.parent / "shop.csv", tmp_path)
-    folder = Path(shutil.copytree(trained_run, tmp_path / "run"))
-    config = folder / "config.toml"
-    config.write_text(config.read_text().replace(str(trained_run.parent), str(tmp_path)))
-    return folder
-
-
-NEW = [
-    {"user": user, "item": item, "when": f"2024-04-{day}T10:00:00", "amount": 2.5, "channel": channel}
-    for user, item, day, channel in (("u1", 100, "01", "web"), ("zoe", 104, "01", "phone"), ("u2", 999, "02", "app"))
-]
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> list[dict[str, Any]]:
-    """Three new events, in new.csv: of new nodes and an unknown category too."""
-    write_rows(tmp_path / "new.csv", NEW)
-    return NEW
-
-
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The line of a command that refused its input."""
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.removeprefix("mspipe-triton: ").strip()
-
-
-def done(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    """The result of a command that succeeded."""
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-def read(path: Path) -> dict[str, list[Any]]:
-    table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
-    return dict(table.to_pydict())
+from tests.cli.using import Command, done, read, refusal
+from tests.serving.served import shop_rows, write_rows
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -295,39 +243,3 @@ def test_runs_that_are_refused(run: Path, new: list[dict[str, Any]], command: Co
         assert not (tmp_path / "x.csv").exists()
         done(command(name, "run", *rest, "--data", "moved.csv"))
         (tmp_path / "x.csv").unlink(missing_ok=True)
-
-
-def test_predict_counts_new_nodes(run: Path, new: list[dict[str, Any]], command: Command) -> None:
-    result = done(command("predict", "run", "new.csv", "--out", "scores.csv", "--json"))
-    assert json.loads(result.stdout)["new_nodes"] == 2  # zoe and 999
-    assert "Scored 3 events, 2 new nodes: scores.csv" in result.stderr
-
-
-def test_outputs_that_would_replace_own_files(run: Path, new: list[dict[str, Any]], command: Command) -> None:
-    before = {path: path.read_bytes() for path in (run.parent / "shop.csv", run.parent / "new.csv")}
-    for out, fault in (
-        ("new.csv", "is a table that this command reads; name another file"),
-        ("shop.csv", "is a table that this command reads; name another file"),
-        ("run/scores.csv", "is inside the run folder run; name a file elsewhere"),
-    ):
-        line = refusal(command("predict", "run", "new.csv", "--out", out, "--force"))
-        assert line == f"--out {out} {fault}"
-        if out != "new.csv":
-            assert refusal(command("embed", "run", "--out", out, "--force")) == line
-    assert before == {path: path.read_bytes() for path in before}
-    assert not (run / "scores.csv").exists()
-
-
-def test_new_dates_of_another_form(run: Path, command: Command, tmp_path: Path) -> None:
-    row = {"user": "u1", "item": 100, "when": "01.05.2024 10:00", "amount": 2.5, "channel": "web"}
-    write_rows(tmp_path / "german.csv", [row])
-    assert "--time-format" in refusal(command("predict", "run", "german.csv", "--out", "x.csv"))
-    done(command("predict", "run", "german.csv", "--out", "x.csv", "--time-format", "%d.%m.%Y %H:%M"))
-    assert str(read(tmp_path / "x.csv")["t"][0]).startswith("2024-05-01")
-
-
-def test_a_missing_table_and_a_wrong_word_for_a_state(run: Path, command: Command) -> None:
-    assert refusal(command("predict", "run", "no.csv", "--out", "x.csv")) == (
-        "no.csv: no such file; name a table of new events, or a folder of them"
-    )
-    assert refusal(command("embed", "run", "--out", "x.csv", "--at", "trainng")).endswith("or 'training'")

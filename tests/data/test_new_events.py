@@ -294,8 +294,7 @@ def test_a_headerless_run_takes_a_table_with_a_header(real_cases: Path, tmp_path
 
 def test_ids_that_would_be_numbers_alone(tmp_path: Path) -> None:
     run = EventStream.of({"src": ["NA", "6602.05", "DE"], "dst": ["DE", "NA", "007"], "t": [1, 2, 3]})
-    ids = LiveIds(run.ids)
-    path = write(tmp_path / "new.csv", [{"src": "NA", "dst": "6602.05", "t": 4}, {"src": "007", "dst": "7", "t": 4}])
-    events = read_new_events(path, reading(run))
+    ids, rows = LiveIds(run.ids), [{"src": "NA", "dst": "6602.05", "t": 4}, {"src": "007", "dst": "7", "t": 4}]
+    events = read_new_events(write(tmp_path / "new.csv", rows), reading(run))
     assert ends(events, ids) == [["NA", "007"], ["6602.05", "7"]]
     assert len(ids) == run.num_nodes + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,12 @@ def state(predictor: Predictor) -> tuple[Any, ...]:
     tables = [table[name][: predictor._live.nodes].clone() for name in sorted(table)]
     scores = predictor.embed().tobytes()
     return len(predictor), predictor.time, predictor.nodes, scores, [each.numpy().tobytes() for each in tables]
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """Copy a shop's run to `run` in a folder, and shop.csv beside it."""
+    shutil.copy(run.parent / "shop.csv", folder)
+    copy = Path(shutil.copytree(run, folder / "run"))
+    config = copy / "config.toml"
+    config.write_text(config.read_text().replace(str(run.parent), str(folder)))
+    return copy

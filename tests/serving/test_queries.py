@@ -182,6 +182,7 @@ def test_candidates_come_back_as_they_are_written(predictor: Predictor) -> None:
     assert all(max(each) - min(each) < 1e-9 for each in scores.values())
     assert [each for each, _ in predictor.rank(1, candidates=70)] == [70]
     assert [each for each, _ in predictor.rank(1, candidates="70")] == ["70"]
+    assert predictor.rank(1, candidates=[]) == predictor.rank(1, candidates=[], mode="cached") == []
 
 
 @pytest.mark.parametrize(
@@ -287,10 +288,6 @@ def test_embeddings_of_a_kind_and_of_pairs(dated: Predictor) -> None:
     np.testing.assert_allclose(dated.embed(dated.nodes[3:6]), dated.embed()[3:6], rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="kind 'shop' is not one of user, item"):
         dated.embed(kind="shop")
-
-
-def test_no_candidates(predictor: Predictor) -> None:
-    assert predictor.rank(1, candidates=[]) == predictor.rank(1, candidates=[], mode="cached") == []
 
 
 @pytest.mark.parametrize("scale", [10**3, 10**6, 10**9])

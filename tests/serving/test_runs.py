@@ -23,7 +23,7 @@ from mspipe_triton.errors import DataError, InputError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import REGISTRY, register
 from mspipe_triton.models.tgn import TGN
-from tests.serving.served import columns, shop, shop_rows, trained, write_rows
+from tests.serving.served import columns, copied, shop, shop_rows, trained, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
     """A copy of it, which a test may change, and whose events are at another place."""
-    shutil.copy(run.parent / "shop.csv", tmp_path)
-    folder = Path(shutil.copytree(run, tmp_path / "run"))
-    config = folder / "config.toml"
-    config.write_text(config.read_text().replace(str(run.parent), str(tmp_path)))
-    return folder
+    return copied(run, tmp_path)
 
 
 def same(one: Predictor, other: Predictor, tolerance: float = 1e-9) -> None:
