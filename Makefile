@@ -18,7 +18,7 @@ install-dev: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[test,bench]'
+	$(PIP) --editable '.[test,bench,serve]'
 	touch $@
 
 train: install

@@ -1,0 +1,120 @@
+"""Work for a service: batches of events to observe, questions, its status, and the reasons to refuse work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mspipe_triton.errors import MspipeError
+
+
+class ServiceError(MspipeError):
+    """The service cannot do this now; nothing has changed."""
+
+
+class BusyError(ServiceError):
+    """As much work waits as is allowed."""
+
+
+class StartingError(ServiceError):
+    """The service still restores its state, or it stops."""
+
+
+class LogError(ServiceError):
+    """The log cannot be written, so no events are taken in."""
+
+
+class KeyReusedError(ServiceError):
+    """An idempotency key names another request."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a source of events has been read.
+
+    Args:
+        source: its name. lines: number of lines read. offset: the byte after them.
+    """
+
+    source: str
+    lines: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events to observe in one call.
+
+    Args:
+        src, dst, t, features, late: see `Predictor.observe`.
+        key: names the request, so that a repeated one changes nothing; None if it has no name.
+        digest: of the request's content, which a repeated request has, too.
+        place: of the source that the events come from.
+    """
+
+    src: Any
+    dst: Any
+    t: Any
+    features: Any = None
+    late: str = "refuse"
+    key: str | None = None
+    digest: bytes = b""
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The outcome of a batch.
+
+    Args:
+        observed: number of events taken in. dropped: number of late ones, which were left out.
+        events: number of events so far. repeated: the request was observed before, and has changed nothing now.
+    """
+
+    observed: int
+    dropped: int
+    events: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A ranking that is asked for; see `Predictor.rank`."""
+
+    src: Any
+    t: Any = None
+    top: int | None = 10
+    candidates: Any = None
+    mode: str = "exact"
+    new: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a service at a moment.
+
+    Args:
+        ready: it answers. writable: the last attempt to write the log succeeded.
+        model: name of the model and of its stream. kinds: of nodes, see `Predictor.kinds`.
+        events, nodes: numbers so far. time: of the last event. observed: events taken in since the run.
+        waiting: work in the queue. log_entries, log_bytes: size of the log.
+        snapshot: number of log entries that the last snapshot contains; replayed: entries restored at the start.
+        swaps: number of times that new parameters came into use. rejected: lines of a followed source that were no
+            event that fits.
+    """
+
+    ready: bool = False
+    writable: bool = True
+    model: str = ""
+    kinds: tuple[str, ...] = ()
+    events: int = 0
+    nodes: int = 0
+    time: int | float | str | None = None
+    observed: int = 0
+    waiting: int = 0
+    log_entries: int = 0
+    log_bytes: int = 0
+    snapshot: int = 0
+    replayed: int = 0
+    swaps: int = 0
+    rejected: int = 0
