@@ -62,7 +62,7 @@ class Predictor(Queries):
             DataError: an id does not fit the run's, lengths differ, features are missing or of another width, or a time
                 is no time or late.
         """
-        events = self._incoming.numbered(self._incoming.converted(src, dst, t, features, self._last, late))
+        events = self._incoming.numbered(self._incoming.converted(src, dst, t, features, self._times.last, late))
         self._live.observe(self._append(events))
         return events.t.numel()
 
@@ -85,7 +85,7 @@ class Predictor(Queries):
         Raises:
             DataError: see `observe`.
         """
-        unnumbered = self._incoming.converted(src, dst, t, features, self._last, late)
+        unnumbered = self._incoming.converted(src, dst, t, features, self._times.last, late)
         rows = None if candidates is None else self._rows(candidates, unnumbered)
         events = self._incoming.numbered(unnumbered)
         others = None if rows is None else self._candidates(*rows)
@@ -100,7 +100,7 @@ class Predictor(Queries):
         Args:
             progress: called with the number of events of each batch.
         """
-        ready = self._incoming.numbered(self._incoming.read(events, self._last, late))
+        ready = self._incoming.numbered(self._incoming.read(events, self._times.last, late))
         return self._predict(ready, None, progress).squeeze(1).numpy()
 
     def save(self, folder: str | Path) -> None:
