@@ -108,6 +108,15 @@ class Incoming:
             place = _place_of(places, place)
         return Unnumbered(src, dst, t, edges, mask, place, names)
 
+    def fitting(self, events: Unnumbered) -> Unnumbered:
+        """Check the ids of events too, and return them with ids in the type of the run's.
+
+        Raises:
+            DataError: an id does not fit the run's.
+        """
+        src, dst = self.ids.fitting(events.src, events.dst, events.place, events.names)
+        return events._replace(src=src, dst=dst)
+
     def numbered(self, events: Unnumbered) -> Events:
         """Number the nodes of events, new ones too; nothing has changed if this raises an error.
 

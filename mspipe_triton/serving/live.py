@@ -256,6 +256,11 @@ class Live:
         self.hidden.forget(nodes)
         self.moved.index_fill_(0, nodes, self.moves)
 
+    def forget(self) -> None:
+        """Note that what was computed from records is out of date, since the parameters are others."""
+        self._note(torch.arange(self.moved.numel()))
+        self.moves += 1
+
     def _mark(self, src: torch.Tensor, dst: torch.Tensor, t: torch.Tensor) -> None:
         """Note the ends of appended events."""
         for ends in (src, dst):

@@ -51,8 +51,12 @@ class Queries:
 
     def __repr__(self) -> str:
         """Describe the predictor in a line."""
-        model = f"{self._stored.config.model.model} on {self._stored.name}"
-        return f"Predictor({model}: {len(self):,} events, {self.num_nodes:,} nodes, until {self.time})"
+        return f"Predictor({self.name}: {len(self):,} events, {self.num_nodes:,} nodes, until {self.time})"
+
+    @property
+    def name(self) -> str:
+        """Name of the model and of its stream, as in "tgn on wiki"."""
+        return f"{self._stored.config.model.model} on {self._stored.name}"
 
     @property
     def time(self) -> int | float | str:
@@ -193,7 +197,7 @@ class Queries:
     @property
     def num_nodes(self) -> int:
         """Number of nodes that have an event."""
-        return self._names.all().numel()
+        return self._names.count
 
     @property
     def destinations(self) -> int:
@@ -250,10 +254,13 @@ class Queries:
         """Return the numbers [M] of ids; unknown ones get a row without events if `new`."""
         return self._names.numbers(ids, end, name, self._live.nodes if new else None)
 
+    def shown(self, t: float) -> int | float | str:
+        """Return a time in the run's unit in the form of `time`."""
+        meaning = self._stored.reading.time
+        return time_text(t, meaning) if "date" in meaning else t
+
     def _shown(self, time: torch.Tensor) -> int | float | str:
-        """Return a time [1] as a number, or as the text of a date if the run's times are dates."""
-        number, meaning = time.item(), self._stored.reading.time
-        return time_text(number, meaning) if "date" in meaning else number
+        return self.shown(time.item())
 
 
 def _are_pairs(nodes: Any) -> bool:

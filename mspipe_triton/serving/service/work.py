@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from mspipe_triton.data.new_events import NewEvents
 from mspipe_triton.errors import MspipeError
+from mspipe_triton.serving.incoming import Unnumbered
+from mspipe_triton.serving.predictor import Predictor
 
 
 class ServiceError(MspipeError):
@@ -42,14 +48,26 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """A line of a source that is no event that fits.
+
+    Args:
+        line: its number, from 1. reason: one line. content: the line itself.
+    """
+
+    line: int
+    reason: str
+    content: str
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Events to observe in one call.
+    """Events of a request, to observe in one call.
 
     Args:
         src, dst, t, features, late: see `Predictor.observe`.
         key: names the request, so that a repeated one changes nothing; None if it has no name.
         digest: of the request's content, which a repeated request has, too.
-        place: of the source that the events come from.
     """
 
     src: Any
@@ -59,7 +77,29 @@ class Batch:
     late: str = "refuse"
     key: str | None = None
     digest: bytes = b""
-    place: Place | None = None
+
+    def prepare(self, predictor: Predictor, last: torch.Tensor | None) -> Unnumbered:
+        """Check the events; see `Predictor.prepare`."""
+        return predictor.prepare(self.src, self.dst, self.t, self.features, late=self.late, last=last)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines of a source that is followed, to observe in one call.
+
+    Args:
+        events: of these lines, or None. late: see `Predictor.observe`.
+        place: of the source after these lines. rejected: the lines among them that are no event that fits.
+    """
+
+    events: NewEvents | None
+    late: str
+    place: Place
+    rejected: Sequence[Rejected] = ()
+
+    def prepare(self, predictor: Predictor, last: torch.Tensor | None) -> Unnumbered | None:
+        """Check the events; see `Predictor.prepare`."""
+        return None if self.events is None else predictor.prepare_table(self.events, late=self.late, last=last)
 
 
 @dataclass(frozen=True)
@@ -79,7 +119,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Question:
-    """A ranking that is asked for; see `Predictor.rank`."""
+    """A ranking of a source's destinations; see `Predictor.rank`."""
 
     src: Any
     t: Any = None
@@ -87,6 +127,16 @@ class Question:
     candidates: Any = None
     mode: str = "exact"
     new: bool = False
+
+    @property
+    def group(self) -> tuple[Any, int | None, str, bool] | None:
+        """What questions have in common that `Predictor.rank_many` answers together; None if it cannot."""
+        plain = self.candidates is None and (self.t is None or isinstance(self.t, int | float | str))
+        return (self.t, self.top, self.mode, self.new) if plain else None
+
+    def answer(self, predictor: Predictor) -> list[tuple[Any, float]]:
+        """Answer the question alone."""
+        return predictor.rank(self.src, self.t, self.top, self.candidates, mode=self.mode, new=self.new)
 
 
 @dataclass(frozen=True)
