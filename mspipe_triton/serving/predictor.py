@@ -169,7 +169,8 @@ class Predictor(Queries):
             RunFolderError: they are of another model.
         """
         replace(self._stored, parameters=parameters).restore(self._live.model)
-        self._live.forget()
+        self._live.note(torch.arange(self._live.moved.numel()))
+        self._live.moves += 1
 
     @property
     def reading(self) -> Reading:
