@@ -252,6 +252,7 @@ class Live:
         self.batch += 1
         return batch
 
+    @torch.inference_mode()
     def note(self, nodes: torch.Tensor) -> None:
         """Note nodes whose records change."""
         self.hidden.forget(nodes)

@@ -58,6 +58,7 @@ class Service:
         self.observing, self.tasks = observing, list[Task]([snapshots])
         self.failure: BaseException | None = None
         self.stopped = threading.Event()
+        self.retrained = ""
         self._writer, self._snapshots, self._limit = Writer(predictor, log), snapshots, queue
         self._queue: deque[Work] = deque()
         self._condition = threading.Condition()
@@ -100,7 +101,7 @@ class Service:
     def status(self) -> Status:
         """Return the state of the service."""
         waiting, size, snapshot = len(self._queue), self._writer.log.bytes, self._snapshots.entries
-        return replace(self._status, waiting=waiting, log_bytes=size, snapshot=snapshot)
+        return replace(self._status, waiting=waiting, log_bytes=size, snapshot=snapshot, retrained=self.retrained)
 
     def latest(self, count: int) -> list[dict[str, Any]]:
         """Return the latest events, newest first: src, dst, t and received, in Unix seconds."""
@@ -123,8 +124,13 @@ class Service:
         try:
             self._restore()
             while (work := self._next()) or self._state != "stops":
-                self._writer.write([each for each in work if each.writes])
-                self._publish()
+                outcomes = self._writer.write([each for each in work if each.writes])
+                self._publish()  # before clients learn of it
+                for each, outcome in outcomes:
+                    if isinstance(outcome, Exception):
+                        each.future.set_exception(outcome)
+                    else:
+                        each.future.set_result(outcome)
                 self._answer([each for each in work if not each.writes])
                 for task in self.tasks:
                     if task.due(len(self._writer.log), self._status.events):

@@ -149,7 +149,8 @@ class Status:
         events, nodes: numbers so far. time: of the last event. observed: events taken in since the run.
         waiting: work in the queue. log_entries, log_bytes: size of the log.
         snapshot: number of log entries that the last snapshot contains; replayed: entries restored at the start.
-        swaps: number of times that new parameters came into use. rejected: lines of a followed source that were no
+        swaps: number of times that new parameters came into use. retrained: the outcome of the last retraining.
+        rejected: lines of a followed source that were no
             event that fits.
     """
 
@@ -167,4 +168,5 @@ class Status:
     snapshot: int = 0
     replayed: int = 0
     swaps: int = 0
+    retrained: str = ""
     rejected: int = 0

@@ -67,8 +67,9 @@ class Writer:
             )
         self._take(entry)
 
-    def write(self, work: Sequence[Work]) -> None:
-        """Check requests, write the good ones to the log, take them in, and say so."""
+    def write(self, work: Sequence[Work]) -> list[tuple[Work, Observed | Exception]]:
+        """Check requests, write the good ones to the log, take them in, and return the outcome of each."""
+        outcomes: list[tuple[Work, Observed | Exception]] = []
         entries: list[tuple[Entry, list[Work]]] = []
         places: dict[str, int] = {}  # of entries, by their keys
         last: torch.Tensor | None = None
@@ -83,14 +84,14 @@ class Writer:
                     continue
                 if key is not None and (earlier := self.log.find(key)) is not None:
                     _check_same(key, earlier[0], digest)
-                    each.future.set_result(Observed(*earlier[1:], repeated=True))
+                    outcomes.append((each, Observed(*earlier[1:], repeated=True)))
                     continue
                 entry = self._entry(each.request, last, total)
             except Exception as error:  # the fault of this request alone
-                each.future.set_exception(error)
+                outcomes.append((each, error))
                 continue
             if entry.is_empty:
-                each.future.set_result(Observed(0, entry.dropped, total))
+                outcomes.append((each, Observed(0, entry.dropped, total)))
                 continue
             if key is not None:
                 places[key] = len(entries)
@@ -98,8 +99,7 @@ class Writer:
                 assert entry.events is not None
                 last, total = entry.events.t[-1:], entry.total
             entries.append((entry, [each]))
-        if entries:
-            self._commit(entries)
+        return outcomes + self._commit(entries) if entries else outcomes
 
     def _entry(self, request: Batch | Lines | Swap, last: torch.Tensor | None, total: int) -> Entry:
         """Check a request after `total` events, and return what the log keeps of it."""
@@ -113,22 +113,22 @@ class Writer:
             return Entry(events, dropped, total + count, place=request.place, rejected=request.rejected)
         return Entry(events, dropped, total + count, key=request.key, digest=request.digest)
 
-    def _commit(self, entries: Sequence[tuple[Entry, list[Work]]]) -> None:
+    def _commit(self, entries: Sequence[tuple[Entry, list[Work]]]) -> list[tuple[Work, Observed | Exception]]:
         """Write entries to the log, then take them in."""
         try:
             self.log.append([entry for entry, _ in entries])
         except LogError as error:
             self.writable = False
-            for work in (each for _, group in entries for each in group):
-                work.future.set_exception(error)
-            return
+            return [(work, error) for _, group in entries for work in group]
         self.writable = True
         for entry, _ in entries:
             self._take(entry)
             self._note(entry)
-        for entry, group in entries:
-            for number, work in enumerate(group):
-                work.future.set_result(Observed(entry.count, entry.dropped, entry.total, repeated=number > 0))
+        return [
+            (work, Observed(entry.count, entry.dropped, entry.total, repeated=number > 0))
+            for entry, group in entries
+            for number, work in enumerate(group)
+        ]
 
     def _take(self, entry: Entry) -> None:
         if entry.events is not None:
