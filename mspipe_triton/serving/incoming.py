@@ -16,10 +16,9 @@ from mspipe_triton.data.new_events import NewEvents
 from mspipe_triton.data.origin import plain_value
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.defaults import LATE
 from mspipe_triton.serving.features import feature_rows
 from mspipe_triton.serving.inputs import broadcast, column, picked, times_of
-
-LATE = ("refuse", "drop")
 
 
 class Unnumbered(NamedTuple):

@@ -24,10 +24,10 @@ from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
 from mspipe_triton.models.stored import SETTINGS, StoredModel
+from mspipe_triton.serving.defaults import SHARE
 from mspipe_triton.serving.files import is_saved, read_saved
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.predictor import Predictor
-from mspipe_triton.serving.queries import SHARE
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.run_data import run_stream
 from mspipe_triton.training.run_folder import RunFolder

@@ -17,12 +17,13 @@ from mspipe_triton.data.new_events import NewEvents, Reading
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.defaults import SHARE
 from mspipe_triton.serving.files import Saved
 from mspipe_triton.serving.incoming import Events, Incoming, Unnumbered
 from mspipe_triton.serving.inputs import plain_list
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION
-from mspipe_triton.serving.queries import SHARE, Queries
+from mspipe_triton.serving.queries import Queries
 
 _STATE = "\n## State"  # heading of the card's last section
 _TO_ROWS = ("to_pylist", "to_numpy")  # of Arrow, pandas and polars

@@ -15,12 +15,11 @@ from mspipe_triton.data.moments import time_text
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.defaults import SHARE
 from mspipe_triton.serving.destinations import Destinations
 from mspipe_triton.serving.inputs import broadcast, column, picked, plain_list, times_of
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION, SOURCE, Names
-
-SHARE = 0.5
 
 
 class Queries:

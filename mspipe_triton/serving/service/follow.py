@@ -13,9 +13,9 @@ from typing import BinaryIO, NamedTuple
 from mspipe_triton.data.new_events import NewEvents, Reading, read_new_events
 from mspipe_triton.errors import DataError, InputError
 from mspipe_triton.serving.service.engine import Service
+from mspipe_triton.serving.service.settings import STANDARD_INPUT
 from mspipe_triton.serving.service.work import BusyError, Lines, LogError, Place, Rejected, StartingError
 
-STANDARD_INPUT = "-"
 _CHUNK = 1 << 18  # bytes read at once
 _PAUSE = 0.2  # seconds between looks at a file that has not grown
 _RETRY = 1.0  # seconds until a request is made again

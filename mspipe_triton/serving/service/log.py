@@ -51,7 +51,7 @@ _LARGE = 2**63  # integers from here on are text in SQLite
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What is written to the log at once: a batch of events, or new parameters.
+    """Record that is written to the log as a whole: a batch of events, or new parameters.
 
     Args:
         events: M events as `Predictor.prepare` returns them, or None. dropped: number of late ones beside them.

@@ -1,51 +1,28 @@
-"""Retraining of a service's predictor in the background: a process of its own trains, and better parameters are swapped
-in between two requests."""
+"""Retraining of a service's predictor in the background; better parameters are swapped in between two requests."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mspipe_triton.errors import ConfigError, MspipeError, RunFolderError
+from mspipe_triton.errors import MspipeError, RunFolderError
 from mspipe_triton.models.stored import SETTINGS
 from mspipe_triton.serving.files import Saved, is_saved
 from mspipe_triton.serving.predictor import Predictor
 from mspipe_triton.serving.service.engine import Service
 from mspipe_triton.serving.service.retraining import PARAMETERS, VERDICT
+from mspipe_triton.serving.service.settings import Every
 from mspipe_triton.serving.service.work import BusyError
 
 BASE, NOW, OUT = "base", "now", "out"
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PAUSE = 60.0  # seconds after a failure
-
-
-@dataclass(frozen=True)
-class Every:
-    """The time from one retraining to the next: a number of events, or of seconds; the other is infinite."""
-
-    events: float = float("inf")
-    seconds: float = float("inf")
-
-    @staticmethod
-    def parse(text: str) -> Every:
-        """Read a number of events, as in 10000, or a time, as in 90s, 30m, 6h or 1d.
-
-        Raises:
-            ConfigError: it is neither, or not above 0.
-        """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-        if match is None or not float(match[1]) or (not match[2] and "." in match[1]):
-            raise ConfigError(f"retrain is {text!r}; give a number of events, as in 10000, or a time, as in 30m or 6h")
-        return Every(seconds=float(match[1]) * _UNITS[match[2]]) if match[2] else Every(events=int(match[1]))
 
 
 class Retraining:

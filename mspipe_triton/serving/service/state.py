@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,11 +47,11 @@ class StateFolder:
             ) from error
         shutil.rmtree(path / SNAPSHOTS / _TEMPORARY, ignore_errors=True)
 
-    def restore(self, data: str | None, share: float, notes: list[str]) -> tuple[Predictor, int]:
+    def restore(self, data: str | None, share: float, note: Callable[[str], None]) -> tuple[Predictor, int]:
         """Load the last good snapshot, or the run if there is none.
 
         Args:
-            data, share: see `load`. notes: to which a line is added for each snapshot that is damaged.
+            data, share: see `load`. note: called with a line about each snapshot that is damaged.
 
         Returns:
             The predictor, and the number of log entries that it contains.
@@ -62,7 +63,7 @@ class StateFolder:
             try:
                 return load(path, share=share), entries
             except RunFolderError as error:
-                notes.append(f"{error}; an earlier snapshot is used")
+                note(f"{error}; an earlier snapshot is used")
         return load(self.run, None if is_saved(self.run) else data, share=share), 0
 
     def log(self, predictor: Predictor) -> EventLog:

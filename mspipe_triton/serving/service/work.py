@@ -130,7 +130,7 @@ class Question:
 
     @property
     def group(self) -> tuple[Any, int | None, str, bool] | None:
-        """What questions have in common that `Predictor.rank_many` answers together; None if it cannot."""
+        """The part that questions share which `Predictor.rank_many` answers together; None if it cannot."""
         plain = self.candidates is None and (self.t is None or isinstance(self.t, int | float | str))
         return (self.t, self.top, self.mode, self.new) if plain else None
 

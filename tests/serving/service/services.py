@@ -39,7 +39,7 @@ def started(run: Path, folder: Path, events: int = 10**6, **options: Any) -> Ite
     notes: list[str] = []
     state = StateFolder(folder, run)
     try:
-        predictor, entries = state.restore(None, 0.5, notes)
+        predictor, entries = state.restore(None, 0.5, notes.append)
         with closing(state.log(predictor)) as log:
             service = Service(predictor, log, Snapshots(state, entries, events, 10**6, notes.append), **options)
             service.start()
@@ -79,7 +79,7 @@ def bits(predictor: Predictor) -> dict[str, Any]:
 
 def same_bits(one: Predictor, other: Predictor) -> None:
     """Check that two predictors are in the same state."""
-    left, right = bits(one), bits(other)
-    assert left.keys() == right.keys()
-    assert [name for name in left if left[name] != right[name]] == []
+    ours, theirs = bits(one), bits(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
     torch.testing.assert_close(torch.from_numpy(one.embed()), torch.from_numpy(other.embed()), rtol=0, atol=1e-5)

@@ -163,15 +163,15 @@ def test_a_full_disk_stops_events_alone(shop_run: Path, tmp_path: Path) -> None:
     with started(shop_run, tmp_path) as parts:
         pages = parts.log._database.execute("PRAGMA page_count").fetchone()[0]
         parts.log._database.execute(f"PRAGMA max_page_count = {pages}")
-        taken = 0
+        done = 0
         for number in range(200):
             result = outcome(parts.service.observe(purchase(number, key=f"k{number}")))
             if isinstance(result, LogError):
                 break
-            taken += 1
+            done += 1
         assert isinstance(result, LogError)
         assert "database or disk is full" in str(result)
-        assert (len(parts.predictor), parts.service.status().writable) == (400 + 2 * taken, False)
+        assert (len(parts.predictor), parts.service.status().writable) == (400 + 2 * done, False)
         nodes = parts.predictor.nodes
         assert parts.service.rank(Question("u1")).result(PATIENCE)
         assert isinstance(outcome(parts.service.observe(purchase(201))), LogError)

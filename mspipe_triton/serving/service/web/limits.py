@@ -24,11 +24,11 @@ class Limits:
         ConfigError: a value is out of range.
     """
 
-    max_body: int = setting(8 * 2**20, "largest body of a request, in bytes", minimum=1)
-    max_ids: int = setting(10_000, "most ids in a question", minimum=1)
-    rate: float = setting(0.0, "most requests per second of a client address; 0 for no limit", minimum=0)
-    timeout: float = setting(10.0, "seconds in which a client must send its request")
-    connections: int = setting(256, "most open connections", minimum=1)
+    max_body: int = setting(8 * 2**20, "Largest body of a request, in bytes", minimum=1)
+    max_ids: int = setting(10_000, "Most ids in a question", minimum=1)
+    rate: float = setting(0.0, "Most requests per second of a client address; 0 for no limit", minimum=0)
+    timeout: float = setting(10.0, "Seconds in which a client must send its request")
+    connections: int = setting(256, "Most open connections", minimum=1)
 
     def __post_init__(self) -> None:
         check_settings(self)
