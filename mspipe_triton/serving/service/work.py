@@ -36,7 +36,7 @@ class KeyReusedError(ServiceError):
 
 @dataclass(frozen=True)
 class Place:
-    """How far a source of events has been read.
+    """The place in a source of events up to which it has been read.
 
     Args:
         source: its name. lines: number of lines read. offset: the byte after them.
