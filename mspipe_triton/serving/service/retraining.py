@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -262,16 +263,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--attached", action="store_true", help="end when standard input does, as when a service ends")
+    options = vars(parser.parse_args(arguments))
     os.nice(10)
+    if options.pop("attached"):
+        threading.Thread(target=_end_with_input, daemon=True).start()
     try:
-        retrain(**vars(options))
+        retrain(**options)
     except RunFolderError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":
