@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -279,6 +280,14 @@ def test_without_a_verdict_the_process_fails(
     (tmp_path / "file").write_text("")
     assert main([*map(str, folders), str(tmp_path / "file")]) != 0
     assert capsys.readouterr().err == f"{tmp_path / 'file'}: cannot be written: File exists\n"
+
+
+def test_an_interrupt_leaves_no_traceback(
+    folders: tuple[Path, Path], tmp_path: Path, priorities: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining.Way, "train", Mock(side_effect=KeyboardInterrupt))
+    assert main([*map(str, folders), str(tmp_path / "out")]) == 130
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_attached_process_ends_with_its_input(folders: tuple[Path, Path], tmp_path: Path) -> None:
