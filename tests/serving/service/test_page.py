@@ -93,7 +93,7 @@ class Texts(HTMLParser):
 
 @dataclass(frozen=True)
 class Visit:
-    """What a visit of the page left: frames by name, lines of the console, and the server."""
+    """Outcome of a visit to the page: frames by name, lines of the console, and the server."""
 
     frames: dict[str, dict[str, Any]]
     console: list[str]
