@@ -18,9 +18,9 @@ from tests.serving.service.web.fronts import Client, Predicting, connected, serv
 
 
 def test_a_port_that_is_in_use(shop_backend: Predicting, shop_front: Client) -> None:
-    with pytest.raises(ConfigError, match=f"port {shop_front.port} of 127.0.0.1 cannot be used"):
+    with pytest.raises(ConfigError, match=rf"port {shop_front.port} of 127\.0\.0\.1 cannot be used"):
         Server(shop_backend, port=shop_front.port)
-    with pytest.raises(ConfigError, match="host no.such.host.invalid cannot be used"):
+    with pytest.raises(ConfigError, match=r"host no\.such\.host\.invalid cannot be used"):
         Server(shop_backend, host="no.such.host.invalid")
     with pytest.raises(ConfigError, match="port must be from 0 to 65535, not 70000"):
         Server(shop_backend, port=70_000)
