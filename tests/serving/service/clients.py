@@ -122,7 +122,7 @@ class Clients:
     late gets a newer time, which others have, too: a clock gives each time once.
 
     Args:
-        url: of the server. count: of threads. rate: events per second of all together. asks: they rank as well.
+        url: of the server, "" if it has yet to start. count: of threads. rate: events per second of all together. asks: they rank as well.
     """
 
     def __init__(self, url: str, count: int, rate: float, asks: bool = True) -> None:
@@ -158,11 +158,14 @@ class Clients:
             self.failures.append(error)
 
     def _observe_and_ask(self, number: int) -> None:
-        url, client, due = self.url, Client(self.url), time.monotonic() + number * self._pause / 10
+        url, client, due = "", Client("http://127.0.0.1"), time.monotonic() + number * self._pause / 10
         pending: tuple[str, Event] | None = None
         for turn in itertools.count():
             if self._gone.is_set() or (self._stopping.is_set() and pending is None):
                 break
+            if not self.url:
+                self._gone.wait(0.02)
+                continue
             if url != self.url:
                 url, client = self.url, Client(self.url)
             if pending is None and time.monotonic() >= due:

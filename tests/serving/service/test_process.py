@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+import json
 import random
 import signal
 import socket
@@ -11,7 +11,8 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,18 @@ import pytest
 from mspipe_triton import Predictor, load
 from mspipe_triton.serving.service.log import EventLog
 from mspipe_triton.serving.service.state import LOG, SNAPSHOTS
-from tests.conftest import Command
-from tests.serving.service.clients import FAULTS, LARGEST, TOKEN, Client, Clients, check_events, purchase, send_fault
+from tests.cli.using import Command, refusal
+from tests.serving.service.clients import (
+    APRIL,
+    FAULTS,
+    LARGEST,
+    TOKEN,
+    Client,
+    Clients,
+    check_events,
+    purchase,
+    send_fault,
+)
 from tests.serving.service.process import ServerProcess, check_last_snapshot, digests, replayed, rows
 from tests.serving.service.services import same_bits, started, wait_for
 
@@ -57,31 +68,24 @@ def test_kills(kills: int, shop_run: Path, tmp_path: Path) -> None:
     Snapshots are frequent, so that kills fall into them, and some kills fall into the start. A reader keeps the WAL
     from being emptied.
     """
-    draws, clients = random.Random(kills), None
+    draws, clients, flags = random.Random(kills), Clients("", 4, 100.0, asks=False), ["--snapshot-events", "7"]
     with closing(sqlite3.connect(tmp_path / LOG, isolation_level=None)) as reader:
-        for number in range(kills + 1):
-            early = number % 3 == 2
-            with ServerProcess(shop_run, tmp_path, "--snapshot-events", "7", "--token", TOKEN, watchdog=90) as server:
-                if early:
-                    time.sleep(draws.uniform(0.5, 2.0) if number < kills else 0)
-                    if number < kills:
-                        continue
-                server.wait()
-                if clients is None:
-                    clients = Clients(server.url, 4, 100.0, asks=False)
-                clients.url = server.url
-                if number < kills:
-                    before = len(clients.acknowledged)
-                    wait_for(lambda before=before: len(clients.acknowledged) > before + 10)
-                    time.sleep(draws.uniform(0.0, 0.7))
-                    server.kill()
-                    if number == 0:
-                        reader.execute("BEGIN")
-                        reader.execute("SELECT count(*) FROM events").fetchone()
-                else:
-                    clients.stop()
-                    assert server.end(signal.SIGINT) == 0
-    assert clients is not None
+        for number in range(kills):
+            with ServerProcess(shop_run, tmp_path, *flags) as server:  # which is killed at the end of this block
+                if number % 3 == 2:
+                    time.sleep(draws.uniform(0.5, 2.5))
+                    continue
+                clients.url = server.wait().url
+                enough = len(clients.acknowledged) + 10
+                wait_for(lambda enough=enough: len(clients.acknowledged) > enough)
+                if number == kills // 2:
+                    reader.execute("BEGIN")
+                    reader.execute("SELECT count(*) FROM events").fetchone()
+                time.sleep(draws.uniform(0.0, 0.7))
+        with ServerProcess(shop_run, tmp_path, *flags) as server:
+            clients.url = server.wait().url
+            clients.stop()
+            assert server.end(signal.SIGINT) == 0
     assert not clients.pending
     check_events(clients, rows(tmp_path, EVENTS))
     check_last_snapshot(shop_run, tmp_path, digests(shop_run, tmp_path, snapshot=False))
@@ -179,3 +183,76 @@ def serial(run: Path, log: EventLog) -> Predictor:
         assert entry.events is not None
         predictor.take(entry.events)
     return predictor
+
+
+def test_wrong_input_is_refused(command: Command, process: Command, shop_run: Path, tmp_path: Path) -> None:
+    """The exit code is 2, with a line that says why, and the state folder is free afterwards."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    port, state, other = str(taken.getsockname()[1]), tmp_path / "state", tmp_path / "other"
+    for flags, fault in [
+        (["--host", "0.0.0.0"], "host 0.0.0.0 is open to other machines, which needs a token"),
+        (["--port", port], f"port {port} of 127.0.0.1 cannot be used: "),
+        (["--port", "70000"], "--port"),
+        (["--host", "no.such.host.invalid", "--token", "x"], "host no.such.host.invalid cannot be used: "),
+        (["--token", "a b"], "the token is empty or has blanks"),
+        (["--queue", "0"], "queue must be at least 1, not 0"),
+        (["--retrain", "soon"], "retrain is 'soon'"),
+        (["--replayed"], "use it with --follow -"),
+        (["--late", "drop"], "late is for --follow"),
+        (["--timeout", "0"], "timeout must be above 0"),
+        (["--follow", "missing.csv"], "missing.csv: cannot be followed: No such file"),
+        (["--nonsense"], "--nonsense"),
+        (["--state", str(shop_run / "config.toml")], "config.toml"),
+    ]:
+        assert fault in refusal(command("serve", str(shop_run), "--port", "0", "--state", str(state), *flags))
+    with started(shop_run, state):
+        assert "another service uses it" in refusal(command("serve", str(shop_run), "--state", str(state)))
+    assert "missing: " in refusal(process("serve", str(other / "missing")))
+    taken.close()
+
+
+def line(number: int) -> str:
+    """A purchase in a line of JSON; each has its own second."""
+    event = purchase((f"u{number % 9}", 100 + number % 7, number))
+    features = event.pop("features")
+    return json.dumps({"user": event["src"], "item": event["dst"], "when": event["t"], **features}) + "\n"
+
+
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_following_through_a_kill(source: str, shop_run: Path, tmp_path: Path) -> None:
+    """Each line is taken in once, though the process is killed between two of them."""
+    path, state, count, piped = tmp_path / "events.jsonl", tmp_path / "state", 400, source == "pipe"
+    path.write_text("".join(map(line, range(150))), encoding="utf-8")
+    flags = ["--follow", "-" if piped else str(path), "--snapshot-events", "60"]
+
+    def observed(client: Client) -> int:
+        return int(client.ask("/status")[1]["observed"])
+
+    def feed(server: ServerProcess, numbers: range, each: float = 0.0) -> None:
+        pipe = server.process.stdin
+        with path.open("a", encoding="utf-8") if pipe is None else nullcontext(pipe) as file:
+            for number in numbers:
+                file.write(line(number))
+                file.flush()
+                time.sleep(each)
+
+    with ServerProcess(shop_run, state, *flags, stdin=piped) as server:
+        client = Client(server.wait().url)
+        assert client.ask("/observe", purchase(("u1", 100, 10**6)))[0] == 409
+        if piped:
+            feed(server, range(150))
+        feed(server, range(150, 220), 0.005)
+        wait_for(lambda: observed(client) > 160)
+        server.kill()
+        before = len(rows(state, "SELECT * FROM events"))
+        assert 160 < before <= 220
+    with ServerProcess(shop_run, state, *flags, *(["--replayed"] if piped else []), stdin=piped) as server:
+        client = Client(server.wait().url)
+        feed(server, range(0 if piped else 220, count))
+        wait_for(lambda: observed(client) == count)
+        assert server.end() == 0
+    start = int((APRIL - datetime(1970, 1, 1)).total_seconds())
+    logged = rows(state, "SELECT src, dst, t FROM events ORDER BY number")
+    assert logged == [(f"u{number % 9}", 100 + number % 7, start + number) for number in range(count)]
+    assert rows(state, "SELECT count(*) FROM rejected") == [(0,)]
+    check_last_snapshot(shop_run, state, digests(shop_run, state, snapshot=False))
