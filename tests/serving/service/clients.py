@@ -122,7 +122,8 @@ class Clients:
     late gets a newer time, which others have, too: a clock gives each time once.
 
     Args:
-        url: of the server, "" if it has yet to start. count: of threads. rate: events per second of all together. asks: they rank as well.
+        url: of the server, "" if it has yet to start. count: of threads. rate: events per second of all together.
+        asks: they rank as well.
     """
 
     def __init__(self, url: str, count: int, rate: float, asks: bool = True) -> None:
