@@ -63,7 +63,7 @@ class Service:
         self._queue: deque[Work] = deque()
         self._condition = threading.Condition()
         self._state = "restores its state"
-        self._status = Status(model=predictor.name, kinds=predictor.kinds)
+        self._status = Status(observing=observing, model=predictor.name, kinds=predictor.kinds)
         self._publish()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
