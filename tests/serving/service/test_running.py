@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mspipe_triton.cli.serve import say
 from mspipe_triton.serving.service.running import Running
 from mspipe_triton.serving.service.settings import ServiceSettings
 from mspipe_triton.serving.service.web.limits import Limits
@@ -73,6 +76,14 @@ def test_a_failure_of_the_source_ends_the_service(shop_run: Path, tmp_path: Path
     replace = [lambda: wait_for(lambda: service.service.status().observed == 1), lambda: path.write_text("")]
     with beside(service, *replace), pytest.raises(ServiceError, match="was cut or replaced while it was followed"):
         service.run()
+
+
+def test_nobody_need_read_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = os.pipe()
+    os.close(source)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", io.TextIOWrapper(io.FileIO(target, "w"), write_through=True))
+        say("Following waits")
 
 
 def test_a_service_that_cannot_start_leaves_nothing_open(shop_run: Path, tmp_path: Path) -> None:
