@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,7 +109,7 @@ class Follower:
 
     def _note_header(self, first: bytes) -> None:
         """Note the first line of a file, unless the file has no header."""
-        if not first.lstrip().startswith(b"{") and not self._reading.data.no_header:
+        if not first.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and not self._reading.data.no_header:
             self._header = first.rstrip(b"\r\n") + b"\n"
 
     def _groups(self, file: BinaryIO) -> Iterator[list[Line]]:
@@ -165,7 +167,7 @@ class Follower:
                 self._send(lines[:half])
                 self._send(lines[half:])
                 return
-            reason = str(error).removeprefix(f"{self._name}: ").removeprefix("row 1: ")
+            reason = re.sub(rf"^(.*?{re.escape(self._name)}: )?(row 1: )?", "", str(error))
             aside = Rejected(lines[0].number, reason, lines[0].content.decode("utf-8", "backslashreplace"))
             self._observe(lambda: Lines(None, self._late, place, [aside]))
 
