@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,11 +30,16 @@ def _flag(each: Field[Any]) -> Any:
     return Annotated[kind | None, typer.Option(help=facts["help"] or None, show_default=shown)]
 
 
+def flags_of(*settings: type[Any]) -> dict[str, Any]:
+    """Flags of all settings of dataclasses, by name."""
+    return {each.name: _flag(each) for kind in settings for each in fields(kind)}
+
+
 RUN_FLAGS: dict[str, Any] = {
     "data": Annotated[
         str | None, typer.Argument(help="Table of events, folder of tables, or `synthetic` (the default).")
     ],
-    **{each.name: _flag(each) for kind in (ModelConfig, TrainConfig) for each in fields(kind)},
+    **flags_of(ModelConfig, TrainConfig),
     "recipe": Annotated[
         str | None, typer.Option(help=f"Settings for a purpose, which flags override: {either(RECIPES)}.")
     ],
@@ -54,12 +59,20 @@ PLANNED_FLAGS = (
 
 def takes_run_flags(command: Callable[..., None], names: Iterable[str] = RUN_FLAGS) -> Callable[..., None]:
     """Add the flags of a run, or those named, before a command's other parameters; it gets them by keyword."""
+    return takes_flags(command, {name: RUN_FLAGS[name] for name in names})
+
+
+def takes_flags(command: Callable[..., None], added: Mapping[str, Any], last: bool = False) -> Callable[..., None]:
+    """Add flags by name before a command's other parameters, or after them if `last`.
+
+    It gets them by keyword, and None if they are not set.
+    """
     keyword, parameters = inspect.Parameter.KEYWORD_ONLY, inspect.signature(command, eval_str=True).parameters
     others = [each.replace(kind=keyword) for each in parameters.values() if each.kind != each.VAR_KEYWORD]
-    flags = [(name, RUN_FLAGS[name]) for name in names]
-    shared = [inspect.Parameter(name, keyword, default=None, annotation=flag) for name, flag in flags]
-    command.__signature__ = inspect.Signature([*shared, *others])  # type: ignore[attr-defined]  # typer reads it
-    command.__annotations__ = {each.name: each.annotation for each in (*shared, *others)}
+    shared = [inspect.Parameter(name, keyword, default=None, annotation=flag) for name, flag in added.items()]
+    all_parameters = [*others, *shared] if last else [*shared, *others]
+    command.__signature__ = inspect.Signature(all_parameters)  # type: ignore[attr-defined]  # typer reads it
+    command.__annotations__ = {each.name: each.annotation for each in all_parameters}
     return command
 
 

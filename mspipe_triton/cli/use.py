@@ -56,7 +56,7 @@ def predict(
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.data.new_events import read_new_events
     from mspipe_triton.data.writers import check_target, write_table
-    from mspipe_triton.serving.incoming import LATE
+    from mspipe_triton.serving.defaults import LATE
     from mspipe_triton.serving.loading import load
     from mspipe_triton.serving.tables import score_table
 

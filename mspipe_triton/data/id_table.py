@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, TypeGuard
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mspipe_triton.data.id_columns import UUID
-from mspipe_triton.data.ids import ids_like, places
+from mspipe_triton.data.ids import are_uuids, ids_like, places
 
 _UUID, _INTEGER = re.compile(UUID), re.compile(r"0|-?[1-9]\d*")
 _RANGES = {pa.int64(): (-(2**63), 2**63), pa.uint64(): (0, 2**64)}
@@ -122,6 +123,49 @@ class IdTable:
             self._later.clear()
             self._ids = pa.concat_arrays([self._ids, pa.array(keys, self._ids.type)])
             self._numbers = np.concatenate([self._numbers, np.array(numbers, dtype=np.int64)])
+
+
+def number_new(tables: Sequence[IdTable], arrays: Sequence[pa.Array], numbers: Sequence[np.ndarray], count: int) -> int:
+    """Number ids without a number from `count` on, in the order of rows and of columns in a row, and add them.
+
+    Args:
+        tables: of each column's ids; columns may share one. arrays: columns [M] of keys. numbers: of the keys, −1 for
+            those that have none, which are completed.
+
+    Returns:
+        The count after them.
+    """
+    news: list[tuple[IdTable, pa.Array, np.ndarray]] = []
+    for table in dict.fromkeys(tables):
+        rows, values = [], []
+        for part, ids in enumerate(arrays):
+            if tables[part] is table:
+                unknown = np.flatnonzero(numbers[part] < 0)
+                rows.append(unknown * len(tables) + part)
+                values.append(ids.take(pa.array(unknown)))
+        ranks = np.concatenate(rows)
+        order = np.argsort(ranks)
+        encoded = _one_case(pa.concat_arrays(values)).take(pa.array(order)).dictionary_encode()
+        first = np.unique(encoded.indices.to_numpy(), return_index=True)[1]
+        news.append((table, encoded.dictionary, ranks[order][first]))
+    firsts = np.concatenate([first for *_, first in news])
+    fresh = np.empty(firsts.size, dtype=np.int64)
+    fresh[np.argsort(firsts)] = np.arange(count, count + firsts.size)
+    borders = np.cumsum([len(ids) for _, ids, _ in news])[:-1]
+    for (table, ids, _), each in zip(news, np.split(fresh, borders), strict=True):
+        table.extend(ids, each)
+    for table, ids, each in zip(tables, arrays, numbers, strict=True):
+        unknown = np.flatnonzero(each < 0)
+        each[unknown] = table.find(ids.take(pa.array(unknown)))
+    return count + firsts.size
+
+
+def _one_case(ids: pa.Array) -> pa.Array:
+    """Return new ids with UUIDs in lower case, as `id_column` writes them."""
+    if not pa.types.is_string(ids.type):
+        return ids
+    uuids = are_uuids(ids)
+    return pc.if_else(pa.array(uuids), pc.utf8_lower(ids), ids) if uuids.any() else ids
 
 
 def _is_uuid(key: Any) -> TypeGuard[str]:

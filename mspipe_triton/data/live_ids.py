@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mspipe_triton.data.id_table import IdTable
-from mspipe_triton.data.ids import NodeIds, are_uuids, is_single, node_numbers, read_table, write_table
+from mspipe_triton.data.id_table import IdTable, number_new
+from mspipe_triton.data.ids import NodeIds, is_single, node_numbers, read_table, write_table
 from mspipe_triton.data.origin import plain_value, shown
 from mspipe_triton.data.spelling import same_but_for_form, similar
 from mspipe_triton.data.tables import column_to_arrow
@@ -93,12 +93,20 @@ class LiveIds:
         Raises:
             DataError: as `numbers`; or the lengths differ.
         """
-        parts = [self._part(0, src, names[0]), self._part(len(self._tables) - 1, dst, names[1])]
-        lengths = [len(part.keys) for part in parts]
-        if lengths[0] != lengths[1]:
-            raise DataError(f"src has {lengths[0]} ids and dst has {lengths[1]}; give one each per event")
-        sources, destinations = self._numbers(parts, add, place)
+        sources, destinations = self._numbers(self._ends(src, dst, names), add, place)
         return sources, destinations
+
+    def fitting(
+        self, src: Any, dst: Any, place: Place | None = None, names: tuple[str, str] = ("src", "dst")
+    ) -> tuple[Any, Any]:
+        """Return the ids of events in the type of the run's, which `ends` can add; arguments and errors as there.
+
+        Returns:
+            Columns of M ids: lists, or Arrow arrays if they are many.
+        """
+        sources, destinations = self._ends(src, dst, names)
+        self._refuse_empty((sources, destinations), place)
+        return sources.keys, destinations.keys
 
     def typed(self, ids: Any, kind: int | None = None) -> pa.Array:
         """Return ids [M] in the type of those of the kind; null for what is no id of it."""
@@ -110,10 +118,7 @@ class LiveIds:
         Raises:
             DataError: about the first that is empty, or does not fit the type of the run's ids.
         """
-        part = self._part(self._kind(kind), ids, name)
-        keys = part.keys if isinstance(part.keys, list) else part.keys.to_pylist()
-        if None in keys:
-            self._refuse(part, keys.index(None), None, "correct it")
+        self._refuse_empty([self._part(self._kind(kind), ids, name)], None, "correct it")
 
     def of_kind(self, kind: int) -> np.ndarray:
         """Return the numbers [K] of all nodes of a kind, ascending."""
@@ -184,6 +189,12 @@ class LiveIds:
             columns = {"kind": pa.array(np.repeat(np.array(self.kinds), lengths), pa.string()), **columns}
         return pa.table(columns).take(pa.array(order))
 
+    def copy(self) -> LiveIds:
+        """Return these ids, without nodes that are added later."""
+        ids = LiveIds(None)
+        ids._start(self.kinds, [(table.ids, table.numbers) for table in self._tables])
+        return ids
+
     def save(self, path: Path) -> None:
         """Write `table` as Parquet, with the types of the ids in its metadata, as `NodeIds.save` does."""
         write_table(self.table(), self.kinds, [table.ids.type for table in self._tables], path)
@@ -213,22 +224,41 @@ class LiveIds:
         keys = table.keys(column)
         return _Part(table, name, column, keys.to_pylist() if len(keys) <= _FEW else keys)
 
+    def _ends(self, src: Any, dst: Any, names: tuple[str, str]) -> list[_Part]:
+        """Read the columns of the ends of events.
+
+        Raises:
+            DataError: the lengths differ.
+        """
+        parts = [self._part(0, src, names[0]), self._part(len(self._tables) - 1, dst, names[1])]
+        lengths = [len(part.keys) for part in parts]
+        if lengths[0] != lengths[1]:
+            raise DataError(f"src has {lengths[0]} ids and dst has {lengths[1]}; give one each per event")
+        return parts
+
+    def _refuse_empty(
+        self, parts: Sequence[_Part], place: Place | None, fix: str = "correct it, or omit the event"
+    ) -> None:
+        """Refuse ids that are empty or do not fit."""
+        for part in parts:
+            if isinstance(part.keys, list):
+                if None in part.keys:
+                    self._refuse(part, part.keys.index(None), place, fix)
+            elif part.keys.null_count:
+                self._refuse(part, int(pc.index(part.keys.is_null(), True).as_py()), place, fix)
+
     def _numbers(self, parts: Sequence[_Part], add: bool, place: Place | None) -> list[np.ndarray]:
         """Return the numbers of each part's ids."""
+        if add:
+            self._refuse_empty(parts, place)
         if isinstance(parts[0].keys, list):
-            for part in parts if add else ():
-                if None in part.keys:
-                    self._refuse(part, part.keys.index(None), place)
             rows = zip(*(part.keys for part in parts), strict=True)
             few = [[self._number(part.table, key, add) for part, key in zip(parts, row, strict=True)] for row in rows]
             return list(np.array(few, dtype=np.int64).reshape(-1, len(parts)).T)
         arrays = [part.keys for part in parts]
         numbers = [part.table.find(keys) for part, keys in zip(parts, arrays, strict=True)]
-        for part, keys in zip(parts, arrays, strict=True) if add else ():
-            if keys.null_count:
-                self._refuse(part, int(pc.index(keys.is_null(), True).as_py()), place)
         if add and any((each < 0).any() for each in numbers):
-            self._add([part.table for part in parts], arrays, numbers)
+            self._count = number_new([part.table for part in parts], arrays, numbers, self._count)
         return numbers
 
     def _number(self, table: IdTable, key: Any, add: bool) -> int:
@@ -240,35 +270,7 @@ class LiveIds:
             self._count += 1
         return number
 
-    def _add(self, tables: Sequence[IdTable], arrays: Sequence[pa.Array], numbers: Sequence[np.ndarray]) -> None:
-        """Number the ids without a number, in the order of the rows and of the parts in a row; completes `numbers`."""
-        news: list[tuple[IdTable, pa.Array, np.ndarray]] = []
-        for table in dict.fromkeys(tables):
-            rows, values = [], []
-            for part, ids in enumerate(arrays):
-                if tables[part] is table:
-                    unknown = np.flatnonzero(numbers[part] < 0)
-                    rows.append(unknown * len(tables) + part)
-                    values.append(ids.take(pa.array(unknown)))
-            ranks = np.concatenate(rows)
-            order = np.argsort(ranks)
-            encoded = _one_case(pa.concat_arrays(values)).take(pa.array(order)).dictionary_encode()
-            first = np.unique(encoded.indices.to_numpy(), return_index=True)[1]
-            news.append((table, encoded.dictionary, ranks[order][first]))
-        firsts = np.concatenate([first for *_, first in news])
-        fresh = np.empty(firsts.size, dtype=np.int64)
-        fresh[np.argsort(firsts)] = np.arange(self._count, self._count + firsts.size)
-        borders = np.cumsum([len(ids) for _, ids, _ in news])[:-1]
-        for (table, ids, _), each in zip(news, np.split(fresh, borders), strict=True):
-            table.extend(ids, each)
-        self._count += firsts.size
-        for table, ids, each in zip(tables, arrays, numbers, strict=True):
-            unknown = np.flatnonzero(each < 0)
-            each[unknown] = table.find(ids.take(pa.array(unknown)))
-
-    def _refuse(
-        self, part: _Part, row: int, place: Place | None, fix: str = "correct it, or omit the event"
-    ) -> NoReturn:
+    def _refuse(self, part: _Part, row: int, place: Place | None, fix: str) -> NoReturn:
         """Raise the error about an id that cannot be added.
 
         Raises:
@@ -287,14 +289,6 @@ class LiveIds:
         for kind, table in enumerate(self._tables):
             rows = np.flatnonzero(table.holds(numbers))
             yield kind, rows, table.take(numbers[rows])
-
-
-def _one_case(ids: pa.Array) -> pa.Array:
-    """Return new ids with UUIDs in lower case, as `id_column` writes them."""
-    if not pa.types.is_string(ids.type):
-        return ids
-    uuids = are_uuids(ids)
-    return pc.if_else(pa.array(uuids), pc.utf8_lower(ids), ids) if uuids.any() else ids
 
 
 def _of_one_type(parts: Sequence[pa.Array]) -> list[pa.Array]:

@@ -119,8 +119,12 @@ class StoredModel:
         Raises:
             RunFolderError: it has others, since it is of other settings.
         """
-        _check_same("parameters", self.parameters, model.state_dict())
+        self.check(model)
         model.load_state_dict(self.parameters)
+
+    def check(self, model: TemporalModel) -> None:
+        """Refuse a model that has other parameters, in number or shape; raises as `restore`."""
+        _check_same("parameters", self.parameters, model.state_dict())
 
     def restore_state(self, state: NodeState[Any]) -> None:
         """Copy the node state into that of a session.

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,40 +26,58 @@ def is_saved(folder: Path) -> bool:
     return (folder / EVENTS).exists()
 
 
-def write_saved(folder: Path, stored: StoredModel, events: EventStream, ids: LiveIds, split: Split, card: str) -> None:
-    """Write a predictor; in a folder that holds one, it is replaced.
+class Saved(NamedTuple):
+    """The content of a saved predictor.
 
     Args:
-        events: at the run's own times, with final features. split: of the run's events, which come first.
-
-    Raises:
-        RunFolderError: the folder cannot be written, or holds something else.
+        stored: the model. events: at the run's own times, with final features. ids: of the nodes.
+        split: of the run's events, which come first. card: text of the model card.
     """
-    if folder.exists() and (not folder.is_dir() or (any(map(_is_other, folder.iterdir())) and not is_saved(folder))):
-        raise RunFolderError(f"{folder}: holds something else; name a new folder, or one that a predictor was saved to")
-    columns = {
-        "src": events.src, "dst": events.dst, "t": events.t, "edge_features": events.edge_features,
-        "node_features": events.node_features,
-    }  # fmt: skip
-    tensors = {name: column.contiguous() for name, column in columns.items() if column is not None}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=_TEMPORARY) as temporary:  # a former predictor stays until the end
-            parts = Path(temporary)
-            stored.write_files(parts)
-            ids.save(parts / NODES)
-            (parts / CARD).write_text(card, encoding="utf-8")
-            save_file(tensors, parts / EVENTS, {"split": json.dumps(split)})
-            (folder / EVENTS).unlink(missing_ok=True)
-            for name in (SETTINGS, TENSORS, NODES, CARD, EVENTS):  # with the last one the folder is complete
-                with atomic_file(folder / name) as target:
-                    os.replace(parts / name, target)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{folder}: cannot be written: {fault_of(error)}") from error
+
+    stored: StoredModel
+    events: EventStream
+    ids: LiveIds
+    split: Split
+    card: str
+
+    def write(self, folder: Path) -> None:
+        """Write a predictor; in a folder that holds one, it is replaced.
+
+        Raises:
+            RunFolderError: the folder cannot be written, or holds something else.
+        """
+        other = folder.exists() and (not folder.is_dir() or any(map(_is_other, folder.iterdir())))
+        if other and not is_saved(folder):
+            raise RunFolderError(
+                f"{folder}: holds something else; name a new folder, or one that a predictor was saved to"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder, prefix=_TEMPORARY) as temporary:  # a former one stays until the end
+                parts = Path(temporary)
+                self._write_files(parts)
+                (folder / EVENTS).unlink(missing_ok=True)
+                for name in (SETTINGS, TENSORS, NODES, CARD, EVENTS):  # with the last one the folder is complete
+                    with atomic_file(folder / name) as target:
+                        os.replace(parts / name, target)
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{folder}: cannot be written: {fault_of(error)}") from error
+
+    def _write_files(self, folder: Path) -> None:
+        events = self.events
+        columns = {
+            "src": events.src, "dst": events.dst, "t": events.t, "edge_features": events.edge_features,
+            "node_features": events.node_features,
+        }  # fmt: skip
+        tensors = {name: column.contiguous() for name, column in columns.items() if column is not None}
+        self.stored.write_files(folder)
+        self.ids.save(folder / NODES)
+        (folder / CARD).write_text(self.card, encoding="utf-8")
+        save_file(tensors, folder / EVENTS, {"split": json.dumps(self.split)})
 
 
-def read_saved(folder: Path) -> tuple[StoredModel, EventStream, LiveIds, Split, str]:
-    """Read a saved predictor: the model, its events, ids, the split of the run's events, and the card.
+def read_saved(folder: Path) -> Saved:
+    """Read a saved predictor.
 
     Raises:
         RunFolderError: a file is missing or damaged, or of another format.
@@ -79,7 +97,7 @@ def read_saved(folder: Path) -> tuple[StoredModel, EventStream, LiveIds, Split, 
         raise RunFolderError(
             f"{folder}: its model has seen {stored.events} events and it holds {len(events)}; save it again"
         )
-    return stored, events, ids, split, card
+    return Saved(stored, events, ids, split, card)
 
 
 def _is_other(path: Path) -> bool:

@@ -56,15 +56,22 @@ class Hidden:
             return None, self.times
         if not self.keeps:
             assert now is not None
-            record = self.state.fetch(nodes, edges)
-            return self.model.update_memory(record, now), record.digested_time
+            return self.compute(nodes, edges, now)
         stale = nodes.masked_select(~self.fresh.index_select(0, nodes))
         if stale.numel():
             stale = torch.unique(stale)
-            record = self.state.fetch(stale, edges)
-            rows = self.model.update_memory(record, self.state.start)  # h does not depend on the time
-            assert rows is not None
+            rows, times = self.compute(stale, edges, self.state.start)  # h does not depend on the time
             self.table.index_copy_(0, stale, rows)
-            self.times.index_copy_(0, stale, record.digested_time)
+            self.times.index_copy_(0, stale, times)
             self.fresh.index_fill_(0, stale, True)
         return self.table.index_select(0, nodes), self.times.index_select(0, nodes)
+
+    def compute(self, nodes: torch.Tensor, edges: RowTable, now: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute h [U, D] of nodes together, and return it with the times [U] of their memory; keep nothing.
+
+        The last bits of a row depend on the rows beside it, but not on what is kept.
+        """
+        record = self.state.fetch(nodes, edges)
+        rows = self.model.update_memory(record, now)
+        assert rows is not None
+        return rows, record.digested_time

@@ -16,10 +16,9 @@ from mspipe_triton.data.new_events import NewEvents
 from mspipe_triton.data.origin import plain_value
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.defaults import LATE
 from mspipe_triton.serving.features import feature_rows
 from mspipe_triton.serving.inputs import broadcast, column, picked, times_of
-
-LATE = ("refuse", "drop")
 
 
 class Unnumbered(NamedTuple):
@@ -107,6 +106,15 @@ class Incoming:
             src, dst, t, edges = picked(src, places), picked(dst, places), t[mask], edges[mask]
             place = _place_of(places, place)
         return Unnumbered(src, dst, t, edges, mask, place, names)
+
+    def fitting(self, events: Unnumbered) -> Unnumbered:
+        """Check the ids of events too, and return them with ids in the type of the run's.
+
+        Raises:
+            DataError: an id does not fit the run's.
+        """
+        src, dst = self.ids.fitting(events.src, events.dst, events.place, events.names)
+        return events._replace(src=src, dst=dst)
 
     def numbered(self, events: Unnumbered) -> Events:
         """Number the nodes of events, new ones too; nothing has changed if this raises an error.

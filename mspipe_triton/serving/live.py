@@ -129,13 +129,14 @@ class Live:
             words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
             neighbours = session.sampler.neighbours(ends, t.repeat(2), words)[0]
             receivers = Receivers.of(ends, neighbours)
-        hidden, updated = self.hidden.rows(nodes, session.edges, t[0])
+        # What is kept has other last bits, which depend on earlier questions, and a state must not.
+        hidden, updated = self.hidden.compute(nodes, session.edges, t[0])
         src_rows, dst_rows = rows.chunk(2)
         sent = Deliveries(torch.arange(first, stop), t, src, dst, src_rows, dst_rows, session.edge_table, receivers)
         state.mailbox.deliver(state.tables, Digested(updated), hidden, sent)
-        self._note(nodes)
+        self.note(nodes)
         if receivers is not None:
-            self._note(receivers.nodes)
+            self.note(receivers.nodes)
             state.sent[receivers.nodes] = state.tables["received"][receivers.nodes]
         self.moves += 1
 
@@ -161,7 +162,7 @@ class Live:
         for name, stage in self.stages.scoring().items():
             if name == "update":  # which forgets what it writes
                 for rows in (rows for rows in self.session.state.published[work.batch.index] if not rows.each):
-                    self._note(rows.nodes)
+                    self.note(rows.nodes)
             work = stage(work)
         self.moves += 1
         outcome = work.outcome
@@ -247,7 +248,8 @@ class Live:
         self.batch += 1
         return batch
 
-    def _note(self, nodes: torch.Tensor) -> None:
+    @torch.inference_mode()
+    def note(self, nodes: torch.Tensor) -> None:
         """Note nodes whose records change."""
         self.hidden.forget(nodes)
         self.moved.index_fill_(0, nodes, self.moves)

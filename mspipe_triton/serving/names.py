@@ -79,6 +79,11 @@ class Names:
         numbers = torch.from_numpy(np.arange(len(self.ids)) if kind is None else self.ids.of_kind(kind))
         return numbers[self.live.has_events(numbers)] if self.partial else numbers
 
+    @property
+    def count(self) -> int:
+        """Number of all nodes that have an event."""
+        return self.all().numel() if self.partial else len(self.ids)
+
     def _refuse(self, each: Any, end: int, name: str) -> NoReturn:
         """Raise the error about an unknown id.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from mspipe_triton.data.new_events import NewEvents, Reading
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.models.stored import StoredModel
-from mspipe_triton.serving.files import write_saved
+from mspipe_triton.serving.defaults import SHARE
+from mspipe_triton.serving.files import Saved
 from mspipe_triton.serving.incoming import Events, Incoming, Unnumbered
 from mspipe_triton.serving.inputs import plain_list
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION
-from mspipe_triton.serving.queries import SHARE, Queries
+from mspipe_triton.serving.queries import Queries
 
 _STATE = "\n## State"  # heading of the card's last section
 _TO_ROWS = ("to_pylist", "to_numpy")  # of Arrow, pandas and polars
@@ -62,9 +63,33 @@ class Predictor(Queries):
             DataError: an id does not fit the run's, lengths differ, features are missing or of another width, or a time
                 is no time or late.
         """
-        events = self._incoming.numbered(self._incoming.converted(src, dst, t, features, self._times.last, late))
-        self._live.observe(self._append(events))
-        return events.t.numel()
+        return self.take(self._incoming.converted(src, dst, t, features, self._times.last, late))
+
+    def prepare(
+        self, src: Any, dst: Any, t: Any, features: Any = None, *, late: str = "refuse",
+        last: torch.Tensor | None = None,
+    ) -> Unnumbered:  # fmt: skip
+        """Check events and convert them to the run's form, without taking them in; `take` then cannot fail.
+
+        Args:
+            src, dst, t, features, late: see `observe`.
+            last: [1], the time of the event before them; None for the last one so far.
+
+        Raises:
+            DataError: see `observe`.
+        """
+        last = self._times.last if last is None else last
+        return self._incoming.fitting(self._incoming.converted(src, dst, t, features, last, late))
+
+    def prepare_table(self, events: NewEvents, *, late: str = "refuse", last: torch.Tensor | None = None) -> Unnumbered:
+        """Check events that `read_new_events` has read; see `prepare`."""
+        return self._incoming.fitting(self._incoming.read(events, self._times.last if last is None else last, late))
+
+    def take(self, events: Unnumbered) -> int:
+        """Take in events that `prepare` has checked, as one call of `observe` does, and return their number."""
+        numbered = self._incoming.numbered(events)
+        self._live.observe(self._append(numbered))
+        return numbered.t.numel()
 
     def predict(
         self, src: Any, dst: Any, t: Any, features: Any = None, candidates: Any = None, *, late: str = "refuse"
@@ -111,6 +136,13 @@ class Predictor(Queries):
         """
         if not isinstance(folder, str | Path):
             raise RunFolderError(f"folder must be a path, not {shown(folder)}; name a folder")
+        self.image().write(Path(folder))
+
+    def image(self) -> Saved:
+        """Return a copy of the present state, which another thread may write while the predictor goes on.
+
+        Tables that only grow are shared, the others are copied.
+        """
         card = self._card.split(_STATE)[0] + f"{_STATE}\n\nSaved after {len(self):,} events, until {self.time}.\n"
         live, stored, stream = self._live, self._stored, self._live.session.stream
         features = None if self._live.node_features is None else self._live.node_features[: live.nodes]
@@ -118,9 +150,28 @@ class Predictor(Queries):
         events = EventStream(
             stream.src, stream.dst, self._times.rows, edges, features, num_nodes=live.nodes, name=stored.name
         )
-        tables = {name: table[: live.nodes] for name, table in live.session.state.tables.items()}
-        now = replace(stored, parameters=live.model.state_dict(), state=tables, events=len(self))
-        write_saved(Path(folder), now, events, self._ids, self._split, card)
+        tables = {name: table[: live.nodes].clone() for name, table in live.session.state.tables.items()}
+        parameters = {name: each.clone() for name, each in live.model.state_dict().items()}
+        now = replace(stored, parameters=parameters, state=tables, events=len(self))
+        return Saved(now, events, self._ids.copy(), self._split, card)
+
+    def check_parameters(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Refuse parameters that `swap` cannot use.
+
+        Raises:
+            RunFolderError: they are of another model.
+        """
+        replace(self._stored, parameters=parameters).check(self._live.model)
+
+    def swap(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Use other parameters from now on; the memory stays as the earlier ones wrote it.
+
+        Raises:
+            RunFolderError: they are of another model.
+        """
+        replace(self._stored, parameters=parameters).restore(self._live.model)
+        self._live.note(torch.arange(self._live.moved.numel()))
+        self._live.moves += 1
 
     @property
     def reading(self) -> Reading:

@@ -15,12 +15,11 @@ from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
 from mspipe_triton.serving.clock import Clock
+from mspipe_triton.serving.defaults import SHARE
 from mspipe_triton.serving.destinations import Destinations
 from mspipe_triton.serving.inputs import broadcast, column, picked, plain_list, times_of
 from mspipe_triton.serving.live import Live
 from mspipe_triton.serving.names import DESTINATION, SOURCE, Names
-
-SHARE = 0.5
 
 
 class Queries:
@@ -51,8 +50,12 @@ class Queries:
 
     def __repr__(self) -> str:
         """Describe the predictor in a line."""
-        model = f"{self._stored.config.model.model} on {self._stored.name}"
-        return f"Predictor({model}: {len(self):,} events, {self.num_nodes:,} nodes, until {self.time})"
+        return f"Predictor({self.name}: {len(self):,} events, {self.num_nodes:,} nodes, until {self.time})"
+
+    @property
+    def name(self) -> str:
+        """Name of the model and of its stream, as in "tgn on wiki"."""
+        return f"{self._stored.config.model.model} on {self._stored.name}"
 
     @property
     def time(self) -> int | float | str:
@@ -206,7 +209,7 @@ class Queries:
     @property
     def num_nodes(self) -> int:
         """Number of nodes that have an event."""
-        return self._names.all().numel()
+        return self._names.count
 
     @property
     def destinations(self) -> int:
@@ -226,6 +229,10 @@ class Queries:
     def time_of(self, t: Any) -> int | float | str:
         """Return a time in the form of `time`; None is the last event's."""
         return self.time if t is None else self._times.shown(times_of(t, self._stored))
+
+    def shown(self, t: float) -> int | float | str:
+        """Return a time in the run's unit in the form of `time`."""
+        return self._times.shown(torch.tensor([t], dtype=self._times.rows.dtype))
 
     @property
     def node_table(self) -> pa.Table:

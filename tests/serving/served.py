@@ -14,7 +14,7 @@ from mspipe_triton.execution import RunSettings
 
 SIZE = 100
 NEGATIVES = 5
-SHAPE = ("layers", "sampler", "precision", "pair_features")  # settings of the model
+SHAPE = ("dim", "layers", "sampler", "precision", "pair_features", "dropout")  # settings of the model
 ONES = [1.0, 1.0, 1.0]  # features of an event of the small stream
 APRIL = "2024-04-01"  # after all events of the shop
 WEB = {"amount": 1.5, "channel": "web"}  # features of one of its events
@@ -25,7 +25,7 @@ def trained(folder: Path, stream: EventStream, model: str, dtype: str = "float32
     values = {"epochs": 1, "batch_size": SIZE, "device": "cpu", "threads": 1, "negatives": NEGATIVES}
     shape = {name: settings.pop(name) for name in SHAPE if name in settings}
     config = RunConfig(
-        model=ModelConfig(model, dim=8, dtype=dtype, **shape),
+        model=ModelConfig(model, dtype=dtype, **{"dim": 8} | shape),
         train=TrainConfig(**values | settings),
         settings=RunSettings(fused=False),
     )

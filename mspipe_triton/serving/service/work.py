@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
+from mspipe_triton.data.new_events import NewEvents
 from mspipe_triton.errors import MspipeError
+from mspipe_triton.serving.incoming import Unnumbered
+from mspipe_triton.serving.predictor import Predictor
 
 
 class ServiceError(MspipeError):
@@ -30,7 +36,7 @@ class KeyReusedError(ServiceError):
 
 @dataclass(frozen=True)
 class Place:
-    """How far a source of events has been read.
+    """The place in a source of events up to which it has been read.
 
     Args:
         source: its name. lines: number of lines read. offset: the byte after them.
@@ -42,14 +48,26 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """A line of a source that is no event that fits.
+
+    Args:
+        line: its number, from 1. reason: one line. content: the line itself.
+    """
+
+    line: int
+    reason: str
+    content: str
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Events to observe in one call.
+    """Events of a request, to observe in one call.
 
     Args:
         src, dst, t, features, late: see `Predictor.observe`.
         key: names the request, so that a repeated one changes nothing; None if it has no name.
         digest: of the request's content, which a repeated request has, too.
-        place: of the source that the events come from.
     """
 
     src: Any
@@ -59,7 +77,31 @@ class Batch:
     late: str = "refuse"
     key: str | None = None
     digest: bytes = b""
-    place: Place | None = None
+
+    def prepare(self, predictor: Predictor, last: torch.Tensor | None) -> Unnumbered:
+        """Check the events; see `Predictor.prepare`."""
+        return predictor.prepare(self.src, self.dst, self.t, self.features, late=self.late, last=last)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines of a source that is followed, to observe in one call.
+
+    Args:
+        events: of these lines, as a table or as in a request; None without any. late: see `Predictor.observe`.
+        place: of the source after these lines. rejected: the lines among them that are no event that fits.
+    """
+
+    events: NewEvents | Batch | None
+    late: str
+    place: Place
+    rejected: Sequence[Rejected] = ()
+
+    def prepare(self, predictor: Predictor, last: torch.Tensor | None) -> Unnumbered | None:
+        """Check the events; see `Predictor.prepare`."""
+        if isinstance(self.events, Batch):
+            return replace(self.events, late=self.late).prepare(predictor, last)
+        return None if self.events is None else predictor.prepare_table(self.events, late=self.late, last=last)
 
 
 @dataclass(frozen=True)
@@ -79,7 +121,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Question:
-    """A ranking that is asked for; see `Predictor.rank`."""
+    """A ranking of a source's destinations; see `Predictor.rank`."""
 
     src: Any
     t: Any = None
@@ -88,22 +130,34 @@ class Question:
     mode: str = "exact"
     new: bool = False
 
+    @property
+    def group(self) -> tuple[Any, int | None, str, bool] | None:
+        """The part that questions share which `Predictor.rank_many` answers together; None if it cannot."""
+        plain = self.candidates is None and (self.t is None or isinstance(self.t, int | float | str))
+        return (self.t, self.top, self.mode, self.new) if plain else None
+
+    def answer(self, predictor: Predictor) -> list[tuple[Any, float]]:
+        """Answer the question alone."""
+        return predictor.rank(self.src, self.t, self.top, self.candidates, mode=self.mode, new=self.new)
+
 
 @dataclass(frozen=True)
 class Status:
     """The state of a service at a moment.
 
     Args:
-        ready: it answers. writable: the last attempt to write the log succeeded.
+        ready: it answers. observing: events come from requests, and not from a source that the service follows.
+        writable: the last attempt to write the log succeeded.
         model: name of the model and of its stream. kinds: of nodes, see `Predictor.kinds`.
         events, nodes: numbers so far. time: of the last event. observed: events taken in since the run.
-        waiting: work in the queue. log_entries, log_bytes: size of the log.
-        snapshot: number of log entries that the last snapshot contains; replayed: entries restored at the start.
-        swaps: number of times that new parameters came into use. rejected: lines of a followed source that were no
-            event that fits.
+        waiting: requests in the queue. log_entries, log_bytes: size of the log.
+        snapshot: number of log entries that the last snapshot contains. replayed: entries restored at the start.
+        swaps: number of times that new parameters came into use. retrained: the outcome of the last retraining.
+        rejected: lines of the followed source that were no event that fits.
     """
 
     ready: bool = False
+    observing: bool = True
     writable: bool = True
     model: str = ""
     kinds: tuple[str, ...] = ()
@@ -117,4 +171,5 @@ class Status:
     snapshot: int = 0
     replayed: int = 0
     swaps: int = 0
+    retrained: str = ""
     rejected: int = 0
