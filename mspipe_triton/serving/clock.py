@@ -50,11 +50,11 @@ class Clock:
         if times.numel() and bool((times < last).any()):
             first, early = self._times.rows[0], times[times < last][0]
             if early < first:
-                where, fix = f"first event, at {self.shown(first)}", "no state is that old, so give a later time"
+                where, fix = f"first event, at {self.shown(first.item())}", "no state is that old, so give a later time"
             else:
-                where = f"last event, at {self.shown(last)}"
+                where = f"last event, at {self.shown(last.item())}"
                 fix = "a model that has seen it cannot go back; load(run, at=...) has the state of an earlier time"
-            raise DataError(f"t is {self.shown(early)}, before the {where}; {fix}")
+            raise DataError(f"t is {self.shown(early.item())}, before the {where}; {fix}")
         return self.stored.time.scale(times, self.stored.steps) if times.numel() else self.live.t.rows[:0]
 
     def query(self, t: Any, name: str) -> torch.Tensor:
@@ -68,7 +68,7 @@ class Clock:
             raise DataError(f"t has {times.numel()} times; {name} takes one")
         return times
 
-    def shown(self, time: torch.Tensor) -> int | float | str:
-        """Return a time [1] as a number, or as the text of a date if the run's times are dates."""
-        number, meaning = time.item(), self.stored.reading.time
-        return time_text(number, meaning) if "date" in meaning else number
+    def shown(self, t: float) -> int | float | str:
+        """Return a time as it is, or as the text of a date if the run's times are dates."""
+        meaning = self.stored.reading.time
+        return time_text(t, meaning) if "date" in meaning else t

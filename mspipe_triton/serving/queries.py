@@ -60,7 +60,7 @@ class Queries:
     @property
     def time(self) -> int | float | str:
         """The time of the last event: a number, or the text of a date if the run's times are dates."""
-        return self._times.shown(self._times.last)
+        return self._times.shown(self._times.last.item())
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -228,11 +228,11 @@ class Queries:
 
     def time_of(self, t: Any) -> int | float | str:
         """Return a time in the form of `time`; None is the last event's."""
-        return self.time if t is None else self._times.shown(times_of(t, self._stored))
+        return self.time if t is None else self._times.shown(times_of(t, self._stored).item())
 
     def shown(self, t: float) -> int | float | str:
         """Return a time in the run's unit in the form of `time`."""
-        return self._times.shown(torch.tensor([t], dtype=self._times.rows.dtype))
+        return self._times.shown(t)
 
     @property
     def node_table(self) -> pa.Table:
