@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -14,11 +15,14 @@ from mspipe_triton.data.new_events import NewEvents, Reading, read_new_events
 from mspipe_triton.errors import DataError, InputError
 from mspipe_triton.serving.service.engine import Service
 from mspipe_triton.serving.service.settings import STANDARD_INPUT
-from mspipe_triton.serving.service.work import BusyError, Lines, LogError, Place, Rejected, StartingError
+from mspipe_triton.serving.service.web.refusals import Refusal
+from mspipe_triton.serving.service.web.schema import Observe
+from mspipe_triton.serving.service.work import Batch, BusyError, Lines, LogError, Place, Rejected, StartingError
 
 _CHUNK = 1 << 18  # bytes read at once
 _PAUSE = 0.2  # seconds between looks at a file that has not grown
 _RETRY = 1.0  # seconds until a request is made again
+_FIELDS = {"src", "dst", "t", "features"}
 _LONGEST = 1 << 20  # bytes of a line
 
 
@@ -33,8 +37,9 @@ class Line(NamedTuple):
 class Follower:
     """A thread that passes the lines of a source to a service, each once: the place is in the log with the events.
 
-    Lines are JSON objects, or rows of delimited text as the run's table has them, whose header is the file's first
-    line. A line that is no event that fits is put aside in the log, and the others go on.
+    Lines are JSON objects with the names of the run's table, or with src, dst, t and features as in requests; or they
+    are rows of delimited text as the run's table has them, whose header is the file's first line. A line that is no
+    event that fits is put aside in the log, and the others go on.
 
     Args:
         source: path of a file, or "-" for standard input. place: how far it has been read before.
@@ -164,8 +169,8 @@ class Follower:
             aside = Rejected(lines[0].number, reason, lines[0].content.decode("utf-8", "backslashreplace"))
             self._observe(lambda: Lines(None, self._late, place, [aside]))
 
-    def _events(self, lines: Sequence[Line]) -> NewEvents | None:
-        """Read lines as a file of the run's form; None if they are empty, or the header.
+    def _events(self, lines: Sequence[Line]) -> NewEvents | Batch | None:
+        """Read lines in the form of requests, or as a file of the run's form; None if they are empty, or the header.
 
         Raises:
             InputError: one is no event.
@@ -173,6 +178,8 @@ class Follower:
         contents = [line.content for line in lines if line.content.strip() and (line.number > 1 or not self._header)]
         if not contents:
             return None
+        if not self._header and "features" not in self._reading.roles and (batch := _batch(contents)) is not None:
+            return batch
         with TemporaryDirectory(prefix="mspipe-") as folder:
             path = Path(folder) / self._name
             path.write_bytes(self._header + b"\n".join(contents) + b"\n")
@@ -197,3 +204,26 @@ class Follower:
                     self._note(f"Following waits: {error}.")
                 waits = True
                 self._stopping.wait(_RETRY)
+
+
+def _batch(contents: Sequence[bytes]) -> Batch | None:
+    """Read lines in the form of requests, each of one event; None if a line has another form.
+
+    Raises:
+        DataError: a field does not fit.
+    """
+    try:
+        records = [json.loads(content) for content in contents]
+    except (ValueError, RecursionError):
+        return None
+    if not all(isinstance(each, dict) and each.keys() == _FIELDS for each in records):
+        return None
+    try:
+        forms = [Observe.of_json(content) for content in contents]
+    except Refusal as error:
+        raise DataError(str(error)) from error
+    rows = [[form.src, form.dst, form.t] for form in forms]
+    if any(isinstance(value, list) for row in rows for value in row):
+        raise DataError("a field is a list, and a line is one event; write a line per event")
+    src, dst, t = (list(column) for column in zip(*rows, strict=True))
+    return Batch(src, dst, t, [form.features for form in forms])

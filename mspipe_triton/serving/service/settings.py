@@ -27,7 +27,7 @@ class Every:
         Raises:
             ConfigError: it is neither, or not above 0.
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
         if match is None or not float(match[1]) or (not match[2] and "." in match[1]):
             raise ConfigError(f"retrain is {text!r}; give a number of events, as in 10000, or a time, as in 30m or 6h")
         return Every(seconds=float(match[1]) * _UNITS[match[2]]) if match[2] else Every(events=int(match[1]))
@@ -66,6 +66,9 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        for name in ("snapshot_seconds", "share"):
+            if not getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name.replace('_', '-')} must be a finite number, not {getattr(self, name)}")
         if self.retrain:
             Every.parse(self.retrain)
         if self.replayed and self.follow != STANDARD_INPUT:

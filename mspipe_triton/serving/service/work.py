@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class KeyReusedError(ServiceError):
 
 @dataclass(frozen=True)
 class Place:
-    """How far a source of events has been read.
+    """The place in a source of events up to which it has been read.
 
     Args:
         source: its name. lines: number of lines read. offset: the byte after them.
@@ -88,17 +88,19 @@ class Lines:
     """Lines of a source that is followed, to observe in one call.
 
     Args:
-        events: of these lines, or None. late: see `Predictor.observe`.
+        events: of these lines, as a table or as in a request; None without any. late: see `Predictor.observe`.
         place: of the source after these lines. rejected: the lines among them that are no event that fits.
     """
 
-    events: NewEvents | None
+    events: NewEvents | Batch | None
     late: str
     place: Place
     rejected: Sequence[Rejected] = ()
 
     def prepare(self, predictor: Predictor, last: torch.Tensor | None) -> Unnumbered | None:
         """Check the events; see `Predictor.prepare`."""
+        if isinstance(self.events, Batch):
+            return replace(self.events, late=self.late).prepare(predictor, last)
         return None if self.events is None else predictor.prepare_table(self.events, late=self.late, last=last)
 
 

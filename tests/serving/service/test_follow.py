@@ -67,13 +67,23 @@ def observed(run: Path, numbers: range) -> Predictor:
     return predictor
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "windows"])
+def request(number: int) -> str:
+    """The same purchase in the form of a request."""
+    user, item, when, amount, channel = row(number).strip().split(",")
+    features = {"amount": float(amount), "channel": channel}
+    return json.dumps({"src": user, "dst": int(item), "t": when, "features": features}) + "\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "windows", "request"])
 def test_a_file_that_grows(form: str, shop_run: Path, tmp_path: Path) -> None:
-    line = {"csv": row, "jsonl": record, "windows": lambda number: row(number).replace("\n", "\r\n")}[form]
+    windows = lambda number: row(number).replace("\n", "\r\n")  # noqa: E731
+    line, header = {
+        "csv": (row, HEADER), "jsonl": (record, ""), "windows": (windows, HEADER), "request": (request, ""),
+    }[form]  # fmt: skip
     path = tmp_path / "events.log"
     path.touch()
     with followed(shop_run, tmp_path / "state", path, size=1) as (parts, _):
-        append(path, ("" if form == "jsonl" else HEADER) + line(0) + line(1) + line(2)[:9])
+        append(path, header + line(0) + line(1) + line(2)[:9])
         wait_for_events(parts, 2)
         append(path, line(2)[9:] + "\n")
         wait_for_events(parts, 3)
@@ -83,7 +93,7 @@ def test_a_file_that_grows(form: str, shop_run: Path, tmp_path: Path) -> None:
         append(path, line(4) + line(5))
         wait_for_events(parts, 6)
         assert (parts.service.status().rejected, follower.failure) == (0, None)
-        lines = 8 - (form == "jsonl")
+        lines = 7 + bool(header)
         wait_for(lambda: parts.log.place(str(path)).lines == lines)
         assert parts.log.place(str(path)).offset == path.stat().st_size
     same_bits(parts.predictor, observed(shop_run, range(6)))
@@ -103,15 +113,17 @@ def test_lines_that_do_not_fit_are_put_aside(shop_run: Path, tmp_path: Path) -> 
         3: ("{oops\n", "is not JSON"), 5: (record(5, when="no date"), "when is 'no date', not a number or a date"),
         6: ("[1, 2]\n", "is no JSON object"), 8: (record(8, item="x"), "item is 'x', not an integer"),
         9: (record(0), "is late: its time is 2024-04-01"), 11: ("\xff\n", "is not UTF-8"),
+        12: ('{"src": "u1", "dst": 100, "t": "2024-05-01", "features": 7}\n', "features is 7; features must be"),
+        13: ('{"src": ["u1"], "dst": 100, "t": "2024-05-01", "features": {}}\n', "a field is a list"),
     }  # fmt: skip
-    lines = [bad[number][0] if number in bad else record(number) for number in range(14)]
+    lines = [bad[number][0] if number in bad else record(number) for number in range(16)]
     path.write_bytes("".join([*lines[:7], "\n", *lines[7:]]).encode("latin-1"))
     with followed(shop_run, tmp_path / "state", path, size=50) as (parts, follower):
-        wait_for(lambda: parts.service.status().observed + parts.service.status().rejected == 14)
+        wait_for(lambda: parts.service.status().observed + parts.service.status().rejected == 16)
         status = parts.service.status()
-        assert (status.observed, status.rejected, follower.failure) == (8, 6, None)
+        assert (status.observed, status.rejected, follower.failure) == (8, 8, None)
         rows = parts.log._database.execute("SELECT line, reason, content FROM rejected ORDER BY line").fetchall()
-    assert [number for number, _, _ in rows] == [4, 6, 7, 10, 11, 13]
+    assert [number for number, _, _ in rows] == [4, 6, 7, 10, 11, 13, 14, 15]
     for (_, reason, content), (text, fault) in zip(rows, bad.values(), strict=True):
         assert fault in reason
         assert "\n" not in reason
