@@ -17,6 +17,7 @@ from mspipe_triton.serving.service.engine import Service
 from mspipe_triton.serving.service.settings import STANDARD_INPUT
 from mspipe_triton.serving.service.web.refusals import Refusal
 from mspipe_triton.serving.service.web.schema import Observe
+from mspipe_triton.serving.service.words import in_words_of
 from mspipe_triton.serving.service.work import Batch, BusyError, Lines, LogError, Place, Rejected, StartingError
 
 _CHUNK = 1 << 18  # bytes read at once
@@ -165,7 +166,7 @@ class Follower:
                 self._send(lines[:half])
                 self._send(lines[half:])
                 return
-            reason = str(error).removeprefix(f"{self._name}: ").removeprefix("row 1: ")
+            reason = in_words_of("line", str(error)).removeprefix(f"{self._name}: ").removeprefix("row 1: ")
             aside = Rejected(lines[0].number, reason, lines[0].content.decode("utf-8", "backslashreplace"))
             self._observe(lambda: Lines(None, self._late, place, [aside]))
 

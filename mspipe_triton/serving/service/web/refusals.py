@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from mspipe_triton.errors import InputError
 from mspipe_triton.serving.service.web.answers import json_bytes
-from mspipe_triton.serving.service.web.words import in_words_of_requests
+from mspipe_triton.serving.service.words import in_words_of
 from mspipe_triton.serving.service.work import BusyError, KeyReusedError, LogError, StartingError
 
 RETRY = {"retry-after": "1"}
@@ -47,7 +47,7 @@ def refusal_of(error: Exception, arrow: bool = False) -> Response:
         return _answer(error.status_code, _ROUTER.get(error.status_code, error.detail), error.headers or {})
     for kind, (status, headers) in _STATUSES.items():
         if isinstance(error, kind):
-            return _answer(status, in_words_of_requests(str(error), arrow), headers)
+            return _answer(status, in_words_of("Arrow" if arrow else "JSON", str(error)), headers)
     return _answer(500, "the service failed; its output has the reason", {})
 
 
