@@ -47,14 +47,15 @@ def serve(
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.serving.service.running import Running
 
+    note = partial(console.print, soft_wrap=True)  # a line stays one where a journal keeps it
     values = {name: value for name, value in flags.items() if value is not None}
     limits = Limits(**{name: values.pop(name) for name in list(values) if name in Limits.__dataclass_fields__})
     with in_words_of_flags():
-        running = Running(Path(run), data, host, port, token, ServiceSettings(**values), limits, console.print)
+        running = Running(Path(run), data, host, port, token, ServiceSettings(**values), limits, note)
     predictor = running.predictor
-    console.print(
+    note(
         f"{predictor.name}: {len(predictor):,} events, {predictor.num_nodes:,} nodes, until {predictor.time}\n"
         f"Serving at {running.server.url} (requests: {running.server.url}/docs), state in {running.state}"
     )
     running.run()
-    console.print(f"Stopped after {len(predictor):,} events, until {predictor.time}")
+    note(f"Stopped after {len(predictor):,} events, until {predictor.time}")

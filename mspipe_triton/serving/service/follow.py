@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -166,9 +167,14 @@ class Follower:
                 self._send(lines[:half])
                 self._send(lines[half:])
                 return
-            reason = in_words_of("line", str(error)).removeprefix(f"{self._name}: ").removeprefix("row 1: ")
+            reason = self._reason(error)
             aside = Rejected(lines[0].number, reason, lines[0].content.decode("utf-8", "backslashreplace"))
             self._observe(lambda: Lines(None, self._late, place, [aside]))
+
+    def _reason(self, error: InputError) -> str:
+        """Return what is wrong with a line that was read alone, without the names of a file and of a row."""
+        message = in_words_of("line", str(error))
+        return re.sub(rf"^(.*{re.escape(self._name)}: )?((row 1|event 0)(: |(?= )))?", "", message).lstrip()
 
     def _events(self, lines: Sequence[Line]) -> NewEvents | Batch | None:
         """Read lines in the form of requests, or as a file of the run's form; None if they are empty, or the header.
