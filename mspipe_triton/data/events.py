@@ -242,10 +242,14 @@ class EventStream:
         node = None if self.node_features is None else placement.pin(self.node_features)
         return self._with_features(edge, node)
 
-    def at(self, t: torch.Tensor, split: Split | None = None) -> EventStream:
-        """Return the stream with other times [E] in the same order, unchecked, and with a split, by default its own."""
+    def at(self, t: torch.Tensor, split: Split | None = None, start: int | None = None) -> EventStream:
+        """Return the stream with other times [E] in the same order, unchecked.
+
+        Its split and its number of events before training are by default its own.
+        """
         stream = copy(self)
         object.__setattr__(stream, "borders", split or self.split())
+        object.__setattr__(stream, "start", self.start if start is None else start)
         object.__setattr__(stream, "t", t)
         return stream
 

@@ -67,9 +67,10 @@ class Session:
             stream: the events.
             stored: a model of the same settings, whose parameters and scale of time are used instead of new ones. Its
                 node state is not loaded.
-            past: the run that this one continues. All epochs start from its node state, and its model is `stored` if
-                that is None.
-            split: of the run's events, if the stream may have fewer, from which no negatives are drawn.
+            past: the run that this one continues. All epochs start after its events, from its node state, and its model
+                is `stored` if that is None.
+            split: of the run's events, if the stream may have fewer, from which no negatives are drawn; or one whose
+                validation ends with the stream.
 
         Raises:
             ConfigError: the batch size is above the number of training events.
@@ -86,7 +87,8 @@ class Session:
         placement = Placement(device, settings.gather, settings.resident)
         time = TimeScale.of(stream.t, split.train_end) if stored is None else stored.time
         scaled = time.scale(stream.t, None if stored is None else stored.steps)
-        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(scaled, split)
+        start = None if past is None else past.stored.events
+        stream = stream.to_dtype(getattr(torch, config.model.table_dtype)).at(scaled, split, start)
         adjacency = TemporalCSR.build(stream)
         facts = Facts.of(stream, adjacency, split, time.decades) if stored is None else stored.facts
         with torch.random.fork_rng(devices=[]):

@@ -70,7 +70,7 @@ def load(
             )
         return _restored(path, share)
     folder = RunFolder.open(run)
-    config = _on_cpu(load_config(folder.config))
+    config = on_cpu(load_config(folder.config))
     stored = StoredModel.read(path) if (path / SETTINGS).exists() else None
     if not folder.best.exists() and (stored is None or at is not None):
         fault = "no epoch was finished" if stored is None else "an earlier state needs the checkpoint"
@@ -96,12 +96,12 @@ def load(
 def _restored(folder: Path, share: float) -> Predictor:
     """Restore a predictor that was saved."""
     stored, events, ids, split, card = read_saved(folder)
-    session = Session.create(_on_cpu(stored.config), events, stored, split=split)
+    session = Session.create(on_cpu(stored.config), events, stored, split=split)
     stored.restore_state(session.state)
     return Predictor(stored, Live(session, 2), ids, events.t, session.split, card, share)
 
 
-def _on_cpu(config: RunConfig) -> RunConfig:
+def on_cpu(config: RunConfig) -> RunConfig:
     """Return a run's config for use in stages on the CPU."""
     train = replace(
         config.train, device="cpu", placement="host", schedule="auto", staleness=-1, mitigation="none", task="link"
@@ -130,15 +130,21 @@ def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> 
     return int(torch.searchsorted(stream.t, time))
 
 
-@torch.no_grad()
+def move_on(session: Session, first: int, stop: int, split: int) -> None:
+    """Move the node state on by events [first, stop), as evaluation does in the split of that number (`Way.spans`)."""
+    session.model.eval()
+    session.state.settle()
+    items = batches(first, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, split)
+    for _ in in_turn(Stages(session).scoring(), items if first < stop else ()):
+        pass
+
+
 def _replay(session: Session, position: int) -> None:
     """Move the state from the end of training to a position, as evaluation does.
 
     An earlier one is reached from the start of training, and history from the first event.
     """
-    stages, size = Stages(session), session.size
     train_end, *ends = (session.split.train_end, session.split.val_end, len(session.stream))
-    session.model.eval()
     spans = list(enumerate(pairwise([train_end, *ends])))
     if position < train_end:
         start = session.stream.start if position >= session.stream.start else 0
@@ -146,11 +152,7 @@ def _replay(session: Session, position: int) -> None:
         session.state.reset()
         spans = [(0, (start, position))]
     for number, (first, end) in spans:
-        session.state.settle()
-        stop = min(end, position)
-        items = batches(first, stop, size, session.negatives, Purpose.EVAL_NEGATIVES, number)
-        for _ in in_turn(stages.scoring(), items if first < stop else ()):
-            pass
+        move_on(session, first, min(end, position), number)
 
 
 def _until(session: Session, position: int) -> Session:

@@ -14,6 +14,7 @@ import torch
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.serving.service.engine import Service
 from mspipe_triton.serving.service.follow import Follower
+from mspipe_triton.serving.service.retrainer import Retraining
 from mspipe_triton.serving.service.settings import STANDARD_INPUT, Every, ServiceSettings
 from mspipe_triton.serving.service.snapshots import Snapshots
 from mspipe_triton.serving.service.state import StateFolder
@@ -60,8 +61,6 @@ class Running:
             self.server = Server(self.service, host, port, limits, token)
             parts.callback(self.server.stop)
             if settings.retrain:
-                from mspipe_triton.serving.service.retrainer import Retraining
-
                 every = Every.parse(settings.retrain)
                 self.service.tasks.append(
                     Retraining(self.state / _RETRAINING, every, self.service, self.predictor, note)

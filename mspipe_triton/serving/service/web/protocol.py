@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import h11
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mspipe_triton.serving.service.web.answers import json_bytes
@@ -13,6 +15,21 @@ from mspipe_triton.serving.service.web.guard import CROWDED
 from mspipe_triton.serving.service.web.limits import Limits
 
 _PART = 65_536  # bytes of an answer that a client must take in each period of the time-out
+_BUFFER = 262_144  # of the system for each connection: if it has megabytes, it hides for long that a client takes some
+
+
+class _Flow(FlowControl):
+    """Flow that leaves further requests of a client in the system's buffer until the last one is answered."""
+
+    def __init__(self, transport: asyncio.Transport, connection: h11.Connection) -> None:
+        super().__init__(transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        """Read on, unless a complete request waits for its answer."""
+        complete = self._connection.their_state in (h11.DONE, h11.MUST_CLOSE)
+        if not complete or self._connection.our_state is h11.DONE:
+            super().resume_reading()
 
 
 class FrontProtocol(H11Protocol):
@@ -33,7 +50,9 @@ class FrontProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time of the first head."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.conn)
         transport.set_write_buffer_limits(0)  # so that a pause tells of each byte that a client does not take
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         if len(self.connections) > 2 * self._limits.connections:
             transport.abort()
             return

@@ -48,7 +48,7 @@ def refusal_of(error: Exception, arrow: bool = False) -> Response:
     for kind, (status, headers) in _STATUSES.items():
         if isinstance(error, kind):
             return _answer(status, in_words_of("Arrow" if arrow else "JSON", str(error)), headers)
-    return _answer(500, "the service failed; its output has the reason", {})
+    return _answer(500, "the service failed; its output has the reason", CLOSE)
 
 
 _ROUTER = {404: "there is no such page; /docs lists all", 405: "this page does not take that method; /docs lists all"}

@@ -115,16 +115,18 @@ def _bound(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address cannot be used.
     """
+    if not 0 <= port < 2**16:
+        raise ConfigError(f"port must be from 0 to {2**16 - 1}, not {port}; 0 takes a free one")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)  # asyncio sends at once if the protocol is TCP by name
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"host {host} cannot be used: {error}; choose another") from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
         bound.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         bound.close()
         raise ConfigError(f"port {port} of {host} cannot be used: {error}; choose another") from error
     return bound

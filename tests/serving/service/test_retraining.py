@@ -1,0 +1,269 @@
+"""Retraining: new parameters win where tastes have changed, serve as well as the verdict says, and are refused else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mspipe_triton import continuation, load, train
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.serving.service import retraining
+from mspipe_triton.serving.service.retraining import main, retrain
+from tests.serving.served import columns, shop, shop_rows, trained, write_rows
+from tests.serving.service.drifting import (
+    NEW,
+    OLD,
+    SETTINGS,
+    SIZE,
+    SOFTMAX,
+    Feed,
+    changed,
+    drifted,
+    fed,
+    first_events,
+    saved,
+    served,
+)
+
+
+@pytest.fixture(scope="module")
+def stream() -> EventStream:
+    return drifted()
+
+
+@pytest.fixture(scope="module")
+def run(stream: EventStream, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of APAN on the events before tastes change."""
+    return trained(tmp_path_factory.mktemp("run"), first_events(stream), "apan", **SETTINGS)
+
+
+@pytest.fixture
+def folders(run: Path, stream: EventStream, tmp_path: Path) -> tuple[Path, Path]:
+    """Predictors saved before and after all new events."""
+    return saved(tmp_path, run, first_events(stream), fed(stream), len(stream))
+
+
+@pytest.fixture
+def priorities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Changes of priority that `main` asks for, and this process does not get."""
+    changes: list[int] = []
+    monkeypatch.setattr(retraining.os, "nice", changes.append)
+    return changes
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("tgn", {}), ("tgn", SOFTMAX), ("jodie", {}), ("apan", {"dropout": 0.1}), ("tgat", {"layers": 1, "lr": 3e-3})],
+    ids=["tgn", "softmax", "jodie", "apan", "tgat"],
+)
+def test_new_parameters_win_and_serve_as_well_as_the_verdict_says(
+    model: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    stream = drifted(new_users=6)
+    early, feed = first_events(stream), fed(stream)
+    run = trained(tmp_path, early, model, "float64", **SETTINGS | settings)
+    base, now = saved(tmp_path, run, early, feed, len(stream))
+    verdict = retrain(base, now, tmp_path / "out")
+    assert verdict.better
+    assert (verdict.first, verdict.train_events, verdict.validation_events) == (OLD, 800, 200)
+    assert verdict.old is not None
+    assert verdict.new is not None
+    decisive = "mrr" if "loss" in settings else "ap"
+    assert verdict.new[decisive] > verdict.old[decisive] + 0.05
+    assert list(verdict.new) == ["ap", "auc", "mrr"][: 2 + (decisive == "mrr")]
+    new = tmp_path / "out" / "parameters.safetensors"
+    for metrics, parameters in ((verdict.old, None), (verdict.new, new)):
+        expected = served(tmp_path / "there", base, now, feed, verdict, parameters)
+        assert {name: metrics[name] for name in metrics if name != "auc"} == pytest.approx(
+            {name: expected[name] for name in metrics if name != "auc"}, abs=1e-6
+        )
+
+
+def purchases(rows: list[dict[str, Any]]) -> Feed:
+    """Arguments of `observe` for rows of a shop's table."""
+
+    def feed(start: int, stop: int) -> dict[str, Any]:
+        part = rows[start:stop]
+        features = [{name: row[name] for name in ("amount", "channel")} for row in part]
+        ends = {name: [row[key] for row in part] for name, key in (("src", "user"), ("dst", "item"), ("t", "when"))}
+        return ends | {"features": features}
+
+    return feed
+
+
+def test_a_shop_with_two_kinds_and_new_ids_is_retrained(tmp_path: Path) -> None:
+    rows = shop_rows(700, users=27)
+    feed = purchases(rows)
+    base, now = saved(tmp_path, shop(tmp_path, dtype="float64", lr=1e-2), None, feed, len(rows))
+    verdict = retrain(base, now, tmp_path / "out", threads=2)
+    assert (verdict.first, verdict.train_events, verdict.validation_events) == (400, 240, 60)
+    assert verdict.old is not None
+    assert verdict.new is not None
+    assert verdict.better == (verdict.new["ap"] > verdict.old["ap"])
+    expected = served(tmp_path / "there", base, now, feed, verdict, None)
+    assert verdict.old["ap"] == pytest.approx(expected["ap"], abs=1e-6)
+
+
+def test_training_is_that_of_a_continued_run(tmp_path: Path) -> None:
+    rows, lr = shop_rows(700), 2e-2
+    run = shop(tmp_path, dtype="float64", lr=1e-6)  # which has hardly learnt, so that there is much to gain
+    base, now = saved(tmp_path, run, None, purchases(rows), len(rows))
+    verdict = retrain(base, changed(now, lr=lr), tmp_path / "out", epochs=2)
+    assert verdict.better
+    assert verdict.epoch is not None
+    later = write_rows(tmp_path / "later.csv", rows[400:])
+    config = continuation(run, later, epochs=verdict.epoch, lr=lr, seed=400, split_at="0.8,0.9")
+    train(config, out=str(tmp_path / "continued"))
+    theirs = torch.load(tmp_path / "continued" / "last.pt", weights_only=True)["model"]
+    ours = load_file(tmp_path / "out" / "parameters.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-9, atol=1e-9)
+
+
+def test_old_parameters_stay_unless_new_ones_score_higher(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    base, now = folders
+    changed(now, lr=1e-30)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "parameters.safetensors").write_bytes(b"of a former retraining")
+    verdict = retrain(base, now, out)
+    assert verdict.old == verdict.new
+    assert (verdict.better, verdict.epoch) == (False, 1)
+    assert verdict.old is not None
+    ap = f"{verdict.old['ap']:.4f}"
+    assert verdict.reason == f"ap {ap} after epoch 1 is not above {ap}"
+    assert [path.name for path in out.iterdir()] == ["verdict.json"]
+    assert json.loads((out / "verdict.json").read_text()) == asdict(verdict)
+
+
+def test_the_same_inputs_give_the_same_bits(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    verdicts = [retrain(*folders, tmp_path / name, 1, seed) for name, seed in (("a", None), ("b", 3), ("c", 4))]
+    first, same, other = (load_file(tmp_path / name / "parameters.safetensors") for name in "abc")
+    assert replace(verdicts[0], seconds=0) == replace(verdicts[1], seconds=0)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    result = subprocess.run(
+        [sys.executable, "-m", retraining.__name__, *map(str, folders), tmp_path / "d", "--epochs", "1"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    content = json.loads((tmp_path / "d" / "verdict.json").read_text())
+    assert content | {"seconds": 0} == asdict(replace(verdicts[0], seconds=0))
+    theirs = load_file(tmp_path / "d" / "parameters.safetensors")
+    assert all(torch.equal(first[name], theirs[name]) for name in first)
+
+
+def test_draws_differ_from_one_retraining_to_the_next(
+    folders: tuple[Path, Path], stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, process_settings = [], retraining.process_settings
+
+    def noted(config: Any) -> Any:
+        seeds.append(config.train.seed)
+        return process_settings(config)
+
+    monkeypatch.setattr(retraining, "process_settings", noted)
+    predictor = load(folders[0])
+    predictor.observe(**columns(stream, OLD, OLD + 50))
+    predictor.save(tmp_path / "later")
+    for base in (folders[0], tmp_path / "later"):
+        retrain(base, folders[1], tmp_path / "out", 1)
+    assert seeds == [3 + OLD, 3 + OLD + 50]
+    retrain(*folders, tmp_path / "out", 1, 2**32 - 1)
+    assert seeds[2:] == [OLD - 1]
+
+
+@pytest.mark.parametrize("new", [0, 1, 5 * SIZE - 5, 5 * SIZE - 4])
+def test_too_few_events_are_a_verdict(new: int, run: Path, stream: EventStream, tmp_path: Path) -> None:
+    base, now = saved(tmp_path, run, first_events(stream), fed(stream), OLD + new)
+    verdict = retrain(base, now, tmp_path / "out", 1)
+    assert verdict.train_events + verdict.validation_events == new
+    if new == 5 * SIZE - 4:
+        assert (verdict.validation_events, verdict.epoch) == (SIZE, 1)
+        return
+    assert not verdict.better
+    assert (verdict.old, verdict.new, verdict.epoch) == (None, None, None)
+    assert verdict.reason == (
+        f"too few new events: {verdict.train_events} to train on and {verdict.validation_events} to validate; "
+        f"it takes {2 * SIZE} and {SIZE}"
+    )
+
+
+def test_one_time_or_one_destination_is_a_verdict(run: Path, stream: EventStream, tmp_path: Path) -> None:
+    predictor, start, new = load(run, stream=first_events(stream), at=int(stream.t[1])), int(stream.t[1]), 10 * SIZE
+    predictor.save(tmp_path / "base")
+    same = {"src": [0] * new, "dst": [int(stream.dst[0])] * new, "features": np.ones((new, 2))}
+    reasons = []
+    for t in (start, range(start + 1, start + 1 + new)):
+        predictor.observe(**same, t=t)
+        predictor.save(tmp_path / "now")
+        verdict = retrain(tmp_path / "base", tmp_path / "now", tmp_path / "out")
+        assert (verdict.better, verdict.old) == (False, None)
+        reasons.append(verdict.reason)
+    assert reasons == [
+        "too few new events: 0 to train on and 200 to validate; it takes 40 and 20",
+        "all 401 events have the same destination, so there are no negatives",
+    ]
+
+
+def test_validation_never_cuts_a_tie(run: Path, stream: EventStream, tmp_path: Path) -> None:
+    t = stream.t.clone()
+    border = OLD + NEW * 4 // 5
+    t[border - 33 : border + 2] = t[border]
+    tied = replace(stream, t=t)
+    base, now = saved(tmp_path, run, first_events(stream), fed(tied), len(tied))
+    verdict = retrain(base, now, tmp_path / "out", 1)
+    assert (verdict.train_events, verdict.validation_events) == (NEW * 4 // 5 - 33, NEW // 5 + 33)
+    assert verdict.epoch == 1
+
+
+def test_faults_are_verdicts(folders: tuple[Path, Path], tmp_path: Path, priorities: list[int]) -> None:
+    base, now = folders
+    out = tmp_path / "out"
+    reason = retrain(now, base, out).reason
+    assert reason == (f"{base}: its 1,500 events do not begin with the 2,500 of {now}; save both from one predictor")
+    assert retrain(base, now, out, epochs=0).reason == "epochs must be at least 1, not 0"
+    changed(now, lr=1e30)
+    verdict = retrain(base, now, out)
+    assert verdict.reason.startswith("the loss is nan in epoch 1, iteration ")
+    assert (verdict.better, verdict.new, verdict.first, verdict.train_events) == (False, None, OLD, 800)
+    changed(now, lr=1e-2)
+    (now / "README.md").unlink()
+    assert (main([str(base), str(now), str(out)]), priorities) == (0, [10])
+    assert json.loads((out / "verdict.json").read_text())["reason"] == (
+        f"{now}: damaged or incomplete (FileNotFoundError); save it again"
+    )
+
+
+def test_parameters_that_score_no_number_lose(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = retraining.Way.train
+
+    def spoilt(way: Any, epoch: int) -> dict[str, Any]:
+        metrics = train(way, epoch)
+        with torch.no_grad():
+            next(way.session.model.parameters()).fill_(torch.nan)
+        return metrics
+
+    monkeypatch.setattr(retraining.Way, "train", spoilt)
+    verdict = retrain(*folders, tmp_path / "out")
+    assert (verdict.better, verdict.reason) == (False, "a score is not finite")
+
+
+def test_without_a_verdict_the_process_fails(
+    folders: tuple[Path, Path], tmp_path: Path, priorities: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([*map(str, folders), str(tmp_path / "file")]) != 0
+    assert capsys.readouterr().err == f"{tmp_path / 'file'}: cannot be written: File exists\n"
