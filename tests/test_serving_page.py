@@ -78,7 +78,7 @@ def free_port() -> int:
 
 
 def outputs(folder: Path, code: str) -> list[str]:
-    """What each block of a script prints."""
+    """Run a script, and return the output of each block."""
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
