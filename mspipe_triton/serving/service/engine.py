@@ -63,7 +63,7 @@ class Service:
         self._queue: deque[Work] = deque()
         self._condition = threading.Condition()
         self._state = "restores its state"
-        self._status = Status(model=predictor.name, kinds=predictor.kinds)
+        self._status = Status(observing=observing, model=predictor.name, kinds=predictor.kinds)
         self._publish()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -100,7 +100,7 @@ class Service:
 
     def status(self) -> Status:
         """Return the state of the service."""
-        waiting, size, snapshot = len(self._queue), self._writer.log.bytes, self._snapshots.entries
+        waiting, size, snapshot = len(self._queue), self._writer.log.size, self._snapshots.entries
         return replace(self._status, waiting=waiting, log_bytes=size, snapshot=snapshot, retrained=self.retrained)
 
     def latest(self, count: int) -> list[dict[str, Any]]:

@@ -132,8 +132,8 @@ class EventLog:
         return self._entries
 
     @property
-    def bytes(self) -> int:
-        """Size on disk."""
+    def size(self) -> int:
+        """Bytes on disk."""
         paths = [self.path, self.path.with_name(f"{self.path.name}-wal")]
         return sum(path.stat().st_size for path in paths if path.exists())
 

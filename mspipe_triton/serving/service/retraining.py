@@ -255,6 +255,13 @@ def _line(error: Exception) -> str:
     return text if isinstance(error, MspipeError) else f"{type(error).__name__}: {text}"
 
 
+def _end_with_input() -> None:
+    """End the process when its standard input is closed, as it is when the process that holds the other end ends."""
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Retrain in this process at a low priority, and return its exit code: 0 if there is a verdict."""
     parser = argparse.ArgumentParser(prog="retraining", description=__doc__)
@@ -263,11 +270,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--attached", action="store_true", help="end when standard input does, as when a service ends")
+    parser.add_argument("--attached", action="store_true", help="end when standard input is closed")
     options = vars(parser.parse_args(arguments))
-    os.nice(10)
     if options.pop("attached"):
         threading.Thread(target=_end_with_input, daemon=True).start()
+    os.nice(10)
     try:
         retrain(**options)
     except RunFolderError as error:
@@ -276,11 +283,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _end_with_input() -> None:
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

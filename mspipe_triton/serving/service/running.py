@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import threading
@@ -75,6 +76,8 @@ class Running:
         Raises:
             ServiceError: the service failed.
         """
+        gc.collect()
+        gc.freeze()  # what stays until the end need not be looked through again and again
         with self._parts:
             self.service.start()
             threading.Thread(target=self._watch, name="watch", daemon=True).start()

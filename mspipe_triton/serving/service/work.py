@@ -146,17 +146,18 @@ class Status:
     """The state of a service at a moment.
 
     Args:
-        ready: it answers. writable: the last attempt to write the log succeeded.
+        ready: it answers. observing: events come from requests, and not from a source that the service follows.
+        writable: the last attempt to write the log succeeded.
         model: name of the model and of its stream. kinds: of nodes, see `Predictor.kinds`.
         events, nodes: numbers so far. time: of the last event. observed: events taken in since the run.
-        waiting: work in the queue. log_entries, log_bytes: size of the log.
-        snapshot: number of log entries that the last snapshot contains; replayed: entries restored at the start.
+        waiting: requests in the queue. log_entries, log_bytes: size of the log.
+        snapshot: number of log entries that the last snapshot contains. replayed: entries restored at the start.
         swaps: number of times that new parameters came into use. retrained: the outcome of the last retraining.
-        rejected: lines of a followed source that were no
-            event that fits.
+        rejected: lines of the followed source that were no event that fits.
     """
 
     ready: bool = False
+    observing: bool = True
     writable: bool = True
     model: str = ""
     kinds: tuple[str, ...] = ()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -146,17 +149,27 @@ def test_old_parameters_stay_unless_new_ones_score_higher(folders: tuple[Path, P
     assert json.loads((out / "verdict.json").read_text()) == asdict(verdict)
 
 
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A retraining in a process of its own, attached to this one."""
+    command = [sys.executable, "-m", retraining.__name__, *map(str, arguments), "--attached"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_the_same_inputs_give_the_same_bits(folders: tuple[Path, Path], tmp_path: Path) -> None:
     verdicts = [retrain(*folders, tmp_path / name, 1, seed) for name, seed in (("a", None), ("b", 3), ("c", 4))]
     first, same, other = (load_file(tmp_path / name / "parameters.safetensors") for name in "abc")
     assert replace(verdicts[0], seconds=0) == replace(verdicts[1], seconds=0)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
-    result = subprocess.run(
-        [sys.executable, "-m", retraining.__name__, *map(str, folders), tmp_path / "d", "--epochs", "1"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    with started(*folders, tmp_path / "d", "--epochs", "1") as process:
+        assert process.stdout is not None
+        assert (process.stdout.read(), process.wait(60)) == (b"", 0)
     content = json.loads((tmp_path / "d" / "verdict.json").read_text())
     assert content | {"seconds": 0} == asdict(replace(verdicts[0], seconds=0))
     theirs = load_file(tmp_path / "d" / "parameters.safetensors")
@@ -267,3 +280,19 @@ def test_without_a_verdict_the_process_fails(
     (tmp_path / "file").write_text("")
     assert main([*map(str, folders), str(tmp_path / "file")]) != 0
     assert capsys.readouterr().err == f"{tmp_path / 'file'}: cannot be written: File exists\n"
+
+
+def test_an_interrupt_leaves_no_traceback(
+    folders: tuple[Path, Path], tmp_path: Path, priorities: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining.Way, "train", Mock(side_effect=KeyboardInterrupt))
+    assert main([*map(str, folders), str(tmp_path / "out")]) == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_attached_process_ends_with_its_input(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with started(*folders, tmp_path / "out", "--epochs", "1000000") as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 1
+    assert not (tmp_path / "out" / "verdict.json").exists()

@@ -45,7 +45,10 @@ def make_app(service: Backend, limits: Limits, token: str | None) -> FastAPI:
     for path, arguments in documents.operations(service.status()).items():
         call = getattr(endpoints, path[1:] or "page")
         method = "POST" if path in documents.QUESTIONS else "GET"
-        app.add_api_route(path, call, methods=[method], response_class=Response, response_model=None, **arguments)
+        summary = (call.__doc__ or "").partition("\n")[0].rstrip(".")
+        app.add_api_route(
+            path, call, methods=[method], summary=summary, response_class=Response, response_model=None, **arguments
+        )
     for kind in (Refusal, InputError, ServiceError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
     if token is not None:

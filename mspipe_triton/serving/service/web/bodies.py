@@ -16,6 +16,7 @@ from mspipe_triton.serving.service.web.refusals import CLOSE, Refusal
 from mspipe_triton.serving.service.web.schema import Form
 
 _KEY = 200
+_BYTES = 64  # of the largest body for each list or object, which takes as many in memory, however short it is written
 F = TypeVar("F", bound=Form)
 
 
@@ -83,6 +84,9 @@ def read_form(form: type[F], body: Body, request: Request, limits: Limits) -> F:
         return form.of_table(read_table(body.data, limits.max_body), dict(query))
     if query:
         raise Refusal(400, f"the query has {next(iter(query))[:60]!r}, and the body is JSON; put fields into the body")
+    lists, most = body.data.count(b"[") + body.data.count(b"{"), max(limits.max_body // _BYTES, 1)
+    if lists > most:
+        raise Refusal(413, f"the body has {lists} lists and objects; the limit is {most}, so send it in parts")
     return form.of_json(body.data)
 
 

@@ -116,8 +116,8 @@ _KEY = {
 def operations(status: Status) -> dict[str, dict[str, Any]]:
     """Return the arguments that document the route of each path; `status` is an example."""
     example, schema = asdict(status), _fields(Status)
-    latest = [{"src": "u1", "dst": 100, "t": "2026-04-01", "received": "2026-04-01T12:00:00+00:00"}]
-    event = _object(src=_ID, dst=_ID, t={"type": ["string", "number"]}, received={"type": ["string", "number"]})
+    latest = [{"src": "u1", "dst": 100, "t": "2026-04-01", "received": 1775044800.0}]
+    event = _object(src=_ID, dst=_ID, t={"type": ["string", "number"]}, received={"type": "number"})
     more = {**schema, "properties": schema["properties"] | {"latest": _list(event)}}
     unready = {503: {"description": "Not ready.", "content": {JSON: {"schema": schema, "example": example}}}}
     return {
@@ -147,6 +147,7 @@ def _posted(question: Question) -> dict[str, Any]:
     ]
     observes = question.form is Observe
     return {
+        "tags": ["events and questions"],
         "responses": {200: {"description": "The answer.", "content": answers}}
         | _refused(*_POSTED, *((409,) if observes else ())),
         "openapi_extra": {
@@ -163,7 +164,7 @@ def _read(
     """Document a route without a body."""
     content = {kind: {"schema": schema, "example": example}}
     answer = {200: {"description": "The answer.", "content": content}}
-    return {"responses": answer | _refused(*statuses) | (others or {})}
+    return {"tags": ["the service"], "responses": answer | _refused(*statuses) | (others or {})}
 
 
 def _refused(*statuses: int) -> dict[int, dict[str, Any]]:

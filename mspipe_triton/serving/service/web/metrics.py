@@ -14,7 +14,7 @@ from starlette.responses import Response
 from mspipe_triton.serving.service.web.backend import Backend
 
 PREFIX = "mspipe"
-OTHER = "other"
+OTHER, PAGE = "other", "page"
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # Each metric of a status with its name, field, and help.
 _COUNTERS = (
@@ -44,7 +44,7 @@ class Metrics:
     def __init__(self, service: Backend, paths: frozenset[str]) -> None:
         self._paths, self._registry = paths, CollectorRegistry(auto_describe=False)
         names = ("endpoint", "status")
-        self._requests = Counter("requests", "Requests.", names, PREFIX, registry=self._registry)
+        self._responses = Counter("responses", "Answers to requests.", names, PREFIX, registry=self._registry)
         self._seconds = Histogram(
             "request_seconds", "Time to answer.", names[:1], PREFIX, registry=self._registry, buckets=_BUCKETS
         )
@@ -56,8 +56,8 @@ class Metrics:
 
     def note(self, path: str, status: int, start: float) -> None:
         """Count a request that `start` began, in seconds of `perf_counter`."""
-        endpoint = path if path in self._paths else OTHER
-        self._requests.labels(endpoint, str(status)).inc()
+        endpoint = (path[1:] or PAGE) if path in self._paths else OTHER
+        self._responses.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(perf_counter() - start)
 
     def answer(self) -> Response:

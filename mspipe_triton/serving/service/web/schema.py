@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError, WithJsonSchema
+from pydantic_core import from_json
 
 from mspipe_triton.data.origin import shown
 from mspipe_triton.serving.service.web.arrow import check_columns, features_of, ids_of, times_column
 from mspipe_triton.serving.service.web.refusals import Refusal
 
-_FEW, _SMALL = 100, 2**16
+F = TypeVar("F")
 _ONE, _FIRST = Field(fail_fast=True), Field(union_mode="left_to_right")
 # Text comes first, so that "007" in a query stays text.
 _Id = Annotated[StrictStr | Annotated[int, Field(ge=-(2**63), lt=2**64)], _FIRST]
 _Time = Annotated[StrictStr | int | float, _FIRST]
-_Cell = Annotated[StrictStr | bool | int | float | None, _FIRST]
 _Ids = Annotated[_Id | Annotated[list[_Id], _ONE], _FIRST]
 _Times = Annotated[_Time | Annotated[list[_Time], _ONE], _FIRST]
 _Row = Annotated[list[float], _ONE]
-_Columns = dict[str, Annotated[_Cell | Annotated[list[_Cell], _ONE], _FIRST]]
+
+
+def _plain_columns(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return columns of plain values; pydantic would note a fault of each one, and memory has room for few of them.
+
+    Raises:
+        ValueError: a column has other values.
+    """
+    for values in columns.values():
+        if not _PLAIN.issuperset(map(type, values if isinstance(values, list) else [values])):
+            raise ValueError("a column has lists or objects")
+    return columns
+
+
+_PLAIN = {str, bool, int, float, type(None)}
+_VALUE = {"type": ["string", "number", "boolean", "null"]}
+_COLUMNS = {"type": "object", "additionalProperties": {"anyOf": [_VALUE, {"type": "array", "items": _VALUE}]}}
+_Columns = Annotated[dict[str, Any], AfterValidator(_plain_columns), WithJsonSchema(_COLUMNS)]
 _Features = Annotated[_Row | Annotated[list[_Row], _ONE] | _Columns, _FIRST]
 
 _ID, _IDS = "an id (text, or a whole number of 64 bits)", "an id (text, or a whole number of 64 bits) or a list of ids"
@@ -48,9 +66,12 @@ class Form(BaseModel):
             Refusal: it is no JSON, or a field does not fit.
         """
         try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise _refusal(cls, error, len(body) <= _SMALL) from error
+            fields = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise Refusal(400, f"the body is no JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise Refusal(422, f"the body is {_shown(fields)}, no object; its fields are {_listed(cls)}")
+        return cls._checked(fields, cls.model_validate)
 
     @classmethod
     def of_table(cls, table: pa.Table, query: dict[str, str]) -> Self:
@@ -59,11 +80,23 @@ class Form(BaseModel):
         Raises:
             Refusal: a column or an option does not fit.
         """
-        try:
-            options = cls.options.model_validate_strings(query)
-        except ValidationError as error:
-            raise _refusal(cls.options, error, True, "query") from error
+        options = cls.options._checked(query, cls.options.model_validate_strings)
         return cls.model_construct(**dict(options), **cls.columns(table))
+
+    @classmethod
+    def _checked(cls, fields: dict[str, Any], validate: Callable[[dict[str, Any]], F]) -> F:
+        """Return the form that fields make.
+
+        Raises:
+            Refusal: about the first fault.
+        """
+        unknown = next((name for name in fields if name not in cls.model_fields), None)
+        if unknown is not None:
+            raise Refusal(422, f"field {shown(unknown)} is unknown; the fields are {_listed(cls)}")
+        try:
+            return validate(fields)
+        except ValidationError as error:
+            raise _refusal(cls, error) from error
 
     @classmethod
     def columns(cls, table: pa.Table) -> dict[str, Any]:
@@ -180,32 +213,22 @@ class Embed(EmbedOptions):
         return {"nodes": ids_of(table, "node")}
 
 
-def _refusal(form: type[Form], error: ValidationError, values: bool, where: str = "body") -> Refusal:
-    """Return the refusal of a request that is no form; `values` says to name the value."""
-    if error.error_count() > _FEW:
-        return Refusal(422, f"the {where} has {error.error_count()} faults; the fields are {_listed(form)}")
-    faults = error.errors(include_url=False, include_input=values)
-    fault = max(faults, key=lambda each: (each["type"] == "extra_forbidden", len(each["loc"])))
-    if fault["type"] == "json_invalid":
-        return Refusal(400, f"the body is no JSON: {fault['ctx']['error']}")
-    if not fault["loc"]:
-        return Refusal(422, f"the {where} is no object with fields; the fields are {_listed(form)}")
+def _refusal(form: type[Form], error: ValidationError) -> Refusal:
+    """Return the refusal of a request about the fault that is deepest in a field."""
+    fault = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
     name = str(fault["loc"][0])
-    if fault["type"] == "extra_forbidden":
-        return Refusal(422, f"field {shown(name)} is unknown; the fields are {_listed(form)}")
     description = (form.model_fields[name].description or "").partition(";")[0]
     if fault["type"] == "missing":
         return Refusal(422, f"{name} is missing; give {description}")
     place = name + "".join(f"[{each}]" for each in fault["loc"][1:] if isinstance(each, int))
-    value = f"is {_value(fault['input'])}" if values else "does not fit"
-    return Refusal(422, f"{place} {value}; {name} must be {description}")
+    return Refusal(422, f"{place} is {_shown(fault['input'])}; {name} must be {description}")
 
 
 def _listed(form: type[Form]) -> str:
     return ", ".join(form.model_fields) or "none"
 
 
-def _value(value: Any) -> str:
+def _shown(value: Any) -> str:
     """Return a value of JSON for a message."""
     if isinstance(value, dict | list):
         return "a list" if isinstance(value, list) else "an object"

@@ -14,7 +14,13 @@ from tests.serving.served import APRIL, ONES
 from tests.serving.service.web.fronts import Client, Predicting
 
 PAIRS = {"src": ["u1", "u2", "u7"], "dst": [100, 104, 101]}
-TABLE = {"src": ["u1", "u9"], "dst": [100, 101], "t": [APRIL, "2024-04-02"], "amount": [1.5, 2.0], "channel": ["web", "app"]}
+TABLE = {
+    "src": ["u1", "u9"],
+    "dst": [100, 101],
+    "t": [APRIL, "2024-04-02"],
+    "amount": [1.5, 2.0],
+    "channel": ["web", "app"],
+}
 
 
 def test_scores(shop_front: Client, shop_backend: Predicting) -> None:

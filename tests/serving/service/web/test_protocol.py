@@ -96,12 +96,12 @@ def embed(nodes: int) -> bytes:
     return HEAD.replace(b"score", b"embed") + b"content-length: %d\r\n\r\n%s" % (len(body), body)
 
 
-@pytest.mark.parametrize("nodes", [1, 9000])
+@pytest.mark.parametrize("nodes", [100, 9000])
 def test_an_answer_that_nobody_takes(nodes: int, slow_front: Client) -> None:
-    raw, start, requests = narrow(slow_front), time.perf_counter(), embed(nodes) * 10
-    with pytest.raises(OSError, match="reset|Broken pipe"):
-        for _ in range(10**8 // len(requests)):  # more than the buffers hold, which the server must not read
-            raw.sendall(requests)
+    raw, start, request = narrow(slow_front), time.perf_counter(), embed(nodes)
+    many = request * (10**8 // len(request))  # more than the buffers hold, which the server must not read
+    with pytest.raises(OSError, match=r"reset|Broken pipe"):
+        raw.sendall(many)
     assert time.perf_counter() - start > TIMEOUT * 0.8
     raw.close()
     assert slow_front.get("/health").status == 200

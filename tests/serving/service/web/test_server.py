@@ -18,9 +18,9 @@ from tests.serving.service.web.fronts import Client, Predicting, connected, serv
 
 
 def test_a_port_that_is_in_use(shop_backend: Predicting, shop_front: Client) -> None:
-    with pytest.raises(ConfigError, match=f"port {shop_front.port} of 127.0.0.1 cannot be used"):
+    with pytest.raises(ConfigError, match=rf"port {shop_front.port} of 127\.0\.0\.1 cannot be used"):
         Server(shop_backend, port=shop_front.port)
-    with pytest.raises(ConfigError, match="host no.such.host.invalid cannot be used"):
+    with pytest.raises(ConfigError, match=r"host no\.such\.host\.invalid cannot be used"):
         Server(shop_backend, host="no.such.host.invalid")
     with pytest.raises(ConfigError, match="port must be from 0 to 65535, not 70000"):
         Server(shop_backend, port=70_000)
@@ -123,10 +123,10 @@ def test_metrics(front: Client, backend: Predicting) -> None:
     answer = front.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     values = dict(line.rsplit(" ", 1) for line in answer.data.decode().splitlines() if not line.startswith("#"))
-    assert float(values['mspipe_requests_total{endpoint="/observe",status="200"}']) == 2
-    assert float(values['mspipe_requests_total{endpoint="other",status="404"}']) == 2
-    assert float(values['mspipe_request_seconds_count{endpoint="/observe"}']) == 2
-    assert float(values['mspipe_request_seconds_bucket{endpoint="/observe",le="10.0"}']) == 2
+    assert float(values['mspipe_responses_total{endpoint="observe",status="200"}']) == 2
+    assert float(values['mspipe_responses_total{endpoint="other",status="404"}']) == 2
+    assert float(values['mspipe_request_seconds_count{endpoint="observe"}']) == 2
+    assert float(values['mspipe_request_seconds_bucket{endpoint="observe",le="10.0"}']) == 2
     numbers = {"dropped_events_total": 1, "observed_events_total": 7, "nodes": 24, "events": 401, "ready": 1}
     numbers |= {"writable": 0, "log_bytes": 512, "log_entries": 0, "waiting": 0, "swaps_total": 0}
     numbers |= {"rejected_lines_total": 0, "snapshot_entry": 0}
@@ -140,7 +140,7 @@ def test_refusals_before_the_application_count(backend: Predicting) -> None:
     with serving(backend, "abc") as front:
         assert front.get("/status").status == 401
         text = front.get("/metrics", authorization="Bearer abc").data.decode()
-        assert 'mspipe_requests_total{endpoint="/status",status="401"} 1.0' in text
+        assert 'mspipe_responses_total{endpoint="status",status="401"} 1.0' in text
         raw = connected(front, b"POST /score HTTP/1.1\r\nhost: a\r\nauthorization: Bearer abc\r\n\r\n")
         assert raw.recv(99).startswith(b"HTTP/1.1 415")
         raw.close()
