@@ -42,7 +42,9 @@ class Running:
         limits: Limits, note: Callable[[str], None],
     ) -> None:  # fmt: skip
         if token is None and not is_local(host):
-            raise ConfigError(f"host {host} is open to other machines, which needs a token; set one with --token")
+            raise ConfigError(
+                f"host {host} is open to other machines, which needs a token; set one with --token or MSPIPE_TOKEN"
+            )
         torch.set_num_threads(settings.threads)
         self._parts = ExitStack()
         with ExitStack() as parts:  # closed again if one of them fails
