@@ -8,9 +8,11 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,8 @@ from mspipe_triton.serving.service.settings import ServiceSettings
 from mspipe_triton.serving.service.web.limits import Limits
 from mspipe_triton.serving.service.web.metrics import Metrics
 from mspipe_triton.serving.service.work import Batch, Status
-from tests.serving.service.services import started
+from tests.serving.served import shop
+from tests.serving.service.services import purchase, same_bits, started
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "guides" / "serving.md"
@@ -153,6 +156,23 @@ def test_the_log_becomes_a_table_that_training_reads(tables: Path, tmp_path: Pat
     direct.observe(*zip(*rows, strict=True))
     later = load(tmp_path / "runs" / "april")
     assert (len(later), later.time, set(later.nodes)) == (len(direct), direct.time, set(direct.nodes))
+
+
+def test_events_are_taken_back_as_the_guide_says(tmp_path: Path) -> None:
+    run, state = shop(tmp_path), tmp_path / "state"
+    with started(run, state) as parts:
+        for number in range(5):
+            parts.service.observe(purchase(number)).result()
+    (statements,) = re.findall(r'"(DELETE .*)"', TEXT)
+    with closing(sqlite3.connect(state / "events.db", isolation_level=None)) as log:
+        log.executescript(statements)
+    shutil.rmtree(state / "snapshots")
+    with started(run, state) as after, started(run, tmp_path / "other") as other:
+        for number in range(3):
+            other.service.observe(purchase(number)).result()
+        for each in (after, other):
+            each.service.observe(purchase(9)).result()
+        same_bits(after.predictor, other.predictor)
 
 
 def test_alerts_name_metrics_that_exist() -> None:
