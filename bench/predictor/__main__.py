@@ -151,13 +151,14 @@ def ages(run: str, stream: EventStream, events: Events, first: int, count: int) 
     ranks: dict[float, list[float]] = {share: [] for share in variants}
     times = {share: 0.0 for share in variants}
     for event in range(first, first + count):
-        source, destination, t = int(stream.src[event]), int(stream.dst[event]), predictor._query_times(events.t[event])
+        source, destination = stream.src[event : event + 1], int(stream.dst[event])
+        t = predictor._times.query(events.t[event], "rank")
         if int(live.pairs.received[destination]) >= 0:
             nodes = live.destinations
             place = int(torch.searchsorted(nodes, destination))
             for share, destinations in variants.items():
                 start = time.perf_counter()
-                scores = destinations.scores(torch.tensor([source]), nodes, t)
+                scores = destinations.scores(source, nodes, t)[0]
                 times[share] += time.perf_counter() - start
                 ahead = (scores > scores[place]).sum() + 0.5 * ((scores == scores[place]).sum() - 1)
                 ranks[share].append(1 / (1 + float(ahead)))

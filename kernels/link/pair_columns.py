@@ -10,6 +10,8 @@ import torch
 COLUMNS = 36
 SPANS = (50.0, 500.0, 5000.0)  # events over which popularity decays to 1/e
 TAUS = (1e2, 1e4, 1e6)
+POPULARITY, NEW, POPULARITY_IF_NEW = slice(25, 28), 28, slice(29, 32)
+OF_DESTINATION = slice(20, 35)  # contains all columns that are not 0 for a destination without a source
 
 
 class Tables(NamedTuple):
@@ -68,60 +70,76 @@ def columns_of(tables: Tables, reads: Reads, dtype: torch.dtype) -> torch.Tensor
     """Compute the columns [36, n] of pairs' features."""
     columns = torch.zeros((COLUMNS, reads.dst.numel()), dtype=dtype, device=reads.dst.device)
     if tables.times.numel():  # else there is no event to read
-        received = _destination(columns, tables, reads)
-        _forward(columns, tables, reads, received)
+        received = write_destination(columns, tables, reads.times, reads.before, reads.last_received)
+        places, events = reads.meetings
+        if places.numel():
+            numbers = (each.index_select(0, places) for each in (reads.times, reads.sent, received))
+            block = meeting_block(tables, events, *numbers)
+            columns[:11].index_copy_(1, places, block[:11])
+            columns[32].index_copy_(0, places, block[11])
         if reads.replies is not None and reads.replies.places.numel():
-            _reverse(columns[11:20], tables, reads, reads.replies)
-        _source(columns, tables, reads)
-    columns[28].copy_((reads.sent == 0) & (reads.dst >= 0))
-    torch.mul(columns[25:28], columns[28], out=columns[29:32])
+            places = reads.replies.places
+            block = reply_block(tables, reads.replies, reads.times.index_select(0, places), dtype)
+            columns[11:20].index_copy_(1, places, block)
+        write_source(columns, tables, reads.times, reads.last_sent.masked_fill(reads.dst < 0, -1), reads.sent)
+    columns[NEW].copy_((reads.sent == 0) & (reads.dst >= 0))
+    torch.mul(columns[POPULARITY], columns[NEW], out=columns[POPULARITY_IF_NEW])
     return columns
 
 
-def _forward(columns: torch.Tensor, tables: Tables, reads: Reads, received: torch.Tensor) -> None:
-    """Write columns 0 to 10 and 32 of the pairs with an event from u to v; v has received `received` [n] events."""
-    places, events = reads.meetings
-    if not places.numel():
-        return
-    sent, earlier = reads.sent.index_select(0, places), tables.earlier.index_select(0, events).t()
+def meeting_block(
+    tables: Tables, events: torch.Tensor, times: torch.Tensor, sent: torch.Tensor, received: torch.Tensor
+) -> torch.Tensor:
+    """Compute columns 0 to 10 and 32 of pairs with an event from u to v, as a block [12, m] in the dtype of `received`.
+
+    Args:
+        events: the last event of each. times: of the queries. sent: numbers of all events that u sent. received: of all
+            that v received. All are [m].
+    """
+    earlier = tables.earlier.index_select(0, events).t()
     whole = sent - earlier[0]
-    order, number, sent = (each.to(columns.dtype) for each in (whole, earlier[2] + 1, sent))
-    block = columns.new_empty((12, places.numel()))
+    order, number, sent = (each.to(received.dtype) for each in (whole, earlier[2] + 1, sent))
+    block = received.new_empty((12, events.numel()))
     block[0].fill_(1)
     block[1].copy_(whole == 1)
     block[2].copy_(whole == 2)
     torch.reciprocal(order, out=block[3])
     torch.log(order, out=block[4]).div_(5)
-    _recency(block[5:9], tables, reads.times.index_select(0, places), events)
+    _recency(block[5:9], tables, times, events)
     torch.log1p(number, out=block[9]).div_(3)
     torch.div(number, sent, out=block[10])
-    torch.div(number, received.index_select(0, places), out=block[11])
-    columns[:11].index_copy_(1, places, block[:11])
-    columns[32].index_copy_(0, places, block[11])
+    torch.div(number, received, out=block[11])
+    return block
 
 
-def _reverse(columns: torch.Tensor, tables: Tables, reads: Reads, replies: Replies) -> None:
-    """Write columns 11 to 19 of the pairs with an event from v to u."""
-    places, events, *counts = replies
+def reply_block(tables: Tables, replies: Replies, times: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Compute columns 11 to 19 of pairs with an event from v to u, as a block [9, m]; `times` [m] are the queries'."""
+    _, events, *counts = replies
     earlier = tables.earlier.index_select(0, events).t()
-    block = columns.new_empty((9, places.numel()))
+    block = torch.empty((9, events.numel()), dtype=dtype, device=events.device)
     block[0].fill_(1)
-    _recency(block[1:5], tables, reads.times.index_select(0, places), events)
-    torch.log1p((earlier[2] + 1).to(columns.dtype), out=block[5]).div_(3)
+    _recency(block[1:5], tables, times, events)
+    torch.log1p((earlier[2] + 1).to(dtype), out=block[5]).div_(3)
     for group, count in enumerate(counts):
         block[6 + group].copy_(count - earlier[group])
     torch.log(block[7], out=block[8]).div_(5)
     block[6:8].reciprocal_()
-    columns.index_copy_(1, places, block)
+    return block
 
 
-def _destination(columns: torch.Tensor, tables: Tables, reads: Reads) -> torch.Tensor:
-    """Write columns 20 to 27 and 34, and return the numbers [n] of all events that v received, 1 for none."""
+def write_destination(
+    columns: torch.Tensor, tables: Tables, times: torch.Tensor, before: torch.Tensor, last_received: torch.Tensor
+) -> torch.Tensor:
+    """Write columns 20 to 27 and 34, and return the numbers [n] of all events that v received, 1 for none.
+
+    Args:
+        columns: [36, n]. times, before, last_received: [n], see `Reads`; the first two may be [1], one for all.
+    """
     block, dtype = columns[20:28], columns.dtype
-    missing, events = reads.last_received < 0, reads.last_received.clamp(min=0)
+    missing, events = last_received < 0, last_received.clamp(min=0)
     block[0].fill_(1)
-    _recency(block[1:5], tables, reads.times, events)
-    gap = (events + 1 - reads.before).to(dtype)
+    _recency(block[1:5], tables, times, events)
+    gap = (events + 1 - before).to(dtype)
     torch.div(gap, _constants(SPANS, dtype, gap.device), out=block[5:])
     sums = tables.popularity.index_select(0, events).t().to(dtype)
     block[5:].exp_().mul_(sums).log1p_().div_(3)
@@ -132,13 +150,19 @@ def _destination(columns: torch.Tensor, tables: Tables, reads: Reads) -> torch.T
     return received
 
 
-def _source(columns: torch.Tensor, tables: Tables, reads: Reads) -> None:
-    """Write columns 33 and 35."""
+def write_source(
+    columns: torch.Tensor, tables: Tables, times: torch.Tensor, last_sent: torch.Tensor, sent: torch.Tensor
+) -> None:
+    """Write columns 33 and 35.
+
+    Args:
+        columns: [36, n]. times, last_sent, sent: [n], see `Reads`; times may be [1], one for all.
+    """
     dtype = columns.dtype
-    missing, events = (reads.last_sent < 0) | (reads.dst < 0), reads.last_sent.clamp(min=0)
+    missing, events = last_sent < 0, last_sent.clamp(min=0)
     partners = tables.partners.select(1, 0).index_select(0, events).to(dtype)
-    torch.div(partners, reads.sent.to(dtype), out=columns[33]).masked_fill_(missing, 0)
-    delta = (reads.times - tables.times.index_select(0, events)).to(dtype).clamp_(min=0)
+    torch.div(partners, sent.to(dtype), out=columns[33]).masked_fill_(missing, 0)
+    delta = (times - tables.times.index_select(0, events)).to(dtype).clamp_(min=0)
     torch.log1p(delta, out=columns[35]).div_(10).masked_fill_(missing, 0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,19 +45,23 @@ def serve(
             f"serve needs the extra serve ({missing} is not installed); use `pip install 'mspipe-triton[serve]'`, or "
             "in a checkout `pip install '.[serve]'`"
         )
-    from mspipe_triton.cli.console import console
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.serving.service.running import Running
 
-    note = partial(console.print, soft_wrap=True)  # a line stays one where a journal keeps it
     values = {name: value for name, value in flags.items() if value is not None}
     limits = Limits(**{name: values.pop(name) for name in list(values) if name in Limits.__dataclass_fields__})
     with in_words_of_flags():
-        running = Running(Path(run), data, host, port, token, ServiceSettings(**values), limits, note)
+        running = Running(Path(run), data, host, port, token, ServiceSettings(**values), limits, say)
     predictor = running.predictor
-    note(
+    say(
         f"{predictor.name}: {len(predictor):,} events, {predictor.num_nodes:,} nodes, until {predictor.time}\n"
         f"Serving at {running.server.url} (requests: {running.server.url}/docs), state in {running.state}"
     )
     running.run()
-    note(f"Stopped after {len(predictor):,} events, until {predictor.time}")
+    say(f"Stopped after {len(predictor):,} events, until {predictor.time}")
+
+
+def say(text: str) -> None:
+    """Print text to standard error, unless nobody reads that any more, which must not end a service."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

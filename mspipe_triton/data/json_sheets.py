@@ -99,6 +99,8 @@ def _records(name: str, content: bytes) -> list[dict[str, Any]]:
         raise DataError(f"{name}: {place}: is not JSON: {error.msg}; write one object per line") from error
     except RecursionError as error:
         raise DataError(f"{name}: is JSON nested too deeply; write one object per line") from error
+    except ValueError as error:
+        raise DataError(f"{name}: has an integer of too many digits; write fewer") from error
     wrong = next((row for row, value in enumerate(values, 1) if not isinstance(value, dict)), None)
     if wrong is not None:
         raise DataError(f'{name}: row {wrong}: is no JSON object; write objects such as {{"src": 1, "dst": 2, "t": 3}}')

@@ -143,7 +143,8 @@ class LiveIds:
         """Return the ids of nodes [M] without their kinds."""
         if numbers.numel() > _FEW:
             return list(self.column(numbers.numpy()).to_pylist())
-        few = ([table.id(number) for table in self._tables] for number in numbers.tolist())
+        tables = self._tables[::-1]  # most questions are about destinations
+        few = ((table.id(number) for table in tables) for number in numbers.tolist())
         return [next(each for each in row if each is not None) for row in few]
 
     def column(self, numbers: np.ndarray) -> pa.Array:

@@ -107,16 +107,21 @@ class LinkPredictor(nn.Module):
         self.out.bias.sub_(1)
         self.pair.weight[:2] = torch.outer(signs, weights.to(self.pair.weight))
 
-    def rank(self, src: torch.Tensor, dst: torch.Tensor, pairs: torch.Tensor | None) -> torch.Tensor:
-        """Compute scores [K] of one source against K destinations, whose projections are known: one ReLU and product.
+    def rank(self, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+        """Compute scores [M, K] of M sources against K destinations from their parts of the sum under the ReLU.
 
         Args:
-            src: W_s z_src + b_s, [1, D]. dst: W_d z_dst + b_d, [K, D]. pairs: features [K, ·] of the pairs, or None.
+            src: [M, D], W_s z_src + b_s. dst: [K, D], W_d z_dst + b_d, which is overwritten. Either may contain W_p f.
         """
-        if self.pair is None or pairs is None:
-            sums = dst + src
-        else:
-            sums = torch.addmm(dst, pairs, self.pair.weight.t()).add_(src)
+        scores = dst.new_empty((src.shape[0], dst.shape[0]))
+        for part, out in zip(dst.split(_SCORED), scores.split(_SCORED, 1), strict=True):
+            for number, row in enumerate(src):
+                sums = part + row if number + 1 < len(src) else part.add_(row)
+                out[number] = self.finish(sums)
+        return scores
+
+    def finish(self, sums: torch.Tensor) -> torch.Tensor:
+        """Compute scores [M] from the sums [M, D] under the ReLU, which are overwritten."""
         return torch.addmv(self.out.bias, sums.relu_(), self.out.weight[0])
 
     def forward(

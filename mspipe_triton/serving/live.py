@@ -22,7 +22,7 @@ from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 from mspipe_triton.nodes.state import with_rows
 from mspipe_triton.placement import Placement
 from mspipe_triton.serving.hidden import Digested, Hidden
-from mspipe_triton.serving.live_pairs import LivePairs
+from mspipe_triton.serving.live_pairs import LivePairs, PastPairs
 
 T = TypeVar("T")
 
@@ -219,15 +219,11 @@ class Live:
         around = Neighbourhood(torch.cat([nodes, neighbours.view(-1)]), numbers, [hop])
         return self._embed(around, times, None), neighbours
 
-    @torch.inference_mode()
-    def pair_features(self, src: torch.Tensor, nodes: torch.Tensor, time: torch.Tensor) -> torch.Tensor | None:
-        """Compute features [K, ·] of a source [1] with distinct nodes [K], ascending, at a time [1]; or None."""
-        if self.model.predictor.pair is None:
+    def past_pairs(self, time: torch.Tensor) -> PastPairs | None:
+        """Return the features of pairs at a time [1], the last event's or later; None if the model reads none."""
+        if self.index is None or self.model.predictor.pair is None:
             return None
-        if bool(time > self.now) and self.index is not None:
-            return self.pairs.features(self.index.index, src, nodes, time, self.model.time.frequency.dtype)
-        pairs = features_of(self.session, src, nodes.unsqueeze(0), time)
-        return None if pairs is None else pairs.squeeze(0)
+        return PastPairs(self.index.index, self.pairs, time, self.model.time.frequency.dtype)
 
     def _embed(self, around: Neighbourhood, times: torch.Tensor, now: torch.Tensor | None) -> torch.Tensor:
         hidden, updated = self.hidden.rows(around.nodes, self.session.edges, now)

@@ -63,7 +63,7 @@ class Predictor(Queries):
             DataError: an id does not fit the run's, lengths differ, features are missing or of another width, or a time
                 is no time or late.
         """
-        return self.take(self._incoming.converted(src, dst, t, features, self._last, late))
+        return self.take(self._incoming.converted(src, dst, t, features, self._times.last, late))
 
     def prepare(
         self, src: Any, dst: Any, t: Any, features: Any = None, *, late: str = "refuse",
@@ -78,12 +78,12 @@ class Predictor(Queries):
         Raises:
             DataError: see `observe`.
         """
-        last = self._last if last is None else last
+        last = self._times.last if last is None else last
         return self._incoming.fitting(self._incoming.converted(src, dst, t, features, last, late))
 
     def prepare_table(self, events: NewEvents, *, late: str = "refuse", last: torch.Tensor | None = None) -> Unnumbered:
         """Check events that `read_new_events` has read; see `prepare`."""
-        return self._incoming.fitting(self._incoming.read(events, self._last if last is None else last, late))
+        return self._incoming.fitting(self._incoming.read(events, self._times.last if last is None else last, late))
 
     def take(self, events: Unnumbered) -> int:
         """Take in events that `prepare` has checked, as one call of `observe` does, and return their number."""
@@ -110,7 +110,7 @@ class Predictor(Queries):
         Raises:
             DataError: see `observe`.
         """
-        unnumbered = self._incoming.converted(src, dst, t, features, self._last, late)
+        unnumbered = self._incoming.converted(src, dst, t, features, self._times.last, late)
         rows = None if candidates is None else self._rows(candidates, unnumbered)
         events = self._incoming.numbered(unnumbered)
         others = None if rows is None else self._candidates(*rows)
@@ -125,7 +125,7 @@ class Predictor(Queries):
         Args:
             progress: called with the number of events of each batch.
         """
-        ready = self._incoming.numbered(self._incoming.read(events, self._last, late))
+        ready = self._incoming.numbered(self._incoming.read(events, self._times.last, late))
         return self._predict(ready, None, progress).squeeze(1).numpy()
 
     def save(self, folder: str | Path) -> None:

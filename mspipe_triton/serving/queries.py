@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from mspipe_triton.data.growing import Growing
 from mspipe_triton.data.ids import is_single
 from mspipe_triton.data.live_ids import LiveIds
-from mspipe_triton.data.moments import time_text
 from mspipe_triton.data.origin import shown
 from mspipe_triton.errors import ConfigError, DataError
 from mspipe_triton.models.stored import StoredModel
+from mspipe_triton.serving.clock import Clock
 from mspipe_triton.serving.defaults import SHARE
 from mspipe_triton.serving.destinations import Destinations
 from mspipe_triton.serving.inputs import broadcast, column, picked, plain_list, times_of
@@ -41,7 +41,7 @@ class Queries:
         self, stored: StoredModel, live: Live, ids: LiveIds, times: torch.Tensor, share: float = SHARE
     ) -> None:
         self._stored, self._live, self._ids = stored, live, ids
-        self._times, self._names = Growing(times), Names(ids, live, bool(stored.stream["roles"]))
+        self._times, self._names = Clock(stored, live, times), Names(ids, live, bool(stored.stream["roles"]))
         self._ranking = {"exact": Destinations(live, 0.0), "cached": Destinations(live, share)}
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Queries:
     @property
     def time(self) -> int | float | str:
         """The time of the last event: a number, or the text of a date if the run's times are dates."""
-        return self._shown(self._last)
+        return self._times.shown(self._times.last)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class Queries:
             )
         single = is_single(src) and is_single(dst) and is_single(t)
         sources, destinations = self._number(src, SOURCE, "src", new), self._number(dst, DESTINATION, "dst", new)
-        times = self._query_times(t)
+        times = self._times.queries(t)
         length = max(sources.numel(), destinations.numel(), times.numel())
         if sources.numel() == 0 or destinations.numel() == 0 or times.numel() == 0:
             length = 0
@@ -134,31 +134,46 @@ class Queries:
             DataError: an id is unknown, or the time is before the last event.
             ConfigError: a mode that is neither, or `top` is below 1.
         """
-        if mode not in self._ranking:
-            raise ConfigError(f"mode must be exact or cached, not {mode!r}")
-        if top is not None and (not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1):
-            raise ConfigError(f"top must be a whole number of at least 1, not {shown(top)}; None returns all")
+        self._check(mode, top)
         if not is_single(src):
-            raise DataError("src is a list; rank takes one source, so call it for each")
-        source, time = self._number(src, SOURCE, "src", new), self._query_times(t)
-        if time.numel() != 1:
-            raise DataError(f"t has {time.numel()} times; rank takes one")
-        candidates = [candidates] if candidates is not None and is_single(candidates) else column(candidates)
-        if candidates is not None and len(candidates) == 0:
+            raise DataError("src is a list; rank takes one source, and rank_many a list")
+        source, time = self._number(src, SOURCE, "src", new), self._times.query(t, "rank")
+        if candidates is None:
+            return self._ranked(source, time, top, mode)[0]
+        candidates = [candidates] if is_single(candidates) else column(candidates)
+        if len(candidates) == 0:
             return []
-        if candidates is None:
-            nodes = self._live.destinations
-            scores = self._ranking[mode].scores(source, nodes, time)
-        else:
-            nodes, places = self._number(candidates, DESTINATION, "candidates", new).unique(return_inverse=True)
-            scores = self._ranking[mode].scores(source, nodes, time)[places]
-        count = scores.numel() if top is None else min(int(top), scores.numel())
-        best = scores.topk(count)
-        if candidates is None:
-            ids = self._ids.plain(nodes[best.indices])
-        else:
-            ids = plain_list(picked(candidates, best.indices.numpy()))
+        nodes, places = self._number(candidates, DESTINATION, "candidates", new).unique(return_inverse=True)
+        scores = self._ranking[mode].scores(source, nodes, time)[0, places]
+        best = scores.topk(scores.numel() if top is None else min(int(top), scores.numel()))
+        ids = plain_list(picked(candidates, best.indices.numpy()))
         return list(zip(ids, best.values.tolist(), strict=True))
+
+    def rank_many(
+        self, src: Any, t: Any = None, top: int | None = 10, *, mode: str = "exact", new: bool = False
+    ) -> list[list[tuple[Any, float]]]:
+        """Rank all destinations that have received an event for each of many sources at one time.
+
+        The rankings are those of `rank`, but for rounding, in less time, since embeddings of destinations are for all.
+
+        Args:
+            src: M ids, which may repeat. t: one time.
+            top, mode, new: see `rank`.
+
+        Returns:
+            M lists of pairs (id, logit) in descending order.
+
+        Raises:
+            DataError: an id is unknown, or the time is before the last event.
+            ConfigError: a mode that is neither, or `top` is below 1.
+        """
+        self._check(mode, top)
+        if is_single(src):
+            raise DataError(f"src is {shown(src)}, not a list; rank_many takes a list of sources, and rank one")
+        numbers, time = self._number(src, SOURCE, "src", new), self._times.query(t, "rank_many")
+        sources, places = numbers.unique(return_inverse=True)
+        rankings = self._ranked(sources, time, top, mode)
+        return [rankings[place].copy() for place in places.tolist()]
 
     def embed(self, nodes: Any = None, t: Any = None, kind: str | None = None) -> np.ndarray:
         """Compute embeddings of nodes at a time.
@@ -181,9 +196,7 @@ class Queries:
             numbers = torch.cat(parts)
         else:
             numbers = self._names.numbers(nodes, self._names.kind(kind), "nodes")
-        times = self._query_times(t)
-        if times.numel() != 1:
-            raise DataError(f"t has {times.numel()} times; embed takes one")
+        times = self._times.query(t, "embed")
         rows = [self._live.embed(part, times.repeat(part.numel())) for part in numbers.split(4096) if part.numel()]
         table = torch.cat(rows) if rows else self._live.no_rows(self.dim)
         return table[0].numpy() if nodes is not None and is_single(nodes) else table.numpy()
@@ -215,51 +228,45 @@ class Queries:
 
     def time_of(self, t: Any) -> int | float | str:
         """Return a time in the form of `time`; None is the last event's."""
-        return self.time if t is None else self._shown(times_of(t, self._stored))
+        return self.time if t is None else self._times.shown(times_of(t, self._stored))
+
+    def shown(self, t: float) -> int | float | str:
+        """Return a time in the run's unit in the form of `time`."""
+        return self._times.shown(torch.tensor([t], dtype=self._times.rows.dtype))
 
     @property
     def node_table(self) -> pa.Table:
         """Table with a row per node, in the order of `nodes`: `id`, after `kind` if there are two."""
         return self._ids.table().take(pa.array(self._names.all().numpy()))
 
-    @property
-    def _last(self) -> torch.Tensor:
-        """[1], the time of the last event in the run's unit."""
-        return self._times.rows[-1:]
-
-    def _query_times(self, t: Any) -> torch.Tensor:
-        """Return scaled times [M] of queries.
+    def _check(self, mode: str, top: int | None) -> None:
+        """Refuse arguments of a ranking.
 
         Raises:
-            DataError: one is before the last event.
+            ConfigError: a mode that is neither, or `top` is no whole number, or below 1.
         """
-        live, stored = self._live, self._stored
-        if t is None:
-            return live.now.unsqueeze(0) + 1
-        times = times_of(t, stored)
-        last = self._times.rows[-1]
-        if times.numel() and bool((times < last).any()):
-            first = self._times.rows[0]
-            early = times[times < last][0]
-            if early < first:
-                where, fix = f"first event, at {self._shown(first)}", "no state is that old, so give a later time"
-            else:
-                where = f"last event, at {self._shown(last)}"
-                fix = "a model that has seen it cannot go back; load(run, at=...) has the state of an earlier time"
-            raise DataError(f"t is {self._shown(early)}, before the {where}; {fix}")
-        return stored.time.scale(times, stored.steps) if times.numel() else live.t.rows[:0]
+        if mode not in self._ranking:
+            raise ConfigError(f"mode must be exact or cached, not {mode!r}")
+        if top is not None and (not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1):
+            raise ConfigError(f"top must be a whole number of at least 1, not {shown(top)}; None returns all")
+
+    def _ranked(
+        self, sources: torch.Tensor, time: torch.Tensor, top: int | None, mode: str
+    ) -> list[list[tuple[Any, float]]]:
+        """Rank all destinations for each of sources [M] at a time [1]."""
+        nodes = self._live.destinations
+        scores, best = self._ranking[mode].best(sources, nodes, time, top)
+        rows = best.tolist()
+        places = list(dict.fromkeys(chain.from_iterable(rows)))
+        ids = dict(zip(places, self._ids.plain(nodes[places]), strict=True))
+        return [
+            [(ids[place], score) for place, score in zip(*row, strict=True)]
+            for row in zip(rows, scores.tolist(), strict=True)
+        ]
 
     def _number(self, ids: Any, end: int, name: str, new: bool) -> torch.Tensor:
         """Return the numbers [M] of ids; unknown ones get a row without events if `new`."""
         return self._names.numbers(ids, end, name, self._live.nodes if new else None)
-
-    def shown(self, t: float) -> int | float | str:
-        """Return a time in the run's unit in the form of `time`."""
-        meaning = self._stored.reading.time
-        return time_text(t, meaning) if "date" in meaning else t
-
-    def _shown(self, time: torch.Tensor) -> int | float | str:
-        return self.shown(time.item())
 
 
 def _are_pairs(nodes: Any) -> bool:

@@ -115,6 +115,7 @@ def test_names_of_streams() -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"[[1]]", "row 1: is no JSON object"), (b'{"a": 1}\n{"a":}', "row 2: is not JSON: Expecting value"),
         (b'{"a": "\xff"}', "line 1: is not UTF-8"), (b"[" * 10**5, "JSON nested too deeply"),
+        (b'[{"a": %s}]' % (b"9" * 5000), "has an integer of too many digits"),
         (b"[\n1,\n", "line 3: is not JSON"), (b"PAR1", "as if damaged or cut short"),
         (b"ARROW1\0\0", "as if damaged or cut short"), (b"\xff\xff\xff\xff\1\0\0\0", "as if damaged or cut short"),
         (gzip.compress(TEXT, mtime=0)[:-9], "as if damaged or cut short: Truncated compressed stream; fetch it again"),

@@ -14,16 +14,16 @@ from mspipe_triton.execution import RunSettings
 
 SIZE = 100
 NEGATIVES = 5
+SHAPE = ("dim", "layers", "sampler", "precision", "pair_features", "dropout")  # settings of the model
 ONES = [1.0, 1.0, 1.0]  # features of an event of the small stream
 APRIL = "2024-04-01"  # after all events of the shop
 WEB = {"amount": 1.5, "channel": "web"}  # features of one of its events
-_SHAPE = ("dim", "layers", "sampler", "precision", "pair_features", "dropout")  # settings of the model
 
 
 def trained(folder: Path, stream: EventStream, model: str, dtype: str = "float32", **settings: Any) -> Path:
     """Train a small model for an epoch, and return its folder."""
     values = {"epochs": 1, "batch_size": SIZE, "device": "cpu", "threads": 1, "negatives": NEGATIVES}
-    shape = {name: settings.pop(name) for name in _SHAPE if name in settings}
+    shape = {name: settings.pop(name) for name in SHAPE if name in settings}
     config = RunConfig(
         model=ModelConfig(model, dtype=dtype, **{"dim": 8} | shape),
         train=TrainConfig(**values | settings),

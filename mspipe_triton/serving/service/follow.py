@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,7 +110,7 @@ class Follower:
 
     def _note_header(self, first: bytes) -> None:
         """Note the first line of a file, unless the file has no header."""
-        if not first.lstrip().startswith(b"{") and not self._reading.data.no_header:
+        if not first.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and not self._reading.data.no_header:
             self._header = first.rstrip(b"\r\n") + b"\n"
 
     def _groups(self, file: BinaryIO) -> Iterator[list[Line]]:

@@ -102,6 +102,8 @@ class Retraining:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
+        if self._stopping.is_set():  # since before there was a process to stop
+            self._process.terminate()
         assert self._process.stderr is not None
         errors = self._process.stderr.read().decode("utf-8", "replace").strip()
         if self._process.wait() or not (out / VERDICT).exists():
@@ -112,7 +114,12 @@ class Retraining:
         return verdict
 
     def _swap(self, parameters: bytes, verdict: str) -> None:
-        while not self._stopping.is_set():
+        """Use parameters, as soon as there is room in the queue.
+
+        Raises:
+            ServiceError: the service stops, or cannot log them.
+        """
+        while True:
             try:
                 self._service.swap(parameters, verdict).result()
                 return

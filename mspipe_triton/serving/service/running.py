@@ -62,7 +62,7 @@ class Running:
                     settings.replayed, note,
                 )  # fmt: skip
             self.server = Server(self.service, host, port, limits, token)
-            parts.callback(self.server.stop)
+            parts.callback(self.server.close)
             if settings.retrain:
                 every = Every.parse(settings.retrain)
                 self.service.tasks.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.serving.files import Saved
@@ -61,5 +60,4 @@ class Snapshots:
             self.entries = entries
         except RunFolderError as error:
             self._pause = time.monotonic() + _PAUSE
-            with suppress(OSError):  # of a terminal that is gone
-                self._note(f"No snapshot: {error}.")
+            self._note(f"No snapshot: {error}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mspipe_triton.errors import RunFolderError
+from mspipe_triton.files import atomic_file
 from mspipe_triton.models.stored import StoredModel, digest
 from mspipe_triton.serving.files import Saved, is_saved
 from mspipe_triton.serving.loading import load
@@ -17,7 +19,7 @@ from mspipe_triton.serving.predictor import Predictor
 from mspipe_triton.serving.service.log import EventLog
 
 LOG, SNAPSHOTS, LOCK = "events.db", "snapshots", "lock.db"
-_TEMPORARY = ".writing"
+_TEMPORARY, _SUMS = ".writing", "sha256.txt"
 _KEEP = 2  # snapshots, so that a damaged one leaves another
 
 
@@ -61,6 +63,7 @@ class StateFolder:
         """
         for entries, path in self.snapshots():
             try:
+                _check_sums(path)
                 return load(path, share=share), entries
             except RunFolderError as error:
                 note(f"{error}; an earlier snapshot is used")
@@ -90,6 +93,8 @@ class StateFolder:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             image.write(temporary)
+            with atomic_file(temporary / _SUMS) as target:
+                target.write_text(_sums(temporary), encoding="utf-8")
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             _settle(folder)
@@ -103,6 +108,30 @@ class StateFolder:
     def close(self) -> None:
         """Let another service use the folder."""
         self._lock.close()
+
+
+def _sums(folder: Path) -> str:
+    """Return the hash and the name of each file of a snapshot, in lines as sha256sum has them."""
+    lines = []
+    for path in sorted(folder.glob("[!.]*")):
+        if path.name != _SUMS:
+            with path.open("rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return "".join(lines)
+
+
+def _check_sums(folder: Path) -> None:
+    """Refuse a snapshot whose files are not those that were written.
+
+    Raises:
+        RunFolderError: they are not.
+    """
+    try:
+        same = (folder / _SUMS).read_bytes() == _sums(folder).encode()
+    except OSError:
+        same = False
+    if not same:
+        raise RunFolderError(f"{folder}: damaged or incomplete (its files do not have the sums in {_SUMS})")
 
 
 def _settle(folder: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mspipe_triton.models.stored import SETTINGS
-from mspipe_triton.serving.files import is_saved
+from mspipe_triton.serving.files import Saved, is_saved
 from mspipe_triton.serving.service.retrainer import BASE, NOW, OUT, Retraining
-from mspipe_triton.serving.service.retraining import VERDICT
+from mspipe_triton.serving.service.retraining import PARAMETERS, VERDICT
 from mspipe_triton.serving.service.settings import Every
 from mspipe_triton.serving.service.work import Batch, Question
 from tests.serving.served import shop
@@ -97,6 +100,46 @@ def test_a_service_that_stops_ends_the_process(shop_run: Path, tmp_path: Path) -
     assert process.returncode not in (None, 0)
     assert parts.notes == []
     assert is_saved(tmp_path / "retraining" / BASE)
+    assert events_of(tmp_path / "retraining" / BASE) == 400
+
+
+def test_a_service_stops_before_the_process_starts(
+    shop_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither waits for the other, and nothing of the retraining is used or passed over."""
+    write, entered = Saved.write, threading.Event()
+
+    def slow(image: Saved, folder: Path) -> None:
+        write(image, folder)
+        if folder.name == NOW:
+            entered.set()
+            wait_for(lambda: parts.service._state == "stops" or stopping.is_set())
+
+    monkeypatch.setattr(Saved, "write", slow)
+    with retraining(shop_run, tmp_path, Every(events=300)) as parts:
+        task = parts.service.tasks[1]
+        assert isinstance(task, Retraining)
+        stopping = task._stopping
+        observe(parts, 300)
+        assert entered.wait(PATIENCE)
+        start = time.monotonic()
+    assert time.monotonic() - start < 2, "no process trains to its end"
+    assert events_of(tmp_path / "retraining" / BASE) == 400
+
+
+def test_better_parameters_at_the_end_are_left_for_the_next_start(
+    shop_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(task: Retraining, base: Path, now: Path, out: Path) -> dict[str, Any]:
+        out.mkdir()
+        (out / PARAMETERS).write_bytes(b"")
+        assert task._stopping.wait(PATIENCE)
+        return {"better": True, "new": {}, "reason": "they are better"}
+
+    monkeypatch.setattr(Retraining, "_run", run)
+    with retraining(shop_run, tmp_path, Every(events=5)) as parts:
+        observe(parts, 6)
+    assert parts.notes == []
     assert events_of(tmp_path / "retraining" / BASE) == 400
 
 

@@ -68,6 +68,7 @@ class Server:
             self._server.run([self._socket])
         finally:
             self._server.ready.set()  # nobody waits for a start that failed
+            self.close()
 
     def start(self) -> None:
         """Take requests in a thread of its own, and return once it does."""
@@ -76,10 +77,13 @@ class Server:
         self._server.ready.wait()
 
     def stop(self) -> None:
-        """End the answers in progress, and close all connections."""
+        """Let `run` end the answers in progress, close all connections and return, which a thread of its own does."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()
+
+    def close(self) -> None:
+        """Let go of the port of a server that does not run."""
         self._socket.close()
 
 
