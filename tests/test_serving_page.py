@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -174,6 +176,57 @@ def test_events_are_taken_back_as_the_guide_says(tmp_path: Path) -> None:
         for each in (after, other):
             each.service.observe(purchase(9)).result()
         same_bits(after.predictor, other.predictor)
+
+
+class Moody(BaseHTTPRequestHandler):
+    """A server that is away, busy and closed before it answers, and that refuses requests about scores."""
+
+    moods: ClassVar[list[int]] = []
+    requests: ClassVar[list[tuple[str | None, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests.append((self.headers["Idempotency-Key"], body))
+        status = self.moods.pop(0)
+        if not status:
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(b'{"detail": "no"}')
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_client_sends_the_same_request_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [code for _, code in blocks(TEXT, "python") if code.startswith("# client.py")]
+    client: dict[str, Any] = {}
+    exec(code, client)
+    pauses: list[int] = []
+    monkeypatch.setattr(client["time"], "sleep", pauses.append)
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        client["URL"] = f"http://127.0.0.1:{server.server_port}"
+        Moody.moods[:], Moody.requests[:] = [503, 429, 0, 502, 200, 422], []
+        assert client["ask"]("/observe", key="april-0", src=[7]) == {"detail": "no"}
+        assert Moody.requests == [("april-0", b'{"src": [7]}')] * 5
+        assert pauses == [0, 0, 1, 0]
+        with pytest.raises(ValueError, match='"no"'):
+            client["ask"]("/score", src=7)
+        server.shutdown()
+    with pytest.raises(ConnectionError, match="does not answer"):
+        client["ask"]("/score", src=7)
+
+
+def test_settings_of_prometheus_are_yaml() -> None:
+    yaml = pytest.importorskip("yaml")
+    scrape, alerts = [yaml.safe_load(code) for _, code in blocks(TEXT, "yaml")]
+    assert f"localhost:{PORT}" in scrape["scrape_configs"][0]["static_configs"][0]["targets"]
+    rules = alerts["groups"][0]["rules"]
+    assert all({"alert", "expr"} <= rule.keys() <= {"alert", "expr", "for"} for rule in rules)
 
 
 def test_alerts_name_metrics_that_exist() -> None:
