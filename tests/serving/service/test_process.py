@@ -187,8 +187,8 @@ def serial(run: Path, log: EventLog) -> Predictor:
 
 def test_wrong_input_is_refused(command: Command, process: Command, shop_run: Path, tmp_path: Path) -> None:
     """The exit code is 2, with a line that says why, and the state folder is free afterwards."""
-    taken = socket.create_server(("127.0.0.1", 0))
-    port, state, other = str(taken.getsockname()[1]), tmp_path / "state", tmp_path / "other"
+    busy = socket.create_server(("127.0.0.1", 0))
+    port, state, other = str(busy.getsockname()[1]), tmp_path / "state", tmp_path / "other"
     for flags, fault in [
         (["--host", "0.0.0.0"], "host 0.0.0.0 is open to other machines, which needs a token"),
         (["--port", port], f"port {port} of 127.0.0.1 cannot be used: "),
@@ -208,7 +208,7 @@ def test_wrong_input_is_refused(command: Command, process: Command, shop_run: Pa
     with started(shop_run, state):
         assert "another service uses it" in refusal(command("serve", str(shop_run), "--state", str(state)))
     assert "missing: " in refusal(process("serve", str(other / "missing")))
-    taken.close()
+    busy.close()
 
 
 def line(number: int) -> str:
@@ -220,7 +220,7 @@ def line(number: int) -> str:
 
 @pytest.mark.parametrize("source", ["file", "pipe"])
 def test_following_through_a_kill(source: str, shop_run: Path, tmp_path: Path) -> None:
-    """Each line is taken in once, though the process is killed between two of them."""
+    """Each line is busy in once, though the process is killed between two of them."""
     path, state, count, piped = tmp_path / "events.jsonl", tmp_path / "state", 400, source == "pipe"
     path.write_text("".join(map(line, range(150))), encoding="utf-8")
     flags = ["--follow", "-" if piped else str(path), "--snapshot-events", "60"]
