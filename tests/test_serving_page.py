@@ -8,13 +8,17 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,7 +28,8 @@ from mspipe_triton.serving.service.settings import ServiceSettings
 from mspipe_triton.serving.service.web.limits import Limits
 from mspipe_triton.serving.service.web.metrics import Metrics
 from mspipe_triton.serving.service.work import Batch, Status
-from tests.serving.service.services import started
+from tests.serving.served import shop
+from tests.serving.service.services import purchase, same_bits, started
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "guides" / "serving.md"
@@ -93,8 +98,9 @@ def outputs(folder: Path, code: str) -> list[str]:
         finally:
             if shell.poll() is None:
                 os.killpg(shell.pid, signal.SIGKILL)
-    printed = (folder / "out").read_text(encoding="utf-8")
-    assert status == 0, f"{printed}\n{(folder / 'errors').read_text(encoding='utf-8')}"
+    printed, notes = ((folder / name).read_text(encoding="utf-8") for name in ("out", "errors"))
+    assert status == 0, f"{printed}\n{notes}"
+    assert not re.search("Traceback|leaked", notes), notes  # a server that stops has nothing to complain of
     return re.split(rf"{MARK} \d+\n", printed)[1:]
 
 
@@ -153,6 +159,74 @@ def test_the_log_becomes_a_table_that_training_reads(tables: Path, tmp_path: Pat
     direct.observe(*zip(*rows, strict=True))
     later = load(tmp_path / "runs" / "april")
     assert (len(later), later.time, set(later.nodes)) == (len(direct), direct.time, set(direct.nodes))
+
+
+def test_events_are_taken_back_as_the_guide_says(tmp_path: Path) -> None:
+    run, state = shop(tmp_path), tmp_path / "state"
+    with started(run, state) as parts:
+        for number in range(5):
+            parts.service.observe(purchase(number)).result()
+    (statements,) = re.findall(r'"(DELETE .*)"', TEXT)
+    with closing(sqlite3.connect(state / "events.db", isolation_level=None)) as log:
+        log.executescript(statements)
+    shutil.rmtree(state / "snapshots")
+    with started(run, state) as after, started(run, tmp_path / "other") as other:
+        for number in range(3):
+            other.service.observe(purchase(number)).result()
+        for each in (after, other):
+            each.service.observe(purchase(9)).result()
+        same_bits(after.predictor, other.predictor)
+
+
+class Moody(BaseHTTPRequestHandler):
+    """A server that is away, busy and closed before it answers, and that refuses requests about scores."""
+
+    moods: ClassVar[list[int]] = []
+    requests: ClassVar[list[tuple[str | None, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests.append((self.headers["Idempotency-Key"], body))
+        status = self.moods.pop(0)
+        if not status:
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(b'{"detail": "no"}')
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_client_sends_the_same_request_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [code for _, code in blocks(TEXT, "python") if code.startswith("# client.py")]
+    client: dict[str, Any] = {}
+    exec(code, client)
+    pauses: list[int] = []
+    monkeypatch.setattr(client["time"], "sleep", pauses.append)
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        client["URL"] = f"http://127.0.0.1:{server.server_port}"
+        Moody.moods[:], Moody.requests[:] = [503, 429, 0, 502, 200, 422], []
+        assert client["ask"]("/observe", key="april-0", src=[7]) == {"detail": "no"}
+        assert Moody.requests == [("april-0", b'{"src": [7]}')] * 5
+        assert pauses == [0, 0, 1, 0]
+        with pytest.raises(ValueError, match='"no"'):
+            client["ask"]("/score", src=7)
+        server.shutdown()
+    with pytest.raises(ConnectionError, match="does not answer"):
+        client["ask"]("/score", src=7)
+
+
+def test_settings_of_prometheus_are_yaml() -> None:
+    yaml = pytest.importorskip("yaml")
+    scrape, alerts = [yaml.safe_load(code) for _, code in blocks(TEXT, "yaml")]
+    assert f"localhost:{PORT}" in scrape["scrape_configs"][0]["static_configs"][0]["targets"]
+    rules = alerts["groups"][0]["rules"]
+    assert all({"alert", "expr"} <= rule.keys() <= {"alert", "expr", "for"} for rule in rules)
 
 
 def test_alerts_name_metrics_that_exist() -> None:

@@ -78,6 +78,7 @@ class Running:
         """
         gc.collect()
         gc.freeze()  # what stays until the end need not be looked through again and again
+        self._parts.callback(gc.unfreeze)  # at the interpreter's end libraries complain of what stays
         with self._parts:
             self.service.start()
             threading.Thread(target=self._watch, name="watch", daemon=True).start()

@@ -131,8 +131,7 @@ def test_lines_that_do_not_fit_are_put_aside(shop_run: Path, tmp_path: Path) -> 
     for (_, reason, content), (text, fault) in zip(rows, bad.values(), strict=True):
         assert fault in reason
         assert "\n" not in reason
-        assert "/" not in reason
-        assert not re.search(r"mspipe-|events\.jsonl|row 1|event 0", reason)  # names of a copy of the line
+        assert not re.search(r"/|events\.jsonl|row 1|event 0", reason)  # names of a copy of the line
         assert content == ("\\xff" if "\xff" in text else text.strip())
 
 
