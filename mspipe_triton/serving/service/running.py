@@ -90,7 +90,6 @@ class Running:
                 if self.follower is not None:
                     self.follower.stop()
                 self.service.stop()
-                gc.unfreeze()
         failure = self.service.failure or (self.follower and self.follower.failure)
         if failure:
             raise ServiceError(f"the service has stopped: {failure}") from failure
