@@ -135,9 +135,7 @@ class Queries:
             ConfigError: a mode that is neither, or `top` is below 1.
         """
         self._check(mode, top)
-        if not is_single(src):
-            raise DataError("src is a list; rank takes one source, and rank_many a list")
-        source, time = self._number(src, SOURCE, "src", new), self._times.query(t, "rank")
+        source, time = self._source(src, new), self._times.query(t, "rank")
         if candidates is None:
             return self._ranked(source, time, top, mode)[0]
         candidates = [candidates] if is_single(candidates) else column(candidates)
@@ -148,6 +146,14 @@ class Queries:
         best = scores.topk(scores.numel() if top is None else min(int(top), scores.numel()))
         ids = plain_list(picked(candidates, best.indices.numpy()))
         return list(zip(ids, best.values.tolist(), strict=True))
+
+    def check_source(self, src: Any, new: bool = False) -> None:
+        """Refuse a source that `rank` refuses.
+
+        Raises:
+            DataError: it is a list, no id, or unknown unless `new`.
+        """
+        self._source(src, new)
 
     def rank_many(
         self, src: Any, t: Any = None, top: int | None = 10, *, mode: str = "exact", new: bool = False
@@ -263,6 +269,12 @@ class Queries:
             [(ids[place], score) for place, score in zip(*row, strict=True)]
             for row in zip(rows, scores.tolist(), strict=True)
         ]
+
+    def _source(self, src: Any, new: bool) -> torch.Tensor:
+        """Return the number [1] of one source."""
+        if not is_single(src):
+            raise DataError("src is a list; rank takes one source, and rank_many a list")
+        return self._number(src, SOURCE, "src", new)
 
     def _number(self, ids: Any, end: int, name: str, new: bool) -> torch.Tensor:
         """Return the numbers [M] of ids; unknown ones get a row without events if `new`."""

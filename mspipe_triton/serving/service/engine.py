@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from mspipe_triton.errors import RunFolderError
+from mspipe_triton.errors import InputError, RunFolderError
 from mspipe_triton.serving.files import Saved
 from mspipe_triton.serving.predictor import Predictor
 from mspipe_triton.serving.service.log import EventLog
@@ -180,21 +180,31 @@ class Service:
             else:
                 _settle(each, lambda each=each: each.request(predictor))  # type: ignore[misc]
         for group, members in groups.items():
-            if group is None or len(members) == 1 or not self._rank_together(group, members):
+            if group is None or len(members) == 1:
                 for each in members:
                     _settle(each, lambda each=each: each.request.answer(predictor))  # type: ignore[misc]
+            else:
+                self._rank_together(group, members)
 
-    def _rank_together(self, group: tuple[Any, int | None, str, bool], work: Sequence[Work]) -> bool:
-        """Answer rankings of a group; return False if one of them has a fault."""
-        t, top, mode, new = group
+    def _rank_together(self, group: tuple[Any, int | None, str, bool], work: Sequence[Work]) -> None:
+        """Answer rankings of a group."""
+        (t, top, mode, new), predictor, ready = group, self._writer.predictor, list[Work]()
         try:
-            sources = [each.request.src for each in work]
-            answers = self._writer.predictor.rank_many(sources, t, top, mode=mode, new=new)
-        except Exception:  # which one has the fault shows when each is answered alone
-            return False
-        for each, answer in zip(work, answers, strict=True):
-            each.future.set_result(answer)
-        return True
+            for each in work:
+                try:
+                    predictor.check_source(each.request.src, new)
+                    ready.append(each)
+                except InputError as error:
+                    each.future.set_exception(error)
+            sources = [each.request.src for each in ready]
+            answers = predictor.rank_many(sources, t, top, mode=mode, new=new)
+        except Exception as error:  # of the time, which all of them name
+            for each in work:
+                if not each.future.done():
+                    each.future.set_exception(error)
+        else:
+            for each, answer in zip(ready, answers, strict=True):
+                each.future.set_result(answer)
 
     def _publish(self) -> None:
         """Note the present state for `status`."""

@@ -19,6 +19,7 @@ from mspipe_triton.serving.service.engine import Service
 from mspipe_triton.serving.service.settings import STANDARD_INPUT
 from mspipe_triton.serving.service.web.refusals import Refusal
 from mspipe_triton.serving.service.web.schema import Observe
+from mspipe_triton.serving.service.words import in_words_of
 from mspipe_triton.serving.service.work import Batch, BusyError, Lines, LogError, Place, Rejected, StartingError
 
 _CHUNK = 1 << 18  # bytes read at once
@@ -167,9 +168,14 @@ class Follower:
                 self._send(lines[:half])
                 self._send(lines[half:])
                 return
-            reason = re.sub(rf"^(.*?{re.escape(self._name)}: )?(row 1: )?", "", str(error))
+            reason = self._reason(error)
             aside = Rejected(lines[0].number, reason, lines[0].content.decode("utf-8", "backslashreplace"))
             self._observe(lambda: Lines(None, self._late, place, [aside]))
+
+    def _reason(self, error: InputError) -> str:
+        """Return what is wrong with a line that was read alone, without the names of a file and of a row."""
+        message = in_words_of("line", str(error))
+        return re.sub(rf"^(.*{re.escape(self._name)}: )?((row 1|event 0)(: |(?= )))?", "", message).lstrip()
 
     def _events(self, lines: Sequence[Line]) -> NewEvents | Batch | None:
         """Read lines in the form of requests, or as a file of the run's form; None if they are empty, or the header.

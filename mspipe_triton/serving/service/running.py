@@ -42,7 +42,9 @@ class Running:
         limits: Limits, note: Callable[[str], None],
     ) -> None:  # fmt: skip
         if token is None and not is_local(host):
-            raise ConfigError(f"host {host} is open to other machines, which needs a token; set one with --token")
+            raise ConfigError(
+                f"host {host} is open to other machines, which needs a token; set one with --token or MSPIPE_TOKEN"
+            )
         torch.set_num_threads(settings.threads)
         self._parts = ExitStack()
         with ExitStack() as parts:  # closed again if one of them fails
@@ -76,6 +78,7 @@ class Running:
         """
         gc.collect()
         gc.freeze()  # what stays until the end need not be looked through again and again
+        self._parts.callback(gc.unfreeze)  # at the interpreter's end libraries complain of what stays
         with self._parts:
             self.service.start()
             threading.Thread(target=self._watch, name="watch", daemon=True).start()

@@ -80,7 +80,7 @@ _GOOD = purchase(("u1", 100, 10**6))
 FAULTS = [
     Fault(400, "/observe", b'{"src": "u1", "dst":'),
     Fault(400, "/rank", b"\xff\xfe\x00"),
-    Fault(422, "/rank", b'{"src": "u1", "t": NaN}'),
+    Fault(400, "/rank", b'{"src": "u1", "t": NaN}'),
     Fault(400, "/score", b"ARROW1\0\0 but no stream", headers={"content_type": _ARROW}),
     Fault(400, "/observe", _GOOD, headers={"idempotency_key": "k" * 201}),
     Fault(401, "/observe", _GOOD, headers={"authorization": "Bearer another"}),

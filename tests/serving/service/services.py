@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from mspipe_triton import Predictor
+from mspipe_triton import Predictor, load
 from mspipe_triton.serving.service.engine import Service
-from mspipe_triton.serving.service.log import EventLog
+from mspipe_triton.serving.service.log import Entry, EventLog
 from mspipe_triton.serving.service.snapshots import Snapshots
 from mspipe_triton.serving.service.state import StateFolder
 from mspipe_triton.serving.service.work import Batch
@@ -83,3 +85,32 @@ def same_bits(one: Predictor, other: Predictor) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
     torch.testing.assert_close(torch.from_numpy(one.embed()), torch.from_numpy(other.embed()), rtol=0, atol=1e-5)
+
+
+def outcome(future: Future[Any]) -> Any:
+    """The result of a future, or its error."""
+    error = future.exception(PATIENCE)
+    return future.result() if error is None else error
+
+
+class Gate:
+    """A question that the engine answers when it is opened, so that other requests wait in a group."""
+
+    def __init__(self, parts: Started) -> None:
+        self._event, entered = threading.Event(), threading.Event()
+
+        def wait(predictor: Predictor) -> None:
+            entered.set()
+            assert self._event.wait(PATIENCE)
+
+        parts.service.ask(wait)
+        assert entered.wait(PATIENCE)
+
+    def open(self) -> None:
+        self._event.set()
+
+
+def logged(run: Path, folder: Path) -> list[Entry]:
+    """The entries of a service's log, after it has stopped."""
+    with closing(StateFolder(folder, run)) as state, closing(state.log(load(run))) as log:
+        return list(log.read())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mspipe_triton import Predictor, load
+from mspipe_triton import load
 from mspipe_triton.errors import DataError, InputError, RunFolderError
 from mspipe_triton.serving.service.state import SNAPSHOTS
 from mspipe_triton.serving.service.work import (
@@ -27,30 +26,7 @@ from mspipe_triton.serving.service.work import (
     StartingError,
 )
 from tests.serving.served import copied
-from tests.serving.service.services import PATIENCE, Started, purchase, same_bits, started, wait_for
-
-
-def outcome(future: Future[Any]) -> Any:
-    """The result of a future, or its error."""
-    error = future.exception(PATIENCE)
-    return future.result() if error is None else error
-
-
-class Gate:
-    """A question that the engine answers when it is opened, so that other requests wait in a group."""
-
-    def __init__(self, parts: Started) -> None:
-        self._event, entered = threading.Event(), threading.Event()
-
-        def wait(predictor: Predictor) -> None:
-            entered.set()
-            assert self._event.wait(PATIENCE)
-
-        parts.service.ask(wait)
-        assert entered.wait(PATIENCE)
-
-    def open(self) -> None:
-        self._event.set()
+from tests.serving.service.services import PATIENCE, Gate, logged, outcome, purchase, same_bits, started, wait_for
 
 
 def test_a_restart_gives_the_same_bits(shop_run: Path, tmp_path: Path) -> None:
@@ -76,7 +52,7 @@ def test_a_restart_gives_the_same_bits(shop_run: Path, tmp_path: Path) -> None:
         assert not failures
         wait_for(lambda: parts.service.status().snapshot > 0)
     assert parts.service.failure is None
-    entries = list(StateCopy(tmp_path).log(shop_run))
+    entries = logged(shop_run, tmp_path)
     assert sum(entry.count for entry in entries) == len(parts.predictor) - 400 > 60
     replayed = load(shop_run)
     for entry in entries:
@@ -90,23 +66,6 @@ def test_a_restart_gives_the_same_bits(shop_run: Path, tmp_path: Path) -> None:
     with started(shop_run, tmp_path) as again:
         assert again.service.status().replayed == len(entries)
         same_bits(again.predictor, replayed)
-
-
-class StateCopy:
-    """A log that is read beside its service."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def log(self, run: Path) -> list[Any]:
-        from mspipe_triton.serving.service.state import StateFolder
-
-        state = StateFolder(self.folder, run)
-        log = state.log(load(run))
-        entries = list(log.read())
-        log.close()
-        state.close()
-        return entries
 
 
 def test_requests_of_a_group_are_checked_one_after_the_other(shop_run: Path, tmp_path: Path) -> None:

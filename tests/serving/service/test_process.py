@@ -187,8 +187,8 @@ def serial(run: Path, log: EventLog) -> Predictor:
 
 def test_wrong_input_is_refused(command: Command, process: Command, shop_run: Path, tmp_path: Path) -> None:
     """The exit code is 2, with a line that says why, and the state folder is free afterwards."""
-    taken = socket.create_server(("127.0.0.1", 0))
-    port, state, other = str(taken.getsockname()[1]), tmp_path / "state", tmp_path / "other"
+    occupied = socket.create_server(("127.0.0.1", 0))
+    port, state, other = str(occupied.getsockname()[1]), tmp_path / "state", tmp_path / "other"
     for flags, fault in [
         (["--host", "0.0.0.0"], "host 0.0.0.0 is open to other machines, which needs a token"),
         (["--port", port], f"port {port} of 127.0.0.1 cannot be used: "),
@@ -208,7 +208,7 @@ def test_wrong_input_is_refused(command: Command, process: Command, shop_run: Pa
     with started(shop_run, state):
         assert "another service uses it" in refusal(command("serve", str(shop_run), "--state", str(state)))
     assert "missing: " in refusal(process("serve", str(other / "missing")))
-    taken.close()
+    occupied.close()
 
 
 def line(number: int) -> str:

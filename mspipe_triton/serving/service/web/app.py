@@ -11,7 +11,9 @@ from starlette.responses import Response
 
 from mspipe_triton.errors import InputError
 from mspipe_triton.serving.service.web import documents
+from mspipe_triton.serving.service.web.answers import ARROW
 from mspipe_triton.serving.service.web.backend import Backend
+from mspipe_triton.serving.service.web.bodies import media_type
 from mspipe_triton.serving.service.web.endpoints import Endpoints
 from mspipe_triton.serving.service.web.guard import HEALTH, Guard
 from mspipe_triton.serving.service.web.limits import Limits
@@ -57,4 +59,4 @@ def make_app(service: Backend, limits: Limits, token: str | None) -> FastAPI:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return refusal_of(error)
+    return refusal_of(error, media_type(request) == ARROW)

@@ -37,6 +37,11 @@ class Body:
         return self.kind == ARROW
 
 
+def media_type(request: Request) -> str:
+    """Return the media type of a request's body, "" if none is named."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_body(request: Request, limits: Limits) -> Body:
     """Read a body.
 
@@ -44,7 +49,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
         Refusal: it is of another type, compressed, too large or too slow.
     """
     headers = request.headers
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind not in (JSON, ARROW):
         raise Refusal(415, f"Content-Type is {kind[:60] or 'missing'}; send {JSON} or {ARROW}")
     coding = headers.get("content-encoding", "identity").strip().lower()

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from mspipe_triton.errors import InputError
 from mspipe_triton.serving.service.web.answers import json_bytes
+from mspipe_triton.serving.service.words import in_words_of
 from mspipe_triton.serving.service.work import BusyError, KeyReusedError, LogError, StartingError
 
 RETRY = {"retry-after": "1"}
@@ -34,15 +35,19 @@ class Refusal(Exception):
         self.status, self.headers = status, headers or {}
 
 
-def refusal_of(error: Exception) -> Response:
-    """Return the answer that tells a client about an error; 500 if it is none that a client can cause."""
+def refusal_of(error: Exception, arrow: bool = False) -> Response:
+    """Return the answer that tells a client about an error; 500 if it is none that a client can cause.
+
+    Args:
+        error: see `Backend` and `Refusal`. arrow: the body of the request is an Arrow stream.
+    """
     if isinstance(error, Refusal):
         return _answer(error.status, str(error), error.headers)
     if isinstance(error, HTTPException):  # of the router
         return _answer(error.status_code, _ROUTER.get(error.status_code, error.detail), error.headers or {})
     for kind, (status, headers) in _STATUSES.items():
         if isinstance(error, kind):
-            return _answer(status, str(error), headers)
+            return _answer(status, in_words_of("Arrow" if arrow else "JSON", str(error)), headers)
     return _answer(500, "the service failed; its output has the reason", CLOSE)
 
 
