@@ -157,10 +157,10 @@ class Service:
             self._writer.replay(entry)
             if replayed % 100 == 0:
                 self._publish()
-        self._status = replace(self._status, ready=True, replayed=replayed)
         self._publish()
         with self._condition:
             self._state = self._state.removeprefix("restores its state")
+        self._status = replace(self._status, ready=True, replayed=replayed)  # last, so that who sees it is not refused
 
     def _next(self) -> list[Work]:
         """Wait for work for a moment, and return all that waits."""

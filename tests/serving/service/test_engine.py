@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from mspipe_triton import load
 from mspipe_triton.errors import DataError, InputError, RunFolderError
+from mspipe_triton.serving.service.engine import Service
 from mspipe_triton.serving.service.state import SNAPSHOTS
 from mspipe_triton.serving.service.work import (
     Batch,
@@ -66,6 +67,21 @@ def test_a_restart_gives_the_same_bits(shop_run: Path, tmp_path: Path) -> None:
     with started(shop_run, tmp_path) as again:
         assert again.service.status().replayed == len(entries)
         same_bits(again.predictor, replayed)
+
+
+def test_a_service_that_says_it_is_ready_takes_requests(
+    shop_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[str] = []
+
+    def note(service: Service, name: str, value: Any) -> None:
+        object.__setattr__(service, name, value)
+        if name == "_status" and value.ready:
+            states.append(service._state)
+
+    monkeypatch.setattr(Service, "__setattr__", note)
+    with started(shop_run, tmp_path):
+        assert states[0] == ""
 
 
 def test_requests_of_a_group_are_checked_one_after_the_other(shop_run: Path, tmp_path: Path) -> None:
