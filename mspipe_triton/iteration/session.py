@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -37,7 +39,7 @@ class Session:
         sampler: samples temporal neighbours. negatives: samples negative destinations.
         index: of the stream's pairs, if the model or its negatives need it. meetings: its `meeting_keys`, if the
             negatives need them.
-        optimizer: updates the model's parameters. mitigation: blends stale memory rows after the fetch, or None.
+        make_optimizer: see `optimizer`. mitigation: blends stale memory rows after the fetch, or None.
     """
 
     config: RunConfig
@@ -52,13 +54,13 @@ class Session:
     state: NodeState[Any]
     index: PairIndex | None
     meetings: torch.Tensor | None
-    optimizer: torch.optim.Optimizer
+    make_optimizer: Callable[[], torch.optim.Optimizer]
     mitigation: Mitigation | None
 
     @staticmethod
     def create(
         config: RunConfig, stream: EventStream, stored: StoredModel | None = None, past: Past | None = None,
-        split: Split | None = None,
+        split: Split | None = None, learns: bool = True,
     ) -> Session:  # fmt: skip
         """Build a session from the seed; the same config and stream give the same parameters.
 
@@ -69,6 +71,7 @@ class Session:
                 node state is not loaded.
             past: the run that this one continues. All epochs start after its events, from its node state, and its model
                 is `stored` if that is None.
+            learns: make the optimizer now, and not at its first use, since torch imports much for it.
             split: of the run's events, if the stream may have fewer, from which no negatives are drawn; or one whose
                 validation ends with the stream.
 
@@ -103,7 +106,7 @@ class Session:
         base = None if past is None else past.base
         state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement, base)
         capturable = settings.resident and placement.apart
-        optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, fused=True, capturable=capturable)
+        adam = partial(torch.optim.Adam, list(model.parameters()), lr=train.lr, fused=True, capturable=capturable)
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
         index = PairIndex.build(stream.src, stream.dst, stream.t) if needs_index(config) else None
         if stored is not None:
@@ -113,9 +116,12 @@ class Session:
         meetings = index.meeting_keys() if index is not None and train.historical else None
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
         sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
+        make_optimizer = cache(adam)
+        if learns:
+            make_optimizer()
         session = Session(
             config, settings, stream, split, time, stream.t[:0], sampler, negatives, model,
-            state, index, meetings, optimizer, mitigation,
+            state, index, meetings, make_optimizer, mitigation,
         )  # fmt: skip
         return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 
@@ -135,6 +141,11 @@ class Session:
         index = None if self.index is None else self.index.on(device)
         meetings = None if self.meetings is None else self.meetings.to(device)
         return replace(self, stream=stream, sampler=sampler, negatives=negatives, index=index, meetings=meetings)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the model's parameters."""
+        return self.make_optimizer()
 
     @property
     def edge_table(self) -> torch.Tensor:

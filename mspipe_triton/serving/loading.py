@@ -77,7 +77,7 @@ def load(
         fix = "train first" if stored is None else "restore the file, or omit at"
         raise RunFolderError(f"{run}: {fault} (checkpoint.pt is missing); {fix}")
     events, past = run_stream(folder, config, data, stream, flag=False)
-    session = Session.create(config, events, stored, past)
+    session = Session.create(config, events, stored, past, learns=False)
     position = _position(at, events, session.split, config)
     if stored is not None and position == len(events):
         stored.restore_state(session.state)
@@ -96,7 +96,7 @@ def load(
 def _restored(folder: Path, share: float) -> Predictor:
     """Restore a predictor that was saved."""
     stored, events, ids, split, card = read_saved(folder)
-    session = Session.create(on_cpu(stored.config), events, stored, split=split)
+    session = Session.create(on_cpu(stored.config), events, stored, split=split, learns=False)
     stored.restore_state(session.state)
     return Predictor(stored, Live(session, 2), ids, events.t, session.split, card, share)
 

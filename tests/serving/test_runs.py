@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -209,3 +211,10 @@ def test_an_earlier_state_knows_only_nodes_that_have_an_event(run: Path) -> None
         early.score(later, rows[0]["item"])
     early.observe(later, rows[0]["item"], rows[5]["when"], {"amount": 1.0, "channel": "web"})
     assert ("user", later) in early.nodes
+
+
+def test_loading_imports_no_compiler(shop_run: Path) -> None:
+    """An optimizer that nobody uses would import torch's compiler, which takes longer than loading."""
+    use = f"import sys, mspipe_triton; mspipe_triton.load({str(shop_run)!r}).embed(); "
+    code = use + "assert 'sympy' not in sys.modules and 'torch._dynamo' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
