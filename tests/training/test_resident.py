@@ -277,9 +277,10 @@ def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str
     meta = torch.device("meta")
     session.model.to(meta)
     tables = {name: table.to(meta) for name, table in session.state.tables.items()}
+    sgd = torch.optim.SGD(session.model.parameters(), lr=0.1)
     meta_session = replace(
         resident.device_session.on(meta), edges=session.edges.to(meta), state=replace(session.state, tables=tables),
-        optimizer=torch.optim.SGD(session.model.parameters(), lr=0.1),
+        make_optimizer=lambda: sgd,
     )  # fmt: skip
     scoring = [ScorePass(meta_session, 3, 2), ScorePass(meta_session, 3, ALL, lagged=True)]
     scoring.append(ScorePass(meta_session, 3, torch.empty((3 * SIZE, 4), dtype=torch.int64)))
