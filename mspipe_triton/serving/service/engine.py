@@ -19,7 +19,6 @@ from mspipe_triton.serving.service.writer import Swap, Work, Writer
 
 T = TypeVar("T")
 _PAUSE = 0.5  # seconds between looks at what is due, while no request comes
-_GAP = 0.0015  # seconds from one request to the next, at most, of clients that ask together
 
 
 class Task(Protocol):
@@ -64,7 +63,6 @@ class Service:
         self._queue: deque[Work] = deque()
         self._condition = threading.Condition()
         self._state = "restores its state"
-        self._crowd = 0  # requests of the last group
         self._status = Status(observing=observing, model=predictor.name, kinds=predictor.kinds)
         self._publish()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -165,23 +163,12 @@ class Service:
         self._status = replace(self._status, ready=True, replayed=replayed)  # last, so that who sees it is not refused
 
     def _next(self) -> list[Work]:
-        """Wait for work for a moment, and return all that waits.
-
-        Clients whose requests were answered together are likely to ask again at once. While they do, work waits for
-        them: a larger group takes hardly longer.
-        """
+        """Wait for work for a moment, and return all that waits."""
         with self._condition:
-            crowd = self._crowd + len(self._queue)
             if not self._queue and not self._state:
                 self._condition.wait(_PAUSE)
-            grows = True
-            while grows and len(self._queue) < crowd and not self._state:
-                before = len(self._queue)
-                self._condition.wait(_GAP)
-                grows = len(self._queue) > before
             work = [each for each in self._queue if each.future.set_running_or_notify_cancel()]
             self._queue.clear()
-            self._crowd = len(work)
         return work
 
     def _answer(self, work: Sequence[Work]) -> None:
