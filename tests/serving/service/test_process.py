@@ -218,7 +218,7 @@ def line(number: int) -> str:
     return json.dumps({"user": event["src"], "item": event["dst"], "when": event["t"], **features}) + "\n"
 
 
-@pytest.mark.parametrize("source", ["file", "pipe"])
+@pytest.mark.parametrize("source", ["file", pytest.param("pipe", marks=pytest.mark.slow)])
 def test_following_through_a_kill(source: str, shop_run: Path, tmp_path: Path) -> None:
     """Each line is taken in once, though the process is killed between two of them."""
     path, state, count, piped = tmp_path / "events.jsonl", tmp_path / "state", 400, source == "pipe"
