@@ -34,14 +34,15 @@ class Live:
     moves the memory on, batch by batch. Rows of nodes beyond `nodes` are those of nodes without events.
 
     Args:
-        session: on the CPU, with the node state after all events of its stream.
+        session: on the CPU, with the node state after all events of its stream. `reproducible` may be set: h that
+            earlier questions have computed is then not used for writing, since its last bits depend on them.
         split: the number of the next split of the run's evaluation (see `Way.spans`), which keys random draws.
     """
 
     def __init__(self, session: Session, split: int) -> None:
         stream, state = session.stream, session.state
         state.settle()
-        self.session, self.split, self.batch = session, split, 0
+        self.session, self.split, self.batch, self.reproducible = session, split, 0, False
         self.model = session.model.eval()
         self.nodes = stream.num_nodes
         self.src, self.dst, self.t = (Growing(column) for column in (stream.src, stream.dst, stream.t))
@@ -129,8 +130,8 @@ class Live:
             words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
             neighbours = session.sampler.neighbours(ends, t.repeat(2), words)[0]
             receivers = Receivers.of(ends, neighbours)
-        # What is kept has other last bits, which depend on earlier questions, and a state must not.
-        hidden, updated = self.hidden.compute(nodes, session.edges, t[0])
+        rows = self.hidden.compute if self.reproducible else self.hidden.rows
+        hidden, updated = rows(nodes, session.edges, t[0])
         src_rows, dst_rows = rows.chunk(2)
         sent = Deliveries(torch.arange(first, stop), t, src, dst, src_rows, dst_rows, session.edge_table, receivers)
         state.mailbox.deliver(state.tables, Digested(updated), hidden, sent)

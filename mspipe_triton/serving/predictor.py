@@ -155,6 +155,10 @@ class Predictor(Queries):
         now = replace(stored, parameters=parameters, state=tables, events=len(self))
         return Saved(now, events, self._ids.copy(), self._split, card)
 
+    def make_reproducible(self) -> None:
+        """Keep the state independent of the questions in between, to the last bit; observing then takes a bit longer."""
+        self._live.reproducible = True
+
     def check_parameters(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Refuse parameters that `swap` cannot use.
 

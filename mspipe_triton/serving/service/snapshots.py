@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.serving.files import Saved
@@ -58,6 +60,13 @@ class Snapshots:
         try:
             self._state.write_snapshot(image, entries)
             self.entries = entries
+            _trim()
         except RunFolderError as error:
             self._pause = time.monotonic() + _PAUSE
             self._note(f"No snapshot: {error}.")
+
+
+def _trim() -> None:
+    """Give free memory back to the system, where the C library can: tables that grew leave pieces behind."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -49,6 +49,7 @@ class Writer:
 
     def __init__(self, predictor: Predictor, log: EventLog) -> None:
         self.predictor, self.log = predictor, log
+        predictor.make_reproducible()
         self.writable, self.swaps, self.rejected = True, log.swaps(), log.rejections
         self.latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
         for row in reversed(log.latest(LATEST)):
