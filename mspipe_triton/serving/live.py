@@ -130,8 +130,8 @@ class Live:
             words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
             neighbours = session.sampler.neighbours(ends, t.repeat(2), words)[0]
             receivers = Receivers.of(ends, neighbours)
-        rows = self.hidden.compute if self.reproducible else self.hidden.rows
-        hidden, updated = rows(nodes, session.edges, t[0])
+        digest = self.hidden.compute if self.reproducible else self.hidden.rows
+        hidden, updated = digest(nodes, session.edges, t[0])
         src_rows, dst_rows = rows.chunk(2)
         sent = Deliveries(torch.arange(first, stop), t, src, dst, src_rows, dst_rows, session.edge_table, receivers)
         state.mailbox.deliver(state.tables, Digested(updated), hidden, sent)

@@ -156,7 +156,7 @@ class Predictor(Queries):
         return Saved(now, events, self._ids.copy(), self._split, card)
 
     def make_reproducible(self) -> None:
-        """Keep the state independent of the questions in between, to the last bit; observing then takes a bit longer."""
+        """Keep the state independent of questions, to the last bit; observing then takes a little longer."""
         self._live.reproducible = True
 
     def check_parameters(self, parameters: Mapping[str, torch.Tensor]) -> None:
