@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,10 @@ FEATURES = {
     "growing": "amount that grows by e¹⁰ over the stream",
 }  # fmt: skip
 TIME_UNITS = ("uci", "wiki", "synthetic", "bitcoin", "jitter")  # streams
+CALLS = {
+    "observe": "observe an event", "rank_exact": "rank, `exact`", "rank_cached": "rank, `cached`",
+    "score": "score a pair", "score_100": "score 100 pairs", "embed_100": "embed 100 nodes",
+}  # fmt: skip
 THREADS = {"threads1": "one training thread", "threads2": "two, as many as cores"}
 
 
@@ -175,6 +180,42 @@ def ages(report: Report) -> str:
     return markdown(head, lines)
 
 
+def serving(report: Report) -> str:
+    """Three tables of a service: under load, call by call, and events per second in batches."""
+    lines = []
+    for load in report["load"]:
+        refused, failed = (
+            sum(count for name, count in load["answers"].items() if re.search(rf"\b{first}\d\d$", name))
+            for first in (4, 5)
+        )
+        latency = load["latency_ms"]
+        times = (f"{latency[name][quantile]:.1f}" for name in ("rank", "observe") for quantile in ("p50", "p99"))
+        rates = (f"{latency[name]['per_s']:.0f}" for name in ("rank", "observe"))
+        lines.append((f"`{load['mode']}`", *rates, *times, f"{refused:,}", f"{failed}"))
+    head = ("ranking", "rankings/s", "events/s", "rank p50", "p99", "observe p50", "p99", "refused", "5xx")
+    calls = [
+        (title, *(f"{report['latency'][name][quantile]:.1f}" for quantile in ("p50", "p99", "max")))
+        for name, title in CALLS.items()
+    ]
+    rates = {(row["batch"], row["form"], row["clients"]): row["events_per_s"] for row in report["throughput"]}
+    columns = [(form, clients) for form in ("json", "arrow") for clients in (1, 4)]
+    batches = [
+        (f"{size:,}", *(f"{rates[size, *column]:,.0f}" for column in columns))
+        for size in sorted({row["batch"] for row in report["throughput"]})
+    ]
+    titles = ("JSON, 1 client", "JSON, 4", "Arrow, 1", "Arrow, 4")
+    return "\n\n".join(
+        (
+            "Ten clients for a minute; times in ms:",
+            markdown(head, lines),
+            "One client, one call after the other; ms:",
+            markdown(("call", "p50", "p99", "max"), calls),
+            "Events observed per second, by events in a request:",
+            markdown(("events in a request", *titles), batches),
+        )
+    )
+
+
 ACCURACY = "docs/measured/accuracy.md"
 EVALUATION = "docs/measured/evaluation.md"
 SCHEDULES = "docs/measured/schedules.md"
@@ -195,6 +236,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table(ACCURACY, "accuracy-tgbl-wiki.json", COMMAND), protocol),
     (Table(ACCURACY, "ranking-cost.json", COMMAND), cost),
     (Table("docs/measured/predictor.md", "predictor-wiki.json", COMMAND), ages),
+    (Table("docs/measured/serving.md", "serving-wiki.json", COMMAND), serving),
 ]
 
 

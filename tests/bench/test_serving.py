@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.predictor.__main__ import Events
+from bench.report import RESULTS
 from bench.serving.__main__ import PARTS, measured
 from bench.serving.client import FAULTS, Continuation, Load
 from bench.serving.load import measure_load, outcome
@@ -86,6 +88,19 @@ def test_all_parts(run: Path, stream: EventStream) -> None:
     assert total == pytest.approx(memory["rss_bytes_per_event"])
     assert all(memory[name] > 0 for name in ("events_per_s", "log_bytes_per_event", "snapshot_bytes", "stop_seconds"))
     assert all(memory[name] > 0 for name in ("snapshot_seconds", "restart_seconds", "rss_peak_mb"))
+
+
+def test_committed_figures_hold_what_a_service_promises() -> None:
+    report = json.loads((RESULTS / "serving-wiki.json").read_text(encoding="utf-8"))
+    for load in report["load"]:
+        check_load(load)
+        assert (load["clients"], load["rate"], round(load["seconds"])) == (10, 100, 60)
+        assert load["latency_ms"]["observe"]["per_s"] == pytest.approx(100, rel=0.01)
+    kills, memory = report["kills"], report["memory"]
+    assert (kills["kills"], kills["lost"], kills["doubled"]) == (20, 0, 0)
+    assert kills["found_once"] == kills["acknowledged"] == kills["logged"]
+    assert memory["events"] == 1_000_000
+    assert memory["other_bytes_per_event"] < 0.25 * memory["rss_bytes_per_event"], "the rest is flat"
 
 
 def test_lost_and_doubled_events_are_counted(stream: EventStream, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ CREATE TABLE rejected (
 """
 _COLUMNS = "received, events, dropped, total, key, digest, parameters, verdict"
 _PLACE = "INSERT OR REPLACE INTO places VALUES (?, ?, ?)"
+_PATIENCE = 1.0  # seconds to wait for another program that writes
 _LARGE = 2**63  # integers from here on are text in SQLite
 
 
@@ -107,7 +108,7 @@ class EventLog:
         self.path, self.first, self.width = path, first, width
         facts = {"format": FORMAT, **about, "events": first}
         try:
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(path, _PATIENCE, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
