@@ -153,9 +153,16 @@ class EventLog:
         self._entries += len(entries)
 
     def find(self, key: str) -> tuple[bytes, int, int, int] | None:
-        """Return digest, events, dropped and total of the entry with a key, or None."""
-        rows = self._database.execute("SELECT digest, events, dropped, total FROM entries WHERE key = ?", (key,))
-        row: tuple[bytes, int, int, int] | None = rows.fetchone()
+        """Return digest, events, dropped and total of the entry with a key, or None.
+
+        Raises:
+            LogError: the log cannot be read.
+        """
+        query = "SELECT digest, events, dropped, total FROM entries WHERE key = ?"
+        try:
+            row: tuple[bytes, int, int, int] | None = self._database.execute(query, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise LogError(f"{self.path}: cannot be read ({error}), so no event is taken in") from error
         return row
 
     def place(self, source: str) -> Place:

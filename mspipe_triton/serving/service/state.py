@@ -44,8 +44,10 @@ class StateFolder:
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
         except sqlite3.Error as error:
+            if "locked" not in str(error):
+                raise RunFolderError(f"{path}: cannot be used ({error}); name another folder with --state") from error
             raise RunFolderError(
-                f"{path}: another service uses it ({error}); stop that one, or name another folder with --state"
+                f"{path}: another service uses it; stop that one, or name another folder with --state"
             ) from error
         shutil.rmtree(path / SNAPSHOTS / _TEMPORARY, ignore_errors=True)
 

@@ -126,6 +126,8 @@ def test_entries_are_written_all_or_none(predictor: Predictor, tmp_path: Path) -
     log._database.close()
     with pytest.raises(LogError):
         log.append([good])
+    with pytest.raises(LogError, match="cannot be read"):
+        log.find("k")
 
 
 @pytest.mark.parametrize(
