@@ -37,6 +37,7 @@ def run(stream: EventStream, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("run"), stream, "tgn")
 
 
+@pytest.mark.slow
 def test_a_short_load(run: Path, stream: EventStream, tmp_path: Path) -> None:
     facts = measure_load(run, tmp_path, Events.of(stream), "cached", 1.0)
     check_load(facts)

@@ -61,7 +61,7 @@ def test_load(seconds: float, shop_run: Path, tmp_path: Path) -> None:
     check_last_snapshot(shop_run, tmp_path, replayed(shop_run, tmp_path))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills(kills: int, shop_run: Path, tmp_path: Path) -> None:
     """After kills at any moment, every event is there once, be it acknowledged before or only when sent again.
 
@@ -117,7 +117,7 @@ def fill(folder: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("limit", ["size of files", "size of the disk"])
+@pytest.mark.parametrize("limit", ["size of files", pytest.param("size of the disk", marks=pytest.mark.slow)])
 def test_full_disk(limit: str, shop_run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Events are refused and questions answered while there is no room; nothing that was acknowledged is lost."""
     small = limit == "size of the disk"
@@ -218,7 +218,8 @@ def line(number: int) -> str:
     return json.dumps({"user": event["src"], "item": event["dst"], "when": event["t"], **features}) + "\n"
 
 
-@pytest.mark.parametrize("source", ["file", pytest.param("pipe", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["file", "pipe"])
 def test_following_through_a_kill(source: str, shop_run: Path, tmp_path: Path) -> None:
     """Each line is taken in once, though the process is killed between two of them."""
     path, state, count, piped = tmp_path / "events.jsonl", tmp_path / "state", 400, source == "pipe"

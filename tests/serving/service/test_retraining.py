@@ -65,8 +65,14 @@ def priorities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(
     ("model", "settings"),
-    [("tgn", {}), ("tgn", SOFTMAX), ("jodie", {}), ("apan", {"dropout": 0.1}), ("tgat", {"layers": 1, "lr": 3e-3})],
-    ids=["tgn", "softmax", "jodie", "apan", "tgat"],
+    [
+        ("tgn", {}),
+        ("apan", {"dropout": 0.1}),
+        pytest.param("tgn", SOFTMAX, marks=pytest.mark.slow),
+        pytest.param("jodie", {}, marks=pytest.mark.slow),
+        pytest.param("tgat", {"layers": 1, "lr": 3e-3}, marks=pytest.mark.slow),
+    ],
+    ids=["tgn", "apan", "softmax", "jodie", "tgat"],
 )
 def test_new_parameters_win_and_serve_as_well_as_the_verdict_says(
     model: str, settings: dict[str, Any], tmp_path: Path
@@ -161,6 +167,7 @@ def started(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bits(folders: tuple[Path, Path], tmp_path: Path) -> None:
     verdicts = [retrain(*folders, tmp_path / name, 1, seed) for name, seed in (("a", None), ("b", 3), ("c", 4))]
     first, same, other = (load_file(tmp_path / name / "parameters.safetensors") for name in "abc")
