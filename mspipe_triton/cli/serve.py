@@ -49,6 +49,9 @@ def serve(
     from mspipe_triton.serving.service.running import Running
 
     values = {name: value for name, value in flags.items() if value is not None}
+    empty = next((name for name, value in values.items() if value == ""), None)
+    if empty is not None:
+        raise ConfigError(f"--{empty.replace('_', '-')} is empty; give a value, or omit it")
     limits = Limits(**{name: values.pop(name) for name in list(values) if name in Limits.__dataclass_fields__})
     with in_words_of_flags():
         running = Running(Path(run), data, host, port, token, ServiceSettings(**values), limits, say)

@@ -11,7 +11,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mspipe_triton.data.new_events import NewEvents, Reading, read_new_events
 from mspipe_triton.errors import DataError, InputError
@@ -63,7 +63,7 @@ class Follower:
         self._source, self._place, self._reading, self._size, self._late = source, place, reading, size, late
         self._repeats, self._note, self._stopping = repeats, note, threading.Event()
         self._name = "standard input" if source == STANDARD_INPUT else Path(source).name
-        self._header = b""
+        self._header, self._faulty = b"", False
         if source != STANDARD_INPUT:
             self._open().close()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
@@ -171,6 +171,11 @@ class Follower:
             reason = self._reason(error)
             aside = Rejected(lines[0].number, reason, lines[0].content.decode("utf-8", "backslashreplace"))
             self._observe(lambda: Lines(None, self._late, place, [aside]))
+            if not self._faulty:
+                self._faulty = True
+                self._note(
+                    f"Line {aside.line} of {self._name} is put aside in the log, as later ones will be: {reason}"
+                )
 
     def _reason(self, error: InputError) -> str:
         """Return what is wrong with a line that was read alone, without the names of a file and of a row."""
@@ -186,8 +191,10 @@ class Follower:
         contents = [line.content for line in lines if line.content.strip() and (line.number > 1 or not self._header)]
         if not contents:
             return None
-        if not self._header and "features" not in self._reading.roles and (batch := _batch(contents)) is not None:
-            return batch
+        if not self._header and (records := _records(contents)) is not None:
+            _check_values(records, {*_FIELDS, *self._reading.columns().values()} - {"features"})
+            if "features" not in self._reading.roles and all(each.keys() == _FIELDS for each in records):
+                return _batch(contents)
         with TemporaryDirectory(prefix="mspipe-") as folder:
             path = Path(folder) / self._name
             path.write_bytes(self._header + b"\n".join(contents) + b"\n")
@@ -208,30 +215,43 @@ class Follower:
                 self._service.observe(lines()).result()
                 return
             except (BusyError, StartingError, LogError, OSError) as error:
-                if not waits:
+                if not waits and not isinstance(error, StartingError):
                     self._note(f"Following waits: {error}.")
-                waits = True
+                    waits = True
                 self._stopping.wait(_RETRY)
 
 
-def _batch(contents: Sequence[bytes]) -> Batch | None:
-    """Read lines in the form of requests, each of one event; None if a line has another form.
+def _records(contents: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """Read lines as JSON objects; None if one is something else, which `read_new_events` reports."""
+    try:
+        records = [json.loads(content) for content in contents]
+    except (ValueError, RecursionError):
+        return None
+    return records if all(isinstance(each, dict) for each in records) else None
+
+
+def _check_values(records: Sequence[dict[str, Any]], names: set[str]) -> None:
+    """Refuse ids and times that are true, false, a list or an object, which a table could read as text.
+
+    Raises:
+        DataError: about the first of them.
+    """
+    for record in records:
+        for name in names & record.keys():
+            if isinstance(record[name], bool | list | dict):
+                value = json.dumps(record[name])[:60]
+                raise DataError(f"{name} is {value}, neither text nor a number; a line is one event")
+
+
+def _batch(contents: Sequence[bytes]) -> Batch:
+    """Read lines in the form of requests, each of one event.
 
     Raises:
         DataError: a field does not fit.
     """
     try:
-        records = [json.loads(content) for content in contents]
-    except (ValueError, RecursionError):
-        return None
-    if not all(isinstance(each, dict) and each.keys() == _FIELDS for each in records):
-        return None
-    try:
         forms = [Observe.of_json(content) for content in contents]
     except Refusal as error:
         raise DataError(str(error)) from error
-    rows = [[form.src, form.dst, form.t] for form in forms]
-    if any(isinstance(value, list) for row in rows for value in row):
-        raise DataError("a field is a list, and a line is one event; write a line per event")
-    src, dst, t = (list(column) for column in zip(*rows, strict=True))
+    src, dst, t = ([getattr(form, name) for form in forms] for name in ("src", "dst", "t"))
     return Batch(src, dst, t, [form.features for form in forms])

@@ -51,6 +51,8 @@ class Running:
             self.state = Path(settings.state) if settings.state else run / _STATE
             folder = parts.enter_context(closing(StateFolder(self.state, run)))
             self.predictor, entries = folder.restore(data, settings.share, note)
+            if entries and data is not None:
+                note(f"{data} is not read, since a snapshot in {self.state} has the run's events.")
             log = parts.enter_context(closing(folder.log(self.predictor)))
             snapshots = Snapshots(folder, entries, settings.snapshot_events, settings.snapshot_seconds, note)
             self.service = Service(self.predictor, log, snapshots, settings.queue, observing=not settings.follow)

@@ -10,6 +10,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.serving.defaults import LATE, SHARE
 
 STANDARD_INPUT = "-"
+_MOST_THREADS = 256
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -69,6 +70,8 @@ class ServiceSettings:
         for name in ("snapshot_seconds", "share"):
             if not getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name.replace('_', '-')} must be a finite number, not {getattr(self, name)}")
+        if self.threads > _MOST_THREADS:
+            raise ConfigError(f"threads must be at most {_MOST_THREADS}, not {self.threads}")
         if self.retrain:
             Every.parse(self.retrain)
         if self.replayed and self.follow != STANDARD_INPUT:

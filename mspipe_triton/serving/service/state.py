@@ -68,7 +68,7 @@ class StateFolder:
                 _check_sums(path)
                 return load(path, share=share), entries
             except RunFolderError as error:
-                note(f"{error}; an earlier snapshot is used")
+                note(f"{error}; an earlier state is used")
         return load(self.run, None if is_saved(self.run) else data, share=share), 0
 
     def log(self, predictor: Predictor) -> EventLog:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from mspipe_triton.data.new_events import NewEvents
-from mspipe_triton.errors import MspipeError
+from mspipe_triton.data.names import find_column
+from mspipe_triton.data.new_events import NewEvents, Reading
+from mspipe_triton.data.origin import shown
+from mspipe_triton.errors import DataError, MspipeError
 from mspipe_triton.serving.incoming import Unnumbered
 from mspipe_triton.serving.predictor import Predictor
 
@@ -79,7 +81,12 @@ class Batch:
     digest: bytes = b""
 
     def prepare(self, predictor: Predictor, last: torch.Tensor | None) -> Unnumbered:
-        """Check the events; see `Predictor.prepare`."""
+        """Check the events; see `Predictor.prepare`. Features that the run does not have are refused by name.
+
+        Raises:
+            DataError: see `Predictor.observe`.
+        """
+        _check_names(self.features, predictor.reading)
         return predictor.prepare(self.src, self.dst, self.t, self.features, late=self.late, last=last)
 
 
@@ -173,3 +180,19 @@ class Status:
     swaps: int = 0
     retrained: str = ""
     rejected: int = 0
+
+
+def _check_names(features: Any, reading: Reading) -> None:
+    """Refuse columns of features that the run does not have, since a request has no other columns.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    columns = list(features) if isinstance(features, dict) else getattr(features, "column_names", None)
+    if columns is None or reading.transform is None:
+        return
+    names = [part.name for part in reading.transform.parts]
+    used = {find_column(columns, name) for name in names}
+    unknown = next((name for name in columns if name not in used), None)
+    if unknown is not None:
+        raise DataError(f"features have {shown(unknown)}, and the run's are {', '.join(names[:6])}; omit it")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save
@@ -111,6 +112,16 @@ def test_requests_of_a_group_are_checked_one_after_the_other(shop_run: Path, tmp
         newest = parts.service.latest(3)
         assert [each["src"] for each in newest] == ["new3", "u7", "new2"]
         assert (newest[0]["dst"], newest[0]["t"]) == (201, "2024-04-01T00:07:00")
+
+
+def test_features_that_the_run_does_not_have_are_refused(shop_run: Path, tmp_path: Path) -> None:
+    with started(shop_run, tmp_path) as parts:
+        features = {"amount": 1.5, "channel": "web", "chanel": "web"}
+        for each in (features, pa.table({name: [value] for name, value in features.items()})):
+            error = outcome(parts.service.observe(Batch(["u1"], [100], "2024-04-01", each)))
+            assert isinstance(error, DataError)
+            assert "features have 'chanel', and the run's are amount, channel; omit it" in str(error)
+        assert len(parts.log) == 0
 
 
 def test_a_repeated_request_changes_nothing(shop_run: Path, tmp_path: Path) -> None:
@@ -252,7 +263,7 @@ def test_a_damaged_snapshot_is_passed_over(shop_run: Path, tmp_path: Path) -> No
     with started(shop_run, tmp_path) as again:
         assert again.service.status().replayed == 1
         assert len(again.notes) == 1
-        assert again.notes[0].endswith("an earlier snapshot is used")
+        assert again.notes[0].endswith("an earlier state is used")
         same_bits(again.predictor, parts.predictor)
     (folders[0] / "nodes.parquet").unlink(missing_ok=True)
     (folders[1] / "events.safetensors").write_bytes(b"")

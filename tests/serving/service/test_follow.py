@@ -116,18 +116,19 @@ def test_lines_that_do_not_fit_are_put_aside(shop_run: Path, tmp_path: Path) -> 
         6: ("[1, 2]\n", "is no JSON object"), 8: (record(8, item="x"), "item is 'x', not an integer"),
         9: (record(0), "is late: its time is 2024-04-01, and the last"), 11: ("\xff\n", "is not UTF-8"),
         12: ('{"src": "u1", "dst": 100, "t": "2024-05-01", "features": 7}\n', "features is 7; features must be"),
-        13: ('{"src": ["u1"], "dst": 100, "t": "2024-05-01", "features": {}}\n', "a field is a list"),
+        13: ('{"src": ["u1"], "dst": 100, "t": "2024-05-01", "features": {}}\n', 'src is ["u1"], neither text nor'),
         14: (record(14, item=10**30), "item is '1000000000000000000000000000000', not an integer of int64"),
         15: (record(15).replace('"item": 101', f'"item": {"9" * 5000}'), "has an integer of too many digits"),
+        16: (record(16, user=True), "user is true, neither text nor a number"),
     }  # fmt: skip
-    lines = [bad[number][0] if number in bad else record(number) for number in range(18)]
+    lines = [bad[number][0] if number in bad else record(number) for number in range(19)]
     path.write_bytes("".join([*lines[:7], "\n", *lines[7:]]).encode("latin-1"))
     with followed(shop_run, tmp_path / "state", path, size=50) as (parts, follower):
-        wait_for(lambda: parts.service.status().observed + parts.service.status().rejected == 18)
+        wait_for(lambda: parts.service.status().observed + parts.service.status().rejected == 19)
         status = parts.service.status()
-        assert (status.observed, status.rejected, follower.failure) == (8, 10, None)
+        assert (status.observed, status.rejected, follower.failure) == (8, 11, None)
         rows = parts.log._database.execute("SELECT line, reason, content FROM rejected ORDER BY line").fetchall()
-    assert [number for number, _, _ in rows] == [4, 6, 7, 10, 11, 13, 14, 15, 16, 17]
+    assert [number for number, _, _ in rows] == [4, 6, 7, 10, 11, 13, 14, 15, 16, 17, 18]
     for (_, reason, content), (text, fault) in zip(rows, bad.values(), strict=True):
         assert fault in reason
         assert "\n" not in reason

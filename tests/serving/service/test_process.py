@@ -196,6 +196,7 @@ def test_wrong_input_is_refused(command: Command, process: Command, shop_run: Pa
         (["--host", "no.such.host.invalid", "--token", "x"], "host no.such.host.invalid cannot be used: "),
         (["--token", "a b"], "the token is empty or has blanks"),
         (["--queue", "0"], "queue must be at least 1, not 0"),
+        (["--follow", ""], "--follow is empty; give a value, or omit it"),
         (["--retrain", "soon"], "retrain is 'soon'"),
         (["--replayed"], "use it with --follow -"),
         (["--late", "drop"], "late is for --follow"),

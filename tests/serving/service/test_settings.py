@@ -42,6 +42,7 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
         ({"late": "drop"}, 'late is for --follow; requests say it themselves, as in "late": "drop"'),
         ({"replayed": True, "follow": "events.csv"}, "use it with --follow -"),
         ({"threads": 0}, "threads must be at least 1"),
+        ({"threads": 257}, "threads must be at most 256, not 257"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(values: dict[str, Any], fault: str) -> None:

@@ -49,6 +49,8 @@ def make_app(service: Backend, limits: Limits, token: str | None) -> FastAPI:
         app.add_api_route(
             path, call, methods=[method], summary=summary, response_class=Response, response_model=None, **arguments
         )
+        if method == "GET":
+            app.add_api_route(path, call, methods=["HEAD"], response_model=None, include_in_schema=False)
     for kind in (Refusal, InputError, ServiceError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
     if token is not None:

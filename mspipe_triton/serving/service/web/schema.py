@@ -168,7 +168,7 @@ class RankOptions(Form):
 
     src: Source
     t: Later = None
-    top: Annotated[int, Field(ge=1, description="a number of destinations to return, at least 1")] = 10
+    top: Annotated[int, Field(ge=1, description="a whole number of destinations to return, at least 1")] = 10
     mode: Annotated[
         Literal["exact", "cached"],
         Field(description="exact or cached: cached is quicker, and reads embeddings that may be a little old"),

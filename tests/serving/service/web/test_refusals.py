@@ -43,7 +43,7 @@ WRONG = {
     "an earlier time": ("/score", PAIR + ',"t":"2024-01-01"}', 422, "before the first event"),
     "an unknown id": ("/score", '{"src":"u77","dst":100}', 422, "u77"),
     "many fields": ("/score", str({f"f{n}": n for n in range(500)}).replace("'", '"'), 422, "'f0' is unknown"),
-    "no top": ("/rank", '{"src":"u1","top":0}', 422, "top is 0; top must be a number"),
+    "no top": ("/rank", '{"src":"u1","top":0}', 422, "top is 0; top must be a whole number"),
     "an unknown mode": ("/rank", '{"src":"u1","mode":"fast"}', 422, "mode is 'fast'; mode must be exact or cached"),
     "many to return": ("/rank", '{"src":"u1","top":101}', 413, "above the limit of 100"),
     "many candidates": ("/rank", '{"src":"u1","candidates":[' + "100," * 100 + "100]}", 413, "candidates: 101"),

@@ -112,6 +112,13 @@ def test_a_token_is_in_the_documentation(backend: Predicting) -> None:
     assert document["paths"]["/health"]["get"]["security"] == []
 
 
+def test_heads_of_pages(front: Client) -> None:
+    for path in ("/health", "/ready", "/status", "/metrics", "/"):
+        answer = front.send("HEAD", path)
+        assert (answer.status, answer.data) == (200, b""), path
+    assert front.send("HEAD", "/score").status == 405
+
+
 def test_metrics(front: Client, backend: Predicting) -> None:
     features = {"amount": [1, 2], "channel": ["web", "app"]}
     events = {"src": ["u1", "u2"], "dst": [100, 101], "t": ["2024-04-02", "2024-04-01"], "features": features}
