@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -37,6 +38,9 @@ from tests.serving.service.drifting import (
     served,
 )
 
+TGAT = {"layers": 1, "lr": 3e-3}
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
+
 
 @pytest.fixture(scope="module")
 def stream() -> EventStream:
@@ -65,13 +69,7 @@ def priorities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(
     ("model", "settings"),
-    [
-        ("tgn", {}),
-        ("apan", {"dropout": 0.1}),
-        pytest.param("tgn", SOFTMAX, marks=pytest.mark.slow),
-        pytest.param("jodie", {}, marks=pytest.mark.slow),
-        pytest.param("tgat", {"layers": 1, "lr": 3e-3}, marks=pytest.mark.slow),
-    ],
+    [("tgn", {}), ("apan", {"dropout": 0.1}), SLOW("tgn", SOFTMAX), SLOW("jodie", {}), SLOW("tgat", TGAT)],
     ids=["tgn", "apan", "softmax", "jodie", "tgat"],
 )
 def test_new_parameters_win_and_serve_as_well_as_the_verdict_says(
