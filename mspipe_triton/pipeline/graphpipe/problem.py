@@ -84,18 +84,18 @@ class Problem:
 
     def seconds(self, operators: int, micro_batch: int, devices: int) -> tuple[float, float]:
         """Return the seconds of a stage's forward and of its backward pass over one micro-batch."""
-        forward, forward_each, backward, backward_each, *_ = self._sums(operators)
+        forward, forward_each, backward, backward_each, *_ = self.sums(operators)
         share = -(-micro_batch // devices)
         return forward + forward_each * share, backward + backward_each * share
 
     def sync(self, operators: int, devices: int) -> float:
         """Return the seconds in which the devices of a stage sum their gradients, once per mini-batch."""
-        parameters = self._sums(operators)[4]
+        parameters = self.sums(operators)[4]
         return 2 * (devices - 1) / devices * parameters / self.cluster.slowest
 
     def received(self, operators: int) -> float:
         """Return the bytes per sample that a stage receives from others; it sends as many back as gradients."""
-        return self._sums(operators)[6]
+        return self.sums(operators)[6]
 
     def time_per_sample(self, operators: int, micro_batch: int, devices: int) -> float:
         """Return the seconds per sample that a stage needs in steady state: the larger of its work and its transfers.
@@ -108,11 +108,15 @@ class Problem:
 
     def memory(self, operators: int, micro_batch: int, devices: int, in_flight: int) -> float:
         """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
-        *_, parameters, activations, _ = self._sums(operators)
+        *_, parameters, activations, _ = self.sums(operators)
         return parameters * self.copies + activations * in_flight * -(-micro_batch // devices)
 
-    def _sums(self, operators: int) -> tuple[float, ...]:
-        """Sums over a set of operators. They are correctly rounded, so that equal stages have equal costs."""
+    def sums(self, operators: int) -> tuple[float, ...]:
+        """Return sums over a set of operators, correctly rounded, so that equal stages have equal costs.
+
+        They are the fixed and per-sample seconds of forward passes, the same of backward passes, bytes of parameters,
+        and per sample the bytes of activations and of outputs that come from other operators.
+        """
         sums = self._costs.get(operators)
         if sums is None:
             graph = self.graph
