@@ -1,11 +1,11 @@
 """The planner of series-parallel models: the shallowest partition whose stages keep to a limit of time per sample.
 
 GraphPipe's dynamic programme (Jeon et al., ASPLOS 2025, arXiv 2406.17145) asks for the fewest in-flight micro-batches
-of a subgraph's source stage, for every number of devices and every schedule of what follows. Here the question is turned
-round: on how few devices does a subgraph reach level l, if level s follows it? If all stages have one rhythm, a level is
-the number of stages to the end, and of groups of passes in flight. The answers for a subgraph are a matrix over (s, l),
-and splits are algebra on matrices: parallel branches add up, a series is a (min, +) product, a stage is a diagonal. So
-the number of devices is no part of the state.
+of a subgraph's source stage, for every number of devices and every schedule of what follows. Here the question is
+turned round: on how few devices does a subgraph reach level l, if level s follows it? If all stages have one rhythm, a
+level is the number of stages to the end, and of groups of passes in flight. The answers for a subgraph are a matrix
+over (s, l), and splits are algebra on matrices: parallel branches add up, a series is a (min, +) product, a stage is a
+diagonal. So the number of devices is no part of the state.
 """
 
 from __future__ import annotations
