@@ -97,14 +97,9 @@ class SeriesParallel:
                         if front is not None:
                             yield from below(front, follow + 1, reach)
                         return
-                case Beside(stage, unit, rest):
-                    other = matrices[rest.node, follow, reach]
-                    own = fewest[self.table.row(stage), follow] if unit is None else matrices[unit.node, follow, reach]
-                    if own + other == target:
-                        if unit is None:
-                            yield actual(stage), int(own)
-                        else:
-                            yield from below(unit, follow, reach)
+                case Beside(some, rest):
+                    if matrices[some.node, follow, reach] + matrices[rest.node, follow, reach] == target:
+                        yield from below(some, follow, reach)
                         yield from below(rest, follow, reach)
                         return
                 case Then(front, back):
@@ -135,8 +130,7 @@ class _Pack:
         self.last = np.array([(table.row(each.stage), each.front.node) for each in last if each.front], np.intp)
         self.first = np.array([(table.row(each.stage), each.back.node) for each in first], np.intp)
         self.then = np.array([(each.front.node, each.back.node) for each in then], np.intp)
-        self.group = np.array([(table.row(each.stage), each.rest.node) for each in beside if not each.unit], np.intp)
-        self.pair = np.array([(each.unit.node, each.rest.node) for each in beside if each.unit], np.intp)
+        self.beside = np.array([(each.some.node, each.rest.node) for each in beside], np.intp)
 
     def solve(self, fewest: Matrix, matrices: Matrix, out: Matrix) -> None:
         """Write a node's matrix, from those of the nodes that its splits leave.
@@ -160,13 +154,9 @@ class _Pack:
         for front, back in self.then:
             sums = matrices[back][:, :, None] + matrices[front][None]
             np.minimum(out, sums.min(axis=1), out=out)
-        if len(self.group):
-            rows, rests = self.group.T
-            stages = np.where(_ABOVE[:size, :size], fewest[rows][:, :, None], NONE)
-            np.minimum(out, (stages + matrices[rests]).min(axis=0), out=out)
-        if len(self.pair):
-            units, rests = self.pair.T
-            np.minimum(out, (matrices[units] + matrices[rests]).min(axis=0), out=out)
+        if len(self.beside):
+            some, rests = self.beside.T
+            np.minimum(out, (matrices[some] + matrices[rests]).min(axis=0), out=out)
         np.minimum(out, NONE, out=out)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement, product
+from itertools import accumulate, combinations_with_replacement, product
 from math import comb, prod
+from operator import or_
 from typing import NamedTuple
 
 from mspipe_triton.pipeline.graphpipe.decompose import Leaf, Parallel, Series, Tree
@@ -32,10 +33,9 @@ class Last(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A part of parallel branches, as one stage or as a subproblem, beside the `rest` of them."""
+    """Some of parallel branches, and beside them the rest."""
 
-    stage: int | None
-    unit: Child | None
+    some: Child
     rest: Child
 
 
@@ -54,6 +54,15 @@ class First(NamedTuple):
 
 
 Split = Last | Beside | Then | First
+
+
+class _Cut(NamedTuple):
+    """Parallel branches cut into beginnings and ends, and whether every branch has one."""
+
+    heads: int
+    tails: int
+    all_begin: bool
+    all_end: bool
 
 
 @dataclass
@@ -79,6 +88,8 @@ class Space:
     3. Parallel: two sets of branches share no stage.
     4. Join: the last stage holds the ends of some parallel branches, and all that follows the branches.
     5. Fork: the first stage holds all that comes before some parallel branches, and their beginnings.
+    6. Ends: the last stage holds the ends of all branches.
+    7. Beginnings: the first stage holds the beginnings of all branches.
 
     Branches are cut between the parts of their series. If parallel branches can be cut in more than `MOST_CUTS` ways,
     only those are considered that cut branches of one kind, all at one place.
@@ -89,50 +100,52 @@ class Space:
     """
 
     def __init__(self, graph: OperatorGraph, tree: Tree) -> None:
-        self.graph = graph
+        self.graph, self.tree = graph, tree
         self.nodes: list[Node] = []
+        self._children: dict[int, Child] = {}
         self._numbers: dict[object, int] = {}
-        self._signatures: dict[Tree, object] = {}
-        self._orders: dict[Tree, tuple[int, ...]] = {}
+        self._signatures: dict[int, tuple[object, tuple[int, ...]]] = {}
         costs: dict[object, int] = {}
         self._cost = [
             costs.setdefault((each.forward, each.backward, each.parameters, each.activations, each.output), len(costs))
             for each in graph.operators
         ]
-        self.root = self.child(tree)
+        self.root = self.child(tree.operators)
 
-    def child(self, tree: Tree) -> Child:
-        """Return the subproblem of a tree; its node is added with all that it needs, unless an equal one exists."""
-        signature = self._signature(tree)
-        number = self._numbers.get(signature)
-        if number is None:
-            node = Node(self._orders[tree])
-            node.splits.append(Last(tree.operators, None))
-            if isinstance(tree, Series):
-                node.splits += self._series(tree.parts)
-            elif isinstance(tree, Parallel):
-                node.splits += self._parallel(tree.parts)
-            number = self._numbers[signature] = len(self.nodes)
-            self.nodes.append(node)
-        return Child(number, self._orders[tree])
+    def child(self, operators: int) -> Child:
+        """Return the subproblem of a set of operators; a node is added with all that it needs, unless one is equal."""
+        child = self._children.get(operators)
+        if child is None:
+            tree = restricted(self.tree, operators)
+            signature, order = self._signature(tree)
+            number = self._numbers.get(signature)
+            if number is None:
+                node = Node(order, [Last(operators, None)])
+                if isinstance(tree, Series):
+                    node.splits += self._series(tree.parts)
+                elif isinstance(tree, Parallel):
+                    node.splits += self._parallel(tree.parts)
+                number = self._numbers[signature] = len(self.nodes)
+                self.nodes.append(node)
+            child = self._children[operators] = Child(number, order)
+        return child
 
     def _series(self, parts: Sequence[Tree]) -> Iterator[Split]:
-        for cut in range(1, len(parts)):
-            yield Last(_union(parts[cut:]), self.child(in_series(parts[:cut])))
+        until = [0, *accumulate((part.operators for part in parts), or_)]
+        everything = until[-1]
+        for place in range(1, len(parts)):
+            yield Last(everything ^ until[place], self.child(until[place]))
         for place, part in enumerate(parts[:-1]):
             if isinstance(part, Parallel):
-                after = _union(parts[place + 1 :])
-                for heads, tails in self._cuts(part.parts):
-                    front = in_series((*parts[:place], in_parallel(heads)))
-                    yield Last(after | _union(tails), self.child(front))
-        last = parts[-1]
-        if isinstance(last, Parallel):
-            yield Then(self.child(in_series(parts[:-1])), self.child(last))
-            for start in range(len(parts) - 1):
-                before = _union(parts[start:-1])
-                for heads, tails in self._cuts(last.parts):
-                    fork = First(before | _union(heads), self.child(in_parallel(tails)))
-                    yield Then(self.child(in_series(parts[:start])), self._node(fork)) if start else fork
+                for cut in self._cuts(part.parts):
+                    front = until[place] | cut.heads
+                    yield Last(everything ^ front, self.child(front))
+        if isinstance(parts[-1], Parallel):
+            yield Then(self.child(until[-2]), self.child(parts[-1].operators))
+            for cut in self._cuts(parts[-1].parts):
+                for start in until[:-2]:
+                    fork = First(until[-2] ^ start | cut.heads, self.child(cut.tails))
+                    yield Then(self.child(start), self._node(fork)) if start else fork
 
     def _node(self, split: First) -> Child:
         """Add a subproblem that can only begin with one split."""
@@ -141,15 +154,15 @@ class Space:
         return Child(len(self.nodes) - 1, operators)
 
     def _parallel(self, parts: Sequence[Tree]) -> Iterator[Split]:
-        """Split the branches into a set that holds the first one, and the rest."""
-        for chosen, others in self._subsets(parts[0], parts[1:]):
-            rest = self.child(in_parallel(others))
-            if len(chosen) > 1:
-                yield Beside(_union(chosen), None, rest)
-            else:
-                yield Beside(None, self.child(chosen[0]), rest)
+        for some, rest in self._subsets(parts[0], parts[1:]):
+            yield Beside(self.child(some), self.child(rest))
+        for cut in self._cuts(parts):
+            if cut.all_end:
+                yield Last(cut.tails, self.child(cut.heads))
+            if cut.all_begin:
+                yield First(cut.heads, self.child(cut.tails))
 
-    def _subsets(self, first: Tree, others: Sequence[Tree]) -> Iterator[tuple[list[Tree], list[Tree]]]:
+    def _subsets(self, first: Tree, others: Sequence[Tree]) -> Iterator[tuple[int, int]]:
         """Yield `first` with some of the others, and those that are left; equal branches stand for one another."""
         kinds = self._kinds(others)
         counts: Iterable[Sequence[int]]
@@ -162,15 +175,19 @@ class Space:
                 for kind in kinds
                 for number in range(1, len(kind) + 1)
             ]
+        everything = _union((first, *others))
         for each in counts:
-            left = [branch for kind, number in zip(kinds, each, strict=True) for branch in kind[number:]]
-            if left:
-                yield [first, *(b for kind, number in zip(kinds, each, strict=True) for b in kind[:number])], left
+            some = first.operators
+            for kind, number in zip(kinds, each, strict=True):
+                some |= _union(kind[:number])
+            if some != everything:
+                yield some, everything ^ some
 
-    def _cuts(self, branches: Sequence[Tree]) -> Iterator[tuple[list[Tree], list[Tree]]]:
+    def _cuts(self, branches: Sequence[Tree]) -> Iterator[_Cut]:
         """Yield ways to cut parallel branches into beginnings and ends, of which neither is empty."""
         kinds = self._kinds(branches)
-        lengths = [len(kind[0].parts) if isinstance(kind[0], Series) else 1 for kind in kinds]
+        until = [[_beginnings(branch) for branch in kind] for kind in kinds]
+        lengths = [len(kind[0]) - 1 for kind in until]
         places: Iterable[Sequence[Sequence[int]]]
         if prod(comb(len(kind) + length, length) for kind, length in zip(kinds, lengths, strict=True)) <= MOST_CUTS:
             places = product(
@@ -181,35 +198,38 @@ class Space:
             )
         else:
             places = _few_cuts([len(kind) for kind in kinds], lengths)
+        everything = _union(branches)
         for each in places:
-            heads: list[Tree] = []
-            tails: list[Tree] = []
-            for kind, cuts in zip(kinds, each, strict=True):
-                for branch, cut in zip(kind, cuts, strict=True):
-                    sections = branch.parts if isinstance(branch, Series) else (branch,)
-                    heads += [in_series(sections[:cut])] if cut else []
-                    tails += [in_series(sections[cut:])] if cut < len(sections) else []
-            if tails and heads:
-                yield heads, tails
+            heads, all_begin, all_end = 0, True, True
+            for kind, length, cuts in zip(until, lengths, each, strict=True):
+                for beginnings, cut in zip(kind, cuts, strict=True):
+                    heads |= beginnings[cut]
+                    all_begin, all_end = all_begin and cut > 0, all_end and cut < length
+            if heads not in (0, everything):
+                yield _Cut(heads, everything ^ heads, all_begin, all_end)
 
     def _kinds(self, branches: Sequence[Tree]) -> list[list[Tree]]:
         """Group branches that can be exchanged for one another: equal ones with the same neighbours outside."""
         kinds: dict[object, list[Tree]] = {}
         for branch in branches:
-            signature, outside = self._signature(branch), []
-            for index in self._orders[branch]:
-                neighbours = (self.graph.predecessors[index], self.graph.successors[index])
-                outside.append(tuple(each & ~branch.operators for each in neighbours))
-            kinds.setdefault((signature, tuple(outside)), []).append(branch)
+            signature, order = self._signature(branch)
+            neighbours = []
+            for index in order:
+                both = (self.graph.predecessors[index], self.graph.successors[index])
+                neighbours.append(tuple(each & ~branch.operators for each in both))
+            kinds.setdefault((signature, tuple(neighbours)), []).append(branch)
         return list(kinds.values())
 
-    def _signature(self, tree: Tree) -> object:
+    def _signature(self, tree: Tree) -> tuple[object, tuple[int, ...]]:
         """Describe a tree, so that trees with equal descriptions have equal partitions of equal cost.
 
         The description holds its shape, the cost of every operator, and where its inputs come from: the position of an
         operator inside, or the number and output of one outside.
+
+        Returns:
+            The description, and the operators of the tree in the order of their positions.
         """
-        signature = self._signatures.get(tree)
+        signature = self._signatures.get(tree.operators)
         if signature is None:
             shape, order = self._shape(tree)
             position = {index: place for place, index in enumerate(order)}
@@ -224,8 +244,7 @@ class Space:
                         number = outside.setdefault(each, len(outside))
                         inputs.append((-1 - number, self.graph.operators[each].output))
                 entries.append((self._cost[index], *sorted(inputs)))
-            signature = self._signatures[tree] = (shape, tuple(entries))
-            self._orders[tree] = order
+            signature = self._signatures[tree.operators] = (shape, tuple(entries)), order
         return signature
 
     def _shape(self, tree: Tree) -> tuple[object, tuple[int, ...]]:
@@ -234,21 +253,27 @@ class Space:
             return 0, (tree.operator,)
         parts = list(tree.parts)
         if isinstance(tree, Parallel):
-            parts.sort(key=lambda part: repr(self._signature(part)))
+            parts.sort(key=lambda part: repr(self._signature(part)[0]))
         shapes, orders = zip(*map(self._shape, parts), strict=True)
         return (type(tree).__name__, *shapes), tuple(index for order in orders for index in order)
 
 
-def in_series(parts: Sequence[Tree]) -> Tree:
-    """Return the tree of parts in series, flat."""
-    flat = [each for part in parts for each in (part.parts if isinstance(part, Series) else (part,))]
-    return flat[0] if len(flat) == 1 else Series(tuple(flat))
+def restricted(tree: Tree, operators: int) -> Tree:
+    """Return the tree of some of its operators, at least one."""
+    if isinstance(tree, Leaf) or not tree.operators & ~operators:
+        return tree
+    kind, parts = type(tree), []
+    for part in tree.parts:
+        if part.operators & operators:
+            smaller = restricted(part, operators)
+            parts += smaller.parts if isinstance(smaller, kind) else [smaller]
+    return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 
-def in_parallel(parts: Sequence[Tree]) -> Tree:
-    """Return the tree of parallel parts, flat."""
-    flat = [each for part in parts for each in (part.parts if isinstance(part, Parallel) else (part,))]
-    return flat[0] if len(flat) == 1 else Parallel(tuple(flat))
+def _beginnings(branch: Tree) -> list[int]:
+    """Return the sets of operators before each place where a branch can be cut, from none to all."""
+    parts = branch.parts if isinstance(branch, Series) else (branch,)
+    return [0, *accumulate((part.operators for part in parts), or_)]
 
 
 def _few_cuts(sizes: Sequence[int], lengths: Sequence[int]) -> Iterator[list[list[int]]]:
