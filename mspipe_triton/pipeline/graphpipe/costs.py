@@ -18,8 +18,8 @@ class Accelerator:
     """A device, and the cluster that it is part of.
 
     `ACCELERATORS` has presets. Peaks, memory and links come from NVIDIA's data sheets for the SXM modules. Arithmetic
-    is fp32 without TF32, torch's default. The share of the peak that matmuls attain (`ATTAINED`), the overhead per kernel
-    and `half_rows` are assumptions of ours, not measurements; `dataclasses.replace` changes them.
+    is fp32 without TF32, torch's default. The share of the peak that matmuls attain (`ATTAINED`), the overhead per
+    kernel and `half_rows` are assumptions of ours, not measurements; `dataclasses.replace` changes them.
 
     Args:
         name: the device's.
@@ -89,10 +89,10 @@ def total(*durations: Duration, times: float = 1) -> Duration:
 ACCELERATORS = {
     each.name: each
     for each in (
-        # A node of Summit (Oak Ridge): six V100 of 16 GB; two NVLink lanes of 25 GB/s between two of them. The node has
-        # two rails of EDR InfiniBand, 12.5 GB/s each; in a pipeline few of its devices talk to other nodes at a time,
-        # so that a device's link to them is one rail.
-        Accelerator("v100", ATTAINED * 15.7e12, 0.9e12, 16e9, 50e9, 12.5e9, 6),
+        # As GraphPipe's authors used Summit (section 7 of arXiv 2406.17145): four V100 of 16 GB per node, joined by
+        # NVLink, two lanes of 25 GB/s between two of them; nodes joined by EDR InfiniBand of 100 Gbit/s. In a pipeline
+        # few devices of a node talk to other nodes at a time, so that each counts as having the rail for itself.
+        Accelerator("v100", ATTAINED * 15.7e12, 0.9e12, 16e9, 50e9, 12.5e9, 4),
         # The others as in DGX nodes: eight devices around NVLink switches, and a network adapter per device, of
         # 200 Gbit/s beside an A100 and of 400 Gbit/s beside an H100 or H200.
         Accelerator("a100", ATTAINED * 19.5e12, 2.039e12, 80e9, 300e9, 25e9, 8),

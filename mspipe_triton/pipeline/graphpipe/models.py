@@ -31,7 +31,7 @@ def two_branch(*, layers: int = 4) -> OperatorGraph:
     Raises:
         ConfigError: layers is below 1.
     """
-    _check(layers=layers)
+    _check(1, layers=layers)
     forward = Duration(2e-3, 1e-3)
 
     def operator(name: str) -> Operator:
@@ -70,8 +70,8 @@ def mmt(
     Raises:
         ConfigError: a size is below 1, or hidden is no multiple of heads.
     """
-    _check(branches=branches, layers=layers, hidden=hidden, feed_forward=feed_forward, heads=heads)
-    _check(sequence=sequence, classes=classes)
+    _check(1, branches=branches, layers=layers, hidden=hidden, feed_forward=feed_forward, heads=heads)
+    _check(1, sequence=sequence, classes=classes)
     if hidden % heads:
         raise ConfigError(f"hidden must be a multiple of heads, {heads}, not {hidden}")
     tokens = [
@@ -97,9 +97,13 @@ def dlrm(
     entries: int = 1_000_000,
     dim: int = 64,
     bag: int = 100,
+    concatenated: bool = False,
     top: int = 4,
 ) -> OperatorGraph:
     """Build DLRM, a recommendation model: dense and embedding branches, and a perceptron on their concatenation.
+
+    GraphPipe's paper (arXiv 2406.17145, appendix A.2) says that the rows of a bag are concatenated; FlexFlow's DLRM, on
+    which it builds, sums them. Concatenated rows make the first layer of the top perceptron 2.5 times as large.
 
     Args:
         accelerator: the device that runs it.
@@ -109,16 +113,19 @@ def dlrm(
         embeddings: branches of one embedding table each.
         entries: rows of a table.
         dim: columns of a table.
-        bag: rows of a table that a sample sums.
+        bag: rows of a table that a sample uses.
+        concatenated: the rows of a bag are concatenated rather than summed.
         top: layers of the top perceptron; one more of width 1 follows.
 
     Raises:
-        ConfigError: a size is below 1.
+        ConfigError: a size is below 1, or top is below 0.
     """
-    _check(dense=dense, layers=layers, width=width, embeddings=embeddings, entries=entries, dim=dim, bag=bag, top=top)
+    _check(1, dense=dense, layers=layers, width=width, embeddings=embeddings, entries=entries, dim=dim, bag=bag)
+    _check(0, top=top)
     perceptrons = [_perceptron(accelerator, f"dense{b}", [width] * (layers + 1)) for b in range(dense)]
-    bags = [[_embedding_bag(accelerator, f"embedding{b}", entries, dim, bag)] for b in range(embeddings)]
-    joined = dense * width + embeddings * dim
+    columns = bag * dim if concatenated else dim
+    bags = [[_embedding_bag(accelerator, f"embedding{b}", entries, dim, bag, columns)] for b in range(embeddings)]
+    joined = dense * width + embeddings * columns
     return _joined("dlrm", perceptrons + bags, _perceptron(accelerator, "top", [joined, *[width] * top, 1]))
 
 
@@ -127,7 +134,8 @@ def candle_uno(
 ) -> OperatorGraph:
     """Build CANDLE-Uno: a branch of fully connected layers per input, and a perceptron on their concatenation.
 
-    All inputs are `width` wide here, so that branches are equal.
+    All inputs are `width` wide here, so that branches are equal. GraphPipe's paper names no trunk; its size is that of
+    FlexFlow's example.
 
     Args:
         accelerator: the device that runs it.
@@ -137,9 +145,10 @@ def candle_uno(
         trunk: layers after the concatenation; one more of width 1 follows, the predicted response.
 
     Raises:
-        ConfigError: a size is below 1.
+        ConfigError: a size is below 1, or trunk is below 0.
     """
-    _check(branches=branches, layers=layers, width=width, trunk=trunk)
+    _check(1, branches=branches, layers=layers, width=width)
+    _check(0, trunk=trunk)
     features = [_perceptron(accelerator, f"feature{b}", [width] * (layers + 1)) for b in range(branches)]
     return _joined("candle-uno", features, _perceptron(accelerator, "trunk", [branches * width, *[width] * trunk, 1]))
 
@@ -188,15 +197,15 @@ def _perceptron(accelerator: Accelerator, name: str, widths: Sequence[int]) -> l
     return layers
 
 
-def _embedding_bag(accelerator: Accelerator, name: str, entries: int, dim: int, bag: int) -> Operator:
-    """Return an embedding table, of which each sample sums `bag` rows.
+def _embedding_bag(accelerator: Accelerator, name: str, entries: int, dim: int, bag: int, columns: int) -> Operator:
+    """Return an embedding table that reads `bag` rows per sample and writes `columns` values.
 
     Its gradients are sparse: a backward pass writes one row per row that was read. Memory and all-reduce count the
     whole table all the same, as for a dense gradient, an upper bound.
     """
-    traffic = bag * (dim * VALUE + INDEX) + dim * VALUE
-    forward = accelerator.duration(bag * dim, traffic)
-    return Operator(name, forward, total(forward, times=2), entries * dim * VALUE, bag * INDEX, dim * VALUE)
+    forward = accelerator.duration(bag * dim, bag * (dim * VALUE + INDEX) + columns * VALUE)
+    backward = total(forward, times=2)
+    return Operator(name, forward, backward, entries * dim * VALUE, bag * INDEX, columns * VALUE)
 
 
 def _joined(name: str, branches: Iterable[Sequence[Operator]], trunk: Sequence[Operator]) -> OperatorGraph:
@@ -210,8 +219,8 @@ def _joined(name: str, branches: Iterable[Sequence[Operator]], trunk: Sequence[O
     return OperatorGraph.of([*operators, *trunk], uses, name)
 
 
-def _check(**sizes: int) -> None:
-    """Refuse sizes below 1."""
+def _check(least: int, **sizes: int) -> None:
+    """Refuse sizes below the least one."""
     for name, value in sizes.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
