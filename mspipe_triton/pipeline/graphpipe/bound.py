@@ -89,11 +89,10 @@ def shortage(problem: Problem, micro_batches: Iterable[int]) -> str | None:
                 f"operator {graph.operators[each].name!r} needs {_gigabytes(size)} on each device with {share} "
                 f"{'sample' if share == 1 else 'samples'} in flight; devices have {_gigabytes(cluster.memory)}"
             )
-    total = sum(least.values())
-    if total > cluster.devices * cluster.memory:
+    if _free(problem, least) < 0:
         return (
-            f"the model needs at least {_gigabytes(total)}; {cluster.devices} devices of {_gigabytes(cluster.memory)} "
-            f"have {_gigabytes(cluster.devices * cluster.memory)}"
+            f"the model needs at least {_gigabytes(sum(least.values()))}; {cluster.devices} devices of "
+            f"{_gigabytes(cluster.memory)} have {_gigabytes(cluster.devices * cluster.memory)}"
         )
     alone = _exclusive(problem, sizes)
     if len(alone) > cluster.devices:
@@ -106,8 +105,8 @@ def shortage(problem: Problem, micro_batches: Iterable[int]) -> str | None:
         if not _modes(problem, each, sizes, cap):
             size = problem.memory(1 << each, sizes[0], min(cap, sizes[0]), 1)
             return (
-                f"operator {graph.operators[each].name!r} needs {_gigabytes(size)} on each of {cap} devices, the most "
-                f"that the others leave, with 1 micro-batch of {sizes[0]} in flight; devices have "
+                f"operator {graph.operators[each].name!r} needs {_gigabytes(size)} on each device with 1 micro-batch of "
+                f"{sizes[0]} in flight, as the others leave it {cap} {'device' if cap == 1 else 'devices'}; devices have "
                 f"{_gigabytes(cluster.memory)}"
             )
     return None
@@ -117,8 +116,9 @@ def _load(problem: Problem, modes: dict[int, list[_Mode]]) -> float:
     """Return the seconds per iteration from the work of all operators, and of the slowest one.
 
     Proof: a stage on d devices occupies them for its passes and its all-reduce, whose seconds are sums over its
-    operators, each at the stage's micro-batch and d. So it takes at least the sum of its operators' least device-
-    seconds, and all stages together have no more than makespan · devices. An operator alone is no slower than its stage.
+    operators, each at the stage's micro-batch and d. So it takes at least the sum of its operators' least device
+    seconds, and all stages together have no more than makespan · devices. A stage is never faster than one of its
+    operators.
     """
     shared = fsum(min(each.devices * (each.work + each.sync) for each in ways) for ways in modes.values())
     slowest = max(min(each.work + each.sync for each in ways) for ways in modes.values())
@@ -202,22 +202,26 @@ def _modes(problem: Problem, operator: int, sizes: Sequence[int], cap: int) -> l
 
 
 def _caps(problem: Problem, sizes: Sequence[int]) -> dict[int, int]:
-    """Return the most devices that the stage of each operator can have; below 1 if none is left.
+    """Return the most devices that the stage of each operator can have.
 
     Proof: each of its devices holds at least the operator's least bytes, and every other operator's least bytes lie on
     some device, while all devices have D · memory. Of n operators that exclude one another, it can hold one, so n − 1
     others need at least one other device each.
     """
-    devices, memory = problem.cluster.devices, problem.cluster.memory
     least = _least(problem, sizes)
-    most = devices - max(0, len(_exclusive(problem, sizes)) - 1)
-    caps = dict.fromkeys(least, most)
-    if not isinf(memory):
-        free = devices * Fraction(memory) - sum(map(Fraction, least.values()))
-        for each, size in least.items():
-            if size:
-                caps[each] = min(most, 1 + free // Fraction(size))
-    return caps
+    free = _free(problem, least)
+    most = problem.cluster.devices - len(_exclusive(problem, sizes)) + 1
+    return {
+        each: most if isinstance(free, float) or not size else min(most, 1 + free // Fraction(size))
+        for each, size in least.items()
+    }
+
+
+def _free(problem: Problem, least: dict[int, float]) -> Fraction | float:
+    """Return the bytes that the operators' least bytes leave on all devices together, exactly; `inf` if unlimited."""
+    if isinf(problem.cluster.memory):
+        return inf
+    return problem.cluster.devices * Fraction(problem.cluster.memory) - sum(map(Fraction, least.values()))
 
 
 def _exclusive(problem: Problem, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -227,7 +231,7 @@ def _exclusive(problem: Problem, sizes: Sequence[int]) -> tuple[int, ...]:
     """
     least = _least(problem, sizes)
     order = sorted(least, key=lambda each: -least[each])
-    count = min(1, len(order))
+    count = 1
     while count < len(order) and least[order[count - 1]] + least[order[count]] > problem.cluster.memory:
         count += 1
     return tuple(order[:count])
