@@ -104,10 +104,10 @@ def shortage(problem: Problem, micro_batches: Iterable[int]) -> str | None:
     for each, cap in _caps(problem, sizes).items():
         if not _modes(problem, each, sizes, cap):
             size = problem.memory(1 << each, sizes[0], min(cap, sizes[0]), 1)
+            rest = "1 device" if cap == 1 else f"{cap} devices"
             return (
-                f"operator {graph.operators[each].name!r} needs {_gigabytes(size)} on each device with 1 micro-batch of "
-                f"{sizes[0]} in flight, as the others leave it {cap} {'device' if cap == 1 else 'devices'}; devices have "
-                f"{_gigabytes(cluster.memory)}"
+                f"operator {graph.operators[each].name!r} needs {_gigabytes(size)} on each device with 1 micro-batch "
+                f"of {sizes[0]} in flight, as the others leave it {rest}; devices have {_gigabytes(cluster.memory)}"
             )
     return None
 

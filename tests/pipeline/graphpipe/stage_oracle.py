@@ -116,9 +116,9 @@ def outcomes(problem: Problem, size: int, group: int, partitions: Iterator[Group
 
     @cache
     def options(stage: frozenset[int], level: int) -> list[tuple[int, float]]:
-        held = min(level * size * group, problem.batch) // size
+        full = min(level * size * group, problem.batch) // size
         numbers = range(1, min(problem.cluster.devices, size) + 1)
-        return [(each, pace(problem, stage, size, each)) for each in numbers if fits(problem, stage, size, each, held)]
+        return [(each, pace(problem, stage, size, each)) for each in numbers if fits(problem, stage, size, each, full)]
 
     for stages in partitions:
         levels = range(len(stages), 0, -1)

@@ -146,6 +146,16 @@ def test_memory_limits_the_devices_of_an_operator() -> None:
     assert lower_bound(replace(problem, cluster=Cluster(3, 60)), [6]).load == 4
 
 
+def test_all_reduce_runs_beside_the_backward_passes_of_other_stages() -> None:
+    # "b" needs two devices for its activations, so an all-reduce of 8 seconds; meanwhile "a" runs backward for 5.
+    ones = (Operator("a", Duration(1), Duration(5), 8), Operator("b", Duration(2), Duration(3), 8, 5))
+    problem = Problem(OperatorGraph(ones, ((0, 1),)), Cluster(3, 40, 1), 2)
+    bound = lower_bound(problem, [2])
+    assert (bound.load * 2, bound.path * 2) == (13, 14)
+    stages = (frozenset([0]), frozenset([1]))
+    assert makespan(problem, stages, [2, 2], [1, 2], [1, 1]) == 14
+
+
 def operator(name: str, parameters: float, activations: float = 0) -> Operator:
     return Operator(name, Duration(1), Duration(1), int(parameters), int(activations))
 
