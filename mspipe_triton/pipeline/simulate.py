@@ -8,7 +8,8 @@ from fractions import Fraction
 from math import lcm
 
 from mspipe_triton.errors import GraphError
-from mspipe_triton.pipeline.graph import Stage, StageGraph
+from mspipe_triton.pipeline.graph import StageGraph
+from mspipe_triton.pipeline.tasks import run_in_order
 
 
 @dataclass(frozen=True)
@@ -88,41 +89,27 @@ def simulate(graph: StageGraph, iterations: int) -> Simulation:
     if iterations < 1:
         raise GraphError(f"a simulation needs at least 1 iteration, not {iterations}")
     times, scale = whole_times(graph)
-    ends: dict[str, list[int]] = {stage.name: [] for stage in graph.stages}
-    free = dict.fromkeys(graph.by_resource, 0)
-    remaining = iterations * len(graph.stages)
-    while remaining:
-        before = remaining
-        for resource, stages in graph.by_resource.items():
-            turn = sum(len(ends[stage.name]) for stage in stages)
-            while turn < iterations * len(stages):
-                stage = stages[turn % len(stages)]
-                ready = _ready(graph, stage, turn // len(stages), iterations, ends)
-                if ready is None:
-                    break
-                free[resource] = max(free[resource], ready) + times[stage.name]
-                ends[stage.name].append(free[resource])
-                turn, remaining = turn + 1, remaining - 1
-        if remaining == before:
-            ended = iterations * len(graph.stages) - remaining
-            raise GraphError(f"no stage can start after {ended} stages: all wait for one another")
-    return Simulation(
-        graph,
-        iterations,
-        {name: tuple(Fraction(end - times[name], scale) for end in stage_ends) for name, stage_ends in ends.items()},
-        {name: tuple(Fraction(end, scale) for end in stage_ends) for name, stage_ends in ends.items()},
+    first = {stage.name: number * iterations for number, stage in enumerate(graph.stages)}
+    orders = [
+        [first[stage.name] + iteration for iteration in range(iterations) for stage in stages]
+        for stages in graph.by_resource.values()
+    ]
+    waits: list[list[int]] = [[] for _ in range(iterations * len(graph.stages))]
+    for each in graph.dependencies:
+        before, after = first[each.before], first[each.after]
+        for iteration in range(iterations):
+            if (other := each.target(iteration, iterations)) is not None:
+                waits[after + iteration].append(before + other)
+    durations = [times[stage.name] for stage in graph.stages for _ in range(iterations)]
+
+    def name_of(task: int) -> str:
+        return f"{graph.stages[task // iterations].name!r} of iteration {task % iterations}"
+
+    starts, ends = (
+        {
+            name: tuple(Fraction(moment, scale) for moment in moments[task : task + iterations])
+            for name, task in first.items()
+        }
+        for moments in run_in_order(orders, waits, durations, name_of)
     )
-
-
-def _ready(
-    graph: StageGraph, stage: Stage, iteration: int, iterations: int, ends: Mapping[str, list[int]]
-) -> int | None:
-    """Return the time when the last stage that this one waits for ends; None while it is unknown."""
-    ready = 0
-    for each in graph.waits[stage.name]:
-        other = each.target(iteration, iterations)
-        if other is not None:
-            if other >= len(ends[each.before]):
-                return None
-            ready = max(ready, ends[each.before][other])
-    return ready
+    return Simulation(graph, iterations, starts, ends)

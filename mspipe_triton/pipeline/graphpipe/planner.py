@@ -1,12 +1,16 @@
-"""A planner's interface, and the fewest devices with which a stage keeps to a limit."""
+"""A planner's interface, and the fewest devices with which stages keep to a limit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from mspipe_triton.pipeline.graphpipe.plan import Part
-from mspipe_triton.pipeline.graphpipe.problem import Problem
+from mspipe_triton.pipeline.graphpipe.problem import Problem, StageCost
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 
 NONE = 1 << 20  # more devices than any cluster has
@@ -37,6 +41,61 @@ class Planner(Protocol):
         It fits into the devices and their memory, and is at most `depth` stages deep. Among equals it needs the fewest
         devices.
         """
+
+
+class StageTable:
+    """The stages of a family of partitions, a row for each cost, and what they need.
+
+    Levels count the stages on the longest path from a stage to the end, itself included. If all stages have one rhythm,
+    the level is also the number of groups of passes that a stage holds (`held`).
+
+    Args:
+        problem: the problem.
+        levels: the highest level.
+    """
+
+    def __init__(self, problem: Problem, levels: int) -> None:
+        self.problem, self.levels = problem, levels
+        self._rows: dict[StageCost, int] = {}
+        self._stages: list[int] = []
+        self._needs = lru_cache(maxsize=1)(self._needs_of)
+
+    def row(self, operators: int) -> int:
+        """Return the row of a stage; it is added if no stage of the same cost is there."""
+        row = self._rows.setdefault(self.problem.cost(operators), len(self._stages))
+        if row == len(self._stages):
+            self._stages.append(operators)
+        return row
+
+    def limits(self, rhythm: Rhythm) -> npt.NDArray[np.float64]:
+        """Return the times per sample of all stages on any number of devices, ascending, without repetition."""
+        times = self._needs(rhythm, len(self._stages))[0]
+        return np.unique(times[np.isfinite(times)])
+
+    def fewest(self, rhythm: Rhythm, limit: float) -> npt.NDArray[np.int32]:
+        """Return the fewest devices on which stages need at most `limit` seconds per sample, and fit into the memory.
+
+        Returns:
+            An entry per row and level, [rows, levels]; the first level is 1. `NONE` if no number of devices suffices.
+        """
+        times, least = self._needs(rhythm, len(self._stages))
+        devices = np.where(times <= limit, np.arange(1, times.shape[1] + 1, dtype=np.int32), np.int32(NONE))
+        devices = np.minimum.accumulate(devices[:, ::-1], axis=1)[:, ::-1]
+        devices = np.pad(devices, ((0, 0), (0, 1)), constant_values=NONE)
+        return np.take_along_axis(devices, least, axis=1)
+
+    def _needs_of(self, rhythm: Rhythm, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+        """Return times per sample, [rows, devices], and the devices that the memory needs, less 1, [rows, levels]."""
+        problem, micro_batch = self.problem, rhythm.micro_batch
+        devices = np.arange(1, problem.cluster.devices + 1)
+        in_flight = np.minimum(np.arange(1, self.levels + 1) * rhythm.unit, problem.batch)[:, None] // micro_batch
+        times = np.full((rows, len(devices)), np.inf)
+        least = np.empty((rows, self.levels), np.intp)
+        for row, stage in enumerate(self._stages[:rows]):
+            shares = devices[:micro_batch]
+            times[row, : len(shares)] = problem.time_per_sample(stage, micro_batch, shares)
+            least[row] = np.sum(problem.memory(stage, micro_batch, devices, in_flight) > problem.cluster.memory, axis=1)
+        return times, least
 
 
 def fewest_devices(problem: Problem, operators: int, rhythm: Rhythm, level: int, limit: float) -> int:

@@ -4,11 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import fsum, inf
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
 COPIES = 4
+Numbers = Any  # an integer, or an array of them
+
+
+class StageCost(NamedTuple):
+    """Cost of a set of operators as one stage.
+
+    Args:
+        forward: seconds of a forward pass, whatever its samples.
+        forward_each: seconds that each sample adds.
+        backward: the same of a backward pass.
+        backward_each: likewise.
+        parameters: bytes.
+        activations: bytes per sample that it holds between its passes.
+        received: bytes per sample that it receives from other stages; it sends as many back as gradients.
+    """
+
+    forward: float
+    forward_each: float
+    backward: float
+    backward_each: float
+    parameters: int
+    activations: int
+    received: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,7 @@ class Problem:
     cluster: Cluster
     batch: int
     copies: int = COPIES
-    _costs: dict[int, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _costs: dict[int, StageCost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -82,49 +108,16 @@ class Problem:
         if self.copies < 1:
             raise ConfigError(f"copies must be at least 1, not {self.copies}")
 
-    def seconds(self, operators: int, micro_batch: int, devices: int) -> tuple[float, float]:
-        """Return the seconds of a stage's forward and of its backward pass over one micro-batch."""
-        forward, forward_each, backward, backward_each, *_ = self.sums(operators)
-        share = -(-micro_batch // devices)
-        return forward + forward_each * share, backward + backward_each * share
-
-    def sync(self, operators: int, devices: int) -> float:
-        """Return the seconds in which the devices of a stage sum their gradients, once per mini-batch."""
-        parameters = self.sums(operators)[4]
-        return 2 * (devices - 1) / devices * parameters / self.cluster.slowest
-
-    def received(self, operators: int) -> float:
-        """Return the bytes per sample that a stage receives from others; it sends as many back as gradients."""
-        return self.sums(operators)[6]
-
-    def time_per_sample(self, operators: int, micro_batch: int, devices: int) -> float:
-        """Return the seconds per sample that a stage needs in steady state: the larger of its work and its transfers.
-
-        Work is forward and backward passes, and the share of the all-reduce. Transfers overlap work.
-        """
-        forward, backward = self.seconds(operators, micro_batch, devices)
-        work = (forward + backward) / micro_batch + self.sync(operators, devices) / self.batch
-        return max(work, self.received(operators) / self.cluster.slowest)
-
-    def memory(self, operators: int, micro_batch: int, devices: int, in_flight: int) -> float:
-        """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
-        *_, parameters, activations, _ = self.sums(operators)
-        return parameters * self.copies + activations * in_flight * -(-micro_batch // devices)
-
-    def sums(self, operators: int) -> tuple[float, ...]:
-        """Return sums over a set of operators, correctly rounded, so that equal stages have equal costs.
-
-        They are the fixed and per-sample seconds of forward passes, the same of backward passes, bytes of parameters,
-        and per sample the bytes of activations and of outputs that come from other operators.
-        """
-        sums = self._costs.get(operators)
-        if sums is None:
+    def cost(self, operators: int) -> StageCost:
+        """Return the cost of a set of operators. Its sums are correctly rounded, so equal stages have equal costs."""
+        cost = self._costs.get(operators)
+        if cost is None:
             graph = self.graph
             each = [graph.operators[index] for index in members(operators)]
             sources = 0
             for index in members(operators):
                 sources |= graph.predecessors[index]
-            sums = self._costs[operators] = (
+            cost = self._costs[operators] = StageCost(
                 fsum(one.forward.fixed for one in each),
                 fsum(one.forward.per_sample for one in each),
                 fsum(one.backward.fixed for one in each),
@@ -133,4 +126,27 @@ class Problem:
                 sum(one.activations for one in each),
                 sum(graph.operators[index].output for index in members(sources & ~operators)),
             )
-        return sums
+        return cost
+
+    def seconds(self, operators: int, micro_batch: int, devices: Numbers) -> tuple[Any, Any]:
+        """Return the seconds of a stage's forward and of its backward pass over one micro-batch."""
+        cost, share = self.cost(operators), -(-micro_batch // devices)
+        return cost.forward + cost.forward_each * share, cost.backward + cost.backward_each * share
+
+    def sync(self, operators: int, devices: Numbers) -> Any:
+        """Return the seconds in which the devices of a stage sum their gradients, once per mini-batch."""
+        return 2 * (devices - 1) / devices * self.cost(operators).parameters / self.cluster.slowest
+
+    def time_per_sample(self, operators: int, micro_batch: int, devices: Numbers) -> Any:
+        """Return the seconds per sample that a stage needs in steady state: the larger of its work and its transfers.
+
+        Work is forward and backward passes, and the share of the all-reduce. Transfers overlap work.
+        """
+        forward, backward = self.seconds(operators, micro_batch, devices)
+        work = (forward + backward) / micro_batch + self.sync(operators, devices) / self.batch
+        return np.maximum(work, self.cost(operators).received / self.cluster.slowest)
+
+    def memory(self, operators: int, micro_batch: int, devices: Numbers, in_flight: Numbers) -> Any:
+        """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
+        cost = self.cost(operators)
+        return cost.parameters * self.copies + cost.activations * in_flight * -(-micro_batch // devices)

@@ -22,7 +22,7 @@ class CostTables:
 
     def __init__(self, problem: Problem, stages: Sequence[int]) -> None:
         self._problem = problem
-        self._sums = np.array([problem.sums(each) for each in stages], dtype=np.float64).T[:, :, None]
+        self._sums = np.array([problem.cost(each) for each in stages], dtype=np.float64).T[:, :, None]
 
     def times(self, micro_batch: int) -> Floats:
         """Return `Problem.time_per_sample`, [N, D] with D = min(devices of the cluster, micro_batch)."""
