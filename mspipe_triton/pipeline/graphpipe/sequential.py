@@ -80,7 +80,7 @@ class ChainPlanner:
             self.states += len(rest) - 1
             if rest[0] <= devices:
                 return self._trace(rhythm, levels)
-            if rest.min() > devices:
+            if rest.min() >= devices:
                 break
         return None
 

@@ -1,0 +1,218 @@
+"""The choice of a plan: the fastest one in simulation, among those that the planners find."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from math import inf, log
+
+from mspipe_triton.errors import ConfigError, GraphError
+from mspipe_triton.pipeline.graphpipe.bound import Bound, lower_bound
+from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
+from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
+from mspipe_triton.pipeline.graphpipe.planner import Planner
+from mspipe_triton.pipeline.graphpipe.problem import Problem
+from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
+from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
+from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
+from mspipe_triton.pipeline.graphpipe.timeline import makespan
+
+GROUPS = {"1f1b": (1,), "kfkb": (1, 2, 4)}
+
+
+@dataclass
+class Choice:
+    """The fastest plan so far.
+
+    Args:
+        best: the plan; None before the first one.
+        seconds: its makespan, the time of one mini-batch.
+        search_seconds: time spent on finding it.
+        states: states that the planners have visited.
+    """
+
+    best: PipelinePlan | None = None
+    seconds: float = inf
+    search_seconds: float = 0.0
+    states: int = 0
+
+    @property
+    def plan(self) -> PipelinePlan:
+        """The fastest plan.
+
+        Raises:
+            GraphError: there is none.
+        """
+        if self.best is None:
+            raise GraphError("no plan fits into the memory of the devices; use more devices, or a smaller batch")
+        return self.best
+
+    @property
+    def time_per_sample(self) -> float:
+        """Seconds per sample, with the time in which the pipeline fills and drains."""
+        return self.seconds / self.plan.problem.batch
+
+    def consider(self, plan: PipelinePlan) -> bool:
+        """Take a plan if it is faster, or as fast and less deep; return whether it was taken."""
+        seconds = makespan(plan)
+        better = self.best is None or (seconds, plan.depth) < (self.seconds, self.best.depth)
+        if better:
+            self.best, self.seconds = plan, seconds
+        return better
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of a block as time of the search."""
+        start = time.perf_counter()
+        yield
+        self.search_seconds += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The result of planning a model.
+
+    Args:
+        problem: the problem.
+        graph: the fastest plan whose stages form a DAG.
+        sequential: the fastest chain of stages.
+        bound: no plan is faster.
+    """
+
+    problem: Problem
+    graph: Choice
+    sequential: Choice
+    bound: Bound
+
+
+def plan_model(
+    problem: Problem, schedule: str = "1f1b", micro_batch: int | None = None, mixed: bool = False
+) -> Planned:
+    """Find the fastest plan whose stages form a DAG, and the fastest chain of stages.
+
+    For every micro-batch, planners find the partitions of least bottleneck, and less deep ones of larger bottleneck; a
+    simulation decides among them. The DAG is never slower than the chain: partitions into chains are also tried with
+    only the dependencies that they need.
+
+    Args:
+        problem: the problem.
+        schedule: 1f1b, or kfkb for groups of 1, 2 and 4 passes.
+        micro_batch: samples of every pass; None: the fastest divisor of the mini-batch.
+        mixed: let stages differ in their micro-batch, where that is faster.
+
+    Raises:
+        ConfigError: an unknown schedule, or a micro-batch that does not divide the mini-batch.
+        GraphError: no plan fits into the memory of the devices.
+    """
+    if schedule not in GROUPS:
+        raise ConfigError(f"schedule must be {' or '.join(GROUPS)}, not {schedule!r}")
+    rhythms = _rhythms(problem.batch, GROUPS[schedule], micro_batch)
+    bound = lower_bound(problem, {rhythm.micro_batch for rhythm in rhythms})
+    sequential, graph = Choice(), Choice()
+    with sequential.timed():
+        orders = dict.fromkeys(linear_orders(problem.graph).values())
+        chains = _explore([Sequential(problem, order) for order in orders], rhythms, sequential)
+        if mixed:
+            _mix(sequential, chain=True)
+    with graph.timed():
+        trees = dict.fromkeys(decompose(problem.graph, rewrite).tree for rewrite in REWRITES)
+        _explore([SeriesParallel(problem, tree) for tree in trees], rhythms, graph)
+        for parts in (*chains, _parts(sequential.plan)):
+            graph.consider(assemble(problem, parts))
+        if mixed:
+            _mix(graph, chain=False)
+    return Planned(problem, graph, sequential, bound)
+
+
+def _rhythms(batch: int, groups: Sequence[int], micro_batch: int | None) -> list[Rhythm]:
+    """Return the rhythms that divide a mini-batch, those of medium size first."""
+    if micro_batch is not None and (micro_batch < 1 or batch % micro_batch):
+        raise ConfigError(f"micro-batch must divide the batch of {batch}, not {micro_batch}")
+    sizes = [micro_batch] if micro_batch else [each for each in range(1, batch + 1) if not batch % each]
+    sizes.sort(key=lambda size: abs(log(size) - log(batch) / 2))
+    return [Rhythm(size, group) for group in groups for size in sizes if size * group <= batch]
+
+
+def _explore(planners: Sequence[Planner], rhythms: Iterable[Rhythm], choice: Choice) -> list[tuple[Part, ...]]:
+    """Consider each planner's plans of least bottleneck, and less deep ones of larger bottleneck.
+
+    Returns:
+        The partitions.
+    """
+    partitions: dict[tuple[Part, ...], None] = {}
+    for rhythm, planner in product(rhythms, planners):
+        _Sweep(planner, rhythm, choice, partitions).run()
+    choice.states += sum(planner.states for planner in planners)
+    return list(partitions)
+
+
+class _Sweep:
+    """The plans of one planner with one rhythm, over its limits of time per sample.
+
+    Args:
+        planner: the planner.
+        rhythm: of all stages.
+        choice: considers the plans.
+        partitions: receives those that it has considered.
+    """
+
+    def __init__(
+        self, planner: Planner, rhythm: Rhythm, choice: Choice, partitions: dict[tuple[Part, ...], None]
+    ) -> None:
+        self.planner, self.rhythm, self.choice, self.partitions = planner, rhythm, choice, partitions
+        self.limits = planner.limits(rhythm)
+        self.depths: dict[int, int] = {}
+
+    def run(self) -> None:
+        """Find the least limit with a plan, and then every larger one from which on a plan is less deep."""
+        first = bisect_left(range(self.end()), True, key=self.fits)
+        last = self.end() - 1
+        pairs = [(first, last)] if first < last and self.fits(last) else []
+        while pairs:
+            low, high = pairs.pop()
+            middle = (low + high) // 2
+            if low < middle < self.end() and self.depths[low] > self.depths[high] and self.fits(middle):
+                pairs += [(low, middle), (middle, high)]
+
+    def end(self) -> int:
+        """Return the number of limits that allow a faster plan; a mini-batch takes at least its samples times the limit."""
+        return bisect_left(self.limits, self.choice.seconds / self.planner.problem.batch)
+
+    def fits(self, index: int) -> bool:
+        """Consider the plan within a limit, and return whether there is one."""
+        parts = self.planner.parts(self.rhythm, self.limits[index])
+        if parts is None:
+            return False
+        plan = assemble(self.planner.problem, parts, self.planner.chain)
+        self.depths[index] = plan.depth
+        if parts not in self.partitions:
+            self.partitions[parts] = None
+            self.choice.consider(plan)
+        return True
+
+
+def _mix(choice: Choice, chain: bool) -> None:
+    """Change the micro-batch of single stages, as long as that makes the plan faster."""
+    problem = choice.plan.problem
+    sizes = [each for each in range(1, problem.batch + 1) if not problem.batch % each]
+    improved = True
+    while improved:
+        improved = False
+        for index in range(len(choice.plan.stages)):
+            parts = list(_parts(choice.plan))
+            place = sizes.index(parts[index].rhythm.micro_batch)
+            for size in sizes[max(0, place - 1) : place + 2]:
+                rhythm = Rhythm(size, parts[index].rhythm.group)
+                parts[index] = parts[index]._replace(rhythm=rhythm)
+                with suppress(GraphError):  # too little memory
+                    improved |= choice.consider(assemble(problem, parts, chain))
+
+
+def _parts(plan: PipelinePlan) -> tuple[Part, ...]:
+    """Return the partition of a plan."""
+    placed = plan.problem.graph.placed
+    return tuple(Part(each.operators & placed, len(each.devices), each.rhythm) for each in plan.stages)
