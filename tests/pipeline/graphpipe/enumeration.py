@@ -15,7 +15,7 @@ Levels = frozenset[tuple[Operators, int]]
 
 
 class Placed(NamedTuple):
-    """A stage of a plan, with its level, the number of stages from it to the end."""
+    """A stage of a plan: its level is the number of groups of passes that it has in flight."""
 
     operators: Operators
     level: int
@@ -43,25 +43,19 @@ class Enumeration:
         self.levels, self.steps, self.branches = cache(self._levels), cache(self._steps), cache(self._branches)
 
     def plans_by_splits(self) -> list[Outcome]:
-        """Return the plans that the seven splits of `Space` make of a series-parallel model."""
+        """Return the plans that the seven splits of `Space` make of a series-parallel model.
+
+        A stage's level is one more than that of what follows it: of the first stages of all that comes after it in a
+        series, or of the stage that a split puts last, for everything before that one.
+        """
         return self._outcomes(self.levels(self.everything, 0))
 
     def all_plans(self) -> list[Outcome]:
-        """Return the plans of every partition into stages that do not use one another in a cycle."""
-        return self._outcomes(filter(None, map(self._depths, self.partitions())))
+        """Return the plans of every partition into stages that do not use one another in a cycle.
 
-    def cuts_of(self, order: Sequence[int]) -> list[Outcome]:
-        """Return those of `all_plans` whose stages are intervals of a topological order."""
-        place = {index: number for number, index in enumerate(order)}
-        return [
-            plan
-            for plan in self.all_plans()
-            if all(
-                max(place[index] for index in stage.operators) - min(place[index] for index in stage.operators)
-                == len(stage.operators) - 1
-                for stage in plan.stages
-            )
-        ]
+        A stage's level is the number of stages on the longest path from it to the end.
+        """
+        return self._outcomes(filter(None, map(self._depths, self.partitions())))
 
     def partitions(self) -> Iterator[list[Operators]]:
         """Yield all partitions of the operators into at most as many sets as there are devices."""
@@ -221,6 +215,17 @@ class Enumeration:
         micro_batches = min(level * self.group * self.micro_batch, self.problem.batch) // self.micro_batch
         state = self.problem.copies * sum(one.parameters for one in ones)
         return state + sum(one.activations for one in ones) * micro_batches * share <= self.problem.cluster.memory
+
+
+def cuts_of(order: Sequence[int], plans: Iterable[Outcome]) -> list[Outcome]:
+    """Return the plans whose stages are intervals of an order of the operators."""
+    place = {index: number for number, index in enumerate(order)}
+
+    def interval(operators: Operators) -> bool:
+        places = [place[index] for index in operators]
+        return max(places) - min(places) == len(places) - 1
+
+    return [plan for plan in plans if all(interval(stage.operators) for stage in plan.stages)]
 
 
 def _subsets(operators: Operators) -> Iterator[Operators]:
