@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
 from mspipe_triton.pipeline.graphpipe.operators import Duration
@@ -98,7 +98,7 @@ class Enumeration:
         """Cut a set wherever all operators of one side come before all of the other."""
         starts = [some for some in _subsets(operators) if self._before(some, operators - some)]
         bounds = [Operators(), *sorted(starts, key=len), operators]
-        return [after - before for before, after in zip(bounds, bounds[1:], strict=False)]
+        return [after - before for before, after in pairwise(bounds)]
 
     def _branches(self, operators: Operators) -> list[Operators]:
         """Cut a set into the smallest sets that do not depend on one another."""
@@ -200,9 +200,7 @@ class Enumeration:
         link = cluster.bandwidth
         if cluster.node is not None and cluster.between is not None and cluster.node < cluster.devices:
             link = min(link, cluster.between)
-        passes = sum(
-            way.fixed + way.per_sample * share for one in ones for way in (one.forward, one.backward)
-        )
+        passes = sum(way.fixed + way.per_sample * share for one in ones for way in (one.forward, one.backward))
         reduce = 2 * (devices - 1) * sum(one.parameters for one in ones) / (devices * link)
         senders = {before for before, after in self.edges if after in stage and before not in stage}
         received = sum(self.operators[index].output for index in senders) / link

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from math import inf
@@ -13,28 +13,32 @@ from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 
 Pairs = set[tuple[int, int]]
-SKIPS = 0.25  # share of the edges that other paths imply
+OUTPUTS = (0, 1, 3, 8)
 
 
 def series_parallel(random: Random, operators: int) -> OperatorGraph:
     """Build a series-parallel model, often with equal branches, in any topological order."""
-    kinds, order = _tree(random, operators, random.randint(1, 3), random.random() < 0.6)
-    direct = {(a, b) for a, b in order if not any((a, c) in order and (c, b) in order for c in range(operators))}
-    edges = direct | {pair for pair in sorted(order - direct) if random.random() < SKIPS}
+    kinds = [_operator(random) for _ in range(random.choice([1, 1, 2, 3]))]
+    numbers, order = _tree(random, operators, len(kinds), random.random() < 0.6)
     sequence: list[int] = []
     while len(sequence) < operators:
-        ready = [b for b in range(operators) if b not in sequence and all((a, b) not in order or a in sequence for a in range(b))]
-        sequence.append(random.choice(ready))
+        sequence.append(random.choice([b for b in range(operators) if _ready(b, order, sequence)]))
     place = {index: number for number, index in enumerate(sequence)}
-    operators_of = [_operator(random) for _ in range(max(kinds) + 1)]
-    return _graph([operators_of[kinds[index]] for index in sequence], {(place[a], place[b]) for a, b in edges})
+    model = [kinds[numbers[index]] for index in sequence]
+    other = random.randrange(operators)
+    model[other] = replace(model[other], output=random.choice(OUTPUTS))
+    return _graph(model, _edges(random, {(place[a], place[b]) for a, b in order}))
 
 
 def chain(random: Random, operators: int) -> OperatorGraph:
     """Build a chain."""
-    pairs = combinations(range(operators), 2)
-    edges = {(a, b) for a, b in pairs if b - a == 1 or random.random() < SKIPS}
-    return _graph([_operator(random) for _ in range(operators)], edges)
+    return _graph([_operator(random) for _ in range(operators)], _edges(random, {*combinations(range(operators), 2)}))
+
+
+def equal_operators(random: Random, edges: Iterable[tuple[int, int]]) -> OperatorGraph:
+    """Build a model of equal operators."""
+    pairs = {*edges}
+    return _graph([_operator(random)] * (1 + max(after for _, after in pairs)), pairs)
 
 
 def any_graph(random: Random, operators: int) -> OperatorGraph:
@@ -46,13 +50,13 @@ def any_graph(random: Random, operators: int) -> OperatorGraph:
 def problem(random: Random, graph: OperatorGraph, most_devices: int = 3) -> tuple[Problem, Rhythm]:
     """Draw devices, whose memory is often hardly enough or too little, a mini-batch and a rhythm."""
     devices, copies = random.choice([*range(1, most_devices), *[most_devices] * 3]), random.choice([1, 4])
-    micro_batch, group, count = random.randint(1, 8), random.randint(1, 2), random.randint(1, 8)
+    micro_batch, group, count = random.choice([1, 1, 2, 3, 4, 8]), random.randint(1, 2), random.randint(1, 8)
     held = min(group, count) * micro_batch
     each = [copies * each.parameters + each.activations * held for each in graph.operators]
     share = random.choice([0, 0.2, 0.4, 0.7, 1, 2, inf])
     memory = inf if share == inf else max(1, int(max(each) + share * (sum(each) - max(each))))
     node, between = random.choice([(None, None), (1, 1), (2, 2)])
-    cluster = Cluster(devices, memory, random.choice([1, 4, inf]), node, between)
+    cluster = Cluster(devices, memory, random.choice([0.5, 2, inf]), node, between)
     return Problem(graph, cluster, micro_batch * count, copies), Rhythm(micro_batch, group)
 
 
@@ -78,8 +82,20 @@ def _tree(random: Random, operators: int, kinds: int, series: bool) -> tuple[lis
     return result, pairs
 
 
+def _ready(index: int, order: Pairs, sequence: Sequence[int]) -> bool:
+    return index not in sequence and all(a in sequence for a, b in order if b == index)
+
+
+def _edges(random: Random, order: Pairs) -> Pairs:
+    """Draw edges of an order: all that no path implies, and few or many of the others."""
+    share = random.choice([0, 0.25, 0.75])
+    operators = {index for pair in order for index in pair}
+    implied = {(a, b) for a, b in order if any((a, c) in order and (c, b) in order for c in operators)}
+    return (order - implied) | {pair for pair in sorted(implied) if random.random() < share}
+
+
 def _operator(random: Random) -> Operator:
-    output = random.choice([0, 1, 3, 8])
+    output = random.choice(OUTPUTS)
     if random.random() < 0.1:
         return Operator("costless", output=output)
     forward, backward = (Duration(random.choice([0, 0, 1, 4]), random.choice([0, 1, 2, 5])) for _ in range(2))
