@@ -132,12 +132,9 @@ def test_parts_that_only_look_equal(edges: tuple[tuple[int, int], ...]) -> None:
 
 @pytest.mark.parametrize("outputs", [(1, 2), (2, 1)])
 def test_equal_operators_that_receive_more_or_less(outputs: tuple[int, int]) -> None:
-    operators = [
-        Operator(name, Duration(0, 1), parameters=1, output=out)
-        for name, out in zip("abcd", (*outputs, 1, 1), strict=True)
-    ]
-    graph = OperatorGraph(tuple(operators), ((0, 2), (1, 3)))
-    case = Problem(graph, Cluster(4, memory=1, bandwidth=0.25), batch=4, copies=1), Rhythm(1)
+    firsts = [Operator(name, Duration(0, 1), parameters=1, output=out) for name, out in zip("ab", outputs, strict=True)]
+    graph = OperatorGraph((*firsts, *(Operator(name, parameters=2) for name in "cd")), ((0, 2), (1, 3)))
+    case = Problem(graph, Cluster(3, memory=2, bandwidth=0.25), batch=4, copies=1), Rhythm(1)
     assert least_limit(planner_of(case[0]), case[1]) == 8
     check(case)
 
