@@ -51,8 +51,8 @@ def problem(random: Random, graph: OperatorGraph, most_devices: int = 3) -> tupl
     """Draw devices, whose memory is often hardly enough or too little, a mini-batch and a rhythm."""
     devices, copies = random.choice([*range(1, most_devices), *[most_devices] * 3]), random.choice([1, 4])
     micro_batch, group, count = random.choice([1, 1, 2, 3, 4, 8]), random.randint(1, 2), random.randint(1, 8)
-    held = min(group, count) * micro_batch
-    each = [copies * each.parameters + each.activations * held for each in graph.operators]
+    samples = min(group, count) * micro_batch
+    each = [copies * each.parameters + each.activations * samples for each in graph.operators]
     share = random.choice([0, 0.2, 0.4, 0.7, 1, 2, inf])
     memory = inf if share == inf else max(1, int(max(each) + share * (sum(each) - max(each))))
     node, between = random.choice([(None, None), (1, 1), (2, 2)])

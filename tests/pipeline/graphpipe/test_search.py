@@ -117,7 +117,7 @@ def test_equals_the_enumeration_of_its_splits(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases(operators=7, devices=4))
 def test_equals_the_enumeration_of_its_splits_on_larger_models(case: Case) -> None:
     check(case)
