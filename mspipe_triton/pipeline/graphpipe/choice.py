@@ -16,12 +16,10 @@ from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Problem
-from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
+from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
 from mspipe_triton.pipeline.graphpipe.timeline import makespan
-
-GROUPS = {"1f1b": (1,), "kfkb": (1, 2, 4)}
 
 
 @dataclass
@@ -179,7 +177,7 @@ class _Sweep:
                 pairs += [(low, middle), (middle, high)]
 
     def end(self) -> int:
-        """Return the number of limits that allow a faster plan; a mini-batch takes at least its samples times the limit."""
+        """Return how many limits allow a faster plan: a mini-batch takes at least its samples times the limit."""
         return bisect_left(self.limits, self.choice.seconds / self.planner.problem.batch)
 
     def fits(self, index: int) -> bool:

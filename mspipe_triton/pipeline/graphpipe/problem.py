@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from math import fsum, inf
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
@@ -142,9 +140,11 @@ class Problem:
 
         Work is forward and backward passes, and the share of the all-reduce. Transfers overlap work.
         """
+        from numpy import maximum  # takes long to import
+
         forward, backward = self.seconds(operators, micro_batch, devices)
         work = (forward + backward) / micro_batch + self.sync(operators, devices) / self.batch
-        return np.maximum(work, self.cost(operators).received / self.cluster.slowest)
+        return maximum(work, self.cost(operators).received / self.cluster.slowest)
 
     def memory(self, operators: int, micro_batch: int, devices: Numbers, in_flight: Numbers) -> Any:
         """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
