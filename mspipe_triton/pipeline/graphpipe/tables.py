@@ -31,12 +31,14 @@ class CostTables:
         slowest = self._problem.cluster.slowest
         work = (forward + forward_each * share + (backward + backward_each * share)) / micro_batch
         work += 2 * (devices - 1) / devices * parameters / slowest / self._problem.batch
-        return np.maximum(work, received / slowest)
+        times: Floats = np.maximum(work, received / slowest)
+        return times
 
     def memory(self, micro_batch: int, in_flight: int) -> Floats:
         """Return `Problem.memory`, [N, D] with D as in `times`."""
         parameters, activations = self._sums[4:6]
-        return parameters * self._problem.copies + activations * in_flight * self._devices(micro_batch)[1]
+        sizes: Floats = parameters * self._problem.copies + activations * in_flight * self._devices(micro_batch)[1]
+        return sizes
 
     def _devices(self, micro_batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of devices, and the samples of a micro-batch that one of them works on."""
