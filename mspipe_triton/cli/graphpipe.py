@@ -81,7 +81,7 @@ def graphpipe(
     model: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(MODELS)}, or module:attr, a function that returns a torch.nn.Module and its example inputs."
+            help=f"{', '.join(MODELS)}, or module:attr: a function that returns a torch.nn.Module and example inputs."
         ),
     ],
     picture: Annotated[

@@ -19,14 +19,16 @@ def plan_screen(planned: Planned) -> Group:
 def _comparison(planned: Planned) -> Table:
     problem, bound = planned.problem, planned.bound
     table = Table(title=f"{problem.graph.name}: batch {problem.batch:,} on {problem.cluster.devices:,} devices")
-    for name in ("", "stages form a DAG", "best chain"):
+    choices = [planned.graph] if planned.sequential is None else [planned.graph, planned.sequential]
+    for name in ("", "stages form a DAG", "best chain")[: 1 + len(choices)]:
         table.add_column(name, justify="right" if name else "left")
-    choices = (planned.graph, planned.sequential)
-    faster = planned.sequential.seconds / planned.graph.seconds
+    if planned.speedup is None:
+        table.caption = "no chain of stages fits into the memory"
+    else:
+        table.caption = f"{planned.speedup:.2f} times as fast as the best chain"
     rows = {
-        "time per sample, ms": [f"{format_value(each.time_per_sample * 1e3)}" for each in choices],
-        "speed": [f"{faster:.2f}", "1"],
-        "lower bound, ms": [format_value(bound.seconds * 1e3)] * 2,
+        "time per sample, ms": [format_value(each.time_per_sample * 1e3) for each in choices],
+        "lower bound of any plan, ms": [format_value(bound.seconds * 1e3)] * len(choices),
         "time over the bound": [f"{each.time_per_sample / bound.seconds:.2f}" for each in choices],
         "slowest stage, ms per sample": [format_value(float(each.plan.bottleneck) * 1e3) for each in choices],
         "idle time of devices": [f"{_idle(each):.0%}" for each in choices],

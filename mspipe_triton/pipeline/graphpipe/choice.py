@@ -13,13 +13,17 @@ from math import inf, log
 from mspipe_triton.errors import ConfigError, GraphError
 from mspipe_triton.pipeline.graphpipe.bound import Bound, lower_bound
 from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
+from mspipe_triton.pipeline.graphpipe.piper import Piper
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Problem
 from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
+from mspipe_triton.pipeline.graphpipe.shortfall import shortfall
 from mspipe_triton.pipeline.graphpipe.timeline import makespan
+
+PIPER_STAGES = 20_000
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Choice:
             GraphError: there is none.
         """
         if self.best is None:
-            raise GraphError("no plan fits into the memory of the devices; use more devices, or a smaller batch")
+            raise GraphError("no plan has been considered")
         return self.best
 
     @property
@@ -77,14 +81,19 @@ class Planned:
     Args:
         problem: the problem.
         graph: the fastest plan whose stages form a DAG.
-        sequential: the fastest chain of stages.
+        sequential: the fastest chain of stages; None if no chain fits into the memory.
         bound: no plan is faster.
     """
 
     problem: Problem
     graph: Choice
-    sequential: Choice
+    sequential: Choice | None
     bound: Bound
+
+    @property
+    def speedup(self) -> float | None:
+        """The time of the chain over that of the plan; None without a chain."""
+        return None if self.sequential is None else self.sequential.seconds / self.graph.seconds
 
 
 def plan_model(
@@ -112,18 +121,29 @@ def plan_model(
     bound = lower_bound(problem, {rhythm.micro_batch for rhythm in rhythms})
     sequential, graph = Choice(), Choice()
     with sequential.timed():
-        orders = dict.fromkeys(linear_orders(problem.graph).values())
-        chains = _explore([Sequential(problem, order) for order in orders], rhythms, sequential)
-        if mixed:
+        chains = _explore(_chain_planners(problem), rhythms, sequential)
+        if mixed and sequential.best is not None:
             _mix(sequential, chain=True)
     with graph.timed():
         trees = dict.fromkeys(decompose(problem.graph, rewrite).tree for rewrite in REWRITES)
         _explore([SeriesParallel(problem, tree) for tree in trees], rhythms, graph)
-        for parts in (*chains, _parts(sequential.plan)):
+        for parts in chains if sequential.best is None else (*chains, _parts(sequential.best)):
             graph.consider(assemble(problem, parts))
+        if graph.best is None:
+            smallest = min(rhythms, key=lambda rhythm: rhythm.unit)
+            raise GraphError(shortfall(problem, next(iter(trees)), smallest))
         if mixed:
             _mix(graph, chain=False)
-    return Planned(problem, graph, sequential, bound)
+    return Planned(problem, graph, None if sequential.best is None else sequential, bound)
+
+
+def _chain_planners(problem: Problem) -> list[Planner]:
+    """Return PipeDream's planner on each linear order, and Piper's if the model is small enough for it."""
+    orders = dict.fromkeys(linear_orders(problem.graph).values())
+    planners: list[Planner] = [Sequential(problem, order) for order in orders]
+    with suppress(GraphError):
+        planners.append(Piper(problem, limit_stages=PIPER_STAGES))
+    return planners
 
 
 def _rhythms(batch: int, groups: Sequence[int], micro_batch: int | None) -> list[Rhythm]:

@@ -15,7 +15,8 @@ def summary(planned: Planned) -> dict[str, Any]:
         For the plan, and under "sequential" for the chain: "depth"; "time_per_sample", in seconds, with filling and
         draining; "bottleneck", the same of its slowest stage in steady state; "bubble", the idle share of its devices;
         "in_flight", micro-batches by stage; "stages"; "search_seconds"; "states". For the plan also "lower_bound" in
-        seconds per sample, "bounds" by their reason, and "speedup" over the chain.
+        seconds per sample, "bounds" by their reason, and "speedup" over the chain. Without a chain that fits,
+        "sequential" and "speedup" are None.
     """
     problem, bound = planned.problem, planned.bound
     return {
@@ -26,8 +27,8 @@ def summary(planned: Planned) -> dict[str, Any]:
         **_choice(planned.graph),
         "lower_bound": bound.seconds,
         "bounds": {"load": bound.load, "path": bound.path, "memory": bound.memory},
-        "speedup": planned.sequential.seconds / planned.graph.seconds,
-        "sequential": _choice(planned.sequential),
+        "speedup": planned.speedup,
+        "sequential": None if planned.sequential is None else _choice(planned.sequential),
     }
 
 
