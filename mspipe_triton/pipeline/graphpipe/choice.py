@@ -214,18 +214,20 @@ class _Sweep:
 
 
 def _mix(choice: Choice, chain: bool) -> None:
-    """Change the micro-batch of single stages, as long as that makes the plan faster."""
+    """Change the micro-batch of a stage, or of all up to it or from it on, as long as that makes the plan faster."""
     problem = choice.plan.problem
     sizes = [each for each in range(1, problem.batch + 1) if not problem.batch % each]
     improved = True
     while improved:
         improved = False
-        for index in range(len(choice.plan.stages)):
-            parts = list(_parts(choice.plan))
-            place = sizes.index(parts[index].rhythm.micro_batch)
-            for size in sizes[max(0, place - 1) : place + 2]:
-                rhythm = Rhythm(size, parts[index].rhythm.group)
-                parts[index] = parts[index]._replace(rhythm=rhythm)
+        for index, forward in product(range(len(choice.plan.stages)), (1, -1)):
+            for first, last in ((index, index + 1), (0, index + 1), (index, len(choice.plan.stages))):
+                parts = list(_parts(choice.plan))
+                for place in range(first, last):
+                    rhythm = parts[place].rhythm
+                    step = max(0, sizes.index(rhythm.micro_batch) + forward)
+                    size = sizes[min(step, len(sizes) - 1)]
+                    parts[place] = parts[place]._replace(rhythm=Rhythm(size, rhythm.group))
                 with suppress(GraphError):  # too little memory
                     improved |= choice.consider(assemble(problem, parts, chain))
 
