@@ -44,6 +44,7 @@ class PlanSettings:
     between: str = setting("", "Link between nodes, per second, as in 12.5GB.", default_text="the accelerator's")
     node: int = setting(0, "Devices per node; 0 for the accelerator's number.", minimum=0)
     copies: int = setting(COPIES, "Bytes of training state per byte of parameters; 4 for Adam.", minimum=1)
+    replicas: int = setting(0, "Devices per stage at most; 0 for any number, 1 for no data parallelism.", minimum=0)
     costs: str = setting(
         "analytic",
         "Times of module:attr: analytic, for the accelerator, or profile, measured on this machine.",
@@ -108,7 +109,9 @@ def graphpipe(
     settings = PlanSettings(**{name: value for name, value in flags.items() if value is not None})
     if picture is not None:
         check_picture(Path(picture))
-    problem = Problem(settings.graph(model), settings.cluster(), settings.batch, settings.copies)
+    problem = Problem(
+        settings.graph(model), settings.cluster(), settings.batch, settings.copies, settings.replicas or None
+    )
     with console.status("Planning ..."):
         planned = plan_model(problem, settings.schedule, settings.micro_batch or None, settings.mixed)
     console.print(plan_screen(planned))

@@ -81,13 +81,10 @@ class StageTable:
         return np.take_along_axis(devices, least, axis=1)
 
     def _needs_of(self, rhythm: Rhythm) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-        """Return times per sample, [rows, devices], and the devices too few for the memory, [rows, levels].
-
-        More devices than samples of a micro-batch are left out.
-        """
+        """Return times per sample, [rows, devices], and the devices too few for the memory, [rows, levels]."""
         problem, size = self.problem, rhythm.micro_batch
         costs = StageCost(*np.array(list(self._rows), np.float64).T[:, :, None])
-        devices = np.arange(1, min(problem.cluster.devices, size) + 1)
+        devices = np.arange(1, problem.most_devices(size) + 1)
         least = np.empty((len(self._rows), self.levels), np.intp)
         for level in range(self.levels):
             in_flight = min((level + 1) * rhythm.unit, problem.batch) // size

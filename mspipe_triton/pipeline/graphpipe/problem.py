@@ -89,15 +89,17 @@ class Problem:
         cluster: the devices.
         batch: samples per mini-batch.
         copies: bytes of state per byte of parameters. 4 is for Adam: parameters, gradients and two moments.
+        replicas: devices per stage at most; None: all. 1 plans without data parallelism.
 
     Raises:
-        ConfigError: batch or copies is below 1.
+        ConfigError: batch, copies or replicas is below 1.
     """
 
     graph: OperatorGraph
     cluster: Cluster
     batch: int
     copies: int = COPIES
+    replicas: int | None = None
     _costs: dict[int, StageCost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +107,12 @@ class Problem:
             raise ConfigError(f"batch must be at least 1 sample, not {self.batch}")
         if self.copies < 1:
             raise ConfigError(f"copies must be at least 1, not {self.copies}")
+        if self.replicas is not None and self.replicas < 1:
+            raise ConfigError(f"replicas must be at least 1, not {self.replicas}")
+
+    def most_devices(self, micro_batch: int) -> int:
+        """Return the most devices of a stage: no device is without a sample of a micro-batch."""
+        return min(self.cluster.devices, micro_batch, self.replicas or micro_batch)
 
     def cost(self, operators: int) -> StageCost:
         """Return the cost of a set of operators. Its sums are correctly rounded, so equal stages have equal costs."""
