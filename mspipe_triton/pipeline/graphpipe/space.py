@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mspipe_triton.pipeline.graphpipe.decompose import Leaf, Parallel, Series, Tree
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
-MOST_CUTS = 128  # ways to cut parallel branches that a subproblem tries; with more, only some kinds of cuts
+MOST_CUTS = 200  # ways to cut parallel branches that a subproblem tries; with more, only some kinds of cuts
 
 
 class Child(NamedTuple):
