@@ -115,13 +115,16 @@ class Problem:
         return min(self.cluster.devices, micro_batch, self.replicas or micro_batch)
 
     def cost(self, operators: int) -> StageCost:
-        """Return the cost of a set of operators. Its sums are correctly rounded, so equal stages have equal costs."""
+        """Return the cost of a set of operators; costless joins receive nothing.
+
+        Its sums are correctly rounded, so equal stages have equal costs.
+        """
         cost = self._costs.get(operators)
         if cost is None:
             graph = self.graph
             each = [graph.operators[index] for index in members(operators)]
             sources = 0
-            for index in members(operators):
+            for index in members(operators & graph.placed):
                 sources |= graph.predecessors[index]
             cost = self._costs[operators] = StageCost(
                 fsum(one.forward.fixed for one in each),

@@ -87,7 +87,7 @@ class Space:
     2. Series: the stages of one part follow those of the other.
     3. Parallel: two sets of branches share no stage.
     4. Join: the last stage holds the ends of some parallel branches, and all that follows the branches.
-    5. Fork: the first stage holds all that comes before some parallel branches, and their beginnings.
+    5. Fork: the first stage holds the beginnings of some parallel branches that nothing follows, and all before them.
     6. Ends: the last stage holds the ends of all branches.
     7. Beginnings: the first stage holds the beginnings of all branches.
 
