@@ -66,6 +66,7 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     clusters.join_calls()
     clusters.join_light()
     clusters.tie()
+    clusters.join_light()
     clusters.shorten(most)
     return _with_free(clusters.groups(), steps, free)
 
@@ -73,11 +74,12 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
 def _with_free(groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool]) -> list[tuple[int, ...]]:
     """Add to every operator the free steps that it uses, and those that nothing uses to the operator of their call."""
     used = {each for step in steps for each in step.uses}
-    unused = [index for index, alone in enumerate(free) if alone and index not in used]
+    unused = {index for index, alone in enumerate(free) if alone and index not in used}
     result = []
     for each in groups:
         calls = {steps[index].call for index in each}
-        whole, waiting = set(each), [*each, *(index for index in unused if steps[index].call in calls)]
+        whole, waiting = set[int](), [*each, *(index for index in unused if steps[index].call in calls)]
+        unused -= {*waiting}
         while waiting:
             index = waiting.pop()
             whole.add(index)
@@ -108,6 +110,7 @@ class _Clusters:
 
     def close(self) -> None:
         """Compute `ancestors` and `descendants` from `before` and `after`."""
+        self.merged = 0
         order = list(TopologicalSorter({index: members(each) for index, each in self.before.items()}).static_order())
         self.ancestors, self.descendants = self._closure(order, self.before), self._closure(order[::-1], self.after)
 
@@ -154,6 +157,7 @@ class _Clusters:
             into = self._first(index)
             if into is not None:
                 self.merge(into, index)
+        self.close()
 
     def tie(self) -> None:
         """Merge groups that train the same parameter, with the groups between them.
@@ -196,30 +200,34 @@ class _Clusters:
             self.close()
 
     def shorten(self, most: int) -> None:
-        """Merge neighbours in a chain, the cheapest first, until at most `most` groups are left or no chain is."""
-        while len(self.content) > most:
-            pairs = [
-                (self.work[index] + self.work[into], into, index)
-                for index in self.content
-                if (into := self._last(index)) is not None and self._first(into) == index
-            ]
-            if not pairs:
-                return
-            self.merge(*min(pairs)[1:])
+        """Merge neighbours in chains, the cheapest first, until at most `most` groups are left or no chain is."""
+        following = {
+            into: index
+            for index in self.content
+            if (into := self._last(index)) is not None and self._first(into) == index
+        }
+        while len(self.content) > most and following:
+            into = min(following, key=lambda each: (self.work[each] + self.work[following[each]], each))
+            index = following.pop(into)
+            if index in following:
+                following[into] = following.pop(index)
+            self.merge(into, index)
+        self.close()
 
     def merge(self, into: int, index: int) -> None:
         """Merge group `index` into another.
 
-        `ancestors` and `descendants` of other groups stay right if `_last` or `_first` chose `into`; else `close` them.
+        `ancestors` and `descendants` stay right, apart from merged groups, if `_last` or `_first` chose `into`, since
+        what comes before or after `index` then comes before or after `into` anyway. Otherwise `close` them.
         """
         old, new = 1 << index, 1 << into
         both = old | new
-        related = (self.ancestors[index] | self.descendants[index]) & ~new
+        for sets, others in ((self.before, self.after), (self.after, self.before)):
+            for other in members(others[index] & ~new):
+                sets[other] = sets[other] & ~old | new
         for sets in (self.before, self.after, self.ancestors, self.descendants):
             sets[into] = (sets[into] | sets.pop(index)) & ~both
-            for other in members(related):
-                if sets[other] & old:
-                    sets[other] = sets[other] & ~old | new
+        self.merged |= old
         self.content[into] |= self.content.pop(index)
         self.work[into] += self.work.pop(index)
         self.heavy = self.heavy & ~both | (new if self.heavy & both else 0)
@@ -231,12 +239,12 @@ class _Clusters:
 
     def _last(self, index: int, ignored: int = 0) -> int | None:
         """Return the group, among those that a group uses, that comes after all others that it needs, or None."""
-        needed = self.ancestors[index] & ~ignored
+        needed = self.ancestors[index] & ~ignored & ~self.merged
         return self._covering(self.before[index] & needed, needed, self.ancestors)
 
     def _first(self, index: int) -> int | None:
         """Return the group, among those that use a group, that comes before all others that need it, or None."""
-        return self._covering(self.after[index], self.descendants[index], self.descendants)
+        return self._covering(self.after[index], self.descendants[index] & ~self.merged, self.descendants)
 
     @staticmethod
     def _covering(among: int, needed: int, sets: dict[int, int]) -> int | None:

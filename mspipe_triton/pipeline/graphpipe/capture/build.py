@@ -154,12 +154,10 @@ def _names(groups: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[str]:
     """Name operators by their first and last heavy step, such as "layers.0.norm1..linear2", each differently."""
     names: list[str] = []
     for each in groups:
-        heavy = [steps[index].name for index in each if steps[index].heavy and steps[index].data] or [
-            steps[each[-1]].name
-        ]
-        name = heavy[0]
-        if heavy[-1] != name:
-            parts, others = name.split("."), heavy[-1].split(".")
+        heavy = [steps[index].name for index in each if steps[index].heavy and steps[index].data]
+        name, last = (heavy[0], heavy[-1]) if heavy else (steps[each[-1]].name, steps[each[-1]].name)
+        if last != name:
+            parts, others = name.split("."), last.split(".")
             common = next((at for at, pair in enumerate(zip(parts, others, strict=False)) if pair[0] != pair[1]), 0)
             name = f"{name}..{'.'.join(others[common:])}"
         number = sum(1 for other in names if re.fullmatch(re.escape(name) + r"(:\d+)?", other))

@@ -130,4 +130,7 @@ def running(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise GraphError(f"operator {name!r} cannot run by itself: {first_line(error)}") from error
+        raise GraphError(
+            f"operator {name!r} cannot run by itself ({first_line(error)}); shapes must not depend on the values of "
+            "the inputs, and the inputs must be small enough for the device"
+        ) from error
