@@ -1,4 +1,4 @@
-"""Plans of GraphPipe's models beside the best chains: time per sample, depth, search, and the limits of Piper's planner."""
+"""Plans of GraphPipe's models beside the best chains: time per sample, depth, search, and Piper's limits."""
 
 from __future__ import annotations
 
@@ -120,9 +120,7 @@ def _piper(branches: int, layers: int) -> dict[str, Any]:
             continue
         rhythm = Rhythm(8)
         limits = planner.limits(rhythm)
-        first = bisect_left(
-            range(len(limits)), True, key=lambda index: planner.parts(rhythm, limits[index]) is not None
-        )
+        first = bisect_left(limits, True, key=partial(_fits, planner, rhythm))
         seconds = time.perf_counter() - start
         facts[name] = {"seconds": seconds, "states": planner.states, "bottleneck": float(limits[first])}
     return facts

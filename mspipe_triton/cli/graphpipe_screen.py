@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mspipe_triton.cli.console import format_value
 from mspipe_triton.pipeline.graphpipe.choice import Choice, Planned
-from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan, brief
+from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
 
@@ -36,7 +36,7 @@ def _comparison(planned: Planned) -> Table:
         "stages": [f"{len(each.plan.stages)}" for each in choices],
         "most micro-batches in flight": [f"{max(s.in_flight for s in each.plan.stages)}" for each in choices],
         "most memory of a device, GB": [format_value(_memory(each.plan)) for each in choices],
-        "search, seconds": [format_value(each.search_seconds) for each in choices],
+        "search, seconds": [f"{each.search_seconds:.2g}" for each in choices],
     }
     for label, values in rows.items():
         table.add_row(label, *values)
@@ -44,9 +44,14 @@ def _comparison(planned: Planned) -> Table:
 
 
 def _stages(plan: PipelinePlan) -> Table:
-    table = Table(title="stages of the plan")
-    for name in ("stage", "operators", "after", "devices", "micro-batch", "in flight", "memory, GB", "ms per sample"):
-        table.add_column(name, justify="left" if name in ("stage", "operators", "after") else "right")
+    table = Table(
+        title="stages of the plan",
+        caption="on: devices; batch: samples per pass; held: micro-batches in flight;\n"
+        "GB: memory per device; ms: per sample, of the stage alone",
+    )
+    for name in ("stage", "operators", "after", "on", "batch", "held", "GB", "ms"):
+        text = name in ("operators", "after")
+        table.add_column(name, justify="left" if text else "right", no_wrap=text)
     names = [each.name.removeprefix("stage ") for each in plan.stages]
     for name, stage in zip(names, plan.stages, strict=True):
         after = [names[each] for each in stage.after] + [f"joins {names[each]}" for each in stage.joins]
@@ -54,7 +59,7 @@ def _stages(plan: PipelinePlan) -> Table:
         time = plan.problem.time_per_sample(stage.operators, stage.rhythm.micro_batch, len(stage.devices))
         table.add_row(
             name,
-            brief(plan.problem.graph.names(stage.operators)),
+            plan.problem.graph.summary(stage.operators),
             ", ".join(after),
             f"{len(stage.devices)}",
             size,

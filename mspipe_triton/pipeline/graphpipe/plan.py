@@ -85,11 +85,6 @@ class PipelinePlan:
         return self.problem.memory(stage.operators, stage.rhythm.micro_batch, len(stage.devices), stage.in_flight)
 
 
-def brief(names: Sequence[str], most: int = 3) -> str:
-    """Shorten a list of names to the first and the last, and their number, if there are more than `most`."""
-    return ", ".join(names) if len(names) <= most else f"{names[0]} … {names[-1]} ({len(names)})"
-
-
 def assemble(problem: Problem, parts: Sequence[Part], chain: bool = False) -> PipelinePlan:
     """Build the plan of a partition: order, names, devices, dependencies, and micro-batches in flight.
 

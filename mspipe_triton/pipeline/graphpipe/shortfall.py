@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf, sqrt
 
 from mspipe_triton.pipeline.graphpipe.decompose import Tree
-from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble, brief
+from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.problem import Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
@@ -39,7 +39,7 @@ def shortfall(problem: Problem, tree: Tree, rhythm: Rhythm) -> str:
     passes = "1 micro-batch" if stage.in_flight == 1 else f"{stage.in_flight} micro-batches"
     return (
         f"no plan fits into {cluster.devices} devices of {cluster.memory / 1e9:,.4g} GB: even in the plan that needs "
-        f"least, {stage.name} ({brief(problem.graph.names(stage.operators))}) needs {_most(least) / 1e9:,.4g} GB on "
+        f"least, {stage.name} ({problem.graph.summary(stage.operators)}) needs {_most(least) / 1e9:,.4g} GB on "
         f"each device, with {passes} of {rhythm.micro_batch} in flight; use devices with more memory, or more of them"
     )
 
