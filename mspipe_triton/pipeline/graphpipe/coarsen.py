@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
@@ -21,6 +21,7 @@ class Step:
         uses: indices of the earlier steps whose results it uses.
         call: the innermost module call that it is part of.
         heavy: it uses parameters, or multiplies matrices.
+        idle: it takes no time, as a view does.
         data: it depends on the model's inputs.
         trained: names of the trained parameters that it uses.
         work: its cost in any unit, by which the cheapest operators are merged first.
@@ -30,6 +31,7 @@ class Step:
     uses: tuple[int, ...] = ()
     call: str = ""
     heavy: bool = False
+    idle: bool = False
     data: bool = True
     trained: frozenset[str] = frozenset()
     work: float = 0.0
@@ -40,13 +42,14 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
 
     1. Heavy steps of one module call, and light steps between them, are one operator, if no step on another branch then
        has to wait for more.
-    2. Light steps join the last operator that they use. Those that join branches join the first operator that uses
-       their result; if branches start there, they stay an operator of their own.
+    2. Light steps join the last operator that they use, or the first one that uses their result if branches start
+       before them. Those that join branches join the operator after them, or stay one of their own if branches start
+       there.
     3. Operators that train the same parameter become one.
     4. Above `most` operators, neighbours of which no branch starts or ends between are merged, the cheapest first.
 
     Light steps that use only inputs or constants are part of every operator that uses their result, since computing
-    them again is cheaper than waiting for another device.
+    them again is cheaper than waiting for another device. So are views of parameters, which count as the parameter.
 
     Args:
         steps: in topological order.
@@ -60,12 +63,16 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
         GraphError: operators train the same parameter, and others lie between them.
     """
     free: list[bool] = []
+    trained: list[frozenset[str]] = []
     for index, step in enumerate(steps):
-        free.append(not step.heavy and all(free[each] for each in step.uses) and index not in outputs)
-    clusters = _Clusters(steps, free)
+        light = not step.heavy or (step.idle and not step.data)
+        free.append(light and all(free[each] for each in step.uses) and index not in outputs)
+        trained.append(step.trained.union(*(trained[each] for each in step.uses if free[each])))
+    clusters = _Clusters(steps, free, trained)
     clusters.join_calls()
     clusters.join_light()
     clusters.tie()
+    clusters.join_calls()
     clusters.join_light()
     clusters.shorten(most)
     return _with_free(clusters.groups(), steps, free)
@@ -94,8 +101,8 @@ class _Clusters:
     `ancestors` and `descendants` are transitive, so they tell which order a merge would add.
     """
 
-    def __init__(self, steps: Sequence[Step], free: Sequence[bool]) -> None:
-        self.steps = steps
+    def __init__(self, steps: Sequence[Step], free: Sequence[bool], trained: Sequence[frozenset[str]]) -> None:
+        self.steps, self.trained = steps, trained
         self.content = {index: 1 << index for index in range(len(steps)) if not free[index]}
         self.before, self.after = dict.fromkeys(self.content, 0), dict.fromkeys(self.content, 0)
         for index in self.content:
@@ -138,8 +145,8 @@ class _Clusters:
             into = self._last(index, self.sources)
             if into is None or self.steps[into].call != self.steps[index].call:
                 continue
-            others = self.descendants[into] & self.heavy & ~(1 << index)
-            if not self.heavy >> index & 1 or not others & ~self.descendants[index]:
+            view = self.steps[index].idle and not self.heavy >> index & 1
+            if view or self._waits_for_all(into, index):
                 self.merge(into, index)
         self.close()
 
@@ -148,16 +155,24 @@ class _Clusters:
 
         Parameters that are changed before they are used, such as normalised weights, join the first as well.
         """
-        for index in self._sorted(self.ancestors, ~self.heavy & ~self.sources):
-            into = self._last(index, self.sources)
-            if into is not None:
-                self.merge(into, index)
-        self.close()
+        self._join_last(self._waits_for_all)
         for index in self._sorted(self.descendants, ~self.heavy):
             into = self._first(index)
             if into is not None:
                 self.merge(into, index)
         self.close()
+        self._join_last(lambda into, index: True)
+
+    def _join_last(self, fits: Callable[[int, int], bool]) -> None:
+        for index in self._sorted(self.ancestors, ~self.heavy & ~self.sources):
+            into = self._last(index, self.sources)
+            if into is not None and fits(into, index):
+                self.merge(into, index)
+        self.close()
+
+    def _waits_for_all(self, into: int, index: int) -> bool:
+        """Return True if all heavy groups that wait for `into` wait for `index` too."""
+        return not self.descendants[into] & self.heavy & ~(1 << index) & ~self.descendants[index]
 
     def tie(self) -> None:
         """Merge groups that train the same parameter, with the groups between them.
@@ -168,7 +183,7 @@ class _Clusters:
         users: dict[str, int] = {}
         for index, content in self.content.items():
             for step in members(content):
-                for name in self.steps[step].trained:
+                for name in self.trained[step]:
                     users[name] = users.get(name, 0) | 1 << index
         shared = {name: each for name, each in users.items() if each.bit_count() > 1}
         tied = 0
