@@ -102,7 +102,6 @@ def graphpipe(
     from mspipe_triton.cli.graphpipe_screen import plan_screen
     from mspipe_triton.pipeline.graphpipe.choice import plan_model
     from mspipe_triton.pipeline.graphpipe.picture import check_picture, draw
-    from mspipe_triton.pipeline.graphpipe.summary import summary
     from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 
@@ -121,7 +120,7 @@ def graphpipe(
     if trace is not None:
         write_trace(timeline, Path(trace))
     if as_json:
-        print(json.dumps(summary(planned)))
+        print(json.dumps(planned.to_json()))
 
 
 def parse_bytes(flag: str, text: str) -> float | None:

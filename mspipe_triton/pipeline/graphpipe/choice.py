@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from math import inf, log
+from typing import Any
 
 from mspipe_triton.errors import ConfigError, GraphError
 from mspipe_triton.pipeline.graphpipe.bound import Bound, lower_bound
@@ -21,7 +22,7 @@ from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
 from mspipe_triton.pipeline.graphpipe.shortfall import shortfall
-from mspipe_triton.pipeline.graphpipe.timeline import makespan
+from mspipe_triton.pipeline.graphpipe.timeline import makespan, simulate_plan
 
 PIPER_STAGES = 20_000
 
@@ -66,6 +67,33 @@ class Choice:
             self.best, self.seconds = plan, seconds
         return better
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan and the search for it as JSON; times are in seconds, memory is in bytes."""
+        plan = self.plan
+        names, idle = [stage.name for stage in plan.stages], simulate_plan(plan).bubble.values()
+        return {
+            "depth": plan.depth,
+            "time_per_sample": self.time_per_sample,
+            "bottleneck": plan.bottleneck,
+            "bubble": sum(idle) / len(idle),
+            "in_flight": {stage.name: stage.in_flight for stage in plan.stages},
+            "stages": [
+                {
+                    "name": stage.name,
+                    "operators": list(plan.problem.graph.names(stage.operators)),
+                    "devices": list(stage.devices),
+                    "micro_batch": stage.rhythm.micro_batch,
+                    "group": stage.rhythm.group,
+                    "after": [names[each] for each in stage.after],
+                    "joins": [names[each] for each in stage.joins],
+                    "memory": plan.memory(stage),
+                }
+                for stage in plan.stages
+            ],
+            "search_seconds": self.search_seconds,
+            "states": self.states,
+        }
+
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Count the time of a block as time of the search."""
@@ -94,6 +122,21 @@ class Planned:
     def speedup(self) -> float | None:
         """The time of the chain over that of the plan; None without a chain."""
         return None if self.sequential is None else self.sequential.seconds / self.graph.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON, with the best chain under "sequential", and the lower bound in seconds per sample."""
+        problem, bound = self.problem, self.bound
+        return {
+            "model": problem.graph.name,
+            "batch": problem.batch,
+            "devices": problem.cluster.devices,
+            "memory": problem.cluster.memory,
+            **self.graph.to_json(),
+            "lower_bound": bound.seconds,
+            "bounds": {"load": bound.load, "path": bound.path, "memory": bound.memory},
+            "speedup": self.speedup,
+            "sequential": None if self.sequential is None else self.sequential.to_json(),
+        }
 
 
 def plan_model(
