@@ -200,9 +200,7 @@ class Enumeration:
         link = cluster.bandwidth
         if cluster.node is not None and cluster.between is not None and cluster.node < cluster.devices:
             link = min(link, cluster.between)
-        passes = sum(
-            way.fixed + way.per_sample * share for one in ones for way in (one.forward, one.backward)
-        )
+        passes = sum(way.fixed + way.per_sample * share for one in ones for way in (one.forward, one.backward))
         reduce = 2 * (devices - 1) * sum(one.parameters for one in ones) / (devices * link)
         senders = {before for before, after in self.edges if after in stage and before not in stage}
         received = sum(self.operators[index].output for index in senders) / link

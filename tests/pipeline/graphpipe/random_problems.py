@@ -23,7 +23,11 @@ def series_parallel(random: Random, operators: int) -> OperatorGraph:
     edges = direct | {pair for pair in sorted(order - direct) if random.random() < SKIPS}
     sequence: list[int] = []
     while len(sequence) < operators:
-        ready = [b for b in range(operators) if b not in sequence and all((a, b) not in order or a in sequence for a in range(b))]
+        ready = [
+            b
+            for b in range(operators)
+            if b not in sequence and all((a, b) not in order or a in sequence for a in range(b))
+        ]
         sequence.append(random.choice(ready))
     place = {index: number for number, index in enumerate(sequence)}
     operators_of = [_operator(random) for _ in range(max(kinds) + 1)]

@@ -192,7 +192,9 @@ def test_joins_receive_nothing() -> None:
 def test_the_enumeration_shares_no_code_with_planners() -> None:
     tree = ast.parse(Path(enumeration.__file__).read_text(encoding="utf-8"))
     imports = [each for each in ast.walk(tree) if isinstance(each, ast.Import | ast.ImportFrom)]
-    names = {f"{each.module}.{name.name}" for each in imports if isinstance(each, ast.ImportFrom) for name in each.names}
+    names = {
+        f"{each.module}.{name.name}" for each in imports if isinstance(each, ast.ImportFrom) for name in each.names
+    }
     assert all(isinstance(each, ast.ImportFrom) for each in imports)
     assert {name.rpartition("graphpipe.")[2] for name in names if name.startswith("mspipe_triton")} == {
         "operators.Duration",
