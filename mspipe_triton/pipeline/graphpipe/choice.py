@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -110,7 +110,7 @@ class Planned:
         problem: the problem.
         graph: the fastest plan whose stages form a DAG.
         sequential: the fastest chain of stages; None if no chain fits into the memory.
-        bound: no plan is faster.
+        bound: no plan is faster, among those whose stages have one micro-batch unless they may be mixed.
     """
 
     problem: Problem
@@ -161,7 +161,7 @@ def plan_model(
     if schedule not in GROUPS:
         raise ConfigError(f"schedule must be {' or '.join(GROUPS)}, not {schedule!r}")
     rhythms = _rhythms(problem.batch, GROUPS[schedule], micro_batch)
-    bound = lower_bound(problem, {rhythm.micro_batch for rhythm in rhythms})
+    bound = _bound(problem, {rhythm.micro_batch for rhythm in rhythms}, mixed)
     sequential, graph = Choice(), Choice()
     with sequential.timed():
         chains = _explore(_chain_planners(problem), rhythms, sequential)
@@ -178,6 +178,18 @@ def plan_model(
         if mixed:
             _mix(graph, chain=False)
     return Planned(problem, graph, None if sequential.best is None else sequential, bound)
+
+
+def _bound(problem: Problem, sizes: Collection[int], mixed: bool) -> Bound:
+    """Return the lower bound of plans whose stages may differ in their micro-batch, or have all the same one."""
+    joint = lower_bound(problem, sizes)
+    if mixed:
+        return joint
+    single = []
+    for size in sizes:
+        with suppress(GraphError):  # too little memory for this micro-batch
+            single.append(lower_bound(problem, [size]))
+    return min(single, key=lambda bound: bound.seconds, default=joint)
 
 
 def _chain_planners(problem: Problem) -> list[Planner]:

@@ -42,6 +42,7 @@ def test_case_study_halves_depth_and_in_flight() -> None:
     assert planned.sequential is not None
     assert planned.sequential.seconds == pytest.approx((32 + 7) * 18e-3)
     assert planned.speedup == pytest.approx(39 * 18 / (19 * 30))
+    assert planned.bound.seconds == pytest.approx(planned.graph.time_per_sample)  # the plan is optimal
 
 
 def test_depth_alone_gains_more_than_a_tenth() -> None:
