@@ -75,6 +75,12 @@ def test_branches_that_a_costless_loss_joins() -> None:
     assert timeline.makespan == 14
 
 
+def test_a_costless_loss_receives_no_transfers() -> None:
+    operators = [operator("a", 1, 1, output=900), operator("b", 2, 5, output=900), Operator("loss")]
+    plan = plan_of(operators, [("a", "loss"), ("b", "loss")], 2, bandwidth=1.0)
+    assert (makespan(plan), plan.bottleneck) == (14, 7)
+
+
 def test_devices_of_a_stage_share_a_micro_batch_and_sum_their_gradients() -> None:
     graph = OperatorGraph((operator("a", 1, 2, parameters=8, activations=5),), ())
     plan = assemble(Problem(graph, Cluster(2, inf, bandwidth=4.0), 4), [Part(1, 2, Rhythm(2))])
