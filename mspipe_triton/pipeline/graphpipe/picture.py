@@ -46,8 +46,7 @@ def draw(timeline: Timeline, path: Path) -> None:
     Raises:
         ConfigError: the name of the file does not end in .svg.
     """
-    if path.suffix.lower() != ".svg":
-        raise ConfigError(f"pictures are .svg files, so {path.name} needs that ending")
+    check_picture(path)
     plan = timeline.plan
     boxes = _boxes(plan)
     rows = sum(len(stage.devices) for stage in plan.stages)
@@ -67,6 +66,16 @@ def draw(timeline: Timeline, path: Path) -> None:
             file.writelines(f"{line}\n" for line in part)
         file.writelines(f"{line}\n" for line in _rows(timeline, edge, row))
         file.write("</svg>\n")
+
+
+def check_picture(path: Path) -> None:
+    """Check the name of a picture's file.
+
+    Raises:
+        ConfigError: it does not end in .svg.
+    """
+    if path.suffix.lower() != ".svg":
+        raise ConfigError(f"pictures are .svg files, so {path.name} needs that ending")
 
 
 def _text(x: float, y: float, text: str, size: float = 11, **attributes: str) -> str:

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import fsum, inf
+from typing import Any, NamedTuple
 
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
 COPIES = 4
+Numbers = Any  # a number, or an array of them
+
+
+class StageCost(NamedTuple):
+    """Cost of a set of operators as one stage, or of many as arrays.
+
+    Args:
+        forward: seconds of a forward pass, whatever its samples.
+        forward_each: seconds that each sample adds.
+        backward: the same of a backward pass.
+        backward_each: likewise.
+        parameters: bytes.
+        activations: bytes per sample that it holds between its passes.
+        received: bytes per sample that it receives from other stages; it sends as many back as gradients.
+    """
+
+    forward: Numbers
+    forward_each: Numbers
+    backward: Numbers
+    backward_each: Numbers
+    parameters: Numbers
+    activations: Numbers
+    received: Numbers
 
 
 @dataclass(frozen=True)
@@ -65,62 +89,44 @@ class Problem:
         cluster: the devices.
         batch: samples per mini-batch.
         copies: bytes of state per byte of parameters. 4 is for Adam: parameters, gradients and two moments.
+        replicas: devices per stage at most; None: all. 1 plans without data parallelism.
 
     Raises:
-        ConfigError: batch or copies is below 1.
+        ConfigError: batch, copies or replicas is below 1.
     """
 
     graph: OperatorGraph
     cluster: Cluster
     batch: int
     copies: int = COPIES
-    _costs: dict[int, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    replicas: int | None = None
+    _costs: dict[int, StageCost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"batch must be at least 1 sample, not {self.batch}")
         if self.copies < 1:
             raise ConfigError(f"copies must be at least 1, not {self.copies}")
+        if self.replicas is not None and self.replicas < 1:
+            raise ConfigError(f"replicas must be at least 1, not {self.replicas}")
 
-    def seconds(self, operators: int, micro_batch: int, devices: int) -> tuple[float, float]:
-        """Return the seconds of a stage's forward and of its backward pass over one micro-batch."""
-        forward, forward_each, backward, backward_each, *_ = self._sums(operators)
-        share = -(-micro_batch // devices)
-        return forward + forward_each * share, backward + backward_each * share
+    def most_devices(self, micro_batch: int) -> int:
+        """Return the most devices of a stage: no device is without a sample of a micro-batch."""
+        return min(self.cluster.devices, micro_batch, self.replicas or micro_batch)
 
-    def sync(self, operators: int, devices: int) -> float:
-        """Return the seconds in which the devices of a stage sum their gradients, once per mini-batch."""
-        parameters = self._sums(operators)[4]
-        return 2 * (devices - 1) / devices * parameters / self.cluster.slowest
+    def cost(self, operators: int) -> StageCost:
+        """Return the cost of a set of operators; costless joins receive nothing.
 
-    def received(self, operators: int) -> float:
-        """Return the bytes per sample that a stage receives from others; it sends as many back as gradients."""
-        return self._sums(operators)[6]
-
-    def time_per_sample(self, operators: int, micro_batch: int, devices: int) -> float:
-        """Return the seconds per sample that a stage needs in steady state: the larger of its work and its transfers.
-
-        Work is forward and backward passes, and the share of the all-reduce. Transfers overlap work.
+        Its sums are correctly rounded, so equal stages have equal costs.
         """
-        forward, backward = self.seconds(operators, micro_batch, devices)
-        work = (forward + backward) / micro_batch + self.sync(operators, devices) / self.batch
-        return max(work, self.received(operators) / self.cluster.slowest)
-
-    def memory(self, operators: int, micro_batch: int, devices: int, in_flight: int) -> float:
-        """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
-        *_, parameters, activations, _ = self._sums(operators)
-        return parameters * self.copies + activations * in_flight * -(-micro_batch // devices)
-
-    def _sums(self, operators: int) -> tuple[float, ...]:
-        """Sums over a set of operators. They are correctly rounded, so that equal stages have equal costs."""
-        sums = self._costs.get(operators)
-        if sums is None:
+        cost = self._costs.get(operators)
+        if cost is None:
             graph = self.graph
             each = [graph.operators[index] for index in members(operators)]
             sources = 0
-            for index in members(operators):
+            for index in members(operators & graph.placed):
                 sources |= graph.predecessors[index]
-            sums = self._costs[operators] = (
+            cost = self._costs[operators] = StageCost(
                 fsum(one.forward.fixed for one in each),
                 fsum(one.forward.per_sample for one in each),
                 fsum(one.backward.fixed for one in each),
@@ -129,4 +135,42 @@ class Problem:
                 sum(one.activations for one in each),
                 sum(graph.operators[index].output for index in members(sources & ~operators)),
             )
-        return sums
+        return cost
+
+    def seconds(self, operators: int, micro_batch: int, devices: int) -> tuple[float, float]:
+        """Return the seconds of a stage's forward and of its backward pass over one micro-batch."""
+        return self._seconds(self.cost(operators), micro_batch, devices)
+
+    def sync(self, operators: int, devices: int) -> float:
+        """Return the seconds in which the devices of a stage sum their gradients, once per mini-batch."""
+        return float(self._sync(self.cost(operators), devices))
+
+    def time_per_sample(self, operators: int, micro_batch: int, devices: int) -> float:
+        """Return the seconds per sample that a stage needs in steady state (`times_per_sample`)."""
+        return float(self.times_per_sample(self.cost(operators), micro_batch, devices))
+
+    def memory(self, operators: int, micro_batch: int, devices: int, in_flight: int) -> float:
+        """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
+        return float(self.memories(self.cost(operators), micro_batch, devices, in_flight))
+
+    def times_per_sample(self, cost: StageCost, micro_batch: int, devices: Numbers) -> Numbers:
+        """Return the seconds per sample that stages need in steady state: the larger of their work and their transfers.
+
+        Work is forward and backward passes, and the share of the all-reduce. Transfers overlap work.
+        """
+        from numpy import maximum  # takes long to import
+
+        forward, backward = self._seconds(cost, micro_batch, devices)
+        work = (forward + backward) / micro_batch + self._sync(cost, devices) / self.batch
+        return maximum(work, cost.received / self.cluster.slowest)
+
+    def memories(self, cost: StageCost, micro_batch: int, devices: Numbers, in_flight: Numbers) -> Numbers:
+        """Return the bytes per device of stages that hold `in_flight` micro-batches between their passes."""
+        return cost.parameters * self.copies + cost.activations * in_flight * -(-micro_batch // devices)
+
+    def _seconds(self, cost: StageCost, micro_batch: int, devices: Numbers) -> tuple[Numbers, Numbers]:
+        share = -(-micro_batch // devices)
+        return cost.forward + cost.forward_each * share, cost.backward + cost.backward_each * share
+
+    def _sync(self, cost: StageCost, devices: Numbers) -> Numbers:
+        return 2 * (devices - 1) / devices * cost.parameters / self.cluster.slowest

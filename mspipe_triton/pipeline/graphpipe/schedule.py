@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from mspipe_triton.errors import ConfigError
 
+GROUPS = {"1f1b": (1,), "kfkb": (1, 2, 4)}
+"""Sizes of the groups of passes that a schedule may use."""
+
 
 @dataclass(frozen=True)
 class Rhythm:

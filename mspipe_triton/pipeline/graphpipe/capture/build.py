@@ -1,0 +1,167 @@
+"""Operator graphs of modules: traced, grouped into operators, with costs that are measured or estimated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from mspipe_triton.errors import GraphError
+from mspipe_triton.pipeline.graphpipe.capture.measure import Counts, count, survey, time
+from mspipe_triton.pipeline.graphpipe.capture.meter import estimate, line, size
+from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, cut
+from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, samples, trace
+from mspipe_triton.pipeline.graphpipe.coarsen import OPERATORS, Step, group
+from mspipe_triton.pipeline.graphpipe.costs import Accelerator
+from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
+
+GROWTH = 4
+INTENSITY = 100  # operations that an accelerator does while its memory moves a byte
+
+
+def capture(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    accelerator: Accelerator | None = None,
+    most: int = OPERATORS,
+    name: str = "model",
+) -> OperatorGraph:
+    """Build the operator graph of a module.
+
+    The module is traced in its present mode, training or evaluation, with its example inputs (at least two samples, the
+    inputs repeated if necessary) and with four times as many. An operator's costs with both give what is fixed and what
+    grows with the samples. `coarsen.group` tells what an operator is. Its activations are the tensors that autograd
+    keeps, each counted once per operator, at the larger batch; parameters include buffers.
+
+    Args:
+        module: the model.
+        args: arguments of its forward pass; the first dimension of every tensor is the samples.
+        kwargs: the same, by keyword.
+        accelerator: estimates times for this device, from operations and memory traffic of every kernel. Without it,
+            times are measured where the module is.
+        most: operators, unless parallel branches make more necessary.
+        name: the graph's.
+
+    Raises:
+        GraphError: torch cannot export the module, its operations depend on the values or the number of samples,
+            operators far apart train the same parameter, or it does nothing.
+    """
+    kwargs = kwargs or {}
+    smallest = max(2, samples(args, kwargs))
+    batches = (smallest, GROWTH * smallest)
+    traces = [trace(module, args, kwargs, batch) for batch in batches]
+    small, large = ([(str(node.target), _call(node)) for node in each.nodes] for each in traces)
+    if small != large:
+        raise GraphError(
+            f"{type(module).__name__} does other operations with {batches[1]} samples than with {batches[0]}; "
+            "they must not depend on the number of samples"
+        )
+    if not small:
+        raise GraphError(f"{type(module).__name__} does no operations; a model needs at least one")
+    steps = _steps(traces[0])
+    place = {node: index for index, node in enumerate(traces[0].nodes)}
+    groups = group(steps, frozenset(place[node] for node in traces[0].outputs), most)
+    names = _names(groups, steps)
+    pieces = [cut(each, names, groups) for each in traces]
+    counts = [count(*each) for each in zip(traces, pieces, strict=True)]
+    if accelerator is None:
+        passes = _measured(traces, pieces, batches)
+    else:
+        passes = _estimated(accelerator, names, counts, batches)
+    operators = []
+    for index, piece in enumerate(pieces[1]):
+        forward, backward = passes[index]
+        saved, sent = (ceil(each / batches[1]) for each in (counts[1][index].saved, counts[1][index].sent))
+        if all(steps[each].idle for each in groups[index]):
+            forward, backward, saved = Duration(), Duration(), 0
+        parameters = sum(size(traces[1].state[node]) for node in piece.entries if node in traces[1].state)
+        operators.append(Operator(piece.name, forward, backward, parameters, saved, sent))
+    sender = {node: piece.name for piece in pieces[1] for node in piece.exits}
+    uses = [(sender[node], piece.name) for piece in pieces[1] for node in piece.entries if node in sender]
+    return OperatorGraph.of(operators, uses, name)
+
+
+def _measured(
+    traces: Sequence[Trace], pieces: Sequence[Sequence[Piece]], batches: tuple[int, int]
+) -> list[list[Duration]]:
+    """Return the times of both passes of every operator, from runs with both batches."""
+    times = [time(*each) for each in zip(traces, pieces, strict=True)]
+    return [
+        [Duration(fixed, slope) for slope, fixed in (line(batches, each) for each in zip(*pair, strict=True))]
+        for pair in zip(*times, strict=True)
+    ]
+
+
+def _estimated(
+    accelerator: Accelerator, names: Sequence[str], counts: Sequence[Sequence[Counts]], batches: tuple[int, int]
+) -> list[list[Duration]]:
+    """Return the times of both passes of every operator, from its kernels with both batches.
+
+    Raises:
+        GraphError: an operator has other kernels with one batch than with the other.
+    """
+    result = []
+    for name, one, other in zip(names, *counts, strict=True):
+        passes = ((one.forward, other.forward), (one.backward, other.backward))
+        if any(len(small) != len(large) for small, large in passes):
+            raise GraphError(f"operator {name!r} has other kernels with {batches[1]} samples than with {batches[0]}")
+        result.append([estimate(accelerator, small, large, batches) for small, large in passes])
+    return result
+
+
+def _call(node: fx.Node) -> tuple[str, str]:
+    """Return the key of the innermost module call that a node is part of, and the module's path."""
+    stack = list(node.meta.get("nn_module_stack", {}).items())
+    return (str(stack[-1][0]), str(stack[-1][1][0])) if stack else ("", "")
+
+
+def _steps(trace: Trace) -> list[Step]:
+    """Return a trace's operations as steps; those without kernels, or on single numbers, are idle."""
+    kernels = survey(trace)
+    parents = {""}
+    for node in trace.nodes:
+        path = _call(node)[1]
+        parents |= {path[:at] for at, character in enumerate(path) if character == "."}
+    place = {node: index for index, node in enumerate(trace.nodes)}
+    steps: list[Step] = []
+    for index, node in enumerate(trace.nodes):
+        uses = tuple(place[each] for each in node.all_input_nodes if each in place)
+        state = [each for each in node.all_input_nodes if each in trace.state]
+        call, path = _call(node)
+        values = tree_leaves([each.meta.get("val") for each in (node, *node.all_input_nodes)])
+        operation = re.sub(r"_*\d*$", "", node.name)
+        steps.append(
+            Step(
+                f"{path}.{operation}".lstrip(".") if path in parents else path,
+                uses,
+                call,
+                any(each.flops for each in kernels[index])
+                or any(isinstance(trace.state[each], nn.Parameter) for each in state),
+                not kernels[index] or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
+                any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
+                frozenset(trace.names[each] for each in state if trace.trained(each)),
+                sum(max(each.flops / INTENSITY, each.traffic) for each in kernels[index]),
+            )
+        )
+    return steps
+
+
+def _names(groups: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[str]:
+    """Name operators by their first and last heavy step, such as "layers.0.norm1..linear2", each differently."""
+    names: list[str] = []
+    for each in groups:
+        heavy = [steps[index].name for index in each if steps[index].heavy and steps[index].data]
+        name, last = (heavy[0], heavy[-1]) if heavy else (steps[each[-1]].name, steps[each[-1]].name)
+        if last != name:
+            parts, others = name.split("."), last.split(".")
+            common = next((at for at, pair in enumerate(zip(parts, others, strict=False)) if pair[0] != pair[1]), 0)
+            name = f"{name}..{'.'.join(others[common:])}"
+        number = sum(1 for other in names if re.fullmatch(re.escape(name) + r"(:\d+)?", other))
+        names.append(f"{name}:{number + 1}" if number else name)
+    return names

@@ -1,0 +1,140 @@
+"""Costs of pieces: what they compute, keep and send, counted on tensors without data, and their times on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from mspipe_triton.errors import GraphError
+from mspipe_triton.pipeline.graphpipe.capture.meter import Kernel, Meter, size
+from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, Values, running
+from mspipe_triton.pipeline.graphpipe.capture.trace import Trace
+
+WARMUPS = 2
+REPEATS = 5
+
+
+class Counts(NamedTuple):
+    """Work and bytes of a piece: kernels of both passes, bytes kept for the backward pass, and bytes sent on."""
+
+    forward: tuple[Kernel, ...]
+    backward: tuple[Kernel, ...]
+    saved: int
+    sent: int
+
+
+class Times(NamedTuple):
+    """Seconds of the passes of a piece."""
+
+    forward: float
+    backward: float
+
+
+def _targets(results: Sequence[Any]) -> list[Tensor]:
+    return [each for each in tree_leaves(results) if isinstance(each, Tensor) and each.requires_grad]
+
+
+def survey(trace: Trace) -> list[tuple[Kernel, ...]]:
+    """Return the kernels of the forward pass of every operation."""
+    kernels = []
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        values: dict[fx.Node, Any] = {}
+        for node, value in (*trace.state.items(), *trace.inputs.items()):
+            values[node] = mode.from_tensor(value.detach()) if isinstance(value, Tensor) else value
+        for node in trace.nodes:
+            for source in node.all_input_nodes:
+                if source.op == "get_attr":
+                    values[source] = getattr(trace.root, str(source.target))
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            with running(node.name), Meter() as meter:
+                values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
+            kernels.append(tuple(meter.kernels))
+    return kernels
+
+
+def count(trace: Trace, pieces: Sequence[Piece]) -> list[Counts]:
+    """Return the counts of every piece; nothing is computed and no device is used."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
+        values = Values(trace, pieces, lambda value: mode.from_tensor(value.detach()))
+        state = {values.values[node].untyped_storage()._cdata for node in trace.state}
+        return [_counts(piece, values, state) for piece in pieces]
+
+
+def _counts(piece: Piece, values: Values, state: set[int]) -> Counts:
+    arguments, leaves = values.arguments(piece)
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in state:
+            saved[storage._cdata] = storage
+        return tensor
+
+    backward = Meter()
+    with running(piece.name):
+        with Meter() as forward, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            results = piece.module(*arguments)
+        targets = _targets(results)
+        gradients = [torch.empty_like(each) for each in targets]
+        if targets:
+            with backward:
+                torch.autograd.grad(targets, leaves, gradients, allow_unused=True)
+    values.store(piece, results)
+    sent = [result for node, result in zip(piece.exits, results, strict=True) if node in piece.sent]
+    tensors = {
+        (each.untyped_storage()._cdata, each.storage_offset(), each.numel()): size(each)
+        for each in tree_leaves(sent)
+        if isinstance(each, Tensor)
+    }
+    kept = sum(each.nbytes() for each in saved.values())
+    return Counts(tuple(forward.kernels), tuple(backward.kernels), kept, sum(tensors.values()))
+
+
+def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:
+    """Return the times of every piece, medians of a few runs on the device of the module.
+
+    Raises:
+        GraphError: an operator fails, or the module is on device meta.
+    """
+    tensors = [each for each in (*trace.state.values(), *trace.inputs.values()) if isinstance(each, Tensor)]
+    if any(each.is_meta for each in tensors):
+        raise GraphError("the module is on device meta, without data; move it to another device, or estimate its times")
+    gpus = sorted({each.get_device() for each in tensors if each.is_cuda})
+
+    def now() -> float:
+        for device in gpus:
+            torch.cuda.synchronize(device)
+        return perf_counter()
+
+    result = []
+    with torch.random.fork_rng(gpus), torch.enable_grad():
+        values = Values(trace, pieces, _real)
+        for piece in pieces:
+            times: list[Times] = []
+            for _ in range(WARMUPS + REPEATS):
+                arguments, leaves = values.arguments(piece)
+                with running(piece.name):
+                    start = now()
+                    results = piece.module(*arguments)
+                    middle = now()
+                    targets = _targets(results)
+                    gradients = [torch.ones_like(each) for each in targets]
+                    then = now()
+                    if targets:
+                        torch.autograd.grad(targets, leaves, gradients, allow_unused=True)
+                    times.append(Times(middle - start, now() - then if targets else 0.0))
+            values.store(piece, results)
+            result.append(Times(*(median(each[place] for each in times[WARMUPS:]) for place in range(2))))
+    return result
+
+
+def _real(value: Tensor) -> Tensor:
+    """Return a parameter's values, or a copy of another tensor, which a piece can change."""
+    return value.detach() if isinstance(value, nn.Parameter) else value.detach().clone()
