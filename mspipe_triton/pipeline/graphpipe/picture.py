@@ -51,8 +51,8 @@ def draw(timeline: Timeline, path: Path) -> None:
     boxes = _boxes(plan)
     rows = sum(len(stage.devices) for stage in plan.stages)
     row = min(34.0, max(18.0, (max(box.y + box.height for box in boxes) - TOP - AXIS) / rows))
-    left = max(box.x + box.width for box in boxes) + 36
-    width = left + DEVICE_LABEL + TIME_WIDTH + MARGIN
+    edge = max(box.x + box.width for box in boxes) + 36
+    width = edge + DEVICE_LABEL + TIME_WIDTH + MARGIN
     height = max(max(box.y + box.height for box in boxes) + MARGIN, TOP + rows * row + AXIS + MARGIN)
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(
@@ -62,9 +62,9 @@ def draw(timeline: Timeline, path: Path) -> None:
             f'<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{LINE}"/></marker></defs>\n'
         )
-        for part in (_title(timeline, width), _graph(plan, boxes), _axis(timeline, left, rows * row)):
+        for part in (_title(timeline, width), _graph(plan, boxes), _axis(timeline, edge, rows * row)):
             file.writelines(f"{line}\n" for line in part)
-        file.writelines(f"{line}\n" for line in _rows(timeline, left, row))
+        file.writelines(f"{line}\n" for line in _rows(timeline, edge, row))
         file.write("</svg>\n")
 
 
@@ -137,10 +137,10 @@ def _boxes(plan: PipelinePlan) -> list[Box]:
             first = (WIDEST - len(rows[-1])) / 2 + (part % 2 and len(rows[-1]) == WIDEST) / 2
             columns |= {index: first + number for number, index in enumerate(rows[-1])}
     height, step, most = next(sizes for rows_most, *sizes in SIZES if len(rows) <= rows_most)
-    left = min(columns.values())
+    edge = min(columns.values())
     width = min(most, PANEL / max(map(len, rows)) - GAP)
     return [
-        Box(MARGIN + (columns[index] - left) * (width + GAP), TOP + number * step, width, height)
+        Box(MARGIN + (columns[index] - edge) * (width + GAP), TOP + number * step, width, height)
         for index, number in sorted((index, number) for number, row in enumerate(rows) for index in row)
     ]
 
@@ -198,9 +198,9 @@ def _stage(plan: PipelinePlan, stage: PipelineStage, box: Box) -> Iterator[str]:
     yield "</g>"
 
 
-def _axis(timeline: Timeline, left: float, height: float) -> Iterator[str]:
+def _axis(timeline: Timeline, edge: float, height: float) -> Iterator[str]:
     """Yield the axis in milliseconds, with grid lines at round values."""
-    origin, bottom = left + DEVICE_LABEL, TOP + height
+    origin, bottom = edge + DEVICE_LABEL, TOP + height
     makespan = timeline.makespan * 1e3
     rough = makespan / 8 or 1.0
     unit = 10.0 ** floor(log10(rough))
@@ -212,9 +212,9 @@ def _axis(timeline: Timeline, left: float, height: float) -> Iterator[str]:
     yield _text(origin + TIME_WIDTH / 2, bottom + 34, "milliseconds", 11, text_anchor="middle", fill=FAINT)
 
 
-def _rows(timeline: Timeline, left: float, row: float) -> Iterator[str]:
+def _rows(timeline: Timeline, edge: float, row: float) -> Iterator[str]:
     """Yield the passes of every device."""
-    origin, scale = left + DEVICE_LABEL, TIME_WIDTH / (timeline.makespan or 1.0)
+    origin, scale = edge + DEVICE_LABEL, TIME_WIDTH / (timeline.makespan or 1.0)
     size = 10.0 if row > 20 else 8.5
     top = float(TOP)
     for index, stage in enumerate(timeline.plan.stages):

@@ -15,9 +15,9 @@ def crossing(plan: PipelinePlan, before: int, after: int) -> set[int]:
     needs = {stage: sets(plan, stage) for stage in range(len(plan.stages))}
     users = {index: {user for source, user in graph.edges if source == index} for index in range(len(graph.operators))}
     if is_chain(plan):
-        left = {index for stage in range(before + 1) for index in needs[stage]}
-        right = {index for stage in range(after, len(plan.stages)) for index in needs[stage]}
-        return {index for index in left if users[index] & right}
+        sources = {index for stage in range(before + 1) for index in needs[stage]}
+        targets = {index for stage in range(after, len(plan.stages)) for index in needs[stage]}
+        return {index for index in sources if users[index] & targets}
     return {index for index in needs[before] if users[index] & needs[after]}
 
 

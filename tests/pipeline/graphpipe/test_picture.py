@@ -24,11 +24,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Rectangle(NamedTuple):
-    """Left, top, right and bottom edge."""
+    """Edges of a rectangle: left, top, right, bottom."""
 
-    left: float
+    start: float
     top: float
-    right: float
+    end: float
     bottom: float
 
     @classmethod
@@ -39,8 +39,8 @@ class Rectangle(NamedTuple):
     def overlaps(self, other: Rectangle) -> bool:
         margin = 0.02  # coordinates are rounded to hundredths
         return (
-            self.left < other.right - margin
-            and other.left < self.right - margin
+            self.start < other.end - margin
+            and other.start < self.end - margin
             and self.top < other.bottom - margin
             and other.top < self.bottom - margin
         )
@@ -110,10 +110,10 @@ def test_two_branches_with_their_stages_arrows_and_facts(tmp_path: Path) -> None
 def test_passes_are_where_the_timeline_says(tmp_path: Path) -> None:
     root = picture(chain_plan([(1, 2), (3, 4)], 2), tmp_path)
     first = passes_of(root, FORWARD)[0]
-    unit = first.right - first.left
-    starts = [(each.left - first.left) / unit for each in passes_of(root, FORWARD)]
+    unit = first.end - first.start
+    starts = [(each.start - first.start) / unit for each in passes_of(root, FORWARD)]
     assert starts == pytest.approx([0, 1, 1, 8], abs=2e-3)
-    lengths = [(each.right - each.left) / unit for each in passes_of(root, BACKWARD)]
+    lengths = [(each.end - each.start) / unit for each in passes_of(root, BACKWARD)]
     assert lengths == pytest.approx([2, 2, 4, 4], abs=2e-3)
     assert len({each.top for each in passes_of(root, FORWARD)}) == 2
 
@@ -144,22 +144,22 @@ def test_nothing_overlaps_or_lies_outside(name: str, tmp_path: Path) -> None:
     rows: dict[float, list[Rectangle]] = {}
     for each in spans:
         rows.setdefault(each.top, []).append(each)
-        assert each.left >= max(box.right for box in boxes)
+        assert each.start >= max(box.end for box in boxes)
     assert len(rows) == sum(len(stage.devices) for stage in plan.stages)
     for row in rows.values():
         for one, other in pairwise(sorted(row)):
             assert not one.overlaps(other)
     for each in (*boxes, *spans):
-        assert each.left >= 0
+        assert each.start >= 0
         assert each.top >= 60
-        assert each.right <= width
+        assert each.end <= width
         assert each.bottom <= height
     for group in root.iter(f"{SVG}g"):
         box = next(Rectangle.of(each) for each in group.iter(f"{SVG}rect"))
         for text in group.iter(f"{SVG}text"):
             assert float(text.get("font-size", "0")) >= 10
             end = float(text.get("x", "0")) + len(text.text or "") * CHARACTER * float(text.get("font-size", "0"))
-            assert end <= box.right
+            assert end <= box.end
             assert box.top < float(text.get("y", "0")) < box.bottom
     for index, stage in enumerate(plan.stages):
         for before in stage.after:
