@@ -27,7 +27,7 @@ _PREFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What to plan for.
+    """Devices, mini-batch and schedule to plan for.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -58,9 +58,13 @@ class PlanSettings:
     def cluster(self) -> Cluster:
         """Return the devices."""
         usual = ACCELERATORS[self.accelerator].cluster(self.devices)
-        sizes = {name: parse_bytes(f"--{name}", getattr(self, name)) for name in ("memory", "bandwidth", "between")}
-        changes = {name: size for name, size in sizes.items() if size is not None}
-        return replace(usual, node=self.node or usual.node, **changes)
+        return replace(
+            usual,
+            memory=parse_bytes("--memory", self.memory) or usual.memory,
+            bandwidth=parse_bytes("--bandwidth", self.bandwidth) or usual.bandwidth,
+            between=parse_bytes("--between", self.between) or usual.between,
+            node=self.node or usual.node,
+        )
 
     def graph(self, model: str) -> OperatorGraph:
         """Return a built-in model, or the one that a module builds."""

@@ -124,7 +124,7 @@ class Planned:
         return None if self.sequential is None else self.sequential.seconds / self.graph.seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON, with the best chain under "sequential", and the lower bound in seconds per sample."""
+        """Return the plan as JSON, with the best chain as "sequential", and the lower bound in seconds per sample."""
         problem, bound = self.problem, self.bound
         return {
             "model": problem.graph.name,

@@ -64,9 +64,10 @@ class StageTable:
         """Return the row of a stage; it is added if no stage of the same cost is there."""
         return self._rows.setdefault(self.problem.cost(operators), len(self._rows))
 
-    def limits(self, rhythm: Rhythm) -> npt.NDArray[np.float64]:
+    def limits(self, rhythm: Rhythm) -> list[float]:
         """Return the times per sample of all stages on any number of devices, ascending, without repetition."""
-        return np.unique(self._needs(rhythm)[0])
+        limits: list[float] = np.unique(self._needs(rhythm)[0]).tolist()
+        return limits
 
     def fewest(self, rhythm: Rhythm, limit: float) -> Counts:
         """Return the fewest devices on which stages need at most `limit` seconds per sample, and fit into the memory.

@@ -50,7 +50,7 @@ class ChainPlanner:
 
     def limits(self, rhythm: Rhythm) -> Sequence[float]:
         """Return the times per sample that stages of the family have, ascending, without repetition."""
-        return self._table.limits(rhythm).tolist()
+        return self._table.limits(rhythm)
 
     def parts(self, rhythm: Rhythm, limit: float, depth: int | None = None) -> tuple[Part, ...] | None:
         """Return the chain of the fewest stages that need at most `limit` seconds per sample, or None.
