@@ -182,6 +182,18 @@ def test_a_light_step_after_a_fork_joins_its_branch() -> None:
     assert group(steps, frozenset({2, 3})) == [(0,), (1, 2), (3,)]
 
 
+def test_what_uses_a_tied_parameter_comes_after_the_operator_that_holds_it() -> None:
+    """Parameter "u" is changed before "layer" uses it; "more", made of it alone, then needs the inputs of "layer"."""
+    steps = [
+        Step("half", (), "half", True, data=False, trained=frozenset("u")),
+        Step("more", (0,), "more", True, data=False),
+        Step("layer", (0,), "layer", True, trained=frozenset("u")),
+        Step("one", (0, 1), "one", True),
+        Step("other", (0, 1), "other"),
+    ]
+    assert group(steps, frozenset({2, 3, 4})) == [(0, 2), (1, 4), (3,)]
+
+
 def test_branches_that_share_parameters_become_one() -> None:
     """Layer i of both branches is one operator, whichever branch is listed first."""
     uses = [(), (0,), (), (2,), (1, 3)]
