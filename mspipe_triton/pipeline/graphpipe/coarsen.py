@@ -116,10 +116,17 @@ class _Clusters:
         self.close()
 
     def close(self) -> None:
-        """Compute `ancestors` and `descendants` from `before` and `after`."""
+        """Compute `ancestors` and `descendants` from `before` and `after`.
+
+        A group that uses parameters alone is no source any more if one of these came to share a group with data.
+        """
         self.merged = 0
         order = list(TopologicalSorter({index: members(each) for index, each in self.before.items()}).static_order())
         self.ancestors, self.descendants = self._closure(order, self.before), self._closure(order[::-1], self.after)
+        for index in order:
+            if self.sources >> index & 1 and self.before[index] & ~self.sources:
+                self.sources ^= 1 << index
+                self.heavy |= 1 << index
 
     @staticmethod
     def _closure(order: Iterable[int], near: dict[int, int]) -> dict[int, int]:

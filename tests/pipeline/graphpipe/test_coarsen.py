@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.errors import GraphError
@@ -20,9 +21,8 @@ def models(draw: st.DrawFn) -> list[Step]:
     for index in range(draw(st.integers(1, 14))):
         uses = draw(st.lists(st.integers(0, index - 1), max_size=3, unique=True)) if index else []
         call = draw(st.sampled_from("abcd"))
-        steps.append(
-            Step(str(index), tuple(uses), call, draw(st.booleans()), draw(st.booleans()), work=draw(st.integers(1, 9)))
-        )
+        heavy, idle, work = draw(st.tuples(st.booleans(), st.booleans(), st.integers(1, 9)))
+        steps.append(Step(str(index), tuple(uses), call, heavy, idle and not heavy, work=work))
     return steps
 
 
@@ -75,6 +75,24 @@ def test_fewer_operators_are_unions_of_more(steps: list[Step]) -> None:
     assert all(any(heavy & set(each) <= set(whole) for whole in coarse) for each in fine)
     for groups in (fine, coarse):
         assert all(before < number for number, each in enumerate(quotient(steps, groups)) for before in each)
+
+
+@settings(max_examples=150, deadline=None)
+@given(models(), st.data())
+def test_a_parameter_is_trained_by_one_operator(steps: list[Step], data: st.DataObject) -> None:
+    shared = []
+    for step in steps:
+        names = data.draw(st.frozensets(st.sampled_from("uvw"), max_size=1)) if step.heavy else frozenset()
+        from_data = data.draw(st.booleans()) or any(shared[each].data for each in step.uses)
+        shared.append(replace(step, trained=names, data=from_data))
+    try:
+        groups = group(shared, frozenset({len(steps) - 1}), 3)
+    except GraphError:
+        assume(False)
+    assert all(number not in following for number, following in enumerate(later(quotient(shared, groups))))
+    for name in "uvw":
+        users = {index for index, step in enumerate(shared) if name in step.trained}
+        assert sum(1 for each in groups if users & set(each)) <= 1
 
 
 def chain(length: int, work: Sequence[int]) -> list[Step]:
@@ -144,6 +162,36 @@ def test_a_changed_parameter_joins_the_operator_that_uses_it() -> None:
         Step("b", (1, 2), "b", True),
     ]
     assert group(steps, frozenset({3})) == [(1,), (0, 2, 3)]
+
+
+def test_a_view_of_a_parameter_counts_as_the_parameter() -> None:
+    """Both halves of a weight are used: in one module call the users are one operator, as if they used all of it."""
+    steps = [
+        Step("split", (), "m", True, True, data=False, trained=frozenset("w")),
+        Step("q", (0,), "m", True),
+        Step("k", (0,), "m", True),
+        Step("product", (1, 2), "m", True),
+        Step("end", (3,), "end", True),
+    ]
+    assert group(steps, frozenset({4})) == [(0, 1, 2, 3), (4,)]
+
+
+def test_a_light_step_after_a_fork_joins_its_branch() -> None:
+    uses = [(), (0,), (1,), (0,)]
+    steps = [Step(f"s{index}", each, str(index), index != 1) for index, each in enumerate(uses)]
+    assert group(steps, frozenset({2, 3})) == [(0,), (1, 2), (3,)]
+
+
+def test_what_uses_a_tied_parameter_comes_after_the_operator_that_holds_it() -> None:
+    """Parameter "u" is changed before "layer" uses it; "more", made of it alone, then needs the inputs of "layer"."""
+    steps = [
+        Step("half", (), "half", True, data=False, trained=frozenset("u")),
+        Step("more", (0,), "more", True, data=False),
+        Step("layer", (0,), "layer", True, trained=frozenset("u")),
+        Step("one", (0, 1), "one", True),
+        Step("other", (0, 1), "other"),
+    ]
+    assert group(steps, frozenset({2, 3, 4})) == [(0, 2), (1, 4), (3,)]
 
 
 def test_branches_that_share_parameters_become_one() -> None:

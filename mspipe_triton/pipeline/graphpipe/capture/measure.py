@@ -93,8 +93,8 @@ def _counts(piece: Piece, values: Values, state: set[int]) -> Counts:
         for each in tree_leaves(sent)
         if isinstance(each, Tensor)
     }
-    kept = sum(each.nbytes() for each in saved.values())
-    return Counts(tuple(forward.kernels), tuple(backward.kernels), kept, sum(tensors.values()))
+    total = sum(each.nbytes() for each in saved.values())
+    return Counts(tuple(forward.kernels), tuple(backward.kernels), total, sum(tensors.values()))
 
 
 def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:

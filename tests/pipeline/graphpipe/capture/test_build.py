@@ -32,16 +32,15 @@ def operator(graph: OperatorGraph, name: str) -> Operator:
 class Branches(nn.Module):
     """Two branches of two layers each, an addition, and a head."""
 
-    def __init__(self, split: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.a = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
         self.b = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4), nn.Dropout())
         self.head = nn.Linear(4, 2)
-        self.split = split
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        left, right = x.chunk(2, 1) if y is None else (x, y)
-        return self.head((self.a(left) + self.b(right)).relu_())
+        one, other = x.chunk(2, 1) if y is None else (x, y)
+        return self.head((self.a(one) + self.b(other)).relu_())
 
 
 class Residual(nn.Module):
@@ -137,8 +136,8 @@ class Keywords(nn.Module):
         mask = torch.ones(6, 6).tril()
         x = self.tokens(x) + self.positions(torch.arange(6))
         with torch.no_grad():
-            kept = (x > 0).float()
-        x = x * kept
+            positive = (x > 0).float()
+        x = x * positive
         return mask @ self.a(x) * (1 + self.scale), mask @ self.b(x) * weights.unsqueeze(-1) + more
 
 
