@@ -51,7 +51,7 @@ def _stages(plan: PipelinePlan) -> Table:
     )
     for name in ("stage", "operators", "after", "on", "batch", "held", "GB", "ms"):
         text = name in ("operators", "after")
-        table.add_column(name, justify="left" if text else "right", no_wrap=text)
+        table.add_column(name, justify="left" if text else "right", no_wrap=not text)
     names = [each.name.removeprefix("stage ") for each in plan.stages]
     for name, stage in zip(names, plan.stages, strict=True):
         after = [names[each] for each in stage.after] + [f"joins {names[each]}" for each in stage.joins]
