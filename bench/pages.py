@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bench import graphpipe
 from bench.aot import issue_slots, rows, versions
 from bench.studies import models
-from bench.tables import Table
+from bench.tables import Table, markdown
 from mspipe_triton.evaluation.baselines import NAMES
 
 Report = Mapping[str, Any]
@@ -32,11 +33,6 @@ CALLS = {
     "score": "score a pair", "score_100": "score 100 pairs", "embed_100": "embed 100 nodes",
 }  # fmt: skip
 THREADS = {"threads1": "one training thread", "threads2": "two, as many as cores"}
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table as Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
 def periods(report: Report) -> str:
@@ -237,6 +233,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table(ACCURACY, "ranking-cost.json", COMMAND), cost),
     (Table("docs/measured/predictor.md", "predictor-wiki.json", COMMAND), ages),
     (Table("docs/measured/serving.md", "serving-wiki.json", COMMAND), serving),
+    (Table("docs/measured/graphpipe.md", "graphpipe.json", COMMAND), graphpipe.plans),
+    (Table("docs/measured/graphpipe.md", "graphpipe-gap.json", COMMAND), graphpipe.gap),
 ]
 
 

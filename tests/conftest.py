@@ -30,6 +30,35 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `sample(n)` leaves out of the quick tests.
+
+    Of all combinations of a test's parameters, those stay quick whose places along the axes sum to a multiple of n:
+    each value of an axis is among them if another axis has at least n values.
+    """
+    orders: dict[tuple[object, object], dict[tuple[int, ...], int]] = {}  # of an axis's values: their places
+    for item in items:
+        sample = item.get_closest_marker("sample")
+        if sample is None or not isinstance(item, pytest.Function):
+            continue
+        total = 0
+        for names in _axes(item):
+            values = tuple(id(item.callspec.params[name]) for name in names)
+            order = orders.setdefault((item.function, names), {})
+            total += order.setdefault(values, len(order))
+        if total % sample.args[0]:
+            item.add_marker(pytest.mark.slow)
+
+
+def _axes(item: pytest.Function) -> list[tuple[str, ...]]:
+    """Names that each decorator `parametrize` or fixture with parameters gives values to."""
+    parts = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    axes = [tuple(name.strip() for name in part.split(",")) if isinstance(part, str) else tuple(part) for part in parts]
+    names = {name for axis in axes for name in axis}
+    return axes + [(name,) for name in item.callspec.params if name not in names]
+
+
 @pytest.fixture
 def interpreter() -> Iterator[None]:
     """Operations run as Triton kernels in the interpreter, whose memory is the CPU's."""

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import command, header, show
-from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
+from mspipe_triton.pipeline.graphpipe.decompose import decompose
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Problem
+from mspipe_triton.pipeline.graphpipe.rewrites import REWRITES
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 
+import mspipe_triton.cli.graphpipe
 import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
 from mspipe_triton.cli.app import app, data_app

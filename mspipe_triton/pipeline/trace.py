@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -84,13 +84,10 @@ class Trace:
         events = [
             event
             for process, (name, spans) in enumerate(processes.items())
-            for event in (*_name_events(process, name, threads), *_span_events(process, spans, threads, zero))
+            for event in (*name_events(process, name, threads), *_span_events(process, spans, threads, zero))
         ]
         other = {"iterations": self.iterations, "iterations_left_out": self.omissions}
-        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(other) + ', "traceEvents": [\n')
-            file.write(",\n".join(map(json.dumps, events)))
-            file.write("\n]}\n")
+        write_events(path, events, other)
 
     def _plan_spans(self) -> list[tuple[int, Span]]:
         """Return the plans' spans by epoch, without those that overlap the next plan's first span on their resource."""
@@ -123,7 +120,7 @@ def read_spans(path: Path, process: str = MEASURED) -> dict[int, list[Span]]:
     return epochs
 
 
-def _name_events(process: int, name: str, threads: dict[str, int]) -> Iterator[dict[str, Any]]:
+def name_events(process: int, name: str, threads: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """Yield metadata events that name a process and its threads, and order them."""
 
     def metadata(kind: str, thread: int, **arguments: str | int) -> dict[str, Any]:
@@ -136,17 +133,26 @@ def _name_events(process: int, name: str, threads: dict[str, int]) -> Iterator[d
         yield metadata("thread_sort_index", thread, sort_index=thread)
 
 
+def span_event(
+    process: int, thread: int, name: str, start: float, end: float, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the event of a span from `start` to `end`, in seconds from the trace's first start."""
+    first, last = round(start * 1e6, 3), round(end * 1e6, 3)
+    duration = round(last - first, 3)
+    return {"ph": "X", "name": name, "pid": process, "tid": thread, "ts": first, "dur": duration, "args": arguments}
+
+
+def write_events(path: Path, events: Iterable[Mapping[str, Any]], other: Mapping[str, Any]) -> None:
+    """Write a trace file as a whole or not at all, with further data about the run."""
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(other) + ', "traceEvents": [\n')
+        file.write(",\n".join(map(json.dumps, events)))
+        file.write("\n]}\n")
+
+
 def _span_events(
-    process: int, spans: Sequence[tuple[int, Span]], threads: dict[str, int], zero: float
+    process: int, spans: Sequence[tuple[int, Span]], threads: Mapping[str, int], zero: float
 ) -> Iterator[dict[str, Any]]:
     for epoch, span in spans:
-        start, end = (round((moment - zero) * 1e6, 3) for moment in (span.start, span.end))
-        yield {
-            "ph": "X",
-            "name": span.stage,
-            "pid": process,
-            "tid": threads[span.resource],
-            "ts": start,
-            "dur": round(end - start, 3),
-            "args": {"iteration": span.iteration, "epoch": epoch},
-        }
+        arguments = {"iteration": span.iteration, "epoch": epoch}
+        yield span_event(process, threads[span.resource], span.stage, span.start - zero, span.end - zero, arguments)

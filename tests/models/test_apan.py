@@ -86,6 +86,7 @@ def check_rings(run: Session, plain: PlainAPAN) -> None:
                 close(tables["mail_features"][node, slot], mail.features, 1e-12, f"features of mail {slot} of {node}")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
 @pytest.mark.parametrize("features", [False, True], ids=["", "node features"])
 def test_equals_the_oracle(small_stream: EventStream, aggregator: str, features: bool) -> None:

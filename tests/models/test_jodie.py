@@ -50,6 +50,7 @@ def test_states_and_logits_by_hand() -> None:
             assert actual == pytest.approx(expected, abs=1e-12), node
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
 @pytest.mark.parametrize("features", [False, True], ids=["", "node features"])
 def test_equals_the_oracle(small_stream: EventStream, aggregator: str, features: bool) -> None:

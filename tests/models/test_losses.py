@@ -26,6 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", ["bce", "softmax"])
 @pytest.mark.parametrize("kind", ["random", "historical", "mixed"])
 @pytest.mark.parametrize("model", ORACLES)

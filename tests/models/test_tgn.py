@@ -66,6 +66,7 @@ def test_equals_whole_messages_and_projected_attention(small_stream: EventStream
     compare(run, oracle(run), 4)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("aggregator", ["last", "mean"])
 @pytest.mark.parametrize("features", [False, True], ids=["", "node features"])
 def test_two_layers_equal_their_recursion(small_stream: EventStream, aggregator: str, features: bool) -> None:
@@ -80,6 +81,7 @@ def test_three_layers_equal_their_recursion(small_stream: EventStream) -> None:
     compare(run, oracle(run), 4)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("features", [False, True], ids=["", "node features"])
 def test_tgat_equals_the_recursion_without_memory(small_stream: EventStream, layers: int, features: bool) -> None:

@@ -47,6 +47,7 @@ def stream(request: pytest.FixtureRequest, small_stream: EventStream) -> EventSt
     return with_ties(small_stream) if request.param else small_stream
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("model", "settings"),
     [

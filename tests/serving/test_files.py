@@ -53,6 +53,7 @@ def refusal(*arguments: Any, **options: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "settings"),
     [("tgn", {}), ("tgn", {"precision": "bf16", "layers": 2}), ("jodie", {}), ("apan", {}), ("tgat", {})],

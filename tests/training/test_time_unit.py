@@ -50,6 +50,7 @@ def results(config: RunConfig, stream: EventStream, out: Path) -> dict[str, Any]
     return {name: result[name] for name in ("losses", "val", "test")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [{"model": "tgn"}, {"model": "tgat", "fanout": 4}], ids=["tgn", "tgat"])
 def test_the_unit_does_not_change_a_run(model: dict[str, Any], seconds: EventStream, tmp_path: Path) -> None:
     """Whole seconds scale to the same numbers from every unit, so the results are the same bits."""
@@ -61,6 +62,7 @@ def test_the_unit_does_not_change_a_run(model: dict[str, Any], seconds: EventStr
         assert results(settings, stream, tmp_path / unit) == expected, unit
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "model",
     [{}, {"time_encoder": "learned"}, {"model": "jodie"}, {"model": "apan"}, {"layers": 2, "sampler": "uniform"}],

@@ -1,1 +1,68 @@
 """Pipelines whose stages form a DAG (GraphPipe): operator graphs, and their planning, scheduling and simulation."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mspipe_triton.pipeline.graphpipe.choice import Choice, Planned, plan_model
+    from mspipe_triton.pipeline.graphpipe.costs import ACCELERATORS, Accelerator
+    from mspipe_triton.pipeline.graphpipe.models import MODELS
+    from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
+    from mspipe_triton.pipeline.graphpipe.picture import draw
+    from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan, PipelineStage
+    from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
+    from mspipe_triton.pipeline.graphpipe.timeline import Timeline, simulate_plan
+    from mspipe_triton.pipeline.graphpipe.trace import write_trace
+
+_PUBLIC = {
+    "ACCELERATORS": "costs",
+    "Accelerator": "costs",
+    "Choice": "choice",
+    "Cluster": "problem",
+    "Duration": "operators",
+    "MODELS": "models",
+    "Operator": "operators",
+    "OperatorGraph": "operators",
+    "PipelinePlan": "plan",
+    "PipelineStage": "plan",
+    "Planned": "choice",
+    "Problem": "problem",
+    "Timeline": "timeline",
+    "draw": "picture",
+    "plan_model": "choice",
+    "simulate_plan": "timeline",
+    "write_trace": "trace",
+}
+
+__all__ = [
+    "ACCELERATORS",
+    "MODELS",
+    "Accelerator",
+    "Choice",
+    "Cluster",
+    "Duration",
+    "Operator",
+    "OperatorGraph",
+    "PipelinePlan",
+    "PipelineStage",
+    "Planned",
+    "Problem",
+    "Timeline",
+    "draw",
+    "plan_model",
+    "simulate_plan",
+    "write_trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that importing the package does not load numpy."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

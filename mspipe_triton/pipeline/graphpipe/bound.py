@@ -107,7 +107,7 @@ def shortage(problem: Problem, micro_batches: Iterable[int]) -> str | None:
             rest = "1 device" if cap == 1 else f"{cap} devices"
             return (
                 f"operator {graph.operators[each].name!r} needs {_gigabytes(size)} on each device with 1 micro-batch "
-                f"of {sizes[0]} in flight, as the others leave it {rest}; devices have {_gigabytes(cluster.memory)}"
+                f"of {sizes[0]} in flight, on at most {rest}; devices have {_gigabytes(cluster.memory)}"
             )
     return None
 
@@ -189,11 +189,11 @@ def _ends(problem: Problem, modes: dict[int, list[_Mode]]) -> tuple[list[float],
 def _modes(problem: Problem, operator: int, sizes: Sequence[int], cap: int) -> list[_Mode]:
     """Return the ways to run an operator on at most `cap` devices that fit into memory with 1 micro-batch in flight.
 
-    More devices than samples per micro-batch are left out: those without work only make the all-reduce longer.
+    More than `Problem.most_devices` are left out: those without work only make the all-reduce longer.
     """
     result, single = [], 1 << operator
     for size in sizes:
-        for devices in range(1, min(cap, size) + 1):
+        for devices in range(1, min(cap, problem.most_devices(size)) + 1):
             if problem.memory(single, size, devices, 1) <= problem.cluster.memory:
                 forward, backward = problem.seconds(single, size, devices)
                 work = (forward + backward) * (problem.batch // size)
@@ -245,7 +245,7 @@ def _least(problem: Problem, sizes: Sequence[int]) -> dict[int, float]:
 
 def _share(problem: Problem, sizes: Sequence[int]) -> int:
     """Return the fewest samples that a device can hold of a micro-batch: it grows with the micro-batch."""
-    return -(-sizes[0] // problem.cluster.devices)
+    return -(-sizes[0] // problem.most_devices(sizes[0]))
 
 
 def _checked(problem: Problem, micro_batches: Iterable[int]) -> list[int]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from math import inf, log
+from typing import Any
 
 from mspipe_triton.errors import ConfigError, GraphError
 from mspipe_triton.pipeline.graphpipe.bound import Bound, lower_bound
 from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
+from mspipe_triton.pipeline.graphpipe.piper import Piper
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Problem
-from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
+from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
-from mspipe_triton.pipeline.graphpipe.timeline import makespan
+from mspipe_triton.pipeline.graphpipe.shortfall import shortfall
+from mspipe_triton.pipeline.graphpipe.timeline import makespan, simulate_plan
 
-GROUPS = {"1f1b": (1,), "kfkb": (1, 2, 4)}
+PIPER_STAGES = 20_000
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Choice:
             GraphError: there is none.
         """
         if self.best is None:
-            raise GraphError("no plan fits into the memory of the devices; use more devices, or a smaller batch")
+            raise GraphError("no plan has been considered")
         return self.best
 
     @property
@@ -63,6 +66,33 @@ class Choice:
         if better:
             self.best, self.seconds = plan, seconds
         return better
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan and the search for it as JSON; times are in seconds, memory is in bytes."""
+        plan = self.plan
+        names, idle = [stage.name for stage in plan.stages], simulate_plan(plan).bubble.values()
+        return {
+            "depth": plan.depth,
+            "time_per_sample": self.time_per_sample,
+            "bottleneck": plan.bottleneck,
+            "bubble": sum(idle) / len(idle),
+            "in_flight": {stage.name: stage.in_flight for stage in plan.stages},
+            "stages": [
+                {
+                    "name": stage.name,
+                    "operators": list(plan.problem.graph.names(stage.operators)),
+                    "devices": list(stage.devices),
+                    "micro_batch": stage.rhythm.micro_batch,
+                    "group": stage.rhythm.group,
+                    "after": [names[each] for each in stage.after],
+                    "joins": [names[each] for each in stage.joins],
+                    "memory": plan.memory(stage),
+                }
+                for stage in plan.stages
+            ],
+            "search_seconds": self.search_seconds,
+            "states": self.states,
+        }
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -79,14 +109,34 @@ class Planned:
     Args:
         problem: the problem.
         graph: the fastest plan whose stages form a DAG.
-        sequential: the fastest chain of stages.
-        bound: no plan is faster.
+        sequential: the fastest chain of stages; None if no chain fits into the memory.
+        bound: no plan is faster, among those whose stages have one micro-batch unless they may be mixed.
     """
 
     problem: Problem
     graph: Choice
-    sequential: Choice
+    sequential: Choice | None
     bound: Bound
+
+    @property
+    def speedup(self) -> float | None:
+        """The time of the chain over that of the plan; None without a chain."""
+        return None if self.sequential is None else self.sequential.seconds / self.graph.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON, with the best chain as "sequential", and the lower bound in seconds per sample."""
+        problem, bound = self.problem, self.bound
+        return {
+            "model": problem.graph.name,
+            "batch": problem.batch,
+            "devices": problem.cluster.devices,
+            "memory": problem.cluster.memory,
+            **self.graph.to_json(),
+            "lower_bound": bound.seconds,
+            "bounds": {"load": bound.load, "path": bound.path, "memory": bound.memory},
+            "speedup": self.speedup,
+            "sequential": None if self.sequential is None else self.sequential.to_json(),
+        }
 
 
 def plan_model(
@@ -111,21 +161,44 @@ def plan_model(
     if schedule not in GROUPS:
         raise ConfigError(f"schedule must be {' or '.join(GROUPS)}, not {schedule!r}")
     rhythms = _rhythms(problem.batch, GROUPS[schedule], micro_batch)
-    bound = lower_bound(problem, {rhythm.micro_batch for rhythm in rhythms})
+    bound = _bound(problem, {rhythm.micro_batch for rhythm in rhythms}, mixed)
     sequential, graph = Choice(), Choice()
     with sequential.timed():
-        orders = dict.fromkeys(linear_orders(problem.graph).values())
-        chains = _explore([Sequential(problem, order) for order in orders], rhythms, sequential)
-        if mixed:
+        chains = _explore(_chain_planners(problem), rhythms, sequential)
+        if mixed and sequential.best is not None:
             _mix(sequential, chain=True)
     with graph.timed():
         trees = dict.fromkeys(decompose(problem.graph, rewrite).tree for rewrite in REWRITES)
         _explore([SeriesParallel(problem, tree) for tree in trees], rhythms, graph)
-        for parts in (*chains, _parts(sequential.plan)):
+        for parts in chains if sequential.best is None else (*chains, _parts(sequential.best)):
             graph.consider(assemble(problem, parts))
+        if graph.best is None:
+            smallest = min(rhythms, key=lambda rhythm: rhythm.unit)
+            raise GraphError(shortfall(problem, next(iter(trees)), smallest))
         if mixed:
             _mix(graph, chain=False)
-    return Planned(problem, graph, sequential, bound)
+    return Planned(problem, graph, None if sequential.best is None else sequential, bound)
+
+
+def _bound(problem: Problem, sizes: Collection[int], mixed: bool) -> Bound:
+    """Return the lower bound of plans whose stages may differ in their micro-batch, or have all the same one."""
+    joint = lower_bound(problem, sizes)
+    if mixed:
+        return joint
+    single = []
+    for size in sizes:
+        with suppress(GraphError):  # too little memory for this micro-batch
+            single.append(lower_bound(problem, [size]))
+    return min(single, key=lambda bound: bound.seconds, default=joint)
+
+
+def _chain_planners(problem: Problem) -> list[Planner]:
+    """Return PipeDream's planner on each linear order, and Piper's if the model is small enough for it."""
+    orders = dict.fromkeys(linear_orders(problem.graph).values())
+    planners: list[Planner] = [Sequential(problem, order) for order in orders]
+    with suppress(GraphError):
+        planners.append(Piper(problem, limit_stages=PIPER_STAGES))
+    return planners
 
 
 def _rhythms(batch: int, groups: Sequence[int], micro_batch: int | None) -> list[Rhythm]:
@@ -179,7 +252,7 @@ class _Sweep:
                 pairs += [(low, middle), (middle, high)]
 
     def end(self) -> int:
-        """Return the number of limits that allow a faster plan; a mini-batch takes at least its samples times the limit."""
+        """Return how many limits allow a faster plan: a mini-batch takes at least its samples times the limit."""
         return bisect_left(self.limits, self.choice.seconds / self.planner.problem.batch)
 
     def fits(self, index: int) -> bool:
@@ -196,18 +269,20 @@ class _Sweep:
 
 
 def _mix(choice: Choice, chain: bool) -> None:
-    """Change the micro-batch of single stages, as long as that makes the plan faster."""
+    """Change the micro-batch of a stage, or of all up to it or from it on, as long as that makes the plan faster."""
     problem = choice.plan.problem
     sizes = [each for each in range(1, problem.batch + 1) if not problem.batch % each]
     improved = True
     while improved:
         improved = False
-        for index in range(len(choice.plan.stages)):
-            parts = list(_parts(choice.plan))
-            place = sizes.index(parts[index].rhythm.micro_batch)
-            for size in sizes[max(0, place - 1) : place + 2]:
-                rhythm = Rhythm(size, parts[index].rhythm.group)
-                parts[index] = parts[index]._replace(rhythm=rhythm)
+        for index, forward in product(range(len(choice.plan.stages)), (1, -1)):
+            for first, last in ((index, index + 1), (0, index + 1), (index, len(choice.plan.stages))):
+                parts = list(_parts(choice.plan))
+                for place in range(first, last):
+                    rhythm = parts[place].rhythm
+                    step = max(0, sizes.index(rhythm.micro_batch) + forward)
+                    size = sizes[min(step, len(sizes) - 1)]
+                    parts[place] = parts[place]._replace(rhythm=Rhythm(size, rhythm.group))
                 with suppress(GraphError):  # too little memory
                     improved |= choice.consider(assemble(problem, parts, chain))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
@@ -21,6 +21,7 @@ class Step:
         uses: indices of the earlier steps whose results it uses.
         call: the innermost module call that it is part of.
         heavy: it uses parameters, or multiplies matrices.
+        idle: it takes no time, as a view does.
         data: it depends on the model's inputs.
         trained: names of the trained parameters that it uses.
         work: its cost in any unit, by which the cheapest operators are merged first.
@@ -30,6 +31,7 @@ class Step:
     uses: tuple[int, ...] = ()
     call: str = ""
     heavy: bool = False
+    idle: bool = False
     data: bool = True
     trained: frozenset[str] = frozenset()
     work: float = 0.0
@@ -40,13 +42,14 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
 
     1. Heavy steps of one module call, and light steps between them, are one operator, if no step on another branch then
        has to wait for more.
-    2. Light steps join the last operator that they use. Those that join branches join the first operator that uses
-       their result; if branches start there, they stay an operator of their own.
+    2. Light steps join the last operator that they use, or the first one that uses their result if branches start
+       before them. Those that join branches join the operator after them, or stay one of their own if branches start
+       there.
     3. Operators that train the same parameter become one.
     4. Above `most` operators, neighbours of which no branch starts or ends between are merged, the cheapest first.
 
     Light steps that use only inputs or constants are part of every operator that uses their result, since computing
-    them again is cheaper than waiting for another device.
+    them again is cheaper than waiting for another device. So are views of parameters, which count as the parameter.
 
     Args:
         steps: in topological order.
@@ -60,12 +63,17 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
         GraphError: operators train the same parameter, and others lie between them.
     """
     free: list[bool] = []
+    trained: list[frozenset[str]] = []
     for index, step in enumerate(steps):
-        free.append(not step.heavy and all(free[each] for each in step.uses) and index not in outputs)
-    clusters = _Clusters(steps, free)
+        light = not step.heavy or (step.idle and not step.data)
+        free.append(light and all(free[each] for each in step.uses) and index not in outputs)
+        trained.append(step.trained.union(*(trained[each] for each in step.uses if free[each])))
+    clusters = _Clusters(steps, free, trained)
     clusters.join_calls()
     clusters.join_light()
     clusters.tie()
+    clusters.join_calls()
+    clusters.join_light()
     clusters.shorten(most)
     return _with_free(clusters.groups(), steps, free)
 
@@ -73,11 +81,12 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
 def _with_free(groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool]) -> list[tuple[int, ...]]:
     """Add to every operator the free steps that it uses, and those that nothing uses to the operator of their call."""
     used = {each for step in steps for each in step.uses}
-    unused = [index for index, alone in enumerate(free) if alone and index not in used]
+    unused = {index for index, alone in enumerate(free) if alone and index not in used}
     result = []
     for each in groups:
         calls = {steps[index].call for index in each}
-        whole, waiting = set(each), [*each, *(index for index in unused if steps[index].call in calls)]
+        whole, waiting = set[int](), [*each, *(index for index in unused if steps[index].call in calls)]
+        unused -= {*waiting}
         while waiting:
             index = waiting.pop()
             whole.add(index)
@@ -92,8 +101,8 @@ class _Clusters:
     `ancestors` and `descendants` are transitive, so they tell which order a merge would add.
     """
 
-    def __init__(self, steps: Sequence[Step], free: Sequence[bool]) -> None:
-        self.steps = steps
+    def __init__(self, steps: Sequence[Step], free: Sequence[bool], trained: Sequence[frozenset[str]]) -> None:
+        self.steps, self.trained = steps, trained
         self.content = {index: 1 << index for index in range(len(steps)) if not free[index]}
         self.before, self.after = dict.fromkeys(self.content, 0), dict.fromkeys(self.content, 0)
         for index in self.content:
@@ -107,9 +116,17 @@ class _Clusters:
         self.close()
 
     def close(self) -> None:
-        """Compute `ancestors` and `descendants` from `before` and `after`."""
+        """Compute `ancestors` and `descendants` from `before` and `after`.
+
+        A group that uses parameters alone is no source any more if one of these came to share a group with data.
+        """
+        self.merged = 0
         order = list(TopologicalSorter({index: members(each) for index, each in self.before.items()}).static_order())
         self.ancestors, self.descendants = self._closure(order, self.before), self._closure(order[::-1], self.after)
+        for index in order:
+            if self.sources >> index & 1 and self.before[index] & ~self.sources:
+                self.sources ^= 1 << index
+                self.heavy |= 1 << index
 
     @staticmethod
     def _closure(order: Iterable[int], near: dict[int, int]) -> dict[int, int]:
@@ -135,8 +152,8 @@ class _Clusters:
             into = self._last(index, self.sources)
             if into is None or self.steps[into].call != self.steps[index].call:
                 continue
-            others = self.descendants[into] & self.heavy & ~(1 << index)
-            if not self.heavy >> index & 1 or not others & ~self.descendants[index]:
+            view = self.steps[index].idle and not self.heavy >> index & 1
+            if view or self._waits_for_all(into, index):
                 self.merge(into, index)
         self.close()
 
@@ -145,15 +162,24 @@ class _Clusters:
 
         Parameters that are changed before they are used, such as normalised weights, join the first as well.
         """
-        for index in self._sorted(self.ancestors, ~self.heavy & ~self.sources):
-            into = self._last(index, self.sources)
-            if into is not None:
-                self.merge(into, index)
-        self.close()
+        self._join_last(self._waits_for_all)
         for index in self._sorted(self.descendants, ~self.heavy):
             into = self._first(index)
             if into is not None:
                 self.merge(into, index)
+        self.close()
+        self._join_last(lambda into, index: True)
+
+    def _join_last(self, fits: Callable[[int, int], bool]) -> None:
+        for index in self._sorted(self.ancestors, ~self.heavy & ~self.sources):
+            into = self._last(index, self.sources)
+            if into is not None and fits(into, index):
+                self.merge(into, index)
+        self.close()
+
+    def _waits_for_all(self, into: int, index: int) -> bool:
+        """Return True if all heavy groups that wait for `into` wait for `index` too."""
+        return not self.descendants[into] & self.heavy & ~(1 << index) & ~self.descendants[index]
 
     def tie(self) -> None:
         """Merge groups that train the same parameter, with the groups between them.
@@ -164,7 +190,7 @@ class _Clusters:
         users: dict[str, int] = {}
         for index, content in self.content.items():
             for step in members(content):
-                for name in self.steps[step].trained:
+                for name in self.trained[step]:
                     users[name] = users.get(name, 0) | 1 << index
         shared = {name: each for name, each in users.items() if each.bit_count() > 1}
         tied = 0
@@ -196,30 +222,34 @@ class _Clusters:
             self.close()
 
     def shorten(self, most: int) -> None:
-        """Merge neighbours in a chain, the cheapest first, until at most `most` groups are left or no chain is."""
-        while len(self.content) > most:
-            pairs = [
-                (self.work[index] + self.work[into], into, index)
-                for index in self.content
-                if (into := self._last(index)) is not None and self._first(into) == index
-            ]
-            if not pairs:
-                return
-            self.merge(*min(pairs)[1:])
+        """Merge neighbours in chains, the cheapest first, until at most `most` groups are left or no chain is."""
+        following = {
+            into: index
+            for index in self.content
+            if (into := self._last(index)) is not None and self._first(into) == index
+        }
+        while len(self.content) > most and following:
+            into = min(following, key=lambda each: (self.work[each] + self.work[following[each]], each))
+            index = following.pop(into)
+            if index in following:
+                following[into] = following.pop(index)
+            self.merge(into, index)
+        self.close()
 
     def merge(self, into: int, index: int) -> None:
         """Merge group `index` into another.
 
-        `ancestors` and `descendants` of other groups stay right if `_last` or `_first` chose `into`; else `close` them.
+        `ancestors` and `descendants` stay right, apart from merged groups, if `_last` or `_first` chose `into`, since
+        what comes before or after `index` then comes before or after `into` anyway. Otherwise `close` them.
         """
         old, new = 1 << index, 1 << into
         both = old | new
-        related = (self.ancestors[index] | self.descendants[index]) & ~new
+        for sets, others in ((self.before, self.after), (self.after, self.before)):
+            for other in members(others[index] & ~new):
+                sets[other] = sets[other] & ~old | new
         for sets in (self.before, self.after, self.ancestors, self.descendants):
             sets[into] = (sets[into] | sets.pop(index)) & ~both
-            for other in members(related):
-                if sets[other] & old:
-                    sets[other] = sets[other] & ~old | new
+        self.merged |= old
         self.content[into] |= self.content.pop(index)
         self.work[into] += self.work.pop(index)
         self.heavy = self.heavy & ~both | (new if self.heavy & both else 0)
@@ -231,12 +261,12 @@ class _Clusters:
 
     def _last(self, index: int, ignored: int = 0) -> int | None:
         """Return the group, among those that a group uses, that comes after all others that it needs, or None."""
-        needed = self.ancestors[index] & ~ignored
+        needed = self.ancestors[index] & ~ignored & ~self.merged
         return self._covering(self.before[index] & needed, needed, self.ancestors)
 
     def _first(self, index: int) -> int | None:
         """Return the group, among those that use a group, that comes before all others that need it, or None."""
-        return self._covering(self.after[index], self.descendants[index], self.descendants)
+        return self._covering(self.after[index], self.descendants[index] & ~self.merged, self.descendants)
 
     @staticmethod
     def _covering(among: int, needed: int, sets: dict[int, int]) -> int | None:

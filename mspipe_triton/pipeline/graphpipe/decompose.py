@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
-from mspipe_triton.pipeline.graphpipe.rewrites import REWRITES, Cut, Order
+from mspipe_triton.pipeline.graphpipe.rewrites import REWRITES as REWRITES
+from mspipe_triton.pipeline.graphpipe.rewrites import Cut, Order
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,11 @@ class OperatorGraph:
         """The set of operators that need a device: all but `joins`."""
         return self.everything & ~sum(1 << index for index in self.joins)
 
+    def summary(self, operators: int) -> str:
+        """Return the names of a set of operators in one short line, such as "layers.0 … layers.7 (8)"."""
+        names = self.names(operators)
+        return ", ".join(names) if len(names) < 3 else f"{names[0]} … {names[-1]} ({len(names)})"
+
     def names(self, operators: int) -> tuple[str, ...]:
         """Return the names of a set of operators, in topological order."""
         return tuple(self.operators[index].name for index in members(operators))

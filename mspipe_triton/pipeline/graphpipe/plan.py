@@ -74,9 +74,10 @@ class PipelinePlan:
 
     @cached_property
     def bottleneck(self) -> float:
-        """Seconds per sample of the slowest stage, in steady state."""
+        """Seconds per sample of the slowest stage, in steady state. Costless operators receive no transfers."""
+        placed = self.problem.graph.placed
         return max(
-            self.problem.time_per_sample(each.operators, each.rhythm.micro_batch, len(each.devices))
+            self.problem.time_per_sample(each.operators & placed, each.rhythm.micro_batch, len(each.devices))
             for each in self.stages
         )
 
@@ -96,10 +97,13 @@ def assemble(problem: Problem, parts: Sequence[Part], chain: bool = False) -> Pi
 
     Raises:
         GraphError: an operator is in no part or in two, the parts use one another in a cycle (one is not convex), they
-            need more devices than there are, or a stage needs more memory than a device has.
+            need more devices than there are, a stage needs more memory than a device has, or a micro-batch does not
+            divide the mini-batch.
     """
     graph, covered = problem.graph, 0
     for part in parts:
+        if problem.batch % part.rhythm.micro_batch:
+            raise GraphError(f"micro-batch {part.rhythm.micro_batch} does not divide the batch of {problem.batch}")
         if covered & part.operators:
             raise GraphError(f"operator {graph.names(covered & part.operators)[0]!r} is in two stages")
         covered |= part.operators

@@ -13,6 +13,7 @@ from mspipe_triton.pipeline.graphpipe.plan import Part
 from mspipe_triton.pipeline.graphpipe.problem import Problem, StageCost
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 
+Counts = npt.NDArray[np.int32]
 NONE = 1 << 20  # more devices than any cluster has
 
 
@@ -57,66 +58,37 @@ class StageTable:
     def __init__(self, problem: Problem, levels: int) -> None:
         self.problem, self.levels = problem, levels
         self._rows: dict[StageCost, int] = {}
-        self._stages: list[int] = []
-        self._needs = lru_cache(maxsize=1)(self._needs_of)
+        self._needs = lru_cache(maxsize=None)(self._needs_of)
 
     def row(self, operators: int) -> int:
         """Return the row of a stage; it is added if no stage of the same cost is there."""
-        row = self._rows.setdefault(self.problem.cost(operators), len(self._stages))
-        if row == len(self._stages):
-            self._stages.append(operators)
-        return row
+        return self._rows.setdefault(self.problem.cost(operators), len(self._rows))
 
-    def limits(self, rhythm: Rhythm) -> npt.NDArray[np.float64]:
+    def limits(self, rhythm: Rhythm) -> list[float]:
         """Return the times per sample of all stages on any number of devices, ascending, without repetition."""
-        times = self._needs(rhythm, len(self._stages))[0]
-        return np.unique(times[np.isfinite(times)])
+        limits: list[float] = np.unique(self._needs(rhythm)[0]).tolist()
+        return limits
 
-    def fewest(self, rhythm: Rhythm, limit: float) -> npt.NDArray[np.int32]:
+    def fewest(self, rhythm: Rhythm, limit: float) -> Counts:
         """Return the fewest devices on which stages need at most `limit` seconds per sample, and fit into the memory.
 
         Returns:
             An entry per row and level, [rows, levels]; the first level is 1. `NONE` if no number of devices suffices.
         """
-        times, least = self._needs(rhythm, len(self._stages))
+        times, least = self._needs(rhythm)
         devices = np.where(times <= limit, np.arange(1, times.shape[1] + 1, dtype=np.int32), np.int32(NONE))
         devices = np.minimum.accumulate(devices[:, ::-1], axis=1)[:, ::-1]
         devices = np.pad(devices, ((0, 0), (0, 1)), constant_values=NONE)
         return np.take_along_axis(devices, least, axis=1)
 
-    def _needs_of(self, rhythm: Rhythm, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-        """Return times per sample, [rows, devices], and the devices that the memory needs, less 1, [rows, levels]."""
-        problem, micro_batch = self.problem, rhythm.micro_batch
-        devices = np.arange(1, problem.cluster.devices + 1)
-        in_flight = np.minimum(np.arange(1, self.levels + 1) * rhythm.unit, problem.batch)[:, None] // micro_batch
-        times = np.full((rows, len(devices)), np.inf)
-        least = np.empty((rows, self.levels), np.intp)
-        for row, stage in enumerate(self._stages[:rows]):
-            shares = devices[:micro_batch]
-            times[row, : len(shares)] = problem.time_per_sample(stage, micro_batch, shares)
-            least[row] = np.sum(problem.memory(stage, micro_batch, devices, in_flight) > problem.cluster.memory, axis=1)
-        return times, least
-
-
-def fewest_devices(problem: Problem, operators: int, rhythm: Rhythm, level: int, limit: float) -> int:
-    """Return the fewest devices on which a stage needs at most `limit` seconds per sample, and fits into their memory.
-
-    Args:
-        problem: the problem.
-        operators: the stage's.
-        rhythm: of all stages.
-        level: the number of stages on the longest path from this one to the end, itself included; with one rhythm for
-            all stages it is also the number of groups of passes that the stage holds (`held`).
-        limit: seconds per sample.
-
-    Returns:
-        The number of devices; `NONE` if no number suffices.
-    """
-    in_flight = min(level * rhythm.unit, problem.batch) // rhythm.micro_batch
-    for devices in range(1, min(problem.cluster.devices, rhythm.micro_batch) + 1):
-        if (
-            problem.time_per_sample(operators, rhythm.micro_batch, devices) <= limit
-            and problem.memory(operators, rhythm.micro_batch, devices, in_flight) <= problem.cluster.memory
-        ):
-            return devices
-    return NONE
+    def _needs_of(self, rhythm: Rhythm) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+        """Return times per sample, [rows, devices], and the devices too few for the memory, [rows, levels]."""
+        problem, size = self.problem, rhythm.micro_batch
+        costs = StageCost(*np.array(list(self._rows), np.float64).T[:, :, None])
+        devices = np.arange(1, problem.most_devices(size) + 1)
+        least = np.empty((len(self._rows), self.levels), np.intp)
+        for level in range(self.levels):
+            in_flight = min((level + 1) * rhythm.unit, problem.batch) // size
+            excess = problem.memories(costs, size, devices, in_flight) > problem.cluster.memory
+            least[:, level] = excess.sum(axis=1)
+        return problem.times_per_sample(costs, size, devices), least

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from math import fsum, inf
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
 COPIES = 4
-Numbers = Any  # an integer, or an array of them
+Numbers = Any  # a number, or an array of them
 
 
 class StageCost(NamedTuple):
-    """Cost of a set of operators as one stage.
+    """Cost of a set of operators as one stage, or of many as arrays.
 
     Args:
         forward: seconds of a forward pass, whatever its samples.
@@ -28,13 +26,13 @@ class StageCost(NamedTuple):
         received: bytes per sample that it receives from other stages; it sends as many back as gradients.
     """
 
-    forward: float
-    forward_each: float
-    backward: float
-    backward_each: float
-    parameters: int
-    activations: int
-    received: int
+    forward: Numbers
+    forward_each: Numbers
+    backward: Numbers
+    backward_each: Numbers
+    parameters: Numbers
+    activations: Numbers
+    received: Numbers
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,17 @@ class Problem:
         cluster: the devices.
         batch: samples per mini-batch.
         copies: bytes of state per byte of parameters. 4 is for Adam: parameters, gradients and two moments.
+        replicas: devices per stage at most; None: all. 1 plans without data parallelism.
 
     Raises:
-        ConfigError: batch or copies is below 1.
+        ConfigError: batch, copies or replicas is below 1.
     """
 
     graph: OperatorGraph
     cluster: Cluster
     batch: int
     copies: int = COPIES
+    replicas: int | None = None
     _costs: dict[int, StageCost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +107,12 @@ class Problem:
             raise ConfigError(f"batch must be at least 1 sample, not {self.batch}")
         if self.copies < 1:
             raise ConfigError(f"copies must be at least 1, not {self.copies}")
+        if self.replicas is not None and self.replicas < 1:
+            raise ConfigError(f"replicas must be at least 1, not {self.replicas}")
+
+    def most_devices(self, micro_batch: int) -> int:
+        """Return the most devices of a stage: no device is without a sample of a micro-batch."""
+        return min(self.cluster.devices, micro_batch, self.replicas or micro_batch)
 
     def cost(self, operators: int) -> StageCost:
         """Return the cost of a set of operators; costless joins receive nothing.
@@ -131,25 +137,40 @@ class Problem:
             )
         return cost
 
-    def seconds(self, operators: int, micro_batch: int, devices: Numbers) -> tuple[Any, Any]:
+    def seconds(self, operators: int, micro_batch: int, devices: int) -> tuple[float, float]:
         """Return the seconds of a stage's forward and of its backward pass over one micro-batch."""
-        cost, share = self.cost(operators), -(-micro_batch // devices)
-        return cost.forward + cost.forward_each * share, cost.backward + cost.backward_each * share
+        return self._seconds(self.cost(operators), micro_batch, devices)
 
-    def sync(self, operators: int, devices: Numbers) -> Any:
+    def sync(self, operators: int, devices: int) -> float:
         """Return the seconds in which the devices of a stage sum their gradients, once per mini-batch."""
-        return 2 * (devices - 1) / devices * self.cost(operators).parameters / self.cluster.slowest
+        return float(self._sync(self.cost(operators), devices))
 
-    def time_per_sample(self, operators: int, micro_batch: int, devices: Numbers) -> Any:
-        """Return the seconds per sample that a stage needs in steady state: the larger of its work and its transfers.
+    def time_per_sample(self, operators: int, micro_batch: int, devices: int) -> float:
+        """Return the seconds per sample that a stage needs in steady state (`times_per_sample`)."""
+        return float(self.times_per_sample(self.cost(operators), micro_batch, devices))
+
+    def memory(self, operators: int, micro_batch: int, devices: int, in_flight: int) -> float:
+        """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
+        return float(self.memories(self.cost(operators), micro_batch, devices, in_flight))
+
+    def times_per_sample(self, cost: StageCost, micro_batch: int, devices: Numbers) -> Numbers:
+        """Return the seconds per sample that stages need in steady state: the larger of their work and their transfers.
 
         Work is forward and backward passes, and the share of the all-reduce. Transfers overlap work.
         """
-        forward, backward = self.seconds(operators, micro_batch, devices)
-        work = (forward + backward) / micro_batch + self.sync(operators, devices) / self.batch
-        return np.maximum(work, self.cost(operators).received / self.cluster.slowest)
+        from numpy import maximum  # takes long to import
 
-    def memory(self, operators: int, micro_batch: int, devices: Numbers, in_flight: Numbers) -> Any:
-        """Return the bytes per device of a stage that holds `in_flight` micro-batches between its passes."""
-        cost = self.cost(operators)
+        forward, backward = self._seconds(cost, micro_batch, devices)
+        work = (forward + backward) / micro_batch + self._sync(cost, devices) / self.batch
+        return maximum(work, cost.received / self.cluster.slowest)
+
+    def memories(self, cost: StageCost, micro_batch: int, devices: Numbers, in_flight: Numbers) -> Numbers:
+        """Return the bytes per device of stages that hold `in_flight` micro-batches between their passes."""
         return cost.parameters * self.copies + cost.activations * in_flight * -(-micro_batch // devices)
+
+    def _seconds(self, cost: StageCost, micro_batch: int, devices: Numbers) -> tuple[Numbers, Numbers]:
+        share = -(-micro_batch // devices)
+        return cost.forward + cost.forward_each * share, cost.backward + cost.backward_each * share
+
+    def _sync(self, cost: StageCost, devices: Numbers) -> Numbers:
+        return 2 * (devices - 1) / devices * cost.parameters / self.cluster.slowest

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import NamedTuple
 
 from mspipe_triton.errors import ConfigError
+
+GROUPS = {"1f1b": (1,), "kfkb": (1, 2, 4)}
+"""Sizes of the groups of passes that a schedule may use."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,14 @@ class Held(NamedTuple):
 def held(unit: int, successors: Iterable[Held], batch: int) -> Held:
     """Return what a stage must hold, so that none of its successors ever waits for it.
 
-    The last stage holds one unit. Before another stage's first backward pass can start, its successor has run backward
-    passes over one unit of this stage, and forward passes over all that it holds meanwhile; while it runs the next
-    ones, this stage prepares what it takes next. With equal units that is one unit more than the successor that holds
+    The last stage holds one unit. Between the forward and the backward passes over a sample, another stage holds what a
+    successor holds, and the units of both that are under way: u + v. Where units do not begin together, a backward pass
+    comes up to u − gcd(u, v) samples after the successor's, and so far ahead must the forward passes be. The sum is
+    2u + v − 2 gcd(u, v) more than the successor. With equal units that is one unit more than the successor that holds
     most, so a chain of S stages holds S, …, 2, 1.
+
+    In branches this presumes that all stages divide their time equally between forward and backward passes; otherwise
+    a pass may wait a little.
 
     Args:
         unit: samples per group of passes of the stage.
@@ -57,8 +65,7 @@ def held(unit: int, successors: Iterable[Held], batch: int) -> Held:
     """
     most = unit
     for each in successors:
-        more = 2 * unit - each.unit if unit >= each.unit else each.unit
-        most = max(most, each.samples + more)
+        most = max(most, each.samples + 2 * unit + each.unit - 2 * gcd(unit, each.unit))
     return Held(min(batch, -(-most // unit) * unit), unit)
 
 

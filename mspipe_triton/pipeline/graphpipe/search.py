@@ -10,7 +10,7 @@ diagonal. So the number of devices is no part of the state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -45,7 +45,7 @@ class SeriesParallel:
         self._packs = [_Pack(node.splits, self.table) for node in self.space.nodes]
         self._solved = lru_cache(maxsize=1)(self._solve)
 
-    def limits(self, rhythm: Rhythm) -> npt.NDArray[np.float64]:
+    def limits(self, rhythm: Rhythm) -> Sequence[float]:
         """Return the times per sample that stages have, ascending."""
         return self.table.limits(rhythm)
 
@@ -82,9 +82,9 @@ class SeriesParallel:
             """Translate operators of the node into those that take their places."""
             return sum(1 << places[index] for index in members(operators))
 
-        def below(child: Child, *levels: int) -> Iterator[tuple[int, int]]:
+        def below(child: Child, follow: int, reach: int) -> Iterator[tuple[int, int]]:
             moved = Child(child.node, tuple(places[index] for index in child.operators))
-            return self._stages(moved, levels, matrices, fewest)
+            return self._stages(moved, (follow, reach), matrices, fewest)
 
         places = dict(zip(node.operators, place.operators, strict=True))
         for split in node.splits:

@@ -6,17 +6,13 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 from mspipe_triton.pipeline.graphpipe.plan import Part
-from mspipe_triton.pipeline.graphpipe.planner import NONE
+from mspipe_triton.pipeline.graphpipe.planner import NONE, Counts, StageTable
 from mspipe_triton.pipeline.graphpipe.problem import Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
-from mspipe_triton.pipeline.graphpipe.tables import CostTables, Floats
-
-Counts = NDArray[np.int32]
 
 
 class ChainPlanner:
@@ -25,9 +21,9 @@ class ChainPlanner:
     A downset is a set of operators that contains all ancestors of its operators. With F(A, l) the fewest devices for
     all operators outside A in exactly l stages,
 
-        F(A, l) = min over B ⊃ A of fewest_devices(B − A, l) + F(B, l − 1).
+        F(A, l) = min over B ⊃ A of fewest(B − A, l) + F(B, l − 1).
 
-    Costs that do not depend on the limit are computed once per rhythm, and a level of F is one operation on arrays.
+    A level of F is one operation on arrays.
 
     Args:
         problem: the problem.
@@ -40,7 +36,6 @@ class ChainPlanner:
     def __init__(self, problem: Problem, downsets: Sequence[int], pairs: Iterable[tuple[int, int]]) -> None:
         self.problem = problem
         self.states = 0
-        self._longest = problem.graph.placed.bit_count()
         numbers: dict[int, int] = {}
         inner, outer, stage = [], [], []
         for start, end in pairs:
@@ -50,14 +45,12 @@ class ChainPlanner:
         self._stages = tuple(numbers)
         self._outer, self._stage = np.array(outer), np.array(stage)
         self._starts = np.searchsorted(inner, np.arange(len(downsets)))
-        self._tables = CostTables(problem, self._stages)
-        self._times: dict[int, Floats] = {}
-        self._least: dict[tuple[int, int], Counts] = {}
+        self._table = StageTable(problem, min(problem.cluster.devices, problem.graph.placed.bit_count()))
+        self._rows = np.array([self._table.row(each) for each in self._stages])
 
     def limits(self, rhythm: Rhythm) -> Sequence[float]:
         """Return the times per sample that stages of the family have, ascending, without repetition."""
-        times: list[float] = np.unique(self._times_of(rhythm)).tolist()
-        return times
+        return self._table.limits(rhythm)
 
     def parts(self, rhythm: Rhythm, limit: float, depth: int | None = None) -> tuple[Part, ...] | None:
         """Return the chain of the fewest stages that need at most `limit` seconds per sample, or None.
@@ -66,13 +59,11 @@ class ChainPlanner:
         devices.
         """
         devices = self.problem.cluster.devices
-        fewest = _fewest(self._times_of(rhythm) <= limit)
+        fewest = self._table.fewest(rhythm, limit)[self._rows]
         rest = np.full(len(self._starts), NONE, np.int32)
         rest[-1] = 0
         levels: list[tuple[Counts, Counts]] = []
-        longest = min(devices, self._longest)
-        for level in range(1, (longest if depth is None else min(longest, depth)) + 1):
-            needs = fewest[np.arange(len(fewest)), self._least_of(rhythm, level)]
+        for needs in fewest.T[:depth]:
             levels.append((needs, rest))
             rest = np.full(len(self._starts), NONE, np.int32)
             sums = needs[self._stage] + levels[-1][1][self._outer]
@@ -93,21 +84,6 @@ class ChainPlanner:
             number, inner = int(self._stage[best]), int(self._outer[best])
             parts.append(Part(self._stages[number], int(needs[number]), rhythm))
         return tuple(parts)
-
-    def _times_of(self, rhythm: Rhythm) -> Floats:
-        """Return the seconds per sample of every stage on 1, 2, … devices."""
-        if rhythm.micro_batch not in self._times:
-            self._times[rhythm.micro_batch] = self._tables.times(rhythm.micro_batch)
-        return self._times[rhythm.micro_batch]
-
-    def _least_of(self, rhythm: Rhythm, level: int) -> Counts:
-        """Return the number of devices per stage that are too few for its memory."""
-        in_flight = min(level * rhythm.unit, self.problem.batch) // rhythm.micro_batch
-        key = rhythm.micro_batch, in_flight
-        if key not in self._least:
-            excess = self._tables.memory(*key) > self.problem.cluster.memory
-            self._least[key] = excess.sum(axis=1, dtype=np.int32)
-        return self._least[key]
 
 
 class Sequential(ChainPlanner):
@@ -155,15 +131,3 @@ def linear_orders(graph: OperatorGraph) -> dict[str, tuple[int, ...]]:
                 following.append(after)
         ready += reversed(following)
     return {"depth first": tuple(deep), "breadth first": tuple(sorted(levels, key=levels.__getitem__))}
-
-
-def _fewest(fits: NDArray[np.bool_]) -> Counts:
-    """Return the fewest devices above 0, 1, …, D that fit, [N, D + 1]; `NONE` if no number does.
-
-    Args:
-        fits: true where a stage on 1, 2, …, D devices keeps to the limit [N, D].
-    """
-    stages, devices = fits.shape
-    fewest = np.full((stages, devices + 1), NONE, np.int32)
-    fewest[:, :-1][fits] = np.broadcast_to(np.arange(1, devices + 1, dtype=np.int32), fits.shape)[fits]
-    return np.minimum.accumulate(fewest[:, ::-1], axis=1)[:, ::-1]

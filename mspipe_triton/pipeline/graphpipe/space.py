@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mspipe_triton.pipeline.graphpipe.decompose import Leaf, Parallel, Series, Tree
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
-MOST_CUTS = 128  # ways to cut parallel branches that a subproblem tries; with more, only some kinds of cuts
+MOST_CUTS = 200  # ways to cut parallel branches that a subproblem tries; with more, only some kinds of cuts
 
 
 class Child(NamedTuple):
@@ -262,7 +262,8 @@ def restricted(tree: Tree, operators: int) -> Tree:
     """Return the tree of some of its operators, at least one."""
     if isinstance(tree, Leaf) or not tree.operators & ~operators:
         return tree
-    kind, parts = type(tree), []
+    kind = type(tree)
+    parts: list[Tree] = []
     for part in tree.parts:
         if part.operators & operators:
             smaller = restricted(part, operators)
@@ -285,10 +286,10 @@ def _few_cuts(sizes: Sequence[int], lengths: Sequence[int]) -> Iterator[list[lis
         for ends in range(size + 1):
             for many in range(size - ends + 1):
                 for place in range(1, length) if many else (0,):
-                    own = [0] * ends + [place] * many + [length] * (size - ends - many)
+                    places = [0] * ends + [place] * many + [length] * (size - ends - many)
                     for side in (0, 1):
                         yield [
-                            own if other == kind else [side * lengths[other]] * sizes[other]
+                            places if other == kind else [side * lengths[other]] * sizes[other]
                             for other in range(len(sizes))
                         ]
 

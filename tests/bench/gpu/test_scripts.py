@@ -101,21 +101,39 @@ def test_kernels_are_timed() -> None:
     assert directions == {*((name, "forward") for name in first.MAIN), *((name, "both") for name in both)}
 
 
-def test_schedules_and_settings_are_checked_and_measured() -> None:
-    sections = rows(second.phases(SETUP), "schedules", "settings", "host", "steps", "tuning")
+def test_schedules_are_checked_and_measured() -> None:
+    sections = rows(second.phases(SETUP), "schedules", "host", "steps")
     checks = sections["correctness"]
     assert all(check["passed"] for check in checks)
     names = {(check["model"], check["schedule"]) for check in checks if check["check"] == "losses"}
     assert names == set(product(ALL_MODELS, schedules.CHECKS))
-    settings = [check for check in checks if check["check"] == "settings"]
-    ways = {(check["schedule"], check["features"], check["gather"]) for check in settings}
-    assert ways == set(product(("serial", "exact"), ("host", "device"), ("copy", "kernel")))
     for name in schedules.SCHEDULES:
         row = sections["host"][0][name]
         assert row["share_of_allowed"] == pytest.approx(row["speed_ratio"] / row["allowed_ratio"])
         assert {"sample", "features", "memory", "train", "update"} <= row["stage_seconds"].keys()
     assert [row["model"] for row in sections["steps"]] == list(ALL_MODELS[1:])
+
+
+@pytest.mark.slow
+def test_tuning_is_measured() -> None:
+    sections = rows(second.phases(SETUP), "tuning")
     assert Profile.from_json(sections["tuned"][0]["profile"]).search["trials"] >= 1
+
+
+def test_all_settings_have_units() -> None:
+    cases = [unit.case for phase in second.phases(SETUP) for unit in phase.units if unit.part == "settings"]
+    ways = set(product(("tgn",), ("serial", "exact"), ("host", "device"), ("copy", "kernel")))
+    assert (len(cases), set(cases)) == (len(ways), ways)
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("gather", ["copy", "kernel"])
+@pytest.mark.parametrize("features", ["host", "device"])
+@pytest.mark.parametrize("schedule", ["serial", "exact"])
+def test_settings_are_checked(schedule: str, features: str, gather: str) -> None:
+    ((section, row),) = tuned.checks(SETUP, "tgn", schedule, features, gather)
+    assert (section, row["check"], row["passed"]) == ("correctness", "settings", True), row
+    assert (row["schedule"], row["features"], row["gather"]) == (schedule, features, gather)
 
 
 @pytest.mark.parametrize(("target", "passed"), [("stub", None), ("cpu", False)])

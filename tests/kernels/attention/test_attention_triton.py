@@ -41,6 +41,7 @@ def attention(request: pytest.FixtureRequest) -> Iterator[type[Case]]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.sample(2)
 @ATTENTIONS
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", FORMS)

@@ -40,6 +40,7 @@ def test_bfloat16_rows_are_read_exactly(agree: Agree) -> None:
     check(case, agree)
 
 
+@pytest.mark.slow
 def test_compiled_loops_read_mailboxes_in_place(agree: Agree) -> None:
     """Compile both sums over x_j, which read mails by their rows and convert them."""
     case = MailCase(9, choices=20, indexed_features=True).to(torch.float64, torch.float32)

@@ -49,6 +49,7 @@ def test_results_and_gradients(events: int, dim: int, dtype: torch.dtype, derive
     judge(Case(events, dim), dtype, derived)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("events", "dim", "count", "dtype"), [(33, 20, 32, F32), (17, 33, None, F64), (5, 3, 0, F32), (0, 3, None, F64)]
 )

@@ -39,6 +39,7 @@ def test_any_stream(case: Case, dtype: torch.dtype, derived: Derived) -> None:
     check(case.arguments(dtype), derived)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("newer", [0, 1, 70])
 @pytest.mark.parametrize(("queries", "candidates"), [(0, 2), (1, 1), (3, 0), (41, 3), (13, 5), (65, 1)])

@@ -153,6 +153,7 @@ def test_small_batches(batch: tuple[list[tuple[int, int]], list[list[int]]], mod
     check(make_arguments(batch, mode), batch)
 
 
+@pytest.mark.sample(2)
 @MODES
 @pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize(("events", "fanout", "dim"), [(1, 1, 1), (17, 3, 5), (41, 2, 131)])
@@ -161,6 +162,7 @@ def test_sizes(events: int, fanout: int, dim: int, mode: str) -> None:
     check(make_arguments(batch, mode, dim=dim), batch)
 
 
+@pytest.mark.sample(2)
 @MODES
 @pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("save", [True, False])
 def test_the_operation_passes_opcheck(make: Make, save: bool) -> None:
     case = make()
@@ -52,6 +53,7 @@ def test_the_operation_passes_opcheck(make: Make, save: bool) -> None:
     torch.library.opcheck(case.operation, case.arguments(save))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("subset", ["all", "first", "last", "none"])
 def test_the_backward_operation_passes_opcheck(make: Make, subset: str) -> None:
     """Pass None for unread tensors, or placeholders of the tables' shapes if one of the tables needs a gradient."""
@@ -93,6 +95,7 @@ def test_it_compiles_as_one_graph(make: Make, agree: Agree) -> None:
     agree(case.with_gradients(compiled()), expected)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("poisoned")
 def test_the_gradient_of_one_leaf_alone(make: Make, backend: str, agree: Agree) -> None:
     case = make()

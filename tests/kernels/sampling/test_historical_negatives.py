@@ -50,6 +50,7 @@ def check(agree: Agree) -> Any:
     return compare
 
 
+@pytest.mark.sample(2)
 @both
 @pytest.mark.parametrize("size", [0, 1, 9, 17, 123])
 def test_sizes(size: int, check: Any) -> None:
@@ -57,6 +58,7 @@ def test_sizes(size: int, check: Any) -> None:
     check(events, random_queries(events, size, 5), 2, 5)
 
 
+@pytest.mark.sample(2)
 @both
 @pytest.mark.parametrize(("historical", "number"), [(0, 3), (1, 1), (3, 3), (1, 4), (16, 33)])
 def test_numbers_of_negatives(historical: int, number: int, check: Any) -> None:
@@ -87,6 +89,7 @@ def test_the_queries_cover_every_case() -> None:
     assert any(stayed), "a random negative stays because the drawn node is met now"
 
 
+@pytest.mark.sample(2)
 @both
 @pytest.mark.parametrize("times", [torch.int64, torch.float64])
 @pytest.mark.parametrize("index", [torch.int64, torch.int32])

@@ -56,6 +56,7 @@ def test_results_and_gradients(updater: Updater, nodes: int, dtype: torch.dtype,
     judge(Case(updater, nodes), dtype, derived)
 
 
+@pytest.mark.sample(3)
 @KERNELS
 @pytest.mark.parametrize(
     ("nodes", "dim", "width", "times"),

@@ -177,11 +177,12 @@ class Enumeration:
     def _outcomes(self, partitions: Iterable[Levels]) -> list[Outcome]:
         """Place each partition on devices in every way that fits."""
         results, available = [], self.problem.cluster.devices
+        most = min(available, self.micro_batch, self.problem.replicas or available)
         for partition in partitions:
             options = [
                 [
                     Placed(operators, level, devices)
-                    for devices in range(1, min(available, self.micro_batch) + 1)
+                    for devices in range(1, most + 1)
                     if self.fits(operators, devices, level)
                 ]
                 for operators, level in partition

@@ -57,7 +57,8 @@ def problem(random: Random, graph: OperatorGraph, most_devices: int = 3) -> tupl
     memory = inf if share == inf else max(1, int(max(each) + share * (sum(each) - max(each))))
     node, between = random.choice([(None, None), (1, 1), (2, 2)])
     cluster = Cluster(devices, memory, random.choice([0.5, 2, inf]), node, between)
-    return Problem(graph, cluster, micro_batch * count, copies), Rhythm(micro_batch, group)
+    replicas = random.choice([None, None, 1, 2])
+    return Problem(graph, cluster, micro_batch * count, copies, replicas), Rhythm(micro_batch, group)
 
 
 def _tree(random: Random, operators: int, kinds: int, series: bool) -> tuple[list[int], Pairs]:

@@ -192,7 +192,7 @@ def operator(name: str, parameters: float, activations: float = 0) -> Operator:
             [operator("a", 3e9), operator("wide", 1e9, 6e9)],
             2,
             [4],
-            "operator 'wide' needs 28.00 GB on each device with 1 micro-batch of 4 in flight, as the others leave it "
+            "operator 'wide' needs 28.00 GB on each device with 1 micro-batch of 4 in flight, on at most "
             "1 device; devices have 16.00 GB",
         ),
     ],

@@ -198,6 +198,12 @@ def test_cost_cuts_an_n_as_strata_does_where_that_costs_nothing() -> None:
     assert longest(result.tree, costs) == critical_path(graph, costs) == 12
 
 
+def test_cost_takes_the_strata_where_their_path_is_shorter() -> None:
+    costs = [6, 4, 6, 3, 4, 6]
+    graph = graph_of(costs, [(0, 1), (0, 3), (1, 4), (2, 4), (1, 5)])
+    assert longest(decompose(graph).tree, costs) == critical_path(graph, costs) == 16
+
+
 def test_strata_adds_fewer_pairs_where_cost_keeps_the_path_shorter() -> None:
     costs = [2, 1, 1, 1, 5]
     graph = graph_of(costs, [(0, 3), (1, 3), (2, 3), (1, 4), (2, 4)])

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.pipeline.graphpipe import space
-from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
+from mspipe_triton.pipeline.graphpipe.decompose import decompose
 from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph, members
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
+from mspipe_triton.pipeline.graphpipe.rewrites import REWRITES
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential

@@ -1,4 +1,4 @@
-"""Sequential planning: equality with an enumeration of all cuts of an order, orders, and cost tables."""
+"""Sequential planning: equality with an enumeration of all cuts of an order, orders, and the table of stages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
 from mspipe_triton.pipeline.graphpipe.plan import Part, assemble
-from mspipe_triton.pipeline.graphpipe.planner import Planner, fewest_devices
+from mspipe_triton.pipeline.graphpipe.planner import NONE, Planner, StageTable
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
-from mspipe_triton.pipeline.graphpipe.tables import CostTables
 from tests.pipeline.graphpipe.stage_oracle import intervals, outcomes, problems
 
 RHYTHMS = st.builds(Rhythm, st.sampled_from([1, 2, 4]), st.integers(1, 2))
@@ -64,25 +63,24 @@ def test_least_depth_at_any_limit(problem: Problem, rhythm: Rhythm, share: float
 
 
 @settings(max_examples=100, deadline=None)
-@given(problems(), RHYTHMS)
-def test_tables_equal_the_problem_bit_for_bit(problem: Problem, rhythm: Rhythm) -> None:
+@given(problems(), RHYTHMS, st.integers(0, 40))
+def test_table_needs_the_fewest_devices_that_fit(problem: Problem, rhythm: Rhythm, place: int) -> None:
     stages = range(1, problem.graph.everything + 1)
-    size, most = rhythm.micro_batch, min(problem.cluster.devices, rhythm.micro_batch)
-    tables = CostTables(problem, stages)
-    numbers = range(1, most + 1)
-    assert tables.times(size).tolist() == [[problem.time_per_sample(s, size, d) for d in numbers] for s in stages]
-    assert tables.memory(size, 3).tolist() == [[problem.memory(s, size, d, 3) for d in numbers] for s in stages]
-
-
-@settings(max_examples=50, deadline=None)
-@given(problems(), RHYTHMS)
-def test_stages_have_the_fewest_devices(problem: Problem, rhythm: Rhythm) -> None:
-    best = optimum(Sequential(problem, linear_orders(problem.graph)["breadth first"]), rhythm)
-    if best is not None:
-        limit, parts = best
-        for index, part in enumerate(parts):
-            level = len(parts) - index
-            assert part.devices == fewest_devices(problem, part.operators, rhythm, level, limit * NEAR)
+    table = StageTable(problem, levels=3)
+    rows = [table.row(each) for each in stages]
+    limits = table.limits(rhythm)
+    limit = limits[place % len(limits)]
+    fewest = table.fewest(rhythm, limit)
+    for stage, row in zip(stages, rows, strict=True):
+        for level in (1, 2, 3):
+            in_flight = min(level * rhythm.unit, problem.batch) // rhythm.micro_batch
+            fits = [
+                devices
+                for devices in range(1, min(problem.cluster.devices, rhythm.micro_batch) + 1)
+                if problem.time_per_sample(stage, rhythm.micro_batch, devices) <= limit
+                and problem.memory(stage, rhythm.micro_batch, devices, in_flight) <= problem.cluster.memory
+            ]
+            assert fewest[row, level - 1] == min(fits, default=NONE)
 
 
 def test_orders_of_two_branches_that_join() -> None:

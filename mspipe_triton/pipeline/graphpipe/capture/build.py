@@ -64,7 +64,7 @@ def capture(
         )
     if not small:
         raise GraphError(f"{type(module).__name__} does no operations; a model needs at least one")
-    steps, idle = _steps(traces[0])
+    steps = _steps(traces[0])
     place = {node: index for index, node in enumerate(traces[0].nodes)}
     groups = group(steps, frozenset(place[node] for node in traces[0].outputs), most)
     names = _names(groups, steps)
@@ -76,13 +76,12 @@ def capture(
         passes = _estimated(accelerator, names, counts, batches)
     operators = []
     for index, piece in enumerate(pieces[1]):
-        output = ceil(counts[1][index].sent / batches[1])
-        if idle.issuperset(groups[index]):
-            operators.append(Operator(piece.name, output=output))
-            continue
+        forward, backward = passes[index]
+        saved, sent = (ceil(each / batches[1]) for each in (counts[1][index].saved, counts[1][index].sent))
+        if all(steps[each].idle for each in groups[index]):
+            forward, backward, saved = Duration(), Duration(), 0
         parameters = sum(size(traces[1].state[node]) for node in piece.entries if node in traces[1].state)
-        saved = ceil(counts[1][index].saved / batches[1])
-        operators.append(Operator(piece.name, *passes[index], parameters, saved, output))
+        operators.append(Operator(piece.name, forward, backward, parameters, saved, sent))
     sender = {node: piece.name for piece in pieces[1] for node in piece.exits}
     uses = [(sender[node], piece.name) for piece in pieces[1] for node in piece.entries if node in sender]
     return OperatorGraph.of(operators, uses, name)
@@ -122,44 +121,45 @@ def _call(node: fx.Node) -> tuple[str, str]:
     return (str(stack[-1][0]), str(stack[-1][1][0])) if stack else ("", "")
 
 
-def _steps(trace: Trace) -> tuple[list[Step], set[int]]:
-    """Return a trace's operations as steps, and those without work: views, and arithmetic on single numbers."""
+def _steps(trace: Trace) -> list[Step]:
+    """Return a trace's operations as steps; those without kernels, or on single numbers, are idle."""
     kernels = survey(trace)
+    parents = {""}
+    for node in trace.nodes:
+        path = _call(node)[1]
+        parents |= {path[:at] for at, character in enumerate(path) if character == "."}
     place = {node: index for index, node in enumerate(trace.nodes)}
     steps: list[Step] = []
-    idle: set[int] = set()
     for index, node in enumerate(trace.nodes):
         uses = tuple(place[each] for each in node.all_input_nodes if each in place)
         state = [each for each in node.all_input_nodes if each in trace.state]
         call, path = _call(node)
-        flops = sum(each.flops for each in kernels[index])
+        values = tree_leaves([each.meta.get("val") for each in (node, *node.all_input_nodes)])
+        operation = re.sub(r"_*\d*$", "", node.name)
         steps.append(
             Step(
-                path or re.sub(r"_*\d*$", "", node.name),
+                f"{path}.{operation}".lstrip(".") if path in parents else path,
                 uses,
                 call,
-                flops > 0 or any(isinstance(trace.state[each], nn.Parameter) for each in state),
+                any(each.flops for each in kernels[index])
+                or any(isinstance(trace.state[each], nn.Parameter) for each in state),
+                not kernels[index] or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
                 any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
                 frozenset(trace.names[each] for each in state if trace.trained(each)),
                 sum(max(each.flops / INTENSITY, each.traffic) for each in kernels[index]),
             )
         )
-        values = tree_leaves([each.meta.get("val") for each in (node, *node.all_input_nodes)])
-        if not kernels[index] or all(each.ndim == 0 for each in values if isinstance(each, Tensor)):
-            idle.add(index)
-    return steps, idle
+    return steps
 
 
 def _names(groups: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[str]:
     """Name operators by their first and last heavy step, such as "layers.0.norm1..linear2", each differently."""
     names: list[str] = []
     for each in groups:
-        heavy = [steps[index].name for index in each if steps[index].heavy and steps[index].data] or [
-            steps[each[-1]].name
-        ]
-        name = heavy[0]
-        if heavy[-1] != name:
-            parts, others = name.split("."), heavy[-1].split(".")
+        heavy = [steps[index].name for index in each if steps[index].heavy and steps[index].data]
+        name, last = (heavy[0], heavy[-1]) if heavy else (steps[each[-1]].name, steps[each[-1]].name)
+        if last != name:
+            parts, others = name.split("."), last.split(".")
             common = next((at for at, pair in enumerate(zip(parts, others, strict=False)) if pair[0] != pair[1]), 0)
             name = f"{name}..{'.'.join(others[common:])}"
         number = sum(1 for other in names if re.fullmatch(re.escape(name) + r"(:\d+)?", other))

@@ -45,9 +45,7 @@ def load_model(name: str) -> Model:
         module = import_module(place)
     except ModuleNotFoundError as error:
         if f"{place}.".startswith(f"{error.name}."):
-            problem = (
-                f"there is no module {error.name} here or among the installed ones; change the folder, or install it"
-            )
+            problem = f"there is no module {error.name}, installed or in this folder; change the folder, or install it"
         else:
             problem = f"{place} needs module {error.name}; install it"
         raise ConfigError(f"model {name!r}: {problem}") from None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.capture.meter import Kernel, Meter, size
 from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, Values, running
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace
@@ -53,7 +54,7 @@ def survey(trace: Trace) -> list[tuple[Kernel, ...]]:
                     values[source] = getattr(trace.root, str(source.target))
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             with running(node.name), Meter() as meter:
-                values[node] = node.target(*args, **kwargs)
+                values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
             kernels.append(tuple(meter.kernels))
     return kernels
 
@@ -92,13 +93,19 @@ def _counts(piece: Piece, values: Values, state: set[int]) -> Counts:
         for each in tree_leaves(sent)
         if isinstance(each, Tensor)
     }
-    kept = sum(each.nbytes() for each in saved.values())
-    return Counts(tuple(forward.kernels), tuple(backward.kernels), kept, sum(tensors.values()))
+    total = sum(each.nbytes() for each in saved.values())
+    return Counts(tuple(forward.kernels), tuple(backward.kernels), total, sum(tensors.values()))
 
 
 def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:
-    """Return the times of every piece, medians of a few runs on the device of the module."""
+    """Return the times of every piece, medians of a few runs on the device of the module.
+
+    Raises:
+        GraphError: an operator fails, or the module is on device meta.
+    """
     tensors = [each for each in (*trace.state.values(), *trace.inputs.values()) if isinstance(each, Tensor)]
+    if any(each.is_meta for each in tensors):
+        raise GraphError("the module is on device meta, without data; move it to another device, or estimate its times")
     gpus = sorted({each.get_device() for each in tensors if each.is_cuda})
 
     def now() -> float:

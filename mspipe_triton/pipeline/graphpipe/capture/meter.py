@@ -45,7 +45,7 @@ class Meter(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[Kernel] = []
 
     def __torch_dispatch__(
@@ -84,8 +84,8 @@ def size(tensor: Tensor) -> int:
 def _rows(packet: Any, args: Sequence[Any], result: Tensor) -> tuple[int, ...]:
     """Return the sizes of a kernel with operations that may be proportional to the samples."""
     if packet in (aten.mm, aten.addmm):
-        left, right = args[-2:]
-        return (left.shape[0], left.shape[1], right.shape[1])
+        one, other = args[-2:]
+        return (one.shape[0], one.shape[1], other.shape[1])
     if "convolution" in packet.__name__:
         image = args[0] if "backward" in packet.__name__ else result
         return (image.numel() // image.shape[1],)

@@ -51,9 +51,9 @@ def cut(trace: Trace, names: Sequence[str], groups: Sequence[Sequence[int]]) -> 
     for name, each in zip(names, groups, strict=True):
         nodes = [trace.nodes[index] for index in each]
         inside = set(nodes)
-        own = [node for node in nodes if uses[node] == 1]
-        sent = [node for node in own if any(user in uses and user not in inside for user in node.users)]
-        exits = [node for node in own if node in trace.outputs or node in sent]
+        computed = [node for node in nodes if uses[node] == 1]
+        sent = [node for node in computed if any(user in uses and user not in inside for user in node.users)]
+        exits = [node for node in computed if node in trace.outputs or node in sent]
         graph, copies, entries = fx.Graph(), dict[fx.Node, fx.Node](), list[fx.Node]()
         for source in (source for node in nodes for source in node.all_input_nodes):
             if source not in copies and source not in inside:
@@ -130,4 +130,7 @@ def running(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise GraphError(f"operator {name!r} cannot run by itself: {first_line(error)}") from error
+        raise GraphError(
+            f"operator {name!r} cannot run by itself ({first_line(error)}); shapes must not depend on the values of "
+            "the inputs, and the inputs must be small enough for the device"
+        ) from error

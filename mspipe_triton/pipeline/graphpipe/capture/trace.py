@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -109,11 +110,11 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], b
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch's warnings and logs while it exports; the error that it raises says enough."""
+    """Silence what torch warns, logs and prints while it exports; the error that it raises says enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
