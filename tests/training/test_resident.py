@@ -32,7 +32,6 @@ from mspipe_triton.tuning import rounding
 from tests.models.beside_oracle import irregular, with_node_features
 
 SIZE = 70  # of 300 events 210 are for training, in three batches; validation and test have a partial one
-
 RANKING = {"loss": "softmax", "train_negatives": 4, "negative_kind": "mixed"}
 MODELS: dict[str, dict[str, Any]] = {
     "tgn": {},
@@ -63,7 +62,7 @@ def resident_run(stream: EventStream, note: Callable[[str], None] = silent, **op
 
 
 def session_by_torch(stream: EventStream, **options: Any) -> Session:
-    """A session whose pairs are weighted by torch before the interpreter runs, which would take long."""
+    """A session whose pairs are weighted by torch, since the interpreter takes long."""
     launch.use_triton(None)
     session = Session.create(config("device", **options), stream)
     launch.use_triton(True)
@@ -235,11 +234,12 @@ TINY: dict[str, dict[str, Any]] = {
     "tgn, softmax": {"fanout": 1, "train": RANKING},
 }
 # The interpreter takes long; these launch most kernels of the others, too.
-QUICK = ("jodie", "apan", "tgn, softmax")
-BY_KERNELS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TINY]
+QUICK = ("jodie", "tgn, softmax")
 
 
-@pytest.mark.parametrize("model", BY_KERNELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TINY]
+)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
     parts = (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)
@@ -278,7 +278,7 @@ def _run_without_waits(run: Callable[[], Any], prepare: Callable[[], Any]) -> An
     return result
 
 
-@pytest.mark.parametrize("model", BY_KERNELS)
+@pytest.mark.parametrize("model", TINY)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str) -> None:
     """Run steps on the device `meta`, which only has shapes: torch refuses operations that mix it with the host."""
