@@ -15,6 +15,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # torchmetrics imports matplotlib where it is installed, which writes its list of fonts, else into a test's own cache.
 os.environ.setdefault("MPLCONFIGDIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "matplotlib"))
+# Before torch loads OpenMP: threads that wait leave the cores to the tests beside them, and do not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch._dynamo

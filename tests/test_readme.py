@@ -18,6 +18,7 @@ from mspipe_triton.data.writers import write_stream
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 # Flags that make each command small enough for a test; a later flag overrides an earlier one.
 SMALLER = {
     "train": ["--epochs", "1", "--batch-size", "100", "--dim", "8", "--negatives", "3", "--no-autotune"],
@@ -31,7 +32,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run(arguments: list[str], cwd: Path) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1", "MAKEFLAGS": ""}
+    environment = {**ENVIRONMENT, "MAKEFLAGS": ""}
     environment["XDG_CACHE_HOME"] = str(cwd / "cache" if cwd != ROOT else ROOT / ".pytest_cache")
     done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
@@ -84,15 +85,15 @@ def test_python_examples(tmp_path: Path, command: Command) -> None:
     assert command("train", "events.csv", "--out", "runs/first", *SMALLER["train"]).returncode == 0
     examples = [example for page in PAGES for example in blocks(page, "python")]
     assert len(examples) == 5
-    for example in examples:
-        run([sys.executable, "-c", example.replace("epochs=1", "epochs=1, batch_size=100")], tmp_path)
+    small = [example.replace("epochs=1", "epochs=1, batch_size=100") for example in examples]
+    apart = "\n".join(f"exec({example!r}, {{}})" for example in small)  # in one process, which imports once
+    run([sys.executable, "-c", apart], tmp_path)
 
 
 def test_predictions(tmp_path: Path, command: Command) -> None:
     """The blocks, one after the other, print what their comments say; "about" allows a tenth."""
     page = (ROOT / "docs" / "guides" / "predictions.md").read_text(encoding="utf-8")
     parts = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TORCHDYNAMO_DISABLE": "1"}
     printed: list[str] = []
     for language, group in groupby(parts, key=lambda part: part[0]):
         code = "\n".join(block for _, block in group)
@@ -104,7 +105,7 @@ def test_predictions(tmp_path: Path, command: Command) -> None:
         # Python's own lines are the only ones that start with a mark.
         code = re.sub(r"^print\((.*)\)  # ", r"print('>', \1)  # ", code, flags=re.MULTILINE)
         ran = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+            [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=280
         )
         assert ran.returncode == 0, ran.stderr
         printed += [line[2:] for line in ran.stdout.splitlines() if line.startswith("> ")]
@@ -120,7 +121,7 @@ def test_predictions(tmp_path: Path, command: Command) -> None:
 def test_kernels_example(tmp_path: Path) -> None:
     """The examples, one after the other, print what their comments say."""
     example = "\n".join(blocks("docs/guides/kernels.md", "python"))
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
     )

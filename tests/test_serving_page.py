@@ -104,16 +104,19 @@ def outputs(folder: Path, code: str) -> list[str]:
     return re.split(rf"{MARK} \d+\n", printed)[1:]
 
 
-def check(printed: str, code: str) -> int:
-    """Compare what a block prints with what its comments say, where … stands for anything; returns their number."""
+def promises(code: str) -> list[str]:
+    """Comments of a block on what it prints."""
+    return re.findall(r"^(?:print\(.*\)  )?# (?!\w+\.py$)(.*)$", code, re.MULTILINE)
+
+
+def check(printed: str, code: str) -> None:
+    """Compare what a block prints with what its comments say, where … stands for anything."""
     lines = [line.removeprefix("> ") for line in printed.splitlines()]
-    promises = re.findall(r"^(?:print\(.*\)  )?# (?!\w+\.py$)(.*)$", code, re.MULTILINE)
-    for promise in promises:
+    for promise in promises(code):
         pattern = re.escape(promise).replace("…", ".*")
         place = next((place for place, line in enumerate(lines) if re.fullmatch(pattern, line)), None)
         assert place is not None, f"{promise}\nis not in\n{printed}"
         lines = lines[place + 1 :]
-    return len(promises)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,23 @@ def train(folder: Path, tables: Path, command: Command, *more: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_blocks_parse_and_use_flags_of_serve() -> None:
+    parts = blocks(TEXT, "bash|python")
+    assert sum(len(promises(code)) for _, code in parts) > 10
+    for language, code in parts:
+        if language == "python":
+            compile(code, str(GUIDE), "exec")
+            continue
+        for words in (shlex.split(line, comments=True) for line in code.replace("\\\n", "").splitlines()):
+            if words[:2] == ["mspipe-triton", "serve"]:
+                flags = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
+                assert flags <= serve.__annotations__.keys(), words
+    if shutil.which("bash") is not None:
+        done = subprocess.run(["bash", "-n"], input=script(parts), capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
 def test_the_blocks_run_in_order(tables: Path, tmp_path: Path, command: Command) -> None:
     if missing := [name for name in ("bash", "curl", "sqlite3") if shutil.which(name) is None]:
         pytest.skip(f"the guide's commands need {missing[0]}")
@@ -140,7 +160,8 @@ def test_the_blocks_run_in_order(tables: Path, tmp_path: Path, command: Command)
     parts = blocks(TEXT, "bash|python")
     printed = outputs(tmp_path, script(parts).replace(PORT, str(free_port())))
     assert len(printed) == len(parts)
-    assert sum(check(each, code) for each, (_, code) in zip(printed, parts, strict=True)) > 10
+    for each, (_, code) in zip(printed, parts, strict=True):
+        check(each, code)
     assert (tmp_path / "left").read_text() == ""  # no server still runs
 
 

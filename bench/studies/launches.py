@@ -101,9 +101,10 @@ def of_model(model: str, size: int = 6, dim: int = 8, fanout: int = 2) -> dict[s
     stream = synthetic_stream(SyntheticConfig(events=10 * size, users=3 * size, items=10, edge_features=3))
     config = ModelConfig(model, dim=dim, **({} if model == "jodie" else {"fanout": fanout}))
     train = TrainConfig(batch_size=size, device="cpu", placement="device")
+    session = Session.create(RunConfig(model=config, train=train), stream)  # for which the interpreter takes long
     use_triton(True)
     try:
-        steps = Resident(Session.create(RunConfig(model=config, train=train), stream)).training()
+        steps = Resident(session).training()
         steps.start(0, 3 * size, 1)
         steps.step()  # one-off work happens here
         return launches(steps.step)

@@ -64,6 +64,7 @@ def test_info_and_doctor(events: Path, command: Command) -> None:
     assert (without["cxx_compiler"], without["fused"]) == ("none", False)
 
 
+@pytest.mark.slow
 def test_a_broken_compiler_adds_one_line(events: Path, process: Command) -> None:
     broken = {"CXX": "/bin/false", "TORCHDYNAMO_DISABLE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     done = process("train", "events.csv", *SMALL, "--out", "run", "--json", **broken)

@@ -115,6 +115,7 @@ def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
     assert "uning" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_autotune_can_be_continued(command: Command, tmp_path: Path) -> None:
     environment = {
         **os.environ, "TORCHDYNAMO_DISABLE": "1", "TRITON_INTERPRET": "0", "XDG_CACHE_HOME": str(tmp_path / "cache"),

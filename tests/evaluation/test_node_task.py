@@ -54,7 +54,7 @@ def test_built_in_labels_are_changes_of_taste(stream: EventStream) -> None:
     assert 0 < sum(expected) < len(expected) / 20
 
 
-@pytest.mark.parametrize("model", ["tgn", "jodie", "tgat"])
+@pytest.mark.parametrize("model", ["tgn", "jodie", pytest.param("tgat", marks=pytest.mark.slow)])
 def test_labels_are_learned(stream: EventStream, model: str, tmp_path: Path) -> None:
     result = train(config(model), stream, out=str(tmp_path / "run"))
     split = stream.split()
@@ -243,19 +243,15 @@ def test_labels_that_cannot_be_read_stop_only_what_needs_them(stream: EventStrea
         check_labels(replace(stream, labels=torch.full((len(stream),), NAN)))
 
 
-def test_a_moved_copy_without_labels_is_evaluated_on_links_alone(stream: EventStream, tmp_path: Path) -> None:
+def test_a_run_that_learns_labels_is_evaluated_with_the_same_ones(stream: EventStream, tmp_path: Path) -> None:
+    """A run on links alone is evaluated without them, or with others."""
     for task in ("link", "node"):
         train(config(task=task), stream, out=str(tmp_path / task))
-    plain = replace(stream, labels=None)
-    assert evaluate_run(str(tmp_path / "link"), "test", stream=plain)["ap"] > 0.5
-    with pytest.raises(DataError, match="no label column for --task node"):
-        evaluate_run(str(tmp_path / "node"), "test", stream=plain)
-
-
-def test_other_labels_are_other_data_for_a_run_that_learns_them(stream: EventStream, tmp_path: Path) -> None:
-    for task in ("link", "node"):
-        train(config(task=task), stream, out=str(tmp_path / task))
-    flipped = replace(stream, labels=1 - stream.labels)
-    assert evaluate_run(str(tmp_path / "link"), "test", stream=flipped)["ap"] > 0.5
-    with pytest.raises(RunFolderError, match="as many, but with other labels; pass the stream"):
-        evaluate_run(str(tmp_path / "node"), "test", stream=flipped)
+    for labels, error, message in (
+        (None, DataError, "no label column for --task node"),
+        (1 - stream.labels, RunFolderError, "as many, but with other labels; pass the stream"),
+    ):
+        other = replace(stream, labels=labels)
+        assert evaluate_run(str(tmp_path / "link"), "test", stream=other)["ap"] > 0.5
+        with pytest.raises(error, match=message):
+            evaluate_run(str(tmp_path / "node"), "test", stream=other)

@@ -101,6 +101,7 @@ def scores(run: Session) -> Iterator[torch.Tensor]:
         yield torch.cat([torch.stack(columns, 1) for _, columns in way.predict(split, 5)])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("placement", ["host", "device"])
 @pytest.mark.parametrize("model", MODELS)
 def test_an_event_is_scored_without_those_at_its_time_or_later(ties: EventStream, model: str, placement: str) -> None:

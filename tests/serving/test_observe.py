@@ -217,7 +217,9 @@ def test_a_long_call_is_calls_of_batches(run: Path, small_stream: EventStream) -
     assert state(whole) == state(parts)
 
 
-@pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])
+@pytest.mark.parametrize(
+    "model", ["tgn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jodie", "apan")), "tgat"]
+)
 def test_many_small_calls_grow_as_one_run(model: str, small_stream: EventStream, tmp_path: Path) -> None:
     stream = live_stream(5, 400, torch.int64)
     layers = {"layers": 1} if model in ("tgn", "tgat") else {}

@@ -54,6 +54,10 @@ CASES = {
 }
 
 
+# Every model, setting and type of numbers; the others combine them.
+QUICK = ("tgn", "jodie without pairs", "apan", "tgat of two layers without pairs", "tgn uniform")
+
+
 class Ready(NamedTuple):
     """A predictor that has observed events, and the tolerance of its scores."""
 
@@ -61,7 +65,9 @@ class Ready(NamedTuple):
     tolerance: float
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def ready(request: pytest.FixtureRequest, small_stream: EventStream, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """A predictor of each case, which no test changes."""
     case = CASES[request.param]

@@ -110,6 +110,7 @@ def test_the_candidates_of_tgbs_protocol_are_planned(small_stream: EventStream, 
 RANKING = {"loss": "softmax", "train_negatives": 5, "negative_kind": "mixed"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("train_settings", [{}, RANKING], ids=["", "softmax, 5 negatives"])
 @pytest.mark.parametrize("name", ["tgn", "jodie", "apan", "tgat"])
 def test_the_workspace_is_one_and_a_half_times_the_passes_memory(name: str, train_settings: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def test_another_handler_stays() -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-@pytest.mark.parametrize("schedule", ["serial", "exact"])
+@pytest.mark.parametrize("schedule", [pytest.param("serial", marks=pytest.mark.slow), "exact"])
 def test_an_interrupted_command_reports_it_in_one_line(tmp_path: Path, schedule: str) -> None:
     arguments = ["train", "--no-autotune", "--schedule", schedule, "--dim", "8", "--fanout", "2", "--epochs", "50"]
     arguments += ["--out", "run"]

@@ -50,6 +50,7 @@ def config(model: dict[str, Any], **settings: Any) -> RunConfig:
     return RunConfig(model=ModelConfig(dim=8, **model), train=TrainConfig(**settings))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("schedule", ["serial", "exact"])
 @pytest.mark.parametrize(
     "model",

@@ -32,7 +32,6 @@ from mspipe_triton.tuning import rounding
 from tests.models.beside_oracle import irregular, with_node_features
 
 SIZE = 70  # of 300 events 210 are for training, in three batches; validation and test have a partial one
-
 RANKING = {"loss": "softmax", "train_negatives": 4, "negative_kind": "mixed"}
 MODELS: dict[str, dict[str, Any]] = {
     "tgn": {},
@@ -62,6 +61,14 @@ def resident_run(stream: EventStream, note: Callable[[str], None] = silent, **op
     return session, Resident(session, Watch(note))
 
 
+def session_by_torch(stream: EventStream, **options: Any) -> Session:
+    """A session whose pairs are weighted by torch, since the interpreter takes long."""
+    launch.use_triton(None)
+    session = Session.create(config("device", **options), stream)
+    launch.use_triton(True)
+    return session
+
+
 def staged_losses(session: Session, epoch: int) -> torch.Tensor:
     session.model.train()
     session.state.reset()
@@ -86,6 +93,7 @@ def stream() -> EventStream:
     return with_node_features(irregular(events))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("size", [SIZE, 64])  # 64: the last batch of training is partial too
 def test_static_shapes_compute_the_stages_results(stream: EventStream, model: str, size: int) -> None:
@@ -226,11 +234,12 @@ TINY: dict[str, dict[str, Any]] = {
     "tgn, softmax": {"fanout": 1, "train": RANKING},
 }
 # The interpreter takes long; these launch most kernels of the others, too.
-QUICK = ("jodie", "apan", "tgn, softmax")
-BY_KERNELS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TINY]
+QUICK = ("jodie", "tgn, softmax")
 
 
-@pytest.mark.parametrize("model", BY_KERNELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TINY]
+)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream, model: str) -> None:
     parts = (stream.src % 7, stream.dst % 7, stream.t, stream.edge_features)
@@ -238,7 +247,7 @@ def test_a_step_never_waits_and_its_kernels_compute_the_same(stream: EventStream
     options: dict[str, Any] = {"size": 4, "dim": 4, "heads": 2, **TINY[model]}
     if model == "jodie":
         del options["heads"]
-    _, resident = resident_run(few, **options)
+    resident = Resident(session_by_torch(few, **options), Watch(silent))
     losses = _run_without_waits(lambda: resident.train_epoch(1).losses, resident.training)
     scores = _run_without_waits(lambda: validation_scores(resident, 2), lambda: resident._scoring("val", 2, False))
     scores += _run_without_waits(
@@ -269,11 +278,12 @@ def _run_without_waits(run: Callable[[], Any], prepare: Callable[[], Any]) -> An
     return result
 
 
-@pytest.mark.parametrize("model", BY_KERNELS)
+@pytest.mark.parametrize("model", TINY)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str) -> None:
     """Run steps on the device `meta`, which only has shapes: torch refuses operations that mix it with the host."""
-    session, resident = resident_run(stream, **{"dim": 4, **TINY[model]})
+    session = session_by_torch(stream, **{"dim": 4, **TINY[model]})
+    resident = Resident(session, Watch(silent))
     meta = torch.device("meta")
     session.model.to(meta)
     tables = {name: table.to(meta) for name, table in session.state.tables.items()}

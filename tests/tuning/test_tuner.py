@@ -158,7 +158,11 @@ def test_an_interrupted_tuner_resumes_where_it_stopped(
     assert (len(resumed), profile["search"]["trials"]) == (12 - 4, 12)
 
 
-@pytest.mark.parametrize("flags", [{}, {"recipe": "ranking", "batch_size": 50}], ids=["", "ranking"])
+@pytest.mark.parametrize(
+    "flags",
+    [{}, pytest.param({"recipe": "ranking", "batch_size": 50}, marks=pytest.mark.slow)],
+    ids=["", "ranking"],
+)
 def test_a_real_tuning_ends_in_time_and_trains(
     small_stream: EventStream, tmp_path: Path, flags: dict[str, Any]
 ) -> None:

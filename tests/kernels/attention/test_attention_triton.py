@@ -49,6 +49,7 @@ def test_float32(kind: type[Case], form: str, derived: Derived) -> None:
     derived(*comparison(kind(**FORMS[form]).to(torch.float32)))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("interpreter", "poisoned")
 @pytest.mark.parametrize("form", ["one of each", "by rows", "dropout", "four heads"])
 def test_float64(attention: type[Case], form: str, agree: Agree) -> None:

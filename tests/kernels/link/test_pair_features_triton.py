@@ -56,6 +56,7 @@ def test_short_streams(events: int, derived: Derived) -> None:
     check(random_case(events, 20, 2).arguments(F32), derived)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("kind", [torch.int64, torch.float64])
 @pytest.mark.usefixtures("poisoned")

@@ -179,6 +179,7 @@ def test_widths(dim: int, width: int, mode: str, interpreter: None, derived: Der
     check(make_arguments([(1, 2), (2, 2), (3, 1), (-1, 3)], dim=dim, width=width, stride=3), mode, derived, agree)
 
 
+@pytest.mark.sample(2)
 @MODES
 @pytest.mark.parametrize(
     ("table", "hidden", "times", "ids"),

@@ -189,6 +189,7 @@ def test_every_configuration(config: launch.Config, monkeypatch: pytest.MonkeyPa
     check(make_arguments(batch), batch)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("config", mean_mails_kernel.configs["float32"], ids=str)
 def test_every_configuration_of_the_mean(config: launch.Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,7 @@ def test_sums_over_nodes_in_several_parts(
     judge(Case(updater, 49, count=count), torch.float32, derived)
 
 
+@pytest.mark.sample(2)
 @KERNELS
 @pytest.mark.parametrize(
     ("empty", "mail", "dtype"),

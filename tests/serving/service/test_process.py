@@ -61,7 +61,7 @@ def test_load(seconds: float, shop_run: Path, tmp_path: Path) -> None:
     check_last_snapshot(shop_run, tmp_path, replayed(shop_run, tmp_path))
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills(kills: int, shop_run: Path, tmp_path: Path) -> None:
     """After kills at any moment, every event is there once, be it acknowledged before or only when sent again.
 

@@ -82,7 +82,9 @@ def after(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Kernel, 
 def test_recording_a_training_iteration() -> None:
     stream = synthetic_stream(SyntheticConfig(events=60, users=8, items=10, edge_features=2, seed=1))
     model = ModelConfig(model="tgn", dim=6, heads=2, fanout=2)
+    launch.use_triton(None)  # it weights the features of many pairs, for which the interpreter takes long
     session = Session.create(RunConfig(model=model, train=TrainConfig(batch_size=2)), stream)
+    launch.use_triton(True)
     items = batches(0, 4, 2, session.negatives, Purpose.TRAIN_NEGATIVES, 1)
     calls = record_calls(lambda: list(in_turn(Stages(session).training(), items)))
     assert {call.name for call in calls} == {

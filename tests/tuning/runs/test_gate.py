@@ -17,13 +17,24 @@ from mspipe_triton.tuning.runs.gate import RunGate, _head
 BASE = RunSettings("serial", threads=1, host_threads=1, fused=False)
 
 
+@pytest.fixture(autouse=True)
+def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the shipped settings without fused loops, which are slow to compile."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
 def make_gate(stream: EventStream, model: str = "tgn", **train: Any) -> RunGate:
     config = RunConfig(model=ModelConfig(model, dim=8), train=TrainConfig(batch_size=60, **train))
     return RunGate(config, stream)
 
 
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", ["tgn", "jodie", "apan", "tgat"])
-def test_all_settings_of_every_model_pass(small_stream: EventStream, model: str) -> None:
+def test_all_settings_of_every_model_pass(
+    small_stream: EventStream, model: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare settings without fused loops with the shipped ones, with and without them."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0" if fused else "1")
     gate = make_gate(small_stream, model)
     for schedule in ("serial", "prefetch", "exact"):
         for deduplicate in ("all", "roots"):
@@ -31,8 +42,7 @@ def test_all_settings_of_every_model_pass(small_stream: EventStream, model: str)
             assert gate.refusal(settings) is None, settings
 
 
-def test_tables_in_bfloat16_are_checked_in_bfloat16(small_stream: EventStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+def test_tables_in_bfloat16_are_checked_in_bfloat16(small_stream: EventStream) -> None:
     config = RunConfig(model=ModelConfig(dim=8, precision="bf16"), train=TrainConfig(batch_size=60))
     gate = RunGate(config, small_stream)
     assert gate.refusal(replace(BASE, schedule="exact")) is None
