@@ -49,8 +49,16 @@ def plans(report: Facts) -> str:
 
 
 def gap(report: Facts) -> str:
-    """The planner's optimum beside that of all valid plans of small random models."""
-    raise NotImplementedError(report)
+    """The least bottleneck of every family of plans beside that of all valid plans of small random models."""
+    head = ("models", "family of plans", "at the optimum", "no plan", "mean, over the optimum", "largest")
+    lines = []
+    for kind, facts in report["kinds"].items():
+        title = "series-parallel" if kind == "series-parallel" else "any graph"
+        for family, row in facts["families"].items():
+            ratios = (f"{row[key]:.3f}" for key in ("mean_ratio", "largest_ratio"))
+            lines.append((title, family, f"{row['at_optimum']:.1%}", f"{row['no_plan']:.1%}", *ratios))
+            title = ""
+    return markdown(head, lines)
 
 
 def _models(models: Facts, way: str) -> str:

@@ -30,17 +30,22 @@ console = Console(stderr=True, highlight=False)
 ACCELERATOR = ACCELERATORS["v100"]
 SAMPLES = {"mmt": 16, "dlrm": 128, "candle-uno": 128}  # of a mini-batch, per device
 DEVICES = (4, 8, 16, 32)
+WAYS = {"any": None, "one": 1}  # devices per stage
 PIPER = ((2, 8), (3, 4), (3, 8), (4, 4), (4, 8), (7, 4))  # branches, and layers of each
 
 
 def main(out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None) -> None:
     """Plan; all times but those of the search are the cost model's, for the cluster of the paper."""
+    models = {name: {str(count): _model(name, count) for count in DEVICES} for name in SAMPLES}
     show(
         {
             **header(command("bench.studies.graphpipe")),
             "accelerator": ACCELERATOR.name,
             "case": _case(),
-            "models": {name: {str(count): _model(name, count) for count in DEVICES} for name in SAMPLES},
+            "models": models,
+            "longest_search": max(
+                row[way]["graph"]["search_seconds"] for rows in models.values() for row in rows.values() for way in WAYS
+            ),
             "branches": {str(count): _branches(count) for count in (4, 8, 16)},
             "micro_batches": {str(size): _fixed(size) for size in (1, 2, 4, 8, 16)},
             "chain": _chain(),
@@ -65,7 +70,7 @@ def _model(name: str, devices: int) -> dict[str, Any]:
     """A published model with any number of devices per stage, and with one, both with the best micro-batch."""
     console.print(f"{name} on {devices} devices")
     problem = Problem(MODELS[name](ACCELERATOR), ACCELERATOR.cluster(devices), SAMPLES[name] * devices)
-    return {"batch": problem.batch, "any": _best(problem), "one": _best(replace(problem, replicas=1))}
+    return {"batch": problem.batch} | {way: _best(replace(problem, replicas=most)) for way, most in WAYS.items()}
 
 
 def _best(problem: Problem) -> dict[str, Any]:
