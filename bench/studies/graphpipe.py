@@ -15,12 +15,13 @@ from rich.console import Console
 
 from bench.report import command, header, show
 from mspipe_triton.errors import GraphError
-from mspipe_triton.pipeline.graphpipe.choice import Choice, Planned, plan_model
+from mspipe_triton.pipeline.graphpipe.choice import Choice
 from mspipe_triton.pipeline.graphpipe.costs import ACCELERATORS
 from mspipe_triton.pipeline.graphpipe.decompose import decompose
 from mspipe_triton.pipeline.graphpipe.models import MODELS, candle_uno, mmt, two_branch
 from mspipe_triton.pipeline.graphpipe.piper import Piper, count_downsets
 from mspipe_triton.pipeline.graphpipe.planner import Planner
+from mspipe_triton.pipeline.graphpipe.planning import Planned, plan_model
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel

@@ -104,8 +104,8 @@ def graphpipe(
     """
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.graphpipe_screen import plan_screen
-    from mspipe_triton.pipeline.graphpipe.choice import plan_model
     from mspipe_triton.pipeline.graphpipe.picture import check_picture, draw
+    from mspipe_triton.pipeline.graphpipe.planning import plan_model
     from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 

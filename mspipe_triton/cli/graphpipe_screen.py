@@ -6,8 +6,9 @@ from rich.console import Group
 from rich.table import Table
 
 from mspipe_triton.cli.console import format_value
-from mspipe_triton.pipeline.graphpipe.choice import Choice, Planned
+from mspipe_triton.pipeline.graphpipe.choice import Choice
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
+from mspipe_triton.pipeline.graphpipe.planning import Planned
 from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
 

@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mspipe_triton.pipeline.graphpipe.choice import Choice, Planned, plan_model
+    from mspipe_triton.pipeline.graphpipe.choice import Choice
     from mspipe_triton.pipeline.graphpipe.costs import ACCELERATORS, Accelerator
     from mspipe_triton.pipeline.graphpipe.models import MODELS
     from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
     from mspipe_triton.pipeline.graphpipe.picture import draw
     from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan, PipelineStage
+    from mspipe_triton.pipeline.graphpipe.planning import Planned, plan_model
     from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
     from mspipe_triton.pipeline.graphpipe.timeline import Timeline, simulate_plan
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
@@ -27,11 +28,11 @@ _PUBLIC = {
     "OperatorGraph": "operators",
     "PipelinePlan": "plan",
     "PipelineStage": "plan",
-    "Planned": "choice",
+    "Planned": "planning",
     "Problem": "problem",
     "Timeline": "timeline",
     "draw": "picture",
-    "plan_model": "choice",
+    "plan_model": "planning",
     "simulate_plan": "timeline",
     "write_trace": "trace",
 }

@@ -81,6 +81,12 @@ class PipelinePlan:
             for each in self.stages
         )
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The partition that the plan was made from."""
+        placed = self.problem.graph.placed
+        return tuple(Part(each.operators & placed, len(each.devices), each.rhythm) for each in self.stages)
+
     def memory(self, stage: PipelineStage) -> float:
         """Return the bytes that a stage needs on each of its devices."""
         return self.problem.memory(stage.operators, stage.rhythm.micro_batch, len(stage.devices), stage.in_flight)

@@ -1,7 +1,8 @@
-"""The choice of a plan: the published case study, and what holds for every model."""
+"""Planning of models: the published case study, and what holds for every model."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mspipe_triton.errors import ConfigError, GraphError
-from mspipe_triton.pipeline.graphpipe.choice import Planned, plan_model
 from mspipe_triton.pipeline.graphpipe.models import two_branch
 from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph, members
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
+from mspipe_triton.pipeline.graphpipe.planning import Planned, plan_model
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
@@ -115,6 +116,9 @@ def test_more_freedom_is_never_slower(problem: Problem) -> None:
         plain = plan_model(problem).graph.seconds
     except GraphError:
         return
+    for size in (each for each in range(1, problem.batch + 1) if not problem.batch % each):
+        with suppress(GraphError):
+            assert plain <= plan_model(problem, micro_batch=size).graph.seconds
     assert plan_model(problem, "kfkb").graph.seconds <= plain
     assert plan_model(problem, mixed=True).graph.seconds <= plain
 

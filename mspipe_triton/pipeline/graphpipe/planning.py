@@ -1,0 +1,132 @@
+"""Planning of a model: the fastest plan whose stages form a DAG, the fastest chain, and a bound on both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+from mspipe_triton.errors import ConfigError, GraphError
+from mspipe_triton.pipeline.graphpipe.bound import Bound, lower_bound
+from mspipe_triton.pipeline.graphpipe.choice import Choice, explore, mix
+from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
+from mspipe_triton.pipeline.graphpipe.piper import Piper
+from mspipe_triton.pipeline.graphpipe.plan import assemble
+from mspipe_triton.pipeline.graphpipe.planner import Planner
+from mspipe_triton.pipeline.graphpipe.problem import Problem
+from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm
+from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
+from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
+from mspipe_triton.pipeline.graphpipe.shortfall import shortfall
+
+PIPER_STAGES = 20_000  # the most candidate stages for which Piper's planner is tried
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The result of planning a model.
+
+    Args:
+        problem: the problem.
+        graph: the fastest plan whose stages form a DAG.
+        sequential: the fastest chain of stages; None if no chain fits into the memory.
+        bound: no plan is faster, among those whose stages have one micro-batch unless they may be mixed.
+    """
+
+    problem: Problem
+    graph: Choice
+    sequential: Choice | None
+    bound: Bound
+
+    @property
+    def speedup(self) -> float | None:
+        """The time of the chain over that of the plan; None without a chain."""
+        return None if self.sequential is None else self.sequential.seconds / self.graph.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON, with the best chain as "sequential", and the lower bound in seconds per sample."""
+        problem, bound = self.problem, self.bound
+        return {
+            "model": problem.graph.name,
+            "batch": problem.batch,
+            "devices": problem.cluster.devices,
+            "memory": problem.cluster.memory,
+            **self.graph.to_json(),
+            "lower_bound": bound.seconds,
+            "bounds": {"load": bound.load, "path": bound.path, "memory": bound.memory},
+            "speedup": self.speedup,
+            "sequential": None if self.sequential is None else self.sequential.to_json(),
+        }
+
+
+def plan_model(
+    problem: Problem, schedule: str = "1f1b", micro_batch: int | None = None, mixed: bool = False
+) -> Planned:
+    """Find the fastest plan whose stages form a DAG, and the fastest chain of stages.
+
+    For every micro-batch, planners find the partitions of least bottleneck, and less deep ones of larger bottleneck; a
+    simulation decides among them. The DAG is never slower than the chain: partitions into chains are also tried with
+    only the dependencies that they need.
+
+    Args:
+        problem: the problem.
+        schedule: 1f1b, or kfkb for groups of 1, 2 and 4 passes.
+        micro_batch: samples of every pass; None: the fastest divisor of the mini-batch.
+        mixed: let stages differ in their micro-batch, where that is faster.
+
+    Raises:
+        ConfigError: an unknown schedule, or a micro-batch that does not divide the mini-batch.
+        GraphError: no plan fits into the memory of the devices.
+    """
+    if schedule not in GROUPS:
+        raise ConfigError(f"schedule must be {' or '.join(GROUPS)}, not {schedule!r}")
+    rhythms = _rhythms(problem.batch, GROUPS[schedule], micro_batch)
+    bound = _bound(problem, {rhythm.micro_batch for rhythm in rhythms}, mixed)
+    sequential, graph = Choice(), Choice()
+    with sequential.timed():
+        chains = explore(_chain_planners(problem), rhythms, sequential)
+        if mixed and sequential.best is not None:
+            mix(sequential, chain=True)
+    with graph.timed():
+        trees = dict.fromkeys(decompose(problem.graph, rewrite).tree for rewrite in REWRITES)
+        explore([SeriesParallel(problem, tree) for tree in trees], rhythms, graph)
+        for parts in chains if sequential.best is None else (*chains, sequential.best.parts):
+            graph.consider(assemble(problem, parts))
+        if graph.best is None:
+            smallest = min(rhythms, key=lambda rhythm: rhythm.unit)
+            raise GraphError(shortfall(problem, next(iter(trees)), smallest))
+        if mixed:
+            mix(graph, chain=False)
+    return Planned(problem, graph, None if sequential.best is None else sequential, bound)
+
+
+def _bound(problem: Problem, sizes: Collection[int], mixed: bool) -> Bound:
+    """Return the lower bound of plans whose stages may differ in their micro-batch, or have all the same one."""
+    joint = lower_bound(problem, sizes)
+    if mixed:
+        return joint
+    single = []
+    for size in sizes:
+        with suppress(GraphError):  # too little memory for this micro-batch
+            single.append(lower_bound(problem, [size]))
+    return min(single, key=lambda bound: bound.seconds, default=joint)
+
+
+def _chain_planners(problem: Problem) -> list[Planner]:
+    """Return PipeDream's planner on each linear order, and Piper's if the model is small enough for it."""
+    orders = dict.fromkeys(linear_orders(problem.graph).values())
+    planners: list[Planner] = [Sequential(problem, order) for order in orders]
+    with suppress(GraphError):
+        planners.append(Piper(problem, limit_stages=PIPER_STAGES))
+    return planners
+
+
+def _rhythms(batch: int, groups: Sequence[int], micro_batch: int | None) -> list[Rhythm]:
+    """Return the rhythms that divide a mini-batch, those of medium size first."""
+    if micro_batch is not None and (micro_batch < 1 or batch % micro_batch):
+        raise ConfigError(f"micro-batch must divide the batch of {batch}, not {micro_batch}")
+    sizes = [micro_batch] if micro_batch else [each for each in range(1, batch + 1) if not batch % each]
+    sizes.sort(key=lambda size: abs(log(size) - log(batch) / 2))
+    return [Rhythm(size, group) for group in groups for size in sizes if size * group <= batch]
