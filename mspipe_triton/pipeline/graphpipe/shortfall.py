@@ -37,10 +37,11 @@ def shortfall(problem: Problem, tree: Tree, rhythm: Rhythm) -> str:
             least = assemble(other, parts)
     stage = max(least.stages, key=least.memory)
     passes = "1 micro-batch" if stage.in_flight == 1 else f"{stage.in_flight} micro-batches"
+    names = problem.graph.summary(stage.operators)
     return (
         f"found no plan that fits into {cluster.devices} devices of {cluster.memory / 1e9:,.4g} GB: even in the one that "
-        f"needs least, {stage.name} ({problem.graph.summary(stage.operators)}) needs {_most(least) / 1e9:,.4g} GB on each "
-        f"device, with {passes} of {rhythm.micro_batch} in flight; use devices with more memory, or more of them"
+        f"needs least, {stage.name} ({names}) needs {_most(least) / 1e9:,.4g} GB on each device, with {passes} of "
+        f"{rhythm.micro_batch} in flight; use devices with more memory, or more of them"
     )
 
 
