@@ -140,9 +140,9 @@ class _Pack:
             matrices: devices of nodes, [nodes, levels that follow, levels to reach].
             out: the node's own matrix.
         """
-        size = len(out)
         if len(self.whole):
-            out[...] = np.where(_ABOVE[:size, :size], fewest[self.whole].min(axis=0)[:, None], NONE)
+            above = ~np.tri(len(out), dtype=bool)  # levels to reach above those that follow
+            out[...] = np.where(above, fewest[self.whole].min(axis=0)[:, None], NONE)
         if len(self.last):
             rows, fronts = self.last.T
             sums = fewest[rows][:, :-1, None] + matrices[fronts, 1:]
@@ -158,10 +158,6 @@ class _Pack:
             some, rests = self.beside.T
             np.minimum(out, (matrices[some] + matrices[rests]).min(axis=0), out=out)
         np.minimum(out, NONE, out=out)
-
-
-_MOST_LEVELS = 1024
-_ABOVE = np.triu(np.ones((_MOST_LEVELS, _MOST_LEVELS), bool), 1)
 
 
 def _longest(tree: Tree) -> int:

@@ -15,18 +15,16 @@ PRECISION = 1.01
 
 
 def shortfall(problem: Problem, tree: Tree, rhythm: Rhythm) -> str:
-    """Say which stage needs how much memory, in a plan that needs least of it, to one per cent.
+    """Name the stage that needs most memory, in a plan that needs least of it, to one per cent.
 
     Args:
         problem: the problem, for which the planner finds no plan.
         tree: the decomposition of its model.
         rhythm: of all stages.
     """
-    cluster, everything = problem.cluster, problem.graph.placed
-    low, least = (
-        cluster.memory,
-        assemble(replace(problem, cluster=replace(cluster, memory=inf)), [Part(everything, 1, rhythm)]),
-    )
+    cluster = problem.cluster
+    endless = replace(problem, cluster=replace(cluster, memory=inf))
+    low, least = cluster.memory, assemble(endless, [Part(problem.graph.placed, 1, rhythm)])
     while _most(least) > PRECISION * low:
         middle = sqrt(low * _most(least))
         other = replace(problem, cluster=replace(cluster, memory=middle))
@@ -39,7 +37,7 @@ def shortfall(problem: Problem, tree: Tree, rhythm: Rhythm) -> str:
     passes = "1 micro-batch" if stage.in_flight == 1 else f"{stage.in_flight} micro-batches"
     names = problem.graph.summary(stage.operators)
     return (
-        f"found no plan that fits into {cluster.devices} devices of {cluster.memory / 1e9:,.4g} GB: even in the one that "
+        f"found no plan that fits into {cluster.devices} devices of {cluster.memory / 1e9:,.4g} GB: in the one that "
         f"needs least, {stage.name} ({names}) needs {_most(least) / 1e9:,.4g} GB on each device, with {passes} of "
         f"{rhythm.micro_batch} in flight; use devices with more memory, or more of them"
     )
