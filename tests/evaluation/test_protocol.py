@@ -49,7 +49,7 @@ def as_json(done: Any) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("placement", ["host", "device"])
+@pytest.mark.parametrize("placement", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_a_run_follows_the_protocol_and_repeats_to_the_bit(
     events: Path, command: Command, tmp_path: Path, placement: str
 ) -> None:

@@ -42,6 +42,12 @@ def _plain() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the shipped settings without fused loops: to compile them takes longer than all the rest."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
 def rows(phases: list[Phase], *parts: str, names: tuple[str, ...] = ()) -> dict[str, list[dict[str, Any]]]:
     """Run the units of some parts in this process; return their rows by section."""
     sections: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -115,6 +121,7 @@ def test_schedules_are_checked_and_measured() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_unfused")
 def test_tuning_is_measured() -> None:
     sections = rows(second.phases(SETUP), "tuning")
     assert Profile.from_json(sections["tuned"][0]["profile"]).search["trials"] >= 1
@@ -130,8 +137,8 @@ def test_all_settings_have_units() -> None:
 @pytest.mark.parametrize("gather", ["copy", "kernel"])
 @pytest.mark.parametrize("features", ["host", "device"])
 @pytest.mark.parametrize("schedule", ["serial", "exact"])
-def test_settings_are_checked(schedule: str, features: str, gather: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling the shipped settings takes longer than checking others
+@pytest.mark.usefixtures("_unfused")
+def test_settings_are_checked(schedule: str, features: str, gather: str) -> None:
     ((section, row),) = tuned.checks(SETUP, "tgn", schedule, features, gather)
     assert (section, row["check"], row["passed"]) == ("correctness", "settings", True), row
     assert (row["schedule"], row["features"], row["gather"]) == (schedule, features, gather)

@@ -49,6 +49,7 @@ def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setitem(launch.KERNELS[name].chosen, variant, launch.Config(blocks))
 
 
+@pytest.mark.sample(2)
 @KERNELS
 @pytest.mark.parametrize(("nodes", "dtype"), [(1, torch.float32), (65, torch.float32), (17, torch.float64)], ids=str)
 @pytest.mark.usefixtures("interpreter", "poisoned")
