@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
 from mspipe_triton.pipeline.graphpipe.piper import Piper, count_downsets
-from mspipe_triton.pipeline.graphpipe.plan import assemble
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
-from tests.pipeline.graphpipe.stage_oracle import ordered_partitions, outcomes, problems, real
-from tests.pipeline.graphpipe.test_sequential import NEAR, RHYTHMS, optimum
+from tests.pipeline.graphpipe.stage_oracle import ordered_partitions, problems, real
+from tests.pipeline.graphpipe.test_sequential import RHYTHMS, check_optimum, optimum
 
 
 def branches(number: int, length: int, join: bool = False) -> OperatorGraph:
@@ -32,18 +31,7 @@ def branches(number: int, length: int, join: bool = False) -> OperatorGraph:
 @settings(max_examples=100, deadline=None)
 @given(problems(), RHYTHMS)
 def test_equals_all_chains(problem: Problem, rhythm: Rhythm) -> None:
-    chains = outcomes(problem, rhythm.micro_batch, rhythm.group, ordered_partitions(problem))
-    best = optimum(Piper(problem), rhythm)
-    if best is None:
-        assert not chains
-        return
-    limit, parts = best
-    assert limit == pytest.approx(min(each.bottleneck for each in chains), rel=1e-12, abs=0)
-    fast = [each for each in chains if each.bottleneck <= limit * NEAR]
-    depth = min(each.depth for each in fast)
-    assert len(parts) == depth
-    assert sum(part.devices for part in parts) == min(each.devices for each in fast if each.depth == depth)
-    assert assemble(problem, parts, chain=True).bottleneck <= limit * NEAR
+    check_optimum(Piper(problem), rhythm, ordered_partitions(problem))
 
 
 @settings(max_examples=80, deadline=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from mspipe_triton.pipeline.graphpipe.planner import NONE, Planner, StageTable
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
-from tests.pipeline.graphpipe.stage_oracle import intervals, outcomes, problems
+from tests.pipeline.graphpipe.stage_oracle import Groups, intervals, outcomes, problems
 
 RHYTHMS = st.builds(Rhythm, st.sampled_from([1, 2, 4]), st.integers(1, 2))
 NEAR = 1 + 1e-9
@@ -33,8 +35,14 @@ def optimum(planner: Planner, rhythm: Rhythm) -> tuple[float, tuple[Part, ...]] 
 @given(problems(), RHYTHMS, st.sampled_from(["depth first", "breadth first"]))
 def test_equals_all_cuts_of_the_order(problem: Problem, rhythm: Rhythm, name: str) -> None:
     order = linear_orders(problem.graph)[name]
-    chains = outcomes(problem, rhythm.micro_batch, rhythm.group, intervals(order))
-    best = optimum(Sequential(problem, order), rhythm)
+    check_optimum(Sequential(problem, order), rhythm, intervals(order))
+
+
+def check_optimum(planner: Planner, rhythm: Rhythm, partitions: Iterator[Groups]) -> None:
+    """Compare a planner's least bottleneck, and depth and devices there, with all chains of its family."""
+    problem = planner.problem
+    chains = outcomes(problem, rhythm.micro_batch, rhythm.group, partitions)
+    best = optimum(planner, rhythm)
     if best is None:
         assert not chains
         return
