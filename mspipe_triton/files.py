@@ -5,14 +5,35 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mspipe_triton.errors import InputError
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path where no file can be written.
+
+    Raises:
+        InputError: its folder does not exist or is not writable, or it is a folder or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; use the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; create it, or use another")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.parent} is not writable; use another")
+
 
 class atomic_file:
-    """Context manager that yields a temporary path; on success that file replaces `path`, on failure it is removed."""
+    """Context manager that yields a temporary path; on success that file replaces `path`, on failure it is removed.
+
+    Raises:
+        InputError: no file can be written there (`check_output`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> Path:
+        check_output(self.path)
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

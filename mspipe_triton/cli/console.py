@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console(stderr=True, highlight=False, markup=False)  # names in files may look like markup
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # names may look like markup
 
 
 def facts_table(title: str, facts: dict[str, Any]) -> Table:

@@ -15,6 +15,7 @@ from mspipe_triton.choices import check_settings, setting
 from mspipe_triton.cli.app import app
 from mspipe_triton.cli.options import Json, flags_of, takes_flags
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.files import check_output
 from mspipe_triton.pipeline.graphpipe.costs import ACCELERATORS
 from mspipe_triton.pipeline.graphpipe.models import MODELS
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph
@@ -70,6 +71,9 @@ class PlanSettings:
         """Return a built-in model, or the one that a module builds."""
         kind = ACCELERATORS[self.accelerator]
         if model in MODELS:
+            for name in ("costs", "operators"):
+                if getattr(self, name) != getattr(PlanSettings, name):
+                    raise ConfigError(f"--{name} is for module:attr, and {model} is built in; omit it")
             return MODELS[model](kind)
         if ":" not in model:
             raise ConfigError(f"--model must be {', '.join(MODELS)} or module:attr, not {model!r}")
@@ -109,9 +113,18 @@ def graphpipe(
     from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 
-    settings = PlanSettings(**{name: value for name, value in flags.items() if value is not None})
+    values = {name: value for name, value in flags.items() if value is not None}
+    for name, value in {**values, "picture": picture, "trace": trace}.items():
+        if value == "":
+            raise ConfigError(f"--{name.replace('_', '-')} is empty; give a value, or omit it")
+    settings = PlanSettings(**values)
     if picture is not None:
         check_picture(Path(picture))
+        if trace is not None and Path(picture).absolute() == Path(trace).absolute():
+            raise ConfigError(f"--picture and --trace both name {picture}; use two files")
+    for path in (picture, trace):
+        if path is not None:
+            check_output(Path(path))
     problem = Problem(
         settings.graph(model), settings.cluster(), settings.batch, settings.copies, settings.replicas or None
     )
@@ -140,6 +153,6 @@ def parse_bytes(flag: str, text: str) -> float | None:
         size = float(match[1]) * _PREFIXES[match[2]] if match else 0.0
     except (KeyError, ValueError):
         size = 0.0
-    if not 0 < size < float("inf"):
-        raise ConfigError(f"{flag} must be a number of bytes above 0, as in 16GB or 16GiB, not {text!r}")
+    if not 1 <= size < float("inf"):
+        raise ConfigError(f"{flag} must be a number of bytes of at least 1, as in 16GB or 16GiB, not {text!r}")
     return size

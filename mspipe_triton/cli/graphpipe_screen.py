@@ -6,10 +6,8 @@ from rich.console import Group
 from rich.table import Table
 
 from mspipe_triton.cli.console import format_value
-from mspipe_triton.pipeline.graphpipe.choice import Choice
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.planning import Planned
-from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
 
 def plan_screen(planned: Planned) -> Group:
@@ -32,7 +30,8 @@ def _comparison(planned: Planned) -> Table:
         "lower bound of any plan, ms": [format_value(bound.seconds * 1e3)] * len(choices),
         "time over the bound": [f"{each.time_per_sample / bound.seconds:.2f}" for each in choices],
         "slowest stage, ms per sample": [format_value(float(each.plan.bottleneck) * 1e3) for each in choices],
-        "idle time of devices": [f"{_idle(each):.0%}" for each in choices],
+        "devices in use": [f"{each.plan.devices}" for each in choices],
+        "idle time of all devices": [f"{each.bubble:.0%}" for each in choices],
         "depth, stages": [f"{each.plan.depth}" for each in choices],
         "stages": [f"{len(each.plan.stages)}" for each in choices],
         "most micro-batches in flight": [f"{max(s.in_flight for s in each.plan.stages)}" for each in choices],
@@ -47,7 +46,8 @@ def _comparison(planned: Planned) -> Table:
 def _stages(plan: PipelinePlan) -> Table:
     table = Table(
         title="stages of the plan",
-        caption="on: devices; batch: samples per pass; held: micro-batches in flight;\n"
+        caption="after: waits for their outputs; joins: waits for their forward passes alone;\n"
+        "on: devices; batch: samples per pass; held: micro-batches in flight;\n"
         "GB: memory per device; ms: per sample, of the stage alone",
     )
     for name in ("stage", "operators", "after", "on", "batch", "held", "GB", "ms"):
@@ -69,11 +69,6 @@ def _stages(plan: PipelinePlan) -> Table:
             format_value(float(time) * 1e3),
         )
     return table
-
-
-def _idle(choice: Choice) -> float:
-    shares = simulate_plan(choice.plan).bubble
-    return sum(shares.values()) / len(shares)
 
 
 def _memory(plan: PipelinePlan) -> float:

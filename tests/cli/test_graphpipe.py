@@ -33,6 +33,9 @@ def build():
 def broken():
     raise RuntimeError("no weights here")
 
+def narrow():
+    return nn.Linear(8, 8), (torch.randn(2, 4),)
+
 value = 3
 """
 
@@ -95,7 +98,10 @@ WRONG = {
     "call that fails": (("--model", "towers_of_mine:broken"), "no weights here"),
     "no devices": ((*CASE, "--devices", "0"), "devices must be at least 1, not 0"),
     "no batch": ((*CASE, "--batch", "0"), "batch must be at least 1, not 0"),
-    "no memory": ((*CASE, "--memory", "0"), "--memory must be a number of bytes above 0, as in 16GB or 16GiB, not '0'"),
+    "no memory": (
+        (*CASE, "--memory", "0"),
+        "must be a number of bytes of at least 1, as in 16GB or 16GiB, not '0'",
+    ),
     "memory in words": ((*CASE, "--memory", "plenty"), "--memory must be"),
     "batch that is not divisible": ((*CASE, "--micro-batch", "3"), "must divide the batch of 128, not 3"),
     "too little memory": ((*CASE, "--memory", "8GB"), "operator 'a.0' needs"),
@@ -105,6 +111,19 @@ WRONG = {
     "no such accelerator": ((*CASE, "--accelerator", "v1000"), "not one of v100, a100, h100, h200"),
     "no such costs": ((*CASE, "--costs", "guessed"), "not one of analytic, profile"),
     "picture of another kind": ((*CASE, "--picture", "plan.png"), "pictures are .svg files"),
+    "pictures in no folder": ((*CASE, "--picture", "nowhere/plan.svg"), "there is no folder nowhere; create it"),
+    "trace into a folder": ((*CASE, "--trace", "."), ". is a folder"),
+    "trace into a device": ((*CASE, "--trace", "/dev/null"), "/dev/null is no regular file"),
+    "one file for two": ((*CASE, "--picture", "a.svg", "--trace", "a.svg"), "--picture and --trace both name a.svg"),
+    "empty memory": ((*CASE, "--memory", ""), "--memory is empty"),
+    "costs of a built-in model": ((*CASE, "--costs", "profile"), "--costs is for module:attr"),
+    "too many devices": ((*CASE, "--devices", "1000000000000"), "devices must be at most 4,096"),
+    "too many passes": ((*CASE, "--batch", "1000000", "--micro-batch", "1"), "1,000,000 passes"),
+    "path for a module": (
+        ("--model", "./towers_of_mine.py:build"),
+        "in its folder, with towers_of_mine:build",
+    ),
+    "forward pass that fails": (("--model", "towers_of_mine:narrow"), "Linear's forward pass raised"),
     "negative bandwidth": ((*CASE, "--bandwidth", "-5GB"), "--bandwidth must be"),
 }
 

@@ -59,7 +59,7 @@ def lower_bound(problem: Problem, micro_batches: Iterable[int]) -> Bound:
     sizes = _checked(problem, micro_batches)
     reason = shortage(problem, sizes)
     if reason:
-        raise GraphError(reason)
+        raise GraphError(f"{reason}; use larger devices, more of them, or fewer copies of the parameters")
     caps = _caps(problem, sizes)
     modes = {each: _modes(problem, each, sizes, caps[each]) for each in caps}
     heads, tails = _ends(problem, modes)

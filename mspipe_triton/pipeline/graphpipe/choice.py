@@ -14,8 +14,10 @@ from typing import Any
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.planner import Planner
-from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
+from mspipe_triton.pipeline.graphpipe.schedule import Rhythm, divisors
 from mspipe_triton.pipeline.graphpipe.timeline import makespan, simulate_plan
+
+HALVINGS = 4  # of the range of limits, even where plans are equally deep
 
 
 @dataclass
@@ -50,6 +52,13 @@ class Choice:
         """Seconds per sample, with the time in which the pipeline fills and drains."""
         return self.seconds / self.plan.problem.batch
 
+    @property
+    def bubble(self) -> float:
+        """Share of the time in which the devices of the cluster are idle, 0 to 1; those without a stage always are."""
+        busy = simulate_plan(self.plan).busy
+        work = sum(seconds * len(stage.devices) for seconds, stage in zip(busy, self.plan.stages, strict=True))
+        return 1 - work / (self.seconds * self.plan.problem.cluster.devices) if self.seconds else 0.0
+
     def consider(self, plan: PipelinePlan) -> float:
         """Take a plan if it is faster, or as fast and less deep; return its makespan."""
         seconds = makespan(plan)
@@ -60,12 +69,13 @@ class Choice:
     def to_json(self) -> dict[str, Any]:
         """Return the plan and the search for it as JSON; times are in seconds, memory is in bytes."""
         plan = self.plan
-        names, idle = [stage.name for stage in plan.stages], simulate_plan(plan).bubble.values()
+        names = [stage.name for stage in plan.stages]
         return {
             "depth": plan.depth,
             "time_per_sample": self.time_per_sample,
             "bottleneck": plan.bottleneck,
-            "bubble": sum(idle) / len(idle),
+            "devices_used": plan.devices,
+            "bubble": self.bubble,
             "in_flight": {stage.name: stage.in_flight for stage in plan.stages},
             "stages": [
                 {
@@ -129,7 +139,7 @@ class _Sweep:
         self.seconds = inf
 
     def run(self) -> None:
-        """Find the least limit with a plan, and then every larger one from which on a plan is less deep.
+        """Find the least limit with a plan, every larger one from which on a plan is less deep, and some between.
 
         Which limits are tried does not depend on other rhythms, so that trying more rhythms never leads to a slower
         plan; a rhythm is only left out if none of its plans can be faster.
@@ -139,12 +149,13 @@ class _Sweep:
             return
         first = bisect_left(range(len(self.limits)), True, key=self.fits)
         last = self.below(self.seconds) - 1
-        pairs = [(first, last)] if first < last and self.fits(last) else []
+        pairs = [(first, last, HALVINGS)] if first < last and self.fits(last) else []
         while pairs:
-            low, high = pairs.pop()
+            low, high, halvings = pairs.pop()
             middle = (low + high) // 2
-            if low < middle < self.below(self.seconds) and self.depths[low] > self.depths[high] and self.fits(middle):
-                pairs += [(low, middle), (middle, high)]
+            promising = halvings > 0 or self.depths[low] > self.depths[high]
+            if promising and low < middle < self.below(self.seconds) and self.fits(middle):
+                pairs += [(low, middle, halvings - 1), (middle, high, halvings - 1)]
 
     def below(self, seconds: float) -> int:
         """Return how many limits allow a faster plan: a mini-batch takes at least its samples times the limit."""
@@ -171,7 +182,7 @@ def mix(choice: Choice, chain: bool) -> None:
         chain: the plans are chains.
     """
     problem = choice.plan.problem
-    sizes = [each for each in range(1, problem.batch + 1) if not problem.batch % each]
+    sizes = divisors(problem.batch)
     before = inf
     while choice.seconds < before:
         before = choice.seconds

@@ -72,6 +72,11 @@ class PipelinePlan:
             depths.append(1 + max((depths[each] for each in stage.after), default=0))
         return max(depths)
 
+    @property
+    def devices(self) -> int:
+        """The number of devices that have a stage."""
+        return sum(len(stage.devices) for stage in self.stages)
+
     @cached_property
     def bottleneck(self) -> float:
         """Seconds per sample of the slowest stage, in steady state. Costless operators receive no transfers."""
@@ -141,7 +146,8 @@ def assemble(problem: Problem, parts: Sequence[Part], chain: bool = False) -> Pi
     for stage in plan.stages:
         if plan.memory(stage) > problem.cluster.memory:
             raise GraphError(
-                f"{stage.name} needs {plan.memory(stage):,.0f} bytes a device of {problem.cluster.memory:,.0f}"
+                f"{stage.name} needs {plan.memory(stage) / 1e9:,.4g} GB on each device; devices have "
+                f"{problem.cluster.memory / 1e9:,.4g} GB"
             )
     return plan
 

@@ -16,12 +16,14 @@ from mspipe_triton.pipeline.graphpipe.piper import Piper
 from mspipe_triton.pipeline.graphpipe.plan import assemble
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Problem
-from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm
+from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm, divisors
 from mspipe_triton.pipeline.graphpipe.search import SeriesParallel
 from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_orders
 from mspipe_triton.pipeline.graphpipe.shortfall import shortfall
 
 PIPER_STAGES = 20_000  # the most candidate stages for which Piper's planner is tried
+PASSES = 1024  # of a stage per mini-batch, unless the user sets the micro-batch; more change little but the search
+MOST_PASSES = 65_536
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def plan_model(
     Args:
         problem: the problem.
         schedule: 1f1b, or kfkb for groups of 1, 2 and 4 passes.
-        micro_batch: samples of every pass; None: the fastest divisor of the mini-batch.
+        micro_batch: samples of every pass; None: the fastest divisor of the mini-batch with at most `PASSES` passes.
         mixed: let stages differ in their micro-batch, where that is faster.
 
     Raises:
-        ConfigError: an unknown schedule, or a micro-batch that does not divide the mini-batch.
+        ConfigError: an unknown schedule, or a micro-batch that does not divide the mini-batch, or into too many passes.
         GraphError: no plan fits into the memory of the devices.
     """
     if schedule not in GROUPS:
@@ -94,6 +96,8 @@ def plan_model(
         explore([SeriesParallel(problem, tree) for tree in trees], rhythms, graph)
         for parts in chains if sequential.best is None else (*chains, sequential.best.parts):
             graph.consider(assemble(problem, parts))
+        if sequential.best is not None:  # with fewer micro-batches in flight, transfers can make its stages wait
+            graph.consider(sequential.best)
         if graph.best is None:
             smallest = min(rhythms, key=lambda rhythm: rhythm.unit)
             raise GraphError(shortfall(problem, next(iter(trees)), smallest))
@@ -125,8 +129,16 @@ def _chain_planners(problem: Problem) -> list[Planner]:
 
 def _rhythms(batch: int, groups: Sequence[int], micro_batch: int | None) -> list[Rhythm]:
     """Return the rhythms that divide a mini-batch, those of medium size first."""
-    if micro_batch is not None and (micro_batch < 1 or batch % micro_batch):
+    if micro_batch is None:
+        sizes = [size for size in divisors(batch) if batch // size <= PASSES]
+    elif micro_batch < 1 or batch % micro_batch:
         raise ConfigError(f"micro-batch must divide the batch of {batch}, not {micro_batch}")
-    sizes = [micro_batch] if micro_batch else [each for each in range(1, batch + 1) if not batch % each]
+    elif batch // micro_batch > MOST_PASSES:
+        raise ConfigError(
+            f"micro-batch {micro_batch} cuts the batch of {batch} into {batch // micro_batch:,} passes; use a larger "
+            f"one, for at most {MOST_PASSES:,} passes"
+        )
+    else:
+        sizes = [micro_batch]
     sizes.sort(key=lambda size: abs(log(size) - log(batch) / 2))
     return [Rhythm(size, group) for group in groups for size in sizes if size * group <= batch]

@@ -10,6 +10,7 @@ from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
 COPIES = 4
+DEVICES = 4096  # of a cluster; tables of stages have a column for each
 Numbers = Any  # a number, or an array of them
 
 
@@ -47,7 +48,7 @@ class Cluster:
         between: bytes per second of a device's link to other nodes; None: the same as `bandwidth`.
 
     Raises:
-        ConfigError: a number is not above 0.
+        ConfigError: a number is not above 0, devices or node is no whole number, or there are more than `DEVICES`.
     """
 
     devices: int
@@ -61,6 +62,10 @@ class Cluster:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, not {value:g}")
+            if name in ("devices", "node") and value is not None and not isinstance(value, int):
+                raise ConfigError(f"{name} must be a whole number, not {value!r}")
+        if self.devices > DEVICES:
+            raise ConfigError(f"devices must be at most {DEVICES:,}, not {self.devices:,}")
 
     @property
     def slowest(self) -> float:
@@ -81,8 +86,8 @@ class Cluster:
 class Problem:
     """Training of a model on a mini-batch: what a plan is for, and the cost model that all planners share.
 
-    A stage on several devices is data parallel: each device holds all its parameters, works on an equal share of every
-    micro-batch, and the gradients are summed once per mini-batch (ring all-reduce).
+    A stage on several devices is data parallel: each device holds all its parameters and works on an equal share of
+    every micro-batch, rounded up; the gradients are summed once per mini-batch (ring all-reduce).
 
     Args:
         graph: the model.
@@ -92,7 +97,7 @@ class Problem:
         replicas: devices per stage at most; None: all. 1 plans without data parallelism.
 
     Raises:
-        ConfigError: batch, copies or replicas is below 1.
+        ConfigError: batch, copies or replicas is no whole number of at least 1.
     """
 
     graph: OperatorGraph
@@ -103,12 +108,10 @@ class Problem:
     _costs: dict[int, StageCost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ConfigError(f"batch must be at least 1 sample, not {self.batch}")
-        if self.copies < 1:
-            raise ConfigError(f"copies must be at least 1, not {self.copies}")
-        if self.replicas is not None and self.replicas < 1:
-            raise ConfigError(f"replicas must be at least 1, not {self.replicas}")
+        for name in ("batch", "copies", "replicas"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
 
     def most_devices(self, micro_batch: int) -> int:
         """Return the most devices of a stage: no device is without a sample of a micro-batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, isqrt
 from typing import NamedTuple
 
 from mspipe_triton.errors import ConfigError
@@ -37,6 +37,12 @@ class Rhythm:
     def unit(self) -> int:
         """Samples per group of passes."""
         return self.micro_batch * self.group
+
+
+def divisors(batch: int) -> list[int]:
+    """Return the divisors of a mini-batch, ascending: the micro-batches that it can be cut into."""
+    small = [each for each in range(1, isqrt(batch) + 1) if not batch % each]
+    return sorted({*small, *(batch // each for each in small)})
 
 
 class Held(NamedTuple):

@@ -280,14 +280,17 @@ def _beginnings(branch: Tree) -> list[int]:
 def _few_cuts(sizes: Sequence[int], lengths: Sequence[int]) -> Iterator[list[list[int]]]:
     """Yield places of cuts, by kind of branches: some branches of one kind are cut at one place, and all others whole.
 
-    Of that kind some branches can be in the end, and some in the beginning; all other kinds are in one of them.
+    Of that kind some branches can be in the end, and some in the beginning; all other kinds are in one of them. If
+    these are still too many, one, two or all of the branches that are in neither are cut.
     """
     for kind, (size, length) in enumerate(zip(sizes, lengths, strict=True)):
+        thin = size * (size + 1) * (length - 1) > 2 * MOST_CUTS
         for ends in range(size + 1):
-            for many in range(size - ends + 1):
+            numbers = {0, *((1, 2, size - ends) if thin else range(1, size - ends + 1))}
+            for many in sorted(number for number in numbers if number <= size - ends):
                 for place in range(1, length) if many else (0,):
                     places = [0] * ends + [place] * many + [length] * (size - ends - many)
-                    for side in (0, 1):
+                    for side in (0, 1)[: len(sizes)]:
                         yield [
                             places if other == kind else [side * lengths[other]] * sizes[other]
                             for other in range(len(sizes))

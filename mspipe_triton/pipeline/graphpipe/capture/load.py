@@ -39,6 +39,9 @@ def load_model(name: str) -> Model:
     place, colon, attribute = name.partition(":")
     if not (place and colon and attribute):
         raise ConfigError(f"model {name!r} is not module:attribute; name a callable, such as models.mine:build")
+    if place.endswith(".py") or os.sep in place:
+        stem = os.path.basename(place).removesuffix(".py")
+        raise ConfigError(f"model {name!r} names a file; run the command in its folder, with {stem}:{attribute}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

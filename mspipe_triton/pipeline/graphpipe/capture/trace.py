@@ -79,9 +79,13 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], b
         with _quiet():
             program = torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
+        if type(error).__module__.startswith("torch"):
+            raise GraphError(
+                f"torch.export cannot capture {type(module).__name__}: {first_line(error)}; "
+                "the operations of a model must not depend on the values of its inputs"
+            ) from error
         raise GraphError(
-            f"torch.export cannot capture {type(module).__name__}: {first_line(error)}; "
-            "the operations of a model must not depend on the values of its inputs"
+            f"{type(module).__name__}'s forward pass raised {first_line(error)}; fix it, or the example inputs"
         ) from error
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     state: dict[fx.Node, Tensor] = {}
