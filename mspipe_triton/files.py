@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 from pathlib import Path
 
 from mspipe_triton.errors import InputError
@@ -26,14 +27,15 @@ class atomic_file:
     """Context manager that yields a temporary path; on success that file replaces `path`, on failure it is removed.
 
     Raises:
-        InputError: no file can be written there (`check_output`).
+        OSError: `path` is a device or the like, or the file system refuses.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> Path:
-        check_output(self.path)
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            raise OSError(EINVAL, "not a regular file", str(self.path))
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
