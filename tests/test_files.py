@@ -17,17 +17,16 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         assert path.read_text(encoding="utf-8") == text
-    with pytest.raises(ValueError, match="halfway"), atomic_file(path) as temporary:
-        temporary.write_text("half", encoding="utf-8")
-        raise ValueError("halfway")
+    with pytest.raises(UnicodeEncodeError), atomic_file(path) as temporary:
+        temporary.write_text("half, and then \ud800", encoding="utf-8")
     assert [each.read_text(encoding="utf-8") for each in tmp_path.iterdir()] == ["second"]
 
 
 def test_a_pipe_or_device_is_never_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="not a regular file"), atomic_file(pipe) as temporary:
-        temporary.write_text("text", encoding="utf-8")
+    with pytest.raises(OSError, match="not a regular file"), atomic_file(pipe):
+        pass
     assert pipe.is_fifo()
     with pytest.raises(InputError, match="pipe is no regular file"):
         check_output(pipe)
@@ -37,5 +36,5 @@ def test_outputs_need_a_folder(tmp_path: Path) -> None:
     check_output(tmp_path / "new")
     with pytest.raises(InputError, match="is a folder"):
         check_output(tmp_path)
-    with pytest.raises(InputError, match="there is no folder .*nowhere; create it"):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere; create it"):
         check_output(tmp_path / "nowhere" / "file")
