@@ -141,7 +141,7 @@ def _facts(planned: Planned) -> dict[str, Any]:
     facts = {
         "speedup": planned.speedup,
         "lower_bound": planned.bound.seconds,
-        "over_bound": planned.graph.time_per_sample / planned.bound.seconds,
+        "over_bound": planned.over_bound(planned.graph),
         "graph": _choice(planned.graph),
     }
     return facts if planned.sequential is None else {**facts, "sequential": _choice(planned.sequential)}
@@ -156,7 +156,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "stages": len(plan.stages),
         "in_flight": max(stage.in_flight for stage in plan.stages),
         "micro_batch": plan.stages[0].rhythm.micro_batch,
-        "memory_gb": max(float(plan.memory(stage)) for stage in plan.stages) / 1e9,
+        "memory_gb": max(plan.memory(stage) for stage in plan.stages) / 1e9,
         "search_seconds": choice.search_seconds,
         "states": choice.states,
     }

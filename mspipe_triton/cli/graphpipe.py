@@ -144,7 +144,7 @@ def parse_bytes(flag: str, text: str) -> float | None:
     """Parse a size such as 16GB, 1.5 GiB or 1e9; None if it is empty.
 
     Raises:
-        ConfigError: it is not a number above 0 with a unit of bytes.
+        ConfigError: it is not a number of at least 1 with a unit of bytes.
     """
     if not text:
         return None

@@ -22,7 +22,7 @@ from mspipe_triton.pipeline.graphpipe.sequential import Sequential, linear_order
 from mspipe_triton.pipeline.graphpipe.shortfall import shortfall
 
 PIPER_STAGES = 20_000  # the most candidate stages for which Piper's planner is tried
-PASSES = 1024  # of a stage per mini-batch, unless the user sets the micro-batch; more change little but the search
+PASSES = 1024  # of a stage per mini-batch, unless the user sets the micro-batch; with more, bubbles hardly matter
 MOST_PASSES = 65_536
 
 
@@ -44,8 +44,14 @@ class Planned:
 
     @property
     def speedup(self) -> float | None:
-        """The time of the chain over that of the plan; None without a chain."""
-        return None if self.sequential is None else self.sequential.seconds / self.graph.seconds
+        """The time of the chain over that of the plan; None without a chain, 1 if neither takes time."""
+        if self.sequential is None:
+            return None
+        return self.sequential.seconds / self.graph.seconds if self.graph.seconds else 1.0
+
+    def over_bound(self, choice: Choice) -> float:
+        """Return the time of a plan over the lower bound; 1 if it takes none."""
+        return choice.time_per_sample / self.bound.seconds if self.bound.seconds else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON, with the best chain as "sequential", and the lower bound in seconds per sample."""
@@ -69,8 +75,8 @@ def plan_model(
     """Find the fastest plan whose stages form a DAG, and the fastest chain of stages.
 
     For every micro-batch, planners find the partitions of least bottleneck, and less deep ones of larger bottleneck; a
-    simulation decides among them. The DAG is never slower than the chain: partitions into chains are also tried with
-    only the dependencies that they need.
+    simulation decides among them. Partitions into chains are also tried with only the dependencies that they need, and
+    the fastest chain as it is, so the plan is never slower.
 
     Args:
         problem: the problem.

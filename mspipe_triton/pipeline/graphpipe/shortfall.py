@@ -45,4 +45,4 @@ def shortfall(problem: Problem, tree: Tree, rhythm: Rhythm) -> str:
 
 def _most(plan: PipelinePlan) -> float:
     """Return the most bytes that a device needs."""
-    return max(float(plan.memory(stage)) for stage in plan.stages)
+    return max(plan.memory(stage) for stage in plan.stages)

@@ -201,3 +201,9 @@ def test_idle_time_counts_devices_without_a_stage() -> None:
 def test_large_batches_are_cut_into_at_most_a_thousand_passes() -> None:
     planned = plan_model(replace(CASE, batch=10**6, cluster=Cluster(8, 1e12)))
     assert all(10**6 // stage.rhythm.micro_batch <= 1024 for stage in planned.graph.plan.stages)
+
+
+def test_a_model_that_takes_no_time() -> None:
+    planned = plan_model(Problem(OperatorGraph((Operator("a", parameters=8),), ()), Cluster(2, 50), 4))
+    assert (planned.graph.seconds, planned.speedup, planned.over_bound(planned.graph)) == (0, 1, 1)
+    assert planned.to_json()["bubble"] == 0
