@@ -61,6 +61,17 @@ def gap(report: Facts) -> str:
     return markdown(head, lines)
 
 
+def profile(report: Facts) -> str:
+    """The sum of the operators' measured times beside the module's own, by samples per pass."""
+    head = ("model", "samples", "operators, ms", "module, ms", "ratio")
+    lines = [
+        (name, count, *(f"{row[key]:.1f}" for key in ("operators_ms", "module_ms")), f"{row['ratio']:.2f}")
+        for name, rows in report["models"].items()
+        for count, row in rows.items()
+    ]
+    return markdown(head, lines)
+
+
 def _models(models: Facts, way: str) -> str:
     head = (
         "model", "devices", "batch", "speedup", "from parallel stages alone", "ms per sample", "depth", "of the chain",

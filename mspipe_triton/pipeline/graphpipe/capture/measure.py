@@ -100,6 +100,9 @@ def _counts(piece: Piece, values: Values, state: set[int]) -> Counts:
 def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:
     """Return the times of every piece, medians of a few runs on the device of the module.
 
+    As in training by micro-batches, a run goes through all pieces, so that no cache holds the parameters of one alone,
+    and backward passes add to the gradients of earlier ones.
+
     Raises:
         GraphError: an operator fails, or the module is on device meta.
     """
@@ -113,26 +116,30 @@ def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:
             torch.cuda.synchronize(device)
         return perf_counter()
 
-    result = []
+    def timed(piece: Piece, values: Values) -> Times:
+        arguments, _ = values.arguments(piece)
+        with running(piece.name):
+            start = now()
+            results = piece.module(*arguments)
+            middle = now()
+            targets = _targets(results)
+            gradients = [torch.ones_like(each) for each in targets]
+            then = now()
+            if targets:
+                torch.autograd.backward(targets, gradients)
+            end = now()
+        values.store(piece, results)
+        return Times(middle - start, end - then if targets else 0.0)
+
+    runs: list[list[Times]] = []
+    sums = {node: torch.zeros_like(value) for node, value in trace.state.items() if trace.trained(node)}
     with torch.random.fork_rng(gpus), torch.enable_grad():
-        values = Values(trace, pieces, _real)
-        for piece in pieces:
-            times: list[Times] = []
-            for _ in range(WARMUPS + REPEATS):
-                arguments, leaves = values.arguments(piece)
-                with running(piece.name):
-                    start = now()
-                    results = piece.module(*arguments)
-                    middle = now()
-                    targets = _targets(results)
-                    gradients = [torch.ones_like(each) for each in targets]
-                    then = now()
-                    if targets:
-                        torch.autograd.grad(targets, leaves, gradients, allow_unused=True)
-                    times.append(Times(middle - start, now() - then if targets else 0.0))
-            values.store(piece, results)
-            result.append(Times(*(median(each[place] for each in times[WARMUPS:]) for place in range(2))))
-    return result
+        for _ in range(WARMUPS + REPEATS):
+            values = Values(trace, pieces, _real)
+            for node, total in sums.items():
+                values.values[node].grad = total
+            runs.append([timed(piece, values) for piece in pieces])
+    return [Times(*map(median, zip(*times, strict=True))) for times in zip(*runs[WARMUPS:], strict=True)]
 
 
 def _real(value: Tensor) -> Tensor:
