@@ -23,14 +23,14 @@ class Towers(nn.Module):
 
     def __init__(self, width: int = 1024, layers: int = 4) -> None:
         super().__init__()
-        self.left, self.right = (
+        self.first, self.second = (
             nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(layers))) for _ in range(2)
         )
         self.head = nn.Linear(2 * width, 10)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
         """Return the head's outputs, [N, 10], for inputs [N, width]."""
-        return self.head(torch.cat([self.left(left), self.right(right)], dim=1))
+        return self.head(torch.cat([self.first(one), self.second(other)], dim=1))
 
 
 def encoder() -> nn.Module:
