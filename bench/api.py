@@ -6,12 +6,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cached_property
 from textwrap import dedent, fill
 from typing import Any, NamedTuple
 
 import mspipe_triton
 from bench.report import ROOT
 from mspipe_triton import MspipeError
+from mspipe_triton.pipeline import graphpipe
 
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 120
@@ -21,12 +23,17 @@ GROUPS = {
     "Data": ("read_stream", "EventStream", "synthetic_stream", "PairIndex"),
     "Settings": ("RunConfig", "ModelConfig", "TrainConfig", "DataConfig"),
     "Errors": ("MspipeError",),
-}
+    "Pipelines": (
+        "plan_model", "Planned", "Choice", "Problem", "Cluster", "Accelerator", "OperatorGraph", "Operator", "Duration",
+        "PipelinePlan", "PipelineStage", "simulate_plan", "Timeline", "draw", "write_trace",
+    ),
+}  # fmt: skip
 HEAD = """# Reference
 
-Everything that `mspipe_triton` offers to Python, as in `from mspipe_triton import load, train`. `python -m bench.api`
-writes this page from the docstrings. The guides show these names at work: [predictions](guides/predictions.md), [data
-from Python](guides/python.md), [training](guides/training.md); for the fused operations, see [kernels
+Everything that `mspipe_triton` offers to Python, as in `from mspipe_triton import load, train`, and under "Pipelines"
+what `mspipe_triton.pipeline.graphpipe` does. `python -m bench.api` writes this page from the docstrings. The guides
+show these names at work: [predictions](guides/predictions.md), [data from Python](guides/python.md),
+[training](guides/training.md), [pipelines](guides/graphpipe.md); for the fused operations, see [kernels
 alone](guides/kernels.md)."""
 SECTION = re.compile(r"^(Args|Returns|Raises):\n((?:(?: +\S.*)?\n)+)", re.MULTILINE)
 
@@ -47,7 +54,7 @@ def page() -> str:
     for group, names in GROUPS.items():
         parts.append(f"## {group}")
         for name in names:
-            parts += entry(name, getattr(mspipe_triton, name))
+            parts += entry(name, getattr(graphpipe if group == "Pipelines" else mspipe_triton, name))
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,8 +88,9 @@ def members(name: str, value: type) -> Iterator[str]:
             public |= {key: member for key, member in vars(each).items() if key == "__len__" or key[0] != "_"}
     lines = []
     for key, member in public.items():
-        if isinstance(member, property):
-            kind = inspect.signature(member.fget).return_annotation if member.fget else ""
+        if isinstance(member, property | cached_property):
+            getter = member.fget if isinstance(member, property) else member.func
+            kind = inspect.signature(getter).return_annotation if getter else ""
             lines.append(f"* `{key}`, `{kind}`: {flat(parsed(member).text)}")
         elif key == "__len__":
             lines.insert(0, f"* `len(…)`: {flat(parsed(member).text)}")

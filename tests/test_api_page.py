@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import fields
+from types import ModuleType
 
 import pytest
 
 import mspipe_triton
 from bench.api import PAGE, items, page, parsed, signature
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.pipeline import graphpipe
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
@@ -43,11 +45,16 @@ def test_the_page_is_what_the_generator_writes() -> None:
     assert page() == TEXT, "run `python -m bench.api`"
 
 
-@pytest.mark.parametrize("name", mspipe_triton.__all__)
-def test_every_public_name_has_an_entry(name: str) -> None:
+NAMES = [(mspipe_triton, name) for name in mspipe_triton.__all__] + [
+    (graphpipe, name) for name in graphpipe.__all__ if not name.isupper()
+]
+
+
+@pytest.mark.parametrize(("package", "name"), NAMES, ids=[name for _, name in NAMES])
+def test_every_public_name_has_an_entry(package: ModuleType, name: str) -> None:
     assert TEXT.count(f"\n### {name}\n") == 1
     assert f"[`{name}`](#{name.lower()})" in TEXT
-    first = (getattr(mspipe_triton, name).__doc__ or "").split("\n")[0]
+    first = (getattr(package, name).__doc__ or "").split("\n")[0]
     assert first in " ".join(entry(name).split())
 
 
