@@ -46,7 +46,7 @@ def _comparison(planned: Planned) -> Table:
 def _stages(plan: PipelinePlan) -> Table:
     table = Table(
         title="stages of the plan",
-        caption="after: waits for their outputs; joins: waits for their forward passes alone;\n"
+        caption="after: waits for outputs; joins: for forward passes alone;\n"
         "on: devices; batch: samples per pass; held: micro-batches in flight;\n"
         "GB: memory per device; ms: per sample, of the stage alone",
     )
