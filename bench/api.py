@@ -25,7 +25,7 @@ GROUPS = {
     "Errors": ("MspipeError",),
     "Pipelines": (
         "plan_model", "Planned", "Choice", "Problem", "Cluster", "Accelerator", "OperatorGraph", "Operator", "Duration",
-        "PipelinePlan", "PipelineStage", "simulate_plan", "Timeline", "draw", "write_trace",
+        "PipelinePlan", "PipelineStage", "simulate_plan", "Timeline", "stage_graph", "draw", "write_trace",
     ),
 }  # fmt: skip
 HEAD = """# Reference

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan, PipelineStage
     from mspipe_triton.pipeline.graphpipe.planning import Planned, plan_model
     from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
-    from mspipe_triton.pipeline.graphpipe.timeline import Timeline, simulate_plan
+    from mspipe_triton.pipeline.graphpipe.timeline import Timeline, simulate_plan, stage_graph
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 
 _PUBLIC = {
@@ -34,6 +34,7 @@ _PUBLIC = {
     "draw": "picture",
     "plan_model": "planning",
     "simulate_plan": "timeline",
+    "stage_graph": "timeline",
     "write_trace": "trace",
 }
 
@@ -54,6 +55,7 @@ __all__ = [
     "draw",
     "plan_model",
     "simulate_plan",
+    "stage_graph",
     "write_trace",
 ]
 

@@ -9,12 +9,10 @@ from functools import cached_property
 from itertools import accumulate
 from math import inf, lcm
 from operator import or_
-from typing import TypeVar
 
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
 FINENESS = 40
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -68,28 +66,16 @@ No dependency leads from a part to an earlier one.
 """
 
 
-def critical_path(graph: OperatorGraph, weights: Sequence[float]) -> float:
-    """Return the largest sum of weights along a path of a graph.
-
-    Args:
-        graph: the model.
-        weights: one of at least 0 per operator, in any unit.
-    """
-    return max(_longest(range(len(graph.operators)), graph.predecessors, weights).values())
-
-
-def _longest(
-    indices: Iterable[int], neighbours: Sequence[int], weights: Sequence[Number], within: int = -1
-) -> dict[int, Number]:
+def _longest(indices: Iterable[int], neighbours: Sequence[int], weights: Sequence[int], within: int) -> dict[int, int]:
     """Return the longest path to each operator, its own weight included.
 
     Args:
         indices: operators; each comes after its neighbours.
         neighbours: of every operator, the set of operators that a path can come from.
         weights: of every operator.
-        within: the set of operators that paths use; −1 is all.
+        within: the set of operators that paths use.
     """
-    lengths: dict[int, Number] = {}
+    lengths: dict[int, int] = {}
     for index in indices:
         earlier = (lengths[each] for each in members(neighbours[index] & within))
         lengths[index] = weights[index] + max(earlier, default=0)

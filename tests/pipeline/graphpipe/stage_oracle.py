@@ -170,3 +170,11 @@ def makespan(
         end(stage, False, problem.batch // size - 1) + passes(problem, stages[stage], size, devices[stage])[2]
         for stage, size in enumerate(sizes)
     )
+
+
+def critical_path(graph: OperatorGraph, weights: Sequence[float]) -> float:
+    """The largest sum of weights along a path of a graph."""
+    ends: list[float] = []
+    for index, weight in enumerate(weights):
+        ends.append(weight + max((ends[before] for before, after in graph.edges if after == index), default=0))
+    return max(ends)

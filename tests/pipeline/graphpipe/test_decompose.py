@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.decompose import Decomposition, Leaf, Parallel, Series, Tree, decompose
 from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
-from mspipe_triton.pipeline.graphpipe.rewrites import REWRITES, critical_path
+from mspipe_triton.pipeline.graphpipe.rewrites import REWRITES
+from tests.pipeline.graphpipe.stage_oracle import critical_path
 
 Pairs = set[tuple[int, int]]
 
@@ -272,12 +273,6 @@ def test_costs_may_be_zero_or_far_apart(costs: tuple[float, ...]) -> None:
 def test_an_unknown_rewrite_is_refused() -> None:
     with pytest.raises(GraphError, match="rewrite 'fast' is not one of cost, strata"):
         decompose(graph_of([1], []), "fast")
-
-
-def test_a_critical_path() -> None:
-    graph = graph_of([1] * 5, [(0, 2), (1, 2), (1, 3), (2, 4)])
-    assert critical_path(graph, [1, 2, 4, 8, 16]) == 22
-    assert critical_path(graph, [1, 2, 4, 32, 16]) == 34
 
 
 @pytest.mark.parametrize("rewrite", sorted(REWRITES))
