@@ -103,6 +103,19 @@ def decompose(graph: OperatorGraph, rewrite: str = "cost") -> Decomposition:
     return Decomposition(tree, _pairs(tree) - pairs)
 
 
+def restricted(tree: Tree, operators: int) -> Tree:
+    """Return the tree of some of its operators, at least one."""
+    if isinstance(tree, Leaf) or not tree.operators & ~operators:
+        return tree
+    kind = type(tree)
+    parts: list[Tree] = []
+    for part in tree.parts:
+        if part.operators & operators:
+            smaller = restricted(part, operators)
+            parts += smaller.parts if isinstance(smaller, kind) else [smaller]
+    return parts[0] if len(parts) == 1 else kind(tuple(parts))
+
+
 def _tree(order: Order, operators: int, cuts: Sequence[Cut]) -> Tree:
     """Decompose a convex set of operators."""
     parts = _parts(order, operators, cuts)

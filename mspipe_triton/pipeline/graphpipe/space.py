@@ -12,7 +12,7 @@ from math import comb, prod
 from operator import or_
 from typing import NamedTuple
 
-from mspipe_triton.pipeline.graphpipe.decompose import Leaf, Parallel, Series, Tree
+from mspipe_triton.pipeline.graphpipe.decompose import Leaf, Parallel, Series, Tree, restricted
 from mspipe_triton.pipeline.graphpipe.operators import OperatorGraph, members
 
 MOST_CUTS = 200  # ways to cut parallel branches that a subproblem tries; with more, only some kinds of cuts
@@ -256,19 +256,6 @@ class Space:
             parts.sort(key=lambda part: repr(self._signature(part)[0]))
         shapes, orders = zip(*map(self._shape, parts), strict=True)
         return (type(tree).__name__, *shapes), tuple(index for order in orders for index in order)
-
-
-def restricted(tree: Tree, operators: int) -> Tree:
-    """Return the tree of some of its operators, at least one."""
-    if isinstance(tree, Leaf) or not tree.operators & ~operators:
-        return tree
-    kind = type(tree)
-    parts: list[Tree] = []
-    for part in tree.parts:
-        if part.operators & operators:
-            smaller = restricted(part, operators)
-            parts += smaller.parts if isinstance(smaller, kind) else [smaller]
-    return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 
 def _beginnings(branch: Tree) -> list[int]:
