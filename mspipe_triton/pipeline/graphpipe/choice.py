@@ -55,9 +55,8 @@ class Choice:
     @property
     def bubble(self) -> float:
         """Share of the time in which the devices of the cluster are idle, 0 to 1; those without a stage always are."""
-        busy = simulate_plan(self.plan).busy
-        work = sum(seconds * len(stage.devices) for seconds, stage in zip(busy, self.plan.stages, strict=True))
-        return 1 - work / (self.seconds * self.plan.problem.cluster.devices) if self.seconds else 0.0
+        devices = self.plan.problem.cluster.devices
+        return (sum(simulate_plan(self.plan).bubble.values()) + devices - self.plan.devices) / devices
 
     def consider(self, plan: PipelinePlan) -> float:
         """Take a plan if it is faster, or as fast and less deep; return its makespan."""

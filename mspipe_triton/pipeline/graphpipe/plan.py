@@ -79,10 +79,9 @@ class PipelinePlan:
 
     @cached_property
     def bottleneck(self) -> float:
-        """Seconds per sample of the slowest stage, in steady state. Costless operators receive no transfers."""
-        placed = self.problem.graph.placed
+        """Seconds per sample of the slowest stage, in steady state."""
         return max(
-            self.problem.time_per_sample(each.operators & placed, each.rhythm.micro_batch, len(each.devices))
+            self.problem.time_per_sample(each.operators, each.rhythm.micro_batch, len(each.devices))
             for each in self.stages
         )
 

@@ -36,11 +36,10 @@ class Planner(Protocol):
         The bottleneck of every partition of the family is one of them.
         """
 
-    def parts(self, rhythm: Rhythm, limit: float, depth: int | None = None) -> tuple[Part, ...] | None:
+    def parts(self, rhythm: Rhythm, limit: float) -> tuple[Part, ...] | None:
         """Return the partition of least depth whose stages need at most `limit` seconds per sample, or None.
 
-        It fits into the devices and their memory, and is at most `depth` stages deep. Among equals it needs the fewest
-        devices.
+        It fits into the devices and their memory. Among equals it needs the fewest devices.
         """
 
 

@@ -100,9 +100,10 @@ def plan_model(
     with graph.timed():
         trees = dict.fromkeys(decompose(problem.graph, rewrite).tree for rewrite in REWRITES)
         explore([SeriesParallel(problem, tree) for tree in trees], rhythms, graph)
-        for parts in chains if sequential.best is None else (*chains, sequential.best.parts):
+        for parts in chains:
             graph.consider(assemble(problem, parts))
-        if sequential.best is not None:  # with fewer micro-batches in flight, transfers can make its stages wait
+        if sequential.best is not None:  # freed, it holds fewer micro-batches, and transfers can make its stages wait
+            graph.consider(assemble(problem, sequential.best.parts))
             graph.consider(sequential.best)
         if graph.best is None:
             smallest = min(rhythms, key=lambda rhythm: rhythm.unit)

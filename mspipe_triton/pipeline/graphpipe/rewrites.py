@@ -95,7 +95,7 @@ def _economical(order: Order, operators: int) -> tuple[int, int]:
 
     Growth counts relative to the length of the path, and the more, the less equal the costs of both parts are: a cut
     that splits off little leaves most to later cuts, which lengthen the path as well. Pairs count by their share of
-    the pairs across the cut; the weight of a quarter made both totals small on random graphs.
+    the pairs across the cut, and a quarter as much.
     """
     indices = list(members(operators))
     heads = _longest(indices, order.predecessors, order.weights, operators)

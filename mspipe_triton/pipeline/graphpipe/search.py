@@ -49,11 +49,11 @@ class SeriesParallel:
         """Return the times per sample that stages have, ascending."""
         return self.table.limits(rhythm)
 
-    def parts(self, rhythm: Rhythm, limit: float, depth: int | None = None) -> tuple[Part, ...] | None:
+    def parts(self, rhythm: Rhythm, limit: float) -> tuple[Part, ...] | None:
         """Return the shallowest partition within the limit, or None, as in `Planner`."""
         matrices, fewest = self._solved(rhythm, limit)
         levels = np.flatnonzero(matrices[self.space.root.node, 0] <= self.problem.cluster.devices)
-        if not len(levels) or (depth is not None and levels[0] > depth):
+        if not len(levels):
             return None
         stages = self._stages(self.space.root, (0, int(levels[0])), matrices, fewest)
         return tuple(Part(operators, devices, rhythm) for operators, devices in stages)

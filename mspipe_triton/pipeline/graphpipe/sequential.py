@@ -52,18 +52,17 @@ class ChainPlanner:
         """Return the times per sample that stages of the family have, ascending, without repetition."""
         return self._table.limits(rhythm)
 
-    def parts(self, rhythm: Rhythm, limit: float, depth: int | None = None) -> tuple[Part, ...] | None:
+    def parts(self, rhythm: Rhythm, limit: float) -> tuple[Part, ...] | None:
         """Return the chain of the fewest stages that need at most `limit` seconds per sample, or None.
 
-        It fits into the devices and their memory, and has at most `depth` stages. Among equals it needs the fewest
-        devices.
+        It fits into the devices and their memory. Among equals it needs the fewest devices.
         """
         devices = self.problem.cluster.devices
         fewest = self._table.fewest(rhythm, limit)[self._rows]
         rest = np.full(len(self._starts), NONE, np.int32)
         rest[-1] = 0
         levels: list[tuple[Counts, Counts]] = []
-        for needs in fewest.T[:depth]:
+        for needs in fewest.T:
             levels.append((needs, rest))
             rest = np.full(len(self._starts), NONE, np.int32)
             sums = needs[self._stage] + levels[-1][1][self._outer]

@@ -206,4 +206,4 @@ def test_large_batches_are_cut_into_at_most_a_thousand_passes() -> None:
 def test_a_model_that_takes_no_time() -> None:
     planned = plan_model(Problem(OperatorGraph((Operator("a", parameters=8),), ()), Cluster(2, 50), 4))
     assert (planned.graph.seconds, planned.speedup, planned.over_bound(planned.graph)) == (0, 1, 1)
-    assert planned.to_json()["bubble"] == 0
+    assert planned.to_json()["bubble"] == 0.5  # one of two devices has no stage

@@ -58,15 +58,15 @@ def check_optimum(planner: Planner, rhythm: Rhythm, partitions: Iterator[Groups]
 
 
 @settings(max_examples=100, deadline=None)
-@given(problems(), RHYTHMS, st.floats(0, 1), st.integers(0, 4))
-def test_least_depth_at_any_limit(problem: Problem, rhythm: Rhythm, share: float, depth: int) -> None:
+@given(problems(), RHYTHMS, st.floats(0, 1))
+def test_least_depth_at_any_limit(problem: Problem, rhythm: Rhythm, share: float) -> None:
     order = linear_orders(problem.graph)["depth first"]
     planner = Sequential(problem, order)
     limits = planner.limits(rhythm)
     limit = limits[int(share * (len(limits) - 1))] * NEAR
     chains = outcomes(problem, rhythm.micro_batch, rhythm.group, intervals(order))
-    depths = [each.depth for each in chains if each.bottleneck <= limit and each.depth <= depth]
-    parts = planner.parts(rhythm, limit, depth)
+    depths = [each.depth for each in chains if each.bottleneck <= limit]
+    parts = planner.parts(rhythm, limit)
     assert (None if parts is None else len(parts)) == min(depths, default=None)
 
 
