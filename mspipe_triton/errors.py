@@ -35,6 +35,10 @@ class TrainingError(MspipeError):
     """A run that failed during training, for instance because the loss was not finite."""
 
 
+class PipelineError(MspipeError):
+    """A pipelined run that failed: a stage that raised, or a process that died."""
+
+
 class TuningError(MspipeError):
     """A tuner that cannot measure the run it should tune."""
 

@@ -23,6 +23,7 @@ class PlanSpan(NamedTuple):
         start: in seconds.
         end: in seconds.
         other: index of the other stage of a transfer.
+        device: the device of a measured pass; None in simulations, where all devices of a stage do the same.
     """
 
     stage: int
@@ -31,6 +32,7 @@ class PlanSpan(NamedTuple):
     start: float
     end: float
     other: int | None = None
+    device: int | None = None
 
 
 @dataclass(frozen=True)

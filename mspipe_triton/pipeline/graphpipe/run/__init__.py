@@ -1,0 +1,1 @@
+"""Pipelined runs: the stages of a plan train a module on processes of `torch.distributed`."""

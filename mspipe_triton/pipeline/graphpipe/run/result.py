@@ -1,0 +1,91 @@
+"""Results of a pipelined run: what was planned, and beside it what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
+from mspipe_triton.pipeline.graphpipe.timeline import Timeline
+
+
+class Comparison(NamedTuple):
+    """A quantity as the plan has it, and as the run measured it."""
+
+    planned: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage of a run.
+
+    Args:
+        name: the stage's.
+        devices: its processes.
+        forward: seconds of a forward pass over a micro-batch, the median over steps.
+        backward: the same of a backward pass.
+        memory: bytes per device, at most: parameters, gradients, optimiser state, and activations between passes.
+        in_flight: micro-batches between their passes, at most.
+    """
+
+    name: str
+    devices: tuple[int, ...]
+    forward: Comparison
+    backward: Comparison
+    memory: Comparison
+    in_flight: Comparison
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stage as JSON."""
+        pairs = {name: getattr(self, name)._asdict() for name in ("forward", "backward", "memory", "in_flight")}
+        return {"name": self.name, "devices": list(self.devices), **pairs}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A pipelined run.
+
+    Args:
+        plan: the plan that it carried out.
+        steps: mini-batches that the model has been trained on, those before a resumption included.
+        losses: of every mini-batch of this run, before its update.
+        step_seconds: time of a mini-batch, from the start of the first pass to the end of the last one or of the sync;
+            the median over steps.
+        period: seconds per sample of the slowest stage in steady state.
+        stages: in the plan's order.
+        timeline: the measured passes of a step of median time.
+        peak_rss: bytes of host memory of the largest process.
+        seconds: wall time of all steps.
+    """
+
+    plan: PipelinePlan
+    steps: int
+    losses: tuple[float, ...]
+    step_seconds: Comparison
+    period: Comparison
+    stages: tuple[StageResult, ...]
+    timeline: Timeline
+    peak_rss: int
+    seconds: float
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples per second of a step of median time."""
+        return self.plan.problem.batch / self.step_seconds.measured
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON; times are in seconds, memory is in bytes."""
+        return {
+            "model": self.plan.problem.graph.name,
+            "batch": self.plan.problem.batch,
+            "processes": self.plan.devices,
+            "steps": self.steps,
+            "losses": list(self.losses),
+            "samples_per_second": self.samples_per_second,
+            "step_seconds": self.step_seconds._asdict(),
+            "period": self.period._asdict(),
+            "stages": [each.to_json() for each in self.stages],
+            "peak_rss": self.peak_rss,
+            "seconds": self.seconds,
+        }
