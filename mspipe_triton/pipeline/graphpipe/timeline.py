@@ -56,9 +56,10 @@ class Timeline:
 
     @cached_property
     def period(self) -> float:
-        """Seconds per sample in steady state: on the slowest device, from the end of the first backward pass to the last.
+        """Seconds per sample in steady state, of the slowest device.
 
-        A stage with one pass per mini-batch has no steady state, so it counts with the whole makespan.
+        It is measured from the end of the device's first backward pass to the end of its last one. A stage with one
+        pass per mini-batch has no steady state, and counts with the whole makespan.
         """
         ends: dict[tuple[int, int | None], list[float]] = {}
         for span in self.spans:

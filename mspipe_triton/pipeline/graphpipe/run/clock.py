@@ -10,8 +10,8 @@ import torch
 class Clock:
     """Moments on the CPU, or in the order of a GPU's work.
 
-    On a GPU a moment is an event, which is reached when the work before it is done; `seconds` then waits for it. Between
-    hosts, clocks agree as well as the hosts' own.
+    On a GPU a moment is an event, which is reached when the work before it is done; `seconds` then waits for it.
+    Between hosts, clocks agree as well as the hosts' own.
 
     Args:
         device: of the work.

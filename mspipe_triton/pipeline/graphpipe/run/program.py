@@ -85,7 +85,8 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int) ->
 
     Raises:
         GraphError: the plan is for another model, torch cannot export the module, it does not return a loss that is a
-            mean over samples, or stages that exchange a value which has no dimension of samples have other micro-batches.
+            mean over samples, or a value without a dimension of samples crosses between stages whose passes have other
+            samples.
     """
     module, args, kwargs = model
     smallest = smallest_batch(args, kwargs)
@@ -154,7 +155,7 @@ def _check_model(plan: PipelinePlan, small: Trace, pieces: Sequence[Piece]) -> N
             raise GraphError(f"the plan has no operator {name!r}: {again}")
         if planned[name] != actual[name]:
             raise GraphError(
-                f"operator {name!r} has {actual[name]:,} bytes of parameters, and {planned[name]:,} in the plan: {again}"
+                f"operator {name!r} has {actual[name]:,} bytes of parameters, in the plan {planned[name]:,}: {again}"
             )
 
 

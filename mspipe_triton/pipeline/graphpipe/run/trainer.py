@@ -226,8 +226,8 @@ class StageTrainer:
         values, actual = tree_flatten((tuple(args), ordered))
         if actual != spec:
             raise ConfigError(
-                f"a mini-batch has {len(values)} tensors in another structure than the example inputs of the model, which "
-                f"have {len(examples)}; return the same arguments from --data as from --model"
+                f"a mini-batch has {len(values)} inputs in another structure than the {len(examples)} example inputs of "
+                "the model; return the same arguments from --data as from --model"
             )
         for place, (value, example) in enumerate(zip(values, examples, strict=True)):
             if isinstance(example, Tensor):
