@@ -169,7 +169,7 @@ class StageTrainer:
         work = Passes(self._program, self._placed, exchange, batch)
         moments: list[tuple[str, int, Any, Any]] = []
         held = activations = 0
-        behind = self._behind()
+        behind = self._layout.behind(self.index)
         exchange.expect(*self._order[0])
         for turn, (forward, number) in enumerate(self._order):
             if turn + 1 < len(self._order):
@@ -203,15 +203,6 @@ class StageTrainer:
             for kind, number, start, end in moments
         )
         return StepReport(float(work.loss), spans, held, activations)
-
-    def _behind(self) -> int:
-        """Return after how many backward passes an earlier stage has surely received a gradient."""
-        mine = self.stage.rhythm.micro_batch
-        samples = [
-            (stage.in_flight + 1) * stage.rhythm.micro_batch
-            for stage in map(self.plan.stages.__getitem__, self.stage.after)
-        ]
-        return 1 + -(-max(samples, default=0) // mine)
 
     def _seed(self, number: int) -> None:
         """Seed random numbers by process and pass, so that they do not depend on what ran before."""
