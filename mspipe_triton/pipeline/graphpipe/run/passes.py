@@ -18,7 +18,7 @@ from mspipe_triton.pipeline.graphpipe.run.program import Program
 
 @dataclass
 class Pass:
-    """What a micro-batch holds from its forward to its backward pass.
+    """Data of a micro-batch from its forward to its backward pass.
 
     Args:
         leaves: by result and place in it, the tensors that it received and that need a gradient.

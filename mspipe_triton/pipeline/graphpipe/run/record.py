@@ -24,7 +24,7 @@ STEPS = 64
 
 @dataclass
 class Record:
-    """What a process reports at the end of a run.
+    """Report of a process at the end of a run.
 
     Args:
         device: the process.

@@ -32,7 +32,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a process did in a mini-batch.
+    """Report of a process on a mini-batch.
 
     Args:
         loss: the share of the loss that this process computed; the sum over processes is the mini-batch's.
@@ -228,9 +228,9 @@ class StageTrainer:
             if isinstance(example, Tensor):
                 shape = (self.plan.problem.batch, *example.shape[1:])
                 if not isinstance(value, Tensor) or value.shape != shape or value.dtype != example.dtype:
-                    found = f"{tuple(value.shape)} and type {value.dtype}" if isinstance(value, Tensor) else repr(value)
+                    kind = f"{tuple(value.shape)} and type {value.dtype}" if isinstance(value, Tensor) else repr(value)
                     raise ConfigError(
-                        f"input {place} of a mini-batch is {found}; by the plan's batch and the model's example inputs "
+                        f"input {place} of a mini-batch is {kind}; by the plan's batch and the model's example inputs "
                         f"it must have shape {shape} and type {example.dtype}"
                     )
             elif value != example:
