@@ -1,4 +1,4 @@
-"""Plans for tests: chains, stages with dependencies, and random ones."""
+"""Plans for tests: chains, stages with dependencies, and random ones; and how a run of them may go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import inf
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, Opera
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
+from mspipe_triton.pipeline.graphpipe.timeline import PlanSpan, Timeline
 
 
 def operator(name: str, forward: float = 1.0, backward: float = 2.0, **others: int) -> Operator:
@@ -50,6 +52,28 @@ def with_held(plan: PipelinePlan, index: int, more: int) -> PipelinePlan:
     stages = list(plan.stages)
     stages[index] = replace(stages[index], in_flight=stages[index].in_flight + more)
     return replace(plan, stages=tuple(stages))
+
+
+def measured(timeline: Timeline, seed: int = 0) -> Timeline:
+    """Delay and stretch every pass of a simulation at random, on each device on its own."""
+    random, spans = Random(seed), list[PlanSpan]()
+    for device, row in timeline.passes.items():
+        late = 0.0
+        for span in row:
+            start, seconds = span.start + late, (span.end - span.start) * random.uniform(1, 1.3)
+            spans.append(span._replace(start=start, end=start + seconds, device=device))
+            late = start + seconds * random.uniform(1, 1.1) - span.end
+    first = min(span.start for span in spans)
+    spans = [span._replace(start=span.start - first, end=span.end - first) for span in spans]
+    return Timeline(timeline.plan, max(span.end for span in spans), tuple(spans))
+
+
+def replicated_plan() -> PipelinePlan:
+    """Assemble a fork on four devices, whose second stage is data parallel and whose transfers take time."""
+    operators = [operator("a", output=1), operator("b", 2, 4, parameters=8), operator("c", parameters=8)]
+    graph = OperatorGraph.of(operators, [("a", "b"), ("a", "c")], "fork")
+    parts = [Part(0b001, 1, Rhythm(4)), Part(0b010, 2, Rhythm(4)), Part(0b100, 1, Rhythm(8))]
+    return assemble(Problem(graph, Cluster(4, inf, bandwidth=2.0), 32), parts)
 
 
 @st.composite
