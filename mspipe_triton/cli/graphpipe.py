@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mspipe_triton.choices import check_settings, setting
-from mspipe_triton.cli.app import app
+from mspipe_triton.cli.app import graphpipe_app
 from mspipe_triton.cli.options import Json, flags_of, takes_flags
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.files import check_output
@@ -84,15 +84,17 @@ class PlanSettings:
         return capture(module, args, kwargs, accelerator=accelerator, most=self.operators, name=model)
 
 
-@app.command()
+@graphpipe_app.callback()
 @partial(takes_flags, added=flags_of(PlanSettings))
 def graphpipe(
+    context: typer.Context,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"{', '.join(MODELS)}, or module:attr: a function that returns a torch.nn.Module and example inputs."
+            help=f"Model to plan for, required: {', '.join(MODELS)}, or module:attr: a function that returns a "
+            "torch.nn.Module and example inputs."
         ),
-    ],
+    ] = None,
     picture: Annotated[
         str | None, typer.Option(help="Draw the plan to this .svg file.", metavar="FILE", show_default=False)
     ] = None,
@@ -106,6 +108,11 @@ def graphpipe(
 
     For example: --model two-branch --devices 8 --batch 128 --memory 16GB
     """
+    if context.invoked_subcommand is not None:
+        _refuse_flags(context, context.invoked_subcommand)
+        return
+    if model is None:
+        context.fail("Missing option '--model'")
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.graphpipe_screen import plan_screen
     from mspipe_triton.pipeline.graphpipe.picture import check_picture, draw
@@ -138,6 +145,16 @@ def graphpipe(
         write_trace(timeline, Path(trace))
     if as_json:
         print(json.dumps(planned.to_json()))
+
+
+def _refuse_flags(context: typer.Context, subcommand: str) -> None:
+    """Refuse flags of planning that stand before a subcommand, which would ignore them."""
+    for each in context.command.params:
+        if context.params.get(each.name) not in (None, False):
+            raise ConfigError(
+                f"{each.opts[0]} stands before {subcommand}, and there it is for planning; put flags of {subcommand} "
+                "after it"
+            )
 
 
 def parse_bytes(flag: str, text: str) -> float | None:

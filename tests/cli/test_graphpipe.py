@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mspipe_triton.cli.app import graphpipe_app
 from mspipe_triton.cli.graphpipe import parse_bytes
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -87,7 +88,41 @@ def test_a_module_of_the_users_own(command: Run, tmp_path: Path) -> None:
     assert {"left.0", "left.1", "right.0", "right.1", "head"} == operators
 
 
+@pytest.fixture
+def subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`graphpipe show PLAN --model NAME`, which prints both."""
+    monkeypatch.setattr(graphpipe_app, "registered_commands", [])
+
+    @graphpipe_app.command("show")
+    def show(plan: str, model: str = "none") -> None:
+        print(plan, model)
+
+
+@pytest.mark.usefixtures("subcommand")
+def test_a_subcommand_runs_without_planning(command: Run) -> None:
+    done = command("graphpipe", "show", "plan.json", "--model", "towers:build")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "plan.json towers:build\n", "")
+
+
+@pytest.mark.usefixtures("subcommand")
+@pytest.mark.parametrize("flag", [("--model", "dlrm"), ("--devices", "8"), ("--json",)], ids=" ".join)
+def test_flags_of_planning_before_a_subcommand_are_refused(command: Run, flag: tuple[str, ...]) -> None:
+    done = command("graphpipe", *flag, "show", "plan.json")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"{flag[0]} stands before show, and there it is for planning" in done.stderr
+
+
+@pytest.mark.usefixtures("subcommand")
+def test_help_shows_flags_and_subcommands(command: Run) -> None:
+    done = command("graphpipe", "--help", COLUMNS="200", TERM="dumb")
+    assert done.returncode == 0
+    for words in ("[OPTIONS] [COMMAND [ARGS]...]", "--model", "required", "--devices", "show"):
+        assert words in done.stdout
+
+
 WRONG = {
+    "no model": ((), "Missing option '--model'. See --help."),
+    "no such command": ((*CASE, "runs"), "No such command 'runs'"),
     "no such model": (
         ("--model", "mmd"),
         "candle-uno or module:attr, not 'mmd'",
@@ -131,7 +166,7 @@ WRONG = {
 @pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_input_is_one_line(command: Run, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     (tmp_path / "towers_of_mine.py").write_text(TOWERS, encoding="utf-8")
-    done = command("graphpipe", *arguments, "--json")
+    done = command("graphpipe", "--json", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
