@@ -124,20 +124,19 @@ def test_faults_anywhere_are_refused_or_harmless(sequential: bool, tmp_path: Pat
     operators = [Operator(name, Duration(0.25, 2), Duration(0.5, 4), 5, 6, 7) for name in "ab"]
     graph = OperatorGraph.of([*operators, Operator("loss")], [("a", "loss"), ("b", "loss")])
     record = plan_model(Problem(graph, Cluster(2, 100, inf, 2), 8), micro_batch=4).to_json()
-    path, refused, harmless = tmp_path / "plan.json", 0, 0
+    path, messages, harmless = tmp_path / "plan.json", list[str](), 0
     for each in faulty(record):
         path.write_text(json.dumps(each), encoding="utf-8")
         try:
             plan = read_plan(path, sequential)
         except InputError as error:
-            refused += 1
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
+            messages.append(str(error))
         else:
             harmless += 1
             assert makespan(plan) >= 0
             assert max(plan.memory(stage) for stage in plan.stages) <= plan.problem.cluster.memory
-    assert refused > 400
+    assert len(messages) > 400
+    assert all(str(path) in each and "\\n" not in each for each in messages)
     assert harmless > 100  # numbers that only the screen shows, and the other plan
 
 

@@ -152,21 +152,20 @@ def test_bandwidths_that_no_link_has(bandwidth: float, tmp_path: Path) -> None:
 
 
 def test_faults_anywhere_are_refused_or_harmless(tmp_path: Path) -> None:
-    path, refused, harmless = tmp_path / "costs.json", 0, 0
+    path, messages, harmless = tmp_path / "costs.json", list[str](), 0
     write_profile(path, GRAPH, 1e9)
     for each in faulty(json.loads(path.read_text(encoding="utf-8"))):
         path.write_text(json.dumps(each), encoding="utf-8")
         try:
             graph, bandwidth = read_profile(path, PLANNED)
         except InputError as error:
-            refused += 1
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
+            messages.append(str(error))
         else:
             harmless += 1
             assert [each.name for each in graph.operators] == ["a", "b"]
             Problem(graph, Cluster(2, 1e9, inf if bandwidth is None else bandwidth), 8)
-    assert refused > 100
+    assert len(messages) > 100
+    assert all(str(path) in each and "\\n" not in each for each in messages)
     assert harmless > 10  # other times, no bandwidth, another name of the model
 
 
