@@ -105,13 +105,10 @@ def random_plans(draw: st.DrawFn, bandwidths: Sequence[float] = (inf, 3.0)) -> P
         labels.append(lowest + draw(st.integers(0, 2)))
     batch = 12
     micro_batches = st.sampled_from([1, 2, 3, 4, 6, 12])
-    parts = [
-        Part(
-            sum(1 << index for index in range(count) if labels[index] == label),
-            draw(st.integers(1, 2)),
-            Rhythm(draw(micro_batches), draw(st.integers(1, 3))),
-        )
-        for label in sorted(set(labels))
-    ]
+    parts = []
+    for label in sorted(set(labels)):
+        rhythm = Rhythm(draw(micro_batches), draw(st.integers(1, 3)))
+        operators_of = sum(1 << index for index in range(count) if labels[index] == label)
+        parts.append(Part(operators_of, min(draw(st.integers(1, 2)), rhythm.micro_batch), rhythm))
     cluster = Cluster(sum(part.devices for part in parts), inf, draw(st.sampled_from(bandwidths)))
     return assemble(Problem(graph, cluster, batch), parts, draw(st.booleans()))
