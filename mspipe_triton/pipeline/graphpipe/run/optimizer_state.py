@@ -116,7 +116,7 @@ def unpack(path: Path, optimizer: Optimizer, parameters: Mapping[str, nn.Paramet
 
 
 def _mover(parameter: nn.Parameter, saved: torch.dtype, group: Mapping[str, Any], key: str) -> Callable[[Any], Any]:
-    """Return the function that copies a value to a parameter's device, and to its type if it had it before.
+    """Return the function that copies a value to a parameter's device, and to its type if it had that before.
 
     Only a step that compiled or fused updates count is on the device: elsewhere each update would wait for it.
     """
@@ -126,7 +126,8 @@ def _mover(parameter: nn.Parameter, saved: torch.dtype, group: Mapping[str, Any]
     def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.to(device, parameter.dtype if value.dtype == saved else value.dtype, copy=True)
+        follows = value.dtype == saved and key != "step"
+        return value.to(device, parameter.dtype if follows else value.dtype, copy=True)
 
     return move
 

@@ -151,7 +151,7 @@ class StageTrainer:
         if self._group is not None:
             broadcast(placed.values(), self.stage.devices[0], self._group)
         tensors = module.state_dict(keep_vars=True)
-        used = {id(value) for value in trace.state.values()}
+        used = {id(value) for node, value in trace.state.items() if node.users}
         here = {id(trace.state[node]): value for node, value in placed.items()}
         self.state = {name: here[id(value)] for name, value in tensors.items() if id(value) in here}
         self.rest = {name: value.detach() for name, value in tensors.items() if id(value) not in used}
