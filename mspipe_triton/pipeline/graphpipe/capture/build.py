@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -170,11 +171,18 @@ def _steps(trace: Trace) -> list[Step]:
                 or any(isinstance(trace.state[each], nn.Parameter) for each in state),
                 not kernels[index] or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
                 any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
+                _once(node),
                 frozenset(trace.names[each] for each in state if trace.trained(each)),
                 sum(max(each.flops / INTENSITY, each.traffic) for each in kernels[index]),
             )
         )
     return steps
+
+
+def _once(node: fx.Node) -> bool:
+    """Return True if an operation draws random numbers, or changes a tensor in place."""
+    schema, tags = getattr(node.target, "_schema", None), getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags or (schema is not None and schema.is_mutable)
 
 
 def _names(groups: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[str]:

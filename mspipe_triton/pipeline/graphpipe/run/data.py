@@ -37,7 +37,7 @@ class Batch:
             if isinstance(value, Tensor):
                 result = zlib.crc32(f"{path} {value.dtype} {tuple(value.shape)}".encode(), result)
                 values = value.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-                result = zlib.crc32(values.contiguous().view(torch.uint8).numpy(), result)
+                result = zlib.crc32(values.contiguous().view(torch.uint8).numpy().data, result)
             else:
                 result = zlib.crc32(f"{path} {value!r}".encode(), result)
         return result
@@ -171,7 +171,7 @@ class _Numbers:
         if self._state is None:
             random.seed(self._seed)
             np.random.seed(self._seed % 2**32)
-            torch.random.default_generator.manual_seed(self._seed)
+            torch.default_generator.manual_seed(self._seed)
         else:
             _restore(self._state)
         if before[3] is not None and (self._state is None or self._state[3] is None):

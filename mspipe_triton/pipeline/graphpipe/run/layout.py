@@ -71,6 +71,15 @@ class Layout:
         one, other = self.plan.stages[before], self.plan.stages[stage]
         return (one.rhythm.micro_batch, len(one.devices)) == (other.rhythm.micro_batch, len(other.devices))
 
+    def behind(self, stage: int) -> int:
+        """Return how many backward passes after a gradient was sent it has surely been received.
+
+        A pass so much later needs outputs that an earlier stage computes after it has used the gradient.
+        """
+        earlier = [self.plan.stages[each] for each in self.plan.stages[stage].after]
+        samples = max(((each.in_flight + 1) * each.rhythm.micro_batch for each in earlier), default=0)
+        return 1 - (-samples // self.plan.stages[stage].rhythm.micro_batch)
+
     def slices(self, before: int, stage: int) -> Iterator[Slice]:
         """Yield what the passes of an earlier and of a later stage have in common, by process of the later one.
 

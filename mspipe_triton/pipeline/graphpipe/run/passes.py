@@ -86,7 +86,7 @@ class Passes:
                 self._argument(node, received[node], current)
         with torch.enable_grad(), self._collecting(current) if measured else nullcontext():
             results = dict(zip(program.piece.exits, program.piece.module(*arguments), strict=True))
-        share = program.trace.batch / self.batch
+        share = program.samples / self.batch
         self.loss = self.loss + program.constant * share
         for node, weight in program.losses.items():
             (loss,) = tree_leaves(results[node])

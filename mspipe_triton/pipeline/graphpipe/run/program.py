@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.capture.build import GROWTH, check_alike, partition, smallest_batch
@@ -56,8 +56,11 @@ class Program:
     """What a process does in a pass.
 
     Args:
-        trace: of the module, with the samples that the process has in a micro-batch.
+        samples: that the process has in a micro-batch.
         piece: the operations of its stage.
+        inputs: placeholders of all inputs of the module, in order.
+        state: parameters and buffers that the stage uses, by placeholder.
+        names: of all state in the module that a stage uses, and for those of this stage the placeholder.
         received: by index of the earlier stage, the values that come from it.
         sent: by index of the later stage, the values that go to it.
         losses: results of its own that the module's loss consists of, and the weight of each.
@@ -65,8 +68,11 @@ class Program:
         changes: True if an operation changes a tensor in place.
     """
 
-    trace: Trace
+    samples: int
     piece: Piece
+    inputs: tuple[fx.Node, ...]
+    state: Mapping[fx.Node, Tensor]
+    names: Mapping[str, fx.Node | None]
     received: Mapping[int, tuple[Value, ...]]
     sent: Mapping[int, tuple[Value, ...]]
     losses: Mapping[fx.Node, float]
@@ -74,7 +80,7 @@ class Program:
     changes: bool
 
 
-def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int) -> Program:
+def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, device: torch.device) -> Program:
     """Build the program of a stage.
 
     Args:
@@ -82,6 +88,7 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int) ->
         model: the module, which returns its loss, and example inputs.
         stage: the stage's index.
         samples: that the process has in a micro-batch.
+        device: of the process.
 
     Raises:
         GraphError: the plan is for another model, torch cannot export the module, it does not return a loss that is a
@@ -120,9 +127,14 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int) ->
         return tuple(Value(node, *leaves[node]) for node in crossing[pair])
 
     piece = stages[stage]
+    _move(piece.module, device)
+    used = {node for each in stages for node in each.entries if node in own.state}
     return Program(
-        own,
+        samples,
         piece,
+        tuple(own.inputs),
+        {node: own.state[node] for node in piece.entries if node in own.state},
+        {own.names[node]: node if node in piece.entries else None for node in used},
         {before: values((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
         {after: values((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
         losses,
@@ -132,6 +144,17 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int) ->
             for node in piece.module.graph.nodes
         ),
     )
+
+
+def _move(module: fx.GraphModule, device: torch.device) -> None:
+    """Make a piece run on a device, on which it need not have been traced."""
+    for node in module.graph.nodes:
+        for kind in ("args", "kwargs"):
+            setattr(
+                node, kind, tree_map(lambda one: device if isinstance(one, torch.device) else one, getattr(node, kind))
+            )
+    module.recompile()
+    module.to(device)
 
 
 def _members(plan: PipelinePlan, join: int) -> list[int]:

@@ -85,7 +85,8 @@ class StageTrainer:
         layout = Layout(plan)
         self.index, self.replica = layout.places[dist.get_rank()]
         self._layout = layout
-        self._program = build_program(plan, model, self.index, len(layout.share(self.index, self.replica)))
+        samples = len(layout.share(self.index, self.replica))
+        self._program = build_program(plan, model, self.index, samples, self.device)
         self._inputs = tree_flatten((model.args, dict(model.kwargs)))
         pairs = sorted({(s.sender, s.receiver) for one in range(len(plan.stages)) for s in self._slices(one)})
         channels = Channels(pairs, self.device)
@@ -140,22 +141,25 @@ class StageTrainer:
             yield from self._layout.slices(before, stage)
 
     def _place_state(self, module: nn.Module) -> None:
-        """Move the state of the stage to the device, the same in all its processes, and let go of the module."""
-        trace, entries = self._program.trace, self._program.piece.entries
+        """Move the state of the stage to the device, the same in all its processes."""
+        state, names = self._program.state, self._program.names
         placed: dict[fx.Node, Tensor] = {}
-        for node in entries:
-            if node in trace.state:
-                value = trace.state[node]
-                moved = value.detach().to(self.device)
-                placed[node] = nn.Parameter(moved) if trace.trained(node) else moved
+        for node, value in state.items():
+            moved = value.detach().to(self.device)
+            trained = isinstance(value, nn.Parameter) and value.requires_grad
+            placed[node] = nn.Parameter(moved) if trained else moved
         if self._group is not None:
             broadcast(placed.values(), self.stage.devices[0], self._group)
         tensors = module.state_dict(keep_vars=True)
-        used = {id(value) for node, value in trace.state.items() if node.users}
-        here = {id(trace.state[node]): value for node, value in placed.items()}
+        used = {id(tensors[name]) for name in names if name in tensors}
+        here = {id(state[node]): value for node, value in placed.items()}
         self.state = {name: here[id(value)] for name, value in tensors.items() if id(value) in here}
         self.rest = {name: value.detach() for name, value in tensors.items() if id(value) not in used}
-        self.parameters = {trace.names[node]: each for node, each in placed.items() if isinstance(each, nn.Parameter)}
+        self.parameters = {
+            name: value
+            for name, node in names.items()
+            if node is not None and isinstance(value := placed[node], nn.Parameter)
+        }
         self._placed = placed
 
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], measured: bool) -> StepReport:
@@ -165,7 +169,7 @@ class StageTrainer:
         work = Passes(self._program, self._placed, exchange, batch)
         moments: list[tuple[str, int, Any, Any]] = []
         held = activations = 0
-        behind = self._behind()
+        behind = self._layout.behind(self.index)
         exchange.expect(*self._order[0])
         for turn, (forward, number) in enumerate(self._order):
             if turn + 1 < len(self._order):
@@ -200,15 +204,6 @@ class StageTrainer:
         )
         return StepReport(float(work.loss), spans, held, activations)
 
-    def _behind(self) -> int:
-        """Return after how many backward passes an earlier stage has surely received a gradient."""
-        mine = self.stage.rhythm.micro_batch
-        samples = [
-            (stage.in_flight + 1) * stage.rhythm.micro_batch
-            for stage in map(self.plan.stages.__getitem__, self.stage.after)
-        ]
-        return 1 + -(-max(samples, default=0) // mine)
-
     def _seed(self, number: int) -> None:
         """Seed random numbers by process and pass, so that they do not depend on what ran before."""
         place = repr((self.seed, self.steps, self.index, self.replica, number))
@@ -226,8 +221,8 @@ class StageTrainer:
         values, actual = tree_flatten((tuple(args), ordered))
         if actual != spec:
             raise ConfigError(
-                f"a mini-batch has {len(values)} inputs in another structure than the {len(examples)} example inputs of "
-                "the model; return the same arguments from --data as from --model"
+                f"a mini-batch has {len(values)} inputs in another structure than the {len(examples)} example inputs "
+                "of the model; return the same arguments from --data as from --model"
             )
         for place, (value, example) in enumerate(zip(values, examples, strict=True)):
             if isinstance(example, Tensor):
@@ -250,6 +245,6 @@ class StageTrainer:
         entries = set(self._program.piece.entries)
         return {
             node: value[samples.start : samples.stop].to(self.device) if isinstance(value, Tensor) else value
-            for node, value in zip(self._program.trace.inputs, inputs, strict=True)
+            for node, value in zip(self._program.inputs, inputs, strict=True)
             if node in entries
         }

@@ -1,9 +1,10 @@
-"""Checkpoints: whole or not at all, the same after a resumption, under any plan; damaged and foreign ones are refused."""
+"""Checkpoints: whole or not at all, the same after a resumption, under any plan; what does not fit is refused."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -133,7 +134,9 @@ def test_groups_keep_their_settings(folder: Path) -> None:
     resumed = standin(make=groups)
     load_checkpoint(folder, resumed)
     assert [each["lr"] for each in resumed.optimizer.param_groups] == [0.25, 0.1]
-    with pytest.raises(RunFolderError, match=r"in two groups of parameters, and this run has them in one; use the same"):
+    with pytest.raises(
+        RunFolderError, match=r"in two groups of parameters, and this run has them in one; use the same"
+    ):
         load_checkpoint(folder, standin(make=lambda parameters: SGD(parameters, lr=0.1)))
 
 
@@ -221,16 +224,24 @@ def test_a_damaged_file_is_refused(saved: Path) -> None:
 def test_a_damaged_record_is_refused(saved: Path) -> None:
     file = saved / "step-00002" / "checkpoint.json"
     content = file.read_bytes()
-    for name, damage in damages(content).items():
-        file.write_bytes(damage)
-        if name.startswith("cut") and damage != content[:-1]:
-            with pytest.raises(RunFolderError, match=f"^{file}: damaged or truncated"):
-                load_checkpoint(saved, standin())
-        else:
-            try:
-                load_checkpoint(saved, standin())
-            except InputError as error:
-                assert "\n" not in str(error)
+    for end in range(0, len(content) - 2, len(content) // 20):
+        file.write_bytes(content[:end])
+        with pytest.raises(RunFolderError, match=f"^{file}: damaged or truncated"):
+            load_checkpoint(saved, standin())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_changed_record_fails_in_one_line_if_at_all(seed: int, saved: Path) -> None:
+    file = saved / "step-00002" / "checkpoint.json"
+    content = bytearray(file.read_bytes())
+    content[random.Random(seed).randrange(len(content))] ^= 8
+    file.write_bytes(content)
+    problem = ""
+    try:
+        load_checkpoint(saved, standin())
+    except InputError as error:
+        problem = str(error)
+    assert "\n" not in problem
 
 
 def change(path: Path, old: str, new: str) -> None:
@@ -276,7 +287,7 @@ def test_another_model_is_refused(saved: Path, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=f"^{start}{problem}; use that model, or another folder$"):
             load_checkpoint(saved, standin(net=net))
     save_checkpoint(tmp_path / "deep", standin(net=Deep()))
-    with pytest.raises(RunFolderError, match="the checkpoint has unused_too.weight, and the model has not"):
+    with pytest.raises(RunFolderError, match=r"the checkpoint has unused_too\.weight, and the model has not"):
         load_checkpoint(tmp_path / "deep", standin())
 
 
@@ -327,7 +338,7 @@ def test_a_folder_is_checked_before_the_run(saved: Path, tmp_path: Path, monkeyp
         with pytest.raises(RunFolderError, match=f"^{path}: {message}$"):
             check_folder(path, resume, 2)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(RunFolderError, match="cannot be written: no permission to write$"):
+    with pytest.raises(RunFolderError, match=r"cannot be written: no permission to write$"):
         check_folder(tmp_path / "new", resume=False, steps=3)
     assert not (tmp_path / "new").exists()
 

@@ -83,7 +83,9 @@ def test_an_iterable_that_ends_for_good_is_refused() -> None:
     only = iter([(X,)])
     data = source(lambda: only)
     data.next(4)
-    with pytest.raises(ConfigError, match=r"^--data 'd:b' has no mini-batches after 1, .*; return an iterable that can"):
+    with pytest.raises(
+        ConfigError, match=r"^--data 'd:b' has no mini-batches after 1, .*; return an iterable that can"
+    ):
         data.next(4)
     with pytest.raises(ConfigError, match="has no mini-batches after 0"):
         source(list).skip(1)
@@ -151,7 +153,9 @@ def test_checksums_of_any_tensor(value: Tensor) -> None:
     assert len(checksums) == 1
 
 
-SIZE = "the first dimension must be the plan's mini-batch of 4 samples (a DataLoader needs batch_size=4, drop_last=True)"
+SIZE = (
+    "the first dimension must be the plan's mini-batch of 4 samples (a DataLoader needs batch_size=4, drop_last=True)"
+)
 FIX = "return an iterable of mini-batches: tuples of tensors, dicts of them by argument, or pairs (tuple, dict)"
 REFUSED: dict[str, tuple[Any, str]] = {
     "smaller": ((X[:3], Y[:3]), f"has shape (3, 3) at [0]; {SIZE}"),
@@ -227,7 +231,7 @@ def test_data_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, message in {
         "mine": "--data 'mine' is not module:attribute; name a callable, such as data.mine:batches",
         "absent_data:x": "--data 'absent_data:x': there is no module absent_data, installed or in this folder; .*",
-        "data_of_mine:number": "--data 'data_of_mine:number' is of type int; name a callable that returns an iterable.*",
+        "data_of_mine:number": "--data 'data_of_mine:number' is of type int; name a callable that returns .*",
     }.items():
         with pytest.raises(ConfigError, match=f"^{message}$"):
             load_data(name)
