@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +41,7 @@ class Net(nn.Module):
 
 @dataclass
 class Standin:
-    """What a checkpoint needs of a trainer."""
+    """The attributes of a trainer that a checkpoint uses."""
 
     plan: PipelinePlan
     index: int
@@ -51,7 +51,6 @@ class Standin:
     optimizer: Optimizer | None
     replica: int = 0
     steps: int = 0
-    module: nn.Module = field(default_factory=nn.Module)
 
     @property
     def stage(self) -> PipelineStage:
@@ -81,7 +80,7 @@ def standin(
     rest = {name: entries[name].detach() for name in entries if name.startswith("unused")}
     parameters = {name: each for name, each in net.named_parameters() if name in state}
     optimizer = make(parameters.values()) if make else None
-    return cast("StageTrainer", Standin(plan, index, state, rest, parameters, optimizer, replica, 0, net))
+    return cast("StageTrainer", Standin(plan, index, state, rest, parameters, optimizer, replica))
 
 
 def train(trainer: StageTrainer, steps: int) -> None:
