@@ -150,14 +150,16 @@ class Watch:
         self._pause()
 
     def _diagnose(self) -> str | None:
-        """Name the process that is dead, if one is."""
+        """Name the process that is dead, if one is: of several, one that had joined, and the longest silent."""
+        if self._suspicion and self._suspected < SUSPECT + 2 * BEAT:  # by then the dead one is silent for `SUSPECT`
+            return None
         dead = []
         for rank, (beat, seconds) in enumerate(zip(self._beats, self._silence, strict=True)):
             limit = SUSPECT if self._suspicion else self.stalled * (1 if beat.count else STARTING)
             if rank != self.rank and seconds >= limit:
                 dead.append((beat.count > 0, seconds, rank))
         if not dead:
-            return self._suspicion if self._suspected >= SUSPECT + 4 * BEAT else None
+            return self._suspicion
         joined, seconds, rank = max(dead)
         if self._suspicion:
             return f"{self._name(rank)} died"

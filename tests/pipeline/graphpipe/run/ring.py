@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # before torch, which reports broken connections
@@ -13,10 +14,12 @@ import torch
 from torch import distributed
 
 from mspipe_triton.errors import GraphError, MspipeError
-from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
+from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
+from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
+from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.run.launch import launch
 from mspipe_triton.pipeline.graphpipe.run.processes import is_process, run_process, stage_names
-from tests.pipeline.graphpipe.plans import chain_plan
+from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 
 PROCESSES = 3
 STALLED = 6.0
@@ -55,7 +58,10 @@ def work(plan: PipelinePlan, device: str) -> str:
 def make_plan() -> PipelinePlan:
     if CASE == "refuses" and is_process():
         raise GraphError("the plan is of another model")
-    return chain_plan([(1, 1)] * (PROCESSES + 1 if CASE == "size" else PROCESSES), 4)
+    count = PROCESSES + 1 if CASE == "size" else PROCESSES
+    graph = OperatorGraph.of([Operator(f"o{each}", Duration(0, 1), Duration(0, 1)) for each in range(count)], [])
+    parts = [Part(1 << each, 1, Rhythm(1)) for each in range(count)]
+    return assemble(Problem(graph, Cluster(count, inf, inf), 4), parts, chain=True)
 
 
 def main() -> int:
