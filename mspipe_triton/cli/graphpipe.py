@@ -56,13 +56,13 @@ class PlanSettings:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def cluster(self) -> Cluster:
-        """Return the devices."""
+    def cluster(self, bandwidth: float | None = None) -> Cluster:
+        """Return the devices; `bandwidth` was measured, in bytes per second, and stands in for the accelerator's."""
         usual = ACCELERATORS[self.accelerator].cluster(self.devices)
         return replace(
             usual,
             memory=parse_bytes("--memory", self.memory) or usual.memory,
-            bandwidth=parse_bytes("--bandwidth", self.bandwidth) or usual.bandwidth,
+            bandwidth=parse_bytes("--bandwidth", self.bandwidth) or bandwidth or usual.bandwidth,
             between=parse_bytes("--between", self.between) or usual.between,
             node=self.node or usual.node,
         )
@@ -95,6 +95,12 @@ def graphpipe(
             "torch.nn.Module and example inputs."
         ),
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Costs that a run measured, in place of times, and of --bandwidth unless set.", metavar="FILE"
+        ),
+    ] = None,
     picture: Annotated[
         str | None, typer.Option(help="Draw the plan to this .svg file.", metavar="FILE", show_default=False)
     ] = None,
@@ -117,11 +123,12 @@ def graphpipe(
     from mspipe_triton.cli.graphpipe_screen import plan_screen
     from mspipe_triton.pipeline.graphpipe.picture import check_picture, draw
     from mspipe_triton.pipeline.graphpipe.planning import plan_model
+    from mspipe_triton.pipeline.graphpipe.profile import read_profile
     from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 
     values = {name: value for name, value in flags.items() if value is not None}
-    for name, value in {**values, "picture": picture, "trace": trace}.items():
+    for name, value in {**values, "profile": profile, "picture": picture, "trace": trace}.items():
         if value == "":
             raise ConfigError(f"--{name.replace('_', '-')} is empty; give a value, or omit it")
     settings = PlanSettings(**values)
@@ -132,9 +139,12 @@ def graphpipe(
     for path in (picture, trace):
         if path is not None:
             check_output(Path(path))
-    problem = Problem(
-        settings.graph(model), settings.cluster(), settings.batch, settings.copies, settings.replicas or None
-    )
+    if profile is not None and settings.costs == PROFILE:
+        raise ConfigError(f"--costs profile measures times, and --profile {profile} has some; omit one of them")
+    graph, bandwidth = settings.graph(model), None
+    if profile is not None:
+        graph, bandwidth = read_profile(Path(profile), graph)
+    problem = Problem(graph, settings.cluster(bandwidth), settings.batch, settings.copies, settings.replicas or None)
     with console.status("Planning ..."):
         planned = plan_model(problem, settings.schedule, settings.micro_batch or None, settings.mixed)
     console.print(plan_screen(planned))

@@ -11,6 +11,10 @@ import pytest
 
 from mspipe_triton.cli.app import graphpipe_app
 from mspipe_triton.cli.graphpipe import parse_bytes
+from mspipe_triton.pipeline.graphpipe.operators import Operator, OperatorGraph
+from mspipe_triton.pipeline.graphpipe.plan_file import read_plan
+from mspipe_triton.pipeline.graphpipe.profile import measured_costs, write_profile
+from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CASE = ("--model", "two-branch", "--devices", "8", "--batch", "128", "--memory", "16GB")
@@ -86,6 +90,35 @@ def test_a_module_of_the_users_own(command: Run, tmp_path: Path) -> None:
     plan = json.loads(done.stdout)
     operators = {name for stage in plan["stages"] for name in stage["operators"]}
     assert {"left.0", "left.1", "right.0", "right.1", "head"} == operators
+    (tmp_path / "plan.json").write_text(done.stdout, encoding="utf-8")
+    read = read_plan(tmp_path / "plan.json")
+    assert [list(read.problem.graph.names(each.operators)) for each in read.stages] == [
+        each["operators"] for each in plan["stages"]
+    ]
+
+
+def test_plan_measure_plan_again(command: Run, tmp_path: Path) -> None:
+    """Branch b took three times as long as planned: with its measured costs, that is what the plan is for."""
+    (tmp_path / "plan.json").write_text(command("graphpipe", *CASE, "--json").stdout, encoding="utf-8")
+    plan = read_plan(tmp_path / "plan.json")
+    passes = []
+    for stage in plan.stages:
+        slower = 3 if plan.problem.graph.names(stage.operators)[0].startswith("b") else 1
+        forward, backward = plan.problem.seconds(stage.operators, stage.rhythm.micro_batch, len(stage.devices))
+        passes.append((slower * forward, slower * backward))
+    graph = measured_costs(plan, passes)
+    write_profile(tmp_path / "costs.json", graph, 5e9)
+    done = command("graphpipe", *CASE, "--profile", "costs.json", "--json")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "again.json").write_text(done.stdout, encoding="utf-8")
+    again = read_plan(tmp_path / "again.json")
+    assert (again.problem.graph, again.problem.cluster.bandwidth) == (graph, 5e9)
+    assert simulate_plan(again).time_per_sample > 2 * simulate_plan(plan).time_per_sample
+    done = command("graphpipe", *CASE, "--profile", "costs.json", "--bandwidth", "7GB", "--json")
+    assert json.loads(done.stdout)["problem"]["cluster"]["bandwidth"] == 7e9
+    write_profile(tmp_path / "costs.json", graph, None)
+    done = command("graphpipe", *CASE, "--profile", "costs.json", "--json")
+    assert json.loads(done.stdout)["problem"]["cluster"]["bandwidth"] == plan.problem.cluster.bandwidth
 
 
 @pytest.fixture
@@ -159,6 +192,13 @@ WRONG = {
         "in its folder, with towers_of_mine:build",
     ),
     "forward pass that fails": (("--model", "towers_of_mine:narrow"), "Linear's forward pass raised"),
+    "no such profile": ((*CASE, "--profile", "no.json"), "no.json: no such file; name the file of a profile"),
+    "profile of another model": ((*CASE, "--profile", "costs.json"), "operator 'a.0' is of two-branch, not in it"),
+    "empty profile": ((*CASE, "--profile", ""), "--profile is empty; give a value, or omit it"),
+    "two sources of times": (
+        ("--model", "towers_of_mine:build", "--costs", "profile", "--profile", "costs.json"),
+        "--costs profile measures times, and --profile costs.json has some; omit one of them",
+    ),
     "negative bandwidth": ((*CASE, "--bandwidth", "-5GB"), "--bandwidth must be"),
 }
 
@@ -166,6 +206,7 @@ WRONG = {
 @pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_input_is_one_line(command: Run, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     (tmp_path / "towers_of_mine.py").write_text(TOWERS, encoding="utf-8")
+    write_profile(tmp_path / "costs.json", OperatorGraph((Operator("x"),), (), "other"), None)
     done = command("graphpipe", "--json", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
