@@ -122,7 +122,7 @@ class Passes:
         del self.live[number], current
         self.exchange.send_gradients(number, returns)
 
-    def held(self) -> int:
+    def saved_bytes(self) -> int:
         """Return the bytes that autograd holds for all micro-batches between their passes, if they are measured."""
         return sum(storage.nbytes() for each in self.live.values() for storage in each.saved.values())
 
