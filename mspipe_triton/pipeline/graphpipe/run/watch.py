@@ -12,14 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from sysconfig import get_path
 from traceback import extract_tb
 from types import TracebackType
 from typing import NoReturn
 
+import torch
 from torch.distributed import DistError, Store
 
 from mspipe_triton.errors import MspipeError
-from mspipe_triton.pipeline.graphpipe.capture.load import first_line
+from mspipe_triton.pipeline.graphpipe.named import first_line
 from mspipe_triton.pipeline.graphpipe.run.board import Beat, Board, Verdict, process_name
 
 BEAT = 0.5  # seconds between beats
@@ -194,9 +196,9 @@ class Watch:
 
 def _place(error: BaseException) -> str:
     """Return the file and line of the user's code that an exception comes from, in parentheses; "" if it has none."""
-    here = str(Path(__file__).resolve().parents[3])
+    others = ("<", str(Path(__file__).parents[3]), str(Path(torch.__file__).parent), get_path("stdlib"))
     for frame in reversed(extract_tb(error.__traceback__)):
-        if "site-packages" not in frame.filename and not frame.filename.startswith(("<", here)):
+        if not frame.filename.startswith(others):
             return f" ({os.path.basename(frame.filename)}:{frame.lineno})"
     return ""
 
