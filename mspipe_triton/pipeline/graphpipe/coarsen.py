@@ -23,6 +23,7 @@ class Step:
         heavy: it uses parameters, or multiplies matrices.
         idle: it takes no time, as a view does.
         data: it depends on the model's inputs.
+        once: it draws random numbers or changes a tensor in place, so it must not be computed twice.
         trained: names of the trained parameters that it uses.
         work: its cost in any unit, by which the cheapest operators are merged first.
     """
@@ -33,6 +34,7 @@ class Step:
     heavy: bool = False
     idle: bool = False
     data: bool = True
+    once: bool = False
     trained: frozenset[str] = frozenset()
     work: float = 0.0
 
@@ -48,8 +50,9 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     3. Operators that train the same parameter become one.
     4. Above `most` operators, neighbours of which no branch starts or ends between are merged, the cheapest first.
 
-    Light steps that use only inputs or constants are part of every operator that uses their result, since computing
-    them again is cheaper than waiting for another device. So are views of parameters, which count as the parameter.
+    Light steps that use only inputs or constants, and that can be computed twice, are part of every operator that uses
+    their result, since computing them again is cheaper than waiting for another device. So are views of parameters,
+    which count as the parameter.
 
     Args:
         steps: in topological order.
@@ -64,9 +67,11 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     """
     free: list[bool] = []
     trained: list[frozenset[str]] = []
+    used = {each for step in steps for each in step.uses}
     for index, step in enumerate(steps):
         light = not step.heavy or (step.idle and not step.data)
-        free.append(light and all(free[each] for each in step.uses) and index not in outputs)
+        repeatable = not (step.once and index in used)
+        free.append(light and repeatable and all(free[each] for each in step.uses) and index not in outputs)
         trained.append(step.trained.union(*(trained[each] for each in step.uses if free[each])))
     clusters = _Clusters(steps, free, trained)
     clusters.join_calls()
@@ -79,14 +84,17 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
 
 
 def _with_free(groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool]) -> list[tuple[int, ...]]:
-    """Add to every operator the free steps that it uses, and those that nothing uses to the operator of their call."""
+    """Add to every operator the free steps that it uses.
+
+    Those that nothing uses, such as the count of a buffer, join an operator of their call, or else the first one.
+    """
     used = {each for step in steps for each in step.uses}
     unused = {index for index, alone in enumerate(free) if alone and index not in used}
+    places = {steps[index].call: place for place, each in reversed([*enumerate(groups)]) for index in each}
     result = []
-    for each in groups:
-        calls = {steps[index].call for index in each}
-        whole, waiting = set[int](), [*each, *(index for index in unused if steps[index].call in calls)]
-        unused -= {*waiting}
+    for place, each in enumerate(groups):
+        joining = [index for index in sorted(unused) if places.get(steps[index].call, 0) == place]
+        whole, waiting = set[int](), [*each, *joining]
         while waiting:
             index = waiting.pop()
             whole.add(index)

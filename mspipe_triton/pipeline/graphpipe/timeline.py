@@ -55,6 +55,24 @@ class Timeline:
         return self.makespan / self.plan.problem.batch
 
     @cached_property
+    def period(self) -> float:
+        """Seconds per sample in steady state, of the slowest device.
+
+        It is measured from the end of the device's first backward pass to the end of its last one. A stage with one
+        pass per mini-batch has no steady state, and counts with the whole makespan.
+        """
+        ends: dict[tuple[int, int | None], list[float]] = {}
+        for span in self.spans:
+            if span.kind == BACKWARD:
+                ends.setdefault((span.stage, span.device), []).append(span.end)
+        result = 0.0
+        for (stage, _), each in ends.items():
+            micro_batch = self.plan.stages[stage].rhythm.micro_batch
+            steady = (max(each) - min(each)) / (len(each) - 1) if len(each) > 1 else self.makespan
+            result = max(result, steady / micro_batch)
+        return result
+
+    @cached_property
     def busy(self) -> tuple[float, ...]:
         """Seconds that the devices of each stage work: passes and sync, without transfers, which run beside them."""
         seconds = [0.0] * len(self.plan.stages)
