@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 
 class Exchange:
-    """What the passes of a process receive and send.
+    """Messages that the passes of a process receive and send.
 
     Args:
         layout: of the plan.

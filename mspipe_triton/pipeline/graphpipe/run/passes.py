@@ -18,7 +18,7 @@ from mspipe_triton.pipeline.graphpipe.run.program import Program
 
 @dataclass
 class Pass:
-    """What a micro-batch holds from its forward to its backward pass.
+    """Data of a micro-batch from its forward to its backward pass.
 
     Args:
         leaves: by result and place in it, the tensors that it received and that need a gradient.
@@ -122,7 +122,7 @@ class Passes:
         del self.live[number], current
         self.exchange.send_gradients(number, returns)
 
-    def held(self) -> int:
+    def saved_bytes(self) -> int:
         """Return the bytes that autograd holds for all micro-batches between their passes, if they are measured."""
         return sum(storage.nbytes() for each in self.live.values() for storage in each.saved.values())
 

@@ -53,7 +53,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Program:
-    """What a process does in a pass.
+    """Operations of a process in a pass, and the values that it exchanges.
 
     Args:
         samples: that the process has in a micro-batch.
@@ -63,7 +63,7 @@ class Program:
         names: of all state in the module that a stage uses, and for those of this stage the placeholder.
         received: by index of the earlier stage, the values that come from it.
         sent: by index of the later stage, the values that go to it.
-        losses: results of its own that the module's loss consists of, and the weight of each.
+        losses: results of this stage that the module's loss consists of, and the weight of each.
         constant: what a join of losses adds to the loss.
         changes: True if an operation changes a tensor in place.
     """
@@ -98,9 +98,9 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     module, args, kwargs = model
     smallest = smallest_batch(args, kwargs)
     small = trace(module, args, kwargs, smallest)
-    own = trace(module, args, kwargs, samples)
+    whole = trace(module, args, kwargs, samples)
     other = small if samples != smallest else trace(module, args, kwargs, GROWTH * smallest)
-    check_alike(module, own, other)
+    check_alike(module, whole, other)
     steps, groups, names = partition(small, len(plan.problem.graph.operators))
     _check_model(plan, small, cut(small, names, groups))
     place = {name: index for index, name in enumerate(names)}
@@ -112,14 +112,14 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     contents += [[join] for join in sorted(several)]
     merged = [sorted({step for each in content for step in groups[order[each]]}) for content in contents]
     labels = [one.name for one in plan.stages] + [graph.operators[join].name for join in sorted(several)]
-    pieces = cut(own, labels, merged)
+    pieces = cut(whole, labels, merged)
     stages, joins = pieces[: len(plan.stages)], pieces[len(plan.stages) :]
-    owner = {own.nodes[step]: each for each, group in enumerate(order) for step in groups[group]}
+    owner = {whole.nodes[step]: each for each, group in enumerate(order) for step in groups[group]}
     crossing = _crossing(plan, stages, owner)
-    leaves = _leaves(own, pieces, {node: steps[index].data for index, node in enumerate(own.nodes)}, other)
+    leaves = _leaves(whole, pieces, {node: steps[index].data for index, node in enumerate(whole.nodes)}, other)
     for (before, after), nodes in crossing.items():
         _check_aligned(plan, before, after, [leaf for node in nodes for leaf in leaves[node][0]])
-    losses, constant = _losses(own, stages, joins, leaves, stage)
+    losses, constant = _losses(whole, stages, joins, leaves, stage)
     for node in losses:
         _check_loss(module, leaves[node][0])
 
@@ -128,13 +128,13 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
 
     piece = stages[stage]
     _move(piece.module, device)
-    used = {node for each in stages for node in each.entries if node in own.state}
+    used = {node for each in stages for node in each.entries if node in whole.state}
     return Program(
         samples,
         piece,
-        tuple(own.inputs),
-        {node: own.state[node] for node in piece.entries if node in own.state},
-        {own.names[node]: node if node in piece.entries else None for node in used},
+        tuple(whole.inputs),
+        {node: whole.state[node] for node in piece.entries if node in whole.state},
+        {whole.names[node]: node if node in piece.entries else None for node in used},
         {before: values((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
         {after: values((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
         losses,
@@ -199,16 +199,16 @@ def _crossing(
 
 
 def _leaves(
-    own: Trace, pieces: Sequence[Piece], data: Mapping[fx.Node, bool], other: Trace
+    whole: Trace, pieces: Sequence[Piece], data: Mapping[fx.Node, bool], other: Trace
 ) -> dict[fx.Node, tuple[tuple[Leaf, ...], TreeSpec]]:
     """Return the tensors of every result that leaves its piece; nothing is computed.
 
     The dimension of the samples is the one that differs between both traces, if its size is the number of samples.
     """
-    twins = dict(zip(own.nodes, other.nodes, strict=True))
+    twins = dict(zip(whole.nodes, other.nodes, strict=True))
     result = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
-        values = Values(own, pieces, lambda value: mode.from_tensor(value.detach()))
+        values = Values(whole, pieces, lambda value: mode.from_tensor(value.detach()))
         for piece in pieces:
             arguments, _ = values.arguments(piece)
             with running(piece.name):
@@ -223,7 +223,7 @@ def _leaves(
                     shape, shape_twin = tuple(tensor.shape), tuple(twin.shape)
                     dims = [dim for dim, pair in enumerate(zip(shape, shape_twin, strict=True)) if len({*pair}) > 1]
                     sizes = [(shape[dim], shape_twin[dim]) for dim in dims]
-                    dim = dims[0] if sizes == [(own.batch, other.batch)] else None
+                    dim = dims[0] if sizes == [(whole.batch, other.batch)] else None
                     leaves.append(Leaf(shape, tensor.dtype, tensor.requires_grad, dim, not dims and not data[node]))
                 result[node] = (tuple(leaves), spec)
     return result
@@ -243,7 +243,7 @@ def _check_aligned(plan: PipelinePlan, before: int, after: int, leaves: Sequence
 
 
 def _losses(
-    own: Trace,
+    whole: Trace,
     stages: Sequence[Piece],
     joins: Sequence[Piece],
     leaves: Mapping[fx.Node, tuple[tuple[Leaf, ...], TreeSpec]],
@@ -251,11 +251,11 @@ def _losses(
 ) -> tuple[dict[fx.Node, float], float]:
     """Return a stage's results that the loss consists of with their weights, and the constant that it adds."""
     owner = {node: index for index, piece in enumerate(stages) for node in piece.exits}
-    weights = {node: 1.0 for node in stages[stage].exits if node in own.outputs}
+    weights = {node: 1.0 for node in stages[stage].exits if node in whole.outputs}
     constant = 0.0
     for join in joins:
         used = [node for node in join.entries if node in owner]
-        each, added = join_weights(own, join, [leaves[node][0] for node in used])
+        each, added = join_weights(whole, join, [leaves[node][0] for node in used])
         for node, weight in zip(used, each, strict=True):
             if owner[node] == stage:
                 weights[node] = weights.get(node, 0.0) + weight

@@ -24,12 +24,12 @@ STEPS = 64
 
 @dataclass
 class Record:
-    """What a process reports at the end of a run.
+    """Report of a process at the end of a run.
 
     Args:
         device: the process.
         spans: passes of the last `STEPS` mini-batches, without the first one of the run if there are more.
-        held: micro-batches between their passes, at most.
+        in_flight: micro-batches between their passes, at most.
         memory: bytes of parameters, gradients, optimiser state, and activations between passes, at most; on a GPU, all
             that torch allocated.
         peak_rss: bytes of host memory.
@@ -37,7 +37,7 @@ class Record:
 
     device: int
     spans: deque[tuple[PlanSpan, ...]] = field(default_factory=lambda: deque(maxlen=STEPS))
-    held: int = 0
+    in_flight: int = 0
     memory: int = 0
     peak_rss: int = 0
 
@@ -52,7 +52,7 @@ class Record:
         """
         if not first or last:
             self.spans.append(report.spans)
-        self.held = max(self.held, report.held)
+        self.in_flight = max(self.in_flight, report.in_flight)
         if first:
             self.memory = _state_bytes(trainer) + report.activations
         if last:
@@ -115,7 +115,7 @@ def summarise(
                 Comparison(planned[0], passes[0]),
                 Comparison(planned[1], passes[1]),
                 Comparison(plan.memory(stage), max(by_device[device].memory for device in stage.devices)),
-                Comparison(stage.in_flight, max(by_device[device].held for device in stage.devices)),
+                Comparison(stage.in_flight, max(by_device[device].in_flight for device in stage.devices)),
             )
         )
     return RunResult(

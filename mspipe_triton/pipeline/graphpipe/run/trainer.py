@@ -32,18 +32,18 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a process did in a mini-batch.
+    """Report of a process on a mini-batch.
 
     Args:
         loss: the share of the loss that this process computed; the sum over processes is the mini-batch's.
         spans: its passes and its sync, in seconds of the host's wall clock.
-        held: micro-batches between their passes, at most.
+        in_flight: micro-batches between their passes, at most.
         activations: bytes that autograd held between passes, at most; 0 unless measured.
     """
 
     loss: float
     spans: tuple[PlanSpan, ...]
-    held: int
+    in_flight: int
     activations: int
 
 
@@ -168,7 +168,7 @@ class StageTrainer:
         inputs = self._flat(args, kwargs)
         work = Passes(self._program, self._placed, exchange, batch)
         moments: list[tuple[str, int, Any, Any]] = []
-        held = activations = 0
+        in_flight = activations = 0
         behind = self._layout.behind(self.index)
         exchange.expect(*self._order[0])
         for turn, (forward, number) in enumerate(self._order):
@@ -188,8 +188,8 @@ class StageTrainer:
                 work.backward(number, gradients)
                 del gradients
             moments.append((FORWARD if forward else BACKWARD, number, start, clock.now()))
-            held = max(held, len(work.live))
-            activations = max(activations, work.held() if measured else 0)
+            in_flight = max(in_flight, len(work.live))
+            activations = max(activations, work.saved_bytes() if measured else 0)
         if self._group is not None:
             start = clock.now()
             sum_gradients(self.parameters.values(), self._group)
@@ -202,7 +202,7 @@ class StageTrainer:
             PlanSpan(self.index, kind, number, clock.seconds(start), clock.seconds(end), None, dist.get_rank())
             for kind, number, start, end in moments
         )
-        return StepReport(float(work.loss), spans, held, activations)
+        return StepReport(float(work.loss), spans, in_flight, activations)
 
     def _seed(self, number: int) -> None:
         """Seed random numbers by process and pass, so that they do not depend on what ran before."""
@@ -216,8 +216,8 @@ class StageTrainer:
             ConfigError: they do not fit the example inputs.
         """
         examples, spec = self._inputs
-        wanted = spec.unflatten(range(len(examples)))[1]
-        ordered = {name: kwargs[name] for name in wanted if name in kwargs} | dict(kwargs)
+        names = spec.unflatten(range(len(examples)))[1]
+        ordered = {name: kwargs[name] for name in names if name in kwargs} | dict(kwargs)
         values, actual = tree_flatten((tuple(args), ordered))
         if actual != spec:
             raise ConfigError(
@@ -228,9 +228,9 @@ class StageTrainer:
             if isinstance(example, Tensor):
                 shape = (self.plan.problem.batch, *example.shape[1:])
                 if not isinstance(value, Tensor) or value.shape != shape or value.dtype != example.dtype:
-                    found = f"{tuple(value.shape)} and type {value.dtype}" if isinstance(value, Tensor) else repr(value)
+                    kind = f"{tuple(value.shape)} and type {value.dtype}" if isinstance(value, Tensor) else repr(value)
                     raise ConfigError(
-                        f"input {place} of a mini-batch is {found}; by the plan's batch and the model's example inputs "
+                        f"input {place} of a mini-batch is {kind}; by the plan's batch and the model's example inputs "
                         f"it must have shape {shape} and type {example.dtype}"
                     )
             elif value != example:
