@@ -134,7 +134,7 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
         piece,
         tuple(whole.inputs),
         {node: whole.state[node] for node in piece.entries if node in whole.state},
-        {whole.names[node]: node if node in piece.entries else None for node in used},
+        {whole.names[node]: node if node in piece.entries else None for node in whole.state if node in used},
         {before: values((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
         {after: values((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
         losses,

@@ -14,10 +14,10 @@ STEPS = 10
 
 
 class Outcome(NamedTuple):
-    """Gradients of the first mini-batch, then the losses and the state of `STEPS` steps from there, by name."""
+    """Gradients of the first mini-batch by name, and the losses and the state of `STEPS` steps on others."""
 
     gradients: dict[str, Tensor]
-    losses: list[float]
+    losses: dict[str, Tensor]
     state: dict[str, Tensor]
 
 
@@ -51,23 +51,23 @@ def expected(name: str, dtype: torch.dtype, optimizer: str, micro_batch: int = B
     _backward(module, first, micro_batch)
     gradients = {key: each.grad.clone() for key, each in module.named_parameters() if each.grad is not None}
     module.load_state_dict(before)
-    losses = []
-    for inputs in others:
+    losses = {}
+    for number, inputs in enumerate(others):
         update.zero_grad()
-        losses.append(_backward(module, inputs, micro_batch))
+        losses[str(number)] = _backward(module, inputs, micro_batch)
         update.step()
     return Outcome(gradients, losses, module.state_dict())
 
 
-def _backward(module: nn.Module, inputs: Inputs, micro_batch: int) -> float:
+def _backward(module: nn.Module, inputs: Inputs, micro_batch: int) -> Tensor:
     """Add the gradients of the mean loss of a mini-batch, and return that loss."""
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for start in range(0, BATCH, micro_batch):
         results = module(*(each[start : start + micro_batch] for each in inputs))
         losses = results if isinstance(results, tuple) else (results,)
         loss = torch.stack([each.mean() for each in losses]).sum() * micro_batch / BATCH
         loss.backward()
-        total += loss.item()
+        total += loss.detach()
     return total
 
 
