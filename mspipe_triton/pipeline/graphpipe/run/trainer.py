@@ -164,9 +164,9 @@ class StageTrainer:
 
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], measured: bool) -> StepReport:
         """Run all passes of a mini-batch, and sum the gradients over the processes of the stage."""
-        batch, exchange, clock = self.plan.problem.batch, self._exchange, self._clock
+        exchange, clock = self._exchange, self._clock
         inputs = self._flat(args, kwargs)
-        work = Passes(self._program, self._placed, exchange, batch)
+        work = Passes(self._program, self._placed, exchange)
         moments: list[tuple[str, int, Any, Any]] = []
         in_flight = activations = 0
         behind = self._layout.behind(self.index)

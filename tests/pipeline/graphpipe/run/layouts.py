@@ -149,6 +149,7 @@ FURTHER: dict[str, tuple[str, Layout]] = {
     "a join of stages with other micro-batches": ("two-losses", _layout(("a", 1, 4), ("b", 2, 3))),
     "a join over deep branches": ("two-losses", _layout(("a.0", 1, 2), ("a.2", 1, 4), ("b", 1, 6, 2))),
     "a join in a chain": ("two-losses", _layout(("a", 1, 4), ("b.0", 1, 4), ("b.2", 1, 4), chain=True)),
+    "sums of losses": ("summed", _layout(("a", 1, 4), ("b", 2, 3))),
     "two losses": ("separate-losses", _layout(("a", 1, 4), ("b", 1, 3))),
     "a skip over two stages": ("skip", _layout(("first gate", 1, 2), ("second", 1, 2), ("third", 1, 2), ("last", 1, 2))),
     "a relayed skip": (

@@ -52,6 +52,15 @@ class SeparateLosses(TwoLosses):
         return F.cross_entropy(self.a(x), label), (self.b(y).squeeze(1) - target) ** 2
 
 
+class Summed(TwoLosses):
+    """The same with sums over the samples."""
+
+    def forward(self, x: Tensor, y: Tensor, label: Tensor, target: Tensor) -> Tensor:
+        """Return the sum of the losses of all samples."""
+        whole = F.cross_entropy(self.a(x), label, reduction="sum")
+        return whole + 0.5 * F.mse_loss(self.b(y).squeeze(1), target, reduction="sum")
+
+
 class Diamond(nn.Module):
     """A stem before two branches that a head joins, with a constant mask on one of them."""
 
@@ -228,6 +237,20 @@ class Dropped(nn.Module):
         return F.mse_loss(self.head(self.a(x) * self.b(x)).squeeze(1), target)
 
 
+class Twins(nn.Module):
+    """Equal branches after the dropout of an input, and a loss that is 0 if both see the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.a, self.b = nn.Dropout(0.4), nn.Linear(6, 8), nn.Linear(6, 8)
+        self.b.load_state_dict(self.a.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean squared difference of the branches."""
+        x = self.drop(x)
+        return F.mse_loss(self.a(x), self.b(x))
+
+
 def _reals(*shape: int) -> Tensor:
     return torch.randn(BATCH, *shape)
 
@@ -255,10 +278,12 @@ CASES = {
     "mmt": Case(MMT, lambda: (_reals(5, 8), _reals(4, 8), _labels(4))),
     "two-losses": Case(TwoLosses, _towers),
     "separate-losses": Case(SeparateLosses, _towers),
+    "summed": Case(Summed, _towers),
     "skip": Case(Skip, lambda: (_reals(6), _reals())),
     "frozen": Case(Frozen, lambda: (_labels(9), _reals())),
     "normalised": Case(Normalised, lambda: (_reals(6), _reals())),
     "dropped": Case(Dropped, lambda: (_reals(6), _reals())),
+    "twins": Case(Twins, lambda: (_reals(6),)),
 }
 
 
