@@ -14,12 +14,14 @@ from mspipe_triton.pipeline.graphpipe.run.layout import Layout, Slice
 from mspipe_triton.pipeline.graphpipe.run.program import Program
 from mspipe_triton.pipeline.graphpipe.run.values import Leaf, Value
 
+TOKEN = Leaf((1,), torch.uint8, True, None, True)
+
 
 class Rows(NamedTuple):
     """A part of a tensor that crosses: its place among the tensors of a result, the process, and its samples.
 
     Args:
-        node: the result.
+        node: the result; None for a token.
         place: of the tensor in it.
         leaf: the tensor.
         process: at the other end.
@@ -27,7 +29,7 @@ class Rows(NamedTuple):
         stop: the one after the last.
     """
 
-    node: fx.Node
+    node: fx.Node | None
     place: int
     leaf: Leaf
     process: int
@@ -49,6 +51,8 @@ class Rows(NamedTuple):
 
 class Exchange:
     """Messages that the passes of a process receive and send.
+
+    Where nothing crosses between two stages of a chain, they exchange tokens, so that the later one waits all the same.
 
     Args:
         layout: of the plan.
@@ -74,6 +78,7 @@ class Exchange:
                     first = layout.samples(stage, replica, each.sender_pass).start
                     self._outputs[each.sender_pass] += _rows(values, each, each.receiver, first)
         self._values = [value for values in program.received.values() for value in values]
+        self._token = torch.zeros(TOKEN.shape, dtype=TOKEN.dtype, device=channels.device)
         self._expected: dict[tuple[int, int], list[Receipt]] = {}
 
     def expect(self, forward: bool, number: int) -> None:
@@ -86,7 +91,7 @@ class Exchange:
 
     def inputs(self, number: int) -> dict[fx.Node, list[Tensor]]:
         """Return the tensors that a forward pass has received from earlier stages."""
-        parts: dict[tuple[fx.Node, int], list[Tensor]] = defaultdict(list)
+        parts: dict[tuple[fx.Node | None, int], list[Tensor]] = defaultdict(list)
         for each, receipt in zip(self._inputs[number], self._expected.pop((OUTPUT, number)), strict=True):
             parts[each.node, each.place].append(receipt.wait())
         return {
@@ -97,13 +102,17 @@ class Exchange:
     def send_outputs(self, number: int, tensors: Mapping[fx.Node, Sequence[Tensor]]) -> None:
         """Send the results of a forward pass to later stages."""
         for each in self._outputs[number]:
-            self.channels.send(OUTPUT, number, each.of(tensors[each.node][each.place]), each.process)
+            tensor = self._token if each.node is None else tensors[each.node][each.place]
+            self.channels.send(OUTPUT, number, each.of(tensor), each.process)
 
     def gradients(self, number: int) -> dict[tuple[fx.Node, int], Tensor]:
         """Return, by result and place, the gradients of what a forward pass has sent: sums over the later stages."""
         sums: dict[tuple[fx.Node, int], Tensor] = {}
         for each, receipt in zip(self._wanted(False, number), self._expected.pop((GRADIENT, number)), strict=True):
-            part, key = receipt.wait(), (each.node, each.place)
+            part = receipt.wait()
+            if each.node is None:
+                continue
+            key = (each.node, each.place)
             if key not in sums:
                 sums[key] = torch.zeros(each.leaf.shape, dtype=each.leaf.dtype, device=part.device)
             each.of(sums[key]).add_(part)
@@ -114,7 +123,8 @@ class Exchange:
         """Send the gradients of what a forward pass has received back to the earlier stages."""
         for each in self._inputs[number]:
             if each.leaf.gradient:
-                self.channels.send(GRADIENT, number, each.of(gradients[each.node, each.place]), each.process)
+                tensor = self._token if each.node is None else gradients[each.node, each.place]
+                self.channels.send(GRADIENT, number, each.of(tensor), each.process)
 
     def _wanted(self, forward: bool, number: int) -> list[Rows]:
         """Return what a pass receives."""
@@ -124,7 +134,12 @@ class Exchange:
 
 
 def _rows(values: Sequence[Value], part: Slice, process: int, first: int) -> Iterator[Rows]:
-    """Yield the rows of all values that two passes have in common; what is not by sample crosses once per receiver."""
+    """Yield the rows of all values that two passes have in common, or a token if there are no values.
+
+    What is not by sample crosses once per receiver.
+    """
+    if not values:
+        yield Rows(None, 0, TOKEN, process, part.start - first, part.stop - first)
     for value in values:
         for place, leaf in enumerate(value.leaves):
             if leaf.dim is not None or part.first:
