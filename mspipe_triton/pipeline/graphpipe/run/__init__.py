@@ -1,24 +1,39 @@
-"""Pipelined runs: the stages of a plan train a module on processes of `torch.distributed`."""
+"""Pipelined runs: the stages of a plan train a module on processes of `torch.distributed`.
+
+Importing this package does not load torch.
+"""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mspipe_triton.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from mspipe_triton.pipeline.graphpipe.run.checkpoint import module_state
+    from mspipe_triton.pipeline.graphpipe.run.checkpoint import load_checkpoint, module_state, save_checkpoint
+    from mspipe_triton.pipeline.graphpipe.run.result import Comparison, RunResult, StageResult
+    from mspipe_triton.pipeline.graphpipe.run.trainer import StageTrainer, StepReport
 
-_PUBLIC = {"module_state": "checkpoint"}
+_PUBLIC = {
+    "Comparison": "result",
+    "RunResult": "result",
+    "StageResult": "result",
+    "StageTrainer": "trainer",
+    "StepReport": "trainer",
+    "load_checkpoint": "checkpoint",
+    "module_state": "checkpoint",
+    "save_checkpoint": "checkpoint",
+}
 
-__all__ = ["module_state"]
+__all__ = [
+    "Comparison",
+    "RunResult",
+    "StageResult",
+    "StageTrainer",
+    "StepReport",
+    "load_checkpoint",
+    "module_state",
+    "save_checkpoint",
+]
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use, so that importing the package does not load torch."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__ = load_lazily(__name__, {name: f"{__name__}.{module}" for name, module in _PUBLIC.items()})

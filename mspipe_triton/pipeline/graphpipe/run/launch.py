@@ -84,9 +84,7 @@ def _start(processes: list[subprocess.Popen[bytes]], command: Sequence[str], cou
         for rank in range(count):
             environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             output = None if rank == 0 else 2
-            processes.append(
-                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output)
-            )
+            processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
