@@ -76,9 +76,7 @@ def _process(rank: int, folder: str, plans: dict[str, PipelinePlan], steps: int,
         for name, plan in plans.items():
             result = work(plan, MODEL, DATA, RunSettings(steps=steps))
             if result is not None:
-                rows[name].append(
-                    {"period": result.period._asdict(), "step": result.step_seconds._asdict()}
-                )
+                rows[name].append({"period": result.period._asdict(), "step": result.step_seconds._asdict()})
     if rank == 0:
         (Path(folder) / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     dist.barrier()

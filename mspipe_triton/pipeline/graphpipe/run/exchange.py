@@ -19,7 +19,7 @@ class Rows(NamedTuple):
     """A part of a tensor that crosses: its place among the tensors of a result, the process, and its samples.
 
     Args:
-        node: the result.
+        node: the result; None if the message only tells that the pass has ended.
         place: of the tensor in it.
         leaf: the tensor.
         process: at the other end.
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
         stop: the one after the last.
     """
 
-    node: fx.Node
+    node: fx.Node | None
     place: int
     leaf: Leaf
     process: int
@@ -50,6 +50,8 @@ class Rows(NamedTuple):
 class Exchange:
     """Messages that the passes of a process receive and send.
 
+    In a chain a stage may follow one whose results it does not use. A byte per sample then tells it when to start.
+
     Args:
         layout: of the plan.
         stage: the stage's index.
@@ -63,16 +65,24 @@ class Exchange:
         process = layout.plan.stages[stage].devices[replica]
         self._inputs: dict[int, list[Rows]] = defaultdict(list)  # by pass
         self._outputs: dict[int, list[Rows]] = defaultdict(list)
-        for before, values in program.received.items():
+        token = Leaf((program.samples,), torch.uint8, gradient=True, dim=0, shared=False)
+        self._token = torch.zeros(token.shape, dtype=token.dtype, device=channels.device)
+
+        def rows(values: Sequence[Value], part: Slice, process: int, first: int) -> Iterator[Rows]:
+            return (
+                _rows(values, part, process, first) if values else iter([_part(None, 0, token, part, process, first)])
+            )
+
+        for before in layout.plan.stages[stage].after:
             for each in layout.slices(before, stage):
                 if each.receiver == process:
                     first = layout.samples(stage, replica, each.receiver_pass).start
-                    self._inputs[each.receiver_pass] += _rows(values, each, each.sender, first)
-        for after, values in program.sent.items():
+                    self._inputs[each.receiver_pass] += rows(program.received.get(before, ()), each, each.sender, first)
+        for after in layout.plan.followers[stage]:
             for each in layout.slices(stage, after):
                 if each.sender == process:
                     first = layout.samples(stage, replica, each.sender_pass).start
-                    self._outputs[each.sender_pass] += _rows(values, each, each.receiver, first)
+                    self._outputs[each.sender_pass] += rows(program.sent.get(after, ()), each, each.receiver, first)
         self._values = [value for values in program.received.values() for value in values]
         self._expected: dict[tuple[int, int], list[Receipt]] = {}
 
@@ -88,7 +98,9 @@ class Exchange:
         """Return the tensors that a forward pass has received from earlier stages."""
         parts: dict[tuple[fx.Node, int], list[Tensor]] = defaultdict(list)
         for each, receipt in zip(self._inputs[number], self._expected.pop((OUTPUT, number)), strict=True):
-            parts[each.node, each.place].append(receipt.wait())
+            part = receipt.wait()
+            if each.node is not None:
+                parts[each.node, each.place].append(part)
         return {
             value.node: [_joined(parts[value.node, place], leaf.dim) for place, leaf in enumerate(value.leaves)]
             for value in self._values
@@ -97,13 +109,17 @@ class Exchange:
     def send_outputs(self, number: int, tensors: Mapping[fx.Node, Sequence[Tensor]]) -> None:
         """Send the results of a forward pass to later stages."""
         for each in self._outputs[number]:
-            self.channels.send(OUTPUT, number, each.of(tensors[each.node][each.place]), each.process)
+            tensor = self._token if each.node is None else tensors[each.node][each.place]
+            self.channels.send(OUTPUT, number, each.of(tensor), each.process)
 
     def gradients(self, number: int) -> dict[tuple[fx.Node, int], Tensor]:
         """Return, by result and place, the gradients of what a forward pass has sent: sums over the later stages."""
         sums: dict[tuple[fx.Node, int], Tensor] = {}
         for each, receipt in zip(self._wanted(False, number), self._expected.pop((GRADIENT, number)), strict=True):
-            part, key = receipt.wait(), (each.node, each.place)
+            part = receipt.wait()
+            if each.node is None:
+                continue
+            key = each.node, each.place
             if key not in sums:
                 sums[key] = torch.zeros(each.leaf.shape, dtype=each.leaf.dtype, device=part.device)
             each.of(sums[key]).add_(part)
@@ -114,7 +130,8 @@ class Exchange:
         """Send the gradients of what a forward pass has received back to the earlier stages."""
         for each in self._inputs[number]:
             if each.leaf.gradient:
-                self.channels.send(GRADIENT, number, each.of(gradients[each.node, each.place]), each.process)
+                tensor = self._token if each.node is None else gradients[each.node, each.place]
+                self.channels.send(GRADIENT, number, each.of(tensor), each.process)
 
     def _wanted(self, forward: bool, number: int) -> list[Rows]:
         """Return what a pass receives."""
@@ -128,7 +145,11 @@ def _rows(values: Sequence[Value], part: Slice, process: int, first: int) -> Ite
     for value in values:
         for place, leaf in enumerate(value.leaves):
             if leaf.dim is not None or part.first:
-                yield Rows(value.node, place, leaf, process, part.start - first, part.stop - first)
+                yield _part(value.node, place, leaf, part, process, first)
+
+
+def _part(node: fx.Node | None, place: int, leaf: Leaf, part: Slice, process: int, first: int) -> Rows:
+    return Rows(node, place, leaf, process, part.start - first, part.stop - first)
 
 
 def _joined(parts: Sequence[Tensor], dim: int | None) -> Tensor:

@@ -116,7 +116,9 @@ def joined(plan: PipelinePlan, results: list[Process]) -> Outcome:
         gradients |= each.gradients
         for key, value in each.state.items():
             state[key] = value if key in each.parameters else state.get(key, value)
-    losses = [torch.tensor(sum(step), dtype=torch.float64) for step in zip(*(each.losses for each in results), strict=True)]
+    losses = [
+        torch.tensor(sum(step), dtype=torch.float64) for step in zip(*(each.losses for each in results), strict=True)
+    ]
     return Outcome(gradients, dict(zip(map(str, range(STEPS)), losses, strict=True)), state | results[0].rest)
 
 

@@ -139,7 +139,9 @@ NAMED: dict[str, dict[int, Layout]] = {
     "mmt": {
         2: _layout(("modalities.0", 1, 4), ("modalities.1 head", 1, 4)),
         3: _layout(("modalities head", 3, 4)),
-        4: _layout(("modalities.0.0", 1, 3), ("modalities.0.1", 1, 3), ("modalities.1", 1, 6), ("head", 1, 6), chain=True),
+        4: _layout(
+            ("modalities.0.0", 1, 3), ("modalities.0.1", 1, 3), ("modalities.1", 1, 6), ("head", 1, 6), chain=True
+        ),
     },
 }
 """The models and numbers of processes that a pipelined run must be right for, and a plan for each."""

@@ -308,5 +308,3 @@ def _seeded(function: Callable[[], Result], seed: int, dtype: torch.dtype) -> Re
             return function()
         finally:
             torch.set_default_dtype(before)
-
-

@@ -119,9 +119,7 @@ def _serve(connection: Connection) -> None:
             return
         try:
             store = dist.FileStore(str(Path(folder) / "store"), world)
-            dist.init_process_group(
-                "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=limit)
-            )
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=limit))
             result = getattr(importlib.import_module(module), name)(*arguments)
             dist.barrier()
             dist.destroy_process_group()

@@ -15,7 +15,6 @@ from mspipe_triton.pipeline.graphpipe.run.launch import launch
 from tests.pipeline.graphpipe.run.running import LAUNCH, started
 
 
-
 def test_a_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> None:
     with started(LAUNCH, "turns", tmp_path) as ring:
         pid = ring.pids()[1]
@@ -32,7 +31,9 @@ def test_a_process_that_ends_before_it_joins_is_named(tmp_path: Path) -> None:
 
 def test_signals_are_the_callers_again_after_a_run() -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert launch([sys.executable, "-c", "import os; assert os.environ['LOCAL_WORLD_SIZE'] == '2'"], {0: "", 1: ""}) == 0
+    assert (
+        launch([sys.executable, "-c", "import os; assert os.environ['LOCAL_WORLD_SIZE'] == '2'"], {0: "", 1: ""}) == 0
+    )
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -88,9 +89,7 @@ def test_a_process_that_hangs_is_found_by_its_beat(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "line"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
-)
+@pytest.mark.parametrize(("number", "line"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")])
 def test_a_signal_to_the_launcher_ends_all(number: signal.Signals, line: str, tmp_path: Path) -> None:
     with started(LAUNCH, "turns", tmp_path) as ring:
         ring.pids()
