@@ -29,8 +29,8 @@ def test_replicas_with_batch_norm_have_one_state(processes: Pool) -> None:
 @pytest.mark.parametrize(
     "shares",
     [
-        (Share("a", 1, 4), Share("b", 1, 4), Share("head", 1, 4)),
-        (Share("a", 1, 2), Share("b", 2, 6), Share("head", 1, 3)),
+        (Share("drop a", 1, 4), Share("b", 1, 4), Share("head", 1, 4)),
+        (Share("drop", 1, 2), Share("a b", 2, 6), Share("head", 1, 3)),
         (Share("drop a b", 2, 4), Share("head", 1, 4)),
     ],
     ids=["branches", "replicas", "trunk"],
@@ -38,7 +38,7 @@ def test_replicas_with_batch_norm_have_one_state(processes: Pool) -> None:
 def test_dropout_repeats_with_the_seed(processes: Pool, shares: tuple[Share, ...]) -> None:
     plan = by_hand("dropped", Layout(shares))
     one, again, other = (
-        joined(plan, processes(plan.devices, train, plan, "dropped", torch.float32, "adam", seed)) for seed in (1, 1, 2)
+        joined(plan, processes(plan.devices, train, plan, "dropped", torch.float64, "adam", seed)) for seed in (1, 1, 2)
     )
     assert all(torch.isfinite(each).all() for each in one.state.values())
     assert equal(one.gradients, again.gradients) and equal(one.state, again.state) and equal(one.losses, again.losses)
@@ -47,8 +47,8 @@ def test_dropout_repeats_with_the_seed(processes: Pool, shares: tuple[Share, ...
 
 
 def test_branches_share_the_dropout_of_their_input(processes: Pool) -> None:
-    """Equal branches on two devices: their difference, the loss, is 0 only if both see the same mask."""
-    plan = by_hand("twins", Layout((Share("drop a", 1, 4), Share("b head", 1, 3))))
+    """Equal branches on two devices: their difference, the loss, is 0 but for rounding only if both see the same mask."""
+    plan = by_hand("twins", Layout((Share("drop a", 1, 4), Share("b mse_loss", 1, 3))))
     outcome = joined(plan, processes(2, train, plan, "twins", torch.float64, "sgd"))
-    assert all(float(each) == 0 for each in outcome.losses.values())
-    assert all(not each.any() for each in outcome.gradients.values())
+    assert all(float(each) < 1e-24 for each in outcome.losses.values())
+    assert all(float(each.abs().max()) < 1e-12 for each in outcome.gradients.values())

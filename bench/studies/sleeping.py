@@ -1,0 +1,91 @@
+"""A two-branch model whose layers sleep: their passes take exactly the time that the planner is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mspipe_triton.pipeline.graphpipe.capture import capture
+from mspipe_triton.pipeline.graphpipe.costs import ACCELERATORS, total
+from mspipe_triton.pipeline.graphpipe.operators import Duration, OperatorGraph
+
+LAYERS, WIDTH, BATCH = 4, 8, 16
+FORWARD = Duration(8e-3, 4e-3)  # of a layer, four times that of GraphPipe's case study; a backward pass takes twice it
+
+
+@torch.library.custom_op("mspipe_bench::sleep", mutates_args=())
+def sleep(x: Tensor, fixed: float, per_sample: float) -> Tensor:
+    """Return a copy of x, [N, D], after `fixed` + N · `per_sample` seconds."""
+    time.sleep(fixed + len(x) * per_sample)
+    return x.clone()
+
+
+@sleep.register_fake
+def _(x: Tensor, fixed: float, per_sample: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+    ctx.seconds = inputs[1:]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    fixed, per_sample = ctx.seconds
+    return sleep(gradient, 2 * fixed, 2 * per_sample), None, None
+
+
+sleep.register_autograd(_backward, setup_context=_remember)
+
+
+class Layer(nn.Module):
+    """A fully connected layer that sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, D] to [N, D]."""
+        weight, bias = self.linear.weight, self.linear.bias
+        return sleep(nn.functional.linear(x, weight, bias), FORWARD.fixed, FORWARD.per_sample)
+
+
+class TwoBranch(nn.Module):
+    """Two chains of layers with separate inputs, and the sum of their losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Sequential(*(Layer() for _ in range(LAYERS))) for _ in range(2))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sum of the mean squares of both branches' outputs."""
+        return self.a(x).square().mean() + self.b(y).square().mean()
+
+
+def build() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """Return the model and example inputs."""
+    return TwoBranch(), (torch.randn(4, WIDTH), torch.randn(4, WIDTH))
+
+
+def data() -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield mini-batches without end."""
+    while True:
+        yield torch.randn(BATCH, WIDTH), torch.randn(BATCH, WIDTH)
+
+
+def graph(profile: bool = False) -> OperatorGraph:
+    """Return the model's operators, whose times are those of their sleep, or measured on this machine."""
+    module, inputs = build()
+    if profile:
+        return capture(module, inputs, name="two-branch")
+    traced = capture(module, inputs, accelerator=ACCELERATORS["h200"], name="two-branch")
+    operators = tuple(
+        replace(each, forward=FORWARD, backward=total(FORWARD, times=2)) if traced.placed >> index & 1 else each
+        for index, each in enumerate(traced.operators)
+    )
+    return replace(traced, operators=operators)
