@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its module imports it without a list of names
 
 from mspipe_triton.errors import InputError, PipelineError
 from mspipe_triton.pipeline.graphpipe.run.board import LAUNCHER, Board, Verdict, process_name
@@ -84,9 +84,7 @@ def _start(processes: list[subprocess.Popen[bytes]], command: Sequence[str], cou
         for rank in range(count):
             environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             output = None if rank == 0 else 2
-            processes.append(
-                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output)
-            )
+            processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

@@ -15,7 +15,6 @@ from mspipe_triton.pipeline.graphpipe.run.launch import launch
 from tests.pipeline.graphpipe.run.running import LAUNCH, started
 
 
-
 def test_a_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> None:
     with started(LAUNCH, "turns", tmp_path) as ring:
         pid = ring.pids()[1]
@@ -32,7 +31,9 @@ def test_a_process_that_ends_before_it_joins_is_named(tmp_path: Path) -> None:
 
 def test_signals_are_the_callers_again_after_a_run() -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert launch([sys.executable, "-c", "import os; assert os.environ['LOCAL_WORLD_SIZE'] == '2'"], {0: "", 1: ""}) == 0
+    assert (
+        launch([sys.executable, "-c", "import os; assert os.environ['LOCAL_WORLD_SIZE'] == '2'"], {0: "", 1: ""}) == 0
+    )
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -64,7 +65,7 @@ def test_a_complete_run_prints_the_result_of_process_0_alone(tmp_path: Path) -> 
         ("late", 1, r"stage 2 \(process 2\) raised ValueError: no checkpoint \(ring.py:\d+\)"),
         ("exits", 1, r"process 1 \(stage 1, pid \d+\) ended with exit status 7"),
         ("refuses", 2, "the plan is of another model"),
-        ("size", 2, "the plan has 4 devices, but there are 3 processes; start torchrun with --nproc-per-node 4"),
+        ("size", 2, "the plan needs a process per device, so 4, and not 3; start torchrun with --nproc-per-node 4"),
     ],
 )
 def test_a_run_that_fails_says_so_in_one_line(case: str, code: int, line: str, tmp_path: Path) -> None:
@@ -88,9 +89,7 @@ def test_a_process_that_hangs_is_found_by_its_beat(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "line"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
-)
+@pytest.mark.parametrize(("number", "line"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")])
 def test_a_signal_to_the_launcher_ends_all(number: signal.Signals, line: str, tmp_path: Path) -> None:
     with started(LAUNCH, "turns", tmp_path) as ring:
         ring.pids()
