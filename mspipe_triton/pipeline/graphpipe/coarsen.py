@@ -23,7 +23,7 @@ class Step:
         heavy: it uses parameters, or multiplies matrices.
         idle: it takes no time, as a view does.
         data: it depends on the model's inputs.
-        trained: names of the trained parameters that it uses.
+        trained: names of the trained parameters that it uses, and of the buffers that a step changes in place.
         work: its cost in any unit, by which the cheapest operators are merged first.
     """
 
@@ -45,11 +45,12 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     2. Light steps join the last operator that they use, or the first one that uses their result if branches start
        before them. Those that join branches join the operator after them, or stay one of their own if branches start
        there.
-    3. Operators that train the same parameter become one.
+    3. Operators that train the same parameter become one, as do those that use a buffer that a step changes.
     4. Above `most` operators, neighbours of which no branch starts or ends between are merged, the cheapest first.
 
     Light steps that use only inputs or constants are part of every operator that uses their result, since computing
     them again is cheaper than waiting for another device. So are views of parameters, which count as the parameter.
+    If nothing uses its result, such a step is part of one operator that uses the same state, or of its module call.
 
     Args:
         steps: in topological order.
@@ -60,7 +61,7 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
         The steps of each operator, ascending, in a topological order of the operators.
 
     Raises:
-        GraphError: operators train the same parameter, and others lie between them.
+        GraphError: operators train the same parameter or use the same changed buffer, and others lie between them.
     """
     free: list[bool] = []
     trained: list[frozenset[str]] = []
@@ -75,18 +76,27 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     clusters.join_calls()
     clusters.join_light()
     clusters.shorten(most)
-    return _with_free(clusters.groups(), steps, free)
+    return _with_free(clusters.groups(), steps, free, trained)
 
 
-def _with_free(groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool]) -> list[tuple[int, ...]]:
-    """Add to every operator the free steps that it uses, and those that nothing uses to the operator of their call."""
+def _with_free(
+    groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool], trained: Sequence[frozenset[str]]
+) -> list[tuple[int, ...]]:
+    """Add to every operator the free steps that it uses, and those that nothing uses to one operator.
+
+    That is the first one that uses the same trained parameter or changed buffer, or else the first one of their call. A
+    step that uses such state is never left out: if there is neither, it is part of the first operator.
+    """
     used = {each for step in steps for each in step.uses}
-    unused = {index for index, alone in enumerate(free) if alone and index not in used}
+    unused: dict[int, list[int]] = {}
+    for index in (index for index, alone in enumerate(free) if alone and index not in used):
+        state = [at for at, each in enumerate(groups) if any(trained[index] & trained[other] for other in each)]
+        calls = [at for at, each in enumerate(groups) if any(steps[index].call == steps[other].call for other in each)]
+        for home in (state + calls + [0] * bool(trained[index]))[:1]:
+            unused.setdefault(home, []).append(index)
     result = []
-    for each in groups:
-        calls = {steps[index].call for index in each}
-        whole, waiting = set[int](), [*each, *(index for index in unused if steps[index].call in calls)]
-        unused -= {*waiting}
+    for at, each in enumerate(groups):
+        whole, waiting = set[int](), [*each, *unused.get(at, ())]
         while waiting:
             index = waiting.pop()
             whole.add(index)
@@ -182,7 +192,7 @@ class _Clusters:
         return not self.descendants[into] & self.heavy & ~(1 << index) & ~self.descendants[index]
 
     def tie(self) -> None:
-        """Merge groups that train the same parameter, with the groups between them.
+        """Merge groups that train the same parameter or use the same changed buffer, with the groups between them.
 
         Raises:
             GraphError: a heavy group that shares none of its parameters lies between them.
@@ -209,9 +219,9 @@ class _Clusters:
             if strangers:
                 ends = [self._label(index) for index in self._sorted(self.ancestors, whole)]
                 raise GraphError(
-                    f"operators {ends[0]!r} and {ends[-1]!r} train the same parameter, {name!r}, so they must share a "
-                    f"device, but {strangers.bit_count()} others lie between them, such as "
-                    f"{self._label(next(members(strangers)))!r}; train a parameter of its own in each"
+                    f"operators {ends[0]!r} and {ends[-1]!r} use the same state, {name!r}, which training changes, so "
+                    f"they must share a device, but {strangers.bit_count()} others lie between them, such as "
+                    f"{self._label(next(members(strangers)))!r}; use state of its own in each"
                 )
             into, *others = members(whole | between)
             for other in others:
