@@ -26,6 +26,7 @@ GROUPS = {
     "Pipelines": (
         "plan_model", "Planned", "Choice", "Problem", "Cluster", "Accelerator", "OperatorGraph", "Operator", "Duration",
         "PipelinePlan", "PipelineStage", "simulate_plan", "Timeline", "stage_graph", "draw", "write_trace",
+        "read_plan", "read_profile",
     ),
 }  # fmt: skip
 HEAD = """# Reference

@@ -10,3 +10,4 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Describe and generate event streams.")
+graphpipe_app = typer.Typer(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")

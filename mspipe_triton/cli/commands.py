@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 
-import mspipe_triton.cli.graphpipe
+import mspipe_triton.cli.graphpipe  # adds what its group does without a command
 import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
-from mspipe_triton.cli.app import app, data_app
+from mspipe_triton.cli.app import app, data_app, graphpipe_app
 from mspipe_triton.cli.options import PLANNED_FLAGS, Json, continued_config, resumed_config, run_config, takes_run_flags
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
 
 app.add_typer(data_app, name="data")
+app.add_typer(graphpipe_app, name="graphpipe")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mspipe_triton.choices import check_settings, setting
-from mspipe_triton.cli.app import app
+from mspipe_triton.cli.app import graphpipe_app
 from mspipe_triton.cli.options import Json, flags_of, takes_flags
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.files import check_output
@@ -56,13 +56,13 @@ class PlanSettings:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def cluster(self) -> Cluster:
-        """Return the devices."""
+    def cluster(self, bandwidth: float | None = None) -> Cluster:
+        """Return the devices; `bandwidth` was measured, in bytes per second, and stands in for the accelerator's."""
         usual = ACCELERATORS[self.accelerator].cluster(self.devices)
         return replace(
             usual,
             memory=parse_bytes("--memory", self.memory) or usual.memory,
-            bandwidth=parse_bytes("--bandwidth", self.bandwidth) or usual.bandwidth,
+            bandwidth=parse_bytes("--bandwidth", self.bandwidth) or bandwidth or usual.bandwidth,
             between=parse_bytes("--between", self.between) or usual.between,
             node=self.node or usual.node,
         )
@@ -84,15 +84,23 @@ class PlanSettings:
         return capture(module, args, kwargs, accelerator=accelerator, most=self.operators, name=model)
 
 
-@app.command()
+@graphpipe_app.callback()
 @partial(takes_flags, added=flags_of(PlanSettings))
 def graphpipe(
+    context: typer.Context,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"{', '.join(MODELS)}, or module:attr: a function that returns a torch.nn.Module and example inputs."
+            help=f"Model to plan for, required: {', '.join(MODELS)}, or module:attr: a function that returns a "
+            "torch.nn.Module and example inputs."
         ),
-    ],
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Costs that a run measured, in place of times, and of --bandwidth unless set.", metavar="FILE"
+        ),
+    ] = None,
     picture: Annotated[
         str | None, typer.Option(help="Draw the plan to this .svg file.", metavar="FILE", show_default=False)
     ] = None,
@@ -106,15 +114,21 @@ def graphpipe(
 
     For example: --model two-branch --devices 8 --batch 128 --memory 16GB
     """
+    if context.invoked_subcommand is not None:
+        _refuse_flags(context, context.invoked_subcommand)
+        return
+    if model is None:
+        context.fail("Missing option '--model'")
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.graphpipe_screen import plan_screen
     from mspipe_triton.pipeline.graphpipe.picture import check_picture, draw
     from mspipe_triton.pipeline.graphpipe.planning import plan_model
+    from mspipe_triton.pipeline.graphpipe.profile import read_profile
     from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 
     values = {name: value for name, value in flags.items() if value is not None}
-    for name, value in {**values, "picture": picture, "trace": trace}.items():
+    for name, value in {**values, "profile": profile, "picture": picture, "trace": trace}.items():
         if value == "":
             raise ConfigError(f"--{name.replace('_', '-')} is empty; give a value, or omit it")
     settings = PlanSettings(**values)
@@ -125,9 +139,12 @@ def graphpipe(
     for path in (picture, trace):
         if path is not None:
             check_output(Path(path))
-    problem = Problem(
-        settings.graph(model), settings.cluster(), settings.batch, settings.copies, settings.replicas or None
-    )
+    if profile is not None and settings.costs == PROFILE:
+        raise ConfigError(f"--costs profile measures times, and --profile {profile} has some; omit one of them")
+    graph, bandwidth = settings.graph(model), None
+    if profile is not None:
+        graph, bandwidth = read_profile(Path(profile), graph)
+    problem = Problem(graph, settings.cluster(bandwidth), settings.batch, settings.copies, settings.replicas or None)
     with console.status("Planning ..."):
         planned = plan_model(problem, settings.schedule, settings.micro_batch or None, settings.mixed)
     console.print(plan_screen(planned))
@@ -138,6 +155,16 @@ def graphpipe(
         write_trace(timeline, Path(trace))
     if as_json:
         print(json.dumps(planned.to_json()))
+
+
+def _refuse_flags(context: typer.Context, subcommand: str) -> None:
+    """Refuse flags of planning that stand before a subcommand, which would ignore them."""
+    for each in context.command.params:
+        if context.params.get(each.name) not in (None, False):
+            raise ConfigError(
+                f"{each.opts[0]} stands before {subcommand}, and there it is for planning; put flags of {subcommand} "
+                "after it"
+            )
 
 
 def parse_bytes(flag: str, text: str) -> float | None:

@@ -120,14 +120,19 @@ def read_spans(path: Path, process: str = MEASURED) -> dict[int, list[Span]]:
     return epochs
 
 
-def name_events(process: int, name: str, threads: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield metadata events that name a process and its threads, and order them."""
+def name_events(
+    process: int, name: str, threads: Mapping[str, int], place: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield metadata events that name a process and its threads, and order them.
+
+    Processes come by `place`, by default their number, and threads by their number.
+    """
 
     def metadata(kind: str, thread: int, **arguments: str | int) -> dict[str, Any]:
         return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": arguments}
 
     yield metadata("process_name", 0, name=name)
-    yield metadata("process_sort_index", 0, sort_index=process)
+    yield metadata("process_sort_index", 0, sort_index=process if place is None else place)
     for resource, thread in threads.items():
         yield metadata("thread_name", thread, name=resource)
         yield metadata("thread_sort_index", thread, sort_index=thread)

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from mspipe_triton.cli.app import graphpipe_app
 from mspipe_triton.cli.graphpipe import parse_bytes
+from mspipe_triton.pipeline.graphpipe.operators import Operator, OperatorGraph
+from mspipe_triton.pipeline.graphpipe.plan_file import read_plan
+from mspipe_triton.pipeline.graphpipe.profile import measured_costs, write_profile
+from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CASE = ("--model", "two-branch", "--devices", "8", "--batch", "128", "--memory", "16GB")
@@ -85,9 +90,72 @@ def test_a_module_of_the_users_own(command: Run, tmp_path: Path) -> None:
     plan = json.loads(done.stdout)
     operators = {name for stage in plan["stages"] for name in stage["operators"]}
     assert {"left.0", "left.1", "right.0", "right.1", "head"} == operators
+    (tmp_path / "plan.json").write_text(done.stdout, encoding="utf-8")
+    read = read_plan(tmp_path / "plan.json")
+    assert [list(read.problem.graph.names(each.operators)) for each in read.stages] == [
+        each["operators"] for each in plan["stages"]
+    ]
+
+
+def test_plan_measure_plan_again(command: Run, tmp_path: Path) -> None:
+    """Branch b took three times as long as planned: with its measured costs, that is what the plan is for."""
+    (tmp_path / "plan.json").write_text(command("graphpipe", *CASE, "--json").stdout, encoding="utf-8")
+    plan = read_plan(tmp_path / "plan.json")
+    passes = []
+    for stage in plan.stages:
+        slower = 3 if plan.problem.graph.names(stage.operators)[0].startswith("b") else 1
+        forward, backward = plan.problem.seconds(stage.operators, stage.rhythm.micro_batch, len(stage.devices))
+        passes.append((slower * forward, slower * backward))
+    graph = measured_costs(plan, passes)
+    write_profile(tmp_path / "costs.json", graph, 5e9)
+    done = command("graphpipe", *CASE, "--profile", "costs.json", "--json")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "again.json").write_text(done.stdout, encoding="utf-8")
+    again = read_plan(tmp_path / "again.json")
+    assert (again.problem.graph, again.problem.cluster.bandwidth) == (graph, 5e9)
+    assert simulate_plan(again).time_per_sample > 2 * simulate_plan(plan).time_per_sample
+    done = command("graphpipe", *CASE, "--profile", "costs.json", "--bandwidth", "7GB", "--json")
+    assert json.loads(done.stdout)["problem"]["cluster"]["bandwidth"] == 7e9
+    write_profile(tmp_path / "costs.json", graph, None)
+    done = command("graphpipe", *CASE, "--profile", "costs.json", "--json")
+    assert json.loads(done.stdout)["problem"]["cluster"]["bandwidth"] == plan.problem.cluster.bandwidth
+
+
+@pytest.fixture
+def subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`graphpipe show PLAN --model NAME`, which prints both."""
+    monkeypatch.setattr(graphpipe_app, "registered_commands", [])
+
+    @graphpipe_app.command("show")
+    def show(plan: str, model: str = "none") -> None:
+        print(plan, model)
+
+
+@pytest.mark.usefixtures("subcommand")
+def test_a_subcommand_runs_without_planning(command: Run) -> None:
+    done = command("graphpipe", "show", "plan.json", "--model", "towers:build")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "plan.json towers:build\n", "")
+
+
+@pytest.mark.usefixtures("subcommand")
+@pytest.mark.parametrize("flag", [("--model", "dlrm"), ("--devices", "8"), ("--json",)], ids=" ".join)
+def test_flags_of_planning_before_a_subcommand_are_refused(command: Run, flag: tuple[str, ...]) -> None:
+    done = command("graphpipe", *flag, "show", "plan.json")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"{flag[0]} stands before show, and there it is for planning" in done.stderr
+
+
+@pytest.mark.usefixtures("subcommand")
+def test_help_shows_flags_and_subcommands(command: Run) -> None:
+    done = command("graphpipe", "--help", COLUMNS="200", TERM="dumb")
+    assert done.returncode == 0
+    for words in ("[OPTIONS] [COMMAND [ARGS]...]", "--model", "required", "--devices", "show"):
+        assert words in done.stdout
 
 
 WRONG = {
+    "no model": ((), "Missing option '--model'. See --help."),
+    "no such command": ((*CASE, "runs"), "No such command 'runs'"),
     "no such model": (
         ("--model", "mmd"),
         "candle-uno or module:attr, not 'mmd'",
@@ -124,6 +192,13 @@ WRONG = {
         "in its folder, with towers_of_mine:build",
     ),
     "forward pass that fails": (("--model", "towers_of_mine:narrow"), "Linear's forward pass raised"),
+    "no such profile": ((*CASE, "--profile", "no.json"), "no.json: no such file; name the file of a profile"),
+    "profile of another model": ((*CASE, "--profile", "costs.json"), "operator 'a.0' is of two-branch, not in it"),
+    "empty profile": ((*CASE, "--profile", ""), "--profile is empty; give a value, or omit it"),
+    "two sources of times": (
+        ("--model", "towers_of_mine:build", "--costs", "profile", "--profile", "costs.json"),
+        "--costs profile measures times, and --profile costs.json has some; omit one of them",
+    ),
     "negative bandwidth": ((*CASE, "--bandwidth", "-5GB"), "--bandwidth must be"),
 }
 
@@ -131,7 +206,8 @@ WRONG = {
 @pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_input_is_one_line(command: Run, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     (tmp_path / "towers_of_mine.py").write_text(TOWERS, encoding="utf-8")
-    done = command("graphpipe", *arguments, "--json")
+    write_profile(tmp_path / "costs.json", OperatorGraph((Operator("x"),), (), "other"), None)
+    done = command("graphpipe", "--json", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

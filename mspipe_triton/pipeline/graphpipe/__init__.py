@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, OperatorGraph
     from mspipe_triton.pipeline.graphpipe.picture import draw
     from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan, PipelineStage
+    from mspipe_triton.pipeline.graphpipe.plan_file import read_plan
     from mspipe_triton.pipeline.graphpipe.planning import Planned, plan_model
     from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
+    from mspipe_triton.pipeline.graphpipe.profile import read_profile
     from mspipe_triton.pipeline.graphpipe.timeline import Timeline, simulate_plan, stage_graph
     from mspipe_triton.pipeline.graphpipe.trace import write_trace
 
@@ -33,6 +35,8 @@ _PUBLIC = {
     "Timeline": "timeline",
     "draw": "picture",
     "plan_model": "planning",
+    "read_plan": "plan_file",
+    "read_profile": "profile",
     "simulate_plan": "timeline",
     "stage_graph": "timeline",
     "write_trace": "trace",
@@ -54,6 +58,8 @@ __all__ = [
     "Timeline",
     "draw",
     "plan_model",
+    "read_plan",
+    "read_profile",
     "simulate_plan",
     "stage_graph",
     "write_trace",

@@ -13,6 +13,7 @@ from typing import Any
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
+from mspipe_triton.pipeline.graphpipe.plan_file import in_flight_json, stages_json
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm, divisors
 from mspipe_triton.pipeline.graphpipe.timeline import makespan, simulate_plan
@@ -68,27 +69,14 @@ class Choice:
     def to_json(self) -> dict[str, Any]:
         """Return the plan and the search for it as JSON; times are in seconds, memory is in bytes."""
         plan = self.plan
-        names = [stage.name for stage in plan.stages]
         return {
             "depth": plan.depth,
             "time_per_sample": self.time_per_sample,
             "bottleneck": plan.bottleneck,
             "devices_used": plan.devices,
             "bubble": self.bubble,
-            "in_flight": {stage.name: stage.in_flight for stage in plan.stages},
-            "stages": [
-                {
-                    "name": stage.name,
-                    "operators": list(plan.problem.graph.names(stage.operators)),
-                    "devices": list(stage.devices),
-                    "micro_batch": stage.rhythm.micro_batch,
-                    "group": stage.rhythm.group,
-                    "after": [names[each] for each in stage.after],
-                    "joins": [names[each] for each in stage.joins],
-                    "memory": plan.memory(stage),
-                }
-                for stage in plan.stages
-            ],
+            "in_flight": in_flight_json(plan),
+            "stages": stages_json(plan),
             "search_seconds": self.search_seconds,
             "states": self.states,
         }

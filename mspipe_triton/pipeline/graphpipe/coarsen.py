@@ -23,6 +23,7 @@ class Step:
         heavy: it uses parameters, or multiplies matrices.
         idle: it takes no time, as a view does.
         data: it depends on the model's inputs.
+        once: it draws random numbers or changes a tensor in place, so it must not be computed twice.
         trained: names of the trained parameters that it uses, and of the buffers that a step changes in place.
         work: its cost in any unit, by which the cheapest operators are merged first.
     """
@@ -33,6 +34,7 @@ class Step:
     heavy: bool = False
     idle: bool = False
     data: bool = True
+    once: bool = False
     trained: frozenset[str] = frozenset()
     work: float = 0.0
 
@@ -48,9 +50,9 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     3. Operators that train the same parameter become one, as do those that use a buffer that a step changes.
     4. Above `most` operators, neighbours of which no branch starts or ends between are merged, the cheapest first.
 
-    Light steps that use only inputs or constants are part of every operator that uses their result, since computing
-    them again is cheaper than waiting for another device. So are views of parameters, which count as the parameter.
-    If nothing uses its result, such a step is part of one operator that uses the same state, or of its module call.
+    Light steps that use only inputs or constants, and that can be computed twice, are part of every operator that uses
+    their result, since computing them again is cheaper than waiting for another device. So are views of parameters,
+    which count as the parameter.
 
     Args:
         steps: in topological order.
@@ -65,9 +67,11 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     """
     free: list[bool] = []
     trained: list[frozenset[str]] = []
+    used = {each for step in steps for each in step.uses}
     for index, step in enumerate(steps):
         light = not step.heavy or (step.idle and not step.data)
-        free.append(light and all(free[each] for each in step.uses) and index not in outputs)
+        repeatable = not (step.once and index in used)
+        free.append(light and repeatable and all(free[each] for each in step.uses) and index not in outputs)
         trained.append(step.trained.union(*(trained[each] for each in step.uses if free[each])))
     clusters = _Clusters(steps, free, trained)
     clusters.join_calls()
@@ -82,21 +86,24 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
 def _with_free(
     groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool], trained: Sequence[frozenset[str]]
 ) -> list[tuple[int, ...]]:
-    """Add to every operator the free steps that it uses, and those that nothing uses to one operator.
+    """Add to every operator the free steps that it uses.
 
-    That is the first one that uses the same trained parameter or changed buffer, or else the first one of their call. A
-    step that uses such state is never left out: if there is neither, it is part of the first operator.
+    Those that nothing uses, such as the change of a buffer, join an operator that uses the same trained parameter or
+    changed buffer, or else one of their call, or else the first one.
     """
     used = {each for step in steps for each in step.uses}
+    calls, states = dict[str, int](), dict[str, int]()
+    for place, each in reversed([*enumerate(groups)]):
+        for index in each:
+            calls[steps[index].call] = place
+            states.update(dict.fromkeys(trained[index], place))
     unused: dict[int, list[int]] = {}
     for index in (index for index, alone in enumerate(free) if alone and index not in used):
-        state = [at for at, each in enumerate(groups) if any(trained[index] & trained[other] for other in each)]
-        calls = [at for at, each in enumerate(groups) if any(steps[index].call == steps[other].call for other in each)]
-        for home in (state + calls + [0] * bool(trained[index]))[:1]:
-            unused.setdefault(home, []).append(index)
+        places = [states[name] for name in sorted(trained[index]) if name in states]
+        unused.setdefault((*places, calls.get(steps[index].call, 0))[0], []).append(index)
     result = []
-    for at, each in enumerate(groups):
-        whole, waiting = set[int](), [*each, *unused.get(at, ())]
+    for place, each in enumerate(groups):
+        whole, waiting = set[int](), [*each, *unused.get(place, ())]
         while waiting:
             index = waiting.pop()
             whole.add(index)

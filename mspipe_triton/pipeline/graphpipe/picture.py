@@ -1,8 +1,8 @@
-"""Pictures of simulated plans as SVG: the DAG of stages, and beside it what each device does over time."""
+"""Pictures of plans as SVG: the DAG of stages, and beside it what each device does over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil, floor, fsum, inf, log10
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ NUMBERS = {FORWARD: "#ffffff", BACKWARD: "#000000"}
 TEXT, FAINT, LINE = "#1f2933", "#5f6b7a", "#8a94a3"
 CHARACTER = 0.6  # mean width of a character, in font sizes
 MARGIN, TOP, AXIS = 24, 62, 36
+CAPTION, APART = 20, 10  # height of a panel's caption, and of the space above that of the second panel
 TIME_WIDTH = 1120
 DEVICE_LABEL = 74
 PANEL, GAP, WIDEST = 820, 14, 4  # width of the DAG, between boxes, and boxes in a row
@@ -35,7 +36,21 @@ class Box(NamedTuple):
     height: float
 
 
-def draw(timeline: Timeline, path: Path) -> None:
+class Panel(NamedTuple):
+    """Rows of height `row` of all devices, from `top` down, with a caption above them unless it is empty."""
+
+    timeline: Timeline
+    caption: str
+    top: float
+    row: float
+
+    @property
+    def bottom(self) -> float:
+        """End of the last row."""
+        return self.top + self.timeline.plan.devices * self.row
+
+
+def draw(timeline: Timeline, path: Path, measured: Timeline | None = None) -> None:
     """Draw a simulated mini-batch as a whole or not at all.
 
     On the left, stages are boxes with their operators, their devices, and the micro-batches that they hold × samples of
@@ -43,17 +58,23 @@ def draw(timeline: Timeline, path: Path) -> None:
     every device has a row: forward passes are blue, backward passes orange, sync grey, bubbles empty; a pass shows the
     number of its micro-batch where it is wide enough. Transfers run beside the passes and are not drawn.
 
+    Args:
+        timeline: the simulation.
+        path: the file.
+        measured: the same mini-batch as a run measured it. Its devices have their rows below the simulated ones, on the
+            same scale of time; a line at the end of each shows its makespan.
+
     Raises:
         ConfigError: the name of the file does not end in .svg.
     """
     check_picture(path)
     plan = timeline.plan
     boxes = _boxes(plan)
-    rows = sum(len(stage.devices) for stage in plan.stages)
-    row = min(34.0, max(18.0, (max(box.y + box.height for box in boxes) - TOP - AXIS) / rows))
+    bottom = max(box.y + box.height for box in boxes)
+    panels = _panels(timeline, measured, bottom - TOP - AXIS)
     edge = max(box.x + box.width for box in boxes) + 36
     width = edge + DEVICE_LABEL + TIME_WIDTH + MARGIN
-    height = max(max(box.y + box.height for box in boxes) + MARGIN, TOP + rows * row + AXIS + MARGIN)
+    height = max(bottom + MARGIN, panels[-1].bottom + AXIS + MARGIN)
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
@@ -62,9 +83,8 @@ def draw(timeline: Timeline, path: Path) -> None:
             f'<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{LINE}"/></marker></defs>\n'
         )
-        for part in (_title(timeline, width), _graph(plan, boxes), _axis(timeline, edge, rows * row)):
+        for part in (_title(panels, width), _graph(plan, boxes), _timelines(panels, edge + DEVICE_LABEL)):
             file.writelines(f"{line}\n" for line in part)
-        file.writelines(f"{line}\n" for line in _rows(timeline, edge, row))
         file.write("</svg>\n")
 
 
@@ -92,18 +112,19 @@ def _cut(text: str, width: float, size: float) -> str:
     return f"{text[: room - 1 - end].rstrip(' …')}…{text[len(text) - end :].lstrip(' …')}"
 
 
-def _title(timeline: Timeline, width: float) -> Iterator[str]:
-    plan = timeline.plan
-    devices = sum(len(stage.devices) for stage in plan.stages)
+def _title(panels: Sequence[Panel], width: float) -> Iterator[str]:
+    plan = panels[0].timeline.plan
+    first, *rest = [f"{_milliseconds(each.timeline.time_per_sample)} ms" for each in panels]
+    times = f"{first} per sample" + "".join(f" simulated and {each} measured" for each in rest)
     facts = (
-        f"{_count(devices, 'device')}, mini-batch of {_count(plan.problem.batch, 'sample')}, "
-        f"{_milliseconds(timeline.time_per_sample)} ms per sample, depth {plan.depth}"
+        f"{_count(plan.devices, 'device')}, mini-batch of {_count(plan.problem.batch, 'sample')}, "
+        f"{times}, depth {plan.depth}"
     )
     yield _text(MARGIN, 30, plan.problem.graph.name, 17, font_weight="bold")
     yield _text(MARGIN, 48, facts, 12, fill=FAINT)
     x = width - MARGIN
     for kind in (SYNC, BACKWARD, FORWARD):
-        if kind == SYNC and not any(span.kind == SYNC for span in timeline.spans):
+        if kind == SYNC and not any(span.kind == SYNC for each in panels for span in each.timeline.spans):
             continue
         x -= 12 + CHARACTER * 12 * len(kind)
         yield _text(x + 16, 48, kind, 12)
@@ -198,37 +219,56 @@ def _stage(plan: PipelinePlan, stage: PipelineStage, box: Box) -> Iterator[str]:
     yield "</g>"
 
 
-def _axis(timeline: Timeline, edge: float, height: float) -> Iterator[str]:
-    """Yield the axis in milliseconds, with grid lines at round values."""
-    origin, bottom = edge + DEVICE_LABEL, TOP + height
-    makespan = timeline.makespan * 1e3
-    rough = makespan / 8 or 1.0
+def _panels(timeline: Timeline, measured: Timeline | None, room: float) -> list[Panel]:
+    """Place one panel, or two below one another, in a height of `room`, or in more if rows would be too low."""
+    devices = timeline.plan.devices
+    if measured is None:
+        return [Panel(timeline, "", TOP, min(34.0, max(18.0, room / devices)))]
+    row = min(34.0, max(22.0, (room - 2 * CAPTION - APART) / (2 * devices)))
+    first = Panel(timeline, "simulated", TOP + CAPTION, row)
+    return [first, Panel(measured, "measured", first.bottom + APART + CAPTION, row)]
+
+
+def _timelines(panels: Sequence[Panel], origin: float) -> Iterator[str]:
+    """Yield panels on one scale of time from `origin`, with an axis in milliseconds and grid lines at round values."""
+    longest = max(each.timeline.makespan for each in panels)
+    scale = TIME_WIDTH / (longest or 1.0)
+    bottom = panels[-1].bottom
+    rough = longest * 1e3 / 8 or 1.0
     unit = 10.0 ** floor(log10(rough))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough)
-    for number in range(floor(makespan / step * (1 + 1e-9)) + 1):
-        x = origin + number * step / (makespan or 1.0) * TIME_WIDTH
-        yield f'<path d="M{x:.2f} {TOP}V{bottom + 5:g}" stroke="#dde3ea"/>'
+    for number in range(floor(longest * 1e3 / step * (1 + 1e-9)) + 1):
+        x = origin + number * step / (longest * 1e3 or 1.0) * TIME_WIDTH
+        for each in panels:
+            yield f'<path d="M{x:.2f} {each.top:g}V{each.bottom + 5:g}" stroke="#dde3ea"/>'
         yield _text(x, bottom + 18, f"{number * step:g}", 11, text_anchor="middle", fill=FAINT)
     yield _text(origin + TIME_WIDTH / 2, bottom + 34, "milliseconds", 11, text_anchor="middle", fill=FAINT)
+    for each in panels:
+        yield from _rows(each, origin, scale)
+        if each.caption:
+            x = origin + each.timeline.makespan * scale
+            makespan = f"{float(_milliseconds(each.timeline.makespan)):g} ms"
+            yield _text(origin - 8, each.top - 7, each.caption, 12, text_anchor="end", font_weight="bold")
+            end = max(x, origin + CHARACTER * 11 * len(makespan))
+            yield _text(end, each.top - 7, makespan, 11, text_anchor="end")
+            yield f'<path d="M{x:.2f} {each.top - 3:g}V{each.bottom:g}" stroke="{TEXT}" stroke-width="1.2"/>'
 
 
-def _rows(timeline: Timeline, edge: float, row: float) -> Iterator[str]:
+def _rows(panel: Panel, origin: float, scale: float) -> Iterator[str]:
     """Yield the passes of every device."""
-    origin, scale = edge + DEVICE_LABEL, TIME_WIDTH / (timeline.makespan or 1.0)
+    row = panel.row
     size = 10.0 if row > 20 else 8.5
-    top = float(TOP)
-    for index, stage in enumerate(timeline.plan.stages):
-        spans = [span for span in timeline.spans if span.stage == index and span.kind in FILLS]
-        for device in stage.devices:
-            yield _text(origin - 8, top + row / 2 + 4, f"device {device}", 11, text_anchor="end", fill=FAINT)
-            for span in spans:
-                x, width = origin + span.start * scale, (span.end - span.start) * scale
-                yield (
-                    f'<rect x="{x:.2f}" y="{top + 2:g}" width="{width:.2f}" height="{row - 4:g}" '
-                    f'fill="{FILLS[span.kind]}" stroke="#ffffff" stroke-width="{min(0.8, width / 8):.2f}"/>'
-                )
-                number = str(span.micro_batch)
-                if span.kind in NUMBERS and width >= CHARACTER * size * len(number) + 3:
-                    attributes = {"text_anchor": "middle", "fill": NUMBERS[span.kind]}
-                    yield _text(x + width / 2, top + row / 2 + size * 0.36, number, size, **attributes)
-            top += row
+    top = float(panel.top)
+    for device, spans in panel.timeline.passes.items():
+        yield _text(origin - 8, top + row / 2 + 4, f"device {device}", 11, text_anchor="end", fill=FAINT)
+        for span in spans:
+            x, width = origin + span.start * scale, (span.end - span.start) * scale
+            yield (
+                f'<rect x="{x:.2f}" y="{top + 2:g}" width="{width:.2f}" height="{row - 4:g}" '
+                f'fill="{FILLS[span.kind]}" stroke="#ffffff" stroke-width="{min(0.8, width / 8):.2f}"/>'
+            )
+            number = str(span.micro_batch)
+            if span.kind in NUMBERS and width >= CHARACTER * size * len(number) + 3:
+                attributes = {"text_anchor": "middle", "fill": NUMBERS[span.kind]}
+                yield _text(x + width / 2, top + row / 2 + size * 0.36, number, size, **attributes)
+        top += row

@@ -107,8 +107,8 @@ def assemble(problem: Problem, parts: Sequence[Part], chain: bool = False) -> Pi
 
     Raises:
         GraphError: an operator is in no part or in two, the parts use one another in a cycle (one is not convex), they
-            need more devices than there are, a stage needs more memory than a device has, or a micro-batch does not
-            divide the mini-batch.
+            need more devices than there are, a stage has more than `Problem.most_devices` or needs more memory than a
+            device has, or a micro-batch does not divide the mini-batch.
     """
     graph, covered = problem.graph, 0
     for part in parts:
@@ -121,6 +121,10 @@ def assemble(problem: Problem, parts: Sequence[Part], chain: bool = False) -> Pi
         raise GraphError(f"operator {graph.names(covered ^ graph.placed)[0]!r} is not in exactly one stage")
     if sum(part.devices for part in parts) > problem.cluster.devices:
         raise GraphError(f"the stages need {sum(p.devices for p in parts)} devices of {problem.cluster.devices}")
+    for part in parts:
+        size, most = part.rhythm.micro_batch, problem.most_devices(part.rhythm.micro_batch)
+        if part.devices > most:
+            raise GraphError(f"a stage on {part.devices} devices may have at most {most}, with micro-batches of {size}")
     after = _dependencies(problem, parts)
     if chain:
         order = list(range(len(parts)))

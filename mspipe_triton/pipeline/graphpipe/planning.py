@@ -14,6 +14,7 @@ from mspipe_triton.pipeline.graphpipe.choice import Choice, explore, mix
 from mspipe_triton.pipeline.graphpipe.decompose import REWRITES, decompose
 from mspipe_triton.pipeline.graphpipe.piper import Piper
 from mspipe_triton.pipeline.graphpipe.plan import assemble
+from mspipe_triton.pipeline.graphpipe.plan_file import problem_json, size_json
 from mspipe_triton.pipeline.graphpipe.planner import Planner
 from mspipe_triton.pipeline.graphpipe.problem import Problem
 from mspipe_triton.pipeline.graphpipe.schedule import GROUPS, Rhythm, divisors
@@ -54,18 +55,22 @@ class Planned:
         return choice.time_per_sample / self.bound.seconds if self.bound.seconds else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON, with the best chain as "sequential", and the lower bound in seconds per sample."""
+        """Return the plan as JSON, which `read_plan` reads.
+
+        It has the best chain as "sequential", the lower bound in seconds per sample, and the costs in "problem".
+        """
         problem, bound = self.problem, self.bound
         return {
             "model": problem.graph.name,
             "batch": problem.batch,
             "devices": problem.cluster.devices,
-            "memory": problem.cluster.memory,
+            "memory": size_json(problem.cluster.memory),
             **self.graph.to_json(),
             "lower_bound": bound.seconds,
             "bounds": {"load": bound.load, "path": bound.path, "memory": bound.memory},
             "speedup": self.speedup,
             "sequential": None if self.sequential is None else self.sequential.to_json(),
+            "problem": problem_json(problem),
         }
 
 

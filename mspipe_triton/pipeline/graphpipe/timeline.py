@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
+from math import fsum
 from typing import NamedTuple
 
 from mspipe_triton.errors import GraphError
@@ -13,7 +15,7 @@ from mspipe_triton.pipeline.graphpipe.work import BACKWARD, FORWARD, Tasks
 
 
 class PlanSpan(NamedTuple):
-    """A task of the simulation.
+    """A task of a mini-batch.
 
     Args:
         stage: index of the stage whose devices or link it occupies.
@@ -37,12 +39,13 @@ class PlanSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """One mini-batch under a plan, from time 0.
+    """One mini-batch under a plan, simulated or measured, from time 0. A measured one has passes and sync by device.
 
     Args:
         plan: the plan.
         makespan: seconds from the start of the first task to the end of the last one.
         spans: all tasks that take place, by stage, in the order in which its devices and then its links run them.
+            A measured timeline has no transfers.
     """
 
     plan: PipelinePlan
@@ -55,41 +58,63 @@ class Timeline:
         return self.makespan / self.plan.problem.batch
 
     @cached_property
-    def busy(self) -> tuple[float, ...]:
-        """Seconds that the devices of each stage work: passes and sync, without transfers, which run beside them."""
-        seconds = [0.0] * len(self.plan.stages)
+    def period(self) -> float:
+        """Seconds per sample in steady state, of the slowest device.
+
+        It is measured from the end of the device's first backward pass to the end of its last one. A stage with one
+        pass per mini-batch has no steady state, and counts with the whole makespan.
+        """
+        ends: dict[tuple[int, int | None], list[float]] = {}
+        for span in self.spans:
+            if span.kind == BACKWARD:
+                ends.setdefault((span.stage, span.device), []).append(span.end)
+        result = 0.0
+        for (stage, _), each in ends.items():
+            micro_batch = self.plan.stages[stage].rhythm.micro_batch
+            steady = (max(each) - min(each)) / (len(each) - 1) if len(each) > 1 else self.makespan
+            result = max(result, steady / micro_batch)
+        return result
+
+    @cached_property
+    def passes(self) -> dict[int, tuple[PlanSpan, ...]]:
+        """Passes and sync of each device of the plan, by device. All devices of a stage run its simulated passes."""
+        rows: dict[int, list[PlanSpan]] = {device: [] for stage in self.plan.stages for device in stage.devices}
         for span in self.spans:
             if span.other is None:
-                seconds[span.stage] += span.end - span.start
-        return tuple(seconds)
+                for device in self.plan.stages[span.stage].devices if span.device is None else (span.device,):
+                    rows[device].append(span)
+        return {device: tuple(row) for device, row in rows.items()}
+
+    @cached_property
+    def busy(self) -> dict[int, float]:
+        """Seconds that each device of the plan works, by device: passes and sync, without transfers beside them."""
+        return {device: fsum(span.end - span.start for span in row) for device, row in self.passes.items()}
 
     @property
     def bubble(self) -> dict[int, float]:
         """Share of the makespan that each device of the plan is idle, 0 to 1, by device."""
-        shares = [max(0.0, 1 - seconds / self.makespan) if self.makespan else 0.0 for seconds in self.busy]
-        return {device: shares[index] for index, stage in enumerate(self.plan.stages) for device in stage.devices}
+        return {
+            device: max(0.0, 1 - seconds / self.makespan) if self.makespan else 0.0
+            for device, seconds in self.busy.items()
+        }
 
     @cached_property
     def memory(self) -> dict[int, float]:
         """Most bytes that each device of the plan needs at a time, by device.
 
         That is its state, and the activations of the micro-batches whose forward pass has started and whose backward
-        pass has not ended.
+        pass has not ended. Sizes are those of the problem, in measured timelines too.
         """
         result: dict[int, float] = {}
-        for index, stage in enumerate(self.plan.stages):
-            changes = []
-            for span in self.spans:
-                if span.stage == index and span.kind == FORWARD:
-                    changes.append((span.start, 1))
-                elif span.stage == index and span.kind == BACKWARD:
-                    changes.append((span.end, -1))
-            holds = most = 0
-            for _, change in sorted(changes):
-                holds += change
-                most = max(most, holds)
-            size = self.plan.problem.memory(stage.operators, stage.rhythm.micro_batch, len(stage.devices), most)
-            result |= dict.fromkeys(stage.devices, size)
+        for stage in self.plan.stages:
+            for device in stage.devices:
+                row = self.passes[device]
+                changes = [(span.start, 1) for span in row if span.kind == FORWARD]
+                changes += [(span.end, -1) for span in row if span.kind == BACKWARD]
+                most = max(accumulate(change for _, change in sorted(changes)), default=0)
+                result[device] = self.plan.problem.memory(
+                    stage.operators, stage.rhythm.micro_batch, len(stage.devices), most
+                )
         return result
 
 

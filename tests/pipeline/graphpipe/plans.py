@@ -1,4 +1,4 @@
-"""Plans for tests: chains, stages with dependencies, and random ones."""
+"""Plans for tests: chains, stages with dependencies, and random ones; and how a run of them may go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import inf
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, Opera
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
+from mspipe_triton.pipeline.graphpipe.timeline import PlanSpan, Timeline
 
 
 def operator(name: str, forward: float = 1.0, backward: float = 2.0, **others: int) -> Operator:
@@ -52,6 +54,28 @@ def with_held(plan: PipelinePlan, index: int, more: int) -> PipelinePlan:
     return replace(plan, stages=tuple(stages))
 
 
+def measured(timeline: Timeline, seed: int = 0) -> Timeline:
+    """Delay and stretch every pass of a simulation at random, on each device on its own."""
+    random, spans = Random(seed), list[PlanSpan]()
+    for device, row in timeline.passes.items():
+        late = 0.0
+        for span in row:
+            start, seconds = span.start + late, (span.end - span.start) * random.uniform(1, 1.3)
+            spans.append(span._replace(start=start, end=start + seconds, device=device))
+            late = start + seconds * random.uniform(1, 1.1) - span.end
+    first = min(span.start for span in spans)
+    spans = [span._replace(start=span.start - first, end=span.end - first) for span in spans]
+    return Timeline(timeline.plan, max(span.end for span in spans), tuple(spans))
+
+
+def replicated_plan() -> PipelinePlan:
+    """Assemble a fork on four devices, whose second stage is data parallel and whose transfers take time."""
+    operators = [operator("a", output=1), operator("b", 2, 4, parameters=8), operator("c", parameters=8)]
+    graph = OperatorGraph.of(operators, [("a", "b"), ("a", "c")], "fork")
+    parts = [Part(0b001, 1, Rhythm(4)), Part(0b010, 2, Rhythm(4)), Part(0b100, 1, Rhythm(8))]
+    return assemble(Problem(graph, Cluster(4, inf, bandwidth=2.0), 32), parts)
+
+
 @st.composite
 def random_plans(draw: st.DrawFn, bandwidths: Sequence[float] = (inf, 3.0)) -> PipelinePlan:
     """Draw a plan with any dependencies, micro-batches and groups, with or without joins and transfers."""
@@ -81,13 +105,10 @@ def random_plans(draw: st.DrawFn, bandwidths: Sequence[float] = (inf, 3.0)) -> P
         labels.append(lowest + draw(st.integers(0, 2)))
     batch = 12
     micro_batches = st.sampled_from([1, 2, 3, 4, 6, 12])
-    parts = [
-        Part(
-            sum(1 << index for index in range(count) if labels[index] == label),
-            draw(st.integers(1, 2)),
-            Rhythm(draw(micro_batches), draw(st.integers(1, 3))),
-        )
-        for label in sorted(set(labels))
-    ]
+    parts = []
+    for label in sorted(set(labels)):
+        rhythm = Rhythm(draw(micro_batches), draw(st.integers(1, 3)))
+        operators_of = sum(1 << index for index in range(count) if labels[index] == label)
+        parts.append(Part(operators_of, min(draw(st.integers(1, 2)), rhythm.micro_batch), rhythm))
     cluster = Cluster(sum(part.devices for part in parts), inf, draw(st.sampled_from(bandwidths)))
     return assemble(Problem(graph, cluster, batch), parts, draw(st.booleans()))

@@ -262,3 +262,18 @@ def test_a_long_model_is_grouped_quickly_enough_to_test() -> None:
     groups = group(steps, frozenset({len(steps) - 1}))
     assert len(groups) == 64
     assert sorted(index for each in groups for index in each) == list(range(3000))
+
+
+def test_what_draws_numbers_or_changes_state_is_computed_once() -> None:
+    """A dropout of the input that two branches use, and a counter that no operator's call contains."""
+    steps = [
+        Step("dropout", (), "drop", once=True),
+        Step("count", (), "", once=True, data=False),
+        Step("left", (0,), "left", heavy=True),
+        Step("right", (0,), "right", heavy=True),
+        Step("head", (2, 3), "head", heavy=True),
+    ]
+    groups = group(steps, frozenset({4}))
+    assert sorted(step for each in groups for step in each) == [0, 1, 2, 3, 4]
+    repeated = [replace(each, once=False) for each in steps]
+    assert group(repeated, frozenset({4})) == [(0, 1, 2), (0, 3), (4,)]

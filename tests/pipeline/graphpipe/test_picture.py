@@ -12,13 +12,13 @@ import pytest
 
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.operators import Operator, OperatorGraph
-from mspipe_triton.pipeline.graphpipe.picture import CHARACTER, FILLS, draw
+from mspipe_triton.pipeline.graphpipe.picture import CHARACTER, FILLS, TIME_WIDTH, draw
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
-from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
+from mspipe_triton.pipeline.graphpipe.timeline import Timeline, simulate_plan
 from mspipe_triton.pipeline.graphpipe.work import BACKWARD, FORWARD, SYNC
-from tests.pipeline.graphpipe.plans import chain_plan, operator, plan_of
+from tests.pipeline.graphpipe.plans import chain_plan, measured, operator, plan_of, replicated_plan
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -46,9 +46,9 @@ class Rectangle(NamedTuple):
         )
 
 
-def picture(plan: PipelinePlan, folder: Path) -> ElementTree.Element:
+def picture(plan: PipelinePlan, folder: Path, run: Timeline | None = None) -> ElementTree.Element:
     path = folder / "plan.svg"
-    draw(simulate_plan(plan), path)
+    draw(simulate_plan(plan), path, run)
     assert [file.name for file in folder.iterdir()] == ["plan.svg"]
     return ElementTree.fromstring(path.read_text(encoding="utf-8"))
 
@@ -191,3 +191,85 @@ def test_a_summary_of_operators() -> None:
     graph = OperatorGraph(tuple(operator(f"layers.{number}") for number in range(8)), ())
     assert graph.summary(0b11) == "layers.0, layers.1"
     assert graph.summary(graph.everything) == "layers.0 … layers.7 (8)"
+
+
+class Word(NamedTuple):
+    """Text of a picture, with its rectangle at the mean width of characters."""
+
+    text: str
+    place: Rectangle
+
+    @classmethod
+    def of(cls, element: ElementTree.Element) -> Word:
+        size, x, y = (float(element.get(name, "0")) for name in ("font-size", "x", "y"))
+        text = element.text or ""
+        width = len(text) * CHARACTER * size
+        start = x - width * {"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor", "start")]
+        return cls(text, Rectangle(start, y - size * 0.75, start + width, y + size * 0.2))
+
+
+COMPARISONS = {**PLANS, "fork with a replicated stage": replicated_plan()}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_measured_rows_are_below_simulated_ones_on_one_scale(name: str, tmp_path: Path) -> None:
+    plan = COMPARISONS[name]
+    simulated, run = simulate_plan(plan), measured(simulate_plan(plan))
+    root = picture(plan, tmp_path, run)
+    words = [Word.of(each) for each in root.findall(f"{SVG}text")]
+    origin = next(word.place.end + 8 for word in words if word.text == "simulated")
+    scale = TIME_WIDTH / max(simulated.makespan, run.makespan)
+    labels = [word for word in words if word.text.startswith("device ")]
+    assert [word.text for word in labels] == 2 * [f"device {number}" for number in range(plan.devices)]
+    tops = [word.place.top for word in labels]
+    assert tops == sorted(set(tops))
+    rows: dict[float, list[Rectangle]] = {}
+    fills: dict[float, list[str]] = {}
+    for each in root.findall(f"{SVG}rect"):
+        if each.get("stroke"):
+            rows.setdefault(float(each.get("y", "0")), []).append(Rectangle.of(each))
+            fills.setdefault(float(each.get("y", "0")), []).append(each.get("fill", ""))
+    assert list(rows) == sorted(rows)
+    spans = [row for timeline in (simulated, run) for row in timeline.passes.values()]
+    for label, (top, row), passes in zip(labels, rows.items(), spans, strict=True):
+        assert top < label.place.top < label.place.bottom < row[0].bottom
+        assert [each.start for each in row] == pytest.approx([origin + span.start * scale for span in passes], abs=0.02)
+        assert [each.end for each in row] == pytest.approx([origin + span.end * scale for span in passes], abs=0.02)
+        assert fills[top] == [FILLS[span.kind] for span in passes]
+    ends = [path.get("d", "") for path in root.findall(f"{SVG}path[@stroke-width='1.2']")]
+    assert [float(each[1:].split()[0]) for each in ends] == pytest.approx(
+        [origin + timeline.makespan * scale for timeline in (simulated, run)], abs=0.02
+    )
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("slower", [1, 1e3, 1e-3], ids=["close", "slow", "fast"])
+def test_two_panels_are_inside_and_their_words_apart(name: str, slower: float, tmp_path: Path) -> None:
+    plan = COMPARISONS[name]
+    run = measured(simulate_plan(plan))
+    spans = tuple(span._replace(start=span.start * slower, end=span.end * slower) for span in run.spans)
+    root = picture(plan, tmp_path, Timeline(plan, run.makespan * slower, spans))
+    words = [Word.of(each) for each in root.findall(f"{SVG}text")]
+    rectangles = [Rectangle.of(each) for each in root.findall(f"{SVG}rect") if each.get("stroke")]
+    width, height = (float(each) for each in root.get("viewBox", "").split()[2:])
+    assert (root.get("width"), root.get("height")) == (f"{width:g}", f"{height:g}")
+    for each in (*rectangles, *boxes_of(root), *(word.place for word in words)):
+        assert each.start >= 0
+        assert each.top >= 0
+        assert each.end <= width
+        assert each.bottom <= height
+    outside = [word for word in words if not word.text.isdecimal() or word.place.top > rectangles[-1].bottom]
+    for one, other in combinations(outside, 2):
+        assert not one.place.overlaps(other.place), (one, other)
+    for word in outside:
+        assert not any(word.place.overlaps(each) for each in (*rectangles, *boxes_of(root))), word
+
+
+def test_titles_and_captions_of_a_comparison(tmp_path: Path) -> None:
+    plan = chain_plan([(1e-3, 2e-3), (3e-3, 4e-3)], 2)
+    simulated = simulate_plan(plan)
+    *spans, last = measured(simulated).spans
+    words = texts(picture(plan, tmp_path, Timeline(plan, 12.3456, (*spans, last._replace(kind=SYNC)))))
+    assert "2 devices, mini-batch of 2 samples, 8.5 ms per sample simulated and 6173 ms measured, depth 2" in words
+    assert words.index("simulated") < words.index("17 ms") < words.index("measured") < words.index("12350 ms")
+    assert words.count("milliseconds") == words.count("sync") == 1

@@ -108,6 +108,11 @@ def test_partitions_that_are_no_plans(sets: tuple[int, ...], chain: bool, words:
     [
         (Part(0b1111, 5, Rhythm(8)), Cluster(4, 1000), "need 5 devices of 4"),
         (Part(0b1111, 1, Rhythm(8)), Cluster(4, 100), "GB on each device; devices have"),
+        (
+            Part(0b1111, 3, Rhythm(2)),
+            Cluster(4, 1000),
+            "a stage on 3 devices may have at most 2, with micro-batches of 2",
+        ),
         (Part(0b1111, 1, Rhythm(3)), Cluster(4, 1000), "micro-batch 3 does not divide the batch of 8"),
     ],
 )

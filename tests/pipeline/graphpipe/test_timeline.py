@@ -1,4 +1,4 @@
-"""Simulated plans: timelines computed by hand, against a second simulation, and the steady state as a stage graph."""
+"""Timelines computed by hand, against a second simulation, and as measured; the steady state as a stage graph."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mspipe_triton.pipeline.graphpipe.operators import Duration, Operator, Opera
 from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
-from mspipe_triton.pipeline.graphpipe.timeline import Timeline, makespan, simulate_plan, stage_graph
+from mspipe_triton.pipeline.graphpipe.timeline import PlanSpan, Timeline, makespan, simulate_plan, stage_graph
 from mspipe_triton.pipeline.graphpipe.work import carried
 from mspipe_triton.pipeline.plan import steady_period
 from mspipe_triton.pipeline.simulate import simulate
-from tests.pipeline.graphpipe.plans import chain_plan, operator, plan_of, random_plans, with_held
+from tests.pipeline.graphpipe.plans import chain_plan, measured, operator, plan_of, random_plans, with_held
 from tests.pipeline.graphpipe.task_oracle import oracle
 
 
@@ -38,7 +38,7 @@ def test_a_chain_of_two_with_unequal_passes() -> None:
     assert times(timeline, "backward", 1) == [(4, 8), (11, 15)]
     assert times(timeline, "backward", 0) == [(8, 10), (15, 17)]
     assert (timeline.makespan, timeline.time_per_sample) == (17, 8.5)
-    assert timeline.busy == (6, 14)
+    assert timeline.busy == {0: 6, 1: 14}
     assert timeline.bubble == pytest.approx({0: 11 / 17, 1: 3 / 17})
     assert timeline.memory == {0: 4 * 10 + 2 * 3, 1: 4 * 1 + 5}
     assert len(timeline.spans) == 8
@@ -53,7 +53,7 @@ def test_transfers_take_time_beside_the_passes() -> None:
     assert times(timeline, "gradients", 1) == [(10, 12), (17, 19)]
     assert times(timeline, "backward", 0) == [(12, 14), (19, 21)]
     assert timeline.makespan == 21
-    assert timeline.busy == (6, 14)
+    assert timeline.busy == {0: 6, 1: 14}
     assert {each.other for each in timeline.spans if each.kind in ("outputs", "gradients")} == {0}
 
 
@@ -88,9 +88,40 @@ def test_devices_of_a_stage_share_a_micro_batch_and_sum_their_gradients() -> Non
     assert times(timeline, "forward", 0) == [(0, 1), (3, 4)]
     assert times(timeline, "sync", 0) == [(6, 8)]  # each device sends 2 · 8 / 2 bytes
     assert timeline.makespan == makespan(plan) == 8
-    assert timeline.busy == (8,)
+    assert timeline.busy == {0: 8, 1: 8}
+    assert timeline.passes == dict.fromkeys((0, 1), timeline.spans)
     assert timeline.bubble == {0: 0, 1: 0}
     assert timeline.memory == {0: 37, 1: 37}
+
+
+def test_a_measured_timeline_is_about_each_device_on_its_own() -> None:
+    graph = OperatorGraph((operator("a", 1, 2, parameters=8, activations=5),), ())
+    plan = assemble(Problem(graph, Cluster(2, inf, bandwidth=4.0), 4), [Part(1, 2, Rhythm(2))])
+    tasks = [
+        (0, "forward", 0, 0, 1), (0, "backward", 0, 1, 3), (0, "forward", 1, 4, 5), (0, "backward", 1, 6, 8),
+        (0, "sync", 0, 9, 10),
+        (1, "forward", 0, 1, 3), (1, "forward", 1, 3, 4), (1, "backward", 0, 4, 6), (1, "backward", 1, 6, 9),
+        (1, "sync", 0, 9, 10),
+    ]  # fmt: skip
+    spans = [PlanSpan(0, *task, None, device) for device, *task in tasks]
+    timeline = Timeline(plan, 10, tuple(spans))
+    assert timeline.passes == {0: tuple(spans[:5]), 1: tuple(spans[5:])}
+    assert timeline.time_per_sample == 2.5
+    assert timeline.busy == {0: 7, 1: 9}
+    assert timeline.bubble == pytest.approx({0: 0.3, 1: 0.1})
+    assert timeline.memory == {0: 4 * 8 + 5, 1: 4 * 8 + 2 * 5}
+
+
+@settings(max_examples=50, deadline=None)
+@given(random_plans())
+def test_a_simulation_by_device_is_the_same(plan: PipelinePlan) -> None:
+    timeline = simulate_plan(plan)
+    spans = [span._replace(device=device) for device, row in timeline.passes.items() for span in row]
+    other = Timeline(plan, timeline.makespan, tuple(spans))
+    assert (other.busy, other.bubble, other.memory) == (timeline.busy, timeline.bubble, timeline.memory)
+    late = measured(timeline)
+    assert late.makespan >= timeline.makespan
+    assert all(late.busy[device] >= seconds for device, seconds in timeline.busy.items())
 
 
 def test_micro_batches_of_different_size_wait_for_the_samples_that_they_share() -> None:
@@ -133,7 +164,7 @@ def test_every_task_against_a_second_simulation(plan: PipelinePlan) -> None:
     assert timeline.makespan == makespan(plan) == max(end for _, end in simulated.values())
     for stage in plan.stages:
         assert all(timeline.memory[device] <= plan.memory(stage) for device in stage.devices)
-    work = max(timeline.busy)
+    work = max(timeline.busy.values())
     assert timeline.makespan >= work
     assert min(timeline.bubble.values()) == pytest.approx(1 - work / timeline.makespan)
 

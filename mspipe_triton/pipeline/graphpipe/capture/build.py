@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -53,21 +54,11 @@ def capture(
             operators far apart train the same parameter or use the same changed buffer, or it does nothing.
     """
     kwargs = kwargs or {}
-    smallest = max(2, samples(args, kwargs))
+    smallest = smallest_batch(args, kwargs)
     batches = (smallest, GROWTH * smallest)
     traces = [trace(module, args, kwargs, batch) for batch in batches]
-    small, large = ([(str(node.target), _call(node)) for node in each.nodes] for each in traces)
-    if small != large:
-        raise GraphError(
-            f"{type(module).__name__} does other operations with {batches[1]} samples than with {batches[0]}; "
-            "they must not depend on the number of samples"
-        )
-    if not small:
-        raise GraphError(f"{type(module).__name__} does no operations; a model needs at least one")
-    steps = _steps(traces[0])
-    place = {node: index for index, node in enumerate(traces[0].nodes)}
-    groups = group(steps, frozenset(place[node] for node in traces[0].outputs), most)
-    names = _names(groups, steps)
+    check_alike(module, *traces)
+    steps, groups, names = partition(traces[0], most)
     pieces = [cut(each, names, groups) for each in traces]
     counts = [count(*each) for each in zip(traces, pieces, strict=True)]
     if accelerator is None:
@@ -85,6 +76,41 @@ def capture(
     sender = {node: piece.name for piece in pieces[1] for node in piece.exits}
     uses = [(sender[node], piece.name) for piece in pieces[1] for node in piece.entries if node in sender]
     return OperatorGraph.of(operators, uses, name)
+
+
+def smallest_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Return the number of samples with which a module is traced first: those of its example inputs, at least two."""
+    return max(2, samples(args, kwargs))
+
+
+def check_alike(module: nn.Module, one: Trace, other: Trace) -> None:
+    """Check that a module does the same operations with two numbers of samples, and at least one.
+
+    Raises:
+        GraphError: it does not.
+    """
+    few, many = ([(str(node.target), _call(node)) for node in each.nodes] for each in (one, other))
+    if few != many:
+        raise GraphError(
+            f"{type(module).__name__} does other operations with {other.batch} samples than with {one.batch}; "
+            "they must not depend on the number of samples"
+        )
+    if not few:
+        raise GraphError(f"{type(module).__name__} does no operations; a model needs at least one")
+
+
+def partition(trace: Trace, most: int) -> tuple[list[Step], list[tuple[int, ...]], list[str]]:
+    """Return a trace's operations as steps, and its operators: the indices of their steps, and their names.
+
+    Args:
+        trace: of the smallest batch, whose costs decide which operators are merged.
+        most: operators, unless parallel branches make more necessary. With as many as it has come out before, the
+            result is the same.
+    """
+    steps = _steps(trace)
+    place = {node: index for index, node in enumerate(trace.nodes)}
+    groups = group(steps, frozenset(place[node] for node in trace.outputs), most)
+    return steps, groups, _names(groups, steps)
 
 
 def _measured(
@@ -147,11 +173,18 @@ def _steps(trace: Trace) -> list[Step]:
                 or any(isinstance(trace.state[each], nn.Parameter) for each in state),
                 not kernels or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
                 any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
+                _once(node) or bool(surveyed[index].changed),
                 frozenset(trace.names[each] for each in state if trace.trained(each) or each in changed),
                 sum(max(each.flops / INTENSITY, each.traffic) for each in kernels),
             )
         )
     return steps
+
+
+def _once(node: fx.Node) -> bool:
+    """Return True if an operation draws random numbers, or changes a tensor in place."""
+    schema, tags = getattr(node.target, "_schema", None), getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags or (schema is not None and schema.is_mutable)
 
 
 def _names(groups: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[str]:

@@ -52,9 +52,10 @@ class RunResult:
         losses: of every mini-batch of this run, before its update.
         step_seconds: time of a mini-batch, from the start of the first pass to the end of the last one or of the sync;
             the median over steps.
-        period: seconds per sample of the slowest stage in steady state.
+        period: seconds per sample in steady state, as `Timeline.period`.
         stages: in the plan's order.
         timeline: the measured passes of a step of median time.
+        bandwidth: bytes per second of the slowest link between stages; None if nothing crosses one.
         peak_rss: bytes of host memory of the largest process.
         seconds: wall time of all steps.
     """
@@ -66,6 +67,7 @@ class RunResult:
     period: Comparison
     stages: tuple[StageResult, ...]
     timeline: Timeline
+    bandwidth: float | None
     peak_rss: int
     seconds: float
 
@@ -86,6 +88,7 @@ class RunResult:
             "step_seconds": self.step_seconds._asdict(),
             "period": self.period._asdict(),
             "stages": [each.to_json() for each in self.stages],
+            "bandwidth": self.bandwidth,
             "peak_rss": self.peak_rss,
             "seconds": self.seconds,
         }

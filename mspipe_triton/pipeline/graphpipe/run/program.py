@@ -1,0 +1,276 @@
+"""Program of a stage: the piece of a traced module that a process runs, and the values that cross between stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map
+
+from mspipe_triton.errors import GraphError
+from mspipe_triton.pipeline.graphpipe.capture.build import GROWTH, check_alike, partition, smallest_batch
+from mspipe_triton.pipeline.graphpipe.capture.load import Model
+from mspipe_triton.pipeline.graphpipe.capture.meter import size
+from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, Values, cut, running
+from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, trace
+from mspipe_triton.pipeline.graphpipe.operators import members
+from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
+from mspipe_triton.pipeline.graphpipe.run.joins import join_weights
+from mspipe_triton.pipeline.graphpipe.run.layout import Layout
+from mspipe_triton.pipeline.graphpipe.work import carried
+
+
+class Leaf(NamedTuple):
+    """A tensor that crosses between stages.
+
+    Args:
+        shape: with the samples that the process has in a micro-batch.
+        dtype: its type.
+        gradient: True if a gradient comes back.
+        dim: the dimension that numbers the samples; None if there is none.
+        shared: True if it does not depend on the samples at all, such as a table of positions.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    gradient: bool
+    dim: int | None
+    shared: bool
+
+
+@dataclass(frozen=True)
+class Value:
+    """A result of an operation that crosses between stages: its tensors, and how they are nested."""
+
+    node: fx.Node
+    leaves: tuple[Leaf, ...]
+    spec: TreeSpec
+
+
+@dataclass(frozen=True)
+class Program:
+    """Operations of a process in a pass, and the values that it exchanges.
+
+    Args:
+        samples: that the process has in a micro-batch.
+        piece: the operations of its stage.
+        inputs: placeholders of all inputs of the module, in order.
+        state: parameters and buffers that the stage uses, by placeholder.
+        names: of all state in the module that a stage uses, and for those of this stage the placeholder.
+        received: by index of the earlier stage, the values that come from it.
+        sent: by index of the later stage, the values that go to it.
+        losses: results of this stage that the module's loss consists of, and the weight of each.
+        constant: what a join of losses adds to the loss.
+        changes: True if an operation changes a tensor in place.
+    """
+
+    samples: int
+    piece: Piece
+    inputs: tuple[fx.Node, ...]
+    state: Mapping[fx.Node, Tensor]
+    names: Mapping[str, fx.Node | None]
+    received: Mapping[int, tuple[Value, ...]]
+    sent: Mapping[int, tuple[Value, ...]]
+    losses: Mapping[fx.Node, float]
+    constant: float
+    changes: bool
+
+
+def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, device: torch.device) -> Program:
+    """Build the program of a stage.
+
+    Args:
+        plan: the plan.
+        model: the module, which returns its loss, and example inputs.
+        stage: the stage's index.
+        samples: that the process has in a micro-batch.
+        device: of the process.
+
+    Raises:
+        GraphError: the plan is for another model, torch cannot export the module, it does not return a loss that is a
+            mean over samples, or a value without a dimension of samples crosses between stages whose passes have other
+            samples.
+    """
+    module, args, kwargs = model
+    smallest = smallest_batch(args, kwargs)
+    small = trace(module, args, kwargs, smallest)
+    whole = trace(module, args, kwargs, samples)
+    other = small if samples != smallest else trace(module, args, kwargs, GROWTH * smallest)
+    check_alike(module, whole, other)
+    steps, groups, names = partition(small, len(plan.problem.graph.operators))
+    _check_model(plan, small, cut(small, names, groups))
+    place = {name: index for index, name in enumerate(names)}
+    graph = plan.problem.graph
+    order = [place[each.name] for each in graph.operators]  # of the plan's operators, their groups
+    joined = {join: _members(plan, join) for join in graph.joins}
+    several = {join for join, stages in joined.items() if len(stages) > 1}
+    contents = [[each for each in members(one.operators) if each not in several] for one in plan.stages]
+    contents += [[join] for join in sorted(several)]
+    merged = [sorted({step for each in content for step in groups[order[each]]}) for content in contents]
+    labels = [one.name for one in plan.stages] + [graph.operators[join].name for join in sorted(several)]
+    pieces = cut(whole, labels, merged)
+    stages, joins = pieces[: len(plan.stages)], pieces[len(plan.stages) :]
+    owner = {whole.nodes[step]: each for each, group in enumerate(order) for step in groups[group]}
+    crossing = _crossing(plan, stages, owner)
+    leaves = _leaves(whole, pieces, {node: steps[index].data for index, node in enumerate(whole.nodes)}, other)
+    for (before, after), nodes in crossing.items():
+        _check_aligned(plan, before, after, [leaf for node in nodes for leaf in leaves[node][0]])
+    losses, constant = _losses(whole, stages, joins, leaves, stage)
+    for node in losses:
+        _check_loss(module, leaves[node][0])
+
+    def values(pair: tuple[int, int]) -> tuple[Value, ...]:
+        return tuple(Value(node, *leaves[node]) for node in crossing[pair])
+
+    piece = stages[stage]
+    _move(piece.module, device)
+    used = {node for each in stages for node in each.entries if node in whole.state}
+    return Program(
+        samples,
+        piece,
+        tuple(whole.inputs),
+        {node: whole.state[node] for node in piece.entries if node in whole.state},
+        {whole.names[node]: node if node in piece.entries else None for node in whole.state if node in used},
+        {before: values((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
+        {after: values((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
+        losses,
+        constant,
+        any(
+            getattr(node.target, "_schema", None) and node.target._schema.is_mutable
+            for node in piece.module.graph.nodes
+        ),
+    )
+
+
+def _move(module: fx.GraphModule, device: torch.device) -> None:
+    """Make a piece run on a device, on which it need not have been traced."""
+    for node in module.graph.nodes:
+        for kind in ("args", "kwargs"):
+            setattr(
+                node, kind, tree_map(lambda one: device if isinstance(one, torch.device) else one, getattr(node, kind))
+            )
+    module.recompile()
+    module.to(device)
+
+
+def _members(plan: PipelinePlan, join: int) -> list[int]:
+    """Return the stages whose operators a join uses."""
+    used = plan.problem.graph.predecessors[join]
+    return [index for index, stage in enumerate(plan.stages) if stage.operators & used]
+
+
+def _check_model(plan: PipelinePlan, small: Trace, pieces: Sequence[Piece]) -> None:
+    """Refuse a module whose operators are not those of the plan."""
+    graph = plan.problem.graph
+    planned = {each.name: each.parameters for each in graph.operators}
+    actual = {
+        piece.name: sum(size(small.state[node]) for node in piece.entries if node in small.state) for piece in pieces
+    }
+    again = f"the plan is for another model, {graph.name}; plan again, with the same --model"
+    for name in [*planned, *actual]:
+        if name not in actual:
+            raise GraphError(f"the model has no operator {name!r}: {again}")
+        if name not in planned:
+            raise GraphError(f"the plan has no operator {name!r}: {again}")
+        if planned[name] != actual[name]:
+            raise GraphError(
+                f"operator {name!r} has {actual[name]:,} bytes of parameters, in the plan {planned[name]:,}: {again}"
+            )
+
+
+def _crossing(
+    plan: PipelinePlan, pieces: Sequence[Piece], owner: Mapping[fx.Node, int]
+) -> dict[tuple[int, int], list[fx.Node]]:
+    """Return the results that cross each edge of a plan, by indices of its stages."""
+    edges = carried(plan)
+    needs = [{node for node in piece.entries if node in owner} for piece in pieces]
+    result: dict[tuple[int, int], list[fx.Node]] = {}
+    place = {node: number for number, node in enumerate(owner)}
+    for index in reversed(range(len(plan.stages))):
+        for before in plan.stages[index].after:
+            nodes = [node for node in needs[index] if edges[before, index] >> owner[node] & 1]
+            result[before, index] = sorted(nodes, key=place.__getitem__)
+            needs[before] |= {node for node in nodes if node not in pieces[before].exits}
+    return result
+
+
+def _leaves(
+    whole: Trace, pieces: Sequence[Piece], data: Mapping[fx.Node, bool], other: Trace
+) -> dict[fx.Node, tuple[tuple[Leaf, ...], TreeSpec]]:
+    """Return the tensors of every result that leaves its piece; nothing is computed.
+
+    The dimension of the samples is the one that differs between both traces, if its size is the number of samples.
+    """
+    twins = dict(zip(whole.nodes, other.nodes, strict=True))
+    result = {}
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
+        values = Values(whole, pieces, lambda value: mode.from_tensor(value.detach()))
+        for piece in pieces:
+            arguments, _ = values.arguments(piece)
+            with running(piece.name):
+                results = piece.module(*arguments)
+            values.store(piece, results)
+            for node, tree in zip(piece.exits, results, strict=True):
+                tensors, spec = tree_flatten(tree)
+                leaves = []
+                for tensor, twin in zip(tensors, tree_leaves(twins[node].meta["val"]), strict=True):
+                    if not isinstance(tensor, Tensor):
+                        raise GraphError(f"{node.name} of {piece.name} is no tensor, and cannot cross between stages")
+                    shape, shape_twin = tuple(tensor.shape), tuple(twin.shape)
+                    dims = [dim for dim, pair in enumerate(zip(shape, shape_twin, strict=True)) if len({*pair}) > 1]
+                    sizes = [(shape[dim], shape_twin[dim]) for dim in dims]
+                    dim = dims[0] if sizes == [(whole.batch, other.batch)] else None
+                    leaves.append(Leaf(shape, tensor.dtype, tensor.requires_grad, dim, not dims and not data[node]))
+                result[node] = (tuple(leaves), spec)
+    return result
+
+
+def _check_aligned(plan: PipelinePlan, before: int, after: int, leaves: Sequence[Leaf]) -> None:
+    """Refuse a value without a dimension of samples between stages whose passes have other samples."""
+    if Layout(plan).aligned(before, after):
+        return
+    for leaf in leaves:
+        if leaf.dim is None and not leaf.shared:
+            one, other = plan.stages[before].name, plan.stages[after].name
+            raise GraphError(
+                f"{one} sends {other} a tensor of shape {leaf.shape}, in which no dimension numbers the samples; plan "
+                "both with one micro-batch and as many devices (without --mixed, with --replicas 1)"
+            )
+
+
+def _losses(
+    whole: Trace,
+    stages: Sequence[Piece],
+    joins: Sequence[Piece],
+    leaves: Mapping[fx.Node, tuple[tuple[Leaf, ...], TreeSpec]],
+    stage: int,
+) -> tuple[dict[fx.Node, float], float]:
+    """Return a stage's results that the loss consists of with their weights, and the constant that it adds."""
+    owner = {node: index for index, piece in enumerate(stages) for node in piece.exits}
+    weights = {node: 1.0 for node in stages[stage].exits if node in whole.outputs}
+    constant = 0.0
+    for join in joins:
+        used = [node for node in join.entries if node in owner]
+        each, added = join_weights(whole, join, [leaves[node][0] for node in used])
+        for node, weight in zip(used, each, strict=True):
+            if owner[node] == stage:
+                weights[node] = weights.get(node, 0.0) + weight
+        if stage == min(owner[node] for node in used):
+            constant += added
+    return weights, constant
+
+
+def _check_loss(module: Any, leaves: Sequence[Leaf]) -> None:
+    """Refuse an output that is not the loss of the samples."""
+    for leaf in leaves:
+        scalar = leaf.shape == () or (len(leaf.shape) == 1 and leaf.dim == 0)
+        if not (scalar and leaf.gradient and leaf.dtype.is_floating_point):
+            raise GraphError(
+                f"{type(module).__name__} returns a tensor of shape {leaf.shape} and type {leaf.dtype}"
+                f"{'' if leaf.gradient else ', without gradient'}; to train it, return the loss: a mean over the "
+                "samples, or one number per sample"
+            )
