@@ -135,8 +135,9 @@ class TypedDecoder(nn.Module):
         joined = torch.cat([*embeddings], 2)
         src, dst = self.src(joined[:, :1]), self.dst(joined[:, 1:])
         shift, match = (each(kind).unsqueeze(1) for each in (self.shift, self.match))
-        scores: Tensor = self.out(torch.relu(src + dst + shift)).squeeze(2)
-        return scores + (src * match * dst).sum(2) / sqrt(src.shape[2])
+        hidden = torch.relu(src + dst + shift)
+        scores: Tensor = self.out(hidden).squeeze(2) + (src * match * dst).sum(2) / sqrt(src.shape[2])
+        return scores
 
 
 class TypedModel(nn.Module):
@@ -159,6 +160,7 @@ class TypedModel(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         codes = torch.randn(nodes, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed)) / sqrt(dim)
+        self.kinds = tuple(kinds)
         self.branches = nn.ModuleDict({NAMES[kind]: TypedBranch(kind, codes, fanout, heads) for kind in kinds})
         self.decoder = TypedDecoder(len(kinds) * dim, dim, len(KINDS), dtype)
 
@@ -168,8 +170,8 @@ class TypedModel(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Compute scores [B, 2] of the events' destinations and negatives, and update the memory."""
         embeddings = [
-            branch(roots, times, kind, event, *(each[:, branch.kind] for each in (neighbours, deltas, counts)))
-            for branch in self.branches.values()
+            branch(roots, times, kind, event, neighbours[:, which], deltas[:, which], counts[:, which])
+            for which, branch in zip(self.kinds, self.branches.values(), strict=True)
         ]
         scores: Tensor = self.decoder(embeddings, kind)
         return scores

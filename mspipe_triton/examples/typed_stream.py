@@ -54,8 +54,8 @@ class TypedStream(NamedTuple):
         """Return the events of one type, and their numbers among all."""
         numbers = (self.kind == kind).nonzero().squeeze(1)
         events = self.events
-        columns = (each.index_select(0, numbers) for each in (events.src, events.dst, events.t))
-        return EventStream(*columns, num_nodes=events.num_nodes, name=NAMES[kind]), numbers
+        src, dst, t = (each.index_select(0, numbers) for each in (events.src, events.dst, events.t))
+        return EventStream(src, dst, t, num_nodes=events.num_nodes, name=NAMES[kind]), numbers
 
 
 class _Market:

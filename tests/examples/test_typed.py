@@ -190,7 +190,6 @@ def test_all_types_together_predict_better_than_any_alone() -> None:
         labels = torch.tensor([1, 0]).repeat(len(late))
         precision[name] = float(binary_average_precision(late.view(-1), labels))
         last[name] = np.mean(losses[-quarter:])
-    print(precision, last)
     alone = [str(kind) for kind in KINDS]
     assert last["012"] < 0.7 * 2 * log(2)
     assert last["012"] < min(last[each] for each in alone) - 0.05
