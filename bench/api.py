@@ -14,6 +14,7 @@ import mspipe_triton
 from bench.report import ROOT
 from mspipe_triton import MspipeError
 from mspipe_triton.pipeline import graphpipe
+from mspipe_triton.pipeline.graphpipe import run
 
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 120
@@ -28,15 +29,22 @@ GROUPS = {
         "PipelinePlan", "PipelineStage", "simulate_plan", "Timeline", "stage_graph", "draw", "write_trace",
         "read_plan", "read_profile",
     ),
+    "Pipelined runs": (
+        "StageTrainer", "StepReport", "save_checkpoint", "load_checkpoint", "module_state", "RunResult", "StageResult",
+        "Comparison",
+    ),
 }  # fmt: skip
 HEAD = """# Reference
 
-Everything that `mspipe_triton` offers to Python, as in `from mspipe_triton import load, train`, and under "Pipelines"
-what `mspipe_triton.pipeline.graphpipe` does. `python -m bench.api` writes this page from the docstrings. The guides
-show these names at work: [predictions](guides/predictions.md), [data from Python](guides/python.md),
-[training](guides/training.md), [pipelines](guides/graphpipe.md); for the fused operations, see [kernels
+Everything that `mspipe_triton` offers to Python, as in `from mspipe_triton import load, train`. What is under
+"Pipelines" belongs to `mspipe_triton.pipeline.graphpipe`, and under "Pipelined runs" to its part `run`. `python -m
+bench.api` writes this page from the docstrings. The guides show these names at work:
+[predictions](guides/predictions.md), [data from Python](guides/python.md), [training](guides/training.md),
+[pipelines](guides/graphpipe.md), [pipelined runs](guides/graphpipe-run.md); for the fused operations, see [kernels
 alone](guides/kernels.md)."""
-SECTION = re.compile(r"^(Args|Returns|Raises):\n((?:(?: +\S.*)?\n)+)", re.MULTILINE)
+MADE_ELSEWHERE = ("Predictor",)  # classes that users get from a function
+PACKAGES = {"Pipelines": graphpipe, "Pipelined runs": run}
+SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):\n((?:(?: +\S.*)?\n)+)", re.MULTILINE)
 
 
 class Doc(NamedTuple):
@@ -55,7 +63,7 @@ def page() -> str:
     for group, names in GROUPS.items():
         parts.append(f"## {group}")
         for name in names:
-            parts += entry(name, getattr(graphpipe if group == "Pipelines" else mspipe_triton, name))
+            parts += entry(name, getattr(PACKAGES.get(group, mspipe_triton), name))
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,16 +74,17 @@ def entry(name: str, value: Any) -> Iterator[str]:
         yield from about(name, value)
         return
     doc = parsed(value)
-    if is_dataclass(value) and "Args" in doc.sections:
+    called = "Args" in doc.sections and name not in MADE_ELSEWHERE
+    if called:
         yield signature(name, value)
     yield paragraphs(doc.text)
     for base in value.__mro__[1:]:
         if base.__module__.startswith("mspipe_triton"):
             yield paragraphs(parsed(base).text)
-    if is_dataclass(value):
+    if called or is_dataclass(value):
         yield from sections(value, doc)
-        if "Args" not in doc.sections and all(has_default(field) for field in fields(value)):
-            yield table(fields(value))
+    if is_dataclass(value) and "Args" not in doc.sections and all(has_default(field) for field in fields(value)):
+        yield table(fields(value))
     if issubclass(value, MspipeError):
         yield "\n".join(errors(value))
     yield from members(name, value)
@@ -159,6 +168,11 @@ def sections(value: Callable[..., Any], doc: Doc) -> Iterator[str]:
     if "Args" in doc.sections:
         yield "Arguments:"
         yield "\n".join(items(doc.sections["Args"], names))
+    if "Attributes" in doc.sections:
+        yield "Attributes:"
+        yield "\n".join(
+            items(doc.sections["Attributes"], re.findall(r"^\w+(?=:)", doc.sections["Attributes"], re.MULTILINE))
+        )
     if "Returns" in doc.sections:
         yield wrapped(f"Returns: {flat(doc.sections['Returns'])}")
     if "Raises" in doc.sections:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EINVAL
 from pathlib import Path
 
-from mspipe_triton.errors import InputError
+from mspipe_triton.errors import InputError, RunFolderError
 
 
 def check_output(path: Path) -> None:
@@ -21,6 +22,29 @@ def check_output(path: Path) -> None:
         raise InputError(f"{path}: there is no folder {path.parent}; create it, or use another")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path}: the folder {path.parent} is not writable; use another")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder in which nothing can be created; it need not exist.
+
+    Raises:
+        RunFolderError: there is no permission to write, or a folder above it is a file.
+    """
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if nearest.is_dir() and not os.access(nearest, os.W_OK):
+        raise RunFolderError(f"{path}: cannot be written: no permission to write")
+    if nearest != path and not nearest.is_dir():
+        raise RunFolderError(f"{path}: cannot be written: Not a directory")
+
+
+def settle(folder: Path) -> None:
+    """Bring the names in a folder to disk, where the system can."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 class atomic_file:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mspipe_triton.lazy import load_lazily
 
 if __name__ != "mspipe_triton.tuning":
     raise ImportError(
@@ -30,12 +31,6 @@ _PUBLIC = {
 __all__ = ["Key", "Profile", "ProfileStore", "TuningObserver", "apply", "autotune", "restore", "settings_for"]
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use, since users of the kernels alone need `apply` but not the trainer."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mspipe_triton.tuning.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__ = load_lazily(
+    __name__, {name: f"mspipe_triton.tuning.{module}" for name, module in _PUBLIC.items()}
+)

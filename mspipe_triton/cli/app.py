@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 app = typer.Typer(
@@ -11,3 +13,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Describe and generate event streams.")
 graphpipe_app = typer.Typer(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")
+
+
+def print_error(message: str) -> None:
+    """Print an error to stderr as one line."""
+    print(f"mspipe-triton: {' '.join(message.split())}", file=sys.stderr)

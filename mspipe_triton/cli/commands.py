@@ -13,9 +13,10 @@ import typer
 import typer.exceptions
 
 import mspipe_triton.cli.graphpipe  # adds what its group does without a command
+import mspipe_triton.cli.graphpipe_run  # adds its command
 import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
-from mspipe_triton.cli.app import app, data_app, graphpipe_app
+from mspipe_triton.cli.app import app, data_app, graphpipe_app, print_error
 from mspipe_triton.cli.options import PLANNED_FLAGS, Json, continued_config, resumed_config, run_config, takes_run_flags
 from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
 
@@ -251,7 +252,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"mspipe-triton: {' '.join(message.split())}", file=sys.stderr)
+    print_error(message)
     return code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import FILES, Contents, record
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
-from mspipe_triton.files import atomic_file
+from mspipe_triton.files import atomic_file, check_writable
 from mspipe_triton.models.stored import digest
 
 # The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
@@ -57,11 +56,11 @@ class RunFolder:
             folder = RunFolder.to_resume(out)
             model = config.model.resolved()
             folder.refuse_changes(load_config(folder.config), {**vars(model), **vars(config.train)})
-            _check_writable(folder.path)
+            check_writable(folder.path)
             return folder
         path = Path(out) if out is not None else _first_free(f"{_safe(name)}-{config.model.model}")
         folder = RunFolder(path)
-        _check_writable(path)
+        check_writable(path)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
         # A run that failed in its first epoch leaves only these files, which a new run may overwrite.
@@ -235,15 +234,6 @@ class RunFolder:
 
 def _digest(text: bytes) -> str:
     return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a folder in which nothing can be created."""
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if nearest.is_dir() and not os.access(nearest, os.W_OK):
-        raise RunFolderError(f"{path}: cannot be written: no permission to write")
-    if nearest != path and not nearest.is_dir():
-        raise RunFolderError(f"{path}: cannot be written: Not a directory")
 
 
 def _display(value: Any) -> Any:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from mspipe_triton.errors import RunFolderError
-from mspipe_triton.files import atomic_file
+from mspipe_triton.files import atomic_file, settle
 from mspipe_triton.models.stored import StoredModel, digest
 from mspipe_triton.serving.files import Saved, is_saved
 from mspipe_triton.serving.loading import load
@@ -99,7 +97,7 @@ class StateFolder:
                 target.write_text(_sums(temporary), encoding="utf-8")
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-            _settle(folder)
+            settle(folder)
         except OSError as error:
             raise RunFolderError(f"{folder}: cannot be written: {error.strerror or error}") from error
         finally:
@@ -134,13 +132,3 @@ def _check_sums(folder: Path) -> None:
         same = False
     if not same:
         raise RunFolderError(f"{folder}: damaged or incomplete (its files do not have the sums in {_SUMS})")
-
-
-def _settle(folder: Path) -> None:
-    """Bring the names in a folder to disk, where the system can."""
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
-from importlib import import_module
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.pipeline.graphpipe.named import call, load_callable
 
 
 class Model(NamedTuple):
@@ -36,42 +33,8 @@ def load_model(name: str) -> Model:
         ConfigError: the name has no colon, the module cannot be imported or has no such attribute, the attribute is not
             callable, or the call fails or returns something else.
     """
-    place, colon, attribute = name.partition(":")
-    if not (place and colon and attribute):
-        raise ConfigError(f"model {name!r} is not module:attribute; name a callable, such as models.mine:build")
-    if place.endswith(".py") or os.sep in place:
-        stem = os.path.basename(place).removesuffix(".py")
-        raise ConfigError(f"model {name!r} names a file; run the command in its folder, with {stem}:{attribute}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = import_module(place)
-    except ModuleNotFoundError as error:
-        if f"{place}.".startswith(f"{error.name}."):
-            problem = f"there is no module {error.name}, installed or in this folder; change the folder, or install it"
-        else:
-            problem = f"{place} needs module {error.name}; install it"
-        raise ConfigError(f"model {name!r}: {problem}") from None
-    except Exception as error:
-        raise ConfigError(f"model {name!r}: importing {place} raised {first_line(error)}; fix the module") from error
-    try:
-        build = attrgetter(attribute)(module)
-    except AttributeError as error:
-        raise ConfigError(f"model {name!r}: {error}; name a callable of the module") from None
-    if not callable(build):
-        kind = type(build).__name__
-        raise ConfigError(f"model {name!r} is of type {kind}; name a callable that returns (module, inputs)")
-    try:
-        result = build()
-    except Exception as error:
-        raise ConfigError(f"model {name!r}: the call raised {first_line(error)}; fix the callable") from error
-    return _checked(name, result)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    build = load_callable("model", name, "models.mine:build", "(module, inputs)")
+    return _checked(name, call("model", name, build))
 
 
 def _checked(name: str, result: Any) -> Model:

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from mspipe_triton.pipeline.graphpipe.run.channels import GRADIENT, OUTPUT, Channels, Receipt
 from mspipe_triton.pipeline.graphpipe.run.layout import Layout, Slice
-from mspipe_triton.pipeline.graphpipe.run.program import Leaf, Program, Value
+from mspipe_triton.pipeline.graphpipe.run.program import Program
+from mspipe_triton.pipeline.graphpipe.run.values import Leaf, Value
 
 
 class Rows(NamedTuple):

@@ -40,15 +40,14 @@ class Passes:
         program: of the stage.
         state: the tensors of its placeholders for state.
         exchange: with other stages.
-        batch: samples of the mini-batch.
 
     Attributes:
         loss: the part of the loss that this process has computed.
         live: the micro-batches between their passes.
     """
 
-    def __init__(self, program: Program, state: Mapping[fx.Node, Tensor], exchange: Exchange, batch: int) -> None:
-        self.program, self.state, self.exchange, self.batch = program, state, exchange, batch
+    def __init__(self, program: Program, state: Mapping[fx.Node, Tensor], exchange: Exchange) -> None:
+        self.program, self.state, self.exchange = program, state, exchange
         self.loss: Tensor | float = 0.0
         self.live: dict[int, Pass] = {}
         self._own = {each.untyped_storage()._cdata for each in state.values()}
@@ -86,13 +85,11 @@ class Passes:
                 self._argument(node, received[node], current)
         with torch.enable_grad(), self._collecting(current) if measured else nullcontext():
             results = dict(zip(program.piece.exits, program.piece.module(*arguments), strict=True))
-        share = program.samples / self.batch
-        self.loss = self.loss + program.constant * share
+        self.loss = self.loss + program.constant
         for node, weight in program.losses.items():
             (loss,) = tree_leaves(results[node])
-            factor = weight * (share if loss.ndim == 0 else 1 / self.batch)
-            self.loss = self.loss + loss.detach().sum() * factor
-            current.losses.append((get_gradient_edge(loss), torch.full_like(loss, factor)))
+            self.loss = self.loss + loss.detach().sum() * weight
+            current.losses.append((get_gradient_edge(loss), torch.full_like(loss, weight)))
         tensors: dict[fx.Node, Sequence[Tensor]] = {node: received[node] for node in self._passed_on}
         for node in self._values.keys() & results.keys():
             tensors[node] = tree_leaves(results[node])

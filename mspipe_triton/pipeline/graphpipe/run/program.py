@@ -4,51 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.capture.build import GROWTH, check_alike, partition, smallest_batch
 from mspipe_triton.pipeline.graphpipe.capture.load import Model
 from mspipe_triton.pipeline.graphpipe.capture.meter import size
-from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, Values, cut, running
+from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, cut
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, trace
 from mspipe_triton.pipeline.graphpipe.operators import members
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
-from mspipe_triton.pipeline.graphpipe.run.joins import join_weights
 from mspipe_triton.pipeline.graphpipe.run.layout import Layout
+from mspipe_triton.pipeline.graphpipe.run.losses import check_loss, is_sum, join_weights
+from mspipe_triton.pipeline.graphpipe.run.values import Value, values_of
 from mspipe_triton.pipeline.graphpipe.work import carried
-
-
-class Leaf(NamedTuple):
-    """A tensor that crosses between stages.
-
-    Args:
-        shape: with the samples that the process has in a micro-batch.
-        dtype: its type.
-        gradient: True if a gradient comes back.
-        dim: the dimension that numbers the samples; None if there is none.
-        shared: True if it does not depend on the samples at all, such as a table of positions.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    gradient: bool
-    dim: int | None
-    shared: bool
-
-
-@dataclass(frozen=True)
-class Value:
-    """A result of an operation that crosses between stages: its tensors, and how they are nested."""
-
-    node: fx.Node
-    leaves: tuple[Leaf, ...]
-    spec: TreeSpec
 
 
 @dataclass(frozen=True)
@@ -63,8 +35,8 @@ class Program:
         names: of all state in the module that a stage uses, and for those of this stage the placeholder.
         received: by index of the earlier stage, the values that come from it.
         sent: by index of the later stage, the values that go to it.
-        losses: results of this stage that the module's loss consists of, and the weight of each.
-        constant: what a join of losses adds to the loss.
+        losses: results of this stage that the loss consists of, and the weight of each in that of the mini-batch.
+        constant: what a join of losses adds to that in every pass.
         changes: True if an operation changes a tensor in place.
     """
 
@@ -116,17 +88,22 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     stages, joins = pieces[: len(plan.stages)], pieces[len(plan.stages) :]
     owner = {whole.nodes[step]: each for each, group in enumerate(order) for step in groups[group]}
     crossing = _crossing(plan, stages, owner)
-    leaves = _leaves(whole, pieces, {node: steps[index].data for index, node in enumerate(whole.nodes)}, other)
+    values = values_of(whole, other, pieces, {node: steps[index].data for index, node in enumerate(whole.nodes)})
     for (before, after), nodes in crossing.items():
-        _check_aligned(plan, before, after, [leaf for node in nodes for leaf in leaves[node][0]])
-    losses, constant = _losses(whole, stages, joins, leaves, stage)
-    for node in losses:
-        _check_loss(module, leaves[node][0])
+        _check_aligned(plan, before, after, [values[node] for node in nodes])
+    piece, twin = stages[stage], cut(other, labels, merged)[stage]
+    losses, constant = _losses(whole, stages, joins, values, stage)
+    by_name = {node.name: value for node, value in values.items()}
+    for node, weight in losses.items():
+        check_loss(type(module).__name__, values[node])
+        if values[node].leaves[0].dim is not None:
+            losses[node] = weight / plan.problem.batch
+        elif not is_sum((whole, other), (piece, twin), by_name, node.name):
+            losses[node] = weight * samples / plan.problem.batch
 
-    def values(pair: tuple[int, int]) -> tuple[Value, ...]:
-        return tuple(Value(node, *leaves[node]) for node in crossing[pair])
+    def crosses(pair: tuple[int, int]) -> tuple[Value, ...]:
+        return tuple(values[node] for node in crossing[pair])
 
-    piece = stages[stage]
     _move(piece.module, device)
     used = {node for each in stages for node in each.entries if node in whole.state}
     return Program(
@@ -135,10 +112,10 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
         tuple(whole.inputs),
         {node: whole.state[node] for node in piece.entries if node in whole.state},
         {whole.names[node]: node if node in piece.entries else None for node in whole.state if node in used},
-        {before: values((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
-        {after: values((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
+        {before: crosses((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
+        {after: crosses((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
         losses,
-        constant,
+        constant * samples / plan.problem.batch,
         any(
             getattr(node.target, "_schema", None) and node.target._schema.is_mutable
             for part in piece.module.modules()  # what runs without gradients is a graph of its own
@@ -200,42 +177,11 @@ def _crossing(
     return result
 
 
-def _leaves(
-    whole: Trace, pieces: Sequence[Piece], data: Mapping[fx.Node, bool], other: Trace
-) -> dict[fx.Node, tuple[tuple[Leaf, ...], TreeSpec]]:
-    """Return the tensors of every result that leaves its piece; nothing is computed.
-
-    The dimension of the samples is the one that differs between both traces, if its size is the number of samples.
-    """
-    twins = dict(zip(whole.nodes, other.nodes, strict=True))
-    result = {}
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
-        values = Values(whole, pieces, lambda value: mode.from_tensor(value.detach()))
-        for piece in pieces:
-            arguments, _ = values.arguments(piece)
-            with running(piece.name):
-                results = piece.module(*arguments)
-            values.store(piece, results)
-            for node, tree in zip(piece.exits, results, strict=True):
-                tensors, spec = tree_flatten(tree)
-                leaves = []
-                for tensor, twin in zip(tensors, tree_leaves(twins[node].meta["val"]), strict=True):
-                    if not isinstance(tensor, Tensor):
-                        raise GraphError(f"{node.name} of {piece.name} is no tensor, and cannot cross between stages")
-                    shape, shape_twin = tuple(tensor.shape), tuple(twin.shape)
-                    dims = [dim for dim, pair in enumerate(zip(shape, shape_twin, strict=True)) if len({*pair}) > 1]
-                    sizes = [(shape[dim], shape_twin[dim]) for dim in dims]
-                    dim = dims[0] if sizes == [(whole.batch, other.batch)] else None
-                    leaves.append(Leaf(shape, tensor.dtype, tensor.requires_grad, dim, not dims and not data[node]))
-                result[node] = (tuple(leaves), spec)
-    return result
-
-
-def _check_aligned(plan: PipelinePlan, before: int, after: int, leaves: Sequence[Leaf]) -> None:
+def _check_aligned(plan: PipelinePlan, before: int, after: int, values: Sequence[Value]) -> None:
     """Refuse a value without a dimension of samples between stages whose passes have other samples."""
     if Layout(plan).aligned(before, after):
         return
-    for leaf in leaves:
+    for leaf in (leaf for value in values for leaf in value.leaves):
         if leaf.dim is None and not leaf.shared:
             one, other = plan.stages[before].name, plan.stages[after].name
             raise GraphError(
@@ -245,11 +191,7 @@ def _check_aligned(plan: PipelinePlan, before: int, after: int, leaves: Sequence
 
 
 def _losses(
-    whole: Trace,
-    stages: Sequence[Piece],
-    joins: Sequence[Piece],
-    leaves: Mapping[fx.Node, tuple[tuple[Leaf, ...], TreeSpec]],
-    stage: int,
+    whole: Trace, stages: Sequence[Piece], joins: Sequence[Piece], values: Mapping[fx.Node, Value], stage: int
 ) -> tuple[dict[fx.Node, float], float]:
     """Return a stage's results that the loss consists of with their weights, and the constant that it adds."""
     owner = {node: index for index, piece in enumerate(stages) for node in piece.exits}
@@ -257,22 +199,10 @@ def _losses(
     constant = 0.0
     for join in joins:
         used = [node for node in join.entries if node in owner]
-        each, added = join_weights(whole, join, [leaves[node][0] for node in used])
+        each, added = join_weights(whole, join, [values[node] for node in used])
         for node, weight in zip(used, each, strict=True):
             if owner[node] == stage:
                 weights[node] = weights.get(node, 0.0) + weight
         if stage == min(owner[node] for node in used):
             constant += added
     return weights, constant
-
-
-def _check_loss(module: Any, leaves: Sequence[Leaf]) -> None:
-    """Refuse an output that is not the loss of the samples."""
-    for leaf in leaves:
-        scalar = leaf.shape == () or (len(leaf.shape) == 1 and leaf.dim == 0)
-        if not (scalar and leaf.gradient and leaf.dtype.is_floating_point):
-            raise GraphError(
-                f"{type(module).__name__} returns a tensor of shape {leaf.shape} and type {leaf.dtype}"
-                f"{'' if leaf.gradient else ', without gradient'}; to train it, return the loss: a mean over the "
-                "samples, or one number per sample"
-            )

@@ -27,8 +27,6 @@ from mspipe_triton.pipeline.graphpipe.schedule import passes
 from mspipe_triton.pipeline.graphpipe.timeline import PlanSpan
 from mspipe_triton.pipeline.graphpipe.work import BACKWARD, FORWARD, SYNC
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
 
 @dataclass(frozen=True)
 class StepReport:
@@ -70,11 +68,17 @@ class StageTrainer:
 
     Raises:
         ConfigError: the number of processes is not that of the plan's devices.
-        GraphError: as `build_program`.
+        GraphError: the plan is for another model, torch cannot export the module, it does not return its loss, or a
+            value without a dimension of samples crosses between stages whose passes have other samples.
     """
 
     def __init__(
-        self, plan: PipelinePlan, model: Model, optimizer: MakeOptimizer, seed: int = 0, device: str = "cpu"
+        self,
+        plan: PipelinePlan,
+        model: Model,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         if dist.get_world_size() != plan.devices:
             raise ConfigError(
@@ -164,9 +168,9 @@ class StageTrainer:
 
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], measured: bool) -> StepReport:
         """Run all passes of a mini-batch, and sum the gradients over the processes of the stage."""
-        batch, exchange, clock = self.plan.problem.batch, self._exchange, self._clock
+        exchange, clock = self._exchange, self._clock
         inputs = self._flat(args, kwargs)
-        work = Passes(self._program, self._placed, exchange, batch)
+        work = Passes(self._program, self._placed, exchange)
         moments: list[tuple[str, int, Any, Any]] = []
         in_flight = activations = 0
         behind = self._layout.behind(self.index)

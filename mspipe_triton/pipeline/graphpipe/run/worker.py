@@ -58,10 +58,10 @@ def work(
         plan, load_model(model), load_optimizer(settings.optimizer, settings.lr), settings.seed, device
     )
     torch.manual_seed(settings.seed)
-    source = load_data(data)
+    source = load_data(data, settings.seed)
     if checkpoint is not None and resume:
         load_checkpoint(checkpoint, trainer)
-        source.skip(trainer.steps, plan.problem.batch)
+        source.skip(trainer.steps)
     first, start = trainer.steps, time.perf_counter()
     record, losses = Record(dist.get_rank()), []
     while trainer.steps < settings.steps:

@@ -1,0 +1,89 @@
+"""The board of a run: what its processes tell one another through a store of torch, and the first failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch.distributed import PrefixStore, Store
+
+LAUNCHER = -1  # the author of what the launcher writes
+_PREFIX, _VERDICT, _NONE = "mspipe", "verdict", "null"
+
+
+class Verdict(NamedTuple):
+    """The reason for the end of a run that failed.
+
+    Args:
+        message: one line.
+        code: the exit status of the command.
+        author: rank of the process that found it, or `LAUNCHER`.
+    """
+
+    message: str
+    code: int
+    author: int
+
+
+class Beat(NamedTuple):
+    """A sign of life.
+
+    Args:
+        count: grows with every beat; 0 of a process that has not joined.
+        pid: number of the process on its host.
+        host: name of its machine.
+        done: its part of the run is complete.
+    """
+
+    count: int = 0
+    pid: int = 0
+    host: str = ""
+    done: bool = False
+
+
+class Board:
+    """Beats of the processes of a run, and its verdict. No call waits for another process.
+
+    Args:
+        store: shared by all processes; calls raise RuntimeError once its server has gone.
+        processes: their number.
+    """
+
+    def __init__(self, store: Store, processes: int) -> None:
+        self._store = PrefixStore(_PREFIX, store)
+        self._keys = [f"beat/{rank}" for rank in range(processes)]
+        for key in self._keys:
+            self._store.compare_set(key, "", json.dumps(Beat()))
+        self._store.compare_set(_VERDICT, "", _NONE)
+
+    def beat(self, rank: int, count: int, done: bool) -> None:
+        """Give a sign of life of this process."""
+        self._store.set(self._keys[rank], json.dumps(Beat(count, os.getpid(), socket.gethostname(), done)))
+
+    def read(self) -> tuple[Verdict | None, list[Beat]]:
+        """Return the verdict, if there is one, and the last beat of each process."""
+        verdict, *beats = (json.loads(each) for each in self._store.multi_get([_VERDICT, *self._keys]))
+        return None if verdict is None else Verdict(*verdict), [Beat(*each) for each in beats]
+
+    def settle(self, verdict: Verdict) -> Verdict:
+        """Make this the verdict unless there is one; returns the verdict of the run."""
+        text = self._store.compare_set(_VERDICT, _NONE, json.dumps(verdict))
+        return Verdict(*json.loads(text))
+
+
+def process_name(rank: int, stages: Mapping[int, str], pid: int = 0, host: str = "") -> str:
+    """Name a process by its rank, its stage, and its number on its host, as far as there are such.
+
+    Args:
+        rank: the process's.
+        stages: the name of every rank's stage.
+        pid: its number, or 0.
+        host: its machine if it is another, or "".
+    """
+    facts = [stages[rank]] if rank in stages else []
+    if pid:
+        facts.append(f"pid {pid} on {host}" if host else f"pid {pid}")
+    return f"process {rank} ({', '.join(facts)})" if facts else f"process {rank}"
