@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 LAUNCHER = -1  # the author of what the launcher writes
 _PREFIX, _VERDICT, _NONE = "mspipe", "verdict", "null"
@@ -32,13 +32,13 @@ class Beat(NamedTuple):
     """A sign of life.
 
     Args:
-        count: grows with every beat; 0 of a process that has not joined.
+        number: grows with every beat; 0 of a process that has not joined.
         pid: number of the process on its host.
         host: name of its machine.
         done: its part of the run is complete.
     """
 
-    count: int = 0
+    number: int = 0
     pid: int = 0
     host: str = ""
     done: bool = False
@@ -59,9 +59,9 @@ class Board:
             self._store.compare_set(key, "", json.dumps(Beat()))
         self._store.compare_set(_VERDICT, "", _NONE)
 
-    def beat(self, rank: int, count: int, done: bool) -> None:
+    def beat(self, rank: int, number: int, done: bool) -> None:
         """Give a sign of life of this process."""
-        self._store.set(self._keys[rank], json.dumps(Beat(count, os.getpid(), socket.gethostname(), done)))
+        self._store.set(self._keys[rank], json.dumps(Beat(number, os.getpid(), socket.gethostname(), done)))
 
     def read(self) -> tuple[Verdict | None, list[Beat]]:
         """Return the verdict, if there is one, and the last beat of each process."""

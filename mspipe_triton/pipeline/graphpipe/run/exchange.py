@@ -14,12 +14,14 @@ from mspipe_triton.pipeline.graphpipe.run.layout import Layout, Slice
 from mspipe_triton.pipeline.graphpipe.run.program import Program
 from mspipe_triton.pipeline.graphpipe.run.values import Leaf, Value
 
+TOKEN = Leaf((1,), torch.uint8, True, None, True)
+
 
 class Rows(NamedTuple):
     """A part of a tensor that crosses: its place among the tensors of a result, the process, and its samples.
 
     Args:
-        node: the result; None if the message only tells that the pass has ended.
+        node: the result; None for a token.
         place: of the tensor in it.
         leaf: the tensor.
         process: at the other end.
@@ -50,7 +52,7 @@ class Rows(NamedTuple):
 class Exchange:
     """Messages that the passes of a process receive and send.
 
-    In a chain a stage may follow one whose results it does not use. A byte per sample then tells it when to start.
+    Where nothing crosses between two stages of a chain, they exchange tokens, so that the later one waits all the same.
 
     Args:
         layout: of the plan.
@@ -65,25 +67,18 @@ class Exchange:
         process = layout.plan.stages[stage].devices[replica]
         self._inputs: dict[int, list[Rows]] = defaultdict(list)  # by pass
         self._outputs: dict[int, list[Rows]] = defaultdict(list)
-        token = Leaf((program.samples,), torch.uint8, gradient=True, dim=0, shared=False)
-        self._token = torch.zeros(token.shape, dtype=token.dtype, device=channels.device)
-
-        def rows(values: Sequence[Value], part: Slice, process: int, first: int) -> Iterator[Rows]:
-            return (
-                _rows(values, part, process, first) if values else iter([_part(None, 0, token, part, process, first)])
-            )
-
-        for before in layout.plan.stages[stage].after:
+        for before, values in program.received.items():
             for each in layout.slices(before, stage):
                 if each.receiver == process:
                     first = layout.samples(stage, replica, each.receiver_pass).start
-                    self._inputs[each.receiver_pass] += rows(program.received.get(before, ()), each, each.sender, first)
-        for after in layout.plan.followers[stage]:
+                    self._inputs[each.receiver_pass] += _rows(values, each, each.sender, first)
+        for after, values in program.sent.items():
             for each in layout.slices(stage, after):
                 if each.sender == process:
                     first = layout.samples(stage, replica, each.sender_pass).start
-                    self._outputs[each.sender_pass] += rows(program.sent.get(after, ()), each, each.receiver, first)
+                    self._outputs[each.sender_pass] += _rows(values, each, each.receiver, first)
         self._values = [value for values in program.received.values() for value in values]
+        self._token = torch.zeros(TOKEN.shape, dtype=TOKEN.dtype, device=channels.device)
         self._expected: dict[tuple[int, int], list[Receipt]] = {}
 
     def expect(self, forward: bool, number: int) -> None:
@@ -96,11 +91,9 @@ class Exchange:
 
     def inputs(self, number: int) -> dict[fx.Node, list[Tensor]]:
         """Return the tensors that a forward pass has received from earlier stages."""
-        parts: dict[tuple[fx.Node, int], list[Tensor]] = defaultdict(list)
+        parts: dict[tuple[fx.Node | None, int], list[Tensor]] = defaultdict(list)
         for each, receipt in zip(self._inputs[number], self._expected.pop((OUTPUT, number)), strict=True):
-            part = receipt.wait()
-            if each.node is not None:
-                parts[each.node, each.place].append(part)
+            parts[each.node, each.place].append(receipt.wait())
         return {
             value.node: [_joined(parts[value.node, place], leaf.dim) for place, leaf in enumerate(value.leaves)]
             for value in self._values
@@ -119,7 +112,7 @@ class Exchange:
             part = receipt.wait()
             if each.node is None:
                 continue
-            key = each.node, each.place
+            key = (each.node, each.place)
             if key not in sums:
                 sums[key] = torch.zeros(each.leaf.shape, dtype=each.leaf.dtype, device=part.device)
             each.of(sums[key]).add_(part)
@@ -141,15 +134,16 @@ class Exchange:
 
 
 def _rows(values: Sequence[Value], part: Slice, process: int, first: int) -> Iterator[Rows]:
-    """Yield the rows of all values that two passes have in common; what is not by sample crosses once per receiver."""
+    """Yield the rows of all values that two passes have in common, or a token if there are no values.
+
+    What is not by sample crosses once per receiver.
+    """
+    if not values:
+        yield Rows(None, 0, TOKEN, process, part.start - first, part.stop - first)
     for value in values:
         for place, leaf in enumerate(value.leaves):
             if leaf.dim is not None or part.first:
-                yield _part(value.node, place, leaf, part, process, first)
-
-
-def _part(node: fx.Node | None, place: int, leaf: Leaf, part: Slice, process: int, first: int) -> Rows:
-    return Rows(node, place, leaf, process, part.start - first, part.stop - first)
+                yield Rows(value.node, place, leaf, process, part.start - first, part.stop - first)
 
 
 def _joined(parts: Sequence[Tensor], dim: int | None) -> Tensor:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its module imports it without a list of names
 
 from mspipe_triton.errors import InputError, PipelineError
 from mspipe_triton.pipeline.graphpipe.run.board import LAUNCHER, Board, Verdict, process_name

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from mspipe_triton.errors import ConfigError
@@ -59,7 +59,7 @@ def run_process(
 ) -> Result:
     """Carry out this process's part of a run, and return its result once the parts of all processes are complete.
 
-    If a process fails, this function does not return: all exit, and one of them says why. See `Watch`.
+    The main thread calls this. If a process fails, it does not return: all exit, and one of them says why. See `Watch`.
 
     Args:
         make_plan: returns the plan; a process per device is needed.
@@ -79,7 +79,7 @@ def run_process(
         plan = make_plan()
         if plan.devices != processes:
             raise ConfigError(
-                f"the plan has {plan.devices} devices, but there are {processes} processes; start torchrun with "
+                f"the plan needs a process per device, so {plan.devices}, and not {processes}; start torchrun with "
                 f"--nproc-per-node {plan.devices}"
             )
         watch.stages = stage_names(plan)

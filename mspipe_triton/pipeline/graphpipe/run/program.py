@@ -33,8 +33,8 @@ class Program:
         inputs: placeholders of all inputs of the module, in order.
         state: parameters and buffers that the stage uses, by placeholder.
         names: of all state in the module that a stage uses, and for those of this stage the placeholder.
-        received: by index of the earlier stage, the values that come from it.
-        sent: by index of the later stage, the values that go to it.
+        received: by index of the stage before, the values that come from it; in chains there may be none.
+        sent: by index of the stage after, the values that go to it.
         losses: results of this stage that the loss consists of, and the weight of each in that of the mini-batch.
         constant: what a join of losses adds to that in every pass.
         changes: True if an operation changes a tensor in place.
@@ -112,8 +112,8 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
         tuple(whole.inputs),
         {node: whole.state[node] for node in piece.entries if node in whole.state},
         {whole.names[node]: node if node in piece.entries else None for node in whole.state if node in used},
-        {before: crosses((before, stage)) for before in plan.stages[stage].after if crossing[before, stage]},
-        {after: crosses((stage, after)) for after in plan.followers[stage] if crossing[stage, after]},
+        {before: crosses((before, stage)) for before in plan.stages[stage].after},
+        {after: crosses((stage, after)) for after in plan.followers[stage]},
         losses,
         constant * samples / plan.problem.batch,
         any(

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import NoReturn
 
 import torch
-from torch.distributed import DistError, Store
+from torch.distributed import DistError
+from torch.distributed.distributed_c10d import Store
 
 from mspipe_triton.errors import MspipeError
 from mspipe_triton.pipeline.graphpipe.named import first_line
@@ -157,9 +158,9 @@ class Watch:
             return None
         dead = []
         for rank, (beat, seconds) in enumerate(zip(self._beats, self._silence, strict=True)):
-            limit = SUSPECT if self._suspicion else self.stalled * (1 if beat.count else STARTING)
+            limit = SUSPECT if self._suspicion else self.stalled * (1 if beat.number else STARTING)
             if rank != self.rank and seconds >= limit:
-                dead.append((beat.count > 0, seconds, rank))
+                dead.append((beat.number > 0, seconds, rank))
         if not dead:
             return self._suspicion
         joined, seconds, rank = max(dead)

@@ -65,7 +65,7 @@ def test_a_complete_run_prints_the_result_of_process_0_alone(tmp_path: Path) -> 
         ("late", 1, r"stage 2 \(process 2\) raised ValueError: no checkpoint \(ring.py:\d+\)"),
         ("exits", 1, r"process 1 \(stage 1, pid \d+\) ended with exit status 7"),
         ("refuses", 2, "the plan is of another model"),
-        ("size", 2, "the plan has 4 devices, but there are 3 processes; start torchrun with --nproc-per-node 4"),
+        ("size", 2, "the plan needs a process per device, so 4, and not 3; start torchrun with --nproc-per-node 4"),
     ],
 )
 def test_a_run_that_fails_says_so_in_one_line(case: str, code: int, line: str, tmp_path: Path) -> None:

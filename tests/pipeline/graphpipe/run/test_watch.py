@@ -200,7 +200,7 @@ def test_torchrun_a_complete_run_prints_its_result(tmp_path: Path) -> None:
         ("late", r"stage 2 \(process 2\) raised ValueError: no checkpoint \(ring.py:\d+\)"),
         ("exits", r"process 1 \(stage 1, pid \d+\) died"),
         ("refuses", "the plan is of another model"),
-        ("size", "the plan has 4 devices, but there are 3 processes; start torchrun with --nproc-per-node 4"),
+        ("size", "the plan needs a process per device, so 4, and not 3; start torchrun with --nproc-per-node 4"),
     ],
 )
 def test_torchrun_a_run_that_fails_says_so_once(case: str, line: str, tmp_path: Path) -> None:
