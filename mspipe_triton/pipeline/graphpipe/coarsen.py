@@ -24,7 +24,7 @@ class Step:
         idle: it takes no time, as a view does.
         data: it depends on the model's inputs.
         once: it draws random numbers or changes a tensor in place, so it must not be computed twice.
-        trained: names of the trained parameters that it uses.
+        trained: names of the trained parameters that it uses, and of the buffers that a step changes in place.
         work: its cost in any unit, by which the cheapest operators are merged first.
     """
 
@@ -47,7 +47,7 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     2. Light steps join the last operator that they use, or the first one that uses their result if branches start
        before them. Those that join branches join the operator after them, or stay one of their own if branches start
        there.
-    3. Operators that train the same parameter become one.
+    3. Operators that train the same parameter become one, as do those that use a buffer that a step changes.
     4. Above `most` operators, neighbours of which no branch starts or ends between are merged, the cheapest first.
 
     Light steps that use only inputs or constants, and that can be computed twice, are part of every operator that uses
@@ -63,7 +63,7 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
         The steps of each operator, ascending, in a topological order of the operators.
 
     Raises:
-        GraphError: operators train the same parameter, and others lie between them.
+        GraphError: operators train the same parameter or use the same changed buffer, and others lie between them.
     """
     free: list[bool] = []
     trained: list[frozenset[str]] = []
@@ -80,21 +80,30 @@ def group(steps: Sequence[Step], outputs: frozenset[int], most: int = OPERATORS)
     clusters.join_calls()
     clusters.join_light()
     clusters.shorten(most)
-    return _with_free(clusters.groups(), steps, free)
+    return _with_free(clusters.groups(), steps, free, trained)
 
 
-def _with_free(groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool]) -> list[tuple[int, ...]]:
+def _with_free(
+    groups: Sequence[Sequence[int]], steps: Sequence[Step], free: Sequence[bool], trained: Sequence[frozenset[str]]
+) -> list[tuple[int, ...]]:
     """Add to every operator the free steps that it uses.
 
-    Those that nothing uses, such as the count of a buffer, join an operator of their call, or else the first one.
+    Those that nothing uses, such as the change of a buffer, join an operator that uses the same trained parameter or
+    changed buffer, or else one of their call, or else the first one.
     """
     used = {each for step in steps for each in step.uses}
-    unused = {index for index, alone in enumerate(free) if alone and index not in used}
-    places = {steps[index].call: place for place, each in reversed([*enumerate(groups)]) for index in each}
+    calls, states = dict[str, int](), dict[str, int]()
+    for place, each in reversed([*enumerate(groups)]):
+        for index in each:
+            calls[steps[index].call] = place
+            states.update(dict.fromkeys(trained[index], place))
+    unused: dict[int, list[int]] = {}
+    for index in (index for index, alone in enumerate(free) if alone and index not in used):
+        places = [states[name] for name in sorted(trained[index]) if name in states]
+        unused.setdefault((*places, calls.get(steps[index].call, 0))[0], []).append(index)
     result = []
     for place, each in enumerate(groups):
-        joining = [index for index in sorted(unused) if places.get(steps[index].call, 0) == place]
-        whole, waiting = set[int](), [*each, *joining]
+        whole, waiting = set[int](), [*each, *unused.get(place, ())]
         while waiting:
             index = waiting.pop()
             whole.add(index)
@@ -190,7 +199,7 @@ class _Clusters:
         return not self.descendants[into] & self.heavy & ~(1 << index) & ~self.descendants[index]
 
     def tie(self) -> None:
-        """Merge groups that train the same parameter, with the groups between them.
+        """Merge groups that train the same parameter or use the same changed buffer, with the groups between them.
 
         Raises:
             GraphError: a heavy group that shares none of its parameters lies between them.
@@ -217,9 +226,9 @@ class _Clusters:
             if strangers:
                 ends = [self._label(index) for index in self._sorted(self.ancestors, whole)]
                 raise GraphError(
-                    f"operators {ends[0]!r} and {ends[-1]!r} train the same parameter, {name!r}, so they must share a "
-                    f"device, but {strangers.bit_count()} others lie between them, such as "
-                    f"{self._label(next(members(strangers)))!r}; train a parameter of its own in each"
+                    f"operators {ends[0]!r} and {ends[-1]!r} use the same state, {name!r}, which training changes, so "
+                    f"they must share a device, but {strangers.bit_count()} others lie between them, such as "
+                    f"{self._label(next(members(strangers)))!r}; use state of its own in each"
                 )
             into, *others = members(whole | between)
             for other in others:

@@ -223,11 +223,29 @@ def test_shared_parameters_with_others_between_are_refused() -> None:
         Step("head", (1,), "h", True, trained=frozenset({"e.weight"})),
     ]
     message = (
-        "operators 'embedding' and 'head' train the same parameter, 'e.weight', so they must share a device, but 1 "
-        "others lie between them, such as 'body'; train a parameter of its own in each"
+        "operators 'embedding' and 'head' use the same state, 'e.weight', which training changes, so they must share a "
+        "device, but 1 others lie between them, such as 'body'; use state of its own in each"
     )
     with pytest.raises(GraphError, match=f"^{re.escape(message)}$"):
         group(steps, frozenset({2}))
+
+
+def test_a_change_of_a_buffer_is_part_of_the_operator_that_reads_the_buffer() -> None:
+    """Neither the change nor the reading uses other steps; the change comes first, and is of another module call."""
+    steps = [
+        Step("left", (), "left", True),
+        Step("change", (), "model", trained=frozenset({"ring"})),
+        Step("read", (), "model", trained=frozenset({"ring"})),
+        Step("right", (2,), "right", True),
+        Step("join", (0, 3), "join", True),
+    ]
+    assert group(steps, frozenset({4})) == [(0,), (1, 2, 3), (4,)]
+    assert group([*steps, Step("again", (2,), "again", True)], frozenset({4, 5})) == [(0,), (1, 2, 3, 5), (4,)]
+
+
+def test_a_counter_is_part_of_some_operator() -> None:
+    counter = Step("add", (), "model", data=False, trained=frozenset({"steps"}))
+    assert group([Step("a", (), "a", True), counter], frozenset({0})) == [(0, 1)]
 
 
 def test_a_long_model_is_grouped_quickly_enough_to_test() -> None:

@@ -51,7 +51,7 @@ def capture(
 
     Raises:
         GraphError: torch cannot export the module, its operations depend on the values or the number of samples,
-            operators far apart train the same parameter, or it does nothing.
+            operators far apart train the same parameter or use the same changed buffer, or it does nothing.
     """
     kwargs = kwargs or {}
     smallest = smallest_batch(args, kwargs)
@@ -149,7 +149,8 @@ def _call(node: fx.Node) -> tuple[str, str]:
 
 def _steps(trace: Trace) -> list[Step]:
     """Return a trace's operations as steps; those without kernels, or on single numbers, are idle."""
-    kernels = survey(trace)
+    surveyed = survey(trace)
+    changed = frozenset[fx.Node]().union(*(each.changed for each in surveyed))
     parents = {""}
     for node in trace.nodes:
         path = _call(node)[1]
@@ -161,19 +162,20 @@ def _steps(trace: Trace) -> list[Step]:
         state = [each for each in node.all_input_nodes if each in trace.state]
         call, path = _call(node)
         values = tree_leaves([each.meta.get("val") for each in (node, *node.all_input_nodes)])
+        kernels = surveyed[index].kernels
         operation = re.sub(r"_*\d*$", "", node.name)
         steps.append(
             Step(
                 f"{path}.{operation}".lstrip(".") if path in parents else path,
                 uses,
                 call,
-                any(each.flops for each in kernels[index])
+                any(each.flops for each in kernels)
                 or any(isinstance(trace.state[each], nn.Parameter) for each in state),
-                not kernels[index] or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
+                not kernels or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
                 any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
-                _once(node),
-                frozenset(trace.names[each] for each in state if trace.trained(each)),
-                sum(max(each.flops / INTENSITY, each.traffic) for each in kernels[index]),
+                _once(node) or bool(surveyed[index].changed),
+                frozenset(trace.names[each] for each in state if trace.trained(each) or each in changed),
+                sum(max(each.flops / INTENSITY, each.traffic) for each in kernels),
             )
         )
     return steps

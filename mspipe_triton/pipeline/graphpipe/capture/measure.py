@@ -41,9 +41,17 @@ def _targets(results: Sequence[Any]) -> list[Tensor]:
     return [each for each in tree_leaves(results) if isinstance(each, Tensor) and each.requires_grad]
 
 
-def survey(trace: Trace) -> list[tuple[Kernel, ...]]:
-    """Return the kernels of the forward pass of every operation."""
-    kernels = []
+class Surveyed(NamedTuple):
+    """Kernels of the forward pass of an operation, and the buffers that it changes in place."""
+
+    kernels: tuple[Kernel, ...]
+    changed: frozenset[fx.Node]
+
+
+def survey(trace: Trace) -> list[Surveyed]:
+    """Return what every operation does."""
+    result = []
+    buffers = [node for node, value in trace.state.items() if not isinstance(value, nn.Parameter)]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         values: dict[fx.Node, Any] = {}
         for node, value in (*trace.state.items(), *trace.inputs.items()):
@@ -53,10 +61,12 @@ def survey(trace: Trace) -> list[tuple[Kernel, ...]]:
                 if source.op == "get_attr":
                     values[source] = getattr(trace.root, str(source.target))
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            versions = [values[each]._version for each in buffers]
             with running(node.name), Meter() as meter:
                 values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
-            kernels.append(tuple(meter.kernels))
-    return kernels
+            changed = (each for each, version in zip(buffers, versions, strict=True) if values[each]._version > version)
+            result.append(Surveyed(tuple(meter.kernels), frozenset(changed)))
+    return result
 
 
 def count(trace: Trace, pieces: Sequence[Piece]) -> list[Counts]:

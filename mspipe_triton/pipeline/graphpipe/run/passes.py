@@ -24,13 +24,13 @@ class Pass:
         leaves: by result and place in it, the tensors that it received and that need a gradient.
         edges: the same of its results that later stages use.
         losses: its parts of the loss, and their weights.
-        saved: storages that autograd holds, by address; only if measured.
+        saved: storages that autograd holds, by address, and their bytes; only if measured.
     """
 
     leaves: dict[tuple[fx.Node, int], Tensor] = field(default_factory=dict)
     edges: dict[tuple[fx.Node, int], GradientEdge] = field(default_factory=dict)
     losses: list[tuple[GradientEdge, Tensor]] = field(default_factory=list)
-    saved: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    saved: dict[int, tuple[torch.UntypedStorage, int]] = field(default_factory=dict)
 
 
 class Passes:
@@ -83,7 +83,7 @@ class Passes:
         for node in self._passed_on:
             if node not in program.piece.entries:
                 self._argument(node, received[node], current)
-        with torch.enable_grad(), self._collecting(current) if measured else nullcontext():
+        with torch.enable_grad(), self._collecting(current, inputs) if measured else nullcontext():
             results = dict(zip(program.piece.exits, program.piece.module(*arguments), strict=True))
         self.loss = self.loss + program.constant
         for node, weight in program.losses.items():
@@ -121,7 +121,7 @@ class Passes:
 
     def saved_bytes(self) -> int:
         """Return the bytes that autograd holds for all micro-batches between their passes, if they are measured."""
-        return sum(storage.nbytes() for each in self.live.values() for storage in each.saved.values())
+        return sum(size for each in self.live.values() for _, size in each.saved.values())
 
     def _argument(self, node: fx.Node, tensors: Sequence[Tensor], current: Pass) -> Any:
         """Return a received result as argument of the piece, and remember the tensors that need a gradient."""
@@ -132,11 +132,14 @@ class Passes:
             arguments.append(tensor.clone() if self.program.changes else tensor)
         return tree_unflatten(arguments, value.spec)
 
-    def _collecting(self, current: Pass) -> AbstractContextManager[None]:
+    def _collecting(self, current: Pass, inputs: Mapping[fx.Node, Any]) -> AbstractContextManager[None]:
+        """Collect what autograd saves, but for parameters; of the inputs, only the rows of the pass count."""
+        rows = {each.untyped_storage()._cdata: each.nbytes for each in inputs.values() if isinstance(each, Tensor)}
+
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in self._own:
-                current.saved[storage._cdata] = storage
+                current.saved[storage._cdata] = (storage, rows.get(storage._cdata, storage.nbytes()))
             return tensor
 
         return saved_tensors_hooks(pack, lambda tensor: tensor)

@@ -118,7 +118,9 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
         constant * samples / plan.problem.batch,
         any(
             getattr(node.target, "_schema", None) and node.target._schema.is_mutable
-            for node in piece.module.graph.nodes
+            for part in piece.module.modules()  # what runs without gradients is a graph of its own
+            if isinstance(part, fx.GraphModule)
+            for node in part.graph.nodes
         ),
     )
 

@@ -88,8 +88,44 @@ def test_tied_weights() -> None:
     inputs = (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 4))
     graph = estimated(Tied(between=False), *inputs)
     assert operator(graph, "embedding..head").parameters == 160
-    with pytest.raises(GraphError, match="operators 'embedding' and 'head' train the same parameter"):
+    with pytest.raises(GraphError, match="operators 'embedding' and 'head' use the same state"):
         estimated(Tied(between=True), *inputs)
+
+
+class Remembering(nn.Module):
+    """Branches a and b, and layers after them. A buffer is read before a and changed after it, without gradients.
+
+    Others may read it: b, or what follows the last layer.
+    """
+
+    last: Tensor
+
+    def __init__(self, reader: str) -> None:
+        super().__init__()
+        self.reader = reader
+        self.register_buffer("last", torch.zeros(2, 4))
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.a(x + self.last[0])
+        other = self.b(x + self.last[1] if self.reader == "b" else x)
+        with torch.no_grad():
+            self.last[:1].copy_(one.mean(0, keepdim=True))
+        result = self.d(self.c(one * other))
+        return result + self.last[1] if self.reader == "end" else result
+
+
+@pytest.mark.parametrize("accelerator", [ACCELERATORS["h100"], None], ids=["estimated", "measured"])
+def test_operators_that_use_a_changed_buffer_are_one(accelerator: Any) -> None:
+    inputs = (torch.ones(2, 4),)
+    alone, shared, far = (Remembering(reader) for reader in ("a", "b", "end"))
+    graph = capture(alone, inputs, accelerator=accelerator)
+    assert uses(graph) == {"a": set(), "b": set(), "c": {"a", "b"}, "d": {"c"}}
+    assert operator(graph, "a").parameters == 4 * (20 + 8)
+    assert not alone.last.any(), "a capture leaves the module as it was"
+    assert uses(capture(shared, inputs, accelerator=accelerator)) == {"a..b": set(), "c": {"a..b"}, "d": {"c"}}
+    with pytest.raises(GraphError, match="operators 'a' and 'd' use the same state, 'last', which training changes"):
+        capture(far, inputs, accelerator=accelerator)
 
 
 def test_one_layer_on_two_inputs() -> None:

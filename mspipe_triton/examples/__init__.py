@@ -1,0 +1,1 @@
+"""Models to start from: temporal graph networks that train as pipelines whose stages form a DAG."""
