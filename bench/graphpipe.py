@@ -93,6 +93,55 @@ def run(report: Facts) -> str:
     return markdown(head, lines)
 
 
+def typed(report: Facts) -> str:
+    """Three tables of the example with several types of events: precision, plans, and a run beside the plain loop."""
+    late, run = report["late"], report["run"]
+    precision = [
+        (name, f"{row['mean']:.3f} ± {row['standard_error']:.3f}", f"{len(row['seeds'])}")
+        for name, row in report["precision"].items()
+    ]
+    plans = []
+    for facts in report["plans"].values():
+        graph, chain = facts["graph"], facts["sequential"]
+        times = (f"{each['seconds'] * 1e3:.2f}" for each in (graph, chain))
+        depths = (f"{each['depth']}" for each in (graph, chain))
+        plans.append((f"{graph['micro_batch']}", *depths, *times, f"{facts['speedup']:.2f}"))
+    loss, following = run["last_loss"], run["following_precision"]
+    compared = [
+        (title, *(f"{row[way]:.4f}" for way in ("pipeline", "loop")), f"{difference:.1e}")
+        for title, row, difference in (
+            ("loss of the last one; largest difference of all", loss, run["loss_difference"]),
+            (f"average precision on the next {late}", following, abs(following["pipeline"] - following["loop"])),
+        )
+    ]
+    compared.append(("parameters and memory after them", "", "", f"{run['state_difference']:.1e}"))
+    return "\n\n".join(
+        (
+            f"Average precision on the last {late} of {report['steps']} mini-batches, of models that have these branches:",
+            markdown(("branches", "average precision", "seeds"), precision),
+            "Plans for four simulated V100s with one device per stage, beside the best chain of the same micro-batch "
+            "or, in the last row, of any:",
+            markdown(("micro-batch", "depth", "of the chain", "ms per mini-batch", "of the chain", "speedup"), plans),
+            f"A run of {report['steps']} mini-batches on {run['processes']} processes in {run['dtype']}, at micro-batch "
+            f"{report['micro_batch']}:",
+            markdown(("mini-batches", "pipelined", "plain loop", "difference"), compared),
+        )
+    )
+
+
+def again(report: Facts) -> str:
+    """Plans of all rounds, their simulated and measured times, and the gain over the first round."""
+    head = ("round", "stages", "micro-batch", "ms per mini-batch, simulated", "measured", "ratio", "gain")
+    first = report["rounds"][0]["measured"]
+    lines = []
+    for number, row in enumerate(report["rounds"], 1):
+        times = (f"{row[key] * 1e3:,.0f}" for key in ("simulated", "measured"))
+        stages = "; ".join(" ".join(each.replace(".", "") for each in stage) for stage in row["stages"])
+        gain = f"{first / row['measured']:.2f}"
+        lines.append((f"{number}", stages, f"{row['micro_batch']}", *times, f"{row['ratio']:.2f}", gain))
+    return markdown(head, lines)
+
+
 def _models(models: Facts, way: str) -> str:
     head = (
         "model", "devices", "batch", "speedup", "from parallel stages alone", "ms per sample", "depth", "of the chain",

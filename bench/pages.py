@@ -237,6 +237,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/graphpipe.md", "graphpipe-gap.json", COMMAND), graphpipe.gap),
     (Table("docs/measured/graphpipe.md", "graphpipe-profile.json", COMMAND), graphpipe.profile),
     (Table("docs/measured/graphpipe.md", "graphpipe-run.json", COMMAND), graphpipe.run),
+    (Table("docs/measured/graphpipe.md", "graphpipe-typed.json", COMMAND), graphpipe.typed),
+    (Table("docs/measured/graphpipe.md", "graphpipe-again.json", COMMAND), graphpipe.again),
 ]
 
 
