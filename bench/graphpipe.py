@@ -95,7 +95,7 @@ def run(report: Facts) -> str:
 
 def typed(report: Facts) -> str:
     """Three tables of the example with several types of events: precision, plans, and a run beside the plain loop."""
-    late, run = report["late"], report["run"]
+    steps, late, run = report["steps"], report["late"], report["run"]
     precision = [
         (name, f"{row['mean']:.3f} ± {row['standard_error']:.3f}", f"{len(row['seeds'])}")
         for name, row in report["precision"].items()
@@ -110,21 +110,25 @@ def typed(report: Facts) -> str:
     compared = [
         (title, *(f"{row[way]:.4f}" for way in ("pipeline", "loop")), f"{difference:.1e}")
         for title, row, difference in (
-            ("loss of the last one; largest difference of all", loss, run["loss_difference"]),
-            (f"average precision on the next {late}", following, abs(following["pipeline"] - following["loop"])),
+            ("loss of the last mini-batch", loss, run["loss_difference"]),
+            (
+                f"average precision on the next {late} mini-batches",
+                following,
+                abs(following["pipeline"] - following["loop"]),
+            ),
         )
     ]
-    compared.append(("parameters and memory after them", "", "", f"{run['state_difference']:.1e}"))
+    compared.append(("parameters and memory after the run", "", "", f"{run['state_difference']:.1e}"))
     return "\n\n".join(
         (
-            f"Average precision on the last {late} of {report['steps']} mini-batches, of models that have these branches:",
+            f"Average precision on the last {late} of {steps} mini-batches, of models that have these branches:",
             markdown(("branches", "average precision", "seeds"), precision),
             "Plans for four simulated V100s with one device per stage, beside the best chain of the same micro-batch "
             "or, in the last row, of any:",
             markdown(("micro-batch", "depth", "of the chain", "ms per mini-batch", "of the chain", "speedup"), plans),
-            f"A run of {report['steps']} mini-batches on {run['processes']} processes in {run['dtype']}, at micro-batch "
-            f"{report['micro_batch']}:",
-            markdown(("mini-batches", "pipelined", "plain loop", "difference"), compared),
+            f"{steps} mini-batches on {run['processes']} processes, in micro-batches of {report['micro_batch']}, "
+            f"in {run['dtype']}:",
+            markdown(("", "pipelined", "plain loop", "largest difference"), compared),
         )
     )
 
