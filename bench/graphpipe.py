@@ -108,7 +108,7 @@ def typed(report: Facts) -> str:
         plans.append((f"{graph['micro_batch']}", *depths, *times, f"{facts['speedup']:.2f}"))
     loss, following = run["last_loss"], run["following_precision"]
     compared = [
-        (title, *(f"{row[way]:.4f}" for way in ("pipeline", "loop")), f"{difference:.1e}")
+        (title, *(f"{row[way]:.4f}" for way in ("pipeline", "loop")), f"{difference:.2g}")
         for title, row, difference in (
             ("loss of the last mini-batch", loss, run["loss_difference"]),
             (
@@ -118,7 +118,7 @@ def typed(report: Facts) -> str:
             ),
         )
     ]
-    compared.append(("parameters and memory after the run", "", "", f"{run['state_difference']:.1e}"))
+    compared.append(("parameters and memory after the run", "", "", f"{run['state_difference']:.2g}"))
     return "\n\n".join(
         (
             f"Average precision on the last {late} of {steps} mini-batches, of models that have these branches:",

@@ -73,9 +73,9 @@ def test_tables() -> None:
         "| micro-batch | depth | of the chain | ms per mini-batch | of the chain | speedup |",
         "| 64 | 2 | 4 | 1.50 | 2.10 | 1.40 |",
         "|  | pipelined | plain loop | largest difference |",
-        "| loss of the last mini-batch | 0.5000 | 0.5000 | 2.0e-15 |",
-        "| average precision on the next 20 mini-batches | 0.9100 | 0.9100 | 0.0e+00 |",
-        "| parameters and memory after the run |  |  | 3.0e-14 |",
+        "| loss of the last mini-batch | 0.5000 | 0.5000 | 2e-15 |",
+        "| average precision on the next 20 mini-batches | 0.9100 | 0.9100 | 0 |",
+        "| parameters and memory after the run |  |  | 3e-14 |",
     ]
 
 
