@@ -1,4 +1,4 @@
-"""Periods of pipelined runs beside the simulated ones: a two-branch model that sleeps, as a DAG and as the best chain."""
+"""Times of pipelined runs beside the simulated ones: a two-branch model that sleeps, as a DAG and as a chain."""
 
 from __future__ import annotations
 

@@ -15,15 +15,18 @@ from mspipe_triton.pipeline.graphpipe.capture.load import Model
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, trace
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.run.trainer import StageTrainer
-from tests.pipeline.graphpipe.run.models import BATCH, batches, build
+from mspipe_triton.pipeline.graphpipe.timeline import PlanSpan
+from mspipe_triton.pipeline.graphpipe.work import FORWARD
+from tests.pipeline.graphpipe.run.cases import BATCH, batches, build
 from tests.pipeline.graphpipe.run.oracle import OPTIMIZERS, STEPS, Outcome, differences, expected
 from tests.pipeline.graphpipe.run.pool import Pool
 
+CLOCK = 1e-3  # seconds by which the clocks of two processes may differ
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 class Process(NamedTuple):
-    """What a process of a run did.
+    """Result of a process of a run.
 
     Args:
         stage: index of its stage.
@@ -33,6 +36,7 @@ class Process(NamedTuple):
         state: the entries of the module's `state_dict` that its stage uses, after all steps.
         rest: those that no stage uses.
         in_flight: micro-batches between their passes, at most.
+        spans: its passes in the last step.
     """
 
     stage: int
@@ -42,6 +46,7 @@ class Process(NamedTuple):
     state: dict[str, Tensor]
     rest: dict[str, Tensor]
     in_flight: int
+    spans: tuple[PlanSpan, ...]
 
 
 def train(plan: PipelinePlan, name: str, dtype: torch.dtype, optimizer: str, seed: int = 0) -> Process:
@@ -61,7 +66,9 @@ def train(plan: PipelinePlan, name: str, dtype: torch.dtype, optimizer: str, see
     assert trainer.steps == STEPS
     losses, in_flight = [each.loss for each in reports], max(each.in_flight for each in reports)
     state = {key: value.detach().clone() for key, value in trainer.state.items()}
-    return Process(trainer.index, list(trainer.parameters), gradients, losses, state, trainer.rest, in_flight)
+    return Process(
+        trainer.index, list(trainer.parameters), gradients, losses, state, trainer.rest, in_flight, reports[-1].spans
+    )
 
 
 @cache
@@ -100,6 +107,7 @@ def compare(
         assert not wrong, (quantity, wrong)
     for each in results:
         assert each.in_flight <= plan.stages[each.stage].in_flight
+    check_order(plan, results)
 
 
 def joined(plan: PipelinePlan, results: list[Process]) -> Outcome:
@@ -109,7 +117,8 @@ def joined(plan: PipelinePlan, results: list[Process]) -> Outcome:
     trained: dict[str, int] = {}
     for each in results:
         first = results[plan.stages[each.stage].devices[0]]
-        assert equal(each.gradients, first.gradients) and equal(each.state, first.state)
+        assert equal(each.gradients, first.gradients)
+        assert equal(each.state, first.state)
         assert equal(each.rest, results[0].rest)
         assert all(trained.setdefault(key, each.stage) == each.stage for key in each.parameters)
         assert each.gradients.keys() <= {*each.parameters}
@@ -120,6 +129,27 @@ def joined(plan: PipelinePlan, results: list[Process]) -> Outcome:
         torch.tensor(sum(step), dtype=torch.float64) for step in zip(*(each.losses for each in results), strict=True)
     ]
     return Outcome(gradients, dict(zip(map(str, range(STEPS)), losses, strict=True)), state | results[0].rest)
+
+
+def check_order(plan: PipelinePlan, results: list[Process]) -> None:
+    """Check that no forward pass begins before those of the stages before it, over any of its samples, have begun.
+
+    Stages on several devices are left out, whose passes have different samples.
+    """
+    starts = {
+        (span.stage, span.device, span.micro_batch): span.start
+        for each in results
+        for span in each.spans
+        if span.kind == FORWARD
+    }
+    for (index, _, number), start in starts.items():
+        size = plan.stages[index].rhythm.micro_batch
+        for each in plan.stages[index].after:
+            before = plan.stages[each]
+            if len(before.devices) > 1 or len(plan.stages[index].devices) > 1:
+                continue
+            first, last = (sample // before.rhythm.micro_batch for sample in (number * size, (number + 1) * size - 1))
+            assert start > max(starts[each, before.devices[0], one] for one in range(first, last + 1)) - CLOCK
 
 
 def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from math import inf
 from random import Random
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mspipe_triton.pipeline.graphpipe.plan import Part, PipelinePlan, assemble
 from mspipe_triton.pipeline.graphpipe.planning import plan_model
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.schedule import Rhythm, divisors
-from tests.pipeline.graphpipe.run.models import BATCH, batches, build
+from tests.pipeline.graphpipe.run.cases import BATCH, batches, build
 
 
 class Share(NamedTuple):
@@ -74,7 +74,7 @@ def at_random(name: str, world: int, seed: int, dtype: torch.dtype = torch.float
         chain = random.random() < 0.3
         if chain or random.random() < 0.5:  # intervals of the topological order, which are always convex
             cuts = [0, *sorted(random.sample(range(1, len(operators)), count - 1)), len(operators)]
-            groups = [operators[before:after] for before, after in zip(cuts, cuts[1:], strict=False)]
+            groups = [operators[before:after] for before, after in pairwise(cuts)]
         else:
             labels = {index: random.randrange(count) for index in operators}
             groups = [[index for index in operators if labels[index] == number] for number in range(count)]
@@ -153,21 +153,30 @@ FURTHER: dict[str, tuple[str, Layout]] = {
     "a join in a chain": ("two-losses", _layout(("a", 1, 4), ("b.0", 1, 4), ("b.2", 1, 4), chain=True)),
     "sums of losses": ("summed", _layout(("a", 1, 4), ("b", 2, 3))),
     "two losses": ("separate-losses", _layout(("a", 1, 4), ("b", 1, 3))),
-    "a skip over two stages": ("skip", _layout(("first gate", 1, 2), ("second", 1, 2), ("third", 1, 2), ("last", 1, 2))),
+    "a skip over two stages": (
+        "skip",
+        _layout(("first gate", 1, 2), ("second", 1, 2), ("third", 1, 2), ("last", 1, 2)),
+    ),
     "a relayed skip": (
         "skip",
         _layout(("first gate", 1, 6), ("second", 1, 4), ("third", 1, 4), ("last", 1, 3), chain=True),
     ),
-    "a relayed skip through replicas": ("skip", _layout(("first gate", 1, 4), ("second third", 2, 3), ("last", 1, 4), chain=True)),
+    "a relayed skip through replicas": (
+        "skip",
+        _layout(("first gate", 1, 4), ("second third", 2, 3), ("last", 1, 4), chain=True),
+    ),
     "a skip to replicas": ("skip", _layout(("first gate second", 1, 6), ("third last", 3, 4))),
     "values from three replicas": ("two-branch", _layout(("a b", 3, 4), ("head", 1, 6))),
     "from replicas to replicas": ("two-branch", _layout(("a b", 2, 3), ("head", 2, 4))),
     "a frozen stem": ("frozen", _layout(("table stem", 1, 4), ("hidden", 1, 4), ("head", 1, 4))),
     "a frozen stem on replicas": ("frozen", _layout(("table stem", 2, 3), ("hidden head", 2, 6))),
-    "a frozen stem in a chain": ("frozen", _layout(("table", 1, 4), ("stem", 1, 2), ("hidden", 1, 6), ("head", 1, 6), chain=True)),
+    "a frozen stem in a chain": (
+        "frozen",
+        _layout(("table", 1, 4), ("stem", 1, 2), ("hidden", 1, 6), ("head", 1, 6), chain=True),
+    ),
     "no parameters on replicas": ("dlrm", _layout(("bags dense", 1, 3), ("interaction", 2, 3), ("top", 1, 12))),
     "one pass": ("fan-out", _layout(("stem branches", 1, 12), ("head", 1, 12))),
     "a pass per sample": ("diamond", _layout(("stem", 1, 1), ("a b", 1, 1), ("head", 1, 1))),
     "large groups": ("diamond", _layout(("stem", 1, 1, 3), ("a b", 1, 2, 2), ("head", 1, 1, 4))),
-}  # fmt: skip
+}
 """Further kinds of plans, with the model of each."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tests.pipeline.graphpipe.run.models import BATCH, Inputs, batches, build
+from tests.pipeline.graphpipe.run.cases import BATCH, Inputs, batches, build
 
 STEPS = 10
 
@@ -75,14 +75,14 @@ def differences(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     """Return the largest error of every tensor, relative to its scale.
 
     The scale is the largest entry's size, at least a hundredth of the largest of all tensors: an entry is a sum whose
-    terms are rounded at their own size, so a tensor of sums that cancel has errors of the size of what they are made of.
+    terms are rounded at their own size, so sums that cancel have errors as large as what they are made of.
     """
     assert actual.keys() == expected.keys()
     sizes = {name: float(each.abs().max()) for name, each in expected.items()}
     floor = max(sizes.values()) / 100
     result = {}
     for name, each in expected.items():
-        assert actual[name].shape == each.shape and actual[name].dtype == each.dtype, name
+        assert (actual[name].shape, actual[name].dtype) == (each.shape, each.dtype), name
         error = float((actual[name].double() - each.double()).abs().max())
         result[name] = error / max(sizes[name], floor)
     return result

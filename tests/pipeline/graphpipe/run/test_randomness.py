@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.pipeline.graphpipe.run.cases import BATCH
 from tests.pipeline.graphpipe.run.harness import compare, equal, joined, train
 from tests.pipeline.graphpipe.run.layouts import Layout, Share, by_hand
-from tests.pipeline.graphpipe.run.models import BATCH
 from tests.pipeline.graphpipe.run.pool import Pool
 
 
@@ -41,13 +41,14 @@ def test_dropout_repeats_with_the_seed(processes: Pool, shares: tuple[Share, ...
         joined(plan, processes(plan.devices, train, plan, "dropped", torch.float64, "adam", seed)) for seed in (1, 1, 2)
     )
     assert all(torch.isfinite(each).all() for each in one.state.values())
-    assert equal(one.gradients, again.gradients) and equal(one.state, again.state) and equal(one.losses, again.losses)
+    for quantity in ("gradients", "losses", "state"):
+        assert equal(getattr(one, quantity), getattr(again, quantity))
     assert not any(torch.equal(value, other.gradients[name]) for name, value in one.gradients.items())
     assert len({float(each) for each in one.losses.values()}) == len(one.losses)
 
 
 def test_branches_share_the_dropout_of_their_input(processes: Pool) -> None:
-    """Equal branches on two devices: their difference, the loss, is 0 but for rounding only if both see the same mask."""
+    """The loss is the difference of equal branches on two devices, which is 0 only if both see the same mask."""
     plan = by_hand("twins", Layout((Share("drop a", 1, 4), Share("b mse_loss", 1, 3))))
     outcome = joined(plan, processes(2, train, plan, "twins", torch.float64, "sgd"))
     assert all(float(each) < 1e-24 for each in outcome.losses.values())
