@@ -236,6 +236,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/graphpipe.md", "graphpipe.json", COMMAND), graphpipe.plans),
     (Table("docs/measured/graphpipe.md", "graphpipe-gap.json", COMMAND), graphpipe.gap),
     (Table("docs/measured/graphpipe.md", "graphpipe-profile.json", COMMAND), graphpipe.profile),
+    (Table("docs/measured/graphpipe.md", "graphpipe-run.json", COMMAND), graphpipe.run),
 ]
 
 
