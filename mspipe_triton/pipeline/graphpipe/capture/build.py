@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.capture.measure import Counts, count, survey, time
 from mspipe_triton.pipeline.graphpipe.capture.meter import estimate, line, size
-from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, cut
+from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, changes, cut, draws, functions
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, samples, trace
 from mspipe_triton.pipeline.graphpipe.coarsen import OPERATORS, Step, group
 from mspipe_triton.pipeline.graphpipe.costs import Accelerator
@@ -173,7 +172,7 @@ def _steps(trace: Trace) -> list[Step]:
                 or any(isinstance(trace.state[each], nn.Parameter) for each in state),
                 not kernels or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
                 any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
-                _once(node) or bool(surveyed[index].changed),
+                bool(surveyed[index].changed) or any(changes(each) or draws(each) for each in _functions(trace, node)),
                 frozenset(trace.names[each] for each in state if trace.trained(each) or each in changed),
                 sum(max(each.flops / INTENSITY, each.traffic) for each in kernels),
             )
@@ -181,10 +180,12 @@ def _steps(trace: Trace) -> list[Step]:
     return steps
 
 
-def _once(node: fx.Node) -> bool:
-    """Return True if an operation draws random numbers, or changes a tensor in place."""
-    schema, tags = getattr(node.target, "_schema", None), getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags or (schema is not None and schema.is_mutable)
+def _functions(trace: Trace, node: fx.Node) -> Iterator[Any]:
+    """Yield the function of an operation, and those that it calls."""
+    yield node.target
+    for each in node.all_input_nodes:
+        if each.op == "get_attr" and isinstance(part := getattr(trace.root, str(each.target)), fx.GraphModule):
+            yield from functions(part)
 
 
 def _names(groups: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
@@ -118,6 +119,24 @@ class Values:
 def _leaf(value: Any) -> Any:
     """Return a tensor without its history, which needs a gradient if it did."""
     return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+
+def functions(module: fx.GraphModule) -> Iterator[Any]:
+    """Yield the functions that a graph calls, with those of its parts that run without gradients."""
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            yield from (node.target for node in part.graph.nodes if node.op == "call_function")
+
+
+def changes(function: Any) -> bool:
+    """Return True if a function changes a tensor in place."""
+    schema = getattr(function, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def draws(function: Any) -> bool:
+    """Return True if a function draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(function, "tags", ())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isclose, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -63,7 +64,7 @@ def join_weights(trace: Trace, join: Piece, values: Sequence[Value]) -> tuple[li
         arguments = [trace.state.get(node, trace.inputs.get(node)) for node in join.entries]
         with torch.enable_grad():
             results = join.module(*(next(waiting) if each is None else each for each in arguments))
-            total = sum(each for each in tree_leaves(results) if isinstance(each, Tensor))
+            total = torch.stack([each for each in tree_leaves(results) if isinstance(each, Tensor)]).sum()
         gradients = torch.autograd.grad(total, numbers, allow_unused=True)
         weights.append([0.0 if each is None else each.item() for each in gradients])
         parts = (weight * number.item() for weight, number in zip(weights[-1], numbers, strict=True))
@@ -108,7 +109,7 @@ def is_sum(traces: tuple[Trace, Trace], pieces: tuple[Piece, Piece], values: Map
     return isfinite(few) and few != 0 and isclose(many, few * ratio, rel_tol=1e-3)
 
 
-def _repeated(value: object) -> object:
+def _repeated(value: Any) -> Any:
     """Return an input with its first sample in place of all."""
     return value[:1].expand_as(value).clone() if isinstance(value, Tensor) else value
 

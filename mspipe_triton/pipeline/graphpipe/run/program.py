@@ -13,7 +13,7 @@ from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.capture.build import GROWTH, check_alike, partition, smallest_batch
 from mspipe_triton.pipeline.graphpipe.capture.load import Model
 from mspipe_triton.pipeline.graphpipe.capture.meter import size
-from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, cut
+from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, changes, cut, draws, functions
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, trace
 from mspipe_triton.pipeline.graphpipe.operators import members
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
@@ -38,6 +38,7 @@ class Program:
         losses: results of this stage that the loss consists of, and the weight of each in that of the mini-batch.
         constant: what a join of losses adds to that in every pass.
         changes: True if an operation changes a tensor in place.
+        draws: True if an operation draws random numbers.
     """
 
     samples: int
@@ -50,6 +51,7 @@ class Program:
     losses: Mapping[fx.Node, float]
     constant: float
     changes: bool
+    draws: bool
 
 
 def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, device: torch.device) -> Program:
@@ -116,23 +118,20 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
         {after: crosses((stage, after)) for after in plan.followers[stage]},
         losses,
         constant * samples / plan.problem.batch,
-        any(
-            getattr(node.target, "_schema", None) and node.target._schema.is_mutable
-            for part in piece.module.modules()  # what runs without gradients is a graph of its own
-            if isinstance(part, fx.GraphModule)
-            for node in part.graph.nodes
-        ),
+        any(changes(each) for each in functions(piece.module)),
+        any(draws(each) for each in functions(piece.module)),
     )
 
 
 def _move(module: fx.GraphModule, device: torch.device) -> None:
     """Make a piece run on a device, on which it need not have been traced."""
-    for node in module.graph.nodes:
-        for kind in ("args", "kwargs"):
-            setattr(
-                node, kind, tree_map(lambda one: device if isinstance(one, torch.device) else one, getattr(node, kind))
-            )
-    module.recompile()
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                node.args, node.kwargs = tree_map(
+                    lambda one: device if isinstance(one, torch.device) else one, (node.args, node.kwargs)
+                )
+            part.recompile()
     module.to(device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -182,8 +183,8 @@ class StageTrainer:
                 received = exchange.inputs(number)
                 rows = self._rows(inputs, number)
                 start = clock.now()
-                self._seed(number)
-                work.forward(number, rows, received, measured)
+                with self._random(number):
+                    work.forward(number, rows, received, measured)
                 del received, rows
             else:
                 gradients = exchange.gradients(number)
@@ -208,10 +209,16 @@ class StageTrainer:
         )
         return StepReport(float(work.loss), spans, in_flight, activations)
 
-    def _seed(self, number: int) -> None:
-        """Seed random numbers by process and pass, so that they do not depend on what ran before."""
+    @contextmanager
+    def _random(self, number: int) -> Iterator[None]:
+        """Seed the random numbers of a pass, so that they depend neither on what ran before nor on other passes."""
+        if not self._program.draws:
+            yield
+            return
         place = repr((self.seed, self.steps, self.index, self.replica, number))
-        torch.manual_seed(zlib.crc32(place.encode()))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(zlib.crc32(place.encode()))
+            yield
 
     def _flat(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the inputs of a mini-batch in the order of the trace's.

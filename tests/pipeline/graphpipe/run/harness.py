@@ -52,7 +52,7 @@ class Process(NamedTuple):
 def train(plan: PipelinePlan, name: str, dtype: torch.dtype, optimizer: str, seed: int = 0) -> Process:
     """Train a stage in this process, on the gradients of the first mini-batch and then ten others."""
     first, *others = batches(name, dtype, 1 + STEPS)
-    trainer = make_trainer(plan, name, dtype, optimizer, seed)
+    trainer = trainer_of(plan, name, dtype, optimizer, seed)
     assert dist.get_rank() in trainer.stage.devices
     gradients = {key: value.clone() for key, value in trainer.gradients(first, {}).items()}
     with torch.no_grad():  # passes change buffers, such as the statistics of batch norm
@@ -68,13 +68,13 @@ def train(plan: PipelinePlan, name: str, dtype: torch.dtype, optimizer: str, see
     )
 
 
-def make_trainer(plan: PipelinePlan, name: str, dtype: torch.dtype, optimizer: str, seed: int = 0) -> StageTrainer:
-    """Return the trainer of this process's stage, of a module with its first weights."""
-    (inputs,) = batches(name, dtype, 1)
+def trainer_of(plan: PipelinePlan, name: str, dtype: torch.dtype, optimizer: str, seed: int = 0) -> StageTrainer:
+    """Return the trainer of this process, with the weights that the module always starts with."""
+    (first,) = batches(name, dtype, 1)
     module = _module(name, dtype)
     module.load_state_dict(build(name, dtype).state_dict())
     with patch("mspipe_triton.pipeline.graphpipe.run.program.trace", _trace):
-        return StageTrainer(plan, Model(module, tuple(each[:4] for each in inputs), {}), OPTIMIZERS[optimizer], seed)
+        return StageTrainer(plan, Model(module, tuple(each[:4] for each in first), {}), OPTIMIZERS[optimizer], seed)
 
 
 @cache

@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan, PipelineStage
 from tests.pipeline.graphpipe.run.cases import batches
-from tests.pipeline.graphpipe.run.harness import make_trainer
+from tests.pipeline.graphpipe.run.harness import trainer_of
 
 
 class Held(NamedTuple):
@@ -22,7 +22,7 @@ class Held(NamedTuple):
 def held(plan: PipelinePlan, name: str, dtype: torch.dtype) -> Held:
     """Train the stage of this process on a mini-batch, and measure."""
     (inputs,) = batches(name, dtype, 1)
-    trainer = make_trainer(plan, name, dtype, "sgd")
+    trainer = trainer_of(plan, name, dtype, "sgd")
     report = trainer.step(inputs, {}, measured=True)
     return Held(trainer.index, report.in_flight, report.activations)
 
