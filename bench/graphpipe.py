@@ -72,27 +72,6 @@ def profile(report: Facts) -> str:
     return markdown(head, lines)
 
 
-def run(report: Facts) -> str:
-    """Times of runs that sleep, simulated and measured, and the speedup of the DAG over the chain."""
-    head = (
-        "plan", "depth", "micro-batch", "steady state, simulated", "measured", "ratio", "whole step, simulated",
-        "measured", "ratio", "speedup, simulated", "measured",
-    )  # fmt: skip
-    lines = []
-    for name, title in (("graph", "DAG"), ("sequential", "chain")):
-        facts = report["plans"][name]
-        times = [
-            text
-            for kind in ("period", "step")
-            for text in (
-                *(f"{facts[kind][key] * 1e3:.1f}" for key in ("simulated", "measured")), f"{facts[kind]['ratio']:.2f}",
-            )
-        ]  # fmt: skip
-        speedups = [f"{report['speedup'][key]:.2f}" if name == "graph" else "1" for key in ("simulated", "measured")]
-        lines.append((title, f"{facts['depth']}", f"{facts['micro_batch']}", *times, *speedups))
-    return markdown(head, lines)
-
-
 def _models(models: Facts, way: str) -> str:
     head = (
         "model", "devices", "batch", "speedup", "from parallel stages alone", "ms per sample", "depth", "of the chain",

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import torch
-import torch.distributed as dist
 import typer
 
 from bench.report import command, header, show
+from bench.studies.processes import train
 from bench.studies.sleeping import BATCH, FORWARD, LAYERS, graph
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.planning import plan_model
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
 from mspipe_triton.pipeline.graphpipe.run.settings import RunSettings
-from mspipe_triton.pipeline.graphpipe.run.worker import work
 
 DEVICES = 4
 MODEL, DATA = "bench.studies.sleeping:build", "bench.studies.sleeping:data"
@@ -45,10 +42,8 @@ def measure(steps: int, repeats: int, profile: bool = False) -> Facts:
     best = plan_model(Problem(graph(profile), Cluster(DEVICES, inf), BATCH, replicas=1))
     assert best.sequential is not None
     plans = {"graph": best.graph.plan, "sequential": best.sequential.plan}
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (folder, plans, steps, repeats), DEVICES)
-        rows = json.loads((Path(folder) / "rows.json").read_text(encoding="utf-8"))
-    facts = {name: _facts(plan, rows[name]) for name, plan in plans.items()}
+    results = train([*plans.values()] * repeats, MODEL, DATA, RunSettings(steps=steps))
+    facts = {name: _facts(plan, results[place :: len(plans)]) for place, (name, plan) in enumerate(plans.items())}
     speedup = {
         kind: facts["sequential"]["step"][kind] / facts["graph"]["step"][kind] for kind in ("simulated", "measured")
     }
@@ -66,30 +61,13 @@ def measure(steps: int, repeats: int, profile: bool = False) -> Facts:
     }
 
 
-def _process(rank: int, folder: str, plans: dict[str, PipelinePlan], steps: int, repeats: int) -> None:
-    """Run all plans in turn, and write the times of the first process."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(Path(folder) / "store"), DEVICES)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=DEVICES)
-    rows: dict[str, list[Facts]] = {name: [] for name in plans}
-    for _ in range(repeats):
-        for name, plan in plans.items():
-            result = work(plan, MODEL, DATA, RunSettings(steps=steps))
-            if result is not None:
-                rows[name].append({"period": result.period._asdict(), "step": result.step_seconds._asdict()})
-    if rank == 0:
-        (Path(folder) / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 def _facts(plan: PipelinePlan, rows: list[Facts]) -> Facts:
     """Seconds per sample of a plan, simulated and measured."""
-    per_sample = {"period": 1, "step": plan.problem.batch}
+    per_sample = {"period": ("period", 1), "step": ("step_seconds", plan.problem.batch)}
     result: Facts = {"depth": plan.depth, "micro_batch": plan.stages[0].rhythm.micro_batch}
-    for kind, samples in per_sample.items():
-        times = sorted(row[kind]["measured"] / samples for row in rows)
-        simulated = rows[0][kind]["planned"] / samples
+    for kind, (key, samples) in per_sample.items():
+        times = sorted(row[key]["measured"] / samples for row in rows)
+        simulated = rows[0][key]["planned"] / samples
         measured = median(times)
         result[kind] = {
             "simulated": simulated, "measured": measured, "least": times[0], "largest": times[-1],

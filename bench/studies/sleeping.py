@@ -1,9 +1,9 @@
-"""A two-branch model whose layers sleep: their passes take exactly the time that the planner is told."""
+"""Two-branch models whose layers sleep, for exactly the time that the planner is told, or for unequal times."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from mspipe_triton.pipeline.graphpipe.costs import ACCELERATORS, total
 from mspipe_triton.pipeline.graphpipe.operators import Duration, OperatorGraph
 
 LAYERS, WIDTH, BATCH = 4, 8, 16
+UNEQUAL = ((0.3, 1.5, 1.5, 1.8, 1.8), (0.62,) * 5)  # times of the layers of both branches, over `FORWARD`; 1 on average
 FORWARD = Duration(8e-3, 4e-3)  # of a layer, four times that of GraphPipe's case study; a backward pass takes twice it
 
 
@@ -43,24 +44,25 @@ sleep.register_autograd(_backward, setup_context=_remember)
 
 
 class Layer(nn.Module):
-    """A fully connected layer that sleeps."""
+    """A fully connected layer that sleeps for `times` times `FORWARD`."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: float) -> None:
         super().__init__()
+        self.sleep = total(FORWARD, times=times)
         self.linear = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, D] to [N, D]."""
         weight, bias = self.linear.weight, self.linear.bias
-        return sleep(nn.functional.linear(x, weight, bias), FORWARD.fixed, FORWARD.per_sample)
+        return sleep(nn.functional.linear(x, weight, bias), self.sleep.fixed, self.sleep.per_sample)
 
 
 class TwoBranch(nn.Module):
     """Two chains of layers with separate inputs, and the sum of their losses."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: Sequence[Sequence[float]]) -> None:
         super().__init__()
-        self.a, self.b = (nn.Sequential(*(Layer() for _ in range(LAYERS))) for _ in range(2))
+        self.a, self.b = (nn.Sequential(*(Layer(each) for each in branch)) for branch in times)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the sum of the mean squares of both branches' outputs."""
@@ -68,8 +70,13 @@ class TwoBranch(nn.Module):
 
 
 def build() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """Return the model and example inputs."""
-    return TwoBranch(), (torch.randn(4, WIDTH), torch.randn(4, WIDTH))
+    """Return the model of equal layers, and example inputs."""
+    return TwoBranch([[1.0] * LAYERS] * 2), (torch.randn(4, WIDTH), torch.randn(4, WIDTH))
+
+
+def build_unequal() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """Return the model of unequal layers, and example inputs."""
+    return TwoBranch(UNEQUAL), (torch.randn(4, WIDTH), torch.randn(4, WIDTH))
 
 
 def data() -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,9 +85,9 @@ def data() -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.randn(BATCH, WIDTH), torch.randn(BATCH, WIDTH)
 
 
-def graph(profile: bool = False) -> OperatorGraph:
-    """Return the model's operators, whose times are those of their sleep, or measured on this machine."""
-    module, inputs = build()
+def graph(profile: bool = False, model: Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]] = build) -> OperatorGraph:
+    """Return a model's operators; all layers take `FORWARD`, or what was measured on this machine."""
+    module, inputs = model()
     if profile:
         return capture(module, inputs, name="two-branch")
     traced = capture(module, inputs, accelerator=ACCELERATORS["h200"], name="two-branch")

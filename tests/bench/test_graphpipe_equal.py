@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.graphpipe_proof import deaths, equal
+from bench.graphpipe_runs import deaths, equal
 from bench.studies import graphpipe_deaths, graphpipe_equal
 from bench.studies.graphpipe_deaths import PROCESSES, SIGNALS, WAYS
 from bench.studies.graphpipe_equal import DTYPES, OPTIMIZERS
