@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bench import graphpipe
+from bench import graphpipe, graphpipe_runs
 from bench.aot import issue_slots, rows, versions
 from bench.studies import models
 from bench.tables import Table, markdown
@@ -236,9 +236,11 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/graphpipe.md", "graphpipe.json", COMMAND), graphpipe.plans),
     (Table("docs/measured/graphpipe.md", "graphpipe-gap.json", COMMAND), graphpipe.gap),
     (Table("docs/measured/graphpipe.md", "graphpipe-profile.json", COMMAND), graphpipe.profile),
-    (Table("docs/measured/graphpipe.md", "graphpipe-run.json", COMMAND), graphpipe.run),
-    (Table("docs/measured/graphpipe.md", "graphpipe-typed.json", COMMAND), graphpipe.typed),
-    (Table("docs/measured/graphpipe.md", "graphpipe-again.json", COMMAND), graphpipe.again),
+    (Table("docs/measured/graphpipe-run.md", "graphpipe-equal.json", COMMAND), graphpipe_runs.equal),
+    (Table("docs/measured/graphpipe-run.md", "graphpipe-run.json", COMMAND), graphpipe_runs.run),
+    (Table("docs/measured/graphpipe-run.md", "graphpipe-again.json", COMMAND), graphpipe_runs.again),
+    (Table("docs/measured/graphpipe-run.md", "graphpipe-typed.json", COMMAND), graphpipe_runs.typed),
+    (Table("docs/measured/graphpipe-run.md", "graphpipe-deaths.json", COMMAND), graphpipe_runs.deaths),
 ]
 
 

@@ -17,6 +17,7 @@ from mspipe_triton.cli.app import graphpipe_app, print_error
 from mspipe_triton.cli.options import Json, flags_of, takes_flags
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.files import check_output
+from mspipe_triton.pipeline.graphpipe.run.folder import check_folder
 from mspipe_triton.pipeline.graphpipe.run.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -82,9 +83,11 @@ def run(
     def read() -> PipelinePlan:
         from mspipe_triton.pipeline.graphpipe.plan_file import read_plan
 
-        settings()
+        steps = settings().steps
         if os.environ.get("RANK", "0") == "0":
             _check_files(plan, outputs)
+            if checkpoint is not None:
+                check_folder(Path(checkpoint), resume, steps)
         return read_plan(Path(plan), sequential)
 
     if not is_process():

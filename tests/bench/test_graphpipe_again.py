@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.graphpipe import again
+from bench.graphpipe_runs import again
 from bench.studies import graphpipe_again
 from bench.studies.graphpipe_again import measure
 from bench.studies.sleeping import FORWARD, UNEQUAL, TwoBranch, build_unequal, graph

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from bench.graphpipe import typed
+from bench.graphpipe_runs import typed
 from bench.studies.graphpipe_typed import BRANCHES, MICRO_BATCH, build, compare, late, learn, plans, precisions, score
 from mspipe_triton.evaluation.metrics import average_precision
 from mspipe_triton.examples.typed import TypedModel

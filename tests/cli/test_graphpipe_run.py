@@ -103,6 +103,8 @@ def result_of(path: Path) -> RunResult:
         (("plan.json", "--trace", ""), "--trace is empty; give a value, or omit it"),
         (("plan.json", "--resume"), "--resume goes on from a checkpoint; give its folder with --checkpoint"),
         (("plan.json", "--steps", "0"), "steps must be at least 1, not 0"),
+        (("plan.json", "--checkpoint", "plan.json"), "plan.json: is a file; name a folder for checkpoints"),
+        (("plan.json", "--checkpoint", "no", "--resume"), "no: there is no checkpoint; name the folder of a run"),
     ],
 )
 def test_wrong_input_is_refused_before_any_process_starts(
@@ -158,6 +160,10 @@ def test_a_run_trains_and_goes_on_from_its_checkpoint(plan: Path, tmp_path: Path
     more = ("--steps", "8", "--checkpoint", "saved", "--resume", "--json", "--picture", "p.svg", "--profile", "p.json")
     second = process("graphpipe", "run", "plan.json", *NAMES, *more)
     whole = process("graphpipe", "run", "plan.json", *NAMES, "--steps", "8", "--json")
+    new = process("graphpipe", "run", "plan.json", *NAMES, "--checkpoint", "saved")
+    assert (new.returncode, "saved: holds a checkpoint already (step-00008)" in new.stderr) == (2, True)
+    done = process("graphpipe", "run", "plan.json", *NAMES, "--steps", "8", "--checkpoint", "saved", "--resume")
+    assert (done.returncode, "saved: nothing to do: the checkpoint is after 8 steps" in done.stderr) == (2, True)
     results = [json.loads(each.stdout) for each in (first, second, whole)]
     assert [each["steps"] for each in results] == [6, 8, 8]
     assert results[0]["losses"] + results[1]["losses"] == pytest.approx(results[2]["losses"], rel=1e-6)

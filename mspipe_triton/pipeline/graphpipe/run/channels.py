@@ -39,7 +39,7 @@ class Channels:
     def send(self, kind: int, number: int, tensor: Tensor, process: int) -> None:
         """Start to send a tensor, as part of a pass of that number; `settle` ends it."""
         if tensor.numel():
-            wire = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+            wire = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
             work = dist.isend(wire, process, group=self._group(kind, process), tag=kind)
             assert work is not None
             self._outbox.setdefault((kind, number), []).append((work, wire))

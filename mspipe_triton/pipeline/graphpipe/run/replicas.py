@@ -20,8 +20,13 @@ def broadcast(tensors: Iterable[Tensor], source: int, group: dist.ProcessGroup) 
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Sum the gradients of all processes of a group, several at a time."""
-    for bucket in _buckets([each.grad for each in parameters if each.grad is not None]):
+    """Sum the gradients of all processes of a group, dense ones several at a time."""
+    gradients = [(each, each.grad) for each in parameters if each.grad is not None]
+    for parameter, gradient in gradients:
+        if gradient.is_sparse:
+            parameter.grad = gradient.coalesce()
+            dist.all_reduce(parameter.grad, group=group)
+    for bucket in _buckets([gradient for _, gradient in gradients if not gradient.is_sparse]):
         whole = torch.cat([each.reshape(-1) for each in bucket])
         dist.all_reduce(whole, group=group)
         for each, part in zip(bucket, whole.split([each.numel() for each in bucket]), strict=True):

@@ -26,7 +26,7 @@ from mspipe_triton.pipeline.graphpipe.named import first_line
 from mspipe_triton.pipeline.graphpipe.run.board import Beat, Board, Verdict, process_name
 
 BEAT = 0.5  # seconds between beats
-STALLED = 30.0  # seconds without a beat after which a process counts as dead
+STALLED = 20.0  # seconds without a beat after which a process counts as dead
 SUSPECT = 3.0  # the same once another sign says that one is dead
 STARTING = 10  # times as long as `STALLED`, for a process to join
 _BROKEN = re.compile(r"gloo/|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe")

@@ -1,4 +1,4 @@
-"""Runs of ring.py in processes of their own, which tests kill: their output, and what is left of them."""
+"""Runs in processes of their own, such as those of ring.py, which tests kill: their output, and what is left over."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -17,24 +16,32 @@ RING = Path(__file__).with_name("ring.py")
 PROCESSES = 3
 LAUNCH = (sys.executable, str(RING))
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES), str(RING))
-_PATIENCE = 60.0  # seconds: the most that a run may take to end
+FOLDER = "RUN_FOLDER"  # names a run's folder in the environment of its processes
+PATIENCE = 60.0  # seconds: the most that a run may take to end
 
 
-class Ring:
-    """A run of ring.py that has been started."""
+class Run:
+    """A run that has been started.
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path, marker: str) -> None:
-        self.process, self.folder, self.marker = process, folder, marker
+    Args:
+        process: of the command.
+        folder: where each process of the run writes its number to a file, whose name is its rank.
+        size: the number of processes.
+        speaker: begins the run's own lines of stderr, before ": ".
+    """
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, size: int, speaker: str) -> None:
+        self.process, self.folder, self.size, self.speaker = process, folder, size, speaker
 
     def pids(self) -> list[int]:
-        """Wait until the tensor goes round, and return the numbers of the processes by rank."""
-        files = [self.folder / str(rank) for rank in range(PROCESSES)]
+        """Wait until all processes have written their numbers, and return these by rank."""
+        files = [self.folder / str(rank) for rank in range(self.size)]
         wait_until(lambda: all(each.exists() for each in files) or self.process.poll() is not None)
         return [int(each.read_text(encoding="utf-8")) for each in files]
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process of the run."""
-        assert self.marker in Path(f"/proc/{pid}/environ").read_text(encoding="utf-8", errors="replace")
+        assert self._owns(Path(f"/proc/{pid}"))
         os.kill(pid, number)
 
     def end(self) -> tuple[int, str, list[str]]:
@@ -42,45 +49,52 @@ class Ring:
 
         The other lines there are torchrun's.
         """
-        output, errors = self.process.communicate(timeout=_PATIENCE)
-        lines = [line.removeprefix("ring: ") for line in errors.splitlines() if line.startswith("ring: ")]
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        begin = f"{self.speaker}: "
+        lines = [line.removeprefix(begin) for line in errors.splitlines() if line.startswith(begin)]
         return self.process.returncode, output, lines
 
     def left_over(self) -> list[int]:
         """Return the processes of the run that exist."""
-        result = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    environment = (entry / "environ").read_text(encoding="utf-8", errors="replace")
-                except OSError:
-                    continue  # another user's, or ended since
-                if self.marker in environment:
-                    result.append(int(entry.name))
-        return result
+        return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and self._owns(each)]
+
+    def kill_all(self) -> None:
+        """Kill the processes of the run that exist."""
+        for pid in self.left_over():
+            with suppress(OSError):  # it has ended since
+                self.kill(pid)
+
+    def _owns(self, entry: Path) -> bool:
+        """Return True for the entry in /proc of a process of the run."""
+        try:
+            variables = (entry / "environ").read_text(encoding="utf-8", errors="replace").split("\0")
+        except OSError:  # another user's, or ended since
+            return False
+        return f"{FOLDER}={self.folder}" in variables
+
+
+def started(way: tuple[str, ...], case: str, folder: Path) -> AbstractContextManager[Run]:
+    """Start a run of ring.py, and end what a failing test leaves of it."""
+    return running([*way, case, str(folder)], folder, PROCESSES, "ring")
 
 
 @contextmanager
-def started(way: tuple[str, ...], case: str, folder: Path) -> Iterator[Ring]:
-    """Start a run, and end what a failing test leaves of it."""
-    marker = f"ring-{uuid.uuid4().hex}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RING_MARKER": marker}
-    process = subprocess.Popen(
-        [*way, case, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    ring = Ring(process, folder, marker)
+def running(command: Sequence[str], folder: Path, size: int, speaker: str) -> Iterator[Run]:
+    """Start a run, whose processes get the folder in `FOLDER`, and end what a failing test leaves of it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", FOLDER: str(folder)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = Run(process, folder, size, speaker)
     try:
-        yield ring
-        wait_until(lambda: not ring.left_over())
+        yield run
+        wait_until(lambda: not run.left_over())
     finally:
-        for pid in ring.left_over():
-            ring.kill(pid)
+        run.kill_all()
         process.wait()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for a condition, for a minute at most."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
