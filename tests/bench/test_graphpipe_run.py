@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.graphpipe import run
+from bench.graphpipe_runs import run
 from bench.studies.graphpipe_run import measure
 from bench.studies.sleeping import FORWARD, graph
 from mspipe_triton.pipeline.graphpipe.costs import total
