@@ -173,7 +173,8 @@ def _steps(trace: Trace) -> list[Step]:
                 not kernels or all(each.ndim == 0 for each in values if isinstance(each, Tensor)),
                 any(each in trace.inputs for each in node.all_input_nodes) or any(steps[each].data for each in uses),
                 bool(surveyed[index].changed) or any(changes(each) or draws(each) for each in _functions(trace, node)),
-                frozenset(trace.names[each] for each in state if trace.trained(each) or each in changed),
+                frozenset(trace.names[each] for each in state if trace.trained(each) or each in changed)
+                | surveyed[index].tied,
                 sum(max(each.flops / INTENSITY, each.traffic) for each in kernels),
             )
         )

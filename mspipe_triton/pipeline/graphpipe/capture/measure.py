@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from mspipe_triton.errors import GraphError
+from mspipe_triton.pipeline.graphpipe.capture.entangled import entangled
 from mspipe_triton.pipeline.graphpipe.capture.meter import Kernel, Meter, size
 from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, Values, running
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace
@@ -42,10 +43,14 @@ def _targets(results: Sequence[Any]) -> list[Tensor]:
 
 
 class Surveyed(NamedTuple):
-    """Kernels of the forward pass of an operation, and the buffers that it changes in place."""
+    """Kernels of the forward pass of an operation, the buffers that it changes, and changed tensors that tie it.
+
+    Operations that a tensor ties have to run in one piece: see `entangled`.
+    """
 
     kernels: tuple[Kernel, ...]
     changed: frozenset[fx.Node]
+    tied: frozenset[str]
 
 
 def survey(trace: Trace) -> list[Surveyed]:
@@ -65,8 +70,9 @@ def survey(trace: Trace) -> list[Surveyed]:
             with running(node.name), Meter() as meter:
                 values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
             changed = (each for each, version in zip(buffers, versions, strict=True) if values[each]._version > version)
-            result.append(Surveyed(tuple(meter.kernels), frozenset(changed)))
-    return result
+            result.append((tuple(meter.kernels), frozenset(changed)))
+        ties = entangled(trace, values)
+    return [Surveyed(*each, ties.get(node, frozenset())) for node, each in zip(trace.nodes, result, strict=True)]
 
 
 def count(trace: Trace, pieces: Sequence[Piece]) -> list[Counts]:

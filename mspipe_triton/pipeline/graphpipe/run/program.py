@@ -95,12 +95,11 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
         _check_aligned(plan, before, after, [values[node] for node in nodes])
     piece, twin = stages[stage], cut(other, labels, merged)[stage]
     losses, constant = _losses(whole, stages, joins, values, stage)
-    by_name = {node.name: value for node, value in values.items()}
     for node, weight in losses.items():
         check_loss(type(module).__name__, values[node])
         if values[node].leaves[0].dim is not None:
             losses[node] = weight / plan.problem.batch
-        elif not is_sum((whole, other), (piece, twin), by_name, node.name):
+        elif not is_sum((whole, other), (piece, twin), node.name):
             losses[node] = weight * samples / plan.problem.batch
 
     def crosses(pair: tuple[int, int]) -> tuple[Value, ...]:

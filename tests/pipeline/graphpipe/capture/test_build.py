@@ -255,3 +255,26 @@ def test_what_cannot_be_captured_is_refused_in_one_line(case: str, capfd: pytest
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 2
     assert capfd.readouterr() == ("", "")
+
+
+class Written(nn.Module):
+    """Two layers; their results, or activations of them, are written in place."""
+
+    def __init__(self, views: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.views = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2), views
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        if not self.views:
+            return self.head(self.b(self.a(x).relu_()).relu_())
+        both = torch.zeros(len(x), 8)
+        both[:, :4] = self.a(x)[:, :4]
+        both[:, 4:] = self.b(x)[:, 4:]
+        return self.head(both)
+
+
+def test_operations_that_share_a_written_tensor_are_one_operator() -> None:
+    """A layer that reads a tensor written through views has no edge from those that write."""
+    assert len(estimated(Written(True), torch.randn(2, 8)).operators) == 1
+    assert len(estimated(Written(False), torch.randn(2, 8)).operators) == 3

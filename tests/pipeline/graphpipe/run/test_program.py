@@ -122,6 +122,55 @@ def test_what_is_no_loss_is_refused(join: Join, message: str) -> None:
         program(one, plan, 2)
 
 
+class Headed(nn.Module):
+    """Two layers over tokens, and a function of their result and the labels that is the loss."""
+
+    def __init__(self, loss: Join, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.stem, self.head, self.loss = nn.Linear(3, 4, dtype=dtype), nn.Linear(4, 2, dtype=dtype), loss
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss; tokens of all samples are rows of one matrix between the layers."""
+        hidden = self.stem(x.reshape(-1, 3))
+        return self.loss(self.head(hidden).view(len(x), 5, 2), labels)
+
+
+def loss_weights(loss: Join, dtype: torch.dtype = torch.float32) -> list[float]:
+    """Return the weight of a loss in a pass over 3 of 12 samples."""
+    one = Model(Headed(loss, dtype), (torch.randn(2, 5, 3, dtype=dtype), torch.zeros(2, 5, dtype=torch.long)), {})
+    return [*program(one, planned(one, [["stem"], ["head"]], [3, 3]), 1).losses.values()]
+
+
+@pytest.mark.parametrize(
+    ("loss", "dtype", "weight"),
+    [
+        (lambda scores, labels: F.cross_entropy(scores.mT, labels), torch.float32, 3 / BATCH),
+        (lambda scores, labels: F.cross_entropy(scores.mT, labels, reduction="sum"), torch.float16, 1),
+        (lambda scores, labels: (scores + torch.randn_like(scores)).square().sum(), torch.float32, 1),
+        (lambda scores, labels: scores.mean((1, 2)).logsumexp(0), torch.float32, 3 / BATCH),
+    ],
+    ids=["mean", "sum of half precision", "sum with noise", "samples compared"],
+)
+def test_sums_and_means_are_told_apart(loss: Join, dtype: torch.dtype, weight: float) -> None:
+    assert loss_weights(loss, dtype) == [weight]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda scores, labels: scores.square().sum() + 0.1, "adds a sum over the samples and a term that is none"),
+        (
+            lambda scores, labels: F.cross_entropy(scores.mT, labels, reduction="sum", ignore_index=0),
+            "the model's example inputs is 0, which does not tell a sum over the samples from a mean",
+        ),
+    ],
+    ids=["sum and penalty", "no label counts"],
+)
+def test_what_may_be_a_sum_or_a_mean_is_refused(loss: Join, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        loss_weights(loss)
+
+
 def test_a_plan_of_another_model_is_refused() -> None:
     one = model(squares)
     plan = planned(one, [["stem"], ["a"], ["b", "mse_loss"]], [3, 3, 3])

@@ -31,7 +31,9 @@ def gradients() -> list[Tensor]:
     (weight * (rank + 1)).sum().backward()
     assert dist.group.WORLD is not None
     sum_gradients([table, weight], dist.group.WORLD)
-    assert table.grad is not None and weight.grad is not None and table.grad.is_sparse
+    assert table.grad is not None
+    assert weight.grad is not None
+    assert table.grad.is_sparse
     return [table.grad.to_dense(), weight.grad]
 
 
