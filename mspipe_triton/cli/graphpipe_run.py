@@ -15,10 +15,10 @@ import typer
 
 from mspipe_triton.cli.app import graphpipe_app, print_error
 from mspipe_triton.cli.options import Json, flags_of, takes_flags
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, PipelineError, RunFolderError
 from mspipe_triton.files import check_output
-from mspipe_triton.pipeline.graphpipe.run.folder import check_folder
-from mspipe_triton.pipeline.graphpipe.run.settings import RunSettings
+from mspipe_triton.pipeline.graphpipe.run.folder import check_folder, newest
+from mspipe_triton.pipeline.graphpipe.run.settings import OPTIMIZERS, RunSettings
 
 if TYPE_CHECKING:
     from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
@@ -78,6 +78,10 @@ def run(
                 raise ConfigError(f"--{name} is empty; give a value, or omit it")
         if resume and checkpoint is None:
             raise ConfigError("--resume goes on from a checkpoint; give its folder with --checkpoint")
+        if values.get("every") and checkpoint is None:
+            raise ConfigError("--every is for checkpoints; give their folder with --checkpoint")
+        if "lr" in values and ":" in values.get("optimizer", ""):
+            raise ConfigError(f"--lr is for {', '.join(OPTIMIZERS)}; set it in {values['optimizer']}, and omit --lr")
         return RunSettings(**values)
 
     def read() -> PipelinePlan:
@@ -91,7 +95,11 @@ def run(
         return read_plan(Path(plan), sequential)
 
     if not is_process():
-        code = launch([sys.executable, "-m", "mspipe_triton", *sys.argv[1:]], stage_names(read()))
+        stages = stage_names(read())
+        try:
+            code = launch([sys.executable, "-m", "mspipe_triton", *sys.argv[1:]], stages)
+        except PipelineError as error:
+            raise PipelineError(f"{error}{_resumption(checkpoint)}") from None
         raise typer.Exit(code)
     if os.environ["RANK"] != "0":
         os.dup2(2, 1)  # stdout is that of process 0
@@ -109,6 +117,16 @@ def run(
     result = run_process(read, train, str(values.get("device", RunSettings.device)), print_error)
     if result is not None:
         _report(result, outputs, as_json)
+
+
+def _resumption(checkpoint: str | None) -> str:
+    """Return how to go on after the newest checkpoint, as the end of a message; "" if there is none."""
+    if checkpoint is None:
+        return ""
+    try:
+        return f"; --resume goes on after {newest(Path(checkpoint)).name}"
+    except RunFolderError:
+        return ""
 
 
 def _check_files(plan: str, outputs: Mapping[str, str | None]) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from mspipe_triton.cli.console import console, format_value
 from mspipe_triton.pipeline.graphpipe.run.result import Comparison, RunResult, StageResult
 
+FAR = 3.0  # times the planned time, or a part of it, from which on costs are of another machine
 _CLEAR = "\r\x1b[2K"
 
 
@@ -55,8 +56,15 @@ def _run(result: RunResult) -> Table:
     table.add_column("")
     table.add_column("planned", justify="right")
     table.add_column("measured", justify="right")
+    captions = []
     if result.losses:
-        table.caption = f"loss {format_value(result.losses[0])} → {format_value(result.losses[-1])}"
+        captions.append(f"loss {format_value(result.losses[0])} → {format_value(result.losses[-1])}")
+    planned, measured = result.step_seconds
+    if not measured / FAR <= planned <= measured * FAR:
+        captions.append(
+            "the plan's costs are not those of this machine;\n--profile writes the measured ones, to plan again"
+        )
+    table.caption = "\n".join(captions)
     for label, pair, unit in (
         ("time per step, ms", result.step_seconds, 1e3),
         ("time per sample in steady state, ms", result.period, 1e3),
@@ -72,8 +80,8 @@ def _run(result: RunResult) -> Table:
 def _stages(result: RunResult) -> Table:
     table = Table(
         title="stages",
-        caption="planned / measured\nforward, backward: ms per micro-batch; MB: memory per device;\n"
-        "held: micro-batches in flight",
+        caption="planned / measured\nforward, backward: ms per micro-batch, medians; MB: memory per device;\n"
+        "held: micro-batches in flight; on: devices",
     )
     for name in ("stage", "on", "forward", "backward", "MB", "held"):
         table.add_column(name, justify="right")

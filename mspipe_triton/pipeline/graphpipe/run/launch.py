@@ -102,7 +102,8 @@ def _check(
         if verdict is None and code and (code < 0 or not beats[rank].done):
             name = process_name(rank, stages, processes[rank].pid)
             end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-            verdict = board.settle(Verdict(f"{name} {end}", 1, LAUNCHER))
+            hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
+            verdict = board.settle(Verdict(f"{name} {end}{hint}", 1, LAUNCHER))
     if verdict is not None:
         raise (InputError if verdict.code == InputError.exit_code else PipelineError)(verdict.message)
     return None if None in codes else max(code or 0 for code in codes)

@@ -10,8 +10,7 @@ from torch import nn, optim
 
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.pipeline.graphpipe.named import call, load_callable
-
-OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD}
+from mspipe_triton.pipeline.graphpipe.run.settings import OPTIMIZERS, check_optimizer
 
 
 def load_optimizer(name: str, lr: float) -> Callable[[Iterable[nn.Parameter]], optim.Optimizer]:
@@ -29,12 +28,12 @@ def load_optimizer(name: str, lr: float) -> Callable[[Iterable[nn.Parameter]], o
     Raises:
         ConfigError: there is no such optimiser, or the name stands for no callable.
     """
-    if name in OPTIMIZERS:
-        kind = OPTIMIZERS[name]
-        return lambda parameters: kind(parameters, lr=lr)
-    if ":" not in name:
-        choices = ", ".join(OPTIMIZERS)
-        raise ConfigError(f"--optimizer {name!r} is not one of {choices}; use one, or module:attribute")
+    check_optimizer(name)
+    kinds: dict[str, Callable[..., optim.Optimizer]] = dict(
+        zip(OPTIMIZERS, (optim.Adam, optim.AdamW, optim.SGD), strict=True)
+    )
+    if name in kinds:
+        return lambda parameters: kinds[name](parameters, lr=lr)
     build = load_callable("--optimizer", name, "optimizers.mine:build", "a torch.optim.Optimizer")
     return lambda parameters: _checked(name, build, list(parameters))
 

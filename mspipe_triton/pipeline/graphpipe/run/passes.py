@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from mspipe_triton.pipeline.graphpipe.run.culprit import culprit
 from mspipe_triton.pipeline.graphpipe.run.exchange import Exchange
 from mspipe_triton.pipeline.graphpipe.run.program import Program
 
@@ -83,8 +84,13 @@ class Passes:
         for node in self._passed_on:
             if node not in program.piece.entries:
                 self._argument(node, received[node], current)
-        with torch.enable_grad(), self._collecting(current, inputs) if measured else nullcontext():
-            results = dict(zip(program.piece.exits, program.piece.module(*arguments), strict=True))
+        try:
+            with torch.enable_grad(), self._collecting(current, inputs) if measured else nullcontext():
+                results = dict(zip(program.piece.exits, program.piece.module(*arguments), strict=True))
+        except Exception as error:
+            place = culprit(program.piece.module, arguments)
+            error.add_note(f"{f'{place}, ' if place else ''}forward pass of micro-batch {number}")
+            raise
         self.loss = self.loss + program.constant
         for node, weight in program.losses.items():
             (loss,) = tree_leaves(results[node])
@@ -111,7 +117,11 @@ class Passes:
         targets += [(edge, gradients[key]) for key, edge in current.edges.items() if key in gradients]
         if targets:
             edges, seeds = zip(*targets, strict=True)
-            torch.autograd.backward(edges, seeds)
+            try:
+                torch.autograd.backward(edges, seeds)
+            except Exception as error:
+                error.add_note(f"backward pass of micro-batch {number}")
+                raise
         returns = {}
         for key, leaf in current.leaves.items():
             total = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -196,7 +196,9 @@ class Watch:
 
 
 def _place(error: BaseException) -> str:
-    """Return the file and line of the user's code that an exception comes from, in parentheses; "" if it has none."""
+    """Return where an exception comes from, in parentheses: its notes, or a file and line of the user's code; or ""."""
+    if notes := getattr(error, "__notes__", []):
+        return f" ({'; '.join(notes)})"
     others = ("<", str(Path(__file__).parents[3]), str(Path(torch.__file__).parent), get_path("stdlib"))
     for frame in reversed(extract_tb(error.__traceback__)):
         if not frame.filename.startswith(others):
