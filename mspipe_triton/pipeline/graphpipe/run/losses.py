@@ -165,6 +165,9 @@ def _argument(trace: Trace, node: fx.Node, twin: fx.Node, others: int, generator
 class _Constant(TorchDispatchMode):
     """A mode in which operations that draw random numbers return constants."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in func.tags:

@@ -135,6 +135,13 @@ class Headed(nn.Module):
         return self.loss(self.head(hidden).view(len(x), 5, 2), labels)
 
 
+def distilled(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return a sum in which a part without gradients draws random numbers."""
+    with torch.no_grad():
+        target = F.dropout(scores, 0.5) * torch.rand_like(scores)
+    return (scores - target).square().sum()
+
+
 def loss_weights(loss: Join, dtype: torch.dtype = torch.float32) -> list[float]:
     """Return the weight of a loss in a pass over 3 of 12 samples."""
     one = Model(Headed(loss, dtype), (torch.randn(2, 5, 3, dtype=dtype), torch.zeros(2, 5, dtype=torch.long)), {})
@@ -147,9 +154,10 @@ def loss_weights(loss: Join, dtype: torch.dtype = torch.float32) -> list[float]:
         (lambda scores, labels: F.cross_entropy(scores.mT, labels), torch.float32, 3 / BATCH),
         (lambda scores, labels: F.cross_entropy(scores.mT, labels, reduction="sum"), torch.float16, 1),
         (lambda scores, labels: (scores + torch.randn_like(scores)).square().sum(), torch.float32, 1),
+        (distilled, torch.float32, 1),
         (lambda scores, labels: scores.mean((1, 2)).logsumexp(0), torch.float32, 3 / BATCH),
     ],
-    ids=["mean", "sum of half precision", "sum with noise", "samples compared"],
+    ids=["mean", "sum of half precision", "sum with noise", "sum with noise without gradients", "samples compared"],
 )
 def test_sums_and_means_are_told_apart(loss: Join, dtype: torch.dtype, weight: float) -> None:
     assert loss_weights(loss, dtype) == [weight]
