@@ -91,7 +91,7 @@ def is_sum(traces: tuple[Trace, Trace], pieces: tuple[Piece, Piece], name: str) 
         name: of the result of the first piece that is the loss.
 
     Raises:
-        GraphError: it is 0, which tells nothing, or a sum over the samples and a term that is none.
+        GraphError: it is 0 whatever the samples, which tells nothing, or a sum over the samples and a term that is none.
     """
     place = [node.name for node in pieces[0].exits].index(name)
 
@@ -106,7 +106,7 @@ def is_sum(traces: tuple[Trace, Trace], pieces: tuple[Piece, Piece], name: str) 
             return float(tree_leaves(piece.module(*arguments)[place])[0])
 
     few, many = loss(0), loss(1)
-    if few == many == 0:
+    if few == many == 0 and loss(1, traces[1].batch // 2) == 0:
         raise GraphError(
             f"the loss {name!r} of the model's example inputs is 0, which does not tell a sum over the samples from a "
             "mean; use other example inputs"

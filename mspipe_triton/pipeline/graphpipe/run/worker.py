@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -53,7 +55,7 @@ def work(
         InputError: the plan, the model, the data, the optimiser or the checkpoint do not fit.
         PipelineError: the loss is not finite.
     """
-    torch.manual_seed(settings.seed)
+    _seed(settings.seed)
     trainer = StageTrainer(
         plan, load_model(model), load_optimizer(settings.optimizer, settings.lr), settings.seed, device
     )
@@ -82,6 +84,13 @@ def work(
     if records is None:
         return None
     return summarise(plan, [each for each in records if each is not None], losses, trainer.steps, speed, seconds)
+
+
+def _seed(seed: int) -> None:
+    """Seed all generators that a user's callable may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _total(loss: float, checksum: int, step: int) -> float:
