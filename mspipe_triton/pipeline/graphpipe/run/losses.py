@@ -91,7 +91,8 @@ def is_sum(traces: tuple[Trace, Trace], pieces: tuple[Piece, Piece], name: str) 
         name: of the result of the first piece that is the loss.
 
     Raises:
-        GraphError: it is 0 whatever the samples, which tells nothing, or a sum over the samples and a term that is none.
+        GraphError: it is 0 whatever the samples, which tells nothing, or a sum over the samples and a term that is no
+            such sum.
     """
     place = [node.name for node in pieces[0].exits].index(name)
 
