@@ -27,8 +27,7 @@ def measured_costs(
 
     All operators of a stage get the same factor, one for forward and one for backward passes, with which
     `Problem.seconds` of the stage is the measured time, at its micro-batch and on its devices. Their proportions are
-    those of their own measured times, or else the planned ones: operators run faster or slower alone than in a stage,
-    so only the stage's time is taken as it is. In every operator, the fixed time of a pass and the time per sample keep
+    those of their own measured times, or else the planned ones. In every operator, the fixed time of a pass and the time per sample keep
     their planned proportion.
 
     Where a pass should take no time, but took some, there is nothing to scale. Nobody knows then which operators it
@@ -130,11 +129,11 @@ def _scaled(
     operator: Operator, planned: tuple[float, float], measured: tuple[float, float], operators: int
 ) -> Operator:
     """Return one of several operators whose passes take the measured seconds together, instead of the planned ones."""
-    forward, backward = (
-        _measured(duration, *pair, operators)
-        for duration, *pair in zip((operator.forward, operator.backward), planned, measured, strict=True)
+    return replace(
+        operator,
+        forward=_measured(operator.forward, planned[0], measured[0], operators),
+        backward=_measured(operator.backward, planned[1], measured[1], operators),
     )
-    return replace(operator, forward=forward, backward=backward)
 
 
 def _measured(duration: Duration, planned: float, measured: float, operators: int) -> Duration:

@@ -175,7 +175,9 @@ def test_times_that_no_pass_takes(seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, nan, inf])
 def test_times_that_no_operator_takes(seconds: float) -> None:
-    with pytest.raises(ConfigError, match=r"operator 'a': a pass cannot take (-1\.0|nan|inf) seconds; measure it again"):
+    with pytest.raises(
+        ConfigError, match=r"operator 'a': a pass cannot take (-1\.0|nan|inf) seconds; measure it again"
+    ):
         measured_costs(one_stage(Operator("a", parameters=8)), [(1, 1)], {"a": (seconds, 1)})
 
 
