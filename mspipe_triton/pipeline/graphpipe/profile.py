@@ -25,10 +25,10 @@ def measured_costs(
 ) -> OperatorGraph:
     """Return the model with the times that its stages took.
 
-    All operators of a stage get the same factor, one for forward and one for backward passes, with which
-    `Problem.seconds` of the stage is the measured time, at its micro-batch and on its devices. Their proportions are
-    those of their own measured times, or else the planned ones. In every operator, the fixed time of a pass and the time per sample keep
-    their planned proportion.
+    `Problem.seconds` of a stage becomes the measured time, at its micro-batch and on its devices: the times of all its
+    operators are multiplied by one factor, one for forward and one for backward passes. Before that, each operator
+    takes its own measured time, so that these give the proportions within the stage; without them, the operators keep
+    their planned proportions. The fixed time of an operator and its time per sample always do.
 
     Where a pass should take no time, but took some, there is nothing to scale. Nobody knows then which operators it
     went to, nor how it grows with the samples: it becomes a fixed time, in equal shares, of the stage's operators that
@@ -37,8 +37,8 @@ def measured_costs(
     Args:
         plan: the plan of the run.
         passes: of every stage, the seconds of a forward and of a backward pass over one micro-batch.
-        operators: the same of operators alone, by name; a stage counts only if all of its operators that need a device
-            are there.
+        operators: the same of operators that run alone, by name. They count in stages all of whose operators are there;
+            those that cost nothing need not be.
 
     Raises:
         ConfigError: a pair for each stage is not there, or a time is negative or not finite.

@@ -109,8 +109,7 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     def crosses(pair: tuple[int, int]) -> tuple[Value, ...]:
         return tuple(values[node] for node in crossing[pair])
 
-    own = {order[each] for each in contents[stage]}
-    parts = tuple(operators[each] for each in sorted(own))
+    parts = tuple(operators[group] for group in sorted(order[each] for each in contents[stage]))
     for each in (piece, *parts):
         _move(each.module, device)
     used = {node for each in stages for node in each.entries if node in whole.state}
