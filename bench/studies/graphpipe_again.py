@@ -38,10 +38,11 @@ def measure(steps: int, rounds: int) -> dict[str, Any]:
     rows = []
     for _ in range(rounds):
         plan = plan_model(Problem(model, Cluster(DEVICES, inf, bandwidth), BATCH, replicas=1)).graph.plan
-        (result,) = train([plan], MODEL, DATA, RunSettings(steps=steps))
+        (result,) = train([plan], MODEL, DATA, RunSettings(steps=steps), profile=True)
         rows.append(_facts(plan, result))
         passes = [(each["forward"]["measured"], each["backward"]["measured"]) for each in result["stages"]]
-        model, bandwidth = measured_costs(plan, passes), result["bandwidth"] or inf
+        operators = {name: (each["forward"], each["backward"]) for name, each in result["operators"].items()}
+        model, bandwidth = measured_costs(plan, passes, operators), result["bandwidth"] or inf
     return {
         "devices": DEVICES,
         "batch": BATCH,

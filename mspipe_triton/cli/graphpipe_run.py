@@ -111,7 +111,15 @@ def run(
         with ProgressLine(settings().steps) as line:
             folder = None if checkpoint is None else Path(checkpoint)
             return work(
-                plan, model, data, settings(), device=device, checkpoint=folder, resume=resume, progress=line.show
+                plan,
+                model,
+                data,
+                settings(),
+                device=device,
+                checkpoint=folder,
+                resume=resume,
+                profile=profile is not None,
+                progress=line.show,
             )
 
     result = run_process(read, train, str(values.get("device", RunSettings.device)), print_error)
@@ -160,6 +168,6 @@ def _report(result: RunResult, outputs: Mapping[str, str | None], as_json: bool)
         draw(simulated, Path(path), measured=result.timeline)
     if (path := outputs["profile"]) is not None:
         passes = [(stage.forward.measured, stage.backward.measured) for stage in result.stages]
-        write_profile(Path(path), measured_costs(result.plan, passes), result.bandwidth)
+        write_profile(Path(path), measured_costs(result.plan, passes, result.operators), result.bandwidth)
     if as_json:
         print(json.dumps(result.to_json()))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from rich.console import Console
 
 from mspipe_triton.cli import graphpipe_run, graphpipe_run_screen
 from mspipe_triton.cli.graphpipe_run_screen import ProgressLine
+from mspipe_triton.pipeline.graphpipe.operators import members
+from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.plan_file import read_plan
-from mspipe_triton.pipeline.graphpipe.profile import read_profile
+from mspipe_triton.pipeline.graphpipe.profile import measured_costs, read_profile
 from mspipe_triton.pipeline.graphpipe.run.result import Comparison, RunResult, StageResult
 from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 
@@ -143,6 +146,18 @@ def test_results_are_printed_and_written(
         assert after.forward.per_sample == pytest.approx(2 * before.forward.per_sample)
 
 
+def test_a_profile_has_the_times_of_operators(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mspipe_triton.cli.console.console", Console(file=StringIO()))
+    result = result_of(plan)
+    graph = result.plan.problem.graph
+    times = {name: (1.0 + number, 2.0) for number, name in enumerate(graph.names(graph.placed))}
+    outputs = {"trace": None, "picture": None, "profile": str(tmp_path / "profile.json")}
+    graphpipe_run._report(replace(result, operators=times), outputs, as_json=False)
+    passes = [(each.forward.measured, each.backward.measured) for each in result.stages]
+    assert read_profile(tmp_path / "profile.json", graph)[0] == measured_costs(result.plan, passes, times)
+    assert max(map(len, _factors(result.plan, tmp_path / "profile.json"))) > 1
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_line_of_a_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=StringIO(), force_terminal=terminal)
@@ -169,7 +184,22 @@ def test_a_run_trains_and_goes_on_from_its_checkpoint(plan: Path, tmp_path: Path
     assert results[0]["losses"] + results[1]["losses"] == pytest.approx(results[2]["losses"], rel=1e-6)
     again = ("--model", "towers:build", "--devices", "3", "--batch", "32", "--profile", "p.json", "--json")
     assert json.loads(process("graphpipe", *again).stdout)["batch"] == 32
+    assert [each.get("operators") is None for each in results] == [True, False, True]
+    assert max(map(len, _factors(read_plan(plan), tmp_path / "p.json"))) > 1
     assert (tmp_path / "p.svg").exists()
+
+
+def _factors(plan: PipelinePlan, profile: Path) -> list[set[float]]:
+    """Return, by stage, by how much longer its operators' forward passes took than planned."""
+    before, (after, _) = plan.problem.graph, read_profile(profile, plan.problem.graph)
+    return [
+        {
+            round(after.operators[index].forward.per_sample / before.operators[index].forward.per_sample, 6)
+            for index in members(stage.operators)
+            if before.operators[index].forward.per_sample
+        }
+        for stage in plan.stages
+    ]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -18,13 +18,17 @@ from mspipe_triton.pipeline.graphpipe.plan_file import duration_json, read_durat
 FIX = "use a profile that a run of a plan for this model wrote"
 
 
-def measured_costs(plan: PipelinePlan, passes: Sequence[tuple[float, float]]) -> OperatorGraph:
+def measured_costs(
+    plan: PipelinePlan,
+    passes: Sequence[tuple[float, float]],
+    operators: Mapping[str, tuple[float, float]] | None = None,
+) -> OperatorGraph:
     """Return the model with the times that its stages took.
 
-    A run measures stages, not operators. So all operators of a stage get the same factor, one for forward and one for
-    backward passes, with which `Problem.seconds` of the stage is the measured time, at its micro-batch and on its
-    devices. Within a stage the operators keep their planned proportions, and so do the fixed time of a pass and the
-    time per sample.
+    `Problem.seconds` of a stage becomes the measured time, at its micro-batch and on its devices: the times of all its
+    operators are multiplied by one factor, one for forward and one for backward passes. Before that, each operator
+    takes its own measured time, so that these give the proportions within the stage; without them, the operators keep
+    their planned proportions. The fixed time of an operator and its time per sample always do.
 
     Where a pass should take no time, but took some, there is nothing to scale. Nobody knows then which operators it
     went to, nor how it grows with the samples: it becomes a fixed time, in equal shares, of the stage's operators that
@@ -33,28 +37,34 @@ def measured_costs(plan: PipelinePlan, passes: Sequence[tuple[float, float]]) ->
     Args:
         plan: the plan of the run.
         passes: of every stage, the seconds of a forward and of a backward pass over one micro-batch.
+        operators: the same of operators that run alone, by name. They count in stages all of whose operators are there;
+            those that cost nothing need not be.
 
     Raises:
         ConfigError: a pair for each stage is not there, or a time is negative or not finite.
     """
     if len(passes) != len(plan.stages):
         raise ConfigError(f"the plan has {len(plan.stages)} stages, and times were measured of {len(passes)}; give all")
-    operators, graph = list(plan.problem.graph.operators), plan.problem.graph
+    graph, alone = plan.problem.graph, operators or {}
+    for stage, pair in zip(plan.stages, passes, strict=True):
+        _check(stage.name, pair)
+    for name, pair in alone.items():
+        _check(f"operator {name!r}", pair)
+    result = list(graph.operators)
     for stage, measured in zip(plan.stages, passes, strict=True):
-        for seconds in measured:
-            if not (isfinite(seconds) and seconds >= 0):
-                raise ConfigError(f"{stage.name}: a pass cannot take {seconds} seconds; measure it again")
-        planned = plan.problem.seconds(stage.operators, stage.rhythm.micro_batch, len(stage.devices))
         placed = list(members(stage.operators & graph.placed))
         sharing = [index for index in placed if not graph.operators[index].costless] or placed
+        share = (stage.rhythm.micro_batch, len(stage.devices))
+        problem = plan.problem
+        if all(result[index].name in alone for index in sharing):
+            for index in sharing:
+                each = result[index]
+                result[index] = _scaled(each, problem.seconds(1 << index, *share), alone[each.name], 1)
+            problem = replace(problem, graph=replace(graph, operators=tuple(result)))
+        planned = problem.seconds(stage.operators, *share)
         for index in sharing:
-            each = operators[index]
-            operators[index] = replace(
-                each,
-                forward=_measured(each.forward, planned[0], measured[0], len(sharing)),
-                backward=_measured(each.backward, planned[1], measured[1], len(sharing)),
-            )
-    return replace(graph, operators=tuple(operators))
+            result[index] = _scaled(result[index], planned, measured, len(sharing))
+    return replace(graph, operators=tuple(result))
 
 
 def write_profile(path: Path, graph: OperatorGraph, bandwidth: float | None) -> None:
@@ -108,8 +118,26 @@ def read_profile(path: Path, graph: OperatorGraph) -> tuple[OperatorGraph, float
     return replace(graph, operators=operators), bandwidth
 
 
+def _check(name: str, passes: tuple[float, float]) -> None:
+    """Refuse times that no pass takes."""
+    for seconds in passes:
+        if not (isfinite(seconds) and seconds >= 0):
+            raise ConfigError(f"{name}: a pass cannot take {seconds} seconds; measure it again")
+
+
+def _scaled(
+    operator: Operator, planned: tuple[float, float], measured: tuple[float, float], operators: int
+) -> Operator:
+    """Return one of several operators whose passes take the measured seconds together, instead of the planned ones."""
+    return replace(
+        operator,
+        forward=_measured(operator.forward, planned[0], measured[0], operators),
+        backward=_measured(operator.backward, planned[1], measured[1], operators),
+    )
+
+
 def _measured(duration: Duration, planned: float, measured: float, operators: int) -> Duration:
-    """Return a duration of a stage that takes `measured` seconds instead of the planned ones."""
+    """Return a duration of one of several operators that take `measured` seconds instead of the planned ones."""
     factor = measured / planned if planned else None
     if factor is None or not isfinite(factor):
         return Duration(measured / operators)

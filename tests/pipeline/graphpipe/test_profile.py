@@ -64,6 +64,42 @@ def test_stages_take_the_measured_seconds(data: st.DataObject, plan: PipelinePla
         assert measured.problem.graph.operators[index].costless
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.one_of(random_plans(), free_plans()))
+def test_operators_have_the_proportions_of_their_times_and_stages_the_measured_seconds(
+    data: st.DataObject, plan: PipelinePlan
+) -> None:
+    graph, positive = plan.problem.graph, st.floats(1e-6, 1e3)
+    passes = [(data.draw(SECONDS), data.draw(SECONDS)) for _ in plan.stages]
+    times = {graph.operators[index].name: (data.draw(positive), data.draw(positive)) for index in members(graph.placed)}
+    measured = with_costs(plan, measured_costs(plan, passes, times))
+    for stage, seconds in zip(plan.stages, passes, strict=True):
+        assert seconds_of(measured, stage) == pytest.approx(seconds, rel=1e-12, abs=0)
+        placed = list(members(stage.operators & graph.placed))
+        sharing = [index for index in placed if not graph.operators[index].costless] or placed
+        for kind in (0, 1):
+            whole = sum(times[graph.operators[index].name][kind] for index in sharing)
+            for index in sharing:
+                each = measured.problem.seconds(1 << index, stage.rhythm.micro_batch, len(stage.devices))[kind]
+                share = times[graph.operators[index].name][kind] / whole
+                assert each == pytest.approx(share * seconds[kind], rel=1e-9, abs=0)
+    for each, before in zip(measured.problem.graph.operators, graph.operators, strict=True):
+        assert replace(each, forward=before.forward, backward=before.backward) == before
+    for index in graph.joins:
+        assert measured.problem.graph.operators[index].costless
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.one_of(random_plans(), free_plans()))
+def test_times_of_some_operators_of_a_stage_do_not_count(data: st.DataObject, plan: PipelinePlan) -> None:
+    graph = plan.problem.graph
+    passes = [(data.draw(SECONDS), data.draw(SECONDS)) for _ in plan.stages]
+    needed = [[each for each in members(stage.operators & graph.placed)] for stage in plan.stages]
+    first = [next((each for each in one if not graph.operators[each].costless), one[0]) for one in needed]
+    times = {graph.operators[each].name: (1.0, 2.0) for one in needed for each in one if each not in first}
+    assert measured_costs(plan, passes, times) == measured_costs(plan, passes)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.one_of(random_plans(), free_plans()))
 def test_the_plans_own_times_change_nothing(plan: PipelinePlan) -> None:
@@ -87,7 +123,7 @@ def one_stage(*operators: Operator, micro_batch: int = 4, devices: int = 1) -> P
     return assemble(Problem(graph, Cluster(devices, inf), 8), [part])
 
 
-def test_operators_keep_their_proportions() -> None:
+def test_operators_without_times_keep_their_proportions() -> None:
     """Planned: 3 + 5 · 2 s forward and 2 s backward per pass, 2 of 4 samples on each device; measured: twice, half."""
     plan = one_stage(
         Operator("a", Duration(1, 2), Duration(1), 8), Operator("b", Duration(2, 3), Duration(1), 8), devices=2
@@ -95,6 +131,19 @@ def test_operators_keep_their_proportions() -> None:
     a, b = measured_costs(plan, [(26, 1)]).operators
     assert (a.forward, a.backward) == (Duration(2, 4), Duration(0.5))
     assert (b.forward, b.backward) == (Duration(4, 6), Duration(0.5))
+
+
+def test_operators_take_their_own_proportions() -> None:
+    """Planned at 4 samples: 8 s, 0 s and 4 s forward. Alone: 1 s, 2 s and 1 s; together 8 s, so each takes twice that.
+
+    Of 8 s that were planned, a quarter remains to "a", and half to "c" of 4 s; the time of "b" is fixed.
+    """
+    plan = one_stage(
+        Operator("a", Duration(0, 2), Duration(1)), Operator("b", parameters=8), Operator("c", Duration(2, 0.5))
+    )
+    graph = measured_costs(plan, [(8, 3)], {"a": (1, 2), "b": (2, 1), "c": (1, 0)})
+    assert [each.forward for each in graph.operators] == [Duration(0, 0.5), Duration(4), Duration(1, 0.25)]
+    assert [each.backward for each in graph.operators] == [Duration(2), Duration(1), Duration(0)]
 
 
 def test_time_that_was_not_planned_is_shared_by_operators_that_cost_anything() -> None:
@@ -122,6 +171,14 @@ def test_a_stage_that_costs_nothing_gets_its_time_all_the_same() -> None:
 def test_times_that_no_pass_takes(seconds: float) -> None:
     with pytest.raises(ConfigError, match=r"stage 0: a pass cannot take (-1\.0|nan|inf) seconds; measure it again"):
         measured_costs(one_stage(Operator("a", parameters=8)), [(1, seconds)])
+
+
+@pytest.mark.parametrize("seconds", [-1.0, nan, inf])
+def test_times_that_no_operator_takes(seconds: float) -> None:
+    with pytest.raises(
+        ConfigError, match=r"operator 'a': a pass cannot take (-1\.0|nan|inf) seconds; measure it again"
+    ):
+        measured_costs(one_stage(Operator("a", parameters=8)), [(1, 1)], {"a": (seconds, 1)})
 
 
 def test_times_of_another_number_of_stages() -> None:

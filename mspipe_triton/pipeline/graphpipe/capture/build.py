@@ -116,7 +116,7 @@ def _measured(
     traces: Sequence[Trace], pieces: Sequence[Sequence[Piece]], batches: tuple[int, int]
 ) -> list[list[Duration]]:
     """Return the times of both passes of every operator, from runs with both batches."""
-    times = [time(*each) for each in zip(traces, pieces, strict=True)]
+    times = [time(each.state, each.inputs, cuts) for each, cuts in zip(traces, pieces, strict=True)]
     return [
         [Duration(fixed, slope) for slope, fixed in (line(batches, each) for each in zip(*pair, strict=True))]
         for pair in zip(*times, strict=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,7 +17,7 @@ from mspipe_triton.errors import GraphError
 from mspipe_triton.pipeline.graphpipe.capture.entangled import entangled
 from mspipe_triton.pipeline.graphpipe.capture.meter import Kernel, Meter, size
 from mspipe_triton.pipeline.graphpipe.capture.pieces import Piece, Values, running
-from mspipe_triton.pipeline.graphpipe.capture.trace import Trace
+from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, is_trained
 
 WARMUPS = 2
 REPEATS = 5
@@ -78,7 +79,7 @@ def survey(trace: Trace) -> list[Surveyed]:
 def count(trace: Trace, pieces: Sequence[Piece]) -> list[Counts]:
     """Return the counts of every piece; nothing is computed and no device is used."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
-        values = Values(trace, pieces, lambda value: mode.from_tensor(value.detach()))
+        values = Values(trace.state, trace.inputs, pieces, lambda value: mode.from_tensor(value.detach()))
         state = {values.values[node].untyped_storage()._cdata for node in trace.state}
         return [_counts(piece, values, state) for piece in pieces]
 
@@ -113,16 +114,29 @@ def _counts(piece: Piece, values: Values, state: set[int]) -> Counts:
     return Counts(tuple(forward.kernels), tuple(backward.kernels), total, sum(tensors.values()))
 
 
-def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:
+def time(
+    state: Mapping[fx.Node, Tensor],
+    inputs: Mapping[fx.Node, Any],
+    pieces: Sequence[Piece],
+    received: Mapping[fx.Node, Any] = MappingProxyType({}),
+) -> list[Times]:
     """Return the times of every piece, medians of a few runs on the device of the module.
 
     As in training by micro-batches, a run goes through all pieces, so that no cache holds the parameters of one alone,
-    and backward passes add to the gradients of earlier ones.
+    and backward passes add to the gradients of earlier ones. The state, its gradients and the random numbers stay as
+    they are.
+
+    Args:
+        state: parameters, buffers and constants, by placeholder.
+        inputs: the module's inputs, by placeholder.
+        pieces: in topological order.
+        received: results of pieces that are not among these; tensors that need a gradient get one.
 
     Raises:
         GraphError: an operator fails, or the module is on device meta.
     """
-    tensors = [each for each in (*trace.state.values(), *trace.inputs.values()) if isinstance(each, Tensor)]
+    everything = (*state.values(), *inputs.values(), *received.values())
+    tensors = [each for each in tree_leaves(everything) if isinstance(each, Tensor)]
     if any(each.is_meta for each in tensors):
         raise GraphError("the module is on device meta, without data; move it to another device, or estimate its times")
     gpus = sorted({each.get_device() for each in tensors if each.is_cuda})
@@ -148,10 +162,11 @@ def time(trace: Trace, pieces: Sequence[Piece]) -> list[Times]:
         return Times(middle - start, end - then if targets else 0.0)
 
     runs: list[list[Times]] = []
-    sums = {node: torch.zeros_like(value) for node, value in trace.state.items() if trace.trained(node)}
+    sums = {node: torch.zeros_like(value) for node, value in state.items() if is_trained(value)}
     with torch.random.fork_rng(gpus), torch.enable_grad():
         for _ in range(WARMUPS + REPEATS):
-            values = Values(trace, pieces, _real)
+            values = Values(state, inputs, pieces, _real)
+            values.values.update(received)
             for node, total in sums.items():
                 values.values[node].grad = total
             runs.append([timed(piece, values) for piece in pieces])

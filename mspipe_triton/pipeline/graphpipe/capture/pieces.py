@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from mspipe_triton.errors import GraphError
-from mspipe_triton.pipeline.graphpipe.capture.trace import Trace
+from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, is_trained
 from mspipe_triton.pipeline.graphpipe.named import first_line
 
 
@@ -73,14 +73,20 @@ def cut(trace: Trace, names: Sequence[str], groups: Sequence[Sequence[int]]) -> 
 class Values:
     """Values of a trace's state, inputs and results, while its pieces run one after the other."""
 
-    def __init__(self, trace: Trace, pieces: Sequence[Piece], convert: Callable[[Tensor], Tensor]) -> None:
-        self.trace = trace
+    def __init__(
+        self,
+        state: Mapping[fx.Node, Tensor],
+        inputs: Mapping[fx.Node, Any],
+        pieces: Sequence[Piece],
+        convert: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.state = state
         self.values: dict[fx.Node, Any] = {
-            node: convert(value).requires_grad_(trace.trained(node)) for node, value in trace.state.items()
+            node: convert(value).requires_grad_(is_trained(value)) for node, value in state.items()
         }
-        for node, value in trace.inputs.items():
+        for node, value in inputs.items():
             self.values[node] = convert(value) if isinstance(value, Tensor) else value
-        self.last = {node: piece for piece in pieces for node in piece.entries if node not in trace.state}
+        self.last = {node: piece for piece in pieces for node in piece.entries if node not in state}
 
     def arguments(self, piece: Piece) -> tuple[list[Any], list[Tensor]]:
         """Return the arguments of a piece, and the tensors that need gradients.
@@ -99,7 +105,7 @@ class Values:
 
         for node in piece.entries:
             value = self.values[node]
-            if node in self.trace.state:
+            if node in self.state:
                 arguments.append(value)
                 leaves.extend([value] * value.requires_grad)
             else:

@@ -43,8 +43,12 @@ class Trace:
 
     def trained(self, node: fx.Node) -> bool:
         """Return True if a placeholder is a parameter that is trained."""
-        value = self.state.get(node)
-        return isinstance(value, nn.Parameter) and value.requires_grad
+        return is_trained(self.state.get(node))
+
+
+def is_trained(value: Tensor | None) -> bool:
+    """Return True if a tensor of a module's state is a parameter that is trained."""
+    return isinstance(value, nn.Parameter) and value.requires_grad
 
 
 def samples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from mspipe_triton.pipeline.graphpipe.run.trainer import StageTrainer
 
 ROUNDS = 7
+LARGEST = torch.iinfo(torch.int64).max
 
 
 def bandwidth(trainer: StageTrainer) -> float | None:
@@ -28,10 +29,11 @@ def bandwidth(trainer: StageTrainer) -> float | None:
     for index, stage in enumerate(trainer.plan.stages):
         for before in stage.after:
             ends = (trainer.plan.stages[before].devices[0], stage.devices[0])
-            if dist.get_rank() in ends:
-                size = trainer.bytes_between(before, index)
-                if size:
-                    slowest[0] = min(slowest[0].item(), size / _one_way(trainer, size, *ends))
+            here = dist.get_rank() in ends
+            size = torch.tensor([trainer.bytes_between(before, index) if here else LARGEST])
+            dist.all_reduce(size, op=dist.ReduceOp.MIN)  # passes of both stages may have different samples
+            if here and size.item():
+                slowest[0] = min(slowest[0].item(), size.item() / _one_way(trainer, int(size.item()), *ends))
             dist.barrier()
     dist.all_reduce(slowest, op=dist.ReduceOp.MIN)
     return None if slowest.isinf().item() else slowest.item()

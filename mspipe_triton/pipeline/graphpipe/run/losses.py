@@ -83,7 +83,8 @@ def is_sum(traces: tuple[Trace, Trace], pieces: tuple[Piece, Piece], name: str) 
     """Return True if a loss is a sum over the samples instead of a mean.
 
     Of equal samples, a sum is proportional to their number, and a mean does not change. A loss that does neither may
-    compare samples; then it is no mean of the losses of its parts. Random numbers are all the same.
+    compare samples; then it is no mean of the losses of its parts. Random numbers are all the same. Results of other
+    stages are numbers from 0 to 1; a loss that fails on them counts as a mean.
 
     Args:
         traces: of the module, with two numbers of samples.
@@ -106,7 +107,10 @@ def is_sum(traces: tuple[Trace, Trace], pieces: tuple[Piece, Piece], name: str) 
         with torch.no_grad(), torch.random.fork_rng([]), _Constant():
             return float(tree_leaves(piece.module(*arguments)[place])[0])
 
-    few, many = loss(0), loss(1)
+    try:
+        few, many = loss(0), loss(1)
+    except (RuntimeError, ValueError, IndexError):  # of values that the model never computes
+        return False
     if few == many == 0 and loss(1, traces[1].batch // 2) == 0:
         raise GraphError(
             f"the loss {name!r} of the model's example inputs is 0, which does not tell a sum over the samples from a "
@@ -151,7 +155,7 @@ def _argument(trace: Trace, node: fx.Node, twin: fx.Node, others: int, generator
         else:
             shape = [1 if dim in dims else size for dim, size in enumerate(value.shape)]
             floats = value.is_floating_point() or value.is_complex()
-            one, last = (torch.randn(shape, generator=generator).mul(floats).to(value.dtype) for _ in range(2))
+            one, last = (torch.rand(shape, generator=generator).mul(floats).to(value.dtype) for _ in range(2))
         result = one.expand(value.shape).clone()
         if len(dims) == 1:
             count = value.shape[dims[0]] * others // trace.batch

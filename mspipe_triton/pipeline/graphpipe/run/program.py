@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -30,7 +31,8 @@ class Program:
     Args:
         samples: that the process has in a micro-batch.
         piece: the operations of its stage.
-        inputs: placeholders of all inputs of the module, in order.
+        operators: the same operations cut by operators, in topological order, without joins of several stages.
+        inputs: all example inputs of the module, with as many samples, by placeholder, in order.
         state: parameters and buffers that the stage uses, by placeholder.
         names: of all state in the module that a stage uses, and for those of this stage the placeholder.
         received: by index of the stage before, the values that come from it; in chains there may be none.
@@ -43,7 +45,8 @@ class Program:
 
     samples: int
     piece: Piece
-    inputs: tuple[fx.Node, ...]
+    operators: tuple[Piece, ...]
+    inputs: Mapping[fx.Node, Any]
     state: Mapping[fx.Node, Tensor]
     names: Mapping[str, fx.Node | None]
     received: Mapping[int, tuple[Value, ...]]
@@ -76,7 +79,8 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     other = small if samples != smallest else trace(module, args, kwargs, GROWTH * smallest)
     check_alike(module, whole, other)
     steps, groups, names = partition(small, len(plan.problem.graph.operators))
-    _check_model(plan, small, cut(small, names, groups))
+    operators = cut(whole, names, groups)
+    _check_model(plan, whole, operators)
     place = {name: index for index, name in enumerate(names)}
     graph = plan.problem.graph
     order = [place[each.name] for each in graph.operators]  # of the plan's operators, their groups
@@ -105,12 +109,15 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     def crosses(pair: tuple[int, int]) -> tuple[Value, ...]:
         return tuple(values[node] for node in crossing[pair])
 
-    _move(piece.module, device)
+    parts = tuple(operators[group] for group in sorted(order[each] for each in contents[stage]))
+    for each in (piece, *parts):
+        _move(each.module, device)
     used = {node for each in stages for node in each.entries if node in whole.state}
     return Program(
         samples,
         piece,
-        tuple(whole.inputs),
+        parts,
+        whole.inputs,
         {node: whole.state[node] for node in piece.entries if node in whole.state},
         {whole.names[node]: node if node in piece.entries else None for node in whole.state if node in used},
         {before: crosses((before, stage)) for before in plan.stages[stage].after},
@@ -140,12 +147,12 @@ def _members(plan: PipelinePlan, join: int) -> list[int]:
     return [index for index, stage in enumerate(plan.stages) if stage.operators & used]
 
 
-def _check_model(plan: PipelinePlan, small: Trace, pieces: Sequence[Piece]) -> None:
+def _check_model(plan: PipelinePlan, whole: Trace, pieces: Sequence[Piece]) -> None:
     """Refuse a module whose operators are not those of the plan."""
     graph = plan.problem.graph
     planned = {each.name: each.parameters for each in graph.operators}
     actual = {
-        piece.name: sum(size(small.state[node]) for node in piece.entries if node in small.state) for piece in pieces
+        piece.name: sum(size(whole.state[node]) for node in piece.entries if node in whole.state) for piece in pieces
     }
     again = f"the plan is for another model, {graph.name}; plan again, with the same --model"
     for name in [*planned, *actual]:

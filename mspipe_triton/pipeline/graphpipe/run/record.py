@@ -33,6 +33,7 @@ class Record:
         memory: bytes of parameters, gradients, optimiser state, and activations between passes, at most; on a GPU, all
             that torch allocated.
         peak_rss: bytes of host memory.
+        operators: seconds of a forward and of a backward pass of the stage's operators, by name; None if not measured.
     """
 
     device: int
@@ -40,6 +41,7 @@ class Record:
     in_flight: int = 0
     memory: int = 0
     peak_rss: int = 0
+    operators: dict[str, tuple[float, float]] | None = None
 
     def add(self, report: StepReport, trainer: StageTrainer, first: bool, last: bool) -> None:
         """Add a mini-batch.
@@ -129,7 +131,18 @@ def summarise(
         bandwidth,
         max(record.peak_rss for record in records),
         seconds,
+        _operators(records),
     )
+
+
+def _operators(records: Sequence[Record]) -> dict[str, tuple[float, float]] | None:
+    """Return the times of all operators, medians over the processes of a stage; None if not measured."""
+    times: dict[str, list[tuple[float, float]]] = {}
+    measured = [record.operators for record in records if record.operators is not None]
+    for name, each in (pair for operators in measured for pair in operators.items()):
+        times.setdefault(name, []).append(each)
+    medians = {name: tuple(map(median, zip(*each, strict=True))) for name, each in times.items()}
+    return {name: (forward, backward) for name, (forward, backward) in medians.items()} if measured else None
 
 
 def _timeline(plan: PipelinePlan, spans: Sequence[PlanSpan]) -> Timeline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,6 +59,8 @@ class RunResult:
         bandwidth: bytes per second of the slowest link between stages; None if nothing crosses one.
         peak_rss: bytes of host memory of the largest process.
         seconds: wall time of all steps.
+        operators: seconds of a forward and of a backward pass of each operator alone, by name, at its stage's share of
+            a micro-batch; None if not measured, and without those of a stage whose operators cannot run alone.
     """
 
     plan: PipelinePlan
@@ -70,6 +73,7 @@ class RunResult:
     bandwidth: float | None
     peak_rss: int
     seconds: float
+    operators: Mapping[str, tuple[float, float]] | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -91,4 +95,10 @@ class RunResult:
             "bandwidth": self.bandwidth,
             "peak_rss": self.peak_rss,
             "seconds": self.seconds,
+            **({} if self.operators is None else {"operators": _passes(self.operators)}),
         }
+
+
+def _passes(operators: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return the times of operators as JSON."""
+    return {name: {"forward": forward, "backward": backward} for name, (forward, backward) in operators.items()}

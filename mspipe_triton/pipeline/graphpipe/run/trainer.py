@@ -21,6 +21,7 @@ from mspipe_triton.pipeline.graphpipe.run.channels import GRADIENT, Channels
 from mspipe_triton.pipeline.graphpipe.run.clock import Clock
 from mspipe_triton.pipeline.graphpipe.run.exchange import Exchange
 from mspipe_triton.pipeline.graphpipe.run.layout import Layout, Slice
+from mspipe_triton.pipeline.graphpipe.run.operator_times import operator_seconds
 from mspipe_triton.pipeline.graphpipe.run.passes import Passes
 from mspipe_triton.pipeline.graphpipe.run.program import build_program
 from mspipe_triton.pipeline.graphpipe.run.replicas import broadcast, sum_gradients
@@ -135,6 +136,18 @@ class StageTrainer:
         for each in self.parameters.values():
             each.grad = None
         return result
+
+    def operator_seconds(self) -> dict[str, tuple[float, float]]:
+        """Return the seconds of a forward and of a backward pass of every operator of the stage, by name.
+
+        They are those of this process's share of a micro-batch, while all processes measure. Nothing of the training
+        changes.
+
+        Raises:
+            GraphError: an operator cannot run by itself.
+        """
+        dist.barrier()
+        return operator_seconds(self._program, self._placed, self.device)
 
     def bytes_between(self, before: int, after: int) -> int:
         """Return the bytes that this process sends to a later stage, or receives from an earlier one, in a pass."""

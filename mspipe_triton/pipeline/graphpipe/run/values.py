@@ -62,7 +62,7 @@ def values_of(
     twins = dict(zip(trace.nodes, other.nodes, strict=True))
     result = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
-        values = Values(trace, pieces, lambda value: mode.from_tensor(value.detach()))
+        values = Values(trace.state, trace.inputs, pieces, lambda value: mode.from_tensor(value.detach()))
         for piece in pieces:
             arguments, _ = values.arguments(piece)
             with running(piece.name):

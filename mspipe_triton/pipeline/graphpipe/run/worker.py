@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from mspipe_triton.errors import ConfigError, PipelineError
+from mspipe_triton.errors import ConfigError, GraphError, PipelineError
 from mspipe_triton.pipeline.graphpipe.capture.load import load_model
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.run.checkpoint import load_checkpoint, save_checkpoint
@@ -34,6 +34,7 @@ def work(
     device: str = "cpu",
     checkpoint: Path | None = None,
     resume: bool = False,
+    profile: bool = False,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> RunResult | None:
     """Train the stage of this process; all processes of `torch.distributed` call this at the same time.
@@ -46,6 +47,7 @@ def work(
         device: of this process.
         checkpoint: folder of the checkpoints; None for none.
         resume: go on from the checkpoint there.
+        profile: also measure the operators one by one, after the training.
         progress: is told the number of each mini-batch, from 1, and its loss, in process 0.
 
     Returns:
@@ -79,6 +81,8 @@ def work(
             save_checkpoint(checkpoint, trainer)
     seconds = time.perf_counter() - start
     speed = bandwidth(trainer)
+    if profile:
+        record.operators = _operators(trainer)
     records: list[Record | None] | None = [None] * plan.devices if dist.get_rank() == 0 else None
     dist.gather_object(record, records)
     if records is None:
@@ -91,6 +95,14 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _operators(trainer: StageTrainer) -> dict[str, tuple[float, float]]:
+    """Return the times of the operators of a stage, or none if one of them cannot run on made-up values."""
+    try:
+        return trainer.operator_seconds()
+    except GraphError:
+        return {}
 
 
 def _total(loss: float, checksum: int, step: int) -> float:
