@@ -39,10 +39,14 @@ def run(arguments: list[str], cwd: Path) -> None:
 
 
 GUIDES = ("data", "devices", "models", "pyg", "python", "schedules", "training", "tuning")
-PAGES = ["README.md", *(f"docs/guides/{name}.md" for name in GUIDES), "docs/measured/peers.md"]
+PAGES = [
+    "README.md",
+    *(f"docs/guides/{name}.md" for name in GUIDES),
+    pytest.param("docs/measured/peers.md", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES[:-1], pytest.param(PAGES[-1], marks=pytest.mark.slow)])
 def test_commands(page: str, tmp_path: Path, command: Command) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
     assert commands or page == "docs/guides/python.md"

@@ -97,7 +97,7 @@ def test_the_committed_runs_are_equal_to_the_module() -> None:
 
 @pytest.mark.parametrize("name", ["equal", "deaths"])
 def test_the_page_has_the_commands_of_the_committed_runs(name: str) -> None:
-    page = RESULTS.parents[1] / "docs" / "measured" / "graphpipe.md"
+    page = RESULTS.parents[1] / "docs" / "measured" / "graphpipe-run.md"
     assert result(name)["command"] in page.read_text(encoding="utf-8").splitlines()
 
 

@@ -19,7 +19,11 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> No
     with started(LAUNCH, "turns", tmp_path) as ring:
         pid = ring.pids()[1]
         ring.kill(pid)
-        assert ring.end() == (1, "", [f"process 1 (stage 1, pid {pid}) was killed by SIGKILL"])
+        assert ring.end() == (
+            1,
+            "",
+            [f"process 1 (stage 1, pid {pid}) was killed by SIGKILL, as the system does if memory runs out"],
+        )
         assert ring.left_over() == []
 
 

@@ -164,6 +164,7 @@ def test_every_operator_has_times_and_nothing_changes(processes: Pool, name: str
             assert backward >= 0, operator
 
 
+@pytest.mark.slow
 def test_operators_have_their_own_times(processes: Pool) -> None:
     """Layers of a stage on two devices have 2 of 4 samples each."""
     plan = planned(sleepers, [("a", 1), ("b", 2)])
@@ -186,12 +187,14 @@ def test_operators_have_their_own_times(processes: Pool) -> None:
     assert alike["a.1"].forward.per_sample < 1.5 * alike["a.0"].forward.per_sample
 
 
+@pytest.mark.slow
 def test_operators_are_measured_only_if_a_profile_is_wanted(processes: Pool) -> None:
     report, operators = processes(2, run, planned(sleepers, [("a", 1), ("b", 1)]), "sleepers", False)[0]
     assert operators is None
     assert "operators" not in report
 
 
+@pytest.mark.slow
 def test_a_stage_whose_operators_cannot_run_alone_has_no_times(processes: Pool) -> None:
     plan = planned(picky, [("a", 1), ("b", 1)])
     graph = plan.problem.graph
