@@ -88,8 +88,8 @@ class Passes:
             with torch.enable_grad(), self._collecting(current, inputs) if measured else nullcontext():
                 results = dict(zip(program.piece.exits, program.piece.module(*arguments), strict=True))
         except Exception as error:
-            place = culprit(program.piece.module, arguments)
-            error.add_note(f"{f'{place}, ' if place else ''}forward pass of micro-batch {number}")
+            line = culprit(program.piece.module, arguments)
+            error.add_note(f"{f'{line}, ' if line else ''}forward pass of micro-batch {number}")
             raise
         self.loss = self.loss + program.constant
         for node, weight in program.losses.items():

@@ -84,20 +84,16 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     place = {name: index for index, name in enumerate(names)}
     graph = plan.problem.graph
     order = [place[each.name] for each in graph.operators]  # of the plan's operators, their groups
-    joined = {join: _members(plan, join) for join in graph.joins}
-    several = {join for join, stages in joined.items() if len(stages) > 1}
-    contents = [[each for each in members(one.operators) if each not in several] for one in plan.stages]
-    contents += [[join] for join in sorted(several)]
-    merged = [sorted({step for each in content for step in groups[order[each]]}) for content in contents]
-    labels = [one.name for one in plan.stages] + [graph.operators[join].name for join in sorted(several)]
-    pieces = cut(whole, labels, merged)
+    contents = _contents(plan)
+    merged = [sorted({step for each in content for step in groups[order[each]]}) for content in contents.values()]
+    pieces = cut(whole, list(contents), merged)
     stages, joins = pieces[: len(plan.stages)], pieces[len(plan.stages) :]
     owner = {whole.nodes[step]: each for each, group in enumerate(order) for step in groups[group]}
     crossing = _crossing(plan, stages, owner)
     values = values_of(whole, other, pieces, {node: steps[index].data for index, node in enumerate(whole.nodes)})
     for (before, after), nodes in crossing.items():
         _check_aligned(plan, before, after, [values[node] for node in nodes])
-    piece, twin = stages[stage], cut(other, labels, merged)[stage]
+    piece, twin = stages[stage], cut(other, list(contents), merged)[stage]
     losses, constant = _losses(whole, stages, joins, values, stage)
     for node, weight in losses.items():
         check_loss(type(module).__name__, values[node])
@@ -109,7 +105,7 @@ def build_program(plan: PipelinePlan, model: Model, stage: int, samples: int, de
     def crosses(pair: tuple[int, int]) -> tuple[Value, ...]:
         return tuple(values[node] for node in crossing[pair])
 
-    parts = tuple(operators[group] for group in sorted(order[each] for each in contents[stage]))
+    parts = tuple(operators[group] for group in sorted(order[each] for each in contents[piece.name]))
     for each in (piece, *parts):
         _move(each.module, device)
     used = {node for each in stages for node in each.entries if node in whole.state}
@@ -141,10 +137,13 @@ def _move(module: fx.GraphModule, device: torch.device) -> None:
     module.to(device)
 
 
-def _members(plan: PipelinePlan, join: int) -> list[int]:
-    """Return the stages whose operators a join uses."""
-    used = plan.problem.graph.predecessors[join]
-    return [index for index, stage in enumerate(plan.stages) if stage.operators & used]
+def _contents(plan: PipelinePlan) -> dict[str, list[int]]:
+    """Return the operators of every stage by its name, and then every join of several stages, which is in none."""
+    graph = plan.problem.graph
+    users = {join: [each for each in plan.stages if each.operators & graph.predecessors[join]] for join in graph.joins}
+    several = [join for join, stages in users.items() if len(stages) > 1]
+    stages = {each.name: [one for one in members(each.operators) if one not in several] for each in plan.stages}
+    return stages | {graph.operators[join].name: [join] for join in several}
 
 
 def _check_model(plan: PipelinePlan, whole: Trace, pieces: Sequence[Piece]) -> None:
