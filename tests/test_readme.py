@@ -42,7 +42,7 @@ GUIDES = ("data", "devices", "models", "pyg", "python", "schedules", "training",
 PAGES = [
     "README.md",
     *(f"docs/guides/{name}.md" for name in GUIDES),
-    pytest.param("docs/measured/peers.md", marks=pytest.mark.slow),
+    "docs/measured/peers.md",
 ]
 
 

@@ -32,6 +32,7 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> EventStream:
     return read_stream(path, one_kind=True)
 
 
+@pytest.mark.slow
 def test_same_time_tells_nothing_at_any_batch_size(snapshots: EventStream) -> None:
     stream = snapshots
     pairs, t = list(zip(stream.src.tolist(), stream.dst.tolist(), strict=True)), stream.t.tolist()

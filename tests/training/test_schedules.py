@@ -257,9 +257,8 @@ def losses_of(real_data: Path, out: Path, schedule: str, model: ModelConfig) -> 
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(
-    "model", [ModelConfig(dim=16, fanout=3), pytest.param(ModelConfig(), marks=pytest.mark.slow)], ids=["small", "full"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [ModelConfig(dim=16, fanout=3), ModelConfig()], ids=["small", "full"])
 def test_three_epochs_of_a_real_stream_to_the_bit(real_data: Path, tmp_path: Path, model: ModelConfig) -> None:
     serial, prefetch, exact = (losses_of(real_data, tmp_path, name, model) for name in ("serial", "prefetch", "exact"))
     assert len(serial) == 3 * 70

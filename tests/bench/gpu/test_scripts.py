@@ -85,6 +85,7 @@ def test_a_check_that_raises_is_reported_and_the_others_run(monkeypatch: pytest.
     assert {check["shape"] for check in checks} == {str(QUICK)}
 
 
+@pytest.mark.slow
 def test_resident_training_is_checked_and_measured() -> None:
     sections = rows(first.phases(SETUP), "losses", "iteration", "roofline", "steps", "pyg")
     assert all(check["passed"] for check in sections["correctness"])

@@ -119,7 +119,7 @@ def test_any_plan_is_read_as_written(plan: PipelinePlan) -> None:
         assert read_plan(written(planned, Path(folder) / "plan.json")) == plan
 
 
-@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("sequential", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_faults_anywhere_are_refused_or_harmless(sequential: bool, tmp_path: Path) -> None:
     operators = [Operator(name, Duration(0.25, 2), Duration(0.5, 4), 5, 6, 7) for name in "ab"]
     graph = OperatorGraph.of([*operators, Operator("loss")], [("a", "loss"), ("b", "loss")])

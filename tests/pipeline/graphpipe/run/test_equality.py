@@ -22,7 +22,7 @@ DETERMINISTIC = [name for name in CASES if name not in ("dropped", "normalised",
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("name", NAMED)
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 def test_models(processes: Pool, name: str, world: int, dtype: str) -> None:
     plan = by_hand(name, NAMED[name][world], DTYPES[dtype])
     assert plan.devices == world
@@ -30,7 +30,7 @@ def test_models(processes: Pool, name: str, world: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FURTHER)
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 def test_kinds_of_plans(processes: Pool, kind: str) -> None:
     name, layout = FURTHER[kind]
     compare(processes, by_hand(name, layout), name, torch.float64, "adam")
@@ -39,7 +39,7 @@ def test_kinds_of_plans(processes: Pool, kind: str) -> None:
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("name", ["two-branch", "fan-out", "dlrm", "skip", "two-losses"])
-@pytest.mark.sample(10)
+@pytest.mark.sample(15)
 def test_plans_of_the_planner(processes: Pool, name: str, world: int, replicas: int) -> None:
     for plan in planned(name, world, replicas):
         compare(processes, plan, name, torch.float64, "sgd")
@@ -48,7 +48,7 @@ def test_plans_of_the_planner(processes: Pool, name: str, world: int, replicas: 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("name", DETERMINISTIC)
-@pytest.mark.sample(48)
+@pytest.mark.sample(90)
 def test_random_plans(processes: Pool, name: str, world: int, seed: int) -> None:
     plan = at_random(name, world, seed)
     simulate_plan(plan)

@@ -13,6 +13,7 @@ DTYPE = torch.float64
 
 
 @pytest.mark.parametrize(("name", "world"), [("mmt", 4), ("two-branch", 3), ("diamond", 4)])
+@pytest.mark.sample(3)
 def test_activations_are_freed_as_planned(processes: Pool, name: str, world: int) -> None:
     """A run counts a tensor once that two operators of a stage save, and the plan counts it twice.
 

@@ -35,7 +35,7 @@ def hang() -> None:
     time.sleep(60)
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_results(processes: Pool, world: int) -> None:
     assert processes(world, total, 1) == [sum(range(1, world + 1))] * world
 

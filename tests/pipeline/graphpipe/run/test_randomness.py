@@ -13,6 +13,7 @@ from tests.pipeline.graphpipe.run.pool import Pool
 
 @pytest.mark.parametrize("micro_batch", [3, 4])
 @pytest.mark.parametrize("words", [("first.0", "first.1 second.0", "second.1 head"), ("first second", "head")])
+@pytest.mark.sample(2)
 def test_batch_norm_sees_one_micro_batch_after_the_other(
     processes: Pool, words: tuple[str, ...], micro_batch: int
 ) -> None:
@@ -35,6 +36,7 @@ def test_replicas_with_batch_norm_have_one_state(processes: Pool) -> None:
     ],
     ids=["branches", "replicas", "trunk"],
 )
+@pytest.mark.sample(2)
 def test_dropout_repeats_with_the_seed(processes: Pool, shares: tuple[Share, ...]) -> None:
     plan = by_hand("dropped", Layout(shares))
     one, again, other = (

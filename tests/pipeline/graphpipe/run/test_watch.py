@@ -174,6 +174,7 @@ def test_names_of_processes() -> None:
     assert process_name(3, {3: "stage 1"}, 42, "far") == "process 3 (stage 1, pid 42 on far)"
 
 
+@pytest.mark.slow
 def test_torchrun_a_process_that_is_killed_is_named_once(tmp_path: Path) -> None:
     with started(TORCHRUN, "turns", tmp_path) as ring:
         pid = ring.pids()[1]
