@@ -89,6 +89,7 @@ def test_evaluation_repeats_the_same_numbers(stream: EventStream, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_trains_the_decoder_on_its_best_epoch(stream: EventStream, tmp_path: Path) -> None:
     whole = train(config(epochs=2), stream, out=str(tmp_path / "whole"))
     first = train(config(), stream, out=str(tmp_path / "parts"))

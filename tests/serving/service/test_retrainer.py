@@ -54,6 +54,7 @@ def events_of(folder: Path) -> int:
     return int(json.loads((folder / SETTINGS).read_text())["events"])
 
 
+@pytest.mark.slow
 def test_better_parameters_are_swapped_in_and_kept(quick_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "retraining"
     with retraining(quick_run, tmp_path, Every(events=400)) as parts:
