@@ -108,6 +108,7 @@ def test_kernels_are_timed() -> None:
     assert directions == {*((name, "forward") for name in first.MAIN), *((name, "both") for name in both)}
 
 
+@pytest.mark.slow
 def test_schedules_are_checked_and_measured() -> None:
     sections = rows(second.phases(SETUP), "schedules", "host", "steps")
     checks = sections["correctness"]

@@ -195,6 +195,7 @@ def test_fusion_stays_off_if_dynamo_is_disabled(monkeypatch: pytest.MonkeyPatch)
         assert fusion.fusion_enabled() is enabled
 
 
+@pytest.mark.slow
 def test_a_broken_compiler_falls_back_to_eager() -> None:
     process = python(BROKEN_COMPILER, CXX="/bin/false", TORCHINDUCTOR_FORCE_DISABLE_CACHES="1", TORCHDYNAMO_DISABLE="0")
     assert process.returncode == 0, process.stderr

@@ -43,7 +43,8 @@ def faults(clients: Clients) -> int:
     return sum(count for (kind, _), count in clients.answers.copy().items() if kind == "fault")
 
 
-@pytest.mark.parametrize("seconds", [2.5, pytest.param(60.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2.5, 60.0])
 def test_load(seconds: float, shop_run: Path, tmp_path: Path) -> None:
     """Ten clients observe and rank, with faults among the requests; the state is that of a serial replay."""
     flags = ["--token", TOKEN, "--max-body", str(LARGEST), "--max-ids", "100", "--snapshot-events", "100"]
