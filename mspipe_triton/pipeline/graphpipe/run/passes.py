@@ -35,7 +35,7 @@ class Pass:
 
 
 class Passes:
-    """The passes of a process over one mini-batch.
+    """The passes of a process over its micro-batches.
 
     Args:
         program: of the stage.
@@ -43,7 +43,7 @@ class Passes:
         exchange: with other stages.
 
     Attributes:
-        loss: the part of the loss that this process has computed.
+        loss: the part of the loss of this mini-batch that the process has computed; set to 0 before its first pass.
         live: the micro-batches between their passes.
     """
 

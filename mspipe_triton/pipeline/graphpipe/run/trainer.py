@@ -104,6 +104,7 @@ class StageTrainer:
         )
         self._place_state(model.module)
         self.optimizer = optimizer(self.parameters.values()) if self.parameters else None
+        self._passes = Passes(self._program, self._placed, self._exchange)
         self._clock = Clock(self.device)
 
     @property
@@ -184,7 +185,8 @@ class StageTrainer:
         """Run all passes of a mini-batch, and sum the gradients over the processes of the stage."""
         exchange, clock = self._exchange, self._clock
         inputs = self._flat(args, kwargs)
-        work = Passes(self._program, self._placed, exchange)
+        work = self._passes
+        work.loss = 0.0
         moments: list[tuple[str, int, Any, Any]] = []
         in_flight = activations = 0
         behind = self._layout.behind(self.index)
