@@ -26,20 +26,19 @@ Facts = dict[str, Any]
 def main(
     steps: Annotated[int, typer.Option(help="Mini-batches of a run; the first one warms up.")] = 8,
     repeats: Annotated[int, typer.Option(help="Runs of each plan, in turn.")] = 5,
-    profile: Annotated[bool, typer.Option(help="Plan from measured times instead of those of the sleep.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
     """Measure on processes of this machine; a sleep takes no core, so two cores are enough for four of them."""
     torch.set_num_threads(1)
-    show({**header(command("bench.studies.graphpipe_run")), **measure(steps, repeats, profile)}, out)
+    show({**header(command("bench.studies.graphpipe_run")), **measure(steps, repeats)}, out)
 
 
-def measure(steps: int, repeats: int, profile: bool = False) -> Facts:
+def measure(steps: int, repeats: int) -> Facts:
     """Return both plans' times per sample, simulated and measured, and the speedup of the DAG over the chain.
 
     A period is that of the slowest stage in steady state; a step also fills and drains the pipeline.
     """
-    best = plan_model(Problem(graph(profile), Cluster(DEVICES, inf), BATCH, replicas=1))
+    best = plan_model(Problem(graph(), Cluster(DEVICES, inf), BATCH, replicas=1))
     assert best.sequential is not None
     plans = {"graph": best.graph.plan, "sequential": best.sequential.plan}
     results = train([*plans.values()] * repeats, MODEL, DATA, RunSettings(steps=steps))

@@ -85,11 +85,9 @@ def data() -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.randn(BATCH, WIDTH), torch.randn(BATCH, WIDTH)
 
 
-def graph(profile: bool = False, model: Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]] = build) -> OperatorGraph:
-    """Return a model's operators; all layers take `FORWARD`, or what was measured on this machine."""
+def graph(model: Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]] = build) -> OperatorGraph:
+    """Return a model's operators; all layers take `FORWARD`."""
     module, inputs = model()
-    if profile:
-        return capture(module, inputs, name="two-branch")
     traced = capture(module, inputs, accelerator=ACCELERATORS["h200"], name="two-branch")
     operators = tuple(
         replace(each, forward=FORWARD, backward=total(FORWARD, times=2)) if traced.placed >> index & 1 else each
