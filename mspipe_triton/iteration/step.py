@@ -56,24 +56,32 @@ def forward(
     """Return h [U, D] of the distinct nodes (None in a model without memory) and embeddings [R, D] of the roots.
 
     Args:
-        now: [], the time of the batch's first event; by default that of the scene's first root.
+        now: [], the time of the batch's first event; by default the scene's.
     """
     record, draws = scene.record, scene.draws
-    hidden = model.update_memory(record, scene.times[0] if now is None else now, draws)
+    hidden = model.update_memory(record, scene_time(scene) if now is None else now, draws)
     rows = scene.edges, scene.node_features
     return hidden, model.embed(hidden, record.digested_time, scene.around, scene.times, *rows, draws)
 
 
+def scene_time(scene: Scene) -> torch.Tensor:
+    """Return the time [] of the first event of the scene's batch."""
+    return scene.times[0] if scene.now is None else scene.now
+
+
+def loss_of(model: TemporalModel, scene: Scene, embedded: torch.Tensor) -> torch.Tensor:
+    """Compute the loss [] of the scene's events, with its graph."""
+    return model.loss(embedded, scene.pairs, scene.count, scene.each, scene.log_weights)[0]
+
+
 def differentiate(
-    model: TemporalModel, scene: Scene, embedded: torch.Tensor, optimizer: torch.optim.Optimizer,
-    unit: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """Return the loss [], and compute its gradients.
+    loss: torch.Tensor, optimizer: torch.optim.Optimizer, unit: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute the gradients of a loss [], and return it without its graph.
 
     Args:
-        unit: [], a 1 to start the backward pass from; torch would otherwise create one on each call.
+        unit: [], the factor of the gradients, 1 if None; torch would then create a 1 on each call.
     """
-    loss, _ = model.loss(embedded, scene.pairs, scene.count, scene.each, scene.log_weights)
     optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
     loss.backward(unit)
     return loss.detach()
@@ -96,7 +104,7 @@ def learn(
         unit: see `differentiate`.
     """
     hidden, embedded = forward(model, scene)
-    loss = differentiate(model, scene, embedded, optimizer, unit)
+    loss = differentiate(loss_of(model, scene, embedded), optimizer, unit)
     with branch() as join:  # writing reads no parameters, and the optimiser no tables
         _write(write, scene, hidden)
     optimizer.step()
@@ -110,7 +118,7 @@ def score(model: TemporalModel, scene: Scene, write: Write, ranking: Ranking | N
     hidden, embedded = forward(model, scene)
     events = scene.events.numel()
     logits = model.loss(embedded, scene.pairs, scene.count)[1][:, :events]
-    ranked = None if ranking is None else rank(model, ranking, embedded[:events], logits[0], scene.times[0])
+    ranked = None if ranking is None else rank(model, ranking, embedded[:events], logits[0], scene_time(scene))
     _write(write, scene, hidden)
     return Scored(logits, ranked)
 

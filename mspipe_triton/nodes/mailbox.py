@@ -133,12 +133,13 @@ class Mailbox(Protocol[R]):
         """Make the record from rows by name of the table; `mail_features` are included if there is an `event_id`."""
 
     def compose(
-        self, record: R, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Compute the writes of a batch.
 
         Args:
-            record: of U nodes, the distinct endpoints first; hidden: their h [U, D], if there is memory.
+            digested: [U], the `digested_time` of the records of U nodes, the distinct endpoints first.
+            hidden: their h [U, D], if there is memory.
             mail_counts: [N] mails sent to each node so far, if a table `received` counts them; updated in place.
         """
 
@@ -213,19 +214,19 @@ class CompactMailbox:
         return LastMail(**rows)
 
     def compose(
-        self, record: LastMail, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Compute the writes: memory := h of the endpoints, and mail of their events (see `aggregate_messages`)."""
         assert hidden is not None
         endpoints, times, features = events.nodes.numel(), events.times, events.features
         memory, partner = (hidden.new_empty((endpoints, self.dim), dtype=self.dtype) for _ in range(2))
         memory_time, mail_time = (times.new_empty(endpoints) for _ in range(2))
-        event_id = record.event_id.new_empty(endpoints)
+        event_id = events.src_rows.new_empty(endpoints)
         ids = torch.arange(events.first, events.first + times.numel(), device=times.device)
         mean = features.new_empty((endpoints, self.dim_edge)) if self._mean else None
         aggregate_messages(
             memory, memory_time, partner, event_id, mail_time, mean, events.src_rows, events.dst_rows, ids, times,
-            None if mean is None else features, hidden, record.digested_time, events.src_rows, events.dst_rows,
+            None if mean is None else features, hidden, digested, events.src_rows, events.dst_rows,
             self.aggregator,
         )  # fmt: skip
         mail_features = features.index_select(0, event_id - events.first) if mean is None else mean
@@ -281,7 +282,7 @@ class NoMailbox:
         return Nothing()
 
     def compose(
-        self, record: Nothing, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Return no writes."""
         return []

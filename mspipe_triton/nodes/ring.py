@@ -76,13 +76,13 @@ class RingMailbox:
         return MailRing(**rows)
 
     def compose(
-        self, record: MailRing, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Compute the writes: memory := h of the endpoints, and a mail in the next slot of every receiver."""
         assert hidden is not None
         assert events.receivers is not None
         receivers, ends = events.receivers, events.nodes.numel()
-        memory = {"memory": hidden[:ends].to(self.dtype), "memory_time": record.digested_time[:ends]}
+        memory = {"memory": hidden[:ends].to(self.dtype), "memory_time": digested[:ends]}
         counts = mail_counts.index_select(0, receivers.nodes)
         mail_counts.index_copy_(0, receivers.nodes, counts + 1)
         latest = receivers.last // 2

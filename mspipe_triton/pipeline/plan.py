@@ -10,7 +10,7 @@ from typing import Any
 
 from mspipe_triton.errors import ConfigError, GraphError
 from mspipe_triton.pipeline.graph import Dependency, StageGraph, Time
-from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT, RESOURCES, schedule_graph, stage_names
+from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT, RESOURCES, schedule_graph
 from mspipe_triton.pipeline.simulate import whole_times
 
 LARGEST = 1e15
@@ -103,7 +103,7 @@ def make_plan(
     if schedule == "fixed" and staleness is None:
         raise GraphError("schedule fixed needs a staleness, as in --staleness 1")
     if staleness is None and schedule in ("mspipe", "exact"):
-        staleness = _smallest_staleness(graph_with, len(stage_names(schedule)))
+        staleness = _smallest_staleness(graph_with, len(times))
     graph = graph_with(staleness or 0)
     period = steady_period(graph)
     starts = _paths(graph, period, graph.stages[0].name)
@@ -176,9 +176,10 @@ def _paths(graph: StageGraph, period: Fraction, source: str) -> dict[str, Fracti
 
 def _delay(starts: Mapping[str, Fraction], period: Fraction) -> Delay:
     """Return the fetch's start relative to the nearest earlier iteration whose training starts no later."""
-    ahead = starts["train"] - starts["memory"]
+    reference = "train" if "train" in starts else "forward"
+    ahead = starts[reference] - starts["memory"]
     distance = max(1, ceil(ahead / period))
-    return Delay("memory", "train", distance, distance * period - ahead)
+    return Delay("memory", reference, distance, distance * period - ahead)
 
 
 def _smallest_staleness(graph_with: Callable[[int], StageGraph], stages: int) -> int:
