@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.exceptions
@@ -20,6 +21,9 @@ import mspipe_triton.cli.use  # noqa: F401  # adds its commands
 from mspipe_triton.cli.app import app, data_app, graphpipe_app, print_error
 from mspipe_triton.cli.options import PLANNED_FLAGS, Json, run_config, seconds, takes_run_flags
 from mspipe_triton.errors import ConfigError, MspipeError, TuningError
+
+if TYPE_CHECKING:
+    from mspipe_triton.processes.watch import Watch
 
 app.add_typer(data_app, name="data")
 app.add_typer(graphpipe_app, name="graphpipe")
@@ -179,7 +183,7 @@ def main() -> None:
     except MspipeError as error:
         code = _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:
-        code = _fail(f"{error.format_message().rstrip('.')}. See --help.", 2)
+        code = _refuse(f"{error.format_message().rstrip('.')}. See --help.")
     except (typer.Abort, KeyboardInterrupt):
         code = _fail("interrupted", 1)
     except OSError as error:
@@ -190,6 +194,18 @@ def main() -> None:
 def _fail(message: str, code: int) -> int:
     print_error(message)
     return code
+
+
+def _refuse(message: str) -> int:
+    """Print an error of usage, once if this is one of several processes, which then end; return the exit status."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return _fail(message, ConfigError.exit_code)
+    from mspipe_triton.processes.start import run_process
+
+    def part(watch: Watch) -> int:
+        raise ConfigError(message)
+
+    return run_process(part, print_error)
 
 
 def _show(title: str, facts: dict[str, Any], as_json: bool, rows: dict[str, Any] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,12 +21,16 @@ from mspipe_triton.cli.options import (
     settings_of,
     takes_run_flags,
 )
-from mspipe_triton.errors import ConfigError, PipelineError, TrainingError
+from mspipe_triton.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from mspipe_triton.config import RunConfig
+    from mspipe_triton.distributed.ranks import Ranks
     from mspipe_triton.processes.watch import Watch
+    from mspipe_triton.training.entry import Entry
     from mspipe_triton.training.run_folder import RunFolder
+
+_FOLDER = "folder"  # name of the note with the run folder
 
 
 @app.command()
@@ -62,23 +66,25 @@ def train(
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    request = _Request(flags, autotune, seconds(budget), out, resume, past, trace)
-    if nproc is not None and nproc < 1:
-        raise ConfigError(f"--nproc must be at least 1, not {nproc}")
+    request = _Request(flags, autotune, budget, out, resume, past, trace)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        result = _share(request, nproc)
+        result = _join(request, nproc)
     elif nproc is None or nproc == 1:
         result = _train_alone(request)
     else:
-        request.config(several=True)  # refuses wrong flags before any process starts
-        raise typer.Exit(_launch(nproc, out))
+        request.check(nproc)  # before any process starts
+        raise typer.Exit(_launch(nproc))
     if result is not None:
         _report(result, as_json)
 
 
 @dataclass(frozen=True)
 class _Request:
-    """The arguments of `train`, which all processes of a run have."""
+    """The arguments of `train`, which all processes of a run have.
+
+    Args:
+        restarts: how often torchrun has started the run again.
+    """
 
     flags: dict[str, Any]
     autotune: bool
@@ -87,18 +93,25 @@ class _Request:
     resume: bool
     past: str | None
     trace: bool
+    restarts: int = 0
 
-    def config(self, several: bool) -> RunConfig:
-        """Return the settings of the run; `several` processes do not tune them.
+    def check(self, nproc: int) -> None:
+        """Refuse wrong arguments.
 
         Raises:
             InputError: a flag is wrong, or the run to resume or to continue is not usable.
         """
+        if nproc < 1:
+            raise ConfigError(f"--nproc must be at least 1, not {nproc}")
+        self.config(several=True)
+
+    def config(self, several: bool) -> RunConfig:
+        """Return the settings of the run; `several` processes do not tune them. Raises as `check`."""
         if self.past is not None:
             config = continued_config(self.flags, self.past, self.resume)
         else:
             config = resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
-        if self.budget is not None and (several or not self.tunes(config)):
+        if seconds(self.budget) is not None and (several or not self.tunes(config)):
             raise ConfigError(
                 "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, "
                 "--resume, [settings] or several processes"
@@ -109,14 +122,47 @@ class _Request:
         """Return True if a run of these settings in one process is tuned first."""
         return self.autotune and not (self.resume or config.settings or config.train.deterministic)
 
+    def restarted(self, watch: Watch, ranks: Ranks) -> _Request:
+        """Return the request of a process that torchrun may have started again: to go on in the run's folder."""
+        from mspipe_triton.training.run_folder import RunFolder
 
-def _train_alone(request: _Request) -> dict[str, Any]:
-    """Train in this process."""
+        def earlier() -> tuple[str, bool] | None:
+            folder = watch.notes.read(_FOLDER)
+            return None if folder is None else (folder, RunFolder(Path(folder)).last.exists())
+
+        start = ranks.from_first(earlier)
+        if not watch.restarts or start is None:
+            return self
+        folder, resume = start
+        past, budget = (None, None) if resume else (self.past, self.budget)
+        return replace(self, out=folder, resume=resume, past=past, budget=budget, restarts=watch.restarts)
+
+
+def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
+    """Train as one of the processes that torchrun or --nproc has started; rank 0 returns the result."""
+    from mspipe_triton.processes.start import run_process
+
+    if os.environ["RANK"] != "0":
+        os.dup2(2, 1)  # stdout is that of rank 0
+
+    def part(watch: Watch) -> dict[str, Any] | None:
+        if nproc not in (None, watch.processes):
+            raise ConfigError(f"--nproc {nproc} is not the number of processes, {watch.processes}; omit it")
+        return _train_alone(request, watch) if watch.processes == 1 else _share(request, watch)
+
+    return run_process(part, print_error)
+
+
+def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
+    """Train in this process, which torchrun watches over if there is a watch."""
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import TrainingScreen
+    from mspipe_triton.distributed.ranks import ALONE
     from mspipe_triton.training.entry import enter
     from mspipe_triton.training.trainer import run
 
+    if watch is not None:
+        request = request.restarted(watch, ALONE)
     config = request.config(several=False)
     entry, screen, tuned = enter(config, None, request.out, request.resume, request.trace), TrainingScreen(), None
     try:
@@ -127,30 +173,16 @@ def _train_alone(request: _Request) -> dict[str, Any]:
 
             with console.status("Tuning ..."):
                 tuned = settings_for(entry.placed, entry.stream, request.budget, note=screen.note)
-        return run(entry, screen, request.trace, tuned)
+        return run(_begun(entry, request, watch), screen, request.trace, tuned)
     except KeyboardInterrupt:
-        hint = _resumption(entry.folder) or " before the first epoch was complete; start again"
-        raise TrainingError(f"interrupted{hint}") from None
+        if not entry.folder.last.exists():
+            raise TrainingError("interrupted before the first epoch was complete; start again") from None
+        raise TrainingError(f"interrupted; {_resumption(entry.folder)}") from None
     finally:
         screen.close()
 
 
-def _share(request: _Request, nproc: int | None) -> dict[str, Any] | None:
-    """Train as one of the processes that torchrun or --nproc has started; rank 0 returns the result."""
-    from mspipe_triton.processes.start import run_process
-
-    if os.environ["RANK"] != "0":
-        os.dup2(2, 1)  # stdout is that of rank 0
-
-    def part(watch: Watch) -> dict[str, Any] | None:
-        if nproc not in (None, watch.processes):
-            raise ConfigError(f"--nproc {nproc}: torchrun has started {watch.processes} processes; omit --nproc")
-        return _train_as_rank(request, watch) if watch.processes > 1 else _train_alone(request)
-
-    return run_process(part, print_error)
-
-
-def _train_as_rank(request: _Request, watch: Watch) -> dict[str, Any] | None:
+def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     """Train as a rank of several; rank 0 returns the result."""
     from mspipe_triton.cli.screens import TrainingScreen
     from mspipe_triton.distributed.agreement import together
@@ -161,6 +193,7 @@ def _train_as_rank(request: _Request, watch: Watch) -> dict[str, Any] | None:
 
     start_group(request.flags.get("device") or "auto", watch)
     ranks = group_ranks()
+    request = request.restarted(watch, ranks)
     if request.resume:  # rank 0 alone looks into the run folder
         config = ranks.from_first(lambda: request.config(several=True))
         config = together(ranks, lambda: config if ranks.first else config.with_flags(settings_of(request.flags)))
@@ -174,29 +207,30 @@ def _train_as_rank(request: _Request, watch: Watch) -> dict[str, Any] | None:
             observer.note(note)
         if request.tunes(config):
             observer.note(f"{ranks.count} ranks use the shipped settings, since tuning is for one process.")
-        result = run(entry, observer, request.trace)
+        result = run(_begun(entry, request, watch), observer, request.trace)
         return result if ranks.first else None
     finally:
         if screen is not None:
             screen.close()
 
 
-def _launch(nproc: int, out: str | None) -> int:
+def _begun(entry: Entry, request: _Request, watch: Watch | None) -> Entry:
+    """Return the entry of a run that begins now, after a note of its folder for later starts of the same run."""
+    if watch is not None and entry.ranks.first:
+        watch.notes.write(_FOLDER, str(entry.folder.path))
+    return replace(entry, restarts=request.restarts)
+
+
+def _launch(nproc: int) -> int:
     """Start the processes of a run on this machine, and return their exit status."""
     from mspipe_triton.processes.launch import launch
-    from mspipe_triton.training.run_folder import RunFolder
 
-    try:
-        return launch([sys.executable, "-m", "mspipe_triton", *sys.argv[1:]], nproc)
-    except PipelineError as error:
-        raise PipelineError(f"{error}{'' if out is None else _resumption(RunFolder(Path(out)))}") from None
+    return launch([sys.executable, "-m", "mspipe_triton", *sys.argv[1:]], nproc)
 
 
 def _resumption(folder: RunFolder) -> str:
-    """Return how to go on with a run, as the end of a message; "" if no epoch is complete."""
-    if not folder.last.exists():
-        return ""
-    return f"; to continue after the last complete epoch, use `train --out {folder.path} --resume`"
+    """Return how to go on with a run of which an epoch is complete."""
+    return f"to continue after the last complete epoch, use `train --out {folder.path} --resume`"
 
 
 def _report(result: dict[str, Any], as_json: bool) -> None:

@@ -34,6 +34,7 @@ class Entry:
             which rank 0 alone reads and writes.
         resume: whether to continue the run in the folder.
         ranks: those that share the run.
+        restarts: how often torchrun has started the run again.
     """
 
     config: RunConfig
@@ -45,6 +46,7 @@ class Entry:
     folder: RunFolder
     resume: bool
     ranks: Ranks = ALONE
+    restarts: int = 0
 
     @property
     def placed(self) -> RunConfig:

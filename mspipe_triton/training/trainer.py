@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-
-import mspipe_triton
 from mspipe_triton.config import RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
@@ -37,6 +30,7 @@ from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
 from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
 from mspipe_triton.training.way import Watch, carry_out, silent
 
 
@@ -120,6 +114,9 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
             entry.folder.continue_with(entry.config, done)
         elif first:
             entry.folder.prepare(entry.config, entry.stream, entry.contents, session.time)
+        if entry.restarts:
+            way = f"continuing after epoch {done}" if done else "no epoch was complete, so training starts again"
+            observer.note(f"Restart {entry.restarts}: {way}.")
         if line is not None:
             observer.note(line)
         observer.start(trainer.session, entry.folder)
@@ -273,24 +270,3 @@ class _Run:
             "peak_device_mb": peak_device_mb(session.state.placement.device),
             "versions": versions(),
         }
-
-
-def peak_rss_mb() -> float:
-    """Return the process's largest resident memory so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def peak_device_mb(device: torch.device) -> float:
-    """Return the most GPU memory that torch has allocated so far, MiB; 0 on the CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "mspipe_triton": mspipe_triton.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
