@@ -66,7 +66,7 @@ class SharedStages(Stages):
 
     def training(self) -> StageFunctions:
         """See `Stages`; `backward` and `exchange` may run at the same time."""
-        fetch = {**self._fetch_stages(), "sample": self.sample_training, "patch": self.patch}
+        fetch = self._fetch_stages() | {"sample": self.sample_training, "patch": self.patch}
         learn: StageFunctions = {"forward": self.forward, "backward": self.backward, "exchange": self.exchange}
         return {**fetch, **learn, "update": self.update}
 
