@@ -110,10 +110,11 @@ def check_contents(ranks: Ranks, contents: Contents, place: str, history: str, l
     first, first_place = ranks.from_first(lambda: (contents, place))
     changes = first.changes(contents, labels)
     difference = None
-    if changes:
-        same = str(first) == str(contents)
-        there = f"as many, but with other {either(changes, 'and')}" if same else str(contents)
-        difference = f"{there} in {place}, and {{first}} has {first} in {first_place}; copy rank 0's file"
+    if changes and str(first) == str(contents):
+        others = either(changes, "and")
+        difference = f"other {others} in {place} than {{first}} in {first_place}; copy rank 0's file"
+    elif changes:
+        difference = f"{contents} in {place}, and {{first}} has {first} in {first_place}; copy rank 0's file"
     refuse(ranks, difference)
     if history:
         agree(ranks, {f"model of {Path(history).name}": digest(Path(history))}, "copy rank 0's run")

@@ -182,7 +182,10 @@ def test_ranks_that_differ_are_refused_by_name(processes: Pool, tmp_path: Path) 
         f"{tmp_path}/events.csv; copy rank 0's file"
     )
     assert next(lines).startswith(f"rank 1 (on {HOST}): {tmp_path}/nowhere.csv: no such file; ")
-    assert "has as many, but with other times in stream synthetic, and rank 0" in next(lines)
+    assert next(lines) == (
+        f"rank 1 (on {HOST}) has other times in {tmp_path}/events.csv than rank 0 (on {HOST}) in "
+        f"{tmp_path}/events.csv; copy rank 0's file"
+    )
     assert next(lines).startswith("mitigation similarity compares all rows of a batch, and 2 ranks share each batch; ")
     assert next(lines).endswith("run: holds another run or other files; choose an empty folder, or --resume it")
     assert not list(lines)
