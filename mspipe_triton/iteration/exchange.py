@@ -33,7 +33,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What the ranks have computed, on its way among them: `parts` tensors of the outcome, then rows of memory."""
+    """Results of all ranks on their way to each of them: `parts` tensors of the outcome, then rows of memory."""
 
     gathering: Gathering
     parts: int
