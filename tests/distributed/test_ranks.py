@@ -1,4 +1,4 @@
-"""What ranks exchange: gathered parts of any dtype, sums, flags, values and tensors of the first one, and their bytes."""
+"""What ranks exchange: gathered parts, sums, flags, values and tensors of the first one, and the bytes of each."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def test_exchanges(processes: Pool, world: int) -> None:
     results = processes(world, exchanges)
     sums = [result[0] for result in results]
     assert all(each == sums[0] for each in sums), "the sums of the ranks differ"
-    exact = [sum(parts).float() for parts in zip(*([g.double() for g in gradients(r)] for r in range(world)), strict=True)]
+    exact = [
+        sum(parts).float() for parts in zip(*([g.double() for g in gradients(r)] for r in range(world)), strict=True)
+    ]
     for total, expected in zip(sums[0], exact, strict=True):
         actual = torch.frombuffer(bytearray(total), dtype=torch.float32) if total else torch.empty(0)
         # Sums of N numbers err by N − 1 roundings of the largest one, which is below 5 · 10^(3 (N − 1)).
