@@ -185,8 +185,8 @@ class Gathering:
         result, start = list[torch.Tensor](), 0
         for part in self.parts:
             size = part.numel() * part.element_size()
-            rows = self.everything[:, start : start + size].contiguous()
-            result.append(rows.view(part.dtype).view(-1, *part.shape))
+            rows = self.everything[:, start : start + size].reshape(-1)
+            result.append(rows.view(part.dtype).view(self.everything.shape[0], *part.shape))
             start += _aligned(size)
         return result
 

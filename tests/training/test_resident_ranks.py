@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,8 +15,7 @@ from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.iteration.scene import ALL, Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import enable_fusion
-from mspipe_triton.training.resident import Resident
-from mspipe_triton.training.way import Watch, carry_out
+from mspipe_triton.training.way import carry_out
 from tests.models.beside_oracle import irregular, with_node_features
 from tests.processes.pool import Pool
 
