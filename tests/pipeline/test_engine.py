@@ -224,7 +224,7 @@ def test_a_lane_opens_gets_marks_and_closes_on_its_own_thread() -> None:
 
 
 def test_a_stage_must_wait_for_the_stage_listed_before_it() -> None:
-    with pytest.raises(GraphError, match="'b' uses the result of 'a'"):
+    with pytest.raises(GraphError, match="'b' uses no result; make it depend on 'a'"):
         Engine(StageGraph((Stage("a", "x"), Stage("b", "y"))), {})
 
 
