@@ -30,6 +30,7 @@ from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.models.stored import StoredModel, forget
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.pipeline.slow_link import link_notes
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
@@ -84,7 +85,7 @@ def train(
 
     Returns:
         The content of `result.json`. Its "notes" say that the model is not better than the best baseline or than
-        chance, and what usually helps; they are empty for a good run.
+        chance, and what usually helps, or that a slow link between ranks holds training up; a good run has none.
 
     Raises:
         InputError: data, settings or folder are not usable; nothing has been written then.
@@ -152,7 +153,7 @@ class _Run:
         self._store()
         add_labels(self.way, self.folder, evaluation)
         result = self._result(evaluation, time.perf_counter() - start)
-        result["notes"] = verdict(result)
+        result["notes"] = [*verdict(result), *self._link_notes(result)]
         self.folder.write_result(result)
         self.folder.write_card(model_card(result, self.folder.read_record()))
         if self.trace is not None and self.trace.iterations:
@@ -197,6 +198,12 @@ class _Run:
         self.folder.append_metrics(metrics)
         self.observer.epoch(metrics)
 
+    def _link_notes(self, result: dict[str, Any]) -> list[str]:
+        """Say that a slow link holds training up, if the plan of the measured stage times shows it."""
+        if result["plan"] is None:
+            return []
+        return link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])
+
     def _store(self) -> None:
         """Write the model as it is now: the best epoch, after all events."""
         session = self.session
@@ -206,7 +213,7 @@ class _Run:
     def _result(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, history = self.session, self.session.config, self.history
         # A run resumed on another number of cores may use another schedule, whose epochs have other stages.
-        stages = set(stage_names(self.way.schedule))
+        stages = set(stage_names(self.way.schedule, not session.ranks.alone))
         same_stages = [epoch for epoch in history if epoch["stage_seconds"].keys() == stages]
         fastest = min(same_stages or history, key=lambda epoch: epoch["seconds"])
         best = max(history, key=lambda epoch: (epoch["val"]["ap"], -epoch["epoch"]))
