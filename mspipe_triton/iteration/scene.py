@@ -10,7 +10,27 @@ import torch
 
 from mspipe_triton.data.negatives import Draws, NegativeSampler, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Neighbourhood
+from mspipe_triton.distributed.ranks import Ranks
 from mspipe_triton.nodes.mailbox import Receivers
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A batch of B events at a static shape, as all ranks write it; padding has event −1.
+
+    Args:
+        events, times, src, dst: [B]; src and dst are −1 in padding.
+        src_rows, dst_rows: [B], the rows of the events' ends among those that hold their updated memory.
+        weight: [], the part of the events that this rank works on.
+    """
+
+    events: torch.Tensor
+    times: torch.Tensor
+    src: torch.Tensor
+    dst: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    weight: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -29,8 +49,10 @@ class Scene:
         record: the records of the distinct nodes.
         draws: random draws for dropout in training, else None.
         each: K.
+        now: [], the time of the batch's first event, if that of the first root is another; else None.
         pairs: features [B, 1 + K, ·] of each event's pairs with its destination and negatives, if the model reads them.
         log_weights: [B, K] of the negatives in a softmax over all destinations, or None for weights of 1.
+        whole: the whole batch, where shapes are static and the B events are one rank's share of it; else None.
     """
 
     roots: torch.Tensor
@@ -44,8 +66,10 @@ class Scene:
     record: Any = None
     draws: Draws | None = None
     each: int = 1
+    now: torch.Tensor | None = None
     pairs: torch.Tensor | None = None
     log_weights: torch.Tensor | None = None
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,33 @@ class Batch:
     negatives: torch.Tensor
     candidates: torch.Tensor | None = None
     lagged: bool = False
+
+    def share(self, ranks: Ranks) -> Share:
+        """Return the share of a rank, which has the places of a full batch from rank · C on."""
+        share = ranks.share(self.size)
+        first = min(self.start + ranks.rank * share, self.stop)
+        stop = min(first + share, self.stop)
+        events = stop - first
+        if not events:  # a rank without events works on the last one, with weight 0, so that it is like the others
+            first = stop - 1
+        places = slice(first - self.start, stop - self.start)
+        candidates = None if self.candidates is None else self.candidates[places]
+        weight = events / (self.stop - self.start)
+        return Share(
+            self.index, self.epoch, first, stop, share, self.negatives[places], candidates, self.lagged, weight=weight,
+            places=places,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share(Batch):
+    """The part of a batch that one rank works on; `size` is that of a full one.
+
+    `weight` is its part of the batch's events, 0 if the rank has none. `places` are those of its events in the batch.
+    """
+
+    weight: float
+    places: slice
 
 
 # Candidates of a range of events: N random ones each, 0 for no ranking, ALL for all other destinations, or those in a

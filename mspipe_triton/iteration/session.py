@@ -18,6 +18,7 @@ from mspipe_triton.data.pair_choices import Choices
 from mspipe_triton.data.pair_index import PairIndex
 from mspipe_triton.data.scaling import scaled_in_chunks
 from mspipe_triton.data.time_scale import TimeScale
+from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.models import Facts, TemporalModel, build_model
@@ -40,6 +41,7 @@ class Session:
         index: of the stream's pairs, if the model or its negatives need it. meetings: its `meeting_keys`, if the
             negatives need them.
         make_optimizer: see `optimizer`. mitigation: blends stale memory rows after the fetch, or None.
+        ranks: those that share each batch.
     """
 
     config: RunConfig
@@ -56,11 +58,12 @@ class Session:
     meetings: torch.Tensor | None
     make_optimizer: Callable[[], torch.optim.Optimizer]
     mitigation: Mitigation | None
+    ranks: Ranks
 
     @staticmethod
     def create(
         config: RunConfig, stream: EventStream, stored: StoredModel | None = None, past: Past | None = None,
-        split: Split | None = None, learns: bool = True,
+        split: Split | None = None, learns: bool = True, ranks: Ranks = ALONE,
     ) -> Session:  # fmt: skip
         """Build a session from the seed; the same config and stream give the same parameters.
 
@@ -72,6 +75,7 @@ class Session:
             past: the run that this one continues. All epochs start after its events, from its node state, and its model
                 is `stored` if that is None.
             learns: make the optimizer now, and not at its first use, since torch imports much for it.
+            ranks: those that share each batch; all then start from the parameters of rank 0.
             split: of the run's events, if the stream may have fewer, from which no negatives are drawn; or one whose
                 validation ends with the stream.
 
@@ -113,6 +117,7 @@ class Session:
             stored.restore(model)
         elif index is not None and model.predictor.pair is not None:
             model.predictor.start(Choices.draw(stream, index, split, train.seed).weights())
+        ranks.copy_from_first(model.state_dict().values())
         meetings = index.meeting_keys() if index is not None and train.historical else None
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
         sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
@@ -121,7 +126,7 @@ class Session:
             make_optimizer()
         session = Session(
             config, settings, stream, split, time, stream.t[:0], sampler, negatives, model,
-            state, index, meetings, make_optimizer, mitigation,
+            state, index, meetings, make_optimizer, mitigation, ranks,
         )  # fmt: skip
         return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 

@@ -14,9 +14,9 @@ from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
-from mspipe_triton.iteration.scene import Batch, Scene, new_keys
+from mspipe_triton.iteration.scene import Batch, Scene, Share, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.step import embed, learn, score
+from mspipe_triton.iteration.step import after, embed, learn, score
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
 from mspipe_triton.pipeline.engine import run_serial
@@ -29,8 +29,9 @@ class Work:
     """A batch on its way through the stages.
 
     Args:
-        scene: on the host at first, then on the model's device. It stays referenced until the device is done with it;
-            otherwise the next fetch, whose stream runs ahead, would reuse its memory.
+        share: the part of the batch that this rank works on.
+        scene: of the share, on the host at first, then on the model's device. It stays referenced until the device is
+            done with it; otherwise the next fetch, whose stream runs ahead, would reuse its memory.
         nodes: the scene's distinct nodes [U] on the host; the first `ends` of them are ends of the events.
         event_edges: the edge rows [B, E] of the events, on the device.
         version: number of iterations whose writes the records held when they were fetched; seen: the number that they
@@ -39,6 +40,7 @@ class Work:
     """
 
     batch: Batch
+    share: Share
     scene: Scene | None
     nodes: torch.Tensor
     ends: int
@@ -85,37 +87,32 @@ class Stages:
 
     def sample(self, batch: Batch) -> Work:
         """Sample the neighbours of the roots src ‖ dst ‖ negatives strictly before their events' times."""
-        session, stream = self.session, self.session.stream
-        events, ends, missing = slice(batch.start, batch.stop), 2 * batch.size, batch.size - batch.stop + batch.start
-        negatives, each = batch.negatives.reshape(-1), batch.negatives.shape[1]
+        session, stream, share = self.session, self.session.stream, batch.share(self.session.ranks)
+        events, ends, missing = slice(share.start, share.stop), 2 * share.size, share.size - share.stop + share.start
+        negatives, each = share.negatives.reshape(-1), share.negatives.shape[1]
         times = stream.t[events]
         times = times if not missing else torch.cat([times, times[-1:].expand(missing)])
         times = torch.cat([times.repeat(2), times.repeat_interleave(each)])
-        end_keys = torch.arange(2 * batch.start, 2 * batch.stop).view(-1, 2).t()
+        end_keys = torch.arange(2 * share.start, 2 * share.stop).view(-1, 2).t()
         keys = [*end_keys, new_keys(negatives, len(stream))]
         nodes = [stream.src[events], stream.dst[events], negatives]
-        roots = Roots(_pad(nodes, missing, each), times, _pad(keys, missing, each))
+        roots = Roots(_pad(nodes, missing, each), times, _pad(keys, missing, each), self._places(share, batch, each))
         draws = self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index)
         around = session.sampler.around(roots, draws, self._horizon(batch))
-        receivers = None
-        if self.model.mailbox.hears:
-            words = draw_words(session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
-            neighbours, *_ = session.sampler.neighbours(roots.nodes[:ends], times[:ends], words)
-            receivers = Receivers.of(roots.nodes[:ends], neighbours)
-        numbers = torch.arange(batch.start, batch.stop)
+        receivers = self._receivers(batch) if self.model.mailbox.hears else None
+        numbers = torch.arange(share.start, share.stop)
         scene = Scene(roots.nodes, times, numbers, None, around, receivers, each=each)
-        return Work(batch, scene, around.nodes, int(around.root_rows[:ends].max()) + 1)
+        return Work(batch, share, scene, around.nodes, int(around.root_rows[:ends].max()) + 1)
 
     def sample_pairs(self, batch: Batch) -> Work:
         """Sample neighbours, and compute features of the events' pairs with their destinations and negatives."""
-        work, stream, events = self.sample(batch), self.session.stream, slice(batch.start, batch.stop)
-        nodes, missing = (
-            torch.cat([stream.dst[events, None], batch.negatives], 1),
-            batch.size - batch.negatives.shape[0],
-        )
+        work, stream = self.sample(batch), self.session.stream
+        share, events = work.share, slice(work.share.start, work.share.stop)
+        nodes = torch.cat([stream.dst[events, None], share.negatives], 1)
+        missing = share.size - share.negatives.shape[0]
         pairs = features_of(self.session, stream.src[events], nodes, stream.t[events], self._horizon(batch))
         pairs = None if pairs is None else pad(pairs, (0, 0, 0, 0, 0, missing))
-        return replace(work, scene=replace(_scene(work), pairs=pairs))
+        return replace(work, scene=replace(scene_of(work), pairs=pairs))
 
     def sample_training(self, batch: Batch) -> Work:
         """Sample as `sample_pairs` does, with the negatives of training and their weights."""
@@ -124,22 +121,25 @@ class Stages:
         columns = (stream.src[events], stream.dst[events], stream.t[events])
         negatives, weights = training_negatives(self.session, *columns, batch.negatives, words)
         work = self.sample_pairs(replace(batch, negatives=negatives))
-        weights = None if weights is None else pad(weights, (0, 0, 0, batch.size - negatives.shape[0]))
-        return replace(work, scene=replace(_scene(work), log_weights=weights))
+        if weights is not None:
+            weights = weights[work.share.places]
+            weights = pad(weights, (0, 0, 0, work.share.size - weights.shape[0]))
+        return replace(work, scene=replace(scene_of(work), log_weights=weights))
 
     def features(self, work: Work) -> Work:
         """Fetch edge rows of the sampled slots and of the batch's events, and node rows of the distinct nodes."""
-        batch, placement, scene = work.batch, self.placement, _scene(work)
+        batch, placement, scene = work.batch, self.placement, scene_of(work)
         receivers = None if scene.receivers is None else scene.receivers.on(placement)
         event_edges = placement.span(self.session.edges, batch.start, batch.stop)
-        count = None if scene.events.numel() == batch.size else placement.load(torch.tensor([scene.events.numel()]))
+        full = scene.events.numel() == work.share.size
+        count = None if full else placement.load(torch.tensor([scene.events.numel()]))
         edges = [self._edge_rows(hop.event_ids) for hop in scene.around.hops]
         return replace(work, scene=self._fetch(scene, edges, count=count, receivers=receivers), event_edges=event_edges)
 
     @torch.no_grad()
     def memory(self, work: Work) -> Work:
         """Fetch memory and mailbox rows of the distinct nodes, all of one version."""
-        scene, session = _scene(work), self.session
+        scene, session = scene_of(work), self.session
         record, version = self.state.read(work.nodes, scene.around.nodes, session.edges)
         if session.mitigation is not None:
             record, _ = session.mitigation.apply(record, work.nodes, session.stream.t[work.batch.start], self.state)
@@ -148,26 +148,24 @@ class Stages:
     @torch.no_grad()
     def patch(self, work: Work) -> Work:
         """Patch the records with rows that iterations, up to the one just trained, have written since the fetch."""
-        scene, latest = _scene(work), work.batch.index
+        scene, latest = scene_of(work), work.batch.index
         self.state.patch(scene.record, scene.around.nodes, work.seen, latest)
         return replace(work, seen=latest)
 
     def train(self, work: Work) -> Work:
         """Learn from a batch, and publish its writes, so that later records can be patched before these are stored."""
-        batch = work.batch
-        draws = IterationDraws(self.session.seed, batch.epoch, batch.index, self.placement)
-        scene = replace(_scene(work), draws=draws)
-        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, partial(self.publish, work)))
+        scene, write = self._with_draws(work), partial(self.publish, work)
+        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, after(write)))
 
     def score(self, work: Work) -> Work:
         """Compute the logits of an evaluation batch."""
-        candidates = work.batch.candidates
-        ranking = None if candidates is None else self._ranking(work.batch, candidates)
-        return replace(work, outcome=score(self.model, _scene(work), partial(self.publish, work), ranking))
+        return replace(
+            work, outcome=score(self.model, scene_of(work), partial(self.publish, work), self._ranking(work))
+        )
 
     def embed(self, work: Work) -> Work:
         """Compute the embeddings of a batch's sources."""
-        return replace(work, outcome=embed(self.model, _scene(work), partial(self.publish, work)))
+        return replace(work, outcome=embed(self.model, scene_of(work), partial(self.publish, work)))
 
     @torch.no_grad()
     def update(self, work: Work) -> Work:
@@ -187,15 +185,42 @@ class Stages:
             work.batch.start, scene.times[:count], work.event_edges, scene.around.nodes[: work.ends], src_rows,
             dst_rows, scene.receivers,
         )  # fmt: skip
-        self.state.publish(work.batch.index, self.state.compose(scene.record, hidden, events))
+        self.state.publish(work.batch.index, self.state.compose(scene.record.digested_time, hidden, events))
+
+    def _places(self, share: Share, batch: Batch, each: int) -> torch.Tensor | None:
+        """Return the places of a share's roots in the whole batch, or None if the share is whole."""
+        return None
 
     def _fetch_stages(self) -> StageFunctions:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
+    def _with_draws(self, work: Work) -> Scene:
+        """Return the scene with the keys of the iteration's dropout, which each rank has of its own."""
+        batch, session = work.batch, self.session
+        draws = IterationDraws(session.seed, batch.epoch, batch.index, self.placement, session.ranks.rank)
+        return replace(scene_of(work), draws=draws)
+
+    def _receivers(self, batch: Batch) -> Receivers:
+        """Sample the receivers of a batch's mail: the ends of its events, and their neighbours at that time."""
+        stream, events = self.session.stream, slice(batch.start, batch.stop)
+        missing, t = batch.size - batch.stop + batch.start, stream.t[events]
+        ends, times = _pad([stream.src[events], stream.dst[events]], missing, 1), _pad([t, t], missing, 1)
+        words = draw_words(self.session.seed, Purpose.RECEIVING_NEIGHBOURS, batch.epoch, batch.index)
+        return Receivers.of(ends, self.session.sampler.neighbours(ends, times, words)[0])
+
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
-        """Return Philox words for every hop that the model reads."""
-        draws = IterationDraws(self.session.seed, epoch, iteration, Placement())
-        return [draws.words(purpose, hop) for hop in range(self.model.layers)]
+        """Return Philox words for every hop that the model reads.
+
+        Those of the hop around a batch's roots, which have places in it, are the same in all ranks. Other points are
+        numbered within a share, so each rank has words of its own.
+        """
+        seed, rank, layers = self.session.seed, self.session.ranks.rank, self.model.layers
+        own = IterationDraws(seed, epoch, iteration, Placement(), rank)
+        words = [own.words(purpose, hop) for hop in range(layers)]
+        if layers and purpose is Purpose.UNIFORM_NEIGHBOURS:
+            outer = min(1, layers - 1)  # of the roots, see `NeighbourSampler.around`
+            words[outer] = replace(own, rank=0).words(purpose, outer)
+        return words
 
     def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows, node rows of the distinct nodes, and `more` fields."""
@@ -233,9 +258,14 @@ class Stages:
         gaps = candidates < 0
         return self.placement.load(gaps) if bool(gaps.any()) else None
 
-    def _ranking(self, batch: Batch, candidates: torch.Tensor) -> Ranking:
-        """Yield the destinations and candidates [B, N] of a batch's events, some events at a time."""
-        stream, events = self.session.stream, slice(batch.start, batch.stop)
+    def _ranking(self, work: Work) -> Ranking | None:
+        """Return the destinations and candidates of the share's events, or None if they are not ranked."""
+        candidates = work.share.candidates
+        return None if candidates is None else self._groups(work.batch, work.share, candidates)
+
+    def _groups(self, batch: Batch, share: Share, candidates: torch.Tensor) -> Ranking:
+        """Yield the destinations and candidates [B, N] of a share's events, some events at a time."""
+        stream, events = self.session.stream, slice(share.start, share.stop)
         nodes, horizon = torch.cat([stream.dst[events, None], candidates], 1), self._horizon(batch)
         size = events_at_a_time(candidates.shape[1])
         parts = (column.split(size) for column in (stream.src[events], nodes, stream.t[events]))
@@ -253,7 +283,8 @@ class Stages:
             yield Ranked(self.placement.load(pairs.rows), scene, self._gaps(others[:, 1:]))
 
 
-def _scene(work: Work) -> Scene:
+def scene_of(work: Work) -> Scene:
+    """Return the scene of a batch on its way."""
     assert work.scene is not None, "only the update drops the scene"
     return work.scene
 
@@ -263,5 +294,5 @@ def _pad(parts: Sequence[torch.Tensor], missing: int, each: int) -> torch.Tensor
     if not missing:
         return torch.cat(list(parts))
     return torch.cat(
-        [pad(part, (0, missing * count), value=-1) for part, count in zip(parts, (1, 1, each), strict=True)]
+        [pad(part, (0, missing * count), value=-1) for part, count in zip(parts, (1, 1, each), strict=False)]
     )

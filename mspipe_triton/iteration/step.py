@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 import torch
 
+from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.iteration.ranking import Ranking
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.models.model import TemporalModel
 
 # Writes a batch's results, the ends' memory and mail, from h [U, D] of the scene's distinct nodes.
 Write = Callable[[Scene, torch.Tensor | None], None]
+# Takes these and the scene's loss [] after the forward pass; the function that it returns, called after the backward
+# pass, writes the batch's results, and returns the loss [] of the batch.
+Start = Callable[[Scene, torch.Tensor | None, torch.Tensor], Callable[[], torch.Tensor]]
 # Opens a context whose work may run in parallel to later work; the function that it yields joins both.
 Branch = Callable[[], AbstractContextManager[Callable[[], None]]]
 
@@ -56,26 +60,37 @@ def forward(
     """Return h [U, D] of the distinct nodes (None in a model without memory) and embeddings [R, D] of the roots.
 
     Args:
-        now: [], the time of the batch's first event; by default that of the scene's first root.
+        now: [], the time of the batch's first event; by default the scene's.
     """
     record, draws = scene.record, scene.draws
-    hidden = model.update_memory(record, scene.times[0] if now is None else now, draws)
+    hidden = model.update_memory(record, scene_time(scene) if now is None else now, draws)
     rows = scene.edges, scene.node_features
     return hidden, model.embed(hidden, record.digested_time, scene.around, scene.times, *rows, draws)
 
 
+def scene_time(scene: Scene) -> torch.Tensor:
+    """Return the time [] of the first event of the scene's batch."""
+    return scene.times[0] if scene.now is None else scene.now
+
+
+def loss_of(model: TemporalModel, scene: Scene, embedded: torch.Tensor) -> torch.Tensor:
+    """Compute the loss [] of the scene's events, with its graph."""
+    return model.loss(embedded, scene.pairs, scene.count, scene.each, scene.log_weights)[0]
+
+
 def differentiate(
-    model: TemporalModel, scene: Scene, embedded: torch.Tensor, optimizer: torch.optim.Optimizer,
-    unit: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """Return the loss [], and compute its gradients.
+    loss: torch.Tensor, optimizer: torch.optim.Optimizer, unit: torch.Tensor | None = None, ranks: Ranks = ALONE
+) -> torch.Tensor:
+    """Compute the gradients of a loss [], summed over the ranks, and return the loss without its graph.
 
     Args:
-        unit: [], a 1 to start the backward pass from; torch would otherwise create one on each call.
+        unit: [], the factor of the gradients, 1 if None; torch would then create a 1 on each call.
+        ranks: those that share the batch.
     """
-    loss, _ = model.loss(embedded, scene.pairs, scene.count, scene.each, scene.log_weights)
     optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
     loss.backward(unit)
+    parameters = (each for group in optimizer.param_groups for each in group["params"])
+    ranks.reduce(each.grad for each in parameters if each.grad is not None)
     return loss.detach()
 
 
@@ -85,20 +100,36 @@ def in_order() -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
+def after(write: Write) -> Start:
+    """Make a `Start` for a batch that no other rank shares: nothing starts before the backward pass."""
+
+    def start(scene: Scene, hidden: torch.Tensor | None, loss: torch.Tensor) -> Callable[[], torch.Tensor]:
+        def finish() -> torch.Tensor:
+            write(scene, hidden)
+            return loss
+
+        return finish
+
+    return start
+
+
 def learn(
-    model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, write: Write,
-    branch: Branch = in_order, unit: torch.Tensor | None = None,
+    model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, start: Start,
+    branch: Branch = in_order, unit: torch.Tensor | None = None, ranks: Ranks = ALONE,
 ) -> Learned:  # fmt: skip
     """Train on a batch: forward, loss, backward, the batch's writes, optimiser step.
 
     Args:
-        write: writes memory and mail. branch: runs `write` in parallel to the optimiser's step.
-        unit: see `differentiate`.
+        start: starts an exchange with other ranks, and returns the function that writes memory and mail.
+        branch: runs that function in parallel to the optimiser's step.
+        unit, ranks: see `differentiate`.
     """
     hidden, embedded = forward(model, scene)
-    loss = differentiate(model, scene, embedded, optimizer, unit)
-    with branch() as join:  # writing reads no parameters, and the optimiser no tables
-        _write(write, scene, hidden)
+    loss = loss_of(model, scene, embedded)
+    finish = start(scene, None if hidden is None else hidden.detach(), loss.detach())
+    differentiate(loss, optimizer, unit, ranks)
+    with branch() as join, torch.no_grad():  # writing reads no parameters, and the optimiser no tables
+        loss = finish()
     optimizer.step()
     join()
     return Learned(loss)
@@ -110,7 +141,7 @@ def score(model: TemporalModel, scene: Scene, write: Write, ranking: Ranking | N
     hidden, embedded = forward(model, scene)
     events = scene.events.numel()
     logits = model.loss(embedded, scene.pairs, scene.count)[1][:, :events]
-    ranked = None if ranking is None else rank(model, ranking, embedded[:events], logits[0], scene.times[0])
+    ranked = None if ranking is None else rank(model, ranking, embedded[:events], logits[0], scene_time(scene))
     _write(write, scene, hidden)
     return Scored(logits, ranked)
 

@@ -22,6 +22,8 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Any)
+R_co = TypeVar("R_co", bound=Any, covariant=True)
+Tables = Mapping[str, torch.Tensor]
 
 
 class Table(NamedTuple):
@@ -121,7 +123,7 @@ class Deliveries:
     receivers: Receivers | None = None
 
 
-class Mailbox(Protocol[R]):
+class Mailbox(Protocol[R_co]):
     """Layout and writes of the nodes' records; `hears` is True if sampled neighbours of the endpoints get mail too."""
 
     hears: bool
@@ -129,23 +131,23 @@ class Mailbox(Protocol[R]):
     def tables(self) -> Mapping[str, Table]:
         """Tables by name."""
 
-    def record(self, rows: dict[str, torch.Tensor]) -> R:
+    def record(self, rows: dict[str, torch.Tensor]) -> R_co:
         """Make the record from rows by name of the table; `mail_features` are included if there is an `event_id`."""
 
     def compose(
-        self, record: R, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Compute the writes of a batch.
 
         Args:
-            record: of U nodes, the distinct endpoints first; hidden: their h [U, D], if there is memory.
+            digested: [U], the `digested_time` of the records of U nodes, the distinct endpoints first.
+            hidden: their h [U, D], if there is memory.
             mail_counts: [N] mails sent to each node so far, if a table `received` counts them; updated in place.
         """
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> Record:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> Record:
         """View the records of nodes [C], the first `count` [1] real and the others −1, as rows of the device's tables.
 
         Args:
@@ -153,9 +155,9 @@ class Mailbox(Protocol[R]):
         """
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
-        """Write into the tables what `compose` returns; nothing waits for the device."""
+        """Write into the tables what `compose` returns; the U nodes are in any order, and nothing waits."""
 
 
 class LastMail(NamedTuple):
@@ -213,19 +215,19 @@ class CompactMailbox:
         return LastMail(**rows)
 
     def compose(
-        self, record: LastMail, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Compute the writes: memory := h of the endpoints, and mail of their events (see `aggregate_messages`)."""
         assert hidden is not None
         endpoints, times, features = events.nodes.numel(), events.times, events.features
         memory, partner = (hidden.new_empty((endpoints, self.dim), dtype=self.dtype) for _ in range(2))
         memory_time, mail_time = (times.new_empty(endpoints) for _ in range(2))
-        event_id = record.event_id.new_empty(endpoints)
+        event_id = events.src_rows.new_empty(endpoints)
         ids = torch.arange(events.first, events.first + times.numel(), device=times.device)
         mean = features.new_empty((endpoints, self.dim_edge)) if self._mean else None
         aggregate_messages(
             memory, memory_time, partner, event_id, mail_time, mean, events.src_rows, events.dst_rows, ids, times,
-            None if mean is None else features, hidden, record.digested_time, events.src_rows, events.dst_rows,
+            None if mean is None else features, hidden, digested, events.src_rows, events.dst_rows,
             self.aggregator,
         )  # fmt: skip
         mail_features = features.index_select(0, event_id - events.first) if mean is None else mean
@@ -233,14 +235,13 @@ class CompactMailbox:
         return [Rows(events.nodes, parts._asdict())]
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> MailRows:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> MailRows:
         """View the nodes' rows in place."""
         return MailRows(tables, nodes, count, features, dtype)
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
         """Write memory := h of the endpoints and their mail, in one operation."""
         assert hidden is not None
@@ -249,7 +250,7 @@ class CompactMailbox:
         aggregate_messages(
             tables["memory"], tables["memory_time"], tables["partner"], tables["event_id"], tables["mail_time"],
             tables.get("mail_features"), batch.src, batch.dst, batch.events, batch.times, features, hidden,
-            record.digested_time, batch.src_rows, batch.dst_rows, self.aggregator,
+            digested, batch.src_rows, batch.dst_rows, self.aggregator,
         )  # fmt: skip
 
     @property
@@ -281,19 +282,18 @@ class NoMailbox:
         return Nothing()
 
     def compose(
-        self, record: Nothing, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
+        self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions, mail_counts: torch.Tensor
     ) -> Writes:
         """Return no writes."""
         return []
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> Nothing:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> Nothing:
         """Return the empty record."""
         return Nothing()
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
         """Write nothing."""

@@ -137,9 +137,9 @@ class NodeState(Generic[R]):
                 stale = [_by_row(getattr(record, name), rows) for name in rows.parts]
                 patch_rows(stale, ids, list(rows.parts.values()), rows.nodes)
 
-    def compose(self, record: R, hidden: torch.Tensor | None, events: Interactions) -> Writes:
-        """Compute the writes of a batch; batches must be composed one at a time, in order."""
-        return self.mailbox.compose(record, hidden, events, self.sent)
+    def compose(self, digested: torch.Tensor, hidden: torch.Tensor | None, events: Interactions) -> Writes:
+        """Compute the writes of a batch (see `Mailbox`); batches must be composed one at a time, in order."""
+        return self.mailbox.compose(digested, hidden, events, self.sent)
 
     def publish(self, number: int, writes: Writes) -> None:
         """Publish write `number` to readers, before it begins."""

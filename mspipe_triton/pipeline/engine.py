@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 from mspipe_triton.errors import GraphError, StuckError
@@ -44,23 +44,24 @@ def run_serial(
             lane.open()
             stack.callback(lane.close)
         for iteration, item in enumerate(items):
-            flight = Flight(item)
+            flight, source = Flight(item), None
             for stage in graph.stages:
-                flight.run(stage, functions[stage.name], iteration, lane_of[stage.resource], (), unpaid)
+                flight.run(stage, source, functions[stage.name], iteration, lane_of[stage.resource], (), unpaid)
+                source = stage.name
             if observe is not None:
                 observe(flight.spans())
-            yield flight.value
+            yield flight.results[graph.stages[-1].name]
 
 
 class Engine:
     """Overlap iterations as a stage graph allows, with one thread per resource.
 
-    A stage is a function from the value that the previous stage returned to the value that the next stage receives. A
-    resource runs its stages strictly by iteration; a stage starts once all its dependencies have ended. Only the graph
-    limits a run: it also encodes the lengths of queues.
+    A stage is a function. It gets what the last stage before it, of those that it depends on within the iteration,
+    returned; the first stage gets the item. A resource runs its stages strictly by iteration; a stage starts once all
+    its dependencies have ended. Only the graph limits a run: it also encodes the lengths of queues.
 
     Args:
-        graph: stages, resources and dependencies; each stage must depend on the one listed before it.
+        graph: stages, resources and dependencies; each stage but the first must depend on one listed before it.
         functions: stage name to function.
         delay: makes a stage wait for a time after the start of another stage; None: no delay.
         caller: the resource whose stages run on the thread that iterates over `run`.
@@ -71,7 +72,7 @@ class Engine:
         patience: seconds without any stage ending after which the run stops.
 
     Raises:
-        GraphError: a stage does not wait for the one listed before it.
+        GraphError: a stage does not wait for any listed before it.
     """
 
     def __init__(
@@ -85,9 +86,9 @@ class Engine:
         unpaid: Callable[[], float] = no_time,
         patience: float = PATIENCE,
     ) -> None:
-        for before, after in zip(graph.stages, graph.stages[1:], strict=False):
-            if Dependency(before.name, after.name) not in graph.dependencies:
-                raise GraphError(f"stage {after.name!r} uses the result of {before.name!r}; make it depend on that")
+        for before, after in pairwise(graph.stages):
+            if graph.sources[after.name] is None:
+                raise GraphError(f"stage {after.name!r} uses no result; make it depend on {before.name!r}")
         self.graph, self.functions, self.delay, self.caller = graph, functions, delay, caller
         self.lanes = {name: (lanes or {}).get(name) or Lane() for name in {*graph.by_resource, caller}}
         self.observe, self.unpaid, self.patience = observe, unpaid, patience
@@ -169,7 +170,7 @@ class Engine:
             if self.observe is not None:
                 self.observe(flight.spans())
             with self.watchdog.paused():
-                yield flight.value
+                yield flight.results[self.graph.stages[-1].name]
 
     def _order(self, resource: str) -> Iterator[tuple[Stage, int]]:
         """Yield the stages of a resource and their iterations in the order in which it runs them, without end."""
@@ -253,7 +254,8 @@ class Engine:
             if self.delay is not None and self.delay.reference == stage.name:
                 self._wake([self.graph.resource_of[self.delay.stage]])
         try:
-            flight.run(stage, self.functions[stage.name], iteration, self.lanes[stage.resource], marks, self.unpaid)
+            source, lane = self.graph.sources[stage.name], self.lanes[stage.resource]
+            flight.run(stage, source, self.functions[stage.name], iteration, lane, marks, self.unpaid)
         except BaseException as error:
             error.add_note(f"In stage {stage.name} of iteration {iteration}.")
             raise

@@ -30,9 +30,10 @@ class Span:
 
 @dataclass
 class Flight:
-    """An iteration between its first and its last stage: its value, and start, mark and run of each stage so far."""
+    """An iteration between its first and its last stage: its item, and the results and runs of its stages so far."""
 
-    value: Any
+    item: Any
+    results: dict[str, Any] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
     marks: dict[str, Any] = field(default_factory=dict)
     runs: list[tuple[Stage, int, Lane, Any, float, float, float]] = field(default_factory=list)
@@ -40,17 +41,18 @@ class Flight:
     def run(
         self,
         stage: Stage,
+        source: str | None,
         function: Callable[[Any], Any],
         iteration: int,
         lane: Lane,
         marks: Sequence[Any],
         unpaid: Callable[[], float],
     ) -> None:
-        """Run a stage on the current value; `unpaid` seconds of this thread do not count for the stage."""
+        """Run a stage on the result of `source`, or on the item; `unpaid` seconds of this thread do not count."""
         lane.before(marks)
         before, start = unpaid(), time.perf_counter()
         self.starts.setdefault(stage.name, start)
-        self.value = function(self.value)
+        self.results[stage.name] = function(self.item if source is None else self.results[source])
         mark = self.marks[stage.name] = lane.after()
         self.runs.append((stage, iteration, lane, mark, start, time.perf_counter(), unpaid() - before))
 

@@ -121,6 +121,16 @@ class StageGraph:
             stage.name: tuple(each for each in self.dependencies if each.after == stage.name) for stage in self.stages
         }
 
+    @cached_property
+    def sources(self) -> dict[str, str | None]:
+        """The stage whose result each stage gets: the last one before it, in order, that it waits for; None if none."""
+        names = [stage.name for stage in self.stages]
+        sources: dict[str, str | None] = {}
+        for place, name in enumerate(names):
+            here = {each.before for each in self.waits[name] if each.distance == 0}
+            sources[name] = next((other for other in reversed(names[:place]) if other in here), None)
+        return sources
+
     def loads(self) -> dict[str, Fraction]:
         """Return the time per iteration that each resource is busy."""
         return {

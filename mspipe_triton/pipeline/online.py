@@ -54,7 +54,7 @@ class OnlinePlanner:
         schedule: one of `SCHEDULES`.
         staleness: the bound of `fixed`; None lets the plan find it.
         times: seconds of every stage for the first plan; None: all equal, until measurements replace them.
-        resources, depth: as in `schedule_graph`.
+        resources, depth: as in `schedule_graph`. shared: whether several ranks share each iteration.
         drift: share by which a stage's average may differ from the plan's time; differences below a hundredth of the
             period never count.
     """
@@ -67,13 +67,14 @@ class OnlinePlanner:
         resources: Mapping[str, str] = RESOURCES,
         depth: int = DEPTH,
         drift: float = DRIFT,
+        shared: bool = False,
     ) -> None:
         self.schedule, self.staleness, self.resources = schedule, staleness, resources
         self.depth, self.drift = depth, drift
         self.average: dict[str, float] = {}
         self.iterations = 0  # since the current plan was made
         self.guessed, self.starting = times is None, True
-        self.plan = self.plan_for(times or dict.fromkeys(stage_names(schedule), 1e-3))
+        self.plan = self.plan_for(times or dict.fromkeys(stage_names(schedule, shared), 1e-3))
 
     def observe(self, spans: list[Span]) -> Replanned | None:
         """Add an iteration's stage times to the averages; return a new plan if they require one."""

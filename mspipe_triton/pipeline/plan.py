@@ -10,7 +10,7 @@ from typing import Any
 
 from mspipe_triton.errors import ConfigError, GraphError
 from mspipe_triton.pipeline.graph import Dependency, StageGraph, Time
-from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT, RESOURCES, schedule_graph, stage_names
+from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT, RESOURCES, schedule_graph
 from mspipe_triton.pipeline.simulate import whole_times
 
 LARGEST = 1e15
@@ -58,12 +58,12 @@ class Plan:
         """Return the plan as JSON numbers; whole numbers become integers."""
         return {
             "schedule": self.schedule,
-            "period": _number(self.period),
-            "lower_bound": _number(self.lower_bound),
+            "period": number(self.period),
+            "lower_bound": number(self.lower_bound),
             "staleness": self.staleness,
-            "starts": {name: _number(start) for name, start in self.starts.items()},
-            "utilisation": {name: _number(share) for name, share in self.utilisation.items()},
-            "slack": _number(self.slack),
+            "starts": {name: number(start) for name, start in self.starts.items()},
+            "utilisation": {name: number(share) for name, share in self.utilisation.items()},
+            "slack": number(self.slack),
         }
 
 
@@ -103,7 +103,7 @@ def make_plan(
     if schedule == "fixed" and staleness is None:
         raise GraphError("schedule fixed needs a staleness, as in --staleness 1")
     if staleness is None and schedule in ("mspipe", "exact"):
-        staleness = _smallest_staleness(graph_with, len(stage_names(schedule)))
+        staleness = _smallest_staleness(graph_with, len(times))
     graph = graph_with(staleness or 0)
     period = steady_period(graph)
     starts = _paths(graph, period, graph.stages[0].name)
@@ -130,11 +130,30 @@ def steady_period(graph: StageGraph) -> Fraction:
     becomes the period.
     """
     times, scale = whole_times(graph)
+    return _largest_ratio(graph, times) / scale
+
+
+def longest_time(graph: StageGraph, stage: str) -> Fraction:
+    """Return how long a stage may take without making the period longer than if it took no time."""
+    whole, scale = whole_times(graph)
+    times = {**whole, stage: 0}
+    period = _largest_ratio(graph, times)
+    longest, _ = _relax(graph, times, period, [stage])
+    # All cycles through the stage, each without its time; the resource's own order makes one of them.
+    back = max(
+        longest[each.before] + times[each.before] * period.denominator - each.distance * period.numerator
+        for each in graph.constraints
+        if each.after == stage and each.before in longest
+    )
+    return Fraction(-back, scale * period.denominator)
+
+
+def _largest_ratio(graph: StageGraph, times: Mapping[str, int]) -> Fraction:
     names = [stage.name for stage in graph.stages]
-    period = graph.lower_bound() * scale
+    period = Fraction(max(sum(times[stage.name] for stage in stages) for stages in graph.by_resource.values()))
     while cycle := _relax(graph, times, period, names)[1]:
         period = Fraction(sum(times[each.before] for each in cycle), sum(each.distance for each in cycle))
-    return period / scale
+    return period
 
 
 def _relax(
@@ -176,9 +195,10 @@ def _paths(graph: StageGraph, period: Fraction, source: str) -> dict[str, Fracti
 
 def _delay(starts: Mapping[str, Fraction], period: Fraction) -> Delay:
     """Return the fetch's start relative to the nearest earlier iteration whose training starts no later."""
-    ahead = starts["train"] - starts["memory"]
+    reference = "train" if "train" in starts else "forward"
+    ahead = starts[reference] - starts["memory"]
     distance = max(1, ceil(ahead / period))
-    return Delay("memory", "train", distance, distance * period - ahead)
+    return Delay("memory", reference, distance, distance * period - ahead)
 
 
 def _smallest_staleness(graph_with: Callable[[int], StageGraph], stages: int) -> int:
@@ -223,5 +243,6 @@ def _quantise(time: Time) -> Time:
     return Fraction(f"{time:.12g}") if isinstance(time, float) and isfinite(time) else time
 
 
-def _number(value: Fraction) -> int | float:
+def number(value: Fraction) -> int | float:
+    """Return a JSON number, an integer if the value is whole."""
     return int(value) if value.denominator == 1 else float(value)

@@ -15,7 +15,7 @@ from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.pipeline.schedules import RESOURCES
 
 MEASURED, PLANNED = "measured", "plan"
-_ANCHOR = "train"
+_ANCHORS = ("train", "forward")
 
 
 @dataclass
@@ -62,14 +62,14 @@ class Trace:
             return
         self.iterations += 1
         self._spans += [(epoch, span) for span in spans]
-        start = next((span for span in spans if span.stage == _ANCHOR), None)
+        start = next((span for span in spans if span.stage in _ANCHORS), None)
         if self._plan is None or start is None:
             return
         last = self._segments[-1] if self._segments else None
         if last is not None and last.plan is self._plan and last.epoch == epoch:
             last.iterations += 1
             return
-        ahead = float(self._plan.starts[_ANCHOR] + start.iteration * self._plan.period)
+        ahead = float(self._plan.starts[start.stage] + start.iteration * self._plan.period)
         self._segments.append(_Segment(self._plan, epoch, start.iteration, start.start - ahead))
 
     def write(self, path: Path) -> None:
@@ -79,8 +79,9 @@ class Trace:
         """
         processes = {MEASURED: self._spans, PLANNED: self._plan_spans()}
         zero = min((span.start for spans in processes.values() for _, span in spans), default=0.0)
-        resources = [span.resource for spans in processes.values() for _, span in spans]
-        threads = {name: thread for thread, name in enumerate(dict.fromkeys([*RESOURCES.values(), *resources]))}
+        resources = dict.fromkeys(span.resource for spans in processes.values() for _, span in spans)
+        ordered = dict.fromkeys(name for name in (*RESOURCES.values(), *resources) if name in resources)
+        threads = {name: thread for thread, name in enumerate(ordered)}
         events = [
             event
             for process, (name, spans) in enumerate(processes.items())

@@ -13,6 +13,7 @@ from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.iteration.lanes import lanes, serial_lanes
 from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
+from mspipe_triton.iteration.shares import SharedStages
 from mspipe_triton.iteration.staged import Stages, Work, in_turn
 from mspipe_triton.kernels.runtime.fusion import compile_seconds, running_clock
 from mspipe_triton.pipeline.engine import Engine, run_serial
@@ -35,10 +36,12 @@ class Staged(Way):
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
         super().__init__(session, watch)
         settings, staleness = session.settings, session.config.train.staleness
-        self.stages = Stages(session)
+        shared = not session.ranks.alone
+        self.stages = SharedStages(session) if shared else Stages(session)
         self.planner = OnlinePlanner(
-            self.schedule, staleness if staleness >= 0 else None, watch.stage_seconds or None, depth=settings.prefetch
-        )
+            self.schedule, staleness if staleness >= 0 else None, watch.stage_seconds or None, depth=settings.prefetch,
+            shared=shared,
+        )  # fmt: skip
         self.started = False
         others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]
         make_lanes = serial_lanes if self.schedule == "serial" else lanes

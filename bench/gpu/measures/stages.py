@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.iteration.passes import TrainPass
 from mspipe_triton.iteration.scene import Scene
-from mspipe_triton.iteration.step import differentiate, forward
+from mspipe_triton.iteration.step import differentiate, forward, loss_of
 
 
 class Parts:
@@ -44,7 +44,7 @@ class Parts:
     def backward(self) -> None:
         """Compute scores, loss and gradients."""
         steps = self.steps
-        loss = differentiate(steps.model, self.scene, self.embeddings, steps.optimizer, steps.unit)
+        loss = differentiate(loss_of(steps.model, self.scene, self.embeddings), steps.optimizer, steps.unit)
         steps.losses.index_copy_(0, steps.clock.iteration, loss.view(1))
 
     def adam(self) -> None:
