@@ -20,7 +20,7 @@ from mspipe_triton.iteration.exchange import (
     loss_parts,
     score_parts,
 )
-from mspipe_triton.iteration.scene import Batch
+from mspipe_triton.iteration.scene import Batch, Share
 from mspipe_triton.iteration.staged import StageFunctions, Stages, Work, scene_of
 from mspipe_triton.iteration.step import differentiate, embed, forward, loss_of, score
 from mspipe_triton.nodes.mailbox import Interactions
@@ -49,6 +49,10 @@ class SharedStages(Stages):
 
     `forward` starts the exchange of the updated memory of the batch's ends, which goes on during `backward`. `exchange`
     waits for it, and publishes the writes of the whole batch.
+
+    Negatives, recent neighbours, the uniform ones of a batch's roots and the receivers of mail do not depend on the
+    number of ranks. Dropout, uniform neighbours of further points and of candidates, and the quantile of a mitigation
+    do: each rank draws or computes its own for its share.
     """
 
     def training(self) -> StageFunctions:
@@ -135,6 +139,12 @@ class SharedStages(Stages):
         result = super().update(replace(work, exchange=None, interactions=None, loss=None))
         assert isinstance(result, SharedWork)
         return result
+
+    def _places(self, share: Share, batch: Batch, each: int) -> torch.Tensor:
+        """See `Stages`."""
+        first, size, numbers = share.places.start, batch.size, torch.arange(share.size)
+        negatives = 2 * size + first * each + torch.arange(share.size * each)
+        return torch.cat([first + numbers, size + first + numbers, negatives])
 
     def _start(self, work: SharedWork, hidden: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Exchange:
         """Start the exchange of `parts`, and of the rows that this rank sends of h [U, D], the share's nodes'."""
