@@ -50,8 +50,9 @@ class Pass(ABC):
         self.session, self.model, self.purpose, self.iterations = session, session.model, purpose, iterations
         self.each, self.lagged = each, lagged
         layers, device = session.model.layers, session.stream.t.device
-        self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups) for _ in range(2))
-        self.shares = StaticShares(session)
+        rank, self.shares = session.ranks.rank, StaticShares(session)
+        self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups, rank) for _ in range(2))
+        self.places = self.shares.root_places(each)
         self.sampler = StaticSampler(session.sampler, layers)
         self.scene: Scene | None = None
         self.replay = Replay(self.step, device, session.settings.captured, session.ranks)
@@ -91,7 +92,7 @@ class Pass(ABC):
         roots, times = share.roots, share.times
         keys = _keys(roots, share.events, len(stream)) if layers > 1 else roots
         hops = [clock.words(Purpose.UNIFORM_NEIGHBOURS, hop) for hop in range(layers)]
-        around = self.sampler.around(Roots(roots, times, keys), 2 * size, hops, horizon)
+        around = self.sampler.around(Roots(roots, times, keys, self.places), 2 * size, hops, horizon)
         receivers = None
         if model.mailbox.hears:
             (ends, moments), draws = shares.ends(batch), clock.words(Purpose.RECEIVING_NEIGHBOURS)

@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.data.clock import Clock
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.iteration.scene import Whole
+from mspipe_triton.iteration.scene import Whole, root_places
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch, unique_nodes
 
@@ -70,6 +70,13 @@ class StaticShares:
         count = (batch.count - first).clamp(0, self.share)
         weights = None if batch.log_weights is None else batch.log_weights[places]
         return StaticBatch(roots, times, batch.events[places], count, weights)
+
+    def root_places(self, each: int) -> torch.Tensor | None:
+        """Return the places of a share's roots in a whole batch; None if the share is whole. See `Roots`."""
+        if self.ranks.alone:
+            return None
+        places = root_places(self.ranks.rank * self.share, self.share, self.size, each)
+        return places.to(self.session.stream.t.device)
 
     def ends(self, batch: StaticBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ends [2B] of a batch, src ‖ dst, and their times [2B]."""

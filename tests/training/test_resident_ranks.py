@@ -48,6 +48,7 @@ CASES = {
     "apan mean": Case({"model": "apan", "slots": 3, "aggregator": "mean"}, {}, lagged=True),
     "tgat": Case({"model": "tgat", "fanout": 2}, {}),
     "two layers": Case({"layers": 2, "fanout": 2}, {}, candidates=TABLE, lagged=True),
+    "uniform": Case({"sampler": "uniform"}, {}, candidates=0),
     "softmax": Case({}, RANKING),
     "three events": Case({}, {}, size=3, stop=8, events=60),
     "five events": Case({"model": "apan", "slots": 2, "aggregator": "mean"}, RANKING, size=5, stop=21, events=60),
@@ -111,7 +112,7 @@ def test_one_process_computes_what_stages_compute(alone: dict[str, Tensors]) -> 
 
 @pytest.mark.parametrize("world", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_compute_what_one_process_computes(processes: Pool, alone: dict[str, Tensors], world: int) -> None:
-    by_rank = processes(world, in_ranks, CASES)
+    by_rank = processes(world, in_ranks, CASES, limit=300.0)
     for name in CASES:
         agree(by_rank[0][name], alone[name], name)
         for other in by_rank[1:]:
@@ -141,7 +142,7 @@ def test_all_ranks_start_over_if_one_overflows_and_send_what_the_formula_says(pr
     rows = 2 * size // world
     gathered = world * (8 + rows * 8 + rows * dim * 8)
     reduced = 8 * sum(each.numel() for each in run.model.parameters() if each.grad is not None)
-    for losses, notes, traffic in processes(world, overflow, size, stop):
+    for losses, notes, traffic in processes(world, overflow, size, stop, limit=300.0):
         torch.testing.assert_close(losses, expected, rtol=1e-9, atol=0)
         assert len(notes) == 1
         assert "starts over" in notes[0]
