@@ -16,7 +16,7 @@ from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
 from mspipe_triton.iteration.scene import Batch, Scene, Share, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.step import embed, learn, score
+from mspipe_triton.iteration.step import after, embed, learn, score
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
 from mspipe_triton.pipeline.engine import run_serial
@@ -154,8 +154,8 @@ class Stages:
 
     def train(self, work: Work) -> Work:
         """Learn from a batch, and publish its writes, so that later records can be patched before these are stored."""
-        scene = self._with_draws(work)
-        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, partial(self.publish, work)))
+        scene, write = self._with_draws(work), partial(self.publish, work)
+        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, after(write)))
 
     def score(self, work: Work) -> Work:
         """Compute the logits of an evaluation batch."""

@@ -16,6 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its modu
 
 from mspipe_triton.errors import InputError, PipelineError
 from mspipe_triton.processes.board import LAUNCHER, Board, Verdict, process_name
+from mspipe_triton.processes.meeting import FIRST, part
 from mspipe_triton.processes.start import LAUNCHED
 
 _ADDRESS = "127.0.0.1"
@@ -42,7 +43,7 @@ def launch(command: Sequence[str], processes: int, names: Mapping[int, str] = Ma
         PipelineError: a process died or failed, or the run was interrupted.
     """
     store = TCPStore(_ADDRESS, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
-    board = Board(store, processes)
+    board = Board(part(store, FIRST), processes)
     children: list[subprocess.Popen[bytes]] = []
     with _signals() as received:
         try:
