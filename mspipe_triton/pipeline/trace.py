@@ -80,8 +80,8 @@ class Trace:
         processes = {MEASURED: self._spans, PLANNED: self._plan_spans()}
         zero = min((span.start for spans in processes.values() for _, span in spans), default=0.0)
         resources = dict.fromkeys(span.resource for spans in processes.values() for _, span in spans)
-        order = [name for name in dict.fromkeys([*RESOURCES.values(), *resources]) if name in resources]
-        threads = {name: thread for thread, name in enumerate(order)}
+        ordered = dict.fromkeys(name for name in (*RESOURCES.values(), *resources) if name in resources)
+        threads = {name: thread for thread, name in enumerate(ordered)}
         events = [
             event
             for process, (name, spans) in enumerate(processes.items())

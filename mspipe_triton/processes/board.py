@@ -8,10 +8,10 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import Store
 
 LAUNCHER = -1  # the author of what the launcher writes
-_PREFIX, _VERDICT, _NONE = "mspipe", "verdict", "null"
+_VERDICT, _NONE = "verdict", "null"
 
 
 class Verdict(NamedTuple):
@@ -32,7 +32,7 @@ class Beat(NamedTuple):
     """A sign of life.
 
     Args:
-        number: grows with every beat; 0 of a process that has not joined.
+        number: grows with every beat; 0 of a process that has not beaten yet.
         pid: number of the process on its host.
         host: name of its machine.
         done: its part of the run is complete.
@@ -48,12 +48,13 @@ class Board:
     """Beats of the processes of a run, and its verdict. No call waits for another process.
 
     Args:
-        store: shared by all processes; calls raise RuntimeError once its server has gone.
+        store: that part of the processes' store which belongs to their start; calls raise RuntimeError once its server
+            has gone.
         processes: their number.
     """
 
     def __init__(self, store: Store, processes: int) -> None:
-        self._store = PrefixStore(_PREFIX, store)
+        self._store = store
         self._keys = [f"beat/{rank}" for rank in range(processes)]
         for key in self._keys:
             self._store.compare_set(key, "", json.dumps(Beat()))
@@ -74,16 +75,16 @@ class Board:
         return Verdict(*json.loads(text))
 
 
-def process_name(rank: int, stages: Mapping[int, str], pid: int = 0, host: str = "") -> str:
-    """Name a process by its rank, its stage, and its number on its host, as far as there are such.
+def process_name(rank: int, names: Mapping[int, str], pid: int = 0, host: str = "") -> str:
+    """Name a process by its rank, by its name, and by its number on its host, as far as there are such.
 
     Args:
         rank: the process's.
-        stages: the name of every rank's stage.
+        names: of ranks; what else they are called.
         pid: its number, or 0.
         host: its machine if it is another, or "".
     """
-    facts = [stages[rank]] if rank in stages else []
+    facts = [names[rank]] if rank in names else []
     if pid:
         facts.append(f"pid {pid} on {host}" if host else f"pid {pid}")
     return f"process {rank} ({', '.join(facts)})" if facts else f"process {rank}"
