@@ -1,4 +1,4 @@
-"""Errors of the package: those that the user can fix, and failures of a run."""
+"""Errors of the package: those that the user can fix, and failures of a run; and errors of others in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainingError(MspipeError):
 
 
 class PipelineError(MspipeError):
-    """A pipelined run that failed: a stage that raised, or a process that died."""
+    """A run in stages or processes that failed: a stage that raised an error, or a process that died."""
 
 
 class TuningError(MspipeError):
@@ -45,3 +45,9 @@ class TuningError(MspipeError):
 
 class StuckError(MspipeError):
     """A deadlocked pipeline, in which no stage can make progress."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mspipe_triton.errors import InputError, RunFolderError
 
+TEMPORARY = ".*.tmp"  # pattern of the names of temporary files, which remain if their process is killed
+
 
 def check_output(path: Path) -> None:
     """Refuse a path where no file can be written.

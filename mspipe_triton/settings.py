@@ -73,8 +73,10 @@ def choose_schedule(schedule: str, device: str, threads: int, placement: str = "
 
 
 def cores() -> int:
-    """Number of logical CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of logical CPUs that this process may use: its share of the machine's, if it is one of several ranks."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, count // int(processes)) if processes.isdigit() and processes != "0" else count
 
 
 def compiler() -> str | None:

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: Triton's interpreter, real streams, a small synthetic one, the installed command."""
+"""Fixtures that all tests share: Triton's interpreter, real streams, a small one, the installed command, processes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from mspipe_triton.cli import commands as cli
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.kernels.runtime import launch
+from tests.processes.pool import Pool, pool
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,6 +144,13 @@ def _untuned(arguments: tuple[str, ...]) -> tuple[str, ...]:
     if arguments[:1] == ("train",) and not {"--autotune", "--no-autotune"} & set(arguments):
         return (*arguments, "--no-autotune")
     return arguments
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Pool]:
+    """Four processes, for cases on up to as many."""
+    with pool(4) as result:
+        yield result
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from bench.report import command, header, show
 from bench.studies import sleeping
 from mspipe_triton.pipeline.graphpipe.planning import plan_model
 from mspipe_triton.pipeline.graphpipe.problem import Cluster, Problem
-from tests.pipeline.graphpipe.run.running import FOLDER, running
+from tests.processes.running import FOLDER, running
 
 PROCESSES = 4
 SEEN = 2  # mini-batches that every process has trained on before the signal

@@ -15,7 +15,7 @@ from tests.pipeline.graphpipe.run.harness import TOLERANCE, joined, train
 from tests.pipeline.graphpipe.run.layouts import NAMED, Layout, by_hand
 from tests.pipeline.graphpipe.run.memory import held, planned_activations
 from tests.pipeline.graphpipe.run.oracle import STEPS, Outcome, differences, expected
-from tests.pipeline.graphpipe.run.pool import Pool, pool
+from tests.processes.pool import Pool, pool
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 OPTIMIZERS = {"float32": "adam", "float64": "sgd"}

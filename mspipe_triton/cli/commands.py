@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.exceptions
@@ -15,78 +16,17 @@ import typer.exceptions
 import mspipe_triton.cli.graphpipe  # adds what its group does without a command
 import mspipe_triton.cli.graphpipe_run  # adds its command
 import mspipe_triton.cli.serve  # adds its command
+import mspipe_triton.cli.train  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
 from mspipe_triton.cli.app import app, data_app, graphpipe_app, print_error
-from mspipe_triton.cli.options import PLANNED_FLAGS, Json, continued_config, resumed_config, run_config, takes_run_flags
-from mspipe_triton.errors import ConfigError, MspipeError, TrainingError, TuningError
+from mspipe_triton.cli.options import PLANNED_FLAGS, Json, run_config, seconds, takes_run_flags
+from mspipe_triton.errors import ConfigError, MspipeError, TuningError
+
+if TYPE_CHECKING:
+    from mspipe_triton.processes.watch import Watch
 
 app.add_typer(data_app, name="data")
 app.add_typer(graphpipe_app, name="graphpipe")
-
-
-@app.command()
-@takes_run_flags
-def train(
-    autotune: Annotated[
-        bool,
-        typer.Option("--autotune/--no-autotune", help="Tune first if no profile fits, or use the shipped settings."),
-    ] = True,
-    budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
-    out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, with its settings.")] = False,
-    past: Annotated[
-        str | None,
-        typer.Option(
-            "--continue",
-            help="Train on, from the model of a finished run, with the events after its own.",
-            metavar="RUN",
-        ),
-    ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
-    as_json: Json = False,
-    **flags: Any,
-) -> None:
-    """Train and evaluate a model, and write a run folder; tunes briefly first if no tuning profile fits yet."""
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import TrainingScreen, result_table
-    from mspipe_triton.training.entry import enter
-    from mspipe_triton.training.trainer import run
-
-    if past is not None:
-        config = continued_config(flags, past, resume)
-    else:
-        config = resumed_config(flags, out) if resume else run_config(flags)
-    budget = _seconds(budget)
-    autotune = autotune and not (resume or config.settings or config.train.deterministic)
-    if budget is not None and not autotune:
-        raise ConfigError(
-            "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, --resume "
-            "or [settings]"
-        )
-    entry, screen, tuned = enter(config, None, out, resume, trace), TrainingScreen(), None
-    folder = entry.folder
-    try:
-        for note in entry.notes:
-            screen.note(note)
-        if autotune:
-            from mspipe_triton.tuning import settings_for
-
-            with console.status("Tuning ..."):
-                tuned = settings_for(entry.placed, entry.stream, budget, note=screen.note)
-        result = run(entry, screen, trace, tuned)
-    except KeyboardInterrupt:
-        if not folder.last.exists():
-            raise TrainingError("interrupted before the first epoch was complete; start again") from None
-        raise TrainingError(
-            f"interrupted; to continue after the last complete epoch, use `train --out {folder.path} --resume`"
-        ) from None
-    finally:
-        screen.close()
-    console.print(result_table(result))
-    for note in result["notes"]:
-        console.print(f"Note: {note}")
-    if as_json:
-        print(json.dumps(result))
 
 
 @app.command()
@@ -97,7 +37,7 @@ def autotune(
     **flags: Any,
 ) -> None:
     """Find the fastest settings for a run on this machine; later, `train` with the same flags uses them."""
-    started, config, budget = time.perf_counter(), run_config(flags), _seconds(budget)
+    started, config, budget = time.perf_counter(), run_config(flags), seconds(budget)
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
     from mspipe_triton.data.source import load_stream
@@ -243,7 +183,7 @@ def main() -> None:
     except MspipeError as error:
         code = _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:
-        code = _fail(f"{error.format_message().rstrip('.')}. See --help.", 2)
+        code = _refuse(f"{error.format_message().rstrip('.')}. See --help.")
     except (typer.Abort, KeyboardInterrupt):
         code = _fail("interrupted", 1)
     except OSError as error:
@@ -256,10 +196,16 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _seconds(budget: float | None) -> float | None:
-    if budget is not None and not 0 < budget < float("inf"):
-        raise ConfigError(f"--budget must be a number of seconds above 0, not {budget:g}")
-    return budget
+def _refuse(message: str) -> int:
+    """Print an error of usage, once if this is one of several processes, which then end; return the exit status."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return _fail(message, ConfigError.exit_code)
+    from mspipe_triton.processes.start import run_process
+
+    def part(watch: Watch) -> int:
+        raise ConfigError(message)
+
+    return run_process(part, print_error)
 
 
 def _show(title: str, facts: dict[str, Any], as_json: bool, rows: dict[str, Any] | None = None) -> None:

@@ -66,8 +66,9 @@ def run(
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from mspipe_triton.pipeline.graphpipe.run.launch import launch
-    from mspipe_triton.pipeline.graphpipe.run.processes import is_process, run_process, stage_names
+    from mspipe_triton.pipeline.graphpipe.run.process import run_plan, stage_names
+    from mspipe_triton.processes.launch import launch
+    from mspipe_triton.processes.start import is_process
 
     values = {name: value for name, value in flags.items() if value is not None}
     outputs = {"trace": trace, "picture": picture, "profile": profile}
@@ -95,9 +96,9 @@ def run(
         return read_plan(Path(plan), sequential)
 
     if not is_process():
-        stages = stage_names(read())
+        names = stage_names(read())
         try:
-            code = launch([sys.executable, "-m", "mspipe_triton", *sys.argv[1:]], stages)
+            code = launch([sys.executable, "-m", "mspipe_triton", *sys.argv[1:]], len(names), names)
         except PipelineError as error:
             raise PipelineError(f"{error}{_resumption(checkpoint)}") from None
         raise typer.Exit(code)
@@ -122,7 +123,7 @@ def run(
                 progress=line.show,
             )
 
-    result = run_process(read, train, str(values.get("device", RunSettings.device)), print_error)
+    result = run_plan(read, train, str(values.get("device", RunSettings.device)), print_error)
     if result is not None:
         _report(result, outputs, as_json)
 

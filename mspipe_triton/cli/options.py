@@ -91,7 +91,7 @@ def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:
     from mspipe_triton.training.run_folder import RunFolder
 
     folder = RunFolder.to_resume(out)
-    values, saved = _settings(flags), load_config(folder.config)
+    values, saved = settings_of(flags), load_config(folder.config)
     folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
     return saved.with_flags(values)
 
@@ -106,17 +106,28 @@ def continued_config(flags: dict[str, Any], run: str, resume: bool) -> RunConfig
 
     if resume:
         raise ConfigError("--continue starts a run after another one, and --resume goes on with one; omit either")
-    values = _settings(flags)
+    values = settings_of(flags)
     return continuation(run, values.pop("path", ""), **values)
 
 
-def _settings(flags: dict[str, Any]) -> dict[str, Any]:
+def settings_of(flags: dict[str, Any]) -> dict[str, Any]:
     """Settings by name, from the TOML file, and from the flags that override it."""
     sections = {} if flags.get("config") is None else read_settings(flags["config"])
     values = {
         name: value for section in ("data", "model", "train") for name, value in sections.get(section, {}).items()
     }
     return values | set_flags(_values(flags))
+
+
+def seconds(budget: float | None) -> float | None:
+    """Return a number of seconds that a flag gives.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if budget is not None and not 0 < budget < float("inf"):
+        raise ConfigError(f"--budget must be a number of seconds above 0, not {budget:g}")
+    return budget
 
 
 def _values(flags: dict[str, Any]) -> dict[str, Any]:

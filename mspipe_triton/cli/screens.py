@@ -89,6 +89,7 @@ class TrainingScreen(EvaluationScreen, Observer):
             f"({len(session.stream):,} events, {history}{session.stream.num_nodes:,} nodes) in {folder.path}, "
             f"{iterations:,} iteration{'' if iterations == 1 else 's'} per epoch, "
             + ("resident" if settings.resident else f"schedule {settings.schedule}")
+            + ("" if session.ranks.alone else f", {session.ranks.count} ranks")
         )
         console.print(
             f"Loss {train.loss} with {train.train_negatives} {train.negative_kind} "
@@ -127,9 +128,11 @@ class TrainingScreen(EvaluationScreen, Observer):
 
 def result_table(result: dict[str, Any]) -> Table:
     """Table of results at the end of `train`: scores by split, and speed in the caption."""
+    ranks = f", {result['ranks']} ranks" if result["ranks"] > 1 else ""
+    speed = f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch"
     table = Table(
         title=f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",
-        caption=f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch, {_schedule(result)}\n"
+        caption=f"{speed}, {_schedule(result)}{ranks}\n"
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
     )

@@ -53,11 +53,12 @@ class Ends:
         order = owners.argsort(stable=True)
         within = torch.empty_like(order)
         within[order] = numbers - (counts.cumsum(0) - counts).index_select(0, owners.index_select(0, order))
-        own = (owners == ranks.rank).nonzero().squeeze(1)
+        here = (owners == ranks.rank).nonzero().squeeze(1)
         mine = torch.zeros(most, dtype=torch.int64)
         roots = event - ranks.rank * share + torch.where(places < events, 0, share)
-        mine[within.index_select(0, own)] = roots.index_select(0, own)
-        return Ends(nodes, *inverse.split(events), mine, owners * most + within)
+        mine[within.index_select(0, here)] = roots.index_select(0, here)
+        src_rows, dst_rows = inverse.split(events)
+        return Ends(nodes, src_rows, dst_rows, mine, owners * most + within)
 
     def on(self, placement: Placement) -> Ends:
         """Copy the ends to the device of a placement."""

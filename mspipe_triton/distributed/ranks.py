@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from mspipe_triton.errors import MspipeError
 
 T = TypeVar("T")
 _ALIGNMENT = 8  # bytes
@@ -93,13 +96,30 @@ class Ranks:
         return bool(total)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns in rank 0, which alone calls it; for small values that can be pickled."""
+        """Return what `make` returns in rank 0, which alone calls it; for small values that can be pickled.
+
+        Raises:
+            MspipeError: `make` has raised it; then all ranks do.
+        """
         if self.alone:
             return make()
-        values: list[Any] = [make() if self.first else None]
+        values: list[Any] = [None, None]
+        if self.first:
+            try:
+                values[0] = make()
+            except MspipeError as error:
+                values[1] = error
         distributed.broadcast_object_list(values, device=self.device)
+        if values[1] is not None:
+            raise values[1]
         value: T = values[0]
         return value
+
+    def from_all(self, value: T) -> list[T]:
+        """Return each rank's value, by rank; for small values that can be pickled."""
+        if self.alone:
+            return [value]
+        return [self._from(rank, value) for rank in range(self.count)]
 
     def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
         """Fill tensors with those of rank 0."""
@@ -108,6 +128,34 @@ class Ranks:
                 whole = each.detach().to(self.device).contiguous()
                 distributed.broadcast(whole, 0)
                 each.detach().copy_(whole)
+
+    def content_from_first(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns in rank 0: dicts and lists of small values and of tensors of any size on the CPU.
+
+        Raises:
+            MspipeError: `make` has raised it; then all ranks do.
+        """
+        if self.alone:
+            return make()
+        content: Any = None
+
+        def outline() -> Any:
+            nonlocal content
+            content = make()
+            return tree_map_only(torch.Tensor, lambda each: each.to("meta"), content)
+
+        shape = self.from_first(outline)
+        if not self.first:
+            content = tree_map_only(torch.Tensor, lambda each: torch.empty_like(each, device="cpu"), shape)
+        self.copy_from_first(each for each in tree_leaves(content) if isinstance(each, torch.Tensor))
+        result: T = content
+        return result
+
+    def _from(self, rank: int, value: T) -> T:
+        """Return the value of a rank."""
+        values = [value]
+        distributed.broadcast_object_list(values, rank, device=self.device)
+        return values[0]
 
 
 ALONE = Ranks()

@@ -78,14 +78,15 @@ def evaluate_checkpoint(
         else:
             number = session.negatives.destinations.numel() - 1 if candidates == ALL else candidates
             ranked[split], result[split] = candidates, {"candidates": number}
-    baselines = fit_baselines(session) if "test" in splits else None
+    first = session.ranks.first  # all ranks score the events, and rank 0 computes metrics and baselines
+    baselines = fit_baselines(session) if "test" in splits and first else None
     mask = session.stream.unseen_in_training()[session.split.val_end :]
     for lagged in (False, True) if lags(session.config.train) else (False,):
         load_checkpoint(folder.best, session)
         for split in SPLITS[: SPLITS.index(splits[-1]) + 1]:
             others = baselines if split == "test" else None
             model, predictions = predict_split(way, split, ranked.get(split, 0), others, lagged)
-            if split not in splits:
+            if split not in splits or not first:
                 continue
             if lagged:
                 result[split]["streaming"] = _chosen(result[split])
@@ -93,7 +94,7 @@ def evaluate_checkpoint(
             if split == "test":
                 result[split] |= {name: _chosen(summarise(each)) for name, each in predictions.items()}
                 result[split]["inductive"] = {**summarise(model, mask), "events": int(mask.sum())}
-    return result
+    return session.ranks.from_first(lambda: result)
 
 
 def add_labels(way: Way, folder: RunFolder, result: dict[str, dict[str, Any]]) -> None:

@@ -83,11 +83,19 @@ def label_metrics(
 
 
 def evaluate_labels(way: Way, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Compute the label metrics of `splits` with the decoder at `path`, which is trained if it is missing."""
+    """Compute the label metrics of `splits` with the decoder at `path`, which is trained if it is missing.
+
+    All ranks embed the events; rank 0 does the rest, and sends the metrics.
+    """
     session = way.session
-    ends = {"val": (session.split.train_end, session.split.val_end), "test": (session.split.val_end, None)}
     last = len(session.stream) if "test" in splits else session.split.val_end
     embedded = way.embed(last)
+    return session.ranks.from_first(lambda: _decode(session, embedded, path, splits))
+
+
+def _decode(session: Session, embedded: torch.Tensor, path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Compute the label metrics of embeddings [E, D]; see `evaluate_labels`."""
+    ends = {"val": (session.split.train_end, session.split.val_end), "test": (session.split.val_end, None)}
     decoder = _load(path, embedded) if path.exists() else train_decoder(session, embedded)
     if not path.exists():
         with atomic_file(path) as temporary:

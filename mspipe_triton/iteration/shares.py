@@ -27,7 +27,7 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """What the ranks have computed, on its way among them.
+    """Results of all ranks on their way to each of them.
 
     Args:
         gathering: the exchange.
@@ -66,9 +66,9 @@ class SharedStages(Stages):
 
     def training(self) -> StageFunctions:
         """See `Stages`; `backward` and `exchange` may run at the same time."""
-        fetch = {**self._fetch_stages(), "sample": self.sample_training, "patch": self.patch}
-        work = {"forward": self.forward, "backward": self.backward, "exchange": self.exchange}
-        return {**fetch, **work, "update": self.update}
+        fetch = self._fetch_stages() | {"sample": self.sample_training, "patch": self.patch}
+        learn: StageFunctions = {"forward": self.forward, "backward": self.backward, "exchange": self.exchange}
+        return {**fetch, **learn, "update": self.update}
 
     def scoring(self) -> StageFunctions:
         """See `Stages`."""
@@ -89,9 +89,9 @@ class SharedStages(Stages):
 
     def features(self, work: SharedWork) -> SharedWork:  # type: ignore[override]  # the stages pass on what they get
         """Fetch the rows of the share's scene, and the whole batch's events."""
-        work, load = super().features(work), self.placement.load
-        scene, batch, edges = scene_of(work), work.batch, work.event_edges
-        assert isinstance(work, SharedWork)
+        fetched, load = super().features(work), self.placement.load
+        scene, batch, edges = scene_of(fetched), work.batch, fetched.event_edges
+        assert isinstance(fetched, SharedWork)
         assert work.all_ends is not None
         assert scene.now is not None
         assert edges is not None
@@ -99,7 +99,7 @@ class SharedStages(Stages):
         times = load(self.session.stream.t[batch.start : batch.stop])
         rows = ends.src_rows, ends.dst_rows
         interactions = Interactions(batch.start, times, edges, ends.nodes, *rows, scene.receivers)
-        return replace(work, scene=replace(scene, now=load(scene.now)), all_ends=ends, interactions=interactions)
+        return replace(fetched, scene=replace(scene, now=load(scene.now)), all_ends=ends, interactions=interactions)
 
     def forward(self, work: SharedWork) -> SharedWork:
         """Compute the loss of the share, and start the exchange."""

@@ -22,6 +22,7 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Any)
+R_co = TypeVar("R_co", bound=Any, covariant=True)
 
 
 class Table(NamedTuple):
@@ -121,7 +122,7 @@ class Deliveries:
     receivers: Receivers | None = None
 
 
-class Mailbox(Protocol[R]):
+class Mailbox(Protocol[R_co]):
     """Layout and writes of the nodes' records; `hears` is True if sampled neighbours of the endpoints get mail too."""
 
     hears: bool
@@ -129,7 +130,7 @@ class Mailbox(Protocol[R]):
     def tables(self) -> Mapping[str, Table]:
         """Tables by name."""
 
-    def record(self, rows: dict[str, torch.Tensor]) -> R:
+    def record(self, rows: dict[str, torch.Tensor]) -> R_co:
         """Make the record from rows by name of the table; `mail_features` are included if there is an `event_id`."""
 
     def compose(

@@ -20,9 +20,9 @@ RESOURCES = {
     "train": "compute",
     "forward": "compute",
     "backward": "compute",
-    "exchange": "network",
     "update": "copy_out",
     "iteration": "compute",
+    "exchange": "network",
 }
 DEPTH = 3
 

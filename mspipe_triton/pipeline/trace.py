@@ -79,8 +79,9 @@ class Trace:
         """
         processes = {MEASURED: self._spans, PLANNED: self._plan_spans()}
         zero = min((span.start for spans in processes.values() for _, span in spans), default=0.0)
-        resources = [span.resource for spans in processes.values() for _, span in spans]
-        threads = {name: thread for thread, name in enumerate(dict.fromkeys([*RESOURCES.values(), *resources]))}
+        resources = dict.fromkeys(span.resource for spans in processes.values() for _, span in spans)
+        ordered = dict.fromkeys(name for name in (*RESOURCES.values(), *resources) if name in resources)
+        threads = {name: thread for thread, name in enumerate(ordered)}
         events = [
             event
             for process, (name, spans) in enumerate(processes.items())

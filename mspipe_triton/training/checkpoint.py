@@ -46,12 +46,13 @@ def save_checkpoint(path: Path, session: Session, metrics: dict[str, Any], data:
 def load_checkpoint(path: Path, session: Session) -> dict[str, Any]:
     """Restore a checkpoint into a session of the same config and stream, and return its epoch's metrics.
 
-    `check_data` tells whether the stream is the same.
+    `check_data` tells whether the stream is the same. Rank 0 reads the file for all ranks, which may be of another
+    number than those that wrote it.
 
     Raises:
         RunFolderError: the file is missing, truncated or of another format.
     """
-    content = _read(path)
+    content = session.ranks.content_from_first(lambda: _read(path))
     session.model.load_state_dict(content["model"])
     restore_optimizer(session.optimizer, content["optimizer"])
     session.state.load_state_dict(content["state"])

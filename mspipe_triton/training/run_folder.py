@@ -15,7 +15,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import FILES, Contents, record
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
-from mspipe_triton.files import atomic_file, check_writable
+from mspipe_triton.files import TEMPORARY, atomic_file, check_writable
 from mspipe_triton.models.stored import digest
 
 # The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
@@ -63,8 +63,9 @@ class RunFolder:
         check_writable(path)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
-        # A run that failed in its first epoch leaves only these files, which a new run may overwrite.
+        # A run that failed in its first epoch leaves only these files, which a new run may overwrite or remove.
         leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, folder.metrics)}
+        leftovers |= {each.name for each in path.glob(TEMPORARY)}
         if path.exists() and {inside.name for inside in path.iterdir()} - (leftovers if folder._marked() else set()):
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
         return folder
@@ -136,7 +137,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(config)
-            for leftover in (self.metrics, self.nodes, self.data):
+            for leftover in (self.metrics, self.nodes, self.data, *self.path.glob(TEMPORARY)):
                 leftover.unlink(missing_ok=True)
             past = digest(Path(config.data.history)) if config.data.history else ""
             facts = {**record(stream, contents, scale), "past_model": past}
@@ -170,6 +171,8 @@ class RunFolder:
             config = config.with_flags({"epochs": load_config(self.config).train.epochs})
         try:
             self._write_config(config)
+            for leftover in self.path.glob(TEMPORARY):
+                leftover.unlink(missing_ok=True)
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot be written: {error.strerror}") from error
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import platform
-import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-
-import mspipe_triton
 from mspipe_triton.config import RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import Contents
+from mspipe_triton.distributed.ranks import Ranks
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import add_labels, evaluate_checkpoint, lags, predict_split, run_candidates
 from mspipe_triton.evaluation.metrics import summarise
@@ -34,8 +28,10 @@ from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
+from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.way import Watch, carry_out
+from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
+from mspipe_triton.training.way import Watch, carry_out, silent
 
 
 class Observer:
@@ -69,6 +65,7 @@ def train(
     observer: Observer | None = None,
     trace: bool = False,
     tuned: Tuned | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and write a run folder.
 
@@ -78,39 +75,48 @@ def train(
             the run needs the stream, or a file that holds the same.
         out: the run folder; by default runs/DATASET-MODEL-N with the first free N.
         resume: continue the run in `out`, to `config.train.epochs` epochs in all.
-        observer: called with the run's progress.
-        trace: write `trace.json` into the run folder, with every stage's start and end and the plan.
+        observer: called with the run's progress, in rank 0.
+        trace: write `trace.json` into the run folder, with every stage's start and end and the plan, those of rank 0.
         tuned: settings to use instead of `config.settings`, and stage times for the first plan.
+        ranks: those that share each batch; all call this with the same settings and the same events. None is the ranks
+            of the process group of `torch.distributed`, if it is initialised, else this process alone.
 
     Returns:
-        The content of `result.json`. Its "notes" say that the model is not better than the best baseline or than
-        chance, and what usually helps; they are empty for a good run.
+        The content of `result.json`, in all ranks. Its "notes" say that the model is not better than the best baseline
+        or than chance, and what usually helps; they are empty for a good run.
 
     Raises:
-        InputError: data, settings or folder are not usable; nothing has been written then.
+        InputError: data, settings or folder are not usable, or a rank differs from rank 0; nothing has been written
+            then.
         TrainingError: a loss was not finite; the checkpoints of earlier epochs remain.
     """
+    if ranks is None:
+        ranks = group_ranks()
     if config is None:
-        config = load_config(RunFolder.to_resume(out).config) if resume else RunConfig()
-    entry, observer = enter(config, stream, out, resume, trace), observer or Observer()
+        config = ranks.from_first(lambda: load_config(RunFolder.to_resume(out).config)) if resume else RunConfig()
+    entry, observer = enter(config, stream, out, resume, trace, ranks), observer or Observer()
+    if not ranks.first:
+        observer = Observer()
     for note in entry.notes:
         observer.note(note)
     return run(entry, observer, trace, tuned)
 
 
 def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | None = None) -> dict[str, Any]:
-    """Carry out an entry's run; see `train`."""
+    """Carry out an entry's run; see `train`. Each rank has an observer."""
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
     with process_settings(config):
-        session = Session.create(config, entry.stream, past=entry.past)
-        trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace else None, tuned)
-        done = 0
-        if entry.resume:
-            done = trainer.resume()
+        session, first = Session.create(config, entry.stream, past=entry.past, ranks=entry.ranks), entry.ranks.first
+        trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace and first else None, tuned)
+        done = trainer.resume() if entry.resume else 0
+        if first and entry.resume:
             entry.folder.continue_with(entry.config, done)
-        else:
+        elif first:
             entry.folder.prepare(entry.config, entry.stream, entry.contents, session.time)
+        if entry.restarts:
+            way = f"continuing after epoch {done}" if done else "no epoch was complete, so training starts again"
+            observer.note(f"Restart {entry.restarts}: {way}.")
         if line is not None:
             observer.note(line)
         observer.start(trainer.session, entry.folder)
@@ -124,7 +130,7 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
 
 
 class _Run:
-    """One run over a prepared session and folder."""
+    """One run over a prepared session and folder, of which rank 0 alone writes the files."""
 
     def __init__(
         self, session: Session, contents: Contents, folder: RunFolder, observer: Observer, trace: Trace | None,
@@ -132,7 +138,9 @@ class _Run:
     ) -> None:  # fmt: skip
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
         stage_seconds = {} if tuned is None else tuned.stage_seconds
-        self.way = carry_out(session, Watch(observer.note, self._replanned, observer.evaluation, trace, stage_seconds))
+        self.first = session.ranks.first
+        replanned = self._replanned if self.first else silent
+        self.way = carry_out(session, Watch(observer.note, replanned, observer.evaluation, trace, stage_seconds))
         self.contents = contents
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
@@ -144,26 +152,23 @@ class _Run:
             self._validate(self.pending)
         for epoch in range(done + 1, self.session.config.train.epochs + 1):
             metrics = self._train_epoch(epoch)
-            save_checkpoint(self.folder.last, self.session, metrics, self.contents)
+            if self.first:
+                save_checkpoint(self.folder.last, self.session, metrics, self.contents)
             self._validate(metrics)
         start = time.perf_counter()
-        self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
+        if self.first:
+            self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
         evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(self.session.config.train))
-        self._store()
+        if self.first:
+            self._store()
         add_labels(self.way, self.folder, evaluation)
-        result = self._result(evaluation, time.perf_counter() - start)
-        result["notes"] = verdict(result)
-        self.folder.write_result(result)
-        self.folder.write_card(model_card(result, self.folder.read_record()))
-        if self.trace is not None and self.trace.iterations:
-            self.trace.write(self.folder.trace)
-        return result
+        return self.session.ranks.from_first(lambda: self._write(evaluation, time.perf_counter() - start))
 
     def resume(self) -> int:
         """Restore the newest epoch, and return the number of trained epochs."""
         metrics = load_checkpoint(self.folder.last, self.session)
         epochs: int = metrics["epoch"]
-        self.history = self.folder.read_metrics(epochs)
+        self.history = self.session.ranks.from_first(lambda: self.folder.read_metrics(epochs))
         if len(self.history) < epochs:  # the run ended between the checkpoint and its validation
             self.pending = metrics
         return epochs
@@ -172,8 +177,8 @@ class _Run:
         try:
             metrics = self.way.train(epoch, self.observer.batch)
         except TrainingError as error:
-            best = self.folder.best
-            remainder = f"{best} holds the best earlier epoch" if best.exists() else "no epoch was finished"
+            best = f"{self.folder.best} holds the best earlier epoch"
+            remainder = best if self.history else "no epoch was finished"
             raise TrainingError(f"{error} ({remainder})") from None
         if fusion_failure() and not self.warned:
             self.warned = True
@@ -187,15 +192,29 @@ class _Run:
         """Score validation, copy the checkpoint if the epoch is the best so far, and write the epoch's metrics."""
         start = time.perf_counter()
         predictions, _ = predict_split(self.way, "val", lagged=lags(self.session.config.train))
-        metrics["val"] = {name: value for name, value in summarise(predictions).items() if name != "mrr"}
+        scores = self.session.ranks.from_first(lambda: summarise(predictions))
+        metrics["val"] = {name: value for name, value in scores.items() if name != "mrr"}
         metrics["eval_seconds"] = time.perf_counter() - start
-        if not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history):
+        best = not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history)
+        self.history.append(metrics)
+        if not self.first:
+            return
+        if best:
             forget(self.folder.path)  # a model of an epoch that is no longer the best
             with atomic_file(self.folder.best) as temporary:
                 shutil.copyfile(self.folder.last, temporary)
-        self.history.append(metrics)
         self.folder.append_metrics(metrics)
         self.observer.epoch(metrics)
+
+    def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
+        """Write the files of the finished run, and return its result."""
+        result = self._result(evaluation, evaluation_seconds)
+        result["notes"] = verdict(result)
+        self.folder.write_result(result)
+        self.folder.write_card(model_card(result, self.folder.read_record()))
+        if self.trace is not None and self.trace.iterations:
+            self.trace.write(self.folder.trace)
+        return result
 
     def _store(self) -> None:
         """Write the model as it is now: the best epoch, after all events."""
@@ -205,8 +224,8 @@ class _Run:
 
     def _result(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         session, config, history = self.session, self.session.config, self.history
-        # A run resumed on another number of cores may use another schedule, whose epochs have other stages.
-        stages = set(stage_names(self.way.schedule))
+        # A run resumed on another number of cores or ranks may use another schedule, whose epochs have other stages.
+        stages = set(stage_names(self.way.schedule, shared=not session.ranks.alone))
         same_stages = [epoch for epoch in history if epoch["stage_seconds"].keys() == stages]
         fastest = min(same_stages or history, key=lambda epoch: epoch["seconds"])
         best = max(history, key=lambda epoch: (epoch["val"]["ap"], -epoch["epoch"]))
@@ -226,6 +245,7 @@ class _Run:
             "backend": "torch",
             "fused": fusion_enabled(),
             "device": session.state.placement.device.type,
+            "ranks": session.ranks.count,
             "batch_size": config.train.batch_size,
             "epochs": len(history),
             "seed": config.train.seed,
@@ -240,6 +260,7 @@ class _Run:
             **evaluation,
             "losses": [epoch["loss"] for epoch in history],
             "stage_seconds": fastest["stage_seconds"],
+            "exchange": fastest.get("exchange"),
             "settings": asdict(session.settings),
             "captured": fastest.get("captured", False),
             "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
@@ -249,24 +270,3 @@ class _Run:
             "peak_device_mb": peak_device_mb(session.state.placement.device),
             "versions": versions(),
         }
-
-
-def peak_rss_mb() -> float:
-    """Return the process's largest resident memory so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def peak_device_mb(device: torch.device) -> float:
-    """Return the most GPU memory that torch has allocated so far, MiB; 0 on the CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "mspipe_triton": mspipe_triton.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from mspipe_triton.data.negatives import Purpose
+from mspipe_triton.distributed.ranks import Traffic
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.iteration.resident import Span
 from mspipe_triton.iteration.scene import Batch, Candidates, batches
@@ -99,15 +100,16 @@ class Way(ABC):
         Raises:
             TrainingError: a loss was not finite.
         """
-        events = self.session.training_events
+        events, traffic = self.session.training_events, replace(self.session.ranks.traffic)
         preparing, compiling = self.seconds_preparing, compile_seconds()
         with Interrupts() as interrupts:
             result = self.train_epoch(epoch, progress, interrupts.check)
         compiling = compile_seconds() - compiling + self.seconds_preparing - preparing
+        exchange = self._exchange(traffic, result.losses.numel())
         return {
             "epoch": epoch, "loss": result.mean_loss(events, self.session.size), "seconds": result.seconds,
             "compile_seconds": compiling, "events_per_s": events / result.seconds,
-            "iterations": result.losses.numel(), **result.facts,
+            "iterations": result.losses.numel(), **result.facts, **exchange,
         }  # fmt: skip
 
     @abstractmethod
@@ -148,6 +150,14 @@ class Way(ABC):
     @abstractmethod
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the plan of the epochs for `result.json`, from an epoch's measured stage times."""
+
+    def _exchange(self, before: Traffic, iterations: int) -> dict[str, Any]:
+        """Return the metric `exchange`: bytes that a rank has received per iteration; without other ranks, nothing."""
+        ranks = self.session.ranks
+        if ranks.alone:
+            return {}
+        gathered, reduced = ranks.traffic.gathered - before.gathered, ranks.traffic.reduced - before.reduced
+        return {"exchange": {"gathered_bytes": gathered / iterations, "reduced_bytes": reduced / iterations}}
 
     def settle(self) -> None:
         """Wait for the device."""

@@ -14,7 +14,7 @@ from bench.studies.graphpipe_deaths import PROCESSES, SIGNALS, WAYS
 from bench.studies.graphpipe_equal import DTYPES, OPTIMIZERS
 from tests.pipeline.graphpipe.run.harness import TOLERANCE
 from tests.pipeline.graphpipe.run.layouts import NAMED
-from tests.pipeline.graphpipe.run.pool import pool
+from tests.processes.pool import pool
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 

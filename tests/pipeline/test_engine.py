@@ -223,8 +223,8 @@ def test_a_lane_opens_gets_marks_and_closes_on_its_own_thread() -> None:
     assert [marks for call, _, marks in main.log if call == "before"] == [[1], [2], [3]]
 
 
-def test_a_stage_must_wait_for_the_stage_listed_before_it() -> None:
-    with pytest.raises(GraphError, match="'b' uses the result of 'a'"):
+def test_a_stage_must_wait_for_one_listed_before_it() -> None:
+    with pytest.raises(GraphError, match="'b' uses no result; make it depend on 'a'"):
         Engine(StageGraph((Stage("a", "x"), Stage("b", "y"))), {})
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, first_line
 
 
 def load_callable(kind: str, name: str, example: str, returns: str) -> Callable[..., Any]:
@@ -65,9 +65,3 @@ def call(kind: str, name: str, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except Exception as error:
         raise ConfigError(f"{kind} {name!r}: the call raised {first_line(error)}; fix the callable") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
-from mspipe_triton.errors import GraphError
+from mspipe_triton.errors import GraphError, first_line
 from mspipe_triton.pipeline.graphpipe.capture.trace import Trace, is_trained
-from mspipe_triton.pipeline.graphpipe.named import first_line
 
 
 @dataclass(frozen=True)

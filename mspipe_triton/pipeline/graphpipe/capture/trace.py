@@ -15,8 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mspipe_triton.errors import GraphError
-from mspipe_triton.pipeline.graphpipe.named import first_line
+from mspipe_triton.errors import GraphError, first_line
 
 
 @dataclass(frozen=True)

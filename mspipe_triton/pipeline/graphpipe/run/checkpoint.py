@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from mspipe_triton.errors import InputError, RunFolderError
+from mspipe_triton.errors import InputError, RunFolderError, first_line
 from mspipe_triton.files import settle
-from mspipe_triton.pipeline.graphpipe.named import first_line
 from mspipe_triton.pipeline.graphpipe.run.folder import (
     RECORD,
     Record,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from mspipe_triton.errors import ConfigError
-from mspipe_triton.pipeline.graphpipe.named import call, first_line, load_callable
+from mspipe_triton.errors import ConfigError, first_line
+from mspipe_triton.pipeline.graphpipe.named import call, load_callable
 
 _FIX = "return an iterable of mini-batches: tuples of tensors, dicts of them by argument, or pairs (tuple, dict)"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)

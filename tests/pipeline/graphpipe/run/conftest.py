@@ -1,4 +1,4 @@
-"""Fixtures of pipelined runs: a pool of processes, a group of one process, and a folder with a checkpoint."""
+"""Fixtures of pipelined runs: a group of one process, and a folder with a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from pathlib import Path
 import pytest
 
 from mspipe_triton.pipeline.graphpipe.run.checkpoint import save_checkpoint
-from tests.pipeline.graphpipe.run.pool import Pool, pool
 from tests.pipeline.graphpipe.run.standins import process, standin, train
-
-
-@pytest.fixture(scope="session")
-def processes() -> Iterator[Pool]:
-    """Four processes, for cases on up to as many."""
-    with pool(4) as result:
-        yield result
 
 
 @pytest.fixture

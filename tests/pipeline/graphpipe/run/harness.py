@@ -19,7 +19,7 @@ from mspipe_triton.pipeline.graphpipe.timeline import PlanSpan
 from mspipe_triton.pipeline.graphpipe.work import FORWARD
 from tests.pipeline.graphpipe.run.cases import BATCH, batches, build
 from tests.pipeline.graphpipe.run.oracle import OPTIMIZERS, STEPS, Outcome, differences, expected
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 CLOCK = 1e-3  # seconds by which the clocks of two processes may differ
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -13,7 +13,7 @@ from mspipe_triton.pipeline.graphpipe.timeline import simulate_plan
 from tests.pipeline.graphpipe.run.cases import CASES
 from tests.pipeline.graphpipe.run.harness import compare
 from tests.pipeline.graphpipe.run.layouts import FURTHER, NAMED, at_random, by_hand, planned
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 DETERMINISTIC = [name for name in CASES if name not in ("dropped", "normalised", "twins")]

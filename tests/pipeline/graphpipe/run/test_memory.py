@@ -7,7 +7,7 @@ import torch
 
 from tests.pipeline.graphpipe.run.layouts import NAMED, by_hand
 from tests.pipeline.graphpipe.run.memory import held, planned_activations
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 DTYPE = torch.float64
 

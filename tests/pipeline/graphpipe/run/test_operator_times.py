@@ -24,7 +24,7 @@ from mspipe_triton.pipeline.graphpipe.schedule import Rhythm
 from tests.pipeline.graphpipe.run.cases import batches
 from tests.pipeline.graphpipe.run.harness import trainer_of
 from tests.pipeline.graphpipe.run.layouts import FURTHER, NAMED, Layout, Share, by_hand
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 HERE = "tests.pipeline.graphpipe.run.test_operator_times"
 DTYPE = torch.float64

@@ -8,7 +8,7 @@ import torch
 from tests.pipeline.graphpipe.run.cases import BATCH
 from tests.pipeline.graphpipe.run.harness import compare, equal, joined, train
 from tests.pipeline.graphpipe.run.layouts import Layout, Share, by_hand
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 
 @pytest.mark.parametrize("micro_batch", [3, 4])

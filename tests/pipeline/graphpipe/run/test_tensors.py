@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mspipe_triton.pipeline.graphpipe.run.channels import OUTPUT, Channels
 from mspipe_triton.pipeline.graphpipe.run.replicas import sum_gradients
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 NUMBERS = torch.tensor([1 + 2j, 3 - 4j])
 

@@ -14,7 +14,7 @@ from mspipe_triton.pipeline.graphpipe.work import BACKWARD, FORWARD
 from tests.pipeline.graphpipe.run.cases import batches
 from tests.pipeline.graphpipe.run.harness import CLOCK, trainer_of
 from tests.pipeline.graphpipe.run.layouts import Layout, Share, by_hand
-from tests.pipeline.graphpipe.run.pool import Pool
+from tests.processes.pool import Pool
 
 DELAY = 0.2
 

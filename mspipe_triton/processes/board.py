@@ -74,16 +74,16 @@ class Board:
         return Verdict(*json.loads(text))
 
 
-def process_name(rank: int, stages: Mapping[int, str], pid: int = 0, host: str = "") -> str:
-    """Name a process by its rank, its stage, and its number on its host, as far as there are such.
+def process_name(rank: int, names: Mapping[int, str], pid: int = 0, host: str = "") -> str:
+    """Name a process by its rank, by its name, and by its number on its host, as far as there are such.
 
     Args:
         rank: the process's.
-        stages: the name of every rank's stage.
+        names: of ranks; what else they are called.
         pid: its number, or 0.
         host: its machine if it is another, or "".
     """
-    facts = [stages[rank]] if rank in stages else []
+    facts = [names[rank]] if rank in names else []
     if pid:
         facts.append(f"pid {pid} on {host}" if host else f"pid {pid}")
     return f"process {rank} ({', '.join(facts)})" if facts else f"process {rank}"

@@ -37,7 +37,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.pipeline.graphpipe.run.warm"])
+        self._context.set_forkserver_preload(["tests.processes.warm"])
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
 

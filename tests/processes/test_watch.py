@@ -11,10 +11,10 @@ import pytest
 from torch.distributed import HashStore, Store
 
 from mspipe_triton.errors import GraphError
-from mspipe_triton.pipeline.graphpipe.run import watch as module
-from mspipe_triton.pipeline.graphpipe.run.board import LAUNCHER, Beat, Board, Verdict, process_name
-from mspipe_triton.pipeline.graphpipe.run.watch import BEAT, STARTING, SUSPECT, Watch
-from tests.pipeline.graphpipe.run.running import PROCESSES, TORCHRUN, started
+from mspipe_triton.processes import watch as module
+from mspipe_triton.processes.board import LAUNCHER, Beat, Board, Verdict, process_name
+from mspipe_triton.processes.watch import BEAT, STARTING, SUSPECT, Watch
+from tests.processes.running import PROCESSES, TORCHRUN, started
 
 STALLED = 10.0
 
@@ -30,7 +30,7 @@ class Peers:
         self.lines: list[str] = []
         self.board = Board(store, PROCESSES)
         self.watch = Watch(store, rank, PROCESSES, self.lines.append if speaks else None, stalled=STALLED)
-        self.watch.stages = {rank: f"stage {rank}" for rank in range(PROCESSES)}
+        self.watch.names = {rank: f"stage {rank}" for rank in range(PROCESSES)}
         self.count = 0
 
     def tick(self, *beating: int, seconds: float = BEAT, done: bool = False) -> None:
@@ -151,7 +151,7 @@ def test_the_block_ends_when_all_are_done(peers: Callable[..., Peers]) -> None:
     assert run.watch._complete.is_set()
 
 
-def test_exceptions_name_their_stage_and_place(peers: Callable[..., Peers]) -> None:
+def test_exceptions_name_their_process_and_place(peers: Callable[..., Peers]) -> None:
     run = peers(HashStore())
     try:
         raise ValueError("bad\nwidth")
@@ -201,7 +201,6 @@ def test_torchrun_a_complete_run_prints_its_result(tmp_path: Path) -> None:
         ("late", r"stage 2 \(process 2\) raised ValueError: no checkpoint \(ring.py:\d+\)"),
         ("exits", r"process 1 \(stage 1, pid \d+\) died"),
         ("refuses", "the plan is of another model"),
-        ("size", "the plan needs a process per device, so 4, and not 3; start torchrun with --nproc-per-node 4"),
     ],
 )
 def test_torchrun_a_run_that_fails_says_so_once(case: str, line: str, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mspipe_triton.errors import PipelineError
-from mspipe_triton.pipeline.graphpipe.run.launch import launch
-from tests.pipeline.graphpipe.run.running import LAUNCH, started
+from mspipe_triton.processes.launch import launch
+from tests.processes.running import LAUNCH, started
 
 
 def test_a_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> None:
@@ -30,14 +30,12 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> No
 def test_a_process_that_ends_before_it_joins_is_named(tmp_path: Path) -> None:
     program = "import os, sys, time; os.environ['RANK'] == '1' and sys.exit(5); time.sleep(60)"
     with pytest.raises(PipelineError, match=r"^process 1 \(tail, pid \d+\) ended with exit status 5$"):
-        launch([sys.executable, "-c", program], {0: "head", 1: "tail"})
+        launch([sys.executable, "-c", program], 2, {1: "tail"})
 
 
 def test_signals_are_the_callers_again_after_a_run() -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert (
-        launch([sys.executable, "-c", "import os; assert os.environ['LOCAL_WORLD_SIZE'] == '2'"], {0: "", 1: ""}) == 0
-    )
+    assert launch([sys.executable, "-c", "import os; assert os.environ['LOCAL_WORLD_SIZE'] == '2'"], 2) == 0
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -48,10 +46,10 @@ def test_processes_share_the_cores_unless_the_environment_says_otherwise(
     program = f"import os; open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(os.environ['OMP_NUM_THREADS'])"
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 5)
-    launch([sys.executable, "-c", program], {0: "", 1: ""})
+    launch([sys.executable, "-c", program], 2)
     assert [(tmp_path / rank).read_text(encoding="utf-8") for rank in "01"] == ["2", "2"]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    launch([sys.executable, "-c", program], {0: "", 1: ""})
+    launch([sys.executable, "-c", program], 2)
     assert [(tmp_path / rank).read_text(encoding="utf-8") for rank in "01"] == ["7", "7"]
 
 
@@ -69,7 +67,6 @@ def test_a_complete_run_prints_the_result_of_process_0_alone(tmp_path: Path) -> 
         ("late", 1, r"stage 2 \(process 2\) raised ValueError: no checkpoint \(ring.py:\d+\)"),
         ("exits", 1, r"process 1 \(stage 1, pid \d+\) ended with exit status 7"),
         ("refuses", 2, "the plan is of another model"),
-        ("size", 2, "the plan needs a process per device, so 4, and not 3; start torchrun with --nproc-per-node 4"),
     ],
 )
 def test_a_run_that_fails_says_so_in_one_line(case: str, code: int, line: str, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from mspipe_triton.errors import ConfigError
-from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
-from mspipe_triton.pipeline.graphpipe.run.watch import STALLED, Watch
+from mspipe_triton.processes.watch import STALLED, Watch
 
 LAUNCHED = "MSPIPE_LAUNCHED"  # set in the environment of processes that the launcher watches
 _CONNECT = timedelta(seconds=60)  # at most, to connect to the store
 _CONNECT_HERE = timedelta(seconds=10)  # the same to that of the launcher, which is there before the processes
+_EXCHANGE = timedelta(days=1)  # at most, to wait for a slow process: the watch finds dead ones
 
 Result = TypeVar("Result")
 
@@ -28,9 +28,31 @@ def is_process() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def stage_names(plan: PipelinePlan) -> dict[int, str]:
-    """Return the name of every rank's stage."""
-    return {rank: stage.name for stage in plan.stages for rank in stage.devices}
+def rank() -> int:
+    """Return the rank of this process.
+
+    Raises:
+        ConfigError: the environment has no such number.
+    """
+    return _number("RANK")
+
+
+def world_size() -> int:
+    """Return the number of processes of the run.
+
+    Raises:
+        ConfigError: the environment has no such number.
+    """
+    return _number("WORLD_SIZE")
+
+
+def restarts() -> int:
+    """Return how often torchrun has started the processes of this machine again.
+
+    Raises:
+        ConfigError: the environment has text that is no number.
+    """
+    return _number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def choose_device(device: str) -> str:
@@ -41,7 +63,7 @@ def choose_device(device: str) -> str:
     """
     if device == "cpu":
         return device
-    processes = _number("LOCAL_WORLD_SIZE", _number("WORLD_SIZE"))
+    processes = _number("LOCAL_WORLD_SIZE", world_size())
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus >= processes:
         return "cuda"
@@ -50,46 +72,48 @@ def choose_device(device: str) -> str:
     return "cpu"
 
 
-def run_process(
-    make_plan: Callable[[], PipelinePlan],
-    work: Callable[[PipelinePlan, str], Result],
-    device: str,
-    say: Callable[[str], None],
-    stalled: float = STALLED,
-) -> Result:
+def run_process(work: Callable[[Watch], Result], say: Callable[[str], None], stalled: float = STALLED) -> Result:
     """Carry out this process's part of a run, and return its result once the parts of all processes are complete.
 
     The main thread calls this. If a process fails, it does not return: all exit, and one of them says why. See `Watch`.
 
     Args:
-        make_plan: returns the plan; a process per device is needed.
-        work: takes the plan and the device, "cpu" or "cuda"; `torch.distributed` is initialised.
-        device: auto, cpu or cuda.
+        work: takes the watch; it may start the process group, which ends with it.
         say: prints a line.
         stalled: seconds without a beat after which a process counts as dead.
 
     Raises:
         ConfigError: the environment does not say where the store is.
     """
-    rank, processes = _number("RANK"), _number("WORLD_SIZE")
     launched = LAUNCHED in os.environ
     store = _connect(_CONNECT_HERE if launched else _CONNECT)
     host = None if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
-    with Watch(store, rank, processes, None if launched else say, host, stalled) as watch:
-        plan = make_plan()
-        if plan.devices != processes:
-            raise ConfigError(
-                f"the plan needs a process per device, so {plan.devices}, and not {processes}; start torchrun with "
-                f"--nproc-per-node {plan.devices}"
-            )
-        watch.stages = stage_names(plan)
-        chosen = choose_device(device)
-        if chosen == "cuda":
-            torch.cuda.set_device(_number("LOCAL_RANK", rank))
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen == "cuda" else "gloo")
-        result = work(plan, chosen)
-    distributed.destroy_process_group()
+    with Watch(store, rank(), world_size(), None if launched else say, host, stalled) as watch:
+        result = work(watch)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     return result
+
+
+def start_group(device: str, watch: Watch) -> str:
+    """Start the process group of `torch.distributed`, on a GPU per process or on CPUs. All processes call this.
+
+    Args:
+        device: auto, cpu or cuda.
+        watch: this process's.
+
+    Returns:
+        The device, "cpu" or "cuda"; the GPU of this process is then torch's current one.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes of this host, and "cuda" asks for them.
+    """
+    chosen = choose_device(device)
+    if chosen == "cuda":
+        torch.cuda.set_device(_number("LOCAL_RANK", watch.rank))
+    backend = "cpu:gloo,cuda:nccl" if chosen == "cuda" else "gloo"
+    distributed.init_process_group(backend, rank=watch.rank, world_size=watch.processes, timeout=_EXCHANGE)
+    return chosen
 
 
 def _connect(timeout: timedelta) -> Store:

@@ -21,9 +21,8 @@ import torch
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import Store
 
-from mspipe_triton.errors import MspipeError
-from mspipe_triton.pipeline.graphpipe.named import first_line
-from mspipe_triton.pipeline.graphpipe.run.board import Beat, Board, Verdict, process_name
+from mspipe_triton.errors import MspipeError, first_line
+from mspipe_triton.processes.board import Beat, Board, Verdict, process_name
 
 BEAT = 0.5  # seconds between beats
 STALLED = 20.0  # seconds without a beat after which a process counts as dead
@@ -50,7 +49,7 @@ class Watch:
         stalled: seconds without a beat after which a process counts as dead.
 
     Attributes:
-        stages: the name of every rank's stage, once the plan has been read.
+        names: of ranks; what else messages call them.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class Watch:
         host: int | None = None,
         stalled: float = STALLED,
     ) -> None:
-        self.rank, self.say, self.host, self.stalled = rank, say, host, stalled
-        self.stages: Mapping[int, str] = {}
+        self.rank, self.processes, self.say, self.host, self.stalled = rank, processes, say, host, stalled
+        self.names: Mapping[int, str] = {}
         self._board = Board(store, processes)
         self._count, self._done = 0, False
         self._failure: Verdict | None = None
@@ -104,12 +103,14 @@ class Watch:
         """Return the verdict that an exception of this process is."""
         if isinstance(error, MspipeError):
             return Verdict(str(error), error.exit_code, self.rank)
-        name = f"{self.stages[self.rank]} (process {self.rank})" if self.stages else f"process {self.rank}"
+        name = f"process {self.rank}"
+        if self.rank in self.names:
+            name = f"{self.names[self.rank]} ({name})"
         return Verdict(f"{name} raised {first_line(error)}{_place(error)}", 1, self.rank)
 
     def _name(self, rank: int) -> str:
         beat, here = self._beats[rank], self._beats[self.rank].host
-        return process_name(rank, self.stages, beat.pid, "" if beat.host == here else beat.host)
+        return process_name(rank, self.names, beat.pid, "" if beat.host == here else beat.host)
 
     def _suspect(self, reason: str) -> None:
         self._suspicion = self._suspicion or reason
@@ -199,7 +200,7 @@ def _place(error: BaseException) -> str:
     """Return where an exception comes from, in parentheses: its notes, or a file and line of the user's code; or ""."""
     if notes := getattr(error, "__notes__", []):
         return f" ({'; '.join(notes)})"
-    others = ("<", str(Path(__file__).parents[3]), str(Path(torch.__file__).parent), get_path("stdlib"))
+    others = ("<", str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), get_path("stdlib"))
     for frame in reversed(extract_tb(error.__traceback__)):
         if not frame.filename.startswith(others):
             return f" ({os.path.basename(frame.filename)}:{frame.lineno})"

@@ -1,4 +1,4 @@
-"""Launcher of a run on this machine: starts a process per device, watches over them, and ends all of them."""
+"""Launcher of a run on this machine: starts its processes, watches over them, and ends all of them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from types import MappingProxyType
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its module imports it without a list of names
 
 from mspipe_triton.errors import InputError, PipelineError
-from mspipe_triton.pipeline.graphpipe.run.board import LAUNCHER, Board, Verdict, process_name
-from mspipe_triton.pipeline.graphpipe.run.processes import LAUNCHED
+from mspipe_triton.processes.board import LAUNCHER, Board, Verdict, process_name
+from mspipe_triton.processes.start import LAUNCHED
 
 _ADDRESS = "127.0.0.1"
 _POLL = 0.05  # seconds
 _PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
-def launch(command: Sequence[str], stages: Mapping[int, str]) -> int:
-    """Run a command in a process per device of a plan until all have ended, and return their exit status.
+def launch(command: Sequence[str], processes: int, names: Mapping[int, str] = MappingProxyType({})) -> int:
+    """Run a command in processes until all have ended, and return their exit status.
 
     The first process inherits stdout; what the others print there goes to stderr. If one fails, all others are ended.
     If this process is killed, they end by themselves, since it hosts their store.
 
     Args:
         command: calls `run_process`.
-        stages: the name of every rank's stage.
+        processes: their number.
+        names: of ranks; what else messages call them.
 
     Returns:
         0, or the status of a process that has said why it failed after its part of the run.
@@ -40,16 +42,16 @@ def launch(command: Sequence[str], stages: Mapping[int, str]) -> int:
         PipelineError: a process died or failed, or the run was interrupted.
     """
     store = TCPStore(_ADDRESS, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
-    board = Board(store, len(stages))
-    processes: list[subprocess.Popen[bytes]] = []
+    board = Board(store, processes)
+    children: list[subprocess.Popen[bytes]] = []
     with _signals() as received:
         try:
-            _start(processes, command, len(stages), store.port)
-            while (code := _check(board, processes, stages, received)) is None:
+            _start(children, command, processes, store.port)
+            while (code := _check(board, children, names, received)) is None:
                 time.sleep(_POLL)
             return code
         finally:
-            _end(processes)
+            _end(children)
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _start(processes: list[subprocess.Popen[bytes]], command: Sequence[str], count: int, port: int) -> None:
+def _start(children: list[subprocess.Popen[bytes]], command: Sequence[str], count: int, port: int) -> None:
     """Start the processes. SIGINT, which the terminal sends to them as well, is blocked in them."""
     threads = max(1, torch.get_num_threads() // count)
     shared = {
@@ -84,23 +86,23 @@ def _start(processes: list[subprocess.Popen[bytes]], command: Sequence[str], cou
         for rank in range(count):
             environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             output = None if rank == 0 else 2
-            processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output))
+            children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _check(
-    board: Board, processes: Sequence[subprocess.Popen[bytes]], stages: Mapping[int, str], received: Sequence[int]
+    board: Board, children: Sequence[subprocess.Popen[bytes]], names: Mapping[int, str], received: Sequence[int]
 ) -> int | None:
     """Return the exit status of the run, or None while it goes on."""
-    codes = [each.poll() for each in processes]
+    codes = [each.poll() for each in children]
     verdict, beats = board.read()
     if verdict is None and received:
         reason = "interrupted" if signal.SIGINT in received else f"stopped by {signal.Signals(received[0]).name}"
         verdict = board.settle(Verdict(reason, 1, LAUNCHER))
     for rank, code in enumerate(codes):
         if verdict is None and code and (code < 0 or not beats[rank].done):
-            name = process_name(rank, stages, processes[rank].pid)
+            name = process_name(rank, names, children[rank].pid)
             end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
             hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
             verdict = board.settle(Verdict(f"{name} {end}{hint}", 1, LAUNCHER))
@@ -109,13 +111,13 @@ def _check(
     return None if None in codes else max(code or 0 for code in codes)
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
     """End the processes that are still running."""
     deadline = time.monotonic() + _PATIENCE
-    for each in processes:
+    for each in children:
         each.terminate()
-    while any(each.poll() is None for each in processes) and time.monotonic() < deadline:
+    while any(each.poll() is None for each in children) and time.monotonic() < deadline:
         time.sleep(_POLL)
-    for each in processes:
+    for each in children:
         each.kill()
         each.wait()

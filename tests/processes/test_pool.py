@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.pipeline.graphpipe.run.pool import Pool, RankError
+from tests.processes.pool import Pool, RankError
 
 
 def total(start: int) -> int:
