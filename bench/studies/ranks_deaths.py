@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ import torch
 import typer
 
 from bench.report import command, header, show
-from tests.processes.running import Run, running, wait_until
+from tests.processes.running import Run, running
 
 RANKS = 3
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", str(RANKS))
@@ -97,12 +97,12 @@ def end_of(way: str, words: Sequence[str], out: Path, whole: Path, undisturbed: 
     folder.mkdir()
     start = time.perf_counter()
     with running(line(way, words, out), folder, RANKS, "mspipe-triton") as run:
-        wait_until(lambda: len(epochs_of(out)) == COMPLETE or run.process.poll() is not None)
+        _wait(lambda: len(epochs_of(out)) == COMPLETE or run.process.poll() is not None)
         pids = ranks_of(run)
         time.sleep(epochs_of(out)[-1]["seconds"] / 2)
         run.kill(pids[rank])
         killed = time.perf_counter()
-        wait_until(lambda: not set(pids.values()) & set(run.left_over()))
+        _wait(lambda: not set(pids.values()) & set(run.left_over()))
         seconds, epochs = time.perf_counter() - killed, len(epochs_of(out))
         _, errors = run.process.communicate(timeout=PATIENCE)
         lost = time.perf_counter() - start - undisturbed
@@ -116,6 +116,13 @@ def end_of(way: str, words: Sequence[str], out: Path, whole: Path, undisturbed: 
         "named": len(messages) == 1 and f"process {rank}" in messages[0],
         "difference": difference(out, whole), "seconds_lost": lost if restarts else None,
     }  # fmt: skip
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"the run has not come there within {PATIENCE:g} s"
+        time.sleep(0.02)
 
 
 def epochs_of(out: Path) -> list[Facts]:

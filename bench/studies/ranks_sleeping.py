@@ -74,8 +74,8 @@ def work(groups: Groups, counts: Sequence[int], cases: Sequence[Case], iteration
                 if ranks is None:
                     continue
                 stages = RankStages(ranks)
-                costs = stages.costs()
                 for case in (*cases, *(SLOW if count == SLOW_RANKS else ())):
+                    costs = stages.costs()  # right before the run, as other programs change them
                     facts = {"schedule": case.schedule, "slow": case.link > 0, "ranks": count, "costs_ms": costs}
                     rows.append({**facts, **run(stages, case, costs, iterations)})
     return rows
@@ -178,7 +178,8 @@ def run(stages: RankStages, case: Case, costs: Mapping[str, float], iterations: 
 def summary(rows: Sequence[Facts]) -> Facts:
     """Return medians of each schedule by number of ranks, and the gain of staleness on a slow link.
 
-    A speed is relative to the run on one rank, or under the schedule that waits, in the same turn.
+    A speed is relative to the run on one rank, or under the schedule that waits, in the same turn. Each plan has the
+    exchanges that were measured right before its run.
     """
     runs: dict[tuple[str, bool, int], list[Facts]] = {}
     for row in rows:
