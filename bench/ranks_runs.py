@@ -8,6 +8,9 @@ from typing import Any
 from bench.tables import markdown
 
 Facts = Mapping[str, Any]
+WAYS = {
+    "launcher": "`--nproc`", "torchrun": "torchrun", "torchrun, restarts": "torchrun `--max-restarts 1`",
+}  # fmt: skip
 STAGES = ("sample", "train", "forward", "backward", "exchange", "update")
 
 
@@ -79,6 +82,20 @@ def speed(report: Facts) -> str:
     return markdown(head, lines)
 
 
+def deaths(report: Facts) -> str:
+    """Runs whose rank is killed, by the way in which they start."""
+    head = ("started by", "rank", "last survivor ended after, s", "named", "resumed by", "largest difference", "s lost")
+    lines = [
+        (
+            WAYS[row["way"]], f"{row['rank']}", f"{row['seconds']:.1f}", "yes" if row["named"] else "no",
+            "`--resume`" if row["seconds_lost"] is None else "itself", _error(row["difference"]),
+            "" if row["seconds_lost"] is None else f"{row['seconds_lost']:.1f}",
+        )
+        for row in report["runs"]
+    ]  # fmt: skip
+    return markdown(head, lines)
+
+
 def _period(case: Facts) -> tuple[str, ...]:
     periods = (f"{case[key]:.1f}" for key in ("planned_ms", "measured_ms"))
     speeds = (f"{case[key]:.2f}" for key in ("measured_over_planned", "planned_speed", "speed"))
@@ -86,4 +103,8 @@ def _period(case: Facts) -> tuple[str, ...]:
 
 
 def _errors(row: Facts) -> tuple[str, ...]:
-    return tuple(f"{row[key]:.1e}" if row[key] else "0" for key in ("losses", "weights", "state"))
+    return tuple(_error(row[key]) for key in ("losses", "weights", "state"))
+
+
+def _error(value: float) -> str:
+    return f"{value:.1e}" if value else "0"

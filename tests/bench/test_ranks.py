@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.ranks_runs import equal, sleeping, speed
-from bench.studies import ranks_equal, ranks_sleeping, ranks_speed
+from bench.ranks_runs import deaths, equal, sleeping, speed
+from bench.studies import ranks_deaths, ranks_equal, ranks_sleeping, ranks_speed
 from bench.studies.groups import Groups, in_processes
 from bench.studies.ranks_equal import HUB, Job, difference, gathered_bytes
 from bench.studies.ranks_sleeping import Case, RankStages, planned
@@ -138,6 +138,34 @@ def test_the_summary_and_the_table_of_speed_by_hand() -> None:
     lines = speed({"runs": [first, second]}).splitlines()
     assert lines[-2].startswith("| 600 | serial | 1 × 1 | 150 | 1.00 | 100.0 |  | 80.0 |")
     assert lines[-1] == "| 600 | serial | 2 × 1 | 175 | 1.25 | 100.0 |  |  | 20.0 | 40.0 | 5.0 |  | 10.0 | 15% |"
+
+
+def test_the_difference_of_two_runs_by_hand(tmp_path: Path) -> None:
+    for name, losses, scores in (
+        ("a", [1.0, 2.0], {"mrr": 0.5, "ap": 0.8}),
+        ("b", [1.0, 2.5], {"ap": 0.8, "mrr": 0.4}),
+    ):
+        (tmp_path / name).mkdir()
+        text = json.dumps({"losses": losses, "val": {}, "test": {"inductive": scores}, "seconds": len(name)})
+        (tmp_path / name / "result.json").write_text(text, encoding="utf-8")
+    assert ranks_deaths.difference(tmp_path / "a", tmp_path / "b") == pytest.approx(0.25)
+    assert ranks_deaths.difference(tmp_path / "a", tmp_path / "a") == 0
+
+
+def test_complete_epochs_are_whole_lines_without_events(tmp_path: Path) -> None:
+    assert ranks_deaths.epochs_of(tmp_path) == []
+    text = '{"event": "plan"}\n{"epoch": 1}\n{"epoch": 2}'
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    assert ranks_deaths.epochs_of(tmp_path) == [{"epoch": 1}]
+
+
+def test_the_table_of_deaths_by_hand() -> None:
+    row = {"way": "launcher", "rank": 1, "seconds": 0.62, "named": True, "difference": 0.0, "seconds_lost": None}
+    other = {**row, "way": "torchrun, restarts", "named": False, "difference": 2e-15, "seconds_lost": 7.25}
+    assert deaths({"runs": [row, other]}).splitlines()[2:] == [
+        "| `--nproc` | 1 | 0.6 | yes | `--resume` | 0 |  |",
+        "| torchrun `--max-restarts 1` | 1 | 0.6 | no | itself | 2.0e-15 | 7.2 |",
+    ]
 
 
 @pytest.mark.parametrize("name", ["sleeping", "equal", "speed"])
