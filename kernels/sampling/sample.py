@@ -8,9 +8,15 @@ import torch
 
 from mspipe_triton.kernels.numbers.philox import philox_below, philox_block, philox_integers
 from mspipe_triton.kernels.runtime import checks, spaces
-from mspipe_triton.kernels.runtime.fusion import fused
-from mspipe_triton.kernels.runtime.launch import Config, cdiv, device_function, kernel, pow2, tl
+from mspipe_triton.kernels.runtime.launch import Config, cdiv, kernel, pow2, tl
 from mspipe_triton.kernels.runtime.operation import operation
+from mspipe_triton.kernels.sampling.entries import (
+    block_segments,
+    first_not_before,
+    gather_entries,
+    segments,
+    write_entries,
+)
 
 CONFIGS = Config({"BLOCK": 32}, num_warps=2), Config({"BLOCK": 16}, num_warps=1), Config({"BLOCK": 64}, num_warps=4)
 Sampled = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -52,7 +58,7 @@ class Uniform(NamedTuple):
     """Sample `fanout` T-CSR entries of each root with time < root time uniformly with replacement (as in TGL).
 
     A root with n > 0 earlier entries gets min(n, fanout) slots, so on average no entry of a short history counts more
-    than once. The draw for slot j of root r depends only on `draws` and r·fanout + j.
+    than once. The draw for slot j of root r depends only on `draws` and p_r·fanout + j, where p_r is the root's place.
 
     Args:
         indptr: [N + 1] int64; node v owns the entries indptr[v] to indptr[v + 1].
@@ -64,6 +70,8 @@ class Uniform(NamedTuple):
         fanout: F ≥ 1.
         draws: [4] int64, the Philox words (seed, purpose, epoch, iteration).
         dtype: floating type of the returned differences.
+        places: [R] int64, at least 0, of the roots in a longer list, so that a part of it has the draws of the whole;
+            None for 0, 1, ….
 
     Returns:
         As for `sample_recent`, in order of the draws: neighbours [R, F] int64 and event ids [R, F] int64, −1 in empty
@@ -83,11 +91,17 @@ class Uniform(NamedTuple):
     fanout: int
     draws: torch.Tensor
     dtype: torch.dtype = torch.float32
+    places: torch.Tensor | None = None
 
 
 def _draws(args: Recent | Uniform) -> torch.Tensor | None:
     """Philox words of the draws, or None for the most recent neighbours."""
     return args.draws if isinstance(args, Uniform) else None
+
+
+def _places(args: Recent | Uniform) -> torch.Tensor | None:
+    """Return the roots' places for the draws, or None if they are their numbers."""
+    return args.places if isinstance(args, Uniform) else None
 
 
 def _reference(args: Recent | Uniform) -> Sampled:
@@ -101,89 +115,13 @@ def _reference(args: Recent | Uniform) -> Sampled:
     if draws is None:
         positions = end.unsqueeze(1) - torch.arange(1, args.fanout + 1, device=device)
     else:
-        slots = torch.arange(roots.numel() * args.fanout, device=device).view(-1, args.fanout)
+        places = _places(args)
+        places = torch.arange(roots.numel(), device=device) if places is None else places
+        slots = places.unsqueeze(1) * args.fanout + torch.arange(args.fanout, device=device)
         positions = start.unsqueeze(1) + philox_integers(draws, slots, (end - start).unsqueeze(1))
     counts = (end - start).clamp_(max=args.fanout)
     entries = args.neighbours, args.event_ids, args.times
     return (*gather_entries(positions, counts, args.root_times, *entries, args.dtype), counts)
-
-
-def segments(indptr: torch.Tensor, roots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end [R] of each root's entries; an empty segment for a negative root."""
-    node = roots.clamp(min=0)
-    start = indptr.index_select(0, node)
-    return start, torch.where(roots < 0, start, indptr.index_select(0, node + 1))
-
-
-def first_not_before(times: torch.Tensor, start: torch.Tensor, end: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-    """First position with a time ≥ the bound in each segment [start, end) of sorted `times` [M > 0]; all [R]."""
-    ahead = times.index_select(0, (end - 1).clamp_(min=0)) < bounds
-    if bool((ahead | (end == start)).all()):  # as after the last event
-        return end
-    position = start
-    for bit in reversed(range(int((end - start).max()).bit_length())):
-        # A step beyond the segment stops at its end; a step is accepted if all earlier entries are before the bound.
-        candidate = torch.minimum(position + (1 << bit), end)
-        probe = times.index_select(0, (candidate - 1).clamp_(min=0))
-        position = torch.where(probe < bounds, candidate, position)
-    return torch.maximum(position, start)
-
-
-@fused()
-def gather_entries(
-    positions: torch.Tensor,
-    counts: torch.Tensor,
-    root_times: torch.Tensor,
-    neighbours: torch.Tensor,
-    event_ids: torch.Tensor,
-    times: torch.Tensor,
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """T-CSR entries at the first `counts` [R] of each row of `positions` [R, F]: neighbours, event ids and Δt."""
-    filled = torch.arange(positions.shape[1], device=positions.device) < counts.unsqueeze(1)
-    positions = torch.where(filled, positions, 0)
-    deltas = torch.where(filled, root_times.unsqueeze(1) - times[positions], 0).to(dtype)
-    nodes = torch.where(filled, neighbours[positions].long(), -1)
-    return nodes, torch.where(filled, event_ids[positions].long(), -1), deltas
-
-
-@device_function
-def block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root):
-    """Start of the entries, end of those before the root's time, and that time, for a block of roots [BLOCK].
-
-    A binary search runs on all roots in step; a negative root and one outside the mask have no entries.
-    """
-    b_root = tl.load(p_roots + o_root, mask=m_root, other=-1).to(tl.int64)
-    m_real = b_root >= 0
-    b_time = tl.load(p_root_times + o_root, mask=m_root, other=0)
-    b_start = tl.load(p_indptr + b_root, mask=m_real, other=0)
-    low, high = b_start, tl.load(p_indptr + b_root + 1, mask=m_real, other=0)
-    while tl.max(high - low, 0) > 0:
-        middle = low + (high - low) // 2
-        m_open = low < high
-        early = m_open & (tl.load(p_times + middle, mask=m_open, other=0) < b_time)
-        low, high = tl.where(early, middle + 1, low), tl.where(m_open & ~early, middle, high)
-    return b_start, low, b_time
-
-
-@device_function
-def write_entries(
-    p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
-    o_root, m_root, i_slot, b_time, b_position, m_filled, FANOUT: tl.constexpr,
-):  # fmt: skip
-    """Write slots i_slot [SLOTS] of a block of roots: the entries at b_position [BLOCK, SLOTS] under m_filled, else −1
-    and 0."""
-    o_slot = o_root.to(tl.int64)[:, None] * FANOUT + i_slot[None, :]
-    m_slot = m_root[:, None] & (i_slot < FANOUT)[None, :]
-    b_node = tl.load(p_neighbours + b_position, mask=m_filled, other=-1).to(tl.int64)
-    b_event = tl.load(p_event_ids + b_position, mask=m_filled, other=-1).to(tl.int64)
-    b_delta = b_time[:, None] - tl.load(p_times + b_position, mask=m_filled, other=0)
-    tl.store(p_out_nodes + o_slot, b_node, mask=m_slot)
-    tl.store(p_out_events + o_slot, b_event, mask=m_slot)
-    b_delta = tl.where(m_filled, b_delta, 0)
-    if p_out_deltas.dtype.element_ty == tl.bfloat16:
-        b_delta = b_delta.to(tl.float32)  # as in torch; the interpreter converts no other way, and truncates
-    tl.store(p_out_deltas + o_slot, b_delta.to(p_out_deltas.dtype.element_ty), mask=m_slot)
 
 
 @kernel(*CONFIGS, space=spaces.SAMPLE)
@@ -210,21 +148,25 @@ def recent_kernel(
 
 @kernel(*CONFIGS, space=spaces.SAMPLE)
 def uniform_kernel(
-    p_indptr, p_neighbours, p_event_ids, p_times, p_roots, p_root_times, p_draws,
+    p_indptr, p_neighbours, p_event_ids, p_times, p_roots, p_root_times, p_draws, p_places,
     p_out_nodes, p_out_events, p_out_deltas, p_out_counts, num_roots,
     FANOUT: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Slot j < min(n_r, F) of root r: the entry at start_r + ⌊philox(rF + j)₀ · n_r / 2³²⌋ of its n_r earlier ones."""
+    """Slot j < min(n_r, F) of root r: the entry at start_r + ⌊philox(p_r F + j)₀ · n_r / 2³²⌋ of its n_r earlier ones,
+    where p_r is r without places."""
     o_root = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_root = o_root < num_roots
     b_start, b_end, b_time = block_segments(p_indptr, p_roots, p_times, p_root_times, o_root, m_root)
     b_available = b_end - b_start
     b_count = tl.minimum(b_available, FANOUT)
     tl.store(p_out_counts + o_root, b_count, mask=m_root)
+    b_place = o_root.to(tl.int64)
+    if p_places is not None:
+        b_place = tl.load(p_places + o_root, mask=m_root, other=0)
     for i_first in range(0, FANOUT, SLOTS):
         i_slot = i_first + tl.arange(0, SLOTS)
         m_filled = i_slot[None, :] < b_count[:, None]
-        b_word, _, _, _ = philox_block(p_draws, o_root.to(tl.int64)[:, None] * FANOUT + i_slot[None, :])
+        b_word, _, _, _ = philox_block(p_draws, b_place[:, None] * FANOUT + i_slot[None, :])
         b_position = tl.where(m_filled, b_start[:, None] + philox_below(b_word, b_available[:, None]), 0)
         write_entries(
             p_neighbours, p_event_ids, p_times, p_out_nodes, p_out_events, p_out_deltas,
@@ -239,7 +181,7 @@ def _launch(args: Recent | Uniform) -> Sampled:
     """
     out, (sampler, draws) = (
         _empty(args),
-        (uniform_kernel, (args.draws,)) if isinstance(args, Uniform) else (recent_kernel, ()),
+        (uniform_kernel, (args.draws, args.places)) if isinstance(args, Uniform) else (recent_kernel, ()),
     )
     config = sampler.config()
     sampler.launch(
@@ -258,7 +200,7 @@ def _empty(args: Recent | Uniform) -> Sampled:
 
 
 def _check(args: Recent | Uniform) -> None:
-    draws = _draws(args)
+    draws, places = _draws(args), _places(args)
     name = "sample_recent" if draws is None else "sample_uniform"
     entries = {"neighbours": args.neighbours, "event_ids": args.event_ids, "times": args.times}
     starts = {"roots": args.roots, "root_times": args.root_times}
@@ -276,16 +218,19 @@ def _check(args: Recent | Uniform) -> None:
         shapes = [tuple(vector.shape) for vector in vectors.values()]
         if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"{name}: {', '.join(vectors)} are {shapes}; give vectors of one length")
-    checks.dtype(name, (torch.int64,), indptr=args.indptr, draws=draws)
+    checks.dtype(name, (torch.int64,), indptr=args.indptr, draws=draws, places=places)
     checks.dtype(name, checks.INTEGERS, neighbours=args.neighbours, event_ids=args.event_ids, roots=args.roots)
     checks.dtype(name, checks.TIMES, times=args.times)
     if draws is not None and draws.shape != (4,):
         words = "(seed, purpose, epoch, iteration)"
         raise ValueError(f"{name}: draws has shape {tuple(draws.shape)}; give the four words {words} as [4]")
-    checks.layout(name, indptr=args.indptr, **entries, **starts, draws=draws)
+    if places is not None and places.shape != args.roots.shape:
+        shapes = tuple(places.shape), tuple(args.roots.shape)
+        raise ValueError(f"{name}: places has shape {shapes[0]}, roots has {shapes[1]}; give a place for each root")
+    checks.layout(name, indptr=args.indptr, **entries, **starts, draws=draws, places=places)
     checks.device(
         name, args.roots.device, ("indptr", *entries),
-        indptr=args.indptr, **entries, root_times=args.root_times, draws=draws,
+        indptr=args.indptr, **entries, root_times=args.root_times, draws=draws, places=places,
     )  # fmt: skip
     checks.within(name, "roots", args.roots, args.indptr.numel() - 1, None)
     checks.within(name, "indptr", args.indptr, args.times.numel() + 1)

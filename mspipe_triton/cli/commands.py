@@ -122,17 +122,23 @@ def plan(
     """Plan a pipeline: its period, the smallest staleness that reaches it, and the start of each stage.
 
     For example: --times sample=2,features=3,memory=2,train=6,update=3
+
+    Several ranks: --times sample=2,features=3,memory=2,forward=2,backward=4,exchange=9,update=3
     """
     from mspipe_triton.pipeline.plan import make_plan, parse_times
+    from mspipe_triton.pipeline.slow_link import staleness_gain
 
     result = make_plan(schedule, parse_times(times), staleness)
+    gain = staleness_gain(result)
     if as_json:
-        print(json.dumps(result.to_json()))
+        print(json.dumps({**result.to_json(), **({} if gain is None else {"staleness_gain": gain.to_json()})}))
         return
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import plan_table
 
     console.print(plan_table(result))
+    if gain is not None:
+        console.print(gain.describe())
 
 
 @data_app.command()

@@ -19,6 +19,7 @@ from mspipe_triton.placement import Placement
 
 _BLOCK = 256
 LAYER = 16  # above every purpose, so that purpose + LAYER · layer identifies both
+RANK = 2**16  # above every purpose and layer
 
 
 class Purpose(IntEnum):
@@ -51,16 +52,23 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class IterationDraws:
-    """Draws of an iteration whose number is known on the host; the words are created on use."""
+    """Draws of an iteration whose number is known on the host; the words are created on use.
+
+    Args:
+        rank: of the process, if others draw for parts of the same batch by numbers of their own: their draws differ
+            from this one's.
+    """
 
     seed: int
     epoch: int
     iteration: int
     placement: Placement
+    rank: int = 0
 
     def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
         """Philox words [4] int64 on the placement's device."""
-        return self.placement.load(draw_words(self.seed, purpose + LAYER * layer, self.epoch, self.iteration))
+        key = purpose + LAYER * layer + RANK * self.rank
+        return self.placement.load(draw_words(self.seed, key, self.epoch, self.iteration))
 
 
 class NegativeSampler:

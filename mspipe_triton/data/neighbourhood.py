@@ -20,12 +20,14 @@ class Roots:
     """R nodes to embed, at one time each; equal `keys` [R] mean equal (node, time) pairs.
 
     A padding root has node −1 and key −1. The key of an event's source is 2·event, of its destination 2·event + 1;
-    other roots have keys of their own.
+    other roots have keys of their own. `places` [R] are those of the roots in a whole batch, if they are a share of it:
+    uniform neighbours of a root then depend on its place; None if the roots are whole.
     """
 
     nodes: torch.Tensor
     times: torch.Tensor
     keys: torch.Tensor
+    places: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class NeighbourSampler:
         if not draws:
             nodes, rows = _unique(roots.nodes)
             return Neighbourhood(nodes, rows, [])
-        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, draws[0], horizon)
+        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, draws[0], horizon, roots.places)
         join = _join if self.deduplicate == "all" else _append
         nodes, root_rows, rows, distinct = join(roots.nodes, neighbours, counts)
         hops.append(Hop(root_rows, distinct, rows, events, deltas, counts))
@@ -130,18 +132,19 @@ class NeighbourSampler:
         return Neighbourhood(nodes, top if len(hops) == 1 else root_rows.index_select(0, top), hops)
 
     def neighbours(
-        self, nodes: torch.Tensor, times: torch.Tensor, words: torch.Tensor, horizon: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, ...]:
+        self, nodes: torch.Tensor, times: torch.Tensor, words: torch.Tensor, horizon: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
         """Sample neighbours [P, F] of P nodes before one time each, with their events, time differences and counts.
 
-        They are from before the `horizon` [], too, if there is one.
+        They are from before the `horizon` [], too, if there is one. For `places` [P] see `Roots`.
         """
         graph = (self.adjacency.indptr, self.adjacency.neighbours, self.adjacency.event_ids, self.adjacency.times)
         bounds = times if horizon is None else torch.minimum(times, horizon)
         if self.adjacency.stride > 1:
             nodes = nodes * self.adjacency.stride  # those of padding stay negative
         if self.uniform:
-            sampled = sample_uniform(*graph, nodes, bounds, self.fanout, words, self.dtype)
+            sampled = sample_uniform(*graph, nodes, bounds, self.fanout, words, self.dtype, places)
         else:
             sampled = sample_recent(*graph, nodes, bounds, self.fanout, self.dtype)
         if horizon is None:
@@ -152,7 +155,7 @@ class NeighbourSampler:
 
     def _pairs(self, roots: Roots, words: torch.Tensor, horizon: torch.Tensor | None) -> tuple[Roots, Hop]:
         """Sample a hop over (node, time) pairs; returns the distinct pairs, the roots' first, and the hop."""
-        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, words, horizon)
+        neighbours, events, deltas, counts = self.neighbours(roots.nodes, roots.times, words, horizon, roots.places)
         mask = events >= 0
         ends = (self.stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
         keys, inverse = _unique(torch.cat([roots.keys, torch.where(mask, 2 * events + ends, -1).view(-1)]))

@@ -24,6 +24,11 @@ class Traffic:
     gathered: int = 0
     reduced: int = 0
 
+    def add(self, gathered: int, reduced: int) -> None:
+        """Count further bytes."""
+        self.gathered += gathered
+        self.reduced += reduced
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -73,8 +78,8 @@ class Ranks:
         self.traffic.gathered += everything.numel()
         if self.alone:
             everything.copy_(message)
-            return Gathering(everything, parts, None)
-        return Gathering(everything, parts, _all_gather(everything.view(-1), message, async_op=True))
+            return Gathering(everything, message, parts, None)
+        return Gathering(everything, message, parts, _all_gather(everything.view(-1), message, async_op=True))
 
     def reduce(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace tensors of one dtype by their sums over all ranks, with the same bits in each of them."""
@@ -163,9 +168,13 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Gathering:
-    """An exchange under way: the bytes of all ranks [N, ·], the parts of this one, and the work to wait for."""
+    """An exchange under way: the bytes of all ranks [N, ·], those of this one and its parts, and the work to wait for.
+
+    Keep it until the device is done with the parts, since another stream may wait for them than the one that sent them.
+    """
 
     everything: torch.Tensor
+    message: torch.Tensor
     parts: Sequence[torch.Tensor]
     work: distributed.Work | None
 
@@ -176,8 +185,8 @@ class Gathering:
         result, start = list[torch.Tensor](), 0
         for part in self.parts:
             size = part.numel() * part.element_size()
-            rows = self.everything[:, start : start + size].contiguous()
-            result.append(rows.view(part.dtype).view(-1, *part.shape))
+            rows = self.everything[:, start : start + size].reshape(-1)
+            result.append(rows.view(part.dtype).view(self.everything.shape[0], *part.shape))
             start += _aligned(size)
         return result
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.kernels.runtime.checks import debugging
 
 _WARM = 3  # the first step compiles and creates the optimizer's state, the next lets the allocator settle
@@ -38,17 +39,19 @@ class Replay:
     Args:
         device: the step's device; on the CPU the step itself is called.
         captured: whether to capture the step on a GPU.
+        ranks: those whose exchanges are part of the step; all capture it, or none.
     """
 
-    def __init__(self, step: Callable[[], None], device: torch.device, captured: bool) -> None:
+    def __init__(self, step: Callable[[], None], device: torch.device, captured: bool, ranks: Ranks = ALONE) -> None:
         self.step, self.device, self.captured = step, device, captured and device.type == "cuda"
+        self.ranks, self.bytes = ranks, (0, 0)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, begin: Callable[[], object]) -> str | None:
         """Run the step a few times to compile all kernels, then capture it without running it.
 
-        The caller restores what the step changes. A step that cannot be captured is launched kernel by kernel from
-        then on.
+        The caller restores what the step changes. A step that a rank cannot capture is launched kernel by kernel from
+        then on, by all of them.
 
         Args:
             begin: called before every step to set up its input.
@@ -68,19 +71,10 @@ class Replay:
         torch.cuda.current_stream(self.device).wait_stream(side)
         if not self.captured:
             return None
-        if debugging():
-            return "debugging is on, and its checks read values on the host"
-        begin()
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        main = torch.cuda.current_stream(self.device)
-        try:
-            with _isolation(), torch.cuda.graph(graph, pool=pool, stream=side):
-                self.step()
-        except RuntimeError as error:
-            _abandon(main, pool)
-            context = error.__context__  # ending a capture after an error raises a second error
-            cause = context if isinstance(context, RuntimeError) else error
-            return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        graph = torch.cuda.CUDAGraph()
+        failure = self._capture(graph, side, begin)
+        if self.ranks.any(failure is not None):
+            return failure or "another rank could not capture its step"
         self.graph = graph
         return None
 
@@ -88,8 +82,31 @@ class Replay:
         """Run the step once, without waiting for the device."""
         if self.graph is not None:
             self.graph.replay()
+            self.ranks.traffic.add(*self.bytes)
         else:
             self.step()
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, side: torch.cuda.Stream, begin: Callable[[], object]) -> str | None:
+        """Capture the step on a stream; returns the reason why that failed, in one line, or None."""
+        if debugging():
+            return "debugging is on, and its checks read values on the host"
+        begin()
+        pool, main, traffic = torch.cuda.graph_pool_handle(), torch.cuda.current_stream(self.device), self.ranks.traffic
+        before = (traffic.gathered, traffic.reduced)
+        # NCCL's watchdog, a thread of its own, may ask for the state of earlier exchanges during the capture.
+        mode = "global" if self.ranks.alone else "thread_local"
+        try:
+            with _isolation(), torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode=mode):
+                self.step()
+        except RuntimeError as error:
+            _abandon(main, pool)
+            context = error.__context__  # ending a capture after an error raises a second error
+            cause = context if isinstance(context, RuntimeError) else error
+            return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        finally:
+            self.bytes = (traffic.gathered - before[0], traffic.reduced - before[1])
+            traffic.gathered, traffic.reduced = before  # only a replay sends them
+        return None
 
 
 @contextmanager

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
+from mspipe_triton.iteration.exchange import (
+    Memory,
+    Scores,
+    embedding_parts,
+    join_embeddings,
+    join_losses,
+    join_scores,
+    loss_parts,
+    score_parts,
+)
 from mspipe_triton.iteration.pairs import features_of
 from mspipe_triton.iteration.ranking import Ranked, Ranking, StaticPairs, events_at_a_time
 from mspipe_triton.iteration.resident import Pass
 from mspipe_triton.iteration.scene import ALL, Candidates, Scene, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.step import embed, learn, score
-from mspipe_triton.kernels import draw_batch
+from mspipe_triton.iteration.static_shares import Drawn
+from mspipe_triton.iteration.step import Scored, after, embed, learn, score
 
 
 class TrainPass(Pass):
@@ -29,9 +39,16 @@ class TrainPass(Pass):
 
     def work(self, scene: Scene) -> None:
         """Learn from a batch."""
-        scene = self.fetched(scene, self.clock)
-        result = learn(self.model, scene, self.optimizer, self.deliver, self.side_stream, self.unit)
-        self.losses.index_copy_(0, self.clock.iteration, result.loss.view(1))
+        scene, ranks = self.fetched(scene, self.clock), self.session.ranks
+        start, unit = (after(self.deliver), self.unit) if scene.whole is None else (self.begin, scene.whole.weight)
+        result = learn(self.model, scene, self.optimizer, start, self.side_stream, unit, ranks)
+        self.losses.index_copy_(0, self.clock.iteration, result.loss.view(1).to(self.losses.dtype))
+
+    def begin(self, scene: Scene, hidden: torch.Tensor | None, loss: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Start the exchange of a share, as a `Start`."""
+        assert scene.whole is not None
+        exchange = self.exchange(scene, hidden, loss_parts(loss, scene.whole.weight))
+        return lambda: join_losses(*self.deliver_whole(scene, exchange)).loss
 
     def state_tensors(self) -> list[torch.Tensor]:
         """Return node tables, parameters and the optimiser's state."""
@@ -81,7 +98,7 @@ class ScorePass(Pass):
             self.ranked, self.random = candidates, candidates
         self.all = isinstance(candidates, int) and candidates == ALL
         self.events = events_at_a_time(self.ranked)
-        groups = -(-session.size // self.events) if self.ranked else 0
+        groups = -(-session.ranks.share(session.size) // self.events) if self.ranked else 0
         super().__init__(session, Purpose.EVAL_NEGATIVES, iterations, groups, lagged=lagged)
         self.scores = session.model.time.frequency.new_empty((iterations, 2, session.size))
         self.ranks = torch.empty((iterations, session.size), dtype=torch.float64, device=self.scores.device)
@@ -91,8 +108,14 @@ class ScorePass(Pass):
     @torch.no_grad()
     def work(self, scene: Scene) -> None:
         """Score a batch, and rank its destinations."""
+        scene, memory = self.fetched(scene), Memory()
         ranking = (each._replace(scene=self.fetched(each.scene)) for each in self._ranking())
-        result = score(self.model, self.fetched(scene), self.deliver, ranking if self.ranked else None)
+        write = self.deliver if scene.whole is None else memory
+        scored = score(self.model, scene, write, ranking if self.ranked else None)
+        result: Scored | Scores = scored
+        if scene.whole is not None:
+            exchange = self.exchange(scene, memory.hidden, score_parts(scored, self.shares.share))
+            result = join_scores(self.session.size, *self.deliver_whole(scene, exchange))
         self.scores.index_copy_(0, self.clock.iteration, result.logits.unsqueeze(0))
         if self.ranked:
             self.ranks.index_copy_(0, self.clock.iteration, result.ranks.unsqueeze(0))
@@ -114,8 +137,8 @@ class ScorePass(Pass):
         """Yield the destinations and candidates of the clock's batch, not yet fetched."""
         session, clock, layers = self.session, self.clock, self.model.layers
         stream = session.stream
-        src, nodes, times = self._candidates()
-        horizon = self.horizon(times)
+        drawn = self.shares.draw(clock, Purpose.RANKING_NEGATIVES, self.random)
+        horizon, (src, nodes, times) = self.horizon(drawn.times), self._candidates(self.shares.cut(drawn))
         parts = (column.split(self.events) for column in (src, nodes, times))
         for number, (sources, others, moments) in enumerate(zip(*parts, strict=True)):
             pairs = self.pairs.of(others, moments)
@@ -126,20 +149,15 @@ class ScorePass(Pass):
             scene = Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around, pairs=features)
             yield Ranked(pairs.rows, scene, None if self.table is None else others[:, 1:] < 0)
 
-    def _candidates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return sources [B], destinations and candidates [B, 1 + N], −1 in gaps, and times [B] of a batch."""
-        session, clock, size = self.session, self.clock, self.session.size
-        stream, destinations = session.stream, session.negatives.destinations
-        words = clock.words(Purpose.RANKING_NEGATIVES)
-        roots, times, events, _ = draw_batch(
-            stream.src, stream.dst, stream.t, destinations, clock.span, words, size, self.random
-        )
-        src, dst, candidates = roots[:size], roots[size : 2 * size, None], roots[2 * size :].view(size, -1)
+    def _candidates(self, share: Drawn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return sources [C], destinations and candidates [C, 1 + N], −1 in gaps, and times [C] of a share."""
+        src, dst, candidates = share.parts()
         if self.table is not None:
-            candidates = self.table.index_select(0, (events - self.first).clamp(0, self.table.shape[0] - 1))
+            candidates = self.table.index_select(0, (share.events - self.first).clamp(0, self.table.shape[0] - 1))
         elif self.all:
-            candidates = session.negatives.others(dst.squeeze(1))
-        return src, torch.cat([dst, torch.where(dst < 0, -1, candidates)], 1), times[:size]
+            candidates = self.session.negatives.others(dst)
+        dst = dst.unsqueeze(1)
+        return src, torch.cat([dst, torch.where(dst < 0, -1, candidates)], 1), share.times[: src.numel()]
 
 
 class EmbedPass(Pass):
@@ -154,5 +172,9 @@ class EmbedPass(Pass):
     @torch.no_grad()
     def work(self, scene: Scene) -> None:
         """Store the embeddings of a batch's sources."""
-        sources = embed(self.model, self.fetched(scene), self.deliver).sources
-        self.sources.index_copy_(0, self.clock.iteration, sources.unsqueeze(0))
+        scene, memory = self.fetched(scene), Memory()
+        result = embed(self.model, scene, self.deliver if scene.whole is None else memory)
+        if scene.whole is not None:
+            exchange = self.exchange(scene, memory.hidden, embedding_parts(result, self.shares.share))
+            result = join_embeddings(self.session.size, *self.deliver_whole(scene, exchange))
+        self.sources.index_copy_(0, self.clock.iteration, result.sources.unsqueeze(0))

@@ -14,11 +14,12 @@ from mspipe_triton.data.negatives import Draws, Purpose
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
 from mspipe_triton.iteration.cuda_graph import Replay, SideStream, Snapshot
+from mspipe_triton.iteration.exchange import Exchange
 from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import StaticPairs
 from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels import draw_batch
+from mspipe_triton.iteration.static_shares import Drawn, StaticShares
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 
 _MEASURED = 64  # batches that a capacity is measured on
@@ -29,7 +30,8 @@ class Pass(ABC):
     """One kind of step, replayed for each batch of a range of events.
 
     A step works on the batch in `scene`, samples the next batch in parallel, and then stores it in `scene`. Unless
-    `reads_pairs` is False, the features of its pairs are part of it.
+    `reads_pairs` is False, the features of its pairs are part of it. With several ranks the scene is of this rank's
+    share, its results and writes are those of the whole batch, and all ranks run the same passes.
 
     Args:
         session: on the device (see `Session.on`).
@@ -49,9 +51,10 @@ class Pass(ABC):
         self.each, self.lagged = each, lagged
         layers, device = session.model.layers, session.stream.t.device
         self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups) for _ in range(2))
+        self.shares = StaticShares(session)
         self.sampler = StaticSampler(session.sampler, layers)
         self.scene: Scene | None = None
-        self.replay = Replay(self.step, device, session.settings.captured)
+        self.replay = Replay(self.step, device, session.settings.captured, session.ranks)
         self.side_stream = SideStream(device, session.settings.branch)
 
     @abstractmethod
@@ -78,43 +81,43 @@ class Pass(ABC):
     @torch.no_grad()
     def sample(self) -> Scene:
         """Sample the batch that `ahead` points to: its roots, their neighbourhood, and the receivers of its mail."""
-        session, clock, model = self.session, self.ahead, self.model
-        stream, size, layers = session.stream, session.size, model.layers
-        columns, destinations = (stream.src, stream.dst, stream.t), session.negatives.destinations
-        words = clock.words(self.purpose)
-        roots, times, events, count = draw_batch(*columns, destinations, clock.span, words, size, self.each)
-        horizon, weights = self.horizon(times), None
+        session, clock, model, shares = self.session, self.ahead, self.model, self.shares
+        stream, size, layers = session.stream, shares.share, model.layers
+        drawn = shares.draw(clock, self.purpose, self.each)
+        horizon, now = self.horizon(drawn.times), None if session.ranks.alone else drawn.times[0]
         if self.purpose == Purpose.TRAIN_NEGATIVES:
-            roots, weights = self._training_negatives(roots, times)
-        keys = _keys(roots, events, len(stream)) if layers > 1 else roots
+            drawn = self._with_training_negatives(drawn)
+        share = shares.cut(drawn)
+        roots, times = share.roots, share.times
+        keys = _keys(roots, share.events, len(stream)) if layers > 1 else roots
         hops = [clock.words(Purpose.UNIFORM_NEIGHBOURS, hop) for hop in range(layers)]
         around = self.sampler.around(Roots(roots, times, keys), 2 * size, hops, horizon)
         receivers = None
         if model.mailbox.hears:
-            ends, draws = roots[: 2 * size], clock.words(Purpose.RECEIVING_NEIGHBOURS)
-            receivers = Receivers.of(ends, session.sampler.neighbours(ends, times[: 2 * size], draws)[0], padded=True)
+            (ends, moments), draws = shares.ends(drawn), clock.words(Purpose.RECEIVING_NEIGHBOURS)
+            receivers = Receivers.of(ends, session.sampler.neighbours(ends, moments, draws)[0], padded=True)
         pairs = None
         if self.reads_pairs:
-            src, dst, negatives = self._parts(roots)
+            src, dst, negatives = share.parts()
             pairs = features_of(session, src, torch.cat([dst.unsqueeze(1), negatives], 1), times[:size], horizon)
+        whole = shares.whole(drawn, share.count)
         clock.advance()
-        return Scene(roots, times, events, count, around, receivers, each=self.each, pairs=pairs, log_weights=weights)
+        return Scene(
+            roots, times, share.events, share.count, around, receivers, each=self.each, now=now, pairs=pairs,
+            log_weights=share.log_weights, whole=whole,
+        )  # fmt: skip
 
     def horizon(self, times: torch.Tensor) -> torch.Tensor | None:
         """Return the time of the first event of a batch with `times`, before which a lagged pass reads; else None."""
         return times[0] if self.lagged else None
 
-    def _parts(self, roots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return src [B], dst [B] and negatives [B, K] among the roots."""
-        size = self.session.size
-        return roots[:size], roots[size : 2 * size], roots[2 * size :].view(size, self.each)
-
-    def _training_negatives(self, roots: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the roots with the negatives of training, and the log weights [B, K] of these."""
-        src, dst, negatives = self._parts(roots)
+    def _with_training_negatives(self, drawn: Drawn) -> Drawn:
+        """Return a batch with the negatives of training and their log weights."""
+        src, dst, negatives = drawn.parts()
         words = self.ahead.words(Purpose.HISTORICAL_NEGATIVES)
-        hard, weights = training_negatives(self.session, src, dst, times[: self.session.size], negatives, words)
-        return roots if hard is negatives else torch.cat([src, dst, hard.view(-1)]), weights
+        hard, weights = training_negatives(self.session, src, dst, drawn.times[: src.numel()], negatives, words)
+        roots = drawn.roots if hard is negatives else torch.cat([src, dst, hard.view(-1)])
+        return replace(drawn, roots=roots, log_weights=weights)
 
     def fetched(self, scene: Scene, draws: Draws | None = None) -> Scene:
         """Return a sampled scene with its rows of the edge table, the node features and the nodes' tables."""
@@ -137,7 +140,22 @@ class Pass(ABC):
         sent = Deliveries(
             scene.events, scene.times[:size], src, dst, src_rows, dst_rows, self.session.edge_table, scene.receivers
         )
-        state.mailbox.deliver(state.tables, scene.record, hidden, sent)
+        state.mailbox.deliver(state.tables, scene.record.digested_time, hidden, sent)
+
+    def exchange(self, scene: Scene, hidden: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Exchange:
+        """Start the exchange of `parts` of the share's outcome, and of h [U, D] of its ends."""
+        ends = torch.arange(2 * self.shares.share, device=scene.roots.device)
+        return Exchange.start(self.session.ranks, parts, scene, hidden, ends)
+
+    def deliver_whole(self, scene: Scene, exchange: Exchange) -> list[torch.Tensor]:
+        """Write the whole batch, as `deliver` does, and return the parts of all ranks' outcomes, [N, …] each."""
+        state, whole = self.session.state, scene.whole
+        assert whole is not None
+        parts, ends = exchange.wait()
+        columns = (whole.events, whole.times, whole.src, whole.dst, whole.src_rows, whole.dst_rows)
+        sent = Deliveries(*columns, self.session.edge_table, scene.receivers)
+        state.mailbox.deliver(state.tables, *(ends or (whole.times[:0], None)), sent)
+        return parts
 
     def start(self, first: int, stop: int, epoch: int) -> int:
         """Go to the first batch of events [first, stop), and return the number of batches."""

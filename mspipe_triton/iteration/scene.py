@@ -15,6 +15,25 @@ from mspipe_triton.nodes.mailbox import Receivers
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A batch of B events at a static shape, as all ranks write it; padding has event −1.
+
+    Args:
+        events, times, src, dst: [B]; src and dst are −1 in padding.
+        src_rows, dst_rows: [B], the rows of the events' ends among those that hold their updated memory.
+        weight: [], the part of the events that this rank works on.
+    """
+
+    events: torch.Tensor
+    times: torch.Tensor
+    src: torch.Tensor
+    dst: torch.Tensor
+    src_rows: torch.Tensor
+    dst_rows: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Scene:
     """A batch of B events, its roots src ‖ dst ‖ K negatives each, and their neighbourhood; for ranking, other roots.
 
@@ -33,6 +52,7 @@ class Scene:
         now: [], the time of the batch's first event, if that of the first root is another; else None.
         pairs: features [B, 1 + K, ·] of each event's pairs with its destination and negatives, if the model reads them.
         log_weights: [B, K] of the negatives in a softmax over all destinations, or None for weights of 1.
+        whole: the whole batch, where shapes are static and the B events are one rank's share of it; else None.
     """
 
     roots: torch.Tensor
@@ -49,6 +69,7 @@ class Scene:
     now: torch.Tensor | None = None
     pairs: torch.Tensor | None = None
     log_weights: torch.Tensor | None = None
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
 from mspipe_triton.iteration.scene import Batch, Scene, Share, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.step import embed, learn, score
+from mspipe_triton.iteration.step import after, embed, learn, score
 from mspipe_triton.kernels import unique_nodes
 from mspipe_triton.nodes.mailbox import Interactions, Receivers
 from mspipe_triton.pipeline.engine import run_serial
@@ -96,7 +96,7 @@ class Stages:
         end_keys = torch.arange(2 * share.start, 2 * share.stop).view(-1, 2).t()
         keys = [*end_keys, new_keys(negatives, len(stream))]
         nodes = [stream.src[events], stream.dst[events], negatives]
-        roots = Roots(_pad(nodes, missing, each), times, _pad(keys, missing, each))
+        roots = Roots(_pad(nodes, missing, each), times, _pad(keys, missing, each), self._places(share, batch, each))
         draws = self._hop_draws(Purpose.UNIFORM_NEIGHBOURS, batch.epoch, batch.index)
         around = session.sampler.around(roots, draws, self._horizon(batch))
         receivers = self._receivers(batch) if self.model.mailbox.hears else None
@@ -154,8 +154,8 @@ class Stages:
 
     def train(self, work: Work) -> Work:
         """Learn from a batch, and publish its writes, so that later records can be patched before these are stored."""
-        scene = self._with_draws(work)
-        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, partial(self.publish, work)))
+        scene, write = self._with_draws(work), partial(self.publish, work)
+        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, after(write)))
 
     def score(self, work: Work) -> Work:
         """Compute the logits of an evaluation batch."""
@@ -187,15 +187,18 @@ class Stages:
         )  # fmt: skip
         self.state.publish(work.batch.index, self.state.compose(scene.record.digested_time, hidden, events))
 
+    def _places(self, share: Share, batch: Batch, each: int) -> torch.Tensor | None:
+        """Return the places of a share's roots in the whole batch, or None if the share is whole."""
+        return None
+
     def _fetch_stages(self) -> StageFunctions:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
     def _with_draws(self, work: Work) -> Scene:
-        """Return the scene with the keys of the iteration's dropout."""
-        batch = work.batch
-        return replace(
-            scene_of(work), draws=IterationDraws(self.session.seed, batch.epoch, batch.index, self.placement)
-        )
+        """Return the scene with the keys of the iteration's dropout, which each rank has of its own."""
+        batch, session = work.batch, self.session
+        draws = IterationDraws(session.seed, batch.epoch, batch.index, self.placement, session.ranks.rank)
+        return replace(scene_of(work), draws=draws)
 
     def _receivers(self, batch: Batch) -> Receivers:
         """Sample the receivers of a batch's mail: the ends of its events, and their neighbours at that time."""
@@ -206,9 +209,18 @@ class Stages:
         return Receivers.of(ends, self.session.sampler.neighbours(ends, times, words)[0])
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
-        """Return Philox words for every hop that the model reads."""
-        draws = IterationDraws(self.session.seed, epoch, iteration, Placement())
-        return [draws.words(purpose, hop) for hop in range(self.model.layers)]
+        """Return Philox words for every hop that the model reads.
+
+        Those of the hop around a batch's roots, which have places in it, are the same in all ranks. Other points are
+        numbered within a share, so each rank has words of its own.
+        """
+        seed, rank, layers = self.session.seed, self.session.ranks.rank, self.model.layers
+        own = IterationDraws(seed, epoch, iteration, Placement(), rank)
+        words = [own.words(purpose, hop) for hop in range(layers)]
+        if layers and purpose is Purpose.UNIFORM_NEIGHBOURS:
+            outer = min(1, layers - 1)  # of the roots, see `NeighbourSampler.around`
+            words[outer] = replace(own, rank=0).words(purpose, outer)
+        return words
 
     def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows, node rows of the distinct nodes, and `more` fields."""

@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 import torch
 
+from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.iteration.ranking import Ranking
 from mspipe_triton.iteration.scene import Scene
 from mspipe_triton.models.model import TemporalModel
 
 # Writes a batch's results, the ends' memory and mail, from h [U, D] of the scene's distinct nodes.
 Write = Callable[[Scene, torch.Tensor | None], None]
+# Takes these and the scene's loss [] after the forward pass; the function that it returns, called after the backward
+# pass, writes the batch's results, and returns the loss [] of the batch.
+Start = Callable[[Scene, torch.Tensor | None, torch.Tensor], Callable[[], torch.Tensor]]
 # Opens a context whose work may run in parallel to later work; the function that it yields joins both.
 Branch = Callable[[], AbstractContextManager[Callable[[], None]]]
 
@@ -75,15 +79,18 @@ def loss_of(model: TemporalModel, scene: Scene, embedded: torch.Tensor) -> torch
 
 
 def differentiate(
-    loss: torch.Tensor, optimizer: torch.optim.Optimizer, unit: torch.Tensor | None = None
+    loss: torch.Tensor, optimizer: torch.optim.Optimizer, unit: torch.Tensor | None = None, ranks: Ranks = ALONE
 ) -> torch.Tensor:
-    """Compute the gradients of a loss [], and return it without its graph.
+    """Compute the gradients of a loss [], summed over the ranks, and return the loss without its graph.
 
     Args:
         unit: [], the factor of the gradients, 1 if None; torch would then create a 1 on each call.
+        ranks: those that share the batch.
     """
     optimizer.zero_grad()  # to None: a captured backward pass then owns the gradients' memory
     loss.backward(unit)
+    parameters = (each for group in optimizer.param_groups for each in group["params"])
+    ranks.reduce(each.grad for each in parameters if each.grad is not None)
     return loss.detach()
 
 
@@ -93,20 +100,36 @@ def in_order() -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
+def after(write: Write) -> Start:
+    """Make a `Start` for a batch that no other rank shares: nothing starts before the backward pass."""
+
+    def start(scene: Scene, hidden: torch.Tensor | None, loss: torch.Tensor) -> Callable[[], torch.Tensor]:
+        def finish() -> torch.Tensor:
+            write(scene, hidden)
+            return loss
+
+        return finish
+
+    return start
+
+
 def learn(
-    model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, write: Write,
-    branch: Branch = in_order, unit: torch.Tensor | None = None,
+    model: TemporalModel, scene: Scene, optimizer: torch.optim.Optimizer, start: Start,
+    branch: Branch = in_order, unit: torch.Tensor | None = None, ranks: Ranks = ALONE,
 ) -> Learned:  # fmt: skip
     """Train on a batch: forward, loss, backward, the batch's writes, optimiser step.
 
     Args:
-        write: writes memory and mail. branch: runs `write` in parallel to the optimiser's step.
-        unit: see `differentiate`.
+        start: starts an exchange with other ranks, and returns the function that writes memory and mail.
+        branch: runs that function in parallel to the optimiser's step.
+        unit, ranks: see `differentiate`.
     """
     hidden, embedded = forward(model, scene)
-    loss = differentiate(loss_of(model, scene, embedded), optimizer, unit)
-    with branch() as join:  # writing reads no parameters, and the optimiser no tables
-        _write(write, scene, hidden)
+    loss = loss_of(model, scene, embedded)
+    finish = start(scene, None if hidden is None else hidden.detach(), loss.detach())
+    differentiate(loss, optimizer, unit, ranks)
+    with branch() as join, torch.no_grad():  # writing reads no parameters, and the optimiser no tables
+        loss = finish()
     optimizer.step()
     join()
     return Learned(loss)

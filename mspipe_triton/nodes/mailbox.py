@@ -23,6 +23,7 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Any)
 R_co = TypeVar("R_co", bound=Any, covariant=True)
+Tables = Mapping[str, torch.Tensor]
 
 
 class Table(NamedTuple):
@@ -145,9 +146,8 @@ class Mailbox(Protocol[R_co]):
         """
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> Record:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> Record:
         """View the records of nodes [C], the first `count` [1] real and the others −1, as rows of the device's tables.
 
         Args:
@@ -155,9 +155,9 @@ class Mailbox(Protocol[R_co]):
         """
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
-        """Write into the tables what `compose` returns; nothing waits for the device."""
+        """Write into the tables what `compose` returns; the U nodes are in any order, and nothing waits."""
 
 
 class LastMail(NamedTuple):
@@ -235,14 +235,13 @@ class CompactMailbox:
         return [Rows(events.nodes, parts._asdict())]
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> MailRows:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> MailRows:
         """View the nodes' rows in place."""
         return MailRows(tables, nodes, count, features, dtype)
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
         """Write memory := h of the endpoints and their mail, in one operation."""
         assert hidden is not None
@@ -251,7 +250,7 @@ class CompactMailbox:
         aggregate_messages(
             tables["memory"], tables["memory_time"], tables["partner"], tables["event_id"], tables["mail_time"],
             tables.get("mail_features"), batch.src, batch.dst, batch.events, batch.times, features, hidden,
-            record.digested_time, batch.src_rows, batch.dst_rows, self.aggregator,
+            digested, batch.src_rows, batch.dst_rows, self.aggregator,
         )  # fmt: skip
 
     @property
@@ -289,13 +288,12 @@ class NoMailbox:
         return []
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> Nothing:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> Nothing:
         """Return the empty record."""
         return Nothing()
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
         """Write nothing."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from mspipe_triton.kernels import deliver_mails
 from mspipe_triton.kernels.mails.mean import Mails, mail_rows, mean_mails
-from mspipe_triton.nodes.mailbox import Deliveries, Interactions, Rows, Table, Writes
+from mspipe_triton.nodes.mailbox import Deliveries, Interactions, Rows, Table, Tables, Writes
 from mspipe_triton.nodes.views import MailSources, RingRows
 
 
@@ -110,14 +110,13 @@ class RingMailbox:
         ]
 
     def view(
-        self, tables: Mapping[str, torch.Tensor], nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> RingRows:  # fmt: skip
+        self, tables: Tables, nodes: torch.Tensor, count: torch.Tensor, features: torch.Tensor, dtype: torch.dtype
+    ) -> RingRows:
         """View the nodes' rows in place."""
         return RingRows(tables, nodes, count, features)
 
     def deliver(
-        self, tables: Mapping[str, torch.Tensor], record: Any, hidden: torch.Tensor | None, deliveries: Deliveries
+        self, tables: Tables, digested: torch.Tensor, hidden: torch.Tensor | None, deliveries: Deliveries
     ) -> None:
         """Write memory := h of the endpoints, and a mail in the next slot of every receiver, in one operation."""
         assert hidden is not None
@@ -127,7 +126,7 @@ class RingMailbox:
         deliver_mails(
             tables["memory"], tables["memory_time"], tables["received"], tables["mails"], tables["event_id"],
             tables["mail_time"], tables.get("mail_features"), batch.src, batch.dst, batch.events, batch.times, features,
-            hidden, record.digested_time, batch.src_rows, batch.dst_rows, receivers.nodes, receivers.last,
+            hidden, digested, batch.src_rows, batch.dst_rows, receivers.nodes, receivers.last,
             receivers.owners if mean else None, receivers.mails if mean else None, self.aggregator,
         )  # fmt: skip
 

@@ -58,12 +58,12 @@ class Plan:
         """Return the plan as JSON numbers; whole numbers become integers."""
         return {
             "schedule": self.schedule,
-            "period": _number(self.period),
-            "lower_bound": _number(self.lower_bound),
+            "period": number(self.period),
+            "lower_bound": number(self.lower_bound),
             "staleness": self.staleness,
-            "starts": {name: _number(start) for name, start in self.starts.items()},
-            "utilisation": {name: _number(share) for name, share in self.utilisation.items()},
-            "slack": _number(self.slack),
+            "starts": {name: number(start) for name, start in self.starts.items()},
+            "utilisation": {name: number(share) for name, share in self.utilisation.items()},
+            "slack": number(self.slack),
         }
 
 
@@ -130,11 +130,30 @@ def steady_period(graph: StageGraph) -> Fraction:
     becomes the period.
     """
     times, scale = whole_times(graph)
+    return _largest_ratio(graph, times) / scale
+
+
+def longest_time(graph: StageGraph, stage: str) -> Fraction:
+    """Return how long a stage may take without making the period longer than if it took no time."""
+    whole, scale = whole_times(graph)
+    times = {**whole, stage: 0}
+    period = _largest_ratio(graph, times)
+    longest, _ = _relax(graph, times, period, [stage])
+    # All cycles through the stage, each without its time; the resource's own order makes one of them.
+    back = max(
+        longest[each.before] + times[each.before] * period.denominator - each.distance * period.numerator
+        for each in graph.constraints
+        if each.after == stage and each.before in longest
+    )
+    return Fraction(-back, scale * period.denominator)
+
+
+def _largest_ratio(graph: StageGraph, times: Mapping[str, int]) -> Fraction:
     names = [stage.name for stage in graph.stages]
-    period = graph.lower_bound() * scale
+    period = Fraction(max(sum(times[stage.name] for stage in stages) for stages in graph.by_resource.values()))
     while cycle := _relax(graph, times, period, names)[1]:
         period = Fraction(sum(times[each.before] for each in cycle), sum(each.distance for each in cycle))
-    return period / scale
+    return period
 
 
 def _relax(
@@ -224,5 +243,6 @@ def _quantise(time: Time) -> Time:
     return Fraction(f"{time:.12g}") if isinstance(time, float) and isfinite(time) else time
 
 
-def _number(value: Fraction) -> int | float:
+def number(value: Fraction) -> int | float:
+    """Return a JSON number, an integer if the value is whole."""
     return int(value) if value.denominator == 1 else float(value)

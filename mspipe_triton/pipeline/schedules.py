@@ -74,6 +74,11 @@ def schedule_graph(
         raise GraphError(f"schedule {schedule!r} is not one of {', '.join(SCHEDULES)}")
     shared = any(name in times for name in SHARED)
     names = stage_names(schedule, shared)
+    if shared and "train" in times:
+        part = next(name for name in SHARED if name in times)
+        raise GraphError(
+            f"stages train and {part} exclude each other: several ranks have {', '.join(SHARED)} instead of train"
+        )
     missing = [name for name in names if name not in times]
     if missing:
         raise GraphError(f"schedule {schedule} needs a time for {', '.join(missing)}, as in {missing[0]}=2")

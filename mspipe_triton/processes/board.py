@@ -8,10 +8,10 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import Store
 
 LAUNCHER = -1  # the author of what the launcher writes
-_PREFIX, _VERDICT, _NONE = "mspipe", "verdict", "null"
+_VERDICT, _NONE, _ADVICE = "verdict", "null", "advice"
 
 
 class Verdict(NamedTuple):
@@ -32,7 +32,7 @@ class Beat(NamedTuple):
     """A sign of life.
 
     Args:
-        number: grows with every beat; 0 of a process that has not joined.
+        number: grows with every beat; 0 of a process that has not beaten yet.
         pid: number of the process on its host.
         host: name of its machine.
         done: its part of the run is complete.
@@ -48,16 +48,18 @@ class Board:
     """Beats of the processes of a run, and its verdict. No call waits for another process.
 
     Args:
-        store: shared by all processes; calls raise RuntimeError once its server has gone.
+        store: that part of the processes' store which belongs to their start; calls raise RuntimeError once its server
+            has gone.
         processes: their number.
     """
 
     def __init__(self, store: Store, processes: int) -> None:
-        self._store = PrefixStore(_PREFIX, store)
+        self._store = store
         self._keys = [f"beat/{rank}" for rank in range(processes)]
         for key in self._keys:
             self._store.compare_set(key, "", json.dumps(Beat()))
         self._store.compare_set(_VERDICT, "", _NONE)
+        self._store.compare_set(_ADVICE, "", _NONE)
 
     def beat(self, rank: int, number: int, done: bool) -> None:
         """Give a sign of life of this process."""
@@ -67,6 +69,15 @@ class Board:
         """Return the verdict, if there is one, and the last beat of each process."""
         verdict, *beats = (json.loads(each) for each in self._store.multi_get([_VERDICT, *self._keys]))
         return None if verdict is None else Verdict(*verdict), [Beat(*each) for each in beats]
+
+    def advise(self, text: str) -> None:
+        """Say how to go on if a process dies or the run is interrupted."""
+        self._store.set(_ADVICE, json.dumps(text))
+
+    def advised(self, reason: str) -> str:
+        """Return the reason for an end, with the advice if there is one."""
+        advice = json.loads(self._store.get(_ADVICE))
+        return reason if advice is None else f"{reason}; {advice}"
 
     def settle(self, verdict: Verdict) -> Verdict:
         """Make this the verdict unless there is one; returns the verdict of the run."""

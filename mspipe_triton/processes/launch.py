@@ -16,6 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its modu
 
 from mspipe_triton.errors import InputError, PipelineError
 from mspipe_triton.processes.board import LAUNCHER, Board, Verdict, process_name
+from mspipe_triton.processes.meeting import FIRST, part
 from mspipe_triton.processes.start import LAUNCHED
 
 _ADDRESS = "127.0.0.1"
@@ -42,7 +43,7 @@ def launch(command: Sequence[str], processes: int, names: Mapping[int, str] = Ma
         PipelineError: a process died or failed, or the run was interrupted.
     """
     store = TCPStore(_ADDRESS, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
-    board = Board(store, processes)
+    board = Board(part(store, FIRST), processes)
     children: list[subprocess.Popen[bytes]] = []
     with _signals() as received:
         try:
@@ -99,13 +100,13 @@ def _check(
     verdict, beats = board.read()
     if verdict is None and received:
         reason = "interrupted" if signal.SIGINT in received else f"stopped by {signal.Signals(received[0]).name}"
-        verdict = board.settle(Verdict(reason, 1, LAUNCHER))
+        verdict = board.settle(Verdict(board.advised(reason), 1, LAUNCHER))
     for rank, code in enumerate(codes):
         if verdict is None and code and (code < 0 or not beats[rank].done):
             name = process_name(rank, names, children[rank].pid)
             end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
             hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
-            verdict = board.settle(Verdict(f"{name} {end}{hint}", 1, LAUNCHER))
+            verdict = board.settle(Verdict(board.advised(f"{name} {end}{hint}"), 1, LAUNCHER))
     if verdict is not None:
         raise (InputError if verdict.code == InputError.exit_code else PipelineError)(verdict.message)
     return None if None in codes else max(code or 0 for code in codes)

@@ -46,15 +46,6 @@ def world_size() -> int:
     return _number("WORLD_SIZE")
 
 
-def restarts() -> int:
-    """Return how often torchrun has started the processes of this machine again.
-
-    Raises:
-        ConfigError: the environment has text that is no number.
-    """
-    return _number("TORCHELASTIC_RESTART_COUNT", 0)
-
-
 def choose_device(device: str) -> str:
     """Return "cuda" or "cpu" for "auto", "cuda" or "cpu": "auto" is the GPUs if each process of this host has one.
 
@@ -88,7 +79,8 @@ def run_process(work: Callable[[Watch], Result], say: Callable[[str], None], sta
     launched = LAUNCHED in os.environ
     store = _connect(_CONNECT_HERE if launched else _CONNECT)
     host = None if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
-    with Watch(store, rank(), world_size(), None if launched else say, host, stalled) as watch:
+    restarts = _number("TORCHELASTIC_RESTART_COUNT", 0)
+    with Watch(store, rank(), world_size(), None if launched else say, host, stalled, restarts) as watch:
         result = work(watch)
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -112,7 +104,9 @@ def start_group(device: str, watch: Watch) -> str:
     if chosen == "cuda":
         torch.cuda.set_device(_number("LOCAL_RANK", watch.rank))
     backend = "cpu:gloo,cuda:nccl" if chosen == "cuda" else "gloo"
-    distributed.init_process_group(backend, rank=watch.rank, world_size=watch.processes, timeout=_EXCHANGE)
+    store = watch.store()
+    store.set_timeout(_EXCHANGE)
+    distributed.init_process_group(backend, store=store, rank=watch.rank, world_size=watch.processes, timeout=_EXCHANGE)
     return chosen
 
 

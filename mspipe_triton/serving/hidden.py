@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from mspipe_triton.models.model import TemporalModel
 from mspipe_triton.nodes.state import NodeState, with_rows
 from mspipe_triton.placement import RowTable
-
-
-class Digested(NamedTuple):
-    """Times [U] of nodes' memory after they digest their mail: all that deliveries read of a record."""
-
-    digested_time: torch.Tensor
 
 
 class Hidden:

@@ -21,7 +21,7 @@ from mspipe_triton.iteration.staged import Stages
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 from mspipe_triton.nodes.state import with_rows
 from mspipe_triton.placement import Placement
-from mspipe_triton.serving.hidden import Digested, Hidden
+from mspipe_triton.serving.hidden import Hidden
 from mspipe_triton.serving.live_pairs import LivePairs, PastPairs
 
 T = TypeVar("T")
@@ -134,7 +134,7 @@ class Live:
         hidden, updated = digest(nodes, session.edges, t[0])
         src_rows, dst_rows = rows.chunk(2)
         sent = Deliveries(torch.arange(first, stop), t, src, dst, src_rows, dst_rows, session.edge_table, receivers)
-        state.mailbox.deliver(state.tables, Digested(updated), hidden, sent)
+        state.mailbox.deliver(state.tables, updated, hidden, sent)
         self.note(nodes)
         if receivers is not None:
             self.note(receivers.nodes)

@@ -51,12 +51,14 @@ class Resident(Way):
             count = steps.run(*span, check)
             self.settle()
             seconds = running_clock() - start
-            if not steps.sampler.overflowed():
+            overflowed = steps.sampler.overflowed()
+            if not self.session.ranks.any(overflowed):
                 break
             self.watch.note(f"Epoch {epoch} starts over: its batches have more neighbours than were measured before.")
             self.seconds_preparing += seconds
             initial.restore()
-            steps.sampler.fit()
+            if overflowed:
+                steps.sampler.fit()
             steps.scene = None
             self._prepare(steps, [span], False, measured=True)
         facts = {

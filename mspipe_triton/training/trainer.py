@@ -24,6 +24,7 @@ from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.models.stored import StoredModel, forget
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.pipeline.slow_link import link_notes
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
@@ -83,7 +84,8 @@ def train(
 
     Returns:
         The content of `result.json`, in all ranks. Its "notes" say that the model is not better than the best baseline
-        or than chance, and what usually helps; they are empty for a good run.
+        or than chance, and what usually helps, or that a slow link between ranks holds training up; a good run has
+        none.
 
     Raises:
         InputError: data, settings or folder are not usable, or a rank differs from rank 0; nothing has been written
@@ -209,12 +211,18 @@ class _Run:
     def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         """Write the files of the finished run, and return its result."""
         result = self._result(evaluation, evaluation_seconds)
-        result["notes"] = verdict(result)
+        result["notes"] = [*verdict(result), *self._link_notes(result)]
         self.folder.write_result(result)
         self.folder.write_card(model_card(result, self.folder.read_record()))
         if self.trace is not None and self.trace.iterations:
             self.trace.write(self.folder.trace)
         return result
+
+    def _link_notes(self, result: dict[str, Any]) -> list[str]:
+        """Say that a slow link holds training up, if the plan of the measured stage times shows it."""
+        if result["plan"] is None:
+            return []
+        return link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])
 
     def _store(self) -> None:
         """Write the model as it is now: the best epoch, after all events."""

@@ -61,6 +61,32 @@ def test_the_table_states_the_plan_in_words(plan: Run) -> None:
     assert "may miss the last 3 updates" in " ".join(plan("--times", TIMES, "--staleness", "3")[2].split())
 
 
+SHARED = "sample=2,features=3,memory=2,forward=2,backward=4,exchange=9,update=3"
+
+
+def test_ranks_have_an_exchange_on_the_network(plan: Run) -> None:
+    periods = {
+        schedule: plan_json(plan, "--times", f"{SHARED}{',patch=1' if schedule == 'exact' else ''}", "--schedule",
+                            schedule, *(["--staleness", "1"] if schedule == "fixed" else []))["period"]
+        for schedule in ("serial", "prefetch", "mspipe", "fixed", "exact")
+    }  # fmt: skip
+    assert periods == {"serial": 25, "prefetch": 16, "mspipe": 9, "fixed": 9, "exact": 12}
+    err = " ".join(plan("--times", SHARED)[2].split())
+    assert "│ exchange │ network │ 9 │ 9 │ 100% │" in err
+    assert "holds training up" not in err
+
+
+def test_a_slow_link_is_said_in_a_line_and_in_json(plan: Run) -> None:
+    err = " ".join(plan("--times", SHARED, "--schedule", "prefetch")[2].split())
+    assert err.endswith(
+        "The exchange holds training up: staleness 1 (--schedule mspipe) would take 9 instead of 16 per iteration; "
+        "a link 2.3 times as fast would need none."
+    )
+    gain = plan_json(plan, "--times", f"{SHARED},patch=1", "--schedule", "exact")["staleness_gain"]
+    assert gain == {"staleness": 1, "period": 9, "link": 2.25}
+    assert "staleness_gain" not in plan_json(plan, "--times", SHARED)
+
+
 WRONG = {
     ("--times", "sample=x"): "--times: sample=x is not a time; give a number above 0",
     ("--times", "sample"): "--times: 'sample' is not name=time, as in sample=2",
@@ -72,6 +98,9 @@ WRONG = {
     ("--times", f"{TIMES},rest=1"): "schedule mspipe has no stage 'rest'; it has sample, features",
     ("--times", f"{TIMES},train=7"): "--times: train is given twice",
     ("--times", TIMES, "--schedule", "exact"): "schedule exact needs a time for patch",
+    ("--times", SHARED, "--schedule", "exact"): "schedule exact needs a time for patch",
+    ("--times", f"{TIMES},exchange=1"): "stages train and exchange exclude each other: several ranks have forward",
+    ("--times", SHARED.replace("backward=4,", "")): "schedule mspipe needs a time for backward, as in backward=2",
     ("--times", TIMES, "--schedule", "fast"): "schedule 'fast' is not one of serial, prefetch, mspipe, fixed, exact",
     ("--times", TIMES, "--schedule", "fixed"): "schedule fixed needs a staleness, as in --staleness 1",
     ("--times", TIMES, "--schedule", "serial", "--staleness", "1"): "schedule serial misses no update",

@@ -20,7 +20,7 @@ class Cuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
-        self.current, self.streams, self.refusal = "main", 0, ""
+        self.current, self.streams, self.refusal, self.mode = "main", 0, "", ""
         self.pools, self.workspaces, self.under_way = 0, set[str](), set[int]()
         for name in (
             "Stream", "stream", "set_stream", "current_stream", "CUDAGraph", "graph", "graph_pool_handle",
@@ -59,8 +59,9 @@ class Cuda:
         return self.pools
 
     @contextmanager
-    def graph(self, graph: Graph, pool: int, stream: Stream) -> Iterator[None]:
+    def graph(self, graph: Graph, pool: int, stream: Stream, capture_error_mode: str) -> Iterator[None]:
         """Capture like torch versions whose failed captures leave stream and allocator unchanged."""
+        self.mode = capture_error_mode
         assert not self.workspaces, "another graph would own the workspaces"
         assert not self.under_way
         log, self.log = self.log, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from mspipe_triton.iteration.pairs import training_negatives
 from mspipe_triton.iteration.scene import batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
+from tests.models.plain_apan import PlainAPAN
+from tests.models.plain_jodie import PlainJODIE
 from tests.models.plain_model import Event, PlainModel
+from tests.models.plain_tgn import PlainTGN
 from tests.models.six_events import SIX
 
 SIX_STREAM = EventStream(*(torch.tensor(column) for column in zip(*SIX, strict=True)))
@@ -58,6 +62,18 @@ def events_of(stream: EventStream) -> list[Event]:
 
 def node_features(stream: EventStream) -> torch.Tensor | None:
     return None if stream.node_features is None else stream.node_features.double()
+
+
+def oracle(run: Session, **settings: Any) -> PlainModel:
+    """Return the oracle of a session's model, with the same parameters."""
+    config, start = run.config.model, run.stream.t[0].item()
+    parameters, settings = dict(run.model.named_parameters()), {"aggregator": config.aggregator, **settings}
+    if config.model == "jodie":
+        return PlainJODIE(parameters, config.dim, start, events_of(run.stream)[: run.split.train_end], **settings)
+    heads, fanout = config.setting("heads"), config.setting("fanout")
+    if config.model == "apan":
+        return PlainAPAN(parameters, config.dim, heads, fanout, start, config.setting("slots"), **settings)
+    return PlainTGN(parameters, config.dim, heads, fanout, start, **settings)
 
 
 def compare(run: Session, plain: PlainModel, count: int, check: Callable[[], None] | None = None) -> None:

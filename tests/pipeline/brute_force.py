@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 
-CHAIN = ("sample", "features", "memory", "patch", "train", "update")
-RESOURCES = {"sample": "sampler", "features": "in", "memory": "in", "patch": "gpu", "train": "gpu", "update": "out"}
+STAGES = ("sample", "features", "memory", "patch", "train", "forward", "backward", "exchange", "update")
+RESOURCES = {
+    "sample": "sampler", "features": "in", "memory": "in", "patch": "gpu", "train": "gpu", "forward": "gpu",
+    "backward": "gpu", "exchange": "net", "update": "out",
+}  # fmt: skip
 QUEUE = 3
 LONGEST = 20_000
 
@@ -18,6 +22,9 @@ class Pipeline:
     preceding stage has finished i, and the queue after it has room: at most `QUEUE` + s finished iterations wait
     between two resources. The fetch of i also waits for update i − 1 − s. With `fixed`, update i waits for the fetch
     of i + s. With `delay` = (q, offset), the fetch of i starts at least `offset` after train i − q.
+
+    With several ranks, forward, backward and exchange replace train. Both of the last two follow forward, and the
+    update follows both of them; the patch of i also waits for exchange i − 1.
     """
 
     def __init__(
@@ -28,7 +35,12 @@ class Pipeline:
         gather: bool = False,
         delay: tuple[int, Fraction] | None = None,
     ) -> None:
-        self.names = [name for name in CHAIN if name in times]
+        self.names = [name for name in STAGES if name in times]
+        self.learning = "train" if "train" in times else "forward"
+        pairs = set(pairwise(self.names))
+        if "exchange" in times:
+            pairs = pairs - {("backward", "exchange")} | {("forward", "exchange"), ("backward", "update")}
+        self.pairs = pairs
         self.times, self.s, self.fixed, self.delay = times, s, fixed, delay
         self.resource = {**RESOURCES, "memory": "gpu"} if gather else RESOURCES
         self.start: dict[str, list] = {name: [] for name in self.names}
@@ -36,22 +48,23 @@ class Pipeline:
 
     def run(self, name: str, i: int) -> None:
         """Compute start and end of one stage of iteration i, after all that it depends on."""
-        index = self.names.index(name)
         sharing = [other for other in self.names if self.resource[other] == self.resource[name]]
         waits = []
         if i > 0:
             waits.append(self.end[sharing[-1]][i - 1])
         waits += [self.end[other][i] for other in sharing[: sharing.index(name)]]
-        if index > 0:
-            waits.append(self.end[self.names[index - 1]][i])
+        waits += [self.end[before][i] for before, after in self.pairs if after == name]
         blocker = i - QUEUE - self.s
-        if index + 1 < len(self.names) and self.resource[self.names[index + 1]] != self.resource[name] and blocker >= 0:
-            waits.append(self.start[self.names[index + 1]][blocker])
+        others = [after for before, after in self.pairs if before == name]
+        if blocker >= 0:
+            waits += [self.start[other][blocker] for other in others if self.resource[other] != self.resource[name]]
+        if name == "patch" and "exchange" in self.names and i > 0:
+            waits.append(self.end["exchange"][i - 1])
         if name == "memory":
             if i > self.s:
                 waits.append(self.end["update"][i - 1 - self.s])
             if self.delay and i >= self.delay[0]:
-                waits.append(self.start["train"][i - self.delay[0]] + self.delay[1])
+                waits.append(self.start[self.learning][i - self.delay[0]] + self.delay[1])
         if name == "update" and self.fixed:
             waits.append(self.end["memory"][i + self.s])
         assert len(self.start[name]) == i
@@ -76,7 +89,7 @@ class Pipeline:
         for i in self.steps():
             if i < 2 * window:
                 continue
-            now = self.start["train"][i]
+            now = self.start[self.learning][i]
             recent = [
                 times[name][-1 - k] - now for times in (self.start, self.end) for name in times for k in range(window)
             ]

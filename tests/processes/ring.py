@@ -36,6 +36,11 @@ def work(watch: Watch) -> str:
     watch.names = NAMES
     assert start_group("cpu", watch) == "cpu"
     ring()
+    if CASE == "again":
+        if watch.restarts:
+            return f"{rank()} after {watch.restarts}: {watch.notes.read('author')}"
+        if rank() == 0:
+            watch.notes.write("author", str(os.getpid()))
     print(f"noise of {rank()}", file=sys.stderr if rank() == 0 else sys.stdout)
     (FOLDER / f"{rank()}.tmp").write_text(str(os.getpid()), encoding="utf-8")
     (FOLDER / f"{rank()}.tmp").rename(FOLDER / f"{rank()}")  # a reader never sees it empty
@@ -58,7 +63,7 @@ def main() -> int:
     if not is_process():
         return launch([sys.executable, __file__, *sys.argv[1:]], len(NAMES), NAMES)
     result = run_process(work, say, STALLED)
-    if rank() == 0:
+    if rank() == 0 or CASE == "again":
         print(result)
     return 0
 

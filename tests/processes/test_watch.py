@@ -13,6 +13,7 @@ from torch.distributed import HashStore, Store
 from mspipe_triton.errors import GraphError
 from mspipe_triton.processes import watch as module
 from mspipe_triton.processes.board import LAUNCHER, Beat, Board, Verdict, process_name
+from mspipe_triton.processes.meeting import FIRST, Meeting, part
 from mspipe_triton.processes.watch import BEAT, STARTING, SUSPECT, Watch
 from tests.processes.running import PROCESSES, TORCHRUN, started
 
@@ -26,11 +27,12 @@ class Ended(BaseException):
 class Peers:
     """A watch of process 0 whose thread is run by hand, and the other processes, which beat by hand."""
 
-    def __init__(self, store: Store, rank: int = 0, speaks: bool = True) -> None:
+    def __init__(self, store: Store, rank: int = 0, speaks: bool = True, met: bool = True) -> None:
         self.lines: list[str] = []
         self.board = Board(store, PROCESSES)
         self.watch = Watch(store, rank, PROCESSES, self.lines.append if speaks else None, stalled=STALLED)
         self.watch.names = {rank: f"stage {rank}" for rank in range(PROCESSES)}
+        self.watch._board = self.board if met else None
         self.count = 0
 
     def tick(self, *beating: int, seconds: float = BEAT, done: bool = False) -> None:
@@ -71,11 +73,43 @@ def test_a_process_whose_beat_ends_is_dead_after_the_limit(peers: Callable[..., 
     assert re.fullmatch(r"process 1 \(stage 1, pid \d+\) has not answered for 10 seconds", run.lines[0])
 
 
-def test_a_process_that_never_joins_has_more_time(peers: Callable[..., Peers]) -> None:
-    run = peers(HashStore())
-    seconds, _ = run.until_the_end(1)
-    assert seconds >= STALLED * STARTING
-    assert run.lines == ["process 2 (stage 2) has not joined for 100 seconds"]
+@pytest.mark.parametrize(
+    ("rank", "others", "lines"),
+    [
+        (0, [1], ["process 2 (stage 2) has not joined for 100 seconds"]),
+        (1, [2], ["process 0 (stage 0) has not joined for 103 seconds"]),
+        (2, [], []),
+    ],
+)
+def test_a_process_that_never_joins_has_more_time(
+    rank: int, others: list[int], lines: list[str], peers: Callable[..., Peers]
+) -> None:
+    store = HashStore()
+    run = peers(store, rank, met=False)
+    meetings = [Meeting(store, each, PROCESSES) for each in others]
+    run.tick()
+    assert not any(each.attend() for each in meetings)
+    seconds, code = run.until_the_end()
+    assert seconds + BEAT >= STALLED * STARTING
+    assert (code, run.lines) == (1, lines)
+    verdict = Board(part(store, FIRST), PROCESSES).read()[0]
+    assert verdict == (Verdict(lines[0], 1, 0) if rank == 0 else None)  # the launcher reads it
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(signal.SIGTERM, "stopped by SIGTERM; process 1 (stage 1) has not joined"), (signal.SIGINT, "interrupted")],
+)
+def test_signals_end_a_process_that_waits_for_others(
+    number: signal.Signals, line: str, peers: Callable[..., Peers]
+) -> None:
+    store = HashStore()
+    first, last = (peers(store, rank, met=False) for rank in (0, 2))
+    for each in (first, last):
+        each.tick()
+        each.watch._ring.send(bytes([number]))
+        assert each.until_the_end() == (2 * BEAT, 1)
+    assert (first.lines, last.lines) == ([line], [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
@@ -91,18 +125,6 @@ def test_a_suspicion_shortens_the_limit(number: signal.Signals | None, peers: Ca
     assert code == 1
     assert len(run.lines) == 1
     assert re.fullmatch(r"process 2 \(stage 2, pid \d+\) died", run.lines[0])
-
-
-def test_a_process_that_is_still_starting_is_not_blamed_for_a_death(peers: Callable[..., Peers]) -> None:
-    run = peers(HashStore())
-    for _ in range(20):
-        run.tick(1)  # process 2 has not joined
-    run.watch._suspect("lost a connection")
-    run.board.beat(1, 999, False)
-    run.count = 1000
-    seconds, _ = run.until_the_end()
-    assert seconds <= SUSPECT + 4 * BEAT
-    assert re.fullmatch(r"process 1 \(stage 1, pid \d+\) died", run.lines[0])
 
 
 @pytest.mark.parametrize("reason", ["stopped by SIGTERM", "process 0 lost a connection: reset"])

@@ -27,11 +27,7 @@ from mspipe_triton.settings import choose_schedule
 from mspipe_triton.training import trainer
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.trainer import train
-from tests.models.beside_oracle import events_of
-from tests.models.plain_apan import PlainAPAN
-from tests.models.plain_jodie import PlainJODIE
-from tests.models.plain_model import PlainModel
-from tests.models.plain_tgn import PlainTGN
+from tests.models.beside_oracle import events_of, oracle
 from tests.training.schedule_run import BATCHES, Run, session
 
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
@@ -121,18 +117,6 @@ def test_overlapping_schedules_give_the_same_bits_as_serial(
     other = Run(session(small_stream, 60, settings, schedule=schedule, deterministic=True), delays={"update": 0.002})
     assert other.losses == serial.losses
     assert all(torch.equal(table, serial.state[name]) for name, table in other.state.items())
-
-
-def oracle(run: Session, **settings: Any) -> PlainModel:
-    """Return the oracle of a session's model, with the same parameters."""
-    config, start = run.config.model, run.stream.t[0].item()
-    parameters, settings = dict(run.model.named_parameters()), {"aggregator": config.aggregator, **settings}
-    if config.model == "jodie":
-        return PlainJODIE(parameters, config.dim, start, events_of(run.stream)[: run.split.train_end], **settings)
-    heads, fanout = config.setting("heads"), config.setting("fanout")
-    if config.model == "apan":
-        return PlainAPAN(parameters, config.dim, heads, fanout, start, config.setting("slots"), **settings)
-    return PlainTGN(parameters, config.dim, heads, fanout, start, **settings)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ class Stream:
     def recent(self) -> list[Row]:
         return [self.earlier(node, time)[::-1][: self.fanout] for node, time in self.roots]
 
-    def uniform(self, draws: list[int]) -> list[Row]:
+    def uniform(self, draws: list[int], places: list[int] | None = None) -> list[Row]:
         rows = []
-        for i, (node, time) in enumerate(self.roots):
+        for i, (node, time) in zip(places or range(len(self.roots)), self.roots, strict=True):
             past = self.earlier(node, time)
             slots = range(i * self.fanout, i * self.fanout + min(len(past), self.fanout))
             rows.append([past[first_word(draws, slot) * len(past) // 2**32] for slot in slots])
@@ -67,9 +67,9 @@ class Stream:
 
 
 def first_word(draws: list[int], position: int) -> int:
-    """Compute the first word of Philox 4x32-10: key (seed, purpose), counter (position, 0, epoch, iteration)."""
+    """Compute the first word of Philox 4x32-10: key (seed, purpose), counter (position, epoch, iteration)."""
     k0, k1, x2, x3 = draws
-    x0, x1 = position, 0
+    x1, x0 = divmod(position, 2**32)
     for _ in range(10):
         high0, low0 = divmod(0xD2511F53 * x0, 2**32)
         high1, low1 = divmod(0xCD9E8D57 * x2, 2**32)
@@ -130,6 +130,19 @@ def test_uniform_against_brute_force_with_the_same_words(stream: Stream, dtype: 
     draws = [seed, 2, 1, 5]
     actual = sample_uniform(*stream.arguments(), stream.fanout, torch.tensor(draws), dtype)
     check(actual, pad(stream.uniform(draws), stream.fanout, dtype))
+
+
+def test_places_choose_the_draws() -> None:
+    """A part of the roots, in another order, has the draws of the whole list; far places are no numbers of 32 bits."""
+    stream, draws = random_stream(40), torch.tensor([9, 2, 0, 4])
+    whole = sample_uniform(*stream.arguments(), stream.fanout, draws)
+    places = torch.tensor([31, 2, 3, 39, 0, 17])
+    *graph, roots, times = stream.arguments()
+    part = sample_uniform(*graph, roots[places], times[places], stream.fanout, draws, places=places)
+    check(part, tuple(each[places] for each in whole))
+    far = [2**33 + 5 * number for number in range(40)]
+    actual = sample_uniform(*stream.arguments(), stream.fanout, draws, places=torch.tensor(far))
+    check(actual, pad(stream.uniform(draws.tolist(), far), stream.fanout, torch.float32))
 
 
 @settings(deadline=None, max_examples=100)

@@ -64,6 +64,9 @@ def check(case: Graph, fanout: int, dtype: torch.dtype = torch.float32) -> None:
     draws = torch.tensor(DRAWS)
     expected = sample_uniform.reference(*case, fanout, draws, dtype)
     check_same(sample_uniform.launch(*case, fanout, draws, dtype), expected)
+    places = 2**32 + 7 * torch.arange(case[4].numel()).flip(0)
+    expected = sample_uniform.reference(*case, fanout, draws, dtype, places)
+    check_same(sample_uniform.launch(*case, fanout, draws, dtype, places), expected)
 
 
 @needs_triton
@@ -190,7 +193,8 @@ def test_public_functions_run_the_kernels(monkeypatch: pytest.MonkeyPatch) -> No
 def test_operations_pass_opcheck(roots: int, entries: int) -> None:
     case, draws = graph(5, entries, roots), torch.tensor(DRAWS)
     torch.library.opcheck(torch.ops.mspipe_triton.sample_recent.default, (*case, 3, torch.float32))
-    torch.library.opcheck(torch.ops.mspipe_triton.sample_uniform.default, (*case, 3, draws, torch.float64))
+    for places in (None, torch.arange(roots).flip(0)):
+        torch.library.opcheck(torch.ops.mspipe_triton.sample_uniform.default, (*case, 3, draws, torch.float64, places))
 
 
 def test_both_compile_as_one_graph() -> None:
@@ -264,6 +268,20 @@ def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> Non
 def test_bad_draws_are_refused(draws: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"^sample_uniform: {message}"):
         sample_uniform(**(valid_arguments() | {"draws": draws}))
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (torch.zeros(8, dtype=torch.int64), r"places has shape \(8,\), roots has \(9,\); give a place for each root"),
+        (torch.zeros(9, dtype=torch.int32), r"places is torch.int32; give int64, as with places.to"),
+        (torch.zeros(18, dtype=torch.int64)[::2], r"places \(9,\) has strides \(2,\).*places.contiguous"),
+        (torch.zeros(9, dtype=torch.int64, device="meta"), "places is on meta, not on cpu; move it with .to"),
+    ],
+)
+def test_bad_places_are_refused(places: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^sample_uniform: {message}"):
+        sample_uniform(**(valid_arguments() | {"places": places}))
 
 
 def test_debugging_finds_a_root_outside_the_graph() -> None:
