@@ -22,6 +22,7 @@ def sleeping(report: Facts) -> str:
         for schedule, cases in report["cases"].items()
         for count, case in cases.items()
     ]  # fmt: skip
+    gain = report["gain"]
     slow = [(schedule, f"{report['slow_ranks']}", *_period(case)) for schedule, case in report["slow_link"].items()]
     costs = [
         (count, *(f"{times[name]:.2f}" for name in ("start", "gather", "reduce")))
@@ -34,6 +35,8 @@ def sleeping(report: Facts) -> str:
             markdown(head, lines),
             f"The same if the exchange takes {report['link_ms']:g} ms longer, and the speed relative to `exact`:",
             markdown(head, slow),
+            f"Of staleness, the planner promises {gain['planner']:.2f} times the speed of `exact`, and it gained "
+            f"{gain['measured']:.2f}.",
             "The exchanges alone, in ms:",
             markdown(("ranks", "start of the all-gather", "all-gather", "all-reduce"), costs),
         )

@@ -33,7 +33,7 @@ Facts = dict[str, Any]
 
 def main(
     data: Annotated[str, typer.Option(help="A CSV or Parquet file.")],
-    epochs: Annotated[int, typer.Option(help="Epochs of each run.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Epochs of each run.")] = 2,
     dim: Annotated[int, typer.Option(help="Width of memory and embeddings.")] = 32,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:

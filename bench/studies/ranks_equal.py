@@ -16,10 +16,11 @@ from bench.studies.groups import Groups, in_processes
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import load_stream
-from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.distributed.ranks import Ranks, Traffic
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.training.way import carry_out
+from tests.distributed.plain_ends import most_rows
+from tests.distributed.streams import hub
 
 RANKS = (1, 2, 4)
 MODELS: dict[str, dict[str, Any]] = {
@@ -29,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "apan": {"model": "apan", "pair_features": False},
 }
 SCHEDULES = ("serial", "exact")
-HUB, HUB_EVENTS = "hub", 4_000  # the stream where one node is in every event, and the events to train on
+HUB, HUB_EVENTS = "hub", 6_000  # the stream where one node is in every event, and its events
 TOLERANCE = 1e-9
 Facts = dict[str, Any]
 
@@ -44,11 +45,8 @@ class Job:
     dim: int
 
     def stream(self) -> EventStream:
-        """Return the events; of the hub's stream, the only source is in every event."""
-        if self.data != HUB:
-            return load_stream(DataConfig(path=self.data))
-        stream = synthetic_stream(SyntheticConfig(events=2 * HUB_EVENTS, users=50, items=400, seed=1))
-        return replace(stream, src=torch.zeros_like(stream.src), name=HUB)
+        """Return the events."""
+        return replace(hub(HUB_EVENTS), name=HUB) if self.data == HUB else load_stream(DataConfig(path=self.data))
 
 
 def main(
@@ -60,7 +58,7 @@ def main(
 ) -> None:
     """Train on processes of this machine; the last batch is a partial one."""
     torch.set_num_threads(1)
-    jobs = [*(Job(path, events, batch_size, dim) for path in data), Job(HUB, HUB_EVENTS, batch_size, dim)]
+    jobs = [*(Job(path, events, batch_size, dim) for path in data), Job(HUB, events, batch_size, dim)]
     rows = in_processes(work, max(RANKS), RANKS, jobs, MODELS)
     show({**header(command("bench.studies.ranks_equal")), "batch_size": batch_size, "dim": dim, **summary(rows)}, out)
 
@@ -137,23 +135,14 @@ def difference(tensors: Mapping[str, torch.Tensor], others: Mapping[str, torch.T
     return max(errors)
 
 
-def gathered_bytes(src: Sequence[int], dst: Sequence[int], size: int, ranks: int, dim: int, itemsize: int = 8) -> int:
+def gathered_bytes(src: list[int], dst: list[int], size: int, ranks: int, dim: int, itemsize: int = 8) -> int:
     """Return N · (8 + 8 R + R · D · itemsize), the bytes that a rank receives in an iteration, its own included.
 
-    R is the most rows that a rank sends. Of the c places of a node among src ‖ dst, the one with number j mod c counts,
-    where j is the node's own number, in order of first occurrence; the rank that has that place's event sends the row.
-
     Args:
-        src, dst: nodes of the batch's events. size: events of a full batch.
+        src, dst: nodes of the batch's events; R, the most rows that a rank sends, follows from them.
+        size: events of a full batch.
     """
-    places: dict[int, list[int]] = {}
-    for place, node in enumerate([*src, *dst]):
-        places.setdefault(node, []).append(place)
-    share = -(-size // ranks)
-    counts = [0] * ranks
-    for number, each in enumerate(places.values()):
-        counts[each[number % len(each)] % len(src) // share] += 1
-    rows = max(counts)
+    rows = most_rows(src, dst, size, ranks)
     return ranks * (8 + 8 * rows + -(-rows * dim * itemsize // 8) * 8)
 
 

@@ -21,6 +21,7 @@ from mspipe_triton.pipeline.flight import Span
 from mspipe_triton.pipeline.online import guarded
 from mspipe_triton.pipeline.plan import Plan, make_plan
 from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.pipeline.slow_link import staleness_gain
 
 RANKS = (1, 2, 4)
 # Events of a batch, its distinct ends on wiki.csv, the width of their memory, and the parameters of TGN.
@@ -163,7 +164,7 @@ def planned(sleeps: Mapping[str, float], costs: Mapping[str, float], case: Case)
 
 
 def run(stages: RankStages, case: Case, costs: Mapping[str, float], iterations: int) -> Facts:
-    """Run a case; return its planned and measured period in milliseconds, and its staleness."""
+    """Run a case; return its planned and measured period in milliseconds, its staleness, and what more would gain."""
     plan, functions, spans = planned(stages.sleeps(case), costs, case), stages.functions(case), list[Span]()
     if case.schedule == "serial":
         results = run_serial(plan.graph, functions, range(iterations), spans.extend)
@@ -172,7 +173,11 @@ def run(stages: RankStages, case: Case, costs: Mapping[str, float], iterations: 
     assert len(list(results)) == iterations
     ends = [span.end for span in spans if span.stage == "update"]
     period = (ends[-1] - ends[WARMUP]) / (iterations - 1 - WARMUP)
-    return {"planned_ms": float(plan.period) * 1e3, "measured_ms": period * 1e3, "staleness": plan.staleness}
+    gain = staleness_gain(plan)
+    return {
+        "planned_ms": float(plan.period) * 1e3, "measured_ms": period * 1e3, "staleness": plan.staleness,
+        "gain": 1.0 if gain is None else float(gain.before / gain.period),
+    }  # fmt: skip
 
 
 def summary(rows: Sequence[Facts]) -> Facts:
@@ -193,6 +198,7 @@ def summary(rows: Sequence[Facts]) -> Facts:
         schedule: _medians(same, runs[waiting, True, count])
         for (schedule, slow, count), same in runs.items() if slow
     }  # fmt: skip
+    gain = {"planner": slow_link[waiting]["gain"], "measured": slow_link[free]["speed"]} if slow_link else {}
     counts = sorted({row["ranks"] for row in rows})
     every = [*(case for counted in cases.values() for case in counted.values()), *slow_link.values()]
     return {
@@ -205,7 +211,7 @@ def summary(rows: Sequence[Facts]) -> Facts:
         },
         "cases": cases,
         "slow_link": slow_link,
-        "gain": {key: slow_link[free][key] for key in ("planned_speed", "speed")} if slow_link else {},
+        "gain": gain,
         "least_ratio": min(case["measured_over_planned"] for case in every),
         "largest_ratio": max(case["measured_over_planned"] for case in every),
         "least_speed": {str(count): min(case[str(count)]["speed"] for case in cases.values()) for count in counts},
@@ -223,6 +229,7 @@ def _medians(runs: Sequence[Facts], others: Sequence[Facts]) -> Facts:
         "planned_ms": planned, "measured_ms": measured, "measured_over_planned": measured / planned,
         "planned_speed": speed("planned_ms"), "speed": speed("measured_ms"),
         "staleness": max(each["staleness"] for each in runs),
+        "gain": statistics.median(each["gain"] for each in runs),
     }  # fmt: skip
 
 
