@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bench import graphpipe, graphpipe_runs, ranks_runs
+from bench import graphpipe, graphpipe_runs, ranks_runs, ranks_scaling
 from bench.aot import issue_slots, rows, versions
 from bench.studies import models
 from bench.tables import Table, markdown
@@ -244,6 +244,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/graphpipe-run.md", "graphpipe-again.json", COMMAND), graphpipe_runs.again),
     (Table("docs/measured/graphpipe-run.md", "graphpipe-typed.json", COMMAND), graphpipe_runs.typed),
     (Table("docs/measured/graphpipe-run.md", "graphpipe-deaths.json", COMMAND), graphpipe_runs.deaths),
+    (Table("docs/measured/ranks-scaling.md", "ranks-scaling.json", COMMAND), ranks_scaling.tables),
+    (Table("docs/concepts/ranks.md", "ranks-scaling.json", COMMAND), ranks_scaling.paper),
 ]
 
 
