@@ -133,7 +133,7 @@ def test_runs_resume_with_another_number_of_ranks(processes: Pool, tmp_path: Pat
 def refusals(folder: str) -> list[str]:
     """Try runs in which rank 1 differs, and return the messages."""
     rank, settings, messages = distributed.get_rank(), config(epochs=1), []
-    own, other = Path(folder) / "events.csv", Path(folder) / f"{rank}.csv"
+    first, other = Path(folder) / "events.csv", Path(folder) / f"{rank}.csv"
 
     def attempt(different: RunConfig, events: EventStream | None = None, **arguments: Any) -> None:
         with pytest.raises(InputError) as caught:
@@ -146,7 +146,7 @@ def refusals(folder: str) -> list[str]:
         if rank == 1:
             changes.setattr(mspipe_triton, "__version__", "0.0.9")
         attempt(settings)
-    settings = replace(settings, data=DataConfig(path=str(own)))
+    settings = replace(settings, data=DataConfig(path=str(first)))
     attempt(replace(settings, data=DataConfig(path=str(other))))
     attempt(replace(settings, data=DataConfig(path=str(Path(folder) / "nowhere.csv"))))
     altered = stream()
