@@ -215,11 +215,11 @@ class Stages:
         numbered within a share, so each rank has words of its own.
         """
         seed, rank, layers = self.session.seed, self.session.ranks.rank, self.model.layers
-        own = IterationDraws(seed, epoch, iteration, Placement(), rank)
-        words = [own.words(purpose, hop) for hop in range(layers)]
+        draws = IterationDraws(seed, epoch, iteration, Placement(), rank)
+        words = [draws.words(purpose, hop) for hop in range(layers)]
         if layers and purpose is Purpose.UNIFORM_NEIGHBOURS:
             outer = min(1, layers - 1)  # of the roots, see `NeighbourSampler.around`
-            words[outer] = replace(own, rank=0).words(purpose, outer)
+            words[outer] = replace(draws, rank=0).words(purpose, outer)
         return words
 
     def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:

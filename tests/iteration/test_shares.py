@@ -65,10 +65,10 @@ def test_uniform_neighbours_of_the_roots_do_not_depend_on_the_ranks(
         work = SharedStages(replace(run, ranks=Ranks(rank, world))).sample(batch)
         places, size = work.share.places, work.share.size
         count = places.stop - places.start
-        own = scene_of(work).around.hops[-1].event_ids.split([size, size, 3 * size])
-        assert torch.equal(own[0][:count], sources[places])
-        assert torch.equal(own[1][:count], destinations[places])
-        assert torch.equal(own[2][: 3 * count], negatives[3 * places.start : 3 * places.stop])
+        slots = scene_of(work).around.hops[-1].event_ids.split([size, size, 3 * size])
+        assert torch.equal(slots[0][:count], sources[places])
+        assert torch.equal(slots[1][:count], destinations[places])
+        assert torch.equal(slots[2][: 3 * count], negatives[3 * places.start : 3 * places.stop])
     assert bool((rows[:events] >= 0).any())
 
 
