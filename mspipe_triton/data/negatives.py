@@ -38,6 +38,23 @@ class Purpose(IntEnum):
     HISTORICAL_NEGATIVES = 11
 
 
+_BY_SHARE = (
+    Purpose.ATTENTION_DROPOUT, Purpose.OUTPUT_DROPOUT, Purpose.MAILBOX_DROPOUT, Purpose.UPDATER_DROPOUT,
+    Purpose.RANKING_NEIGHBOURS,
+)  # fmt: skip
+
+
+def draw_key(purpose: int, layer: int, layers: int, rank: int) -> int:
+    """Return the second Philox word of a draw in one of several layers or hops.
+
+    It is the same in all ranks for draws by places in a whole batch. What a rank numbers within its share has words of
+    its own: dropout, neighbours of candidates, and those of hops beyond the roots' (see `NeighbourSampler.around`).
+    """
+    roots = min(1, layers - 1)
+    by_share = layer != roots if purpose == Purpose.UNIFORM_NEIGHBOURS else purpose in _BY_SHARE
+    return purpose + LAYER * layer + (RANK * rank if by_share else 0)
+
+
 def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
     """Philox words [4] int64 that key the draws of one iteration."""
     return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
@@ -54,9 +71,7 @@ class Draws(Protocol):
 class IterationDraws:
     """Draws of an iteration whose number is known on the host; the words are created on use.
 
-    Args:
-        rank: of the process, if others draw for parts of the same batch by numbers of their own: their draws differ
-            from this one's.
+    For `rank` and `layers` see `draw_key`.
     """
 
     seed: int
@@ -64,10 +79,11 @@ class IterationDraws:
     iteration: int
     placement: Placement
     rank: int = 0
+    layers: int = 1
 
     def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
         """Philox words [4] int64 on the placement's device."""
-        key = purpose + LAYER * layer + RANK * self.rank
+        key = draw_key(purpose, layer, self.layers, self.rank)
         return self.placement.load(draw_words(self.seed, key, self.epoch, self.iteration))
 
 

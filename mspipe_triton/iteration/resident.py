@@ -50,8 +50,11 @@ class Pass(ABC):
         self.session, self.model, self.purpose, self.iterations = session, session.model, purpose, iterations
         self.each, self.lagged = each, lagged
         layers, device = session.model.layers, session.stream.t.device
-        self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups) for _ in range(2))
+        self.ahead, self.clock = (
+            Clock(session.seed, session.size, device, layers, groups, session.ranks.rank) for _ in range(2)
+        )
         self.shares = StaticShares(session)
+        self.root_places = self.shares.root_places(each)
         self.sampler = StaticSampler(session.sampler, layers)
         self.scene: Scene | None = None
         self.replay = Replay(self.step, device, session.settings.captured, session.ranks)
@@ -91,7 +94,7 @@ class Pass(ABC):
         roots, times = share.roots, share.times
         keys = _keys(roots, share.events, len(stream)) if layers > 1 else roots
         hops = [clock.words(Purpose.UNIFORM_NEIGHBOURS, hop) for hop in range(layers)]
-        around = self.sampler.around(Roots(roots, times, keys), 2 * size, hops, horizon)
+        around = self.sampler.around(Roots(roots, times, keys, self.root_places), 2 * size, hops, horizon)
         receivers = None
         if model.mailbox.hears:
             (ends, moments), draws = shares.ends(drawn), clock.words(Purpose.RECEIVING_NEIGHBOURS)

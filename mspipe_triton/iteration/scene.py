@@ -154,6 +154,14 @@ def _candidates(
     return sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, dst, size, candidates) if candidates else None
 
 
+def root_places(first: int, share: int, size: int, each: int) -> torch.Tensor:
+    """Return the places [(2 + K)·C], among the roots of a batch of `size` events, of the roots src ‖ dst ‖ K others of
+    `share` C events from number `first` on."""
+    numbers = torch.arange(share)
+    others = 2 * size + first * each + torch.arange(share * each)
+    return torch.cat([first + numbers, size + first + numbers, others])
+
+
 def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
     """Return keys [R] of roots that are not ends of the stream's events, −1 in padding (see `Roots`)."""
     return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)

@@ -195,10 +195,8 @@ class Stages:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
     def _with_draws(self, work: Work) -> Scene:
-        """Return the scene with the keys of the iteration's dropout, which each rank has of its own."""
-        batch, session = work.batch, self.session
-        draws = IterationDraws(session.seed, batch.epoch, batch.index, self.placement, session.ranks.rank)
-        return replace(scene_of(work), draws=draws)
+        """Return the scene with the keys of the iteration's dropout."""
+        return replace(scene_of(work), draws=self._draws(work.batch.epoch, work.batch.index, self.placement))
 
     def _receivers(self, batch: Batch) -> Receivers:
         """Sample the receivers of a batch's mail: the ends of its events, and their neighbours at that time."""
@@ -209,18 +207,14 @@ class Stages:
         return Receivers.of(ends, self.session.sampler.neighbours(ends, times, words)[0])
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
-        """Return Philox words for every hop that the model reads.
+        """Return Philox words for every hop that the model reads."""
+        draws = self._draws(epoch, iteration, Placement())
+        return [draws.words(purpose, hop) for hop in range(self.model.layers)]
 
-        Those of the hop around a batch's roots, which have places in it, are the same in all ranks. Other points are
-        numbered within a share, so each rank has words of its own.
-        """
-        seed, rank, layers = self.session.seed, self.session.ranks.rank, self.model.layers
-        draws = IterationDraws(seed, epoch, iteration, Placement(), rank)
-        words = [draws.words(purpose, hop) for hop in range(layers)]
-        if layers and purpose is Purpose.UNIFORM_NEIGHBOURS:
-            outer = min(1, layers - 1)  # of the roots, see `NeighbourSampler.around`
-            words[outer] = replace(draws, rank=0).words(purpose, outer)
-        return words
+    def _draws(self, epoch: int, iteration: int, placement: Placement) -> IterationDraws:
+        """Return the keys of an iteration's draws, with words on a placement's device."""
+        session = self.session
+        return IterationDraws(session.seed, epoch, iteration, placement, session.ranks.rank, self.model.layers)
 
     def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows, node rows of the distinct nodes, and `more` fields."""

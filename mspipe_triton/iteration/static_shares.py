@@ -8,7 +8,7 @@ import torch
 
 from mspipe_triton.data.clock import Clock
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.iteration.scene import Whole
+from mspipe_triton.iteration.scene import Whole, root_places
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch, unique_nodes
 
@@ -70,6 +70,12 @@ class StaticShares:
         count = (whole.count - first).clamp(0, self.share)
         weights = None if whole.log_weights is None else whole.log_weights[places]
         return Drawn(roots, times, whole.events[places], count, weights)
+
+    def root_places(self, each: int) -> torch.Tensor | None:
+        """Return the places of the share's roots, with `each` other nodes per event; None if the share is whole."""
+        if self.ranks.alone:
+            return None
+        return root_places(self.ranks.rank * self.share, self.share, self.size, each).to(self.session.stream.t.device)
 
     def ends(self, whole: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ends [2B] of a batch, src ‖ dst, and their times [2B]."""
