@@ -113,3 +113,12 @@ def test_ranks_compute_what_one_process_computes(processes: Pool, alone: dict[st
         agree(by_rank[0][name], alone[name], name)
         for other in by_rank[1:]:
             assert all(torch.equal(value, by_rank[0][name][key]) for key, value in other[name].items()), name
+
+
+def test_uniform_neighbours_of_the_roots_are_those_of_one_process(processes: Pool) -> None:
+    """Neighbours of candidates are not: each rank draws its own, so reciprocal ranks differ."""
+    case = Case({"sampler": "uniform"}, {})
+    expected, by_rank = results(case, "device"), processes(2, in_ranks, {"uniform": case})
+    first, second = ({key: value for key, value in each["uniform"].items() if key != "ranks"} for each in by_rank)
+    agree(first, {key: value for key, value in expected.items() if key != "ranks"}, "uniform")
+    assert all(torch.equal(value, first[key]) for key, value in second.items())
