@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,7 +165,8 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
     if watch is not None:
         request = request.restarted(watch, ALONE)
     config = request.config(several=False)
-    entry, screen, tuned = enter(config, None, request.out, request.resume, request.trace), TrainingScreen(), None
+    entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
+    screen = TrainingScreen(partial(_advise, watch))
     try:
         for note in entry.notes:
             screen.note(note)
@@ -199,7 +201,7 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
         config = together(ranks, lambda: config if ranks.first else config.with_flags(settings_of(request.flags)))
     else:
         config = together(ranks, lambda: request.config(several=True))
-    screen = TrainingScreen() if ranks.first else None
+    screen = TrainingScreen(partial(_advise, watch)) if ranks.first else None
     observer = screen or Observer()
     try:
         entry = enter(config, None, request.out, request.resume, request.trace, ranks)
@@ -218,7 +220,15 @@ def _begun(entry: Entry, request: _Request, watch: Watch | None) -> Entry:
     """Return the entry of a run that begins now, after a note of its folder for later starts of the same run."""
     if watch is not None and entry.ranks.first:
         watch.notes.write(_FOLDER, str(entry.folder.path))
+        if entry.resume:
+            _advise(watch, entry.folder)
     return replace(entry, restarts=request.restarts)
+
+
+def _advise(watch: Watch | None, folder: RunFolder) -> None:
+    """Say how to go on with a run of which an epoch is complete, unless torchrun would start it again."""
+    if watch is not None and watch.restarts >= int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+        watch.advise(_resumption(folder))
 
 
 def _launch(nproc: int) -> int:

@@ -38,26 +38,28 @@ class Purpose(IntEnum):
     HISTORICAL_NEGATIVES = 11
 
 
-_BY_SHARE = (
-    Purpose.ATTENTION_DROPOUT, Purpose.OUTPUT_DROPOUT, Purpose.MAILBOX_DROPOUT, Purpose.UPDATER_DROPOUT,
-    Purpose.RANKING_NEIGHBOURS,
-)  # fmt: skip
-
-
-def draw_key(purpose: int, layer: int, layers: int, rank: int) -> int:
-    """Return the second Philox word of a draw in one of several layers or hops.
-
-    It is the same in all ranks for draws by places in a whole batch. What a rank numbers within its share has words of
-    its own: dropout, neighbours of candidates, and those of hops beyond the roots' (see `NeighbourSampler.around`).
-    """
-    roots = min(1, layers - 1)
-    by_share = layer != roots if purpose == Purpose.UNIFORM_NEIGHBOURS else purpose in _BY_SHARE
-    return purpose + LAYER * layer + (RANK * rank if by_share else 0)
-
-
 def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> torch.Tensor:
     """Philox words [4] int64 that key the draws of one iteration."""
     return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
+
+
+def drawing_rank(purpose: Purpose, layer: int, layers: int, rank: int) -> int:
+    """Return the rank in the words of a draw: 0 if all ranks draw for places of whole batches, else this process's.
+
+    Whole batches have places for their negatives, for the receivers of their mail, and for the uniform neighbours in
+    the hop around their roots; other points are numbered within a share.
+
+    Args:
+        layer: the hop or layer. layers: the number of hops of the batch's neighbourhood.
+    """
+    outer = purpose is Purpose.UNIFORM_NEIGHBOURS and layer == min(1, layers - 1)
+    return 0 if outer or purpose in _OF_WHOLE_BATCHES else rank
+
+
+_OF_WHOLE_BATCHES = (
+    Purpose.TRAIN_NEGATIVES, Purpose.EVAL_NEGATIVES, Purpose.RANKING_NEGATIVES, Purpose.HISTORICAL_NEGATIVES,
+    Purpose.RECEIVING_NEIGHBOURS,
+)  # fmt: skip
 
 
 class Draws(Protocol):
@@ -71,7 +73,9 @@ class Draws(Protocol):
 class IterationDraws:
     """Draws of an iteration whose number is known on the host; the words are created on use.
 
-    For `rank` and `layers` see `draw_key`.
+    Args:
+        rank: of the process, if others draw for parts of the same batch by numbers of their own: their draws differ
+            from this one's.
     """
 
     seed: int
@@ -79,11 +83,10 @@ class IterationDraws:
     iteration: int
     placement: Placement
     rank: int = 0
-    layers: int = 1
 
     def words(self, purpose: Purpose, layer: int = 0) -> torch.Tensor:
         """Philox words [4] int64 on the placement's device."""
-        key = draw_key(purpose, layer, self.layers, self.rank)
+        key = purpose + LAYER * layer + RANK * self.rank
         return self.placement.load(draw_words(self.seed, key, self.epoch, self.iteration))
 
 

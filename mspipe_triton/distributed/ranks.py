@@ -29,6 +29,10 @@ class Traffic:
         self.gathered += gathered
         self.reduced += reduced
 
+    def set(self, other: Traffic) -> None:
+        """Go back to a former count."""
+        self.gathered, self.reduced = other.gathered, other.reduced
+
 
 @dataclass(frozen=True)
 class Ranks:

@@ -155,11 +155,15 @@ def _candidates(
 
 
 def root_places(first: int, share: int, size: int, each: int) -> torch.Tensor:
-    """Return the places [(2 + K)·C], among the roots of a batch of `size` events, of the roots src ‖ dst ‖ K others of
-    `share` C events from number `first` on."""
-    numbers = torch.arange(share)
-    others = 2 * size + first * each + torch.arange(share * each)
-    return torch.cat([first + numbers, size + first + numbers, others])
+    """Return the places [(2 + K)C] of a share's roots among those of a whole batch.
+
+    Args:
+        first: the share's first event. share, size: the numbers C and B of events of the share and of the batch.
+        each: K, negatives per event.
+    """
+    numbers = first + torch.arange(share)
+    negatives = 2 * size + first * each + torch.arange(share * each)
+    return torch.cat([numbers, size + numbers, negatives])
 
 
 def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:

@@ -147,4 +147,6 @@ class SharedStages(Stages):
     def _start(self, work: SharedWork, hidden: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Exchange:
         """Start the exchange of `parts`, and of the rows that this rank sends of h [U, D], the share's nodes'."""
         assert work.all_ends is not None
-        return Exchange.start(self.session.ranks, parts, scene_of(work), hidden, work.all_ends.mine)
+        scene = scene_of(work)
+        rows = scene.around.root_rows.index_select(0, work.all_ends.mine)
+        return Exchange.start(self.session.ranks, parts, scene, hidden, rows)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
+from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words, drawing_rank
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
@@ -195,8 +195,10 @@ class Stages:
         return {"sample": self.sample, "features": self.features, "memory": self.memory}
 
     def _with_draws(self, work: Work) -> Scene:
-        """Return the scene with the keys of the iteration's dropout."""
-        return replace(scene_of(work), draws=self._draws(work.batch.epoch, work.batch.index, self.placement))
+        """Return the scene with the keys of the iteration's dropout, which each rank has of its own."""
+        batch, session = work.batch, self.session
+        draws = IterationDraws(session.seed, batch.epoch, batch.index, self.placement, session.ranks.rank)
+        return replace(scene_of(work), draws=draws)
 
     def _receivers(self, batch: Batch) -> Receivers:
         """Sample the receivers of a batch's mail: the ends of its events, and their neighbours at that time."""
@@ -207,14 +209,10 @@ class Stages:
         return Receivers.of(ends, self.session.sampler.neighbours(ends, times, words)[0])
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
-        """Return Philox words for every hop that the model reads."""
-        draws = self._draws(epoch, iteration, Placement())
-        return [draws.words(purpose, hop) for hop in range(self.model.layers)]
-
-    def _draws(self, epoch: int, iteration: int, placement: Placement) -> IterationDraws:
-        """Return the keys of an iteration's draws, with words on a placement's device."""
-        session = self.session
-        return IterationDraws(session.seed, epoch, iteration, placement, session.ranks.rank, self.model.layers)
+        """Return Philox words for every hop that the model reads; see `drawing_rank`."""
+        draws, layers = IterationDraws(self.session.seed, epoch, iteration, Placement()), self.model.layers
+        ranks = [drawing_rank(purpose, hop, layers, self.session.ranks.rank) for hop in range(layers)]
+        return [replace(draws, rank=rank).words(purpose, hop) for hop, rank in enumerate(ranks)]
 
     def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows, node rows of the distinct nodes, and `more` fields."""

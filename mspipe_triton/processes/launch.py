@@ -100,13 +100,13 @@ def _check(
     verdict, beats = board.read()
     if verdict is None and received:
         reason = "interrupted" if signal.SIGINT in received else f"stopped by {signal.Signals(received[0]).name}"
-        verdict = board.settle(Verdict(reason, 1, LAUNCHER))
+        verdict = board.settle(Verdict(board.advised(reason), 1, LAUNCHER))
     for rank, code in enumerate(codes):
         if verdict is None and code and (code < 0 or not beats[rank].done):
             name = process_name(rank, names, children[rank].pid)
             end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
             hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
-            verdict = board.settle(Verdict(f"{name} {end}{hint}", 1, LAUNCHER))
+            verdict = board.settle(Verdict(board.advised(f"{name} {end}{hint}"), 1, LAUNCHER))
     if verdict is not None:
         raise (InputError if verdict.code == InputError.exit_code else PipelineError)(verdict.message)
     return None if None in codes else max(code or 0 for code in codes)

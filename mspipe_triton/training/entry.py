@@ -72,7 +72,7 @@ class Entry:
         Raises:
             ConfigError: placement "device" needs more memory than is free on the GPU.
         """
-        config, line = together(self.ranks, lambda: resolve(self.placed, self.stream))
+        config, line = together(self.ranks, lambda: resolve(self.placed, self.stream, self.ranks.count))
         agree(self.ranks, {"placement": config.train.placement}, "use --placement host")
         assert config.settings is not None
         threads, settings = config.settings.threads, self.ranks.from_first(lambda: config.settings)
@@ -82,9 +82,9 @@ class Entry:
         return replace(config, settings=settings), line
 
 
-def resolve(config: RunConfig, stream: EventStream) -> tuple[RunConfig, str | None]:
-    """Resolve a config as `Entry.resolved` does; its device is "cpu" or "cuda"."""
-    config, line = resolve_placement(config, stream)
+def resolve(config: RunConfig, stream: EventStream, ranks: int = 1) -> tuple[RunConfig, str | None]:
+    """Resolve a config for a number of ranks as `Entry.resolved` does; its device is "cpu" or "cuda"."""
+    config, line = resolve_placement(config, stream, ranks)
     return replace(config, settings=run_settings(config)), line
 
 

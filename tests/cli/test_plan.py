@@ -80,10 +80,10 @@ def test_a_slow_link_is_said_in_a_line_and_in_json(plan: Run) -> None:
     err = " ".join(plan("--times", SHARED, "--schedule", "prefetch")[2].split())
     assert err.endswith(
         "The exchange holds training up: staleness 1 (--schedule mspipe) would take 9 instead of 16 per iteration; "
-        "a link 2.3 times as fast would need none."
+        "an exchange 2.3 times as fast would need none."
     )
     gain = plan_json(plan, "--times", f"{SHARED},patch=1", "--schedule", "exact")["staleness_gain"]
-    assert gain == {"staleness": 1, "period": 9, "link": 2.25}
+    assert gain == {"staleness": 1, "period": 9, "faster": 2.25}
     assert "staleness_gain" not in plan_json(plan, "--times", SHARED)
 
 

@@ -11,7 +11,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.clock import Clock
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import IterationDraws, Purpose
+from mspipe_triton.data.negatives import IterationDraws, Purpose, drawing_rank
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.iteration import shares
 from mspipe_triton.iteration.scene import Batch, Scene, batches
@@ -118,7 +118,8 @@ def test_keys_of_draws(layers: int, roots: int) -> None:
     keys = set()
     for purpose in Purpose:
         for layer in range(layers):
-            draws = (IterationDraws(3, 1, 5, Placement(), rank, layers) for rank in ranks)
+            numbers = (drawing_rank(purpose, layer, layers, rank) for rank in ranks)
+            draws = (IterationDraws(3, 1, 5, Placement(), number) for number in numbers)
             by_rank = {tuple(each.words(purpose, layer).tolist()) for each in draws}
             further = purpose == Purpose.UNIFORM_NEIGHBOURS and layer != roots
             assert len(by_rank) == (len(ranks) if purpose in BY_SHARE or further else 1), (purpose, layer)
@@ -134,7 +135,7 @@ def test_a_clock_has_the_keys_of_iterations(layers: int) -> None:
         clock = Clock(3, 40, torch.device("cpu"), layers, rank=rank)
         clock.start(0, 400, 2)
         clock.advance()
-        draws = IterationDraws(3, 2, 1, Placement(), rank, layers)
         for purpose in Purpose:
             for layer in range(layers):
+                draws = IterationDraws(3, 2, 1, Placement(), drawing_rank(purpose, layer, layers, rank))
                 assert torch.equal(clock.words(purpose, layer), draws.words(purpose, layer))

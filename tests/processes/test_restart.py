@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 def ends(outputs: str, author: int) -> list[str]:
     """Return the ranks of the processes that have ended and have read what one wrote before the restart."""
-    found = ENDS.findall(outputs)
-    assert {pid for _, pid in found} == {str(author)}
-    return sorted(rank for rank, _ in found)
+    rows = ENDS.findall(outputs)
+    assert {pid for _, pid in rows} == {str(author)}
+    return sorted(rank for rank, _ in rows)
 
 
 def free_port() -> int:
