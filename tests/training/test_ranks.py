@@ -91,7 +91,7 @@ def test_ranks_train_what_one_process_trains(processes: Pool, tmp_path: Path) ->
     """Uneven last batches, more ranks than events in a batch, and labels; the run folder serves one process."""
     few = config(batch_size=3, epochs=1, schedule="exact")
     runs = {
-        "exact": (config(schedule="exact", deterministic=True), False),
+        "exact": (config(schedule="exact", deterministic=True, epochs=1), False),
         "few": (few, False),
         "labels": (config(task="node", epochs=1), True),
     }
