@@ -236,6 +236,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/ranks.md", "ranks-equal.json", COMMAND), ranks_runs.equal),
     (Table("docs/measured/ranks.md", "ranks-sleeping.json", COMMAND), ranks_runs.sleeping),
     (Table("docs/measured/ranks.md", "ranks-speed.json", COMMAND), ranks_runs.speed),
+    (Table("docs/measured/ranks.md", "ranks-deaths.json", COMMAND), ranks_runs.deaths),
     (Table("docs/measured/graphpipe.md", "graphpipe.json", COMMAND), graphpipe.plans),
     (Table("docs/measured/graphpipe.md", "graphpipe-gap.json", COMMAND), graphpipe.gap),
     (Table("docs/measured/graphpipe.md", "graphpipe-profile.json", COMMAND), graphpipe.profile),

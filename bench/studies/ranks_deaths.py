@@ -27,7 +27,7 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "torchrun, restarts": ((*TORCHRUN, "--max-restarts", "1"), (), 2),
 }
 COMPLETE = 1  # epochs before the one in which a rank is killed
-PATIENCE = 300.0  # seconds
+PATIENCE = 900.0  # seconds
 Facts = dict[str, Any]
 
 

@@ -135,8 +135,8 @@ def stage_times(costs: Costs, work: Workload, link: Link, speed: float = 1, with
     Args:
         speed: of the device, over that of the measured one. without: a part of `PARTS` to leave out.
     """
-    left = {name: replace(costs[name], **_ZERO[without]) for name in STAGES}
-    seconds = {name: cost.seconds(work.share, work.batch, work.ends) / speed for name, cost in left.items()}
+    remaining = {name: replace(costs[name], **_ZERO[without]) for name in STAGES}
+    seconds = {name: cost.seconds(work.share, work.batch, work.ends) / speed for name, cost in remaining.items()}
     if without != "link":
         seconds["exchange"] += link.gather(work.gathered, work.ranks)
         seconds["backward"] += link.reduce(work.gradients, work.ranks)

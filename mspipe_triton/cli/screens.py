@@ -140,7 +140,7 @@ class TrainingScreen(EvaluationScreen, Observer):
 
 def result_table(result: dict[str, Any]) -> Table:
     """Table of results at the end of `train`: scores by split, and speed in the caption."""
-    ranks = f", {result['ranks']} ranks" if result["ranks"] > 1 else ""
+    ranks = f", {result['ranks']} ranks" if result.get("ranks", 1) > 1 else ""
     speed = f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch"
     table = Table(
         title=f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mspipe_triton.training.entry import Entry
     from mspipe_triton.training.run_folder import RunFolder
 
+PER_CORE = 8  # processes, at most: each has its own copy of torch and of the node state
 _FOLDER = "folder"  # name of the note with the run folder
 
 
@@ -102,8 +103,16 @@ class _Request:
         Raises:
             InputError: a flag is wrong, or the run to resume or to continue is not usable.
         """
+        from mspipe_triton.settings import cores
+
         if nproc < 1:
             raise ConfigError(f"--nproc must be at least 1, not {nproc}")
+        most = PER_CORE * cores()
+        if nproc > most:
+            raise ConfigError(
+                f"--nproc {nproc} is far above the {cores()} cores of this machine; use one process per GPU, or at "
+                f"most {most}"
+            )
         self.config(several=True)
 
     def config(self, several: bool) -> RunConfig:

@@ -1,1 +1,1 @@
-"""Runs in several processes: their launcher, their part in a run, and the watch that ends all when one dies."""
+"""Runs in several processes: their launcher, their start and meeting, and the watch that ends all when one dies."""

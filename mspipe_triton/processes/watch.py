@@ -120,7 +120,8 @@ class Watch:
 
     def store(self) -> Store:
         """Return a connection of its own to the processes' store, in which no earlier start has written."""
-        return PrefixStore("work", part(self._store.clone(), self._meeting.number))
+        connection = self._store.clone()  # type: ignore[attr-defined]  # torch's list of its methods lacks it
+        return PrefixStore("work", part(connection, self._meeting.number))
 
     def _verdict_on(self, error: BaseException) -> Verdict:
         """Return the verdict that an exception of this process is."""

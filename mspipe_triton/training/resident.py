@@ -50,7 +50,7 @@ class Resident(Way):
         while True:
             self.session.state.reset()
             self.settle()
-            start = running_clock()
+            traffic, start = self.traffic(), running_clock()
             count = steps.run(*span, check)
             self.settle()
             seconds = running_clock() - start
@@ -67,7 +67,7 @@ class Resident(Way):
             self._prepare(steps, [span], False, measured=True)
         facts = {
             "stage_seconds": {"iteration": seconds / count}, "captured": steps.replay.graph is not None,
-            "staleness_measured": {"0": count},
+            "staleness_measured": {"0": count}, **self.exchanged(traffic, count),
         }  # fmt: skip
         result = Epoch(steps.losses[:count].to("cpu", copy=True), seconds, facts)
         for index, loss in enumerate(result.losses.tolist()):

@@ -127,9 +127,9 @@ def test_the_plan_of_ranks_is_the_busiest_resource_or_the_way_through_the_exchan
             times = stage_times(COSTS, work, link)
             compute = times["patch"] + times["forward"] + times["backward"]
             copies = times["features"] + times["memory"]
-            held = times["patch"] + times["forward"] + times["exchange"]
+            hold = times["patch"] + times["forward"] + times["exchange"]
             plan = plan_ranks(COSTS, work, link)
-            assert plan.period == max(compute, copies, times["sample"], times["update"], times["exchange"], held)
+            assert plan.period == max(compute, copies, times["sample"], times["update"], times["exchange"], hold)
             assert isinstance(plan.period, Fraction)
 
 

@@ -1,4 +1,4 @@
-"""What ranks exchange: gathered parts, sums, flags, values and tensors of the first one, and the bytes of each."""
+"""Exchanges of ranks: gathered parts, sums, flags, values and tensors of the first one, and the bytes of each."""
 
 from __future__ import annotations
 

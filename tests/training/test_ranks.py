@@ -95,7 +95,7 @@ def test_ranks_train_what_one_process_trains(processes: Pool, tmp_path: Path) ->
     """Uneven last batches, more ranks than events in a batch, and labels; the run folder serves one process."""
     few = config(batch_size=3, epochs=1, schedule="exact")
     runs = {
-        "exact": (config(schedule="exact", deterministic=True), False),
+        "exact": (config(schedule="exact", deterministic=True, epochs=1), False),
         "few": (few, False),
         "labels": (config(task="node", epochs=1), True),
     }
@@ -137,7 +137,7 @@ def test_runs_resume_with_another_number_of_ranks(processes: Pool, tmp_path: Pat
 def refusals(folder: str) -> list[str]:
     """Try runs in which rank 1 differs, and return the messages."""
     rank, settings, messages = distributed.get_rank(), config(epochs=1), []
-    own, other = Path(folder) / "events.csv", Path(folder) / f"{rank}.csv"
+    first, other = Path(folder) / "events.csv", Path(folder) / f"{rank}.csv"
 
     def attempt(different: RunConfig, events: EventStream | None = None, **arguments: Any) -> None:
         with pytest.raises(InputError) as caught:
@@ -150,7 +150,7 @@ def refusals(folder: str) -> list[str]:
         if rank == 1:
             changes.setattr(mspipe_triton, "__version__", "0.0.9")
         attempt(settings)
-    settings = replace(settings, data=DataConfig(path=str(own)))
+    settings = replace(settings, data=DataConfig(path=str(first)))
     attempt(replace(settings, data=DataConfig(path=str(other))))
     attempt(replace(settings, data=DataConfig(path=str(Path(folder) / "nowhere.csv"))))
     altered = stream()
