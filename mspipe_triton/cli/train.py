@@ -121,10 +121,12 @@ class _Request:
             config = continued_config(self.flags, self.past, self.resume)
         else:
             config = resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
-        if seconds(self.budget) is not None and (several or not self.tunes(config)):
+        if seconds(self.budget) is not None and several:
+            raise ConfigError("--budget is for tuning, and several processes use the shipped settings; omit it")
+        if self.budget is not None and not self.tunes(config):
             raise ConfigError(
                 "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, "
-                "--resume, [settings] or several processes"
+                "--resume or [settings]"
             )
         return config
 

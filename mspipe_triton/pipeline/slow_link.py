@@ -40,8 +40,8 @@ class Gain:
         period, before = (f"{float(time * per_unit):,.4g}{unit}" for time in (self.period, self.before))
         return (
             f"The exchange holds training up: staleness {self.staleness} (--schedule mspipe) would take {period} "
-            f"instead of {before} per iteration; an exchange {ceil(10 * self.faster) / 10:,g} times as fast would need "
-            "none."
+            f"instead of {before} per iteration; if the exchange were {ceil(10 * self.faster) / 10:,g} times as fast, "
+            "no staleness would be needed."
         )
 
 

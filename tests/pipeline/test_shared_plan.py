@@ -167,7 +167,7 @@ def test_the_gain_by_staleness_of_an_example() -> None:
     assert gain.to_json() == {"staleness": 1, "period": 9, "faster": 2.25}
     assert gain.describe() == (
         "The exchange holds training up: staleness 1 (--schedule mspipe) would take 9 instead of 12 per iteration; "
-        "an exchange 2.3 times as fast would need none."
+        "if the exchange were 2.3 times as fast, no staleness would be needed."
     )
     assert gain_of("prefetch", TIMES) == gain_of("mspipe", TIMES, 0) == gain_of("fixed", TIMES, 0) == (1, 9)
     assert gain_of("mspipe", TIMES) is gain_of("fixed", TIMES, 1) is gain_of("serial", TIMES) is None
@@ -201,7 +201,7 @@ def test_a_run_is_told_of_gains_above_a_twentieth() -> None:
     seconds = {name: time / 1000 for name, time in EXACT.items()}
     assert link_notes("exact", seconds, 1) == [
         "The exchange holds training up: staleness 1 (--schedule mspipe) would take 9 ms instead of 12 ms per "
-        "iteration; an exchange 2.3 times as fast would need none."
+        "iteration; if the exchange were 2.3 times as fast, no staleness would be needed."
     ]
     # 12 ms of exchange: exact needs patch + forward + exchange, 12 ms and the rest.
     for rest, notes in ((0.25, 0), (0.35, 1)):
