@@ -106,7 +106,7 @@ def end_of(way: str, words: Sequence[str], out: Path, whole: Path, undisturbed: 
         seconds, epochs = time.perf_counter() - killed, len(epochs_of(out))
         _, errors = run.process.communicate(timeout=PATIENCE)
         lost = time.perf_counter() - start - undisturbed
-    messages = re.findall(r"^mspipe-triton: (.*)$", errors, re.MULTILINE)
+    messages = re.findall(r"^mspipe-triton: (.*)$", errors.replace(f"{out.parent}/", ""), re.MULTILINE)
     restarts = "--max-restarts" in WAYS[way][0]
     assert (run.process.returncode == 0) == restarts, errors
     if not restarts:
