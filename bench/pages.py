@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bench import graphpipe, graphpipe_runs
+from bench import graphpipe, graphpipe_runs, ranks_runs, ranks_scaling
 from bench.aot import issue_slots, rows, versions
 from bench.studies import models
 from bench.tables import Table, markdown
@@ -233,6 +233,10 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table(ACCURACY, "ranking-cost.json", COMMAND), cost),
     (Table("docs/measured/predictor.md", "predictor-wiki.json", COMMAND), ages),
     (Table("docs/measured/serving.md", "serving-wiki.json", COMMAND), serving),
+    (Table("docs/measured/ranks.md", "ranks-equal.json", COMMAND), ranks_runs.equal),
+    (Table("docs/measured/ranks.md", "ranks-sleeping.json", COMMAND), ranks_runs.sleeping),
+    (Table("docs/measured/ranks.md", "ranks-speed.json", COMMAND), ranks_runs.speed),
+    (Table("docs/measured/ranks.md", "ranks-deaths.json", COMMAND), ranks_runs.deaths),
     (Table("docs/measured/graphpipe.md", "graphpipe.json", COMMAND), graphpipe.plans),
     (Table("docs/measured/graphpipe.md", "graphpipe-gap.json", COMMAND), graphpipe.gap),
     (Table("docs/measured/graphpipe.md", "graphpipe-profile.json", COMMAND), graphpipe.profile),
@@ -241,6 +245,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/graphpipe-run.md", "graphpipe-again.json", COMMAND), graphpipe_runs.again),
     (Table("docs/measured/graphpipe-run.md", "graphpipe-typed.json", COMMAND), graphpipe_runs.typed),
     (Table("docs/measured/graphpipe-run.md", "graphpipe-deaths.json", COMMAND), graphpipe_runs.deaths),
+    (Table("docs/measured/ranks-scaling.md", "ranks-scaling.json", COMMAND), ranks_scaling.tables),
+    (Table("docs/concepts/ranks.md", "ranks-scaling.json", COMMAND), ranks_scaling.paper),
 ]
 
 

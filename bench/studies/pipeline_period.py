@@ -42,12 +42,25 @@ FASTER_ON = "compute"
 
 
 @dataclass
-class StandIns:
-    """Stages that sleep for fixed times, and count the updates that a memory fetch does not see.
+class Sleep:
+    """A sleep of `seconds` on average.
 
-    A machine wakes a sleeping thread late, by 0.1 to 0.6 ms here. Each stage subtracts its earlier delays from its
-    sleep, so that on average it lasts as long as planned.
+    A machine wakes a sleeping thread late, by 0.1 to 0.6 ms here. Each sleep subtracts earlier delays.
     """
+
+    seconds: float
+    late: float = 0.0
+
+    def __call__(self) -> None:
+        """Sleep."""
+        start = time.perf_counter()
+        time.sleep(max(0.0, self.seconds - self.late))
+        self.late += (time.perf_counter() - start - self.seconds) / 8
+
+
+@dataclass
+class StandIns:
+    """Stages that sleep for fixed times, and count the updates that a memory fetch does not see."""
 
     milliseconds: Mapping[str, float]
     updated: int = 0
@@ -55,18 +68,13 @@ class StandIns:
 
     def functions(self) -> dict[str, Callable[[int], int]]:
         """Stages by name; they pass the iteration's number on."""
-        return {name: self._stage(name, milliseconds / 1e3) for name, milliseconds in self.milliseconds.items()}
+        return {name: self._stage(name, Sleep(milliseconds / 1e3)) for name, milliseconds in self.milliseconds.items()}
 
-    def _stage(self, name: str, seconds: float) -> Callable[[int], int]:
-        late = 0.0
-
+    def _stage(self, name: str, sleep: Sleep) -> Callable[[int], int]:
         def run(iteration: int) -> int:
-            nonlocal late
             if name == "memory":
                 self.missed[iteration - self.updated] += 1
-            start = time.perf_counter()
-            time.sleep(max(0.0, seconds - late))
-            late += (time.perf_counter() - start - seconds) / 8
+            sleep()
             if name == "update":
                 self.updated = iteration + 1
             return iteration

@@ -16,7 +16,14 @@ from mspipe_triton.pipeline.schedules import stage_names
 STAGES = stage_names("exact", shared=True)
 WORTHWHILE = 1.1  # events/s after a doubling of the ranks, over those before it
 # Parts of an iteration, without which its period is planned again to find what holds it up.
-PARTS = {"fixed": "fixed parts", "ends": "writes of the whole batch", "link": "the link"}
+PARTS = {"fixed": "fixed parts", "whole": "work on the whole batch", "link": "the link"}
+# What the time of a stage grows with: events of the share, events of the batch, and the batch's distinct ends. Sampling
+# sorts the ends of the whole batch, and every rank makes and stores all of its writes.
+GROWS = {
+    "sample": ("share", "batch"), "features": ("share", "batch"), "memory": ("share",), "patch": ("share", "ends"),
+    "forward": ("share",), "backward": ("share",), "exchange": ("batch", "ends"), "update": ("batch", "ends"),
+}  # fmt: skip
+_ZERO = {"fixed": {"fixed": 0.0}, "whole": {"batch": 0.0, "ends": 0.0}, "link": {}, "": {}}
 _NANO = 10**9
 
 
@@ -53,35 +60,36 @@ LINKS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a stage: `fixed`, per event of the rank's `share`, and per distinct end of the whole batch."""
+    """Seconds of a stage: `fixed`, per event of the rank's `share`, per event of the `batch`, per distinct end."""
 
-    fixed: float
-    share: float
-    ends: float
+    fixed: float = 0.0
+    share: float = 0.0
+    batch: float = 0.0
+    ends: float = 0.0
 
-    def seconds(self, share: float, ends: float) -> float:
-        """Seconds for a share of C events of a batch with E distinct ends: fixed + share · C + ends · E."""
-        return self.fixed + self.share * share + self.ends * ends
+    def seconds(self, share: float, batch: float, ends: float) -> float:
+        """Seconds for a share of C events of a batch of B with E ends: fixed + share · C + batch · B + ends · E."""
+        return self.fixed + self.share * share + self.batch * batch + self.ends * ends
 
 
 Costs = Mapping[str, Cost]
 
 
-def fit_cost(samples: Sequence[tuple[float, float, float]]) -> tuple[Cost, float]:
-    """Fit a cost to samples (C, E, seconds), by least squares of relative errors with no part below 0.
+def fit_cost(stage: str, samples: Sequence[tuple[float, float, float, float]]) -> tuple[Cost, float]:
+    """Fit a stage's cost to samples (C, B, E, seconds), by least squares of relative errors with no part below 0.
 
     Returns:
         The cost, and its largest relative error on the samples.
     """
-    counts = torch.tensor([[1, share, ends] for share, ends, _ in samples], dtype=torch.float64)
-    seconds = torch.tensor([each for _, _, each in samples], dtype=torch.float64)
-    rows = counts / seconds[:, None]
-    best, least = torch.zeros(3, dtype=torch.float64), float("inf")
+    table = torch.tensor([(1, *sample) for sample in samples], dtype=torch.float64)
+    rows = table[:, :-1] / table[:, -1:]
+    best, least = torch.zeros(4, dtype=torch.float64), float("inf")
     # The best fit with no part below 0 is the best of those fits to some of the parts that have none below 0.
-    for count in (1, 2, 3):
-        for columns in map(list, combinations(range(3), count)):
+    possible = [0, *(1 + ("share", "batch", "ends").index(name) for name in GROWS[stage])]
+    for count in range(1, 1 + len(possible)):
+        for columns in map(list, combinations(possible, count)):
             solution = torch.linalg.lstsq(rows[:, columns], torch.ones(len(samples), 1, dtype=torch.float64)).solution
-            parts = torch.zeros(3, dtype=torch.float64)
+            parts = torch.zeros(4, dtype=torch.float64)
             parts[columns] = solution.squeeze(1)
             loss = float((rows @ parts - 1).square().sum())
             if bool((parts >= 0).all()) and loss < least:
@@ -127,8 +135,8 @@ def stage_times(costs: Costs, work: Workload, link: Link, speed: float = 1, with
     Args:
         speed: of the device, over that of the measured one. without: a part of `PARTS` to leave out.
     """
-    drop = {without: 0.0} if without in ("fixed", "ends") else {}
-    seconds = {name: replace(costs[name], **drop).seconds(work.share, work.ends) / speed for name in STAGES}
+    remaining = {name: replace(costs[name], **_ZERO[without]) for name in STAGES}
+    seconds = {name: cost.seconds(work.share, work.batch, work.ends) / speed for name, cost in remaining.items()}
     if without != "link":
         seconds["exchange"] += link.gather(work.gathered, work.ranks)
         seconds["backward"] += link.reduce(work.gradients, work.ranks)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 
 from bench.report import command, header, show
 from bench.studies.ranks_model import (
+    GROWS,
     LINKS,
     STAGES,
     WORTHWHILE,
@@ -53,6 +55,8 @@ CASES = {"measured": (1, 100), "distinct": (100,)}
 RANKS = tuple(2**power for power in range(11))
 PLANNED = (600, 4_800, 38_400)  # events per batch
 BATCHES, SHARES = (600, 2_400, 9_600), (1, 4, 16, 64)  # measured: events per batch, and numbers of ranks
+# A stream of random pairs, whose batches have almost only distinct ends; for the parts on the whole batch.
+RANDOM_NODES, RANDOM_EVENTS, RANDOM = 200_000, 140_000, ((600, 4), (600, 64), (9_600, 4), (9_600, 64))
 _GAIN = 1.05  # period of exact over that of mspipe from which on staleness pays
 _ITERATIONS = 300  # of a simulation
 
@@ -73,16 +77,17 @@ def run_iterations(session: Session, items: Sequence[Batch]) -> tuple[dict[str, 
     So every patch has the writes of one iteration to patch, as under `exact`.
 
     Returns:
-        Seconds of every stage; and of every batch the number of distinct nodes that the share reads, and of its ends.
+        CPU seconds of every stage, which other processes hardly change; and of every batch the number of distinct nodes
+        that the share reads, and of its ends.
     """
     functions = SharedStages(session).training()
     seconds: dict[str, list[float]] = {name: [] for name in STAGES}
     sizes = list[tuple[int, int]]()
 
     def run(name: str, work: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         result = functions[name](work)
-        seconds[name].append(time.perf_counter() - start)
+        seconds[name].append(time.process_time() - start)
         return result
 
     def fetch(batch: Batch) -> Any:
@@ -135,16 +140,27 @@ def rows_sent(stream: EventStream, batch: int, ranks: int, samples: int = 6) -> 
 
 
 def fit(samples: Sequence[Mapping[str, Any]]) -> tuple[Costs, dict[str, Any]]:
-    """Fit every stage's cost; also returns the report's entries, in microseconds."""
+    """Fit every stage's cost; also returns the report's entries, in microseconds.
+
+    Random pairs have few neighbours, so they count only for stages that work on the whole batch too.
+    """
     costs, entries = dict[str, Cost](), dict[str, Any]()
     for name in STAGES:
-        cost, error = fit_cost([(each["share"], each["ends"], each["seconds"][name]) for each in samples])
+        rows = [each for each in samples if not each["random"] or GROWS[name] != ("share",)]
+        cost, error = fit_cost(
+            name, [(each["share"], each["batch"], each["ends"], each["seconds"][name]) for each in rows]
+        )
         costs[name] = cost
-        entries[name] = {
-            "fixed_us": cost.fixed * 1e6, "share_us": cost.share * 1e6, "end_us": cost.ends * 1e6,
-            "largest_error": error,
-        }  # fmt: skip
+        entries[name] = {f"{part}_us": seconds * 1e6 for part, seconds in vars(cost).items()}
+        entries[name]["largest_error"] = error
     return costs, entries
+
+
+def random_pairs() -> EventStream:
+    """Stream of random pairs of nodes, an event per second."""
+    generator = torch.Generator().manual_seed(0)
+    src, dst = (torch.randint(0, RANDOM_NODES, (RANDOM_EVENTS,), generator=generator) for _ in range(2))
+    return EventStream(src, dst, torch.arange(RANDOM_EVENTS), num_nodes=RANDOM_NODES, name="random pairs")
 
 
 def scale(costs: Costs, works: Sequence[Workload], case: str, name: str, speed: float) -> dict[str, Any]:
@@ -198,10 +214,12 @@ def _scalings(costs: Costs, stream: EventStream, dim: int, gradients: int) -> It
 def study(stream: EventStream, iterations: int, note: Callable[[str], None]) -> dict[str, Any]:
     """Measure, fit, plan, and work through the large stream; the report without its header."""
     config, samples = RunConfig(), list[dict[str, Any]]()
-    for batch in BATCHES:
-        for ranks in SHARES:
-            samples.append(measure(stream, batch, ranks, iterations))
-            note(f"B {batch:,}, rank 0 of {ranks}: {sum(samples[-1]['seconds'].values()) * 1e3:,.1f} ms")
+    cases = [(stream, batch, ranks) for batch in BATCHES for ranks in SHARES]
+    cases += [(pairs, *sizes) for pairs in [random_pairs()] for sizes in RANDOM]
+    for events, batch, ranks in cases:
+        samples.append({"random": events is not stream, **measure(events, batch, ranks, iterations)})
+        seconds = sum(samples[-1]["seconds"].values())
+        note(f"{events.name}, B {batch:,}, rank 0 of {ranks}: {seconds * 1e3:,.1f} ms")
     costs, entries = fit(samples)
     scalings = list(_scalings(costs, stream, config.model.dim, samples[0]["gradient_bytes"]))
     large = next(each for each in scalings if each["ends"] == "distinct" and each["batch"] == PLANNED[-1])

@@ -225,8 +225,8 @@ def _check(args: Recent | Uniform) -> None:
         words = "(seed, purpose, epoch, iteration)"
         raise ValueError(f"{name}: draws has shape {tuple(draws.shape)}; give the four words {words} as [4]")
     if places is not None and places.shape != args.roots.shape:
-        shapes = tuple(places.shape), tuple(args.roots.shape)
-        raise ValueError(f"{name}: places has shape {shapes[0]}, roots has {shapes[1]}; give a place for each root")
+        ours, theirs = tuple(places.shape), tuple(args.roots.shape)
+        raise ValueError(f"{name}: places has shape {ours}, roots has {theirs}; give a place for each root")
     checks.layout(name, indptr=args.indptr, **entries, **starts, draws=draws, places=places)
     checks.device(
         name, args.roots.device, ("indptr", *entries),

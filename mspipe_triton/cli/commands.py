@@ -128,7 +128,10 @@ def plan(
     from mspipe_triton.pipeline.plan import make_plan, parse_times
     from mspipe_triton.pipeline.slow_link import staleness_gain
 
-    result = make_plan(schedule, parse_times(times), staleness)
+    stages = parse_times(times)
+    if schedule != "exact":  # so that one set of times serves all schedules
+        stages.pop("patch", None)
+    result = make_plan(schedule, stages, staleness)
     gain = staleness_gain(result)
     if as_json:
         print(json.dumps({**result.to_json(), **({} if gain is None else {"staleness_gain": gain.to_json()})}))

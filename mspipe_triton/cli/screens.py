@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +16,7 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.trainer import Observer
+from mspipe_triton.training.way import silent
 
 _REFRESH_SECONDS = 0.1
 
@@ -76,10 +78,19 @@ class EvaluationScreen:
 
 
 class TrainingScreen(EvaluationScreen, Observer):
-    """A progress bar over all epochs with the loss as well, one over each evaluation, and one line per epoch."""
+    """A progress bar over all epochs with the loss as well, one over each evaluation, and one line per epoch.
+
+    Args:
+        complete: called with the run folder after each epoch.
+    """
+
+    def __init__(self, complete: Callable[[RunFolder], None] = silent) -> None:
+        super().__init__()
+        self.complete = complete
 
     def start(self, session: Session, folder: RunFolder) -> None:
         """Print the run, its schedule and the columns of its events, and open the bar."""
+        self.folder = folder
         train, settings = session.config.train, session.settings
         self.epochs, self.events = train.epochs, session.training_events
         iterations = -(-self.events // session.size)
@@ -120,6 +131,7 @@ class TrainingScreen(EvaluationScreen, Observer):
             f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['loss']:.4f}, val AP {metrics['val']['ap']:.4f}, "
             f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiling}"
         )
+        self.complete(self.folder)
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""
@@ -128,7 +140,7 @@ class TrainingScreen(EvaluationScreen, Observer):
 
 def result_table(result: dict[str, Any]) -> Table:
     """Table of results at the end of `train`: scores by split, and speed in the caption."""
-    ranks = f", {result['ranks']} ranks" if result["ranks"] > 1 else ""
+    ranks = f", {result['ranks']} ranks" if result.get("ranks", 1) > 1 else ""
     speed = f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch"
     table = Table(
         title=f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mspipe_triton.training.entry import Entry
     from mspipe_triton.training.run_folder import RunFolder
 
+PER_CORE = 8  # processes, at most: each has its own copy of torch and of the node state
 _FOLDER = "folder"  # name of the note with the run folder
 
 
@@ -101,8 +103,16 @@ class _Request:
         Raises:
             InputError: a flag is wrong, or the run to resume or to continue is not usable.
         """
+        from mspipe_triton.settings import cores
+
         if nproc < 1:
             raise ConfigError(f"--nproc must be at least 1, not {nproc}")
+        most = PER_CORE * cores()
+        if nproc > most:
+            raise ConfigError(
+                f"--nproc {nproc} is far above the {cores()} cores of this machine; use one process per GPU, or at "
+                f"most {most}"
+            )
         self.config(several=True)
 
     def config(self, several: bool) -> RunConfig:
@@ -111,10 +121,12 @@ class _Request:
             config = continued_config(self.flags, self.past, self.resume)
         else:
             config = resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
-        if seconds(self.budget) is not None and (several or not self.tunes(config)):
+        if seconds(self.budget) is not None and several:
+            raise ConfigError("--budget is for tuning, and several processes use the shipped settings; omit it")
+        if self.budget is not None and not self.tunes(config):
             raise ConfigError(
                 "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, "
-                "--resume, [settings] or several processes"
+                "--resume or [settings]"
             )
         return config
 
@@ -164,7 +176,8 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
     if watch is not None:
         request = request.restarted(watch, ALONE)
     config = request.config(several=False)
-    entry, screen, tuned = enter(config, None, request.out, request.resume, request.trace), TrainingScreen(), None
+    entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
+    screen = TrainingScreen(partial(_advise, watch))
     try:
         for note in entry.notes:
             screen.note(note)
@@ -199,7 +212,7 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
         config = together(ranks, lambda: config if ranks.first else config.with_flags(settings_of(request.flags)))
     else:
         config = together(ranks, lambda: request.config(several=True))
-    screen = TrainingScreen() if ranks.first else None
+    screen = TrainingScreen(partial(_advise, watch)) if ranks.first else None
     observer = screen or Observer()
     try:
         entry = enter(config, None, request.out, request.resume, request.trace, ranks)
@@ -218,7 +231,15 @@ def _begun(entry: Entry, request: _Request, watch: Watch | None) -> Entry:
     """Return the entry of a run that begins now, after a note of its folder for later starts of the same run."""
     if watch is not None and entry.ranks.first:
         watch.notes.write(_FOLDER, str(entry.folder.path))
+        if entry.resume:
+            _advise(watch, entry.folder)
     return replace(entry, restarts=request.restarts)
+
+
+def _advise(watch: Watch | None, folder: RunFolder) -> None:
+    """Say how to go on with a run of which an epoch is complete, unless torchrun would start it again."""
+    if watch is not None and watch.restarts >= int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+        watch.advise(_resumption(folder))
 
 
 def _launch(nproc: int) -> int:

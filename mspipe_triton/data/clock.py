@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mspipe_triton.data.negatives import LAYER, Purpose
+from mspipe_triton.data.negatives import LAYER, RANK, Purpose, drawing_rank
 
 
 class Clock:
@@ -19,10 +19,11 @@ class Clock:
         device: the device that reads the counter.
         layers: number of hops and layers with draws of their own.
         groups: number of parts in which a batch is ranked; neighbours are drawn with 2 · group + epoch as the epoch.
+        rank: of the process; see `drawing_rank`.
     """
 
-    def __init__(self, seed: int, size: int, device: torch.device, layers: int, groups: int = 0) -> None:
-        self.seed, self.size = seed, size
+    def __init__(self, seed: int, size: int, device: torch.device, layers: int, groups: int = 0, rank: int = 0) -> None:
+        self.seed, self.size, self.layers, self.rank = seed, size, layers, rank
         keys = [(int(purpose), layer, 0) for purpose in Purpose for layer in range(max(layers, 1))]
         keys += [(int(Purpose.RANKING_NEIGHBOURS), layer, group) for group in range(groups) for layer in range(layers)]
         self.rows = {key: row for row, key in enumerate(dict.fromkeys(keys), 1)}
@@ -36,7 +37,8 @@ class Clock:
         place = torch.zeros(self.table.shape, dtype=torch.int64)
         place[0, :2] = torch.tensor([first, stop])
         for (purpose, layer, group), row in self.rows.items():
-            place[row, :3] = torch.tensor([self.seed, purpose + LAYER * layer, epoch + 2 * group])
+            rank = drawing_rank(Purpose(purpose), layer, self.layers, self.rank)
+            place[row, :3] = torch.tensor([self.seed, purpose + LAYER * layer + RANK * rank, epoch + 2 * group])
         self.table.copy_(place)
         return -(-(stop - first) // self.size)
 

@@ -43,6 +43,25 @@ def draw_words(seed: int, purpose: int, epoch: int = 0, iteration: int = 0) -> t
     return torch.tensor([seed, int(purpose), epoch, iteration], dtype=torch.int64)
 
 
+def drawing_rank(purpose: Purpose, layer: int, layers: int, rank: int) -> int:
+    """Return the rank in the words of a draw: 0 if all ranks draw for places of whole batches, else this process's.
+
+    Whole batches have places for their negatives, for the receivers of their mail, and for the uniform neighbours in
+    the hop around their roots; other points are numbered within a share.
+
+    Args:
+        layer: the hop or layer. layers: the number of hops of the batch's neighbourhood.
+    """
+    outer = purpose is Purpose.UNIFORM_NEIGHBOURS and layer == min(1, layers - 1)
+    return 0 if outer or purpose in _OF_WHOLE_BATCHES else rank
+
+
+_OF_WHOLE_BATCHES = (
+    Purpose.TRAIN_NEGATIVES, Purpose.EVAL_NEGATIVES, Purpose.RANKING_NEGATIVES, Purpose.HISTORICAL_NEGATIVES,
+    Purpose.RECEIVING_NEIGHBOURS,
+)  # fmt: skip
+
+
 class Draws(Protocol):
     """Keys of one iteration's draws; each hop and layer has its own keys."""
 

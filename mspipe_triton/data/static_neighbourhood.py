@@ -49,7 +49,9 @@ class StaticSampler:
         if not words:
             nodes, rows, count = self._unique(roots.nodes, 0, roots.nodes.numel())
             return Neighbourhood(nodes, rows, [], count)
-        neighbours, events, deltas, counts = self.sampler.neighbours(points.nodes, points.times, words[0], horizon)
+        neighbours, events, deltas, counts = self.sampler.neighbours(
+            points.nodes, points.times, words[0], horizon, points.places
+        )
         size = points.nodes.numel()
         nodes, inverse, count = self._unique(torch.cat([points.nodes, neighbours.view(-1)]), self.layers - 1, size)
         root_rows, rows = inverse[:size], inverse[size:].view_as(neighbours)
@@ -84,7 +86,9 @@ class StaticSampler:
 
         The `new` roots are those whose keys count up from 2E.
         """
-        neighbours, events, deltas, counts = self.sampler.neighbours(roots.nodes, roots.times, words, horizon)
+        neighbours, events, deltas, counts = self.sampler.neighbours(
+            roots.nodes, roots.times, words, horizon, roots.places
+        )
         stream, size = self.sampler.stream, roots.nodes.numel()
         ends = (stream.dst.index_select(0, events.clamp(min=0).view(-1)).view_as(events) == neighbours).long()
         slots = torch.where(events >= 0, 2 * events + ends, -1)

@@ -21,14 +21,15 @@ def together(ranks: Ranks, make: Callable[[], T]) -> T:
     """
     if ranks.alone:
         return make()
-    result, refusal = None, None
+    result: T | None = None
+    mine: InputError | None = None
     try:
         result = make()
     except InputError as error:
-        refusal = error
-    for rank, (host, error) in enumerate(ranks.from_all((socket.gethostname(), refusal))):
-        if error is not None:
-            raise type(error)(str(error) if rank == 0 else f"{rank_name(rank, host)}: {error}")
+        mine = error
+    for rank, (host, refusal) in enumerate(ranks.from_all((socket.gethostname(), mine))):
+        if refusal is not None:
+            raise type(refusal)(str(refusal) if rank == 0 else f"{rank_name(rank, host)}: {refusal}")
     value: T = result  # type: ignore[assignment]  # no rank has raised
     return value
 

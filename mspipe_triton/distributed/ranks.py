@@ -15,6 +15,7 @@ from mspipe_triton.errors import MspipeError
 
 T = TypeVar("T")
 _ALIGNMENT = 8  # bytes
+_PIECE = 2**26  # bytes of a broadcast
 
 
 @dataclass
@@ -28,6 +29,10 @@ class Traffic:
         """Count further bytes."""
         self.gathered += gathered
         self.reduced += reduced
+
+    def set(self, other: Traffic) -> None:
+        """Go back to a former count."""
+        self.gathered, self.reduced = other.gathered, other.reduced
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,14 @@ class Ranks:
         return [self._from(rank, value) for rank in range(self.count)]
 
     def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Fill tensors with those of rank 0."""
+        """Fill tensors with those of rank 0, in pieces: a table of the host may be larger than the ranks' device."""
         for each in tensors if not self.alone else ():
-            if each.numel():
-                whole = each.detach().to(self.device).contiguous()
-                distributed.broadcast(whole, 0)
+            whole = each.detach().contiguous()
+            for part in whole.view(-1).view(torch.uint8).split(_PIECE) if each.numel() else ():
+                piece = part.to(self.device)
+                distributed.broadcast(piece, 0)
+                part.copy_(piece)
+            if not each.is_contiguous():
                 each.detach().copy_(whole)
 
     def content_from_first(self, make: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,8 @@ def evaluate_checkpoint(
     session, ranked, result = way.session, dict[str, Candidates](), dict[str, dict[str, Any]]()
     for split in splits:
         if candidates is None:
-            nodes, origin = tgb_candidates(session.stream, session.split, split, session.seed)
+            make = partial(tgb_candidates, session.stream, session.split, split, session.seed)
+            nodes, origin = session.ranks.content_from_first(make)  # py-tgb's files may be on its host alone
             ranked[split], result[split] = nodes, {"candidates": nodes.shape[1], "origin": origin}
         else:
             number = session.negatives.destinations.numel() - 1 if candidates == ALL else candidates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import torch
 
@@ -48,7 +49,7 @@ class Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, begin: Callable[[], object]) -> str | None:
-        """Run the step a few times to compile all kernels, then capture it without running it.
+        """Run the step a few times to compile all kernels, then capture it without running it; no bytes count.
 
         The caller restores what the step changes. A step that a rank cannot capture is launched kernel by kernel from
         then on, by all of them.
@@ -62,6 +63,22 @@ class Replay:
         self.graph = None  # a graph captured before holds other memory
         if self.device.type != "cuda":
             return None
+        before = replace(self.ranks.traffic)
+        try:
+            return self._prepare(begin)
+        finally:
+            self.ranks.traffic.set(before)
+
+    def __call__(self) -> None:
+        """Run the step once, without waiting for the device."""
+        if self.graph is not None:
+            self.graph.replay()
+            self.ranks.traffic.add(*self.bytes)
+        else:
+            self.step()
+
+    def _prepare(self, begin: Callable[[], object]) -> str | None:
+        """Warm up and capture; see `prepare`."""
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
@@ -78,21 +95,13 @@ class Replay:
         self.graph = graph
         return None
 
-    def __call__(self) -> None:
-        """Run the step once, without waiting for the device."""
-        if self.graph is not None:
-            self.graph.replay()
-            self.ranks.traffic.add(*self.bytes)
-        else:
-            self.step()
-
     def _capture(self, graph: torch.cuda.CUDAGraph, side: torch.cuda.Stream, begin: Callable[[], object]) -> str | None:
         """Capture the step on a stream; returns the reason why that failed, in one line, or None."""
         if debugging():
             return "debugging is on, and its checks read values on the host"
         begin()
-        pool, main, traffic = torch.cuda.graph_pool_handle(), torch.cuda.current_stream(self.device), self.ranks.traffic
-        before = (traffic.gathered, traffic.reduced)
+        pool, main = torch.cuda.graph_pool_handle(), torch.cuda.current_stream(self.device)
+        traffic, before = self.ranks.traffic, replace(self.ranks.traffic)
         # NCCL's watchdog, a thread of its own, may ask for the state of earlier exchanges during the capture.
         mode = "global" if self.ranks.alone else "thread_local"
         try:
@@ -103,9 +112,7 @@ class Replay:
             context = error.__context__  # ending a capture after an error raises a second error
             cause = context if isinstance(context, RuntimeError) else error
             return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        finally:
-            self.bytes = (traffic.gathered - before[0], traffic.reduced - before[1])
-            traffic.gathered, traffic.reduced = before  # only a replay sends them
+        self.bytes = (traffic.gathered - before.gathered, traffic.reduced - before.reduced)
         return None
 
 

@@ -41,18 +41,11 @@ class Exchange:
     @staticmethod
     @torch.no_grad()
     def start(
-        ranks: Ranks, parts: Sequence[torch.Tensor], scene: Scene, hidden: torch.Tensor | None, mine: torch.Tensor
+        ranks: Ranks, parts: Sequence[torch.Tensor], scene: Scene, hidden: torch.Tensor | None, rows: torch.Tensor
     ) -> Exchange:
-        """Start to exchange parts of the outcome, and the rows that this rank sends of h [U, D], the scene's nodes'.
-
-        Args:
-            mine: [R], places of the rows' nodes among the scene's roots.
-        """
-        rows = list[torch.Tensor]()
-        if hidden is not None:
-            places = scene.around.root_rows.index_select(0, mine)
-            rows = [each.index_select(0, places) for each in (scene.record.digested_time, hidden)]
-        return Exchange(ranks.gather([*parts, *rows]), len(parts))
+        """Start to exchange parts of the outcome, and `rows` [R] of h [U, D] of the scene's nodes, if there is any."""
+        sources = [] if hidden is None else [scene.record.digested_time, hidden]
+        return Exchange(ranks.gather([*parts, *(each.index_select(0, rows) for each in sources)]), len(parts))
 
     def wait(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the parts [N, …] of all ranks, and the times [N · R] and rows [N · R, D] of memory, if any."""

@@ -24,7 +24,7 @@ from mspipe_triton.iteration.ranking import Ranked, Ranking, StaticPairs, events
 from mspipe_triton.iteration.resident import Pass
 from mspipe_triton.iteration.scene import ALL, Candidates, Scene, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.static_shares import Drawn
+from mspipe_triton.iteration.static_shares import StaticBatch
 from mspipe_triton.iteration.step import Scored, after, embed, learn, score
 
 
@@ -137,8 +137,8 @@ class ScorePass(Pass):
         """Yield the destinations and candidates of the clock's batch, not yet fetched."""
         session, clock, layers = self.session, self.clock, self.model.layers
         stream = session.stream
-        drawn = self.shares.draw(clock, Purpose.RANKING_NEGATIVES, self.random)
-        horizon, (src, nodes, times) = self.horizon(drawn.times), self._candidates(self.shares.cut(drawn))
+        batch = self.shares.draw(clock, Purpose.RANKING_NEGATIVES, self.random)
+        horizon, (src, nodes, times) = self.horizon(batch.times), self._candidates(self.shares.cut(batch))
         parts = (column.split(self.events) for column in (src, nodes, times))
         for number, (sources, others, moments) in enumerate(zip(*parts, strict=True)):
             pairs = self.pairs.of(others, moments)
@@ -149,7 +149,7 @@ class ScorePass(Pass):
             scene = Scene(pairs.nodes, pairs.times, pairs.nodes[:0], None, around, pairs=features)
             yield Ranked(pairs.rows, scene, None if self.table is None else others[:, 1:] < 0)
 
-    def _candidates(self, share: Drawn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _candidates(self, share: StaticBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return sources [C], destinations and candidates [C, 1 + N], −1 in gaps, and times [C] of a share."""
         src, dst, candidates = share.parts()
         if self.table is not None:

@@ -19,7 +19,7 @@ from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import StaticPairs
 from mspipe_triton.iteration.scene import Scene, new_keys
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.iteration.static_shares import Drawn, StaticShares
+from mspipe_triton.iteration.static_shares import StaticBatch, StaticShares
 from mspipe_triton.nodes.mailbox import Deliveries, Receivers
 
 _MEASURED = 64  # batches that a capacity is measured on
@@ -50,8 +50,9 @@ class Pass(ABC):
         self.session, self.model, self.purpose, self.iterations = session, session.model, purpose, iterations
         self.each, self.lagged = each, lagged
         layers, device = session.model.layers, session.stream.t.device
-        self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups) for _ in range(2))
-        self.shares = StaticShares(session)
+        rank, self.shares = session.ranks.rank, StaticShares(session)
+        self.ahead, self.clock = (Clock(session.seed, session.size, device, layers, groups, rank) for _ in range(2))
+        self.places = self.shares.root_places(each)
         self.sampler = StaticSampler(session.sampler, layers)
         self.scene: Scene | None = None
         self.replay = Replay(self.step, device, session.settings.captured, session.ranks)
@@ -83,24 +84,24 @@ class Pass(ABC):
         """Sample the batch that `ahead` points to: its roots, their neighbourhood, and the receivers of its mail."""
         session, clock, model, shares = self.session, self.ahead, self.model, self.shares
         stream, size, layers = session.stream, shares.share, model.layers
-        drawn = shares.draw(clock, self.purpose, self.each)
-        horizon, now = self.horizon(drawn.times), None if session.ranks.alone else drawn.times[0]
+        batch = shares.draw(clock, self.purpose, self.each)
+        horizon, now = self.horizon(batch.times), None if session.ranks.alone else batch.times[0]
         if self.purpose == Purpose.TRAIN_NEGATIVES:
-            drawn = self._with_training_negatives(drawn)
-        share = shares.cut(drawn)
+            batch = self._with_training_negatives(batch)
+        share = shares.cut(batch)
         roots, times = share.roots, share.times
         keys = _keys(roots, share.events, len(stream)) if layers > 1 else roots
         hops = [clock.words(Purpose.UNIFORM_NEIGHBOURS, hop) for hop in range(layers)]
-        around = self.sampler.around(Roots(roots, times, keys), 2 * size, hops, horizon)
+        around = self.sampler.around(Roots(roots, times, keys, self.places), 2 * size, hops, horizon)
         receivers = None
         if model.mailbox.hears:
-            (ends, moments), draws = shares.ends(drawn), clock.words(Purpose.RECEIVING_NEIGHBOURS)
+            (ends, moments), draws = shares.ends(batch), clock.words(Purpose.RECEIVING_NEIGHBOURS)
             receivers = Receivers.of(ends, session.sampler.neighbours(ends, moments, draws)[0], padded=True)
         pairs = None
         if self.reads_pairs:
             src, dst, negatives = share.parts()
             pairs = features_of(session, src, torch.cat([dst.unsqueeze(1), negatives], 1), times[:size], horizon)
-        whole = shares.whole(drawn, share.count)
+        whole = shares.whole(batch, share.count)
         clock.advance()
         return Scene(
             roots, times, share.events, share.count, around, receivers, each=self.each, now=now, pairs=pairs,
@@ -111,13 +112,13 @@ class Pass(ABC):
         """Return the time of the first event of a batch with `times`, before which a lagged pass reads; else None."""
         return times[0] if self.lagged else None
 
-    def _with_training_negatives(self, drawn: Drawn) -> Drawn:
+    def _with_training_negatives(self, batch: StaticBatch) -> StaticBatch:
         """Return a batch with the negatives of training and their log weights."""
-        src, dst, negatives = drawn.parts()
+        src, dst, negatives = batch.parts()
         words = self.ahead.words(Purpose.HISTORICAL_NEGATIVES)
-        hard, weights = training_negatives(self.session, src, dst, drawn.times[: src.numel()], negatives, words)
-        roots = drawn.roots if hard is negatives else torch.cat([src, dst, hard.view(-1)])
-        return replace(drawn, roots=roots, log_weights=weights)
+        hard, weights = training_negatives(self.session, src, dst, batch.times[: src.numel()], negatives, words)
+        roots = batch.roots if hard is negatives else torch.cat([src, dst, hard.view(-1)])
+        return replace(batch, roots=roots, log_weights=weights)
 
     def fetched(self, scene: Scene, draws: Draws | None = None) -> Scene:
         """Return a sampled scene with its rows of the edge table, the node features and the nodes' tables."""
@@ -144,17 +145,18 @@ class Pass(ABC):
 
     def exchange(self, scene: Scene, hidden: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Exchange:
         """Start the exchange of `parts` of the share's outcome, and of h [U, D] of its ends."""
-        ends = torch.arange(2 * self.shares.share, device=scene.roots.device)
-        return Exchange.start(self.session.ranks, parts, scene, hidden, ends)
+        rows = scene.around.root_rows[: 2 * self.shares.share]
+        return Exchange.start(self.session.ranks, parts, scene, hidden, rows)
 
     def deliver_whole(self, scene: Scene, exchange: Exchange) -> list[torch.Tensor]:
         """Write the whole batch, as `deliver` does, and return the parts of all ranks' outcomes, [N, …] each."""
         state, whole = self.session.state, scene.whole
         assert whole is not None
         parts, ends = exchange.wait()
+        digested, hidden = ends or (whole.times[:0], None)
         columns = (whole.events, whole.times, whole.src, whole.dst, whole.src_rows, whole.dst_rows)
         sent = Deliveries(*columns, self.session.edge_table, scene.receivers)
-        state.mailbox.deliver(state.tables, *(ends or (whole.times[:0], None)), sent)
+        state.mailbox.deliver(state.tables, digested, hidden, sent)
         return parts
 
     def start(self, first: int, stop: int, epoch: int) -> int:

@@ -154,6 +154,18 @@ def _candidates(
     return sampler.iterate(Purpose.RANKING_NEGATIVES, epoch, dst, size, candidates) if candidates else None
 
 
+def root_places(first: int, share: int, size: int, each: int) -> torch.Tensor:
+    """Return the places [(2 + K)C] of a share's roots among those of a whole batch.
+
+    Args:
+        first: the share's first event. share, size: the numbers C and B of events of the share and of the batch.
+        each: K, negatives per event.
+    """
+    numbers = first + torch.arange(share)
+    negatives = 2 * size + first * each + torch.arange(share * each)
+    return torch.cat([numbers, size + numbers, negatives])
+
+
 def new_keys(roots: torch.Tensor, events: int) -> torch.Tensor:
     """Return keys [R] of roots that are not ends of the stream's events, −1 in padding (see `Roots`)."""
     return torch.where(roots >= 0, torch.arange(2 * events, 2 * events + roots.numel(), device=roots.device), -1)

@@ -20,7 +20,7 @@ from mspipe_triton.iteration.exchange import (
     loss_parts,
     score_parts,
 )
-from mspipe_triton.iteration.scene import Batch, Share
+from mspipe_triton.iteration.scene import Batch, Share, root_places
 from mspipe_triton.iteration.staged import StageFunctions, Stages, Work, scene_of
 from mspipe_triton.iteration.step import differentiate, embed, forward, loss_of, score
 from mspipe_triton.nodes.mailbox import Interactions
@@ -142,11 +142,11 @@ class SharedStages(Stages):
 
     def _places(self, share: Share, batch: Batch, each: int) -> torch.Tensor:
         """See `Stages`."""
-        first, size, numbers = share.places.start, batch.size, torch.arange(share.size)
-        negatives = 2 * size + first * each + torch.arange(share.size * each)
-        return torch.cat([first + numbers, size + first + numbers, negatives])
+        return root_places(share.places.start, share.size, batch.size, each)
 
     def _start(self, work: SharedWork, hidden: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Exchange:
         """Start the exchange of `parts`, and of the rows that this rank sends of h [U, D], the share's nodes'."""
         assert work.all_ends is not None
-        return Exchange.start(self.session.ranks, parts, scene_of(work), hidden, work.all_ends.mine)
+        scene = scene_of(work)
+        rows = scene.around.root_rows.index_select(0, work.all_ends.mine)
+        return Exchange.start(self.session.ranks, parts, scene, hidden, rows)

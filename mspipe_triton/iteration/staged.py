@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words
+from mspipe_triton.data.negatives import IterationDraws, Purpose, draw_words, drawing_rank
 from mspipe_triton.data.neighbourhood import EdgeRows, Roots
 from mspipe_triton.iteration.pairs import features_of, training_negatives
 from mspipe_triton.iteration.ranking import Pairs, Ranked, Ranking, events_at_a_time
@@ -209,18 +209,10 @@ class Stages:
         return Receivers.of(ends, self.session.sampler.neighbours(ends, times, words)[0])
 
     def _hop_draws(self, purpose: Purpose, epoch: int, iteration: int) -> list[torch.Tensor]:
-        """Return Philox words for every hop that the model reads.
-
-        Those of the hop around a batch's roots, which have places in it, are the same in all ranks. Other points are
-        numbered within a share, so each rank has words of its own.
-        """
-        seed, rank, layers = self.session.seed, self.session.ranks.rank, self.model.layers
-        own = IterationDraws(seed, epoch, iteration, Placement(), rank)
-        words = [own.words(purpose, hop) for hop in range(layers)]
-        if layers and purpose is Purpose.UNIFORM_NEIGHBOURS:
-            outer = min(1, layers - 1)  # of the roots, see `NeighbourSampler.around`
-            words[outer] = replace(own, rank=0).words(purpose, outer)
-        return words
+        """Return Philox words for every hop that the model reads; see `drawing_rank`."""
+        draws, layers = IterationDraws(self.session.seed, epoch, iteration, Placement()), self.model.layers
+        ranks = [drawing_rank(purpose, hop, layers, self.session.ranks.rank) for hop in range(layers)]
+        return [replace(draws, rank=rank).words(purpose, hop) for hop, rank in enumerate(ranks)]
 
     def _fetch(self, scene: Scene, edges: Sequence[EdgeRows], **more: Any) -> Scene:
         """Return a sampled scene on the device, with edge rows, node rows of the distinct nodes, and `more` fields."""

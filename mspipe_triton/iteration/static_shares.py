@@ -8,13 +8,13 @@ import torch
 
 from mspipe_triton.data.clock import Clock
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.iteration.scene import Whole
+from mspipe_triton.iteration.scene import Whole, root_places
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels import draw_batch, unique_nodes
 
 
 @dataclass(frozen=True)
-class Drawn:
+class StaticBatch:
     """Events at P places with K other nodes each, which are −1 in padding.
 
     Args:
@@ -48,50 +48,58 @@ class StaticShares:
         self.share = session.ranks.share(session.size)
         self.places = self.share * self.ranks.count
 
-    def draw(self, clock: Clock, purpose: Purpose, each: int) -> Drawn:
+    def draw(self, clock: Clock, purpose: Purpose, each: int) -> StaticBatch:
         """Draw the clock's whole batch, with `each` random destinations per event."""
         stream, span = self.session.stream, clock.span
         if self.places > self.size:
             first, stop = span.unbind()
             span = torch.stack([first, torch.minimum(stop, first + self.size)])
         columns, words = (stream.src, stream.dst, stream.t), clock.words(purpose)
-        return Drawn(*draw_batch(*columns, self.session.negatives.destinations, span, words, self.places, each))
+        return StaticBatch(*draw_batch(*columns, self.session.negatives.destinations, span, words, self.places, each))
 
-    def cut(self, whole: Drawn) -> Drawn:
+    def cut(self, batch: StaticBatch) -> StaticBatch:
         """Return the share of a batch."""
         if self.ranks.alone:
-            return whole
+            return batch
         first, size = self.ranks.rank * self.share, self.places
         places = slice(first, first + self.share)
         roots, times = (
             torch.cat([part[places].reshape(-1) for part in _parts(column, size)])
-            for column in (whole.roots, whole.times)
+            for column in (batch.roots, batch.times)
         )
-        count = (whole.count - first).clamp(0, self.share)
-        weights = None if whole.log_weights is None else whole.log_weights[places]
-        return Drawn(roots, times, whole.events[places], count, weights)
+        count = (batch.count - first).clamp(0, self.share)
+        weights = None if batch.log_weights is None else batch.log_weights[places]
+        return StaticBatch(roots, times, batch.events[places], count, weights)
 
-    def ends(self, whole: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
+    def root_places(self, each: int) -> torch.Tensor | None:
+        """Return the places of a share's roots in a whole batch; None if the share is whole. See `Roots`."""
+        if self.ranks.alone:
+            return None
+        places = root_places(self.ranks.rank * self.share, self.share, self.size, each)
+        return places.to(self.session.stream.t.device)
+
+    def ends(self, batch: StaticBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ends [2B] of a batch, src ‖ dst, and their times [2B]."""
         size = self.size
-        nodes, times = (part[: 2 * self.places].view(2, -1)[:, :size] for part in (whole.roots, whole.times))
+        nodes, times = (part[: 2 * self.places].view(2, -1)[:, :size] for part in (batch.roots, batch.times))
         return nodes.reshape(-1), times.reshape(-1)
 
-    def whole(self, drawn: Drawn, count: torch.Tensor) -> Whole | None:
+    def whole(self, batch: StaticBatch, count: torch.Tensor) -> Whole | None:
         """Return a batch as all ranks write it; `count` [1] is the share's. None if no other rank has a share.
 
         Each of a node's ends has its row; all writes of a node read that of its first end.
         """
         if self.ranks.alone:
             return None
-        (nodes, times), size = self.ends(drawn), self.size
+        (nodes, times), size = self.ends(batch), self.size
         _, inverse, _ = unique_nodes(nodes, 2 * size)
         numbers = torch.arange(2 * size, device=nodes.device)
         first = torch.full_like(numbers, 2 * size).scatter_reduce_(0, inverse, numbers, "amin").index_select(0, inverse)
         place, side = first % size, first // size
         rows = place + (place // self.share + side) * self.share
-        weight = (count[0].double() / drawn.count[0].clamp(min=1)).to(self.session.model.time.frequency.dtype)
-        return Whole(drawn.events[:size], times[:size], *nodes.chunk(2), *rows.chunk(2), weight)
+        weight = (count[0].double() / batch.count[0].clamp(min=1)).to(self.session.model.time.frequency.dtype)
+        (src, dst), (src_rows, dst_rows) = nodes.chunk(2), rows.chunk(2)
+        return Whole(batch.events[:size], times[:size], src, dst, src_rows, dst_rows, weight)
 
 
 def _parts(column: torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -79,12 +79,12 @@ def schedule_graph(
         raise GraphError(
             f"stages train and {part} exclude each other: several ranks have {', '.join(SHARED)} instead of train"
         )
-    missing = [name for name in names if name not in times]
-    if missing:
-        raise GraphError(f"schedule {schedule} needs a time for {', '.join(missing)}, as in {missing[0]}=2")
     unknown = [name for name in times if name not in names]
     if unknown:
         raise GraphError(f"schedule {schedule} has no stage {unknown[0]!r}; it has {', '.join(names)}")
+    missing = [name for name in names if name not in times]
+    if missing:
+        raise GraphError(f"schedule {schedule} needs a time for {', '.join(missing)}, as in {missing[0]}=2")
     if staleness < 0:
         raise GraphError(f"staleness must be at least 0, not {staleness}")
     if depth < 0:

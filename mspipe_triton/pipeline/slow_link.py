@@ -12,6 +12,7 @@ from mspipe_triton.pipeline.plan import Plan, longest_time, make_plan, number
 from mspipe_triton.pipeline.schedules import RESOURCES
 
 _EXCHANGE = "exchange"
+_SHORTEST = 1e-9  # seconds, as clocks may not see a short stage
 _WORTHWHILE = Fraction(105, 100)  # times the period of mspipe, for a note on a run
 
 
@@ -22,24 +23,25 @@ class Gain:
     Args:
         staleness: the smallest bound with which `mspipe` reaches its best period.
         period: that period. before: the plan's.
-        link: how many times as fast the link must be, so that the exchange holds nothing up.
+        faster: how many times as fast the exchange must be, so that it holds nothing up.
     """
 
     staleness: int
     period: Fraction
     before: Fraction
-    link: Fraction
+    faster: Fraction
 
     def to_json(self) -> dict[str, Any]:
-        """Return staleness, period and link as JSON numbers."""
-        return {"staleness": self.staleness, "period": number(self.period), "link": number(self.link)}
+        """Return staleness, period and `faster` as JSON numbers."""
+        return {"staleness": self.staleness, "period": number(self.period), "faster": number(self.faster)}
 
     def describe(self, unit: str = "", per_unit: int = 1) -> str:
         """Say it in a sentence, with times in `unit`, `per_unit` of which make one unit of the plan's times."""
         period, before = (f"{float(time * per_unit):,.4g}{unit}" for time in (self.period, self.before))
         return (
             f"The exchange holds training up: staleness {self.staleness} (--schedule mspipe) would take {period} "
-            f"instead of {before} per iteration; a link {ceil(10 * self.link) / 10:,g} times as fast would need none."
+            f"instead of {before} per iteration; if the exchange were {ceil(10 * self.faster) / 10:,g} times as fast, "
+            "no staleness would be needed."
         )
 
 
@@ -73,7 +75,8 @@ def link_notes(schedule: str, stage_seconds: Mapping[str, float], staleness: int
     if _EXCHANGE not in stage_seconds:
         return []
     bound = staleness if schedule in ("mspipe", "fixed") else None
-    gain = staleness_gain(make_plan(schedule, stage_seconds, bound))
+    seconds = {name: max(time, _SHORTEST) for name, time in stage_seconds.items()}
+    gain = staleness_gain(make_plan(schedule, seconds, bound))
     if gain is None or gain.before < _WORTHWHILE * gain.period:
         return []
     return [gain.describe(" ms", 1000)]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch.distributed.distributed_c10d import Store
 
 LAUNCHER = -1  # the author of what the launcher writes
-_VERDICT, _NONE = "verdict", "null"
+_VERDICT, _NONE, _ADVICE = "verdict", "null", "advice"
 
 
 class Verdict(NamedTuple):
@@ -59,6 +59,7 @@ class Board:
         for key in self._keys:
             self._store.compare_set(key, "", json.dumps(Beat()))
         self._store.compare_set(_VERDICT, "", _NONE)
+        self._store.compare_set(_ADVICE, "", _NONE)
 
     def beat(self, rank: int, number: int, done: bool) -> None:
         """Give a sign of life of this process."""
@@ -68,6 +69,15 @@ class Board:
         """Return the verdict, if there is one, and the last beat of each process."""
         verdict, *beats = (json.loads(each) for each in self._store.multi_get([_VERDICT, *self._keys]))
         return None if verdict is None else Verdict(*verdict), [Beat(*each) for each in beats]
+
+    def advise(self, text: str) -> None:
+        """Say how to go on if a process dies or the run is interrupted."""
+        self._store.set(_ADVICE, json.dumps(text))
+
+    def advised(self, reason: str) -> str:
+        """Return the reason for an end, with the advice if there is one."""
+        advice = json.loads(self._store.get(_ADVICE))
+        return reason if advice is None else f"{reason}; {advice}"
 
     def settle(self, verdict: Verdict) -> Verdict:
         """Make this the verdict unless there is one; returns the verdict of the run."""

@@ -47,7 +47,7 @@ def launch(command: Sequence[str], processes: int, names: Mapping[int, str] = Ma
     children: list[subprocess.Popen[bytes]] = []
     with _signals() as received:
         try:
-            _start(children, command, processes, store.port)
+            _start(children, command, processes, store.port, received)
             while (code := _check(board, children, names, received)) is None:
                 time.sleep(_POLL)
             return code
@@ -68,8 +68,10 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _start(children: list[subprocess.Popen[bytes]], command: Sequence[str], count: int, port: int) -> None:
-    """Start the processes. SIGINT, which the terminal sends to them as well, is blocked in them."""
+def _start(
+    children: list[subprocess.Popen[bytes]], command: Sequence[str], count: int, port: int, received: Sequence[int]
+) -> None:
+    """Start the processes until a signal is received. SIGINT, which the terminal sends to all, is blocked in them."""
     threads = max(1, torch.get_num_threads() // count)
     shared = {
         "OMP_NUM_THREADS": str(threads),
@@ -82,14 +84,16 @@ def _start(children: list[subprocess.Popen[bytes]], command: Sequence[str], coun
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         LAUNCHED: "1",
     }
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for rank in range(count):
-            environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            output = None if rank == 0 else 2
+    for rank in range(count):
+        environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        output = None if rank == 0 else 2
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output))
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if received:
+            return
 
 
 def _check(
@@ -100,13 +104,13 @@ def _check(
     verdict, beats = board.read()
     if verdict is None and received:
         reason = "interrupted" if signal.SIGINT in received else f"stopped by {signal.Signals(received[0]).name}"
-        verdict = board.settle(Verdict(reason, 1, LAUNCHER))
+        verdict = board.settle(Verdict(board.advised(reason), 1, LAUNCHER))
     for rank, code in enumerate(codes):
         if verdict is None and code and (code < 0 or not beats[rank].done):
             name = process_name(rank, names, children[rank].pid)
             end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
             hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
-            verdict = board.settle(Verdict(f"{name} {end}{hint}", 1, LAUNCHER))
+            verdict = board.settle(Verdict(board.advised(f"{name} {end}{hint}"), 1, LAUNCHER))
     if verdict is not None:
         raise (InputError if verdict.code == InputError.exit_code else PipelineError)(verdict.message)
     return None if None in codes else max(code or 0 for code in codes)

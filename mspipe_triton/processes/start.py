@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -83,6 +84,7 @@ def run_process(work: Callable[[Watch], Result], say: Callable[[str], None], sta
     with Watch(store, rank(), world_size(), None if launched else say, host, stalled, restarts) as watch:
         result = work(watch)
     if distributed.is_initialized():
+        gc.collect()  # NCCL waits for the end of all CUDA graphs that have captured its exchanges
         distributed.destroy_process_group()
     return result
 

@@ -113,6 +113,11 @@ class Watch:
         """Return the number of earlier starts of the run under the same torchrun; the same in all processes."""
         return self._meeting.restarts
 
+    def advise(self, text: str) -> None:
+        """Say how to go on if a process dies or the run is interrupted: the end of the message; in the block."""
+        assert self._board is not None
+        self._board.advise(text)
+
     def store(self) -> Store:
         """Return a connection of its own to the processes' store, in which no earlier start has written."""
         connection = self._store.clone()  # type: ignore[attr-defined]  # torch's list of its methods lacks it
@@ -125,7 +130,10 @@ class Watch:
         name = f"process {self.rank}"
         if self.rank in self.names:
             name = f"{self.names[self.rank]} ({name})"
-        return Verdict(f"{name} raised {first_line(error)}{_place(error)}", 1, self.rank)
+        return Verdict(self._advised(f"{name} raised {first_line(error)}{_place(error)}"), 1, self.rank)
+
+    def _advised(self, reason: str) -> str:
+        return reason if self._board is None else self._board.advised(reason)
 
     def _name(self, rank: int) -> str:
         beat, here = self._beats[rank], self._beats[self.rank].host
@@ -169,7 +177,7 @@ class Watch:
             self._complete.set()
             return
         finding = None if verdict or self._failure else self._diagnose()
-        mine = self._failure or (Verdict(finding, 1, self.rank) if finding else None)
+        mine = self._failure or (Verdict(board.advised(finding), 1, self.rank) if finding else None)
         if verdict is None and mine is not None:
             verdict = board.settle(mine)
         if verdict is not None:
@@ -215,7 +223,7 @@ class Watch:
             return
         for number in self._bell.recv(64):
             if number == signal.SIGINT:
-                self._failure = self._failure or Verdict("interrupted", 1, self.rank)
+                self._failure = self._failure or Verdict(self._advised("interrupted"), 1, self.rank)
             elif number == signal.SIGTERM:
                 self._suspect("stopped by SIGTERM")
 

@@ -15,7 +15,7 @@ from mspipe_triton.distributed.agreement import agree, together
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.models.stored import Past
-from mspipe_triton.settings import Tuned, run_settings
+from mspipe_triton.settings import Tuned, cores, run_settings
 from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.continuation import RunData, check_continuation, load_data, load_run
 from mspipe_triton.training.footprint import resolve_placement
@@ -67,24 +67,28 @@ class Entry:
         """Return the config with everything decided: device, placement, and settings with a schedule or "resident".
 
         The second value is a message for the user if `auto` found too little memory for the device, else None. Rank 0
-        decides for all ranks, but for the number of threads, which depends on the machine.
+        decides for all ranks, but for the number of threads, which depends on the machine: settings that were tuned in
+        one process may have more than a rank's share of the cores.
 
         Raises:
             ConfigError: placement "device" needs more memory than is free on the GPU.
         """
-        config, line = together(self.ranks, lambda: resolve(self.placed, self.stream))
+        config, line = together(self.ranks, lambda: resolve(self.placed, self.stream, self.ranks.count))
         agree(self.ranks, {"placement": config.train.placement}, "use --placement host")
         assert config.settings is not None
+        if self.ranks.alone:
+            return config, line
         threads, settings = config.settings.threads, self.ranks.from_first(lambda: config.settings)
         assert settings is not None
-        if not self.ranks.first:
-            settings = replace(settings, threads=threads, host_threads=min(threads, settings.host_threads))
+        if self.config.settings is not None and not config.train.threads:
+            threads = min(threads, cores())
+        settings = replace(settings, threads=threads, host_threads=min(threads, settings.host_threads))
         return replace(config, settings=settings), line
 
 
-def resolve(config: RunConfig, stream: EventStream) -> tuple[RunConfig, str | None]:
-    """Resolve a config as `Entry.resolved` does; its device is "cpu" or "cuda"."""
-    config, line = resolve_placement(config, stream)
+def resolve(config: RunConfig, stream: EventStream, ranks: int = 1) -> tuple[RunConfig, str | None]:
+    """Resolve a config for a number of ranks as `Entry.resolved` does; its device is "cpu" or "cuda"."""
+    config, line = resolve_placement(config, stream, ranks)
     return replace(config, settings=run_settings(config)), line
 
 
@@ -112,10 +116,10 @@ def enter(
     ranks = on_device(ranks, resolved.train.device)
     together(ranks, lambda: check_continuation(config))
     data, (stream, past) = together(ranks, lambda: _loaded(config, stream, out, resume, ranks.first))
-    if config.train.task == "node":
-        check_labels(stream)
     contents, place = Contents.of(stream), data.path or f"stream {stream.name}"
     check_contents(ranks, contents, place, data.history, labels=config.train.task == "node")
+    if config.train.task == "node":
+        check_labels(stream)  # once the labels of all ranks are the same
     folder = RunFolder(ranks.from_first(lambda: RunFolder.check(out, config, stream.name, resume).path))
     if resume:
         saved = ranks.from_first(lambda: _resumed(folder, config, data, stream, contents, place))

@@ -56,18 +56,19 @@ class Footprint:
     workspace: int
 
     @staticmethod
-    def of(config: RunConfig, stream: EventStream) -> Footprint:
-        """Compute the memory of a run on a stream, of which only shapes are read."""
+    def of(config: RunConfig, stream: EventStream, ranks: int = 1) -> Footprint:
+        """Compute the memory of each of a run's ranks on a stream, of which only shapes are read."""
         facts, candidates = Facts(stream.dim_edge, stream.dim_node), candidates_per_event(stream.name)
-        return Footprint.planned(config, len(stream), stream.num_nodes, facts, candidates)
+        return Footprint.planned(config, len(stream), stream.num_nodes, facts, candidates, ranks)
 
     @staticmethod
     def planned(
-        config: RunConfig, events: int, nodes: int, facts: Facts, candidates: int = DEFAULT_NUMBER
+        config: RunConfig, events: int, nodes: int, facts: Facts, candidates: int = DEFAULT_NUMBER, ranks: int = 1
     ) -> Footprint:
         """Compute the memory of a run from the numbers of events and nodes and the widths of their features.
 
-        `candidates` is the number per event by TGB's protocol; other runs do without.
+        `candidates` is the number per event by TGB's protocol; other runs do without. Each of the `ranks` has all
+        tables, its share of the batch, and room for what the ranks exchange.
 
         The workspace is 1.5 times the tensors that a training iteration, the scoring of a batch and the ranking of one
         group of candidates hold at their capacities, each of the three in separate memory, as three captured graphs
@@ -89,7 +90,7 @@ class Footprint:
             features=feature * (events * facts.dim_edge + nodes * facts.dim_node),
             state=nodes * (_row(tables) + (_NUMBER if "received" in tables else 0)),  # with `NodeState.sent`
             parameters=4 * _bytes(parameters) + 4 * len(parameters) + _bytes(model.buffers()),
-            workspace=_workspace(config, model, facts, ranked),
+            workspace=_workspace(config, model, facts, ranked, ranks),
         )
 
     @property
@@ -138,12 +139,13 @@ def choose_placement(config: RunConfig, footprint: Footprint, free_bytes: int) -
     )
 
 
-def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig, str | None]:
+def resolve_placement(config: RunConfig, stream: EventStream, ranks: int = 1) -> tuple[RunConfig, str | None]:
     """Return the config with placement "device" or "host", and a message if `auto` found too little device memory.
 
     Args:
         config: with "cpu" or "cuda" as device (see `resolve_device`).
         stream: the events.
+        ranks: the number of those that share each batch.
 
     Raises:
         ConfigError: placement "device" needs more memory than is free on the GPU.
@@ -152,7 +154,7 @@ def resolve_placement(config: RunConfig, stream: EventStream) -> tuple[RunConfig
     if placement is None:
         gc.collect()  # frees the objects of tuning, including its graphs
         torch.cuda.empty_cache()
-        placement, line = choose_placement(config, Footprint.of(config, stream), torch.cuda.mem_get_info()[0])
+        placement, line = choose_placement(config, Footprint.of(config, stream, ranks), torch.cuda.mem_get_info()[0])
     train, settings = replace(config.train, placement=placement), config.settings
     schedule = _settings_schedule(config)
     if schedule != "auto" and (schedule == RESIDENT) != (placement == "device"):
@@ -178,10 +180,10 @@ def _settings_schedule(config: RunConfig) -> str:
     return "auto" if config.settings is None else config.settings.schedule
 
 
-def _workspace(config: RunConfig, model: TemporalModel, facts: Facts, candidates: int) -> int:
+def _workspace(config: RunConfig, model: TemporalModel, facts: Facts, candidates: int, ranks: int) -> int:
     """Return the bytes of `Footprint.workspace`, if each event is ranked among `candidates`."""
     size, settings = config.train.batch_size, config.model
-    number = _itemsize(settings.dtype)
+    number, share = _itemsize(settings.dtype), ceil(size / ranks)
     pairs, columns = size * (1 + candidates), COLUMNS if settings.pair_features else 0
     ranked, learned = min(pairs, PAIRS), config.train.train_negatives
     ranking = pairs * (_NUMBER + number) + ranked * (_PAIRED + number * (settings.dim + 2 * columns))
@@ -189,10 +191,18 @@ def _workspace(config: RunConfig, model: TemporalModel, facts: Facts, candidates
     writes = 2 * receivers * (_SAMPLED + number * (3 * settings.dim + facts.dim_edge))
     passes = sum(
         _pass_bytes(settings, model, facts, roots, learning)
-        for roots, learning in (((2 + learned) * size, True), (3 * size, False), (ranked, False))
+        for roots, learning in (((2 + learned) * share, True), (3 * share, False), (ranked, False))
     )
-    features = number * columns * 2 * size * (1 + learned)
-    return (passes + ranking + writes + features) * 3 // 2
+    features = number * columns * 2 * share * (1 + learned)
+    return (passes + ranking + writes + features + _exchange(settings, model, share, ranks)) * 3 // 2
+
+
+def _exchange(config: ModelConfig, model: TemporalModel, share: int, ranks: int) -> int:
+    """Return the bytes that training and scoring hold for exchanges: twice the ranks' messages, and the gradients."""
+    if ranks == 1:
+        return 0
+    rows = 0 if model.updater is None else 2 * share * (_NUMBER + config.dim * _itemsize(config.dtype))
+    return 2 * (2 * ranks + 1) * (_NUMBER + rows) + _bytes(model.parameters())
 
 
 def _pass_bytes(config: ModelConfig, model: TemporalModel, facts: Facts, roots: int, learning: bool) -> int:

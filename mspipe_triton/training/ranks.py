@@ -116,5 +116,7 @@ def check_contents(ranks: Ranks, contents: Contents, place: str, history: str, l
     elif changes:
         difference = f"{contents} in {place}, and {{first}} has {first} in {first_place}; copy rank 0's file"
     refuse(ranks, difference)
+    form = {"number of nodes": contents.nodes, "split at events": tuple(contents.split)}
+    agree(ranks, form, "pass the same stream to all ranks")
     if history:
         agree(ranks, {f"model of {Path(history).name}": digest(Path(history))}, "copy rank 0's run")

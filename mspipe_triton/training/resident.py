@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Resident(Way):
     for somewhat more nodes than measured batches had; an epoch that needs even more computes wrong numbers, so it
     starts over from its initial parameters, with more room.
 
+    With several ranks all start over if one needs more room. Bytes that a discarded epoch has exchanged do not count.
+
     `seconds_preparing` counts measuring, warming up, capturing and epochs that started over, but not compiling loops.
     Losses are copied to the host at the end of an epoch. `device_session` is the session with all data on the device.
     """
@@ -43,11 +46,11 @@ class Resident(Way):
         self.session.model.train()
         first, events = self.session.stream.start, self.session.training_events if stop is None else stop
         steps, span = self.training(), (first, first + events, epoch)
-        initial = Snapshot(steps.model_tensors())
+        initial, traffic = Snapshot(steps.model_tensors()), replace(self.session.ranks.traffic)
         while True:
             self.session.state.reset()
             self.settle()
-            start = running_clock()
+            traffic, start = self.traffic(), running_clock()
             count = steps.run(*span, check)
             self.settle()
             seconds = running_clock() - start
@@ -57,13 +60,14 @@ class Resident(Way):
             self.watch.note(f"Epoch {epoch} starts over: its batches have more neighbours than were measured before.")
             self.seconds_preparing += seconds
             initial.restore()
+            self.session.ranks.traffic.set(traffic)
             if overflowed:
                 steps.sampler.fit()
             steps.scene = None
             self._prepare(steps, [span], False, measured=True)
         facts = {
             "stage_seconds": {"iteration": seconds / count}, "captured": steps.replay.graph is not None,
-            "staleness_measured": {"0": count},
+            "staleness_measured": {"0": count}, **self.exchanged(traffic, count),
         }  # fmt: skip
         result = Epoch(steps.losses[:count].to("cpu", copy=True), seconds, facts)
         for index, loss in enumerate(result.losses.tolist()):

@@ -80,9 +80,15 @@ class RunFolder:
         if out is None:
             raise RunFolderError("--resume needs --out RUN, the folder of the run to continue")
         folder = RunFolder(Path(out))
-        for file in (folder.last, folder.config):
+        if not folder.path.is_dir():
+            raise RunFolderError(f"{out}: no such folder; --resume needs that of a run that was interrupted")
+        faults = {
+            folder.config: "it holds no run; name another folder",
+            folder.last: "no epoch was complete; give the run's first command again",
+        }
+        for file, fault in faults.items():
             if not file.exists():
-                raise RunFolderError(f"{out}: nothing to resume ({file.name} is missing); omit --resume")
+                raise RunFolderError(f"{out}: nothing to resume ({file.name} is missing): {fault}")
         return folder
 
     def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any], continued: bool = False) -> None:

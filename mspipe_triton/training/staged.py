@@ -84,7 +84,7 @@ class Staged(Way):
         """See `Way`."""
         times, losses, staleness = StageTimes(), list[torch.Tensor](), Counter[str]()
         self._begin()
-        items, start = self.training_batches(epoch, stop), running_clock()
+        items, traffic, start = self.training_batches(epoch, stop), self.traffic(), running_clock()
         with closing(self.run(items, epoch, times)) as results:
             for work in results:
                 check()
@@ -94,7 +94,8 @@ class Staged(Way):
                 staleness[str(work.staleness)] += 1
                 progress(epoch, work.batch.stop - work.batch.start, loss)
         facts = {"stage_seconds": times.per_iteration(), "staleness_measured": dict(sorted(staleness.items()))}
-        return Epoch(torch.stack(losses), running_clock() - start, facts)
+        exchange = self.exchanged(traffic, len(losses))
+        return Epoch(torch.stack(losses), running_clock() - start, {**facts, **exchange})
 
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
         """See `Way`."""

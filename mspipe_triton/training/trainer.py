@@ -199,14 +199,17 @@ class _Run:
         metrics["eval_seconds"] = time.perf_counter() - start
         best = not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history)
         self.history.append(metrics)
-        if not self.first:
-            return
+        self.session.ranks.from_first(lambda: self._record(metrics, best))  # all wait, however long copying takes
+        if self.first:
+            self.observer.epoch(metrics)
+
+    def _record(self, metrics: dict[str, Any], best: bool) -> None:
+        """Write an epoch's metrics, and copy its checkpoint if it is the best so far."""
         if best:
             forget(self.folder.path)  # a model of an epoch that is no longer the best
             with atomic_file(self.folder.best) as temporary:
                 shutil.copyfile(self.folder.last, temporary)
         self.folder.append_metrics(metrics)
-        self.observer.epoch(metrics)
 
     def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         """Write the files of the finished run, and return its result."""

@@ -100,16 +100,15 @@ class Way(ABC):
         Raises:
             TrainingError: a loss was not finite.
         """
-        events, traffic = self.session.training_events, replace(self.session.ranks.traffic)
+        events = self.session.training_events
         preparing, compiling = self.seconds_preparing, compile_seconds()
         with Interrupts() as interrupts:
             result = self.train_epoch(epoch, progress, interrupts.check)
         compiling = compile_seconds() - compiling + self.seconds_preparing - preparing
-        exchange = self._exchange(traffic, result.losses.numel())
         return {
             "epoch": epoch, "loss": result.mean_loss(events, self.session.size), "seconds": result.seconds,
             "compile_seconds": compiling, "events_per_s": events / result.seconds,
-            "iterations": result.losses.numel(), **result.facts, **exchange,
+            "iterations": result.losses.numel(), **result.facts,
         }  # fmt: skip
 
     @abstractmethod
@@ -151,12 +150,19 @@ class Way(ABC):
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the plan of the epochs for `result.json`, from an epoch's measured stage times."""
 
-    def _exchange(self, before: Traffic, iterations: int) -> dict[str, Any]:
-        """Return the metric `exchange`: bytes that a rank has received per iteration; without other ranks, nothing."""
-        ranks = self.session.ranks
-        if ranks.alone:
+    def traffic(self) -> Traffic:
+        """Return the bytes that this rank has received so far."""
+        return replace(self.session.ranks.traffic)
+
+    def exchanged(self, before: Traffic, iterations: int) -> dict[str, Any]:
+        """Return the metric `exchange`: bytes per iteration that a rank has received since `traffic` returned `before`.
+
+        A run without other ranks has no such metric.
+        """
+        if self.session.ranks.alone:
             return {}
-        gathered, reduced = ranks.traffic.gathered - before.gathered, ranks.traffic.reduced - before.reduced
+        now = self.traffic()
+        gathered, reduced = now.gathered - before.gathered, now.reduced - before.reduced
         return {"exchange": {"gathered_bytes": gathered / iterations, "reduced_bytes": reduced / iterations}}
 
     def settle(self) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from bench.studies import ranks_scaling
 from bench.studies.ranks_model import (
+    GROWS,
     LINKS,
     PARTS,
     STAGES,
@@ -72,24 +73,36 @@ def test_messages_are_counted_as_the_ranks_build_them() -> None:
         assert [each.shape[0] for each in gathering.wait()] == [6, 6, 6]
 
 
+SIZES = [(b / n, b, e) for b, e in ((600, 290), (600, 1190), (2400, 900), (9600, 2200)) for n in (1, 4, 16)]
+
+
 def test_a_fit_finds_the_parts_of_a_cost() -> None:
     draw = random.Random(1)
-    for fixed, share, ends in ((3e-3, 2e-5, 4e-6), (0.0, 1e-5, 0.0), (1e-3, 0.0, 2e-6), (2e-3, 0.0, 0.0)):
-        cost = Cost(fixed, share, ends)
-        sizes = [(b / n, e) for b, e in ((600, 290), (2400, 900), (9600, 2200)) for n in (1, 4, 16)]
-        samples = [(c, e, fixed + share * c + ends * e) for c, e in sizes]
-        assert [cost.seconds(c, e) for c, e in sizes] == [seconds for _, _, seconds in samples]
-        result, error = fit_cost(samples)
+    for fixed, share, batch in ((3e-3, 2e-5, 4e-6), (0.0, 1e-5, 0.0), (1e-3, 0.0, 2e-6), (2e-3, 0.0, 0.0)):
+        samples = [(c, b, e, fixed + share * c + batch * b) for c, b, e in SIZES]
+        cost, error = fit_cost("sample", samples)
         assert error < 1e-9
-        assert (result.fixed, result.share, result.ends) == pytest.approx((fixed, share, ends), abs=1e-12)
-        noisy = [(c, e, seconds * draw.uniform(0.9, 1.1)) for c, e, seconds in samples]
-        result, error = fit_cost(noisy)
-        assert min(result.fixed, result.share, result.ends) >= 0
+        assert (cost.fixed, cost.share, cost.batch, cost.ends) == pytest.approx((fixed, share, batch, 0), abs=1e-12)
+        noisy = [(*sizes, seconds * draw.uniform(0.9, 1.1)) for *sizes, seconds in samples]
+        cost, error = fit_cost("sample", noisy)
+        assert min(cost.fixed, cost.share, cost.batch) >= 0
         assert 0 < error < 0.3
-        assert error == pytest.approx(max(abs(result.seconds(c, e) / seconds - 1) for c, e, seconds in noisy))
+        assert error == pytest.approx(max(abs(cost.seconds(*sizes) / seconds - 1) for *sizes, seconds in noisy))
 
 
-COSTS = {name: Cost(1e-3, 1e-5, 1e-6 if name in ("exchange", "update") else 0.0) for name in STAGES}
+def test_stages_cost_only_what_they_work_on() -> None:
+    samples = [(c, b, e, 1e-3 + 1e-5 * c + 1e-6 * b + 1e-6 * e) for c, b, e in SIZES]
+    for stage in STAGES:
+        cost = fit_cost(stage, samples)[0]
+        grows = {name for name in ("share", "batch", "ends") if getattr(cost, name)}
+        assert grows <= set(GROWS[stage])
+        if stage in ("memory", "forward", "backward"):
+            assert grows == {"share"}  # a network sees no more than the share
+        if stage in ("exchange", "update"):
+            assert "share" not in grows
+
+
+COSTS = {name: Cost(1e-3, 1e-5, 4e-7, 6e-7) if name in ("exchange", "update") else Cost(1e-3, 1e-5) for name in STAGES}
 
 
 def test_stage_times_scale_by_share_and_batch_and_add_the_network() -> None:
@@ -103,7 +116,7 @@ def test_stage_times_scale_by_share_and_batch_and_add_the_network() -> None:
     assert times["exchange"] == pytest.approx((1e-3 + 334e-5 + 1e-3) / 2 + 2 / 3 * gathered / 1e6 + 2e-3, abs=1e-8)
     without = {part: {n: float(t) for n, t in stage_times(COSTS, work, SLOW, 2, part).items()} for part in PARTS}
     assert without["fixed"]["update"] == pytest.approx((334e-5 + 1e-3) / 2)
-    assert without["ends"]["update"] == pytest.approx((1e-3 + 334e-5) / 2)
+    assert without["whole"]["update"] == pytest.approx((1e-3 + 334e-5) / 2)
     assert without["link"]["exchange"] == pytest.approx(times["update"])
 
 
@@ -114,17 +127,17 @@ def test_the_plan_of_ranks_is_the_busiest_resource_or_the_way_through_the_exchan
             times = stage_times(COSTS, work, link)
             compute = times["patch"] + times["forward"] + times["backward"]
             copies = times["features"] + times["memory"]
-            held = times["patch"] + times["forward"] + times["exchange"]
+            hold = times["patch"] + times["forward"] + times["exchange"]
             plan = plan_ranks(COSTS, work, link)
-            assert plan.period == max(compute, copies, times["sample"], times["update"], times["exchange"], held)
+            assert plan.period == max(compute, copies, times["sample"], times["update"], times["exchange"], hold)
             assert isinstance(plan.period, Fraction)
 
 
 def test_obstacles_and_the_last_doubling_that_pays() -> None:
     work = Workload(6400, 64, ends=5000, rows=100, dim=100, gradients=4)
-    idle = dict.fromkeys(STAGES, Cost(1e-6, 1e-6, 0.0))
-    assert obstacle({**idle, "update": Cost(0.0, 0.0, 1e-5)}, work, LINKS["NVLink"]) == "ends"
-    assert obstacle({**idle, "forward": Cost(1e-1, 0.0, 0.0)}, work, LINKS["NVLink"]) == "fixed"
+    idle = dict.fromkeys(STAGES, Cost(1e-6, 1e-6))
+    assert obstacle({**idle, "update": Cost(batch=1e-5)}, work, LINKS["NVLink"]) == "whole"
+    assert obstacle({**idle, "forward": Cost(1e-1)}, work, LINKS["NVLink"]) == "fixed"
     assert obstacle(idle, work, SLOW) == "link"
     assert last_worthwhile([(1, 100), (2, 190), (4, 300), (8, 329), (16, 700)]) == 4
     assert last_worthwhile([(1, 100), (2, 200)]) == 2
@@ -142,7 +155,7 @@ def test_the_large_stream_is_counted_byte_by_byte() -> None:
     facts = on_paper(config, LINKS, distinct=2.5, rate=1e6)
     assert facts["record_bytes"] == node
     assert facts["gpus_for_state"] == math.ceil(node * 1e9 * 1.1 / (139 * 2**30))
-    assert facts["nodes_per_gpu"] == int(139 * 2**30 / 1.1 / node)
+    assert facts["million_nodes_per_gpu"] == pytest.approx(139 * 2**30 / 1.1 / node / 1e6)
     for row in facts["sharded"]:
         hosts = row["hosts"]
         away = 1 - 1 / hosts
@@ -170,19 +183,23 @@ def test_rows_are_those_of_the_rank_that_sends_most(stream: EventStream) -> None
     assert shared["ends"] / 4 <= shared["rows"] < shared["ends"] / 2
 
 
+RANDOM = (("RANDOM_NODES", 500), ("RANDOM_EVENTS", 2000), ("RANDOM", ((100, 4),)))
+
+
 def test_a_rank_among_stand_ins_runs_every_stage_and_the_study_plans_from_it(
     stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("BATCHES", (50, 200)), ("SHARES", (1, 4)), ("PLANNED", (200,)), ("_ITERATIONS", 60)):
+    for name, value in (("BATCHES", (50, 200)), ("SHARES", (1, 4)), ("PLANNED", (200,)), ("_ITERATIONS", 60), *RANDOM):
         monkeypatch.setattr(ranks_scaling, name, value)
     notes = list[str]()
     report = ranks_scaling.study(stream, 3, notes.append)
-    assert len(notes) == len(report["samples"]) == 4
+    assert len(notes) == len(report["samples"]) == 5
+    assert [sample["random"] for sample in report["samples"]] == [False] * 4 + [True]
     for sample in report["samples"]:
         assert sample["share"] == math.ceil(sample["batch"] / sample["ranks"])
         assert list(sample["seconds"]) == list(STAGES)
         assert min(sample["seconds"].values()) > 0
-        assert 0 < sample["nodes"] < stream.num_nodes
+        assert 0 < sample["nodes"] < max(500, stream.num_nodes)
         assert 0 < sample["ends"] <= 2 * sample["batch"]
     assert len(report["scalings"]) == len(LINKS) * sum(map(len, ranks_scaling.CASES.values()))
     assert report["simulation_difference"] < 0.02

@@ -134,7 +134,7 @@ WRONG = {
     ("data", "generate", "x.txt"): "ends in .csv or .parquet",
     ("data", "generate", "x.csv", "--items", "1"): "items must be at least 10",
     ("data", "generate", "events.csv"): "events.csv: exists already; use --force to replace it, or another name",
-    ("train", "--resume", "--out", "nowhere"): "nowhere: nothing to resume (last.pt is missing); omit --resume",
+    ("train", "--resume", "--out", "nowhere"): "nowhere: no such folder; --resume needs that of a run",
     ("data",): "Missing command",
 }  # fmt: skip
 

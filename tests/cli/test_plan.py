@@ -71,6 +71,7 @@ def test_ranks_have_an_exchange_on_the_network(plan: Run) -> None:
         for schedule in ("serial", "prefetch", "mspipe", "fixed", "exact")
     }  # fmt: skip
     assert periods == {"serial": 25, "prefetch": 16, "mspipe": 9, "fixed": 9, "exact": 12}
+    assert plan_json(plan, "--times", f"{SHARED},patch=1")["period"] == 9  # only exact has the stage
     err = " ".join(plan("--times", SHARED)[2].split())
     assert "│ exchange │ network │ 9 │ 9 │ 100% │" in err
     assert "holds training up" not in err
@@ -80,10 +81,10 @@ def test_a_slow_link_is_said_in_a_line_and_in_json(plan: Run) -> None:
     err = " ".join(plan("--times", SHARED, "--schedule", "prefetch")[2].split())
     assert err.endswith(
         "The exchange holds training up: staleness 1 (--schedule mspipe) would take 9 instead of 16 per iteration; "
-        "a link 2.3 times as fast would need none."
+        "if the exchange were 2.3 times as fast, no staleness would be needed."
     )
     gain = plan_json(plan, "--times", f"{SHARED},patch=1", "--schedule", "exact")["staleness_gain"]
-    assert gain == {"staleness": 1, "period": 9, "link": 2.25}
+    assert gain == {"staleness": 1, "period": 9, "faster": 2.25}
     assert "staleness_gain" not in plan_json(plan, "--times", SHARED)
 
 

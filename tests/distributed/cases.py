@@ -14,6 +14,8 @@ from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.evaluation.evaluate import predict_split
+from mspipe_triton.execution import RunSettings
+from mspipe_triton.iteration.scene import Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import enable_fusion
 from mspipe_triton.training.staged import Staged
@@ -38,8 +40,9 @@ class Case:
     """A training on a stream, and its evaluation.
 
     Args:
-        model, train: settings. size: events per batch. epochs: of the training events, or of the first `stop` of them.
-        lagged: read only what is earlier than a batch, in evaluation. embedded: events whose sources are embedded.
+        model, train, settings: of the run. size: events per batch.
+        epochs: of the training events, or of the first `stop` of them.
+        candidates, lagged: of validation. embedded: events whose sources are embedded.
         delays: seconds that each stage sleeps before its work, by rank.
     """
 
@@ -49,9 +52,11 @@ class Case:
     size: int = 77
     epochs: int = 1
     stop: int | None = None
+    candidates: Candidates = 5
     lagged: bool = False
     embedded: int = 0
     delays: Mapping[int, Delays] = field(default_factory=dict)
+    settings: RunSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class Outcome:
 
 def session(case: Case, ranks: Ranks = ALONE) -> Session:
     """Create the session of a case."""
-    config = RunConfig(model=ModelConfig(**case.model), train=TrainConfig(batch_size=case.size, **case.train))
+    train = TrainConfig(batch_size=case.size, **case.train)
+    config = RunConfig(model=ModelConfig(**case.model), train=train, settings=case.settings)
     return Session.create(config, case.stream, ranks=ranks)
 
 
@@ -88,7 +94,7 @@ def carry_out(case: Case, ranks: Ranks = ALONE) -> Outcome:
     tensors |= {f"trained.{name}": value.clone() for name, value in run.state.state_dict().items()}
     for number, moments in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{name}.{number}": value for name, value in moments.items()}
-    predictions, _ = predict_split(way, "val", candidates=5, lagged=case.lagged)
+    predictions, _ = predict_split(way, "val", candidates=case.candidates, lagged=case.lagged)
     assert predictions.reciprocal_ranks is not None
     tensors |= {"positive": predictions.positive, "negative": predictions.negative}
     tensors |= {"ranks": predictions.reciprocal_ranks}

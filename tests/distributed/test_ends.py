@@ -40,10 +40,10 @@ def check(src: list[int], dst: list[int], size: int, world: int) -> None:
         assert ends.nodes[ends.dst_rows].tolist() == dst
         assert torch.equal(ends.rows, by_rank[0].rows)
         assert ends.mine.shape == (rows,)
-        own = [node for node in expected if chosen[node] == rank]
+        nodes = [node for node in expected if chosen[node] == rank]
         sent = torch.tensor(roots_of(src, dst, size, rank, world))[ends.mine].tolist()
-        assert sent[: len(own)] == own
-        assert set(sent[len(own) :]) <= {roots_of(src, dst, size, rank, world)[0]}
+        assert sent[: len(nodes)] == nodes
+        assert set(sent[len(nodes) :]) <= {roots_of(src, dst, size, rank, world)[0]}
         messages += sent
     gathered = torch.tensor(messages)
     assert gathered[by_rank[0].rows].tolist() == expected

@@ -1,4 +1,4 @@
-"""What ranks exchange: gathered parts, sums, flags, values and tensors of the first one, and the bytes of each."""
+"""Exchanges of ranks: gathered parts, sums, flags, values and tensors of the first one, and the bytes of each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from mspipe_triton.distributed import ranks as ranks_module
 from mspipe_triton.distributed.ranks import ALONE, Ranks, Traffic
 from tests.processes.pool import Pool
 
@@ -98,7 +99,9 @@ def agree() -> None:
     parameter = torch.nn.Parameter(torch.full((3, 2), float(ranks.rank)))
     whole = torch.full((6, 4), ranks.rank)
     tensors = [parameter, torch.tensor(ranks.rank), torch.empty(0), torch.tensor([ranks.rank > 0]), whole.t()[1:3]]
-    ranks.copy_from_first(tensors)
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(ranks_module, "_PIECE", 10)  # bytes, so that pieces end inside of numbers
+        ranks.copy_from_first(tensors)
     assert not any(each.any() for each in tensors)
     assert parameter.requires_grad
     assert bool((whole[:, 3] == ranks.rank).all())

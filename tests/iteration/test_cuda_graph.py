@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from mspipe_triton.distributed.ranks import Ranks
 from mspipe_triton.iteration.cuda_graph import Replay, SideStream
 from mspipe_triton.kernels import enable_debug
 
@@ -178,6 +179,39 @@ def test_debugging_prevents_captures(cuda: Cuda) -> None:
     finally:
         enable_debug(False)
     assert cuda.pools == 0
+
+
+class TwoRanks(Ranks):
+    """Ranks of which the other one has a flag of its own."""
+
+    other = False
+
+    def __init__(self) -> None:
+        super().__init__(count=2)
+
+    def any(self, flag: bool) -> bool:
+        return flag or TwoRanks.other
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_all_ranks_capture_a_step_or_none(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, other: bool) -> None:
+    monkeypatch.setattr(TwoRanks, "other", other)
+    replay = Replay(lambda: cuda.work("step"), GPU, captured=True, ranks=TwoRanks())
+    assert replay.prepare(lambda: None) == ("another rank could not capture its step" if other else None)
+    assert cuda.mode == "thread_local", "NCCL's threads may not end the capture"
+    cuda.log.clear()
+    replay()
+    assert cuda.log == (["step on main"] if other else ["replay of ['step on stream 1']"])
+
+
+def test_bytes_are_counted_when_they_are_sent(cuda: Cuda) -> None:
+    ranks = TwoRanks()
+    replay = Replay(lambda: ranks.traffic.add(10, 3), GPU, captured=True, ranks=ranks)
+    replay.prepare(lambda: None)
+    assert (ranks.traffic.gathered, ranks.traffic.reduced) == (0, 0), "neither warm-up nor capture are of the run"
+    replay()
+    replay()
+    assert (ranks.traffic.gathered, ranks.traffic.reduced) == (20, 6)
 
 
 def test_a_failed_capture_discards_the_previous_graph(cuda: Cuda) -> None:

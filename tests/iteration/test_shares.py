@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.clock import Clock
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.negatives import IterationDraws, Purpose
+from mspipe_triton.data.negatives import IterationDraws, Purpose, drawing_rank
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.iteration import shares
 from mspipe_triton.iteration.scene import Batch, Scene, batches
@@ -65,10 +66,10 @@ def test_uniform_neighbours_of_the_roots_do_not_depend_on_the_ranks(
         work = SharedStages(replace(run, ranks=Ranks(rank, world))).sample(batch)
         places, size = work.share.places, work.share.size
         count = places.stop - places.start
-        own = scene_of(work).around.hops[-1].event_ids.split([size, size, 3 * size])
-        assert torch.equal(own[0][:count], sources[places])
-        assert torch.equal(own[1][:count], destinations[places])
-        assert torch.equal(own[2][: 3 * count], negatives[3 * places.start : 3 * places.stop])
+        slots = scene_of(work).around.hops[-1].event_ids.split([size, size, 3 * size])
+        assert torch.equal(slots[0][:count], sources[places])
+        assert torch.equal(slots[1][:count], destinations[places])
+        assert torch.equal(slots[2][: 3 * count], negatives[3 * places.start : 3 * places.stop])
     assert bool((rows[:events] >= 0).any())
 
 
@@ -104,13 +105,37 @@ def test_dropout_differs_by_rank(small_stream: EventStream, monkeypatch: pytest.
     assert keys[0] == [0, Purpose.ATTENTION_DROPOUT, 1, 5]
 
 
-def test_every_draw_has_a_key_of_its_own() -> None:
-    ranks = (0, 1, 2, 1023, 2**16 - 1)
-    keys = [
-        tuple(IterationDraws(3, 1, 5, Placement(), rank).words(purpose, layer).tolist())
-        for purpose in Purpose
-        for layer in (0, 1, 15)
-        for rank in ranks
-    ]
-    assert len(set(keys)) == len(keys)
-    assert all(key[1] < 2**32 for key in keys)  # Philox's words have 32 bits
+BY_SHARE = {
+    Purpose.ATTENTION_DROPOUT, Purpose.OUTPUT_DROPOUT, Purpose.MAILBOX_DROPOUT, Purpose.UPDATER_DROPOUT,
+    Purpose.RANKING_NEIGHBOURS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("layers", "roots"), [(1, 0), (2, 1), (16, 1)])
+def test_keys_of_draws(layers: int, roots: int) -> None:
+    """Draws for whole batches have one key in all ranks; all other keys are distinct, in 32 bits."""
+    ranks, distinct = (0, 1, 1023, 2**16 - 1), 0
+    keys = set()
+    for purpose in Purpose:
+        for layer in range(layers):
+            numbers = (drawing_rank(purpose, layer, layers, rank) for rank in ranks)
+            draws = (IterationDraws(3, 1, 5, Placement(), number) for number in numbers)
+            by_rank = {tuple(each.words(purpose, layer).tolist()) for each in draws}
+            further = purpose == Purpose.UNIFORM_NEIGHBOURS and layer != roots
+            assert len(by_rank) == (len(ranks) if purpose in BY_SHARE or further else 1), (purpose, layer)
+            keys |= by_rank
+            distinct += len(by_rank)
+    assert len(keys) == distinct
+    assert all(0 <= key[1] < 2**32 for key in keys)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_clock_has_the_keys_of_iterations(layers: int) -> None:
+    for rank in (0, 5):
+        clock = Clock(3, 40, torch.device("cpu"), layers, rank=rank)
+        clock.start(0, 400, 2)
+        clock.advance()
+        for purpose in Purpose:
+            for layer in range(layers):
+                draws = IterationDraws(3, 2, 1, Placement(), drawing_rank(purpose, layer, layers, rank))
+                assert torch.equal(clock.words(purpose, layer), draws.words(purpose, layer))

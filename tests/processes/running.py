@@ -92,9 +92,9 @@ def running(command: Sequence[str], folder: Path, size: int, speaker: str) -> It
         process.wait()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, for a minute at most."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], bool], limit: float = PATIENCE) -> None:
+    """Wait for a condition, for a minute at most or another number of seconds."""
+    deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

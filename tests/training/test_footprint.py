@@ -139,6 +139,19 @@ def test_the_workspace_grows_with_the_settings_but_not_with_the_stream(more: dic
     assert Footprint.planned(base.with_flags(more), 1000, 100, facts).workspace > small
 
 
+@pytest.mark.parametrize("name", ["tgn", "tgat"])
+def test_a_rank_needs_its_share_of_the_workspace_and_room_for_exchanges(name: str) -> None:
+    """With a batch of one event the share is all of it, and the exchange is the difference."""
+    settings, parameters = MODELS[name], Footprint.planned(run_of(MODELS[name]), 1000, 100, Facts(16)).parameters
+    single = RunConfig(model=settings, train=TrainConfig(batch_size=1, negatives=1))
+    one, four = (Footprint.planned(single, 1000, 100, Facts(16), ranks=ranks).workspace for ranks in (1, 4))
+    messages = 2 * 9 * (8 + (2 * (8 + 8 * 4) if name == "tgn" else 0))
+    assert messages < (four - one) / 1.5 < messages + parameters / 4
+    wide = run_of(settings).with_flags({"batch_size": 6000})
+    one, four = (Footprint.planned(wide, 1000, 100, Facts(16), ranks=ranks).workspace for ranks in (1, 4))
+    assert four < one
+
+
 def test_a_stream_of_a_billion_events_is_planned_without_being_built() -> None:
     events, nodes = 10**9, 10**8
     planned = Footprint.planned(RunConfig(), events, nodes, Facts(172, 64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,18 @@ from torch import distributed
 
 import mspipe_triton
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.source import Contents
+from mspipe_triton.data.split import tgb_split
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.distributed.ranks import ALONE, Ranks
-from mspipe_triton.errors import ConfigError, InputError
+from mspipe_triton.errors import ConfigError, InputError, RunFolderError
+from mspipe_triton.evaluation import evaluate
 from mspipe_triton.evaluation.evaluate import evaluate_run
-from mspipe_triton.training import usage
+from mspipe_triton.execution import RunSettings
+from mspipe_triton.training import entry, usage
 from mspipe_triton.training.trainer import Observer, train
 from tests.processes.pool import Pool
 
@@ -91,7 +95,7 @@ def test_ranks_train_what_one_process_trains(processes: Pool, tmp_path: Path) ->
     """Uneven last batches, more ranks than events in a batch, and labels; the run folder serves one process."""
     few = config(batch_size=3, epochs=1, schedule="exact")
     runs = {
-        "exact": (config(schedule="exact", deterministic=True), False),
+        "exact": (config(schedule="exact", deterministic=True, epochs=1), False),
         "few": (few, False),
         "labels": (config(task="node", epochs=1), True),
     }
@@ -133,7 +137,7 @@ def test_runs_resume_with_another_number_of_ranks(processes: Pool, tmp_path: Pat
 def refusals(folder: str) -> list[str]:
     """Try runs in which rank 1 differs, and return the messages."""
     rank, settings, messages = distributed.get_rank(), config(epochs=1), []
-    own, other = Path(folder) / "events.csv", Path(folder) / f"{rank}.csv"
+    first, other = Path(folder) / "events.csv", Path(folder) / f"{rank}.csv"
 
     def attempt(different: RunConfig, events: EventStream | None = None, **arguments: Any) -> None:
         with pytest.raises(InputError) as caught:
@@ -146,13 +150,16 @@ def refusals(folder: str) -> list[str]:
         if rank == 1:
             changes.setattr(mspipe_triton, "__version__", "0.0.9")
         attempt(settings)
-    settings = replace(settings, data=DataConfig(path=str(own)))
+    settings = replace(settings, data=DataConfig(path=str(first)))
     attempt(replace(settings, data=DataConfig(path=str(other))))
     attempt(replace(settings, data=DataConfig(path=str(Path(folder) / "nowhere.csv"))))
     altered = stream()
     if rank == 1:
         altered = replace(altered, t=altered.t + 1)
     attempt(settings, altered)
+    attempt(settings, replace(stream(), borders=Split(300, 360 + rank)))
+    settings = config(task="node")
+    attempt(settings, stream(labels=rank == 0))
     settings = config(schedule="fixed", staleness=1, mitigation="similarity")
     attempt(settings)
     settings = config()
@@ -186,10 +193,61 @@ def test_ranks_that_differ_are_refused_by_name(processes: Pool, tmp_path: Path) 
         f"rank 1 (on {HOST}) has other times in {tmp_path}/events.csv than rank 0 (on {HOST}) in "
         f"{tmp_path}/events.csv; copy rank 0's file"
     )
+    assert next(lines) == (
+        f"rank 1 (on {HOST}) has split at events (300, 361), and rank 0 (on {HOST}) has split at events (300, 360); "
+        "pass the same stream to all ranks"
+    )
+    assert next(lines).startswith(f"rank 1 (on {HOST}) has other labels in stream ")
     assert next(lines).startswith("mitigation similarity compares all rows of a batch, and 2 ranks share each batch; ")
     assert next(lines).endswith("run: holds another run or other files; choose an empty folder, or --resume it")
     assert not list(lines)
     assert [each.name for each in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def trained_by_tgb(folder: Path) -> dict[str, Any]:
+    """Train by TGB's protocol."""
+    settings = config(epochs=1, protocol="tgb", batch_size=200, negatives=TrainConfig.negatives)
+    return train(settings, replace(stream(), borders=tgb_split(stream().t)), str(folder))
+
+
+def rank_0_alone(folder: str) -> tuple[dict[str, Any], str]:
+    """Train by TGB's protocol, where rank 0 alone has the candidates; then let rank 0 fail to copy a checkpoint."""
+
+    def refuse(*_: Any) -> None:
+        raise RunFolderError("checkpoint.pt: cannot be written")
+
+    with pytest.MonkeyPatch.context() as changes:
+        if distributed.get_rank() > 0:
+            changes.setattr(evaluate, "tgb_candidates", refuse)
+        result = trained_by_tgb(Path(folder) / "tgb")
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(shutil, "copyfile", refuse)
+        with pytest.raises(RunFolderError) as caught:
+            train(config(epochs=1), stream(), str(Path(folder) / "full"))
+    return result, str(caught.value)
+
+
+def test_ranks_wait_for_what_rank_0_alone_does(processes: Pool, tmp_path: Path) -> None:
+    results = processes(2, rank_0_alone, str(tmp_path))
+    assert results[0] == results[1]
+    result, message = results[0]
+    assert message == "checkpoint.pt: cannot be written"
+    assert_same(result, trained_by_tgb(tmp_path / "alone"))
+
+
+def threads_of_settings(folder: str) -> list[tuple[int, int]]:
+    """Return the numbers of threads of tuned settings, and of these under the flag that has the same number."""
+    tuned, ranks = RunSettings("exact", threads=6, host_threads=5), Ranks.of_group(torch.device("cpu"))
+    settings = [replace(config(threads=threads), settings=tuned) for threads in (0, 6)]
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(entry, "cores", lambda: 4 if ranks.first else 3)
+        entries = [entry.enter(each, stream(), str(Path(folder) / "run"), ranks=ranks) for each in settings]
+        resolved = [each.resolved()[0].settings for each in entries]
+    return [(each.threads, each.host_threads) for each in resolved if each is not None]
+
+
+def test_ranks_share_the_cores_that_settings_were_tuned_for(processes: Pool, tmp_path: Path) -> None:
+    assert processes(2, threads_of_settings, str(tmp_path)) == [[(4, 4), (6, 5)], [(3, 3), (6, 5)]]
 
 
 def test_one_of_several_processes_needs_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import predict_split
 from mspipe_triton.execution import RunSettings
-from mspipe_triton.iteration.passes import EmbedPass, ScorePass, TrainPass
 from mspipe_triton.iteration.scene import ALL, Candidates
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.staged import Stages, in_turn
@@ -30,6 +29,7 @@ from mspipe_triton.training.staged import Staged
 from mspipe_triton.training.way import Watch, Way, carry_out, silent
 from mspipe_triton.tuning import rounding
 from tests.models.beside_oracle import irregular, with_node_features
+from tests.training.on_meta import run_on_meta
 
 SIZE = 70  # of 300 events 210 are for training, in three batches; validation and test have a partial one
 RANKING = {"loss": "softmax", "train_negatives": 4, "negative_kind": "mixed"}
@@ -281,20 +281,4 @@ def _run_without_waits(run: Callable[[], Any], prepare: Callable[[], Any]) -> An
 @pytest.mark.parametrize("model", TINY)
 @pytest.mark.usefixtures("interpreter")
 def test_a_step_uses_no_tensor_of_another_device(stream: EventStream, model: str) -> None:
-    """Run steps on the device `meta`, which only has shapes: torch refuses operations that mix it with the host."""
-    session = session_by_torch(stream, **{"dim": 4, **TINY[model]})
-    resident = Resident(session, Watch(silent))
-    meta = torch.device("meta")
-    session.model.to(meta)
-    tables = {name: table.to(meta) for name, table in session.state.tables.items()}
-    sgd = torch.optim.SGD(session.model.parameters(), lr=0.1)
-    meta_session = replace(
-        resident.device_session.on(meta), edges=session.edges.to(meta), state=replace(session.state, tables=tables),
-        make_optimizer=lambda: sgd,
-    )  # fmt: skip
-    scoring = [ScorePass(meta_session, 3, 2), ScorePass(meta_session, 3, ALL, lagged=True)]
-    scoring.append(ScorePass(meta_session, 3, torch.empty((3 * SIZE, 4), dtype=torch.int64)))
-    for steps in (TrainPass(meta_session, 3), *scoring, EmbedPass(meta_session, 3)):
-        steps.start(0, 3 * SIZE, 1)
-        steps.step()
-    assert all(each.grad is not None and each.grad.device == meta for each in session.model.parameters())
+    run_on_meta(session_by_torch(stream, **{"dim": 4, **TINY[model]}), SIZE)
