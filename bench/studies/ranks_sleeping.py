@@ -25,10 +25,10 @@ from mspipe_triton.pipeline.slow_link import staleness_gain
 
 RANKS = (1, 2, 4)
 # Events of a batch, its distinct ends on wiki.csv, the width of their memory, and the parameters of TGN.
-BATCH, ENDS, DIM, PARAMETERS = 9600, 2030, 100, 225_000
+BATCH, ENDS, DIM, PARAMETERS = 14_400, 2510, 100, 225_000
 # Milliseconds on a whole batch. A share takes its part of them; each rank composes and writes the rows of all ends.
-SHARED = {"sample": 80.0, "features": 32.0, "memory": 32.0, "patch": 16.0, "forward": 160.0, "backward": 320.0}
-COMPOSE, UPDATE = 4.5, 4.5
+SHARED = {"sample": 120.0, "features": 48.0, "memory": 48.0, "patch": 24.0, "forward": 240.0, "backward": 480.0}
+COMPOSE, UPDATE = 5.5, 5.5
 WARMUP = 4
 EXCHANGES = 20  # measured apart from the engine
 TARGETS = {"speed": 3.5, "within": 0.1}
@@ -46,12 +46,12 @@ class Case:
 
 CASES = (Case("serial"), Case("prefetch"), Case("exact"), Case("fixed", 1))
 # A link so slow that the exchange outlasts the backward pass of a share: the first case waits for it, the second not.
-SLOW_RANKS, LINK = 4, 116.0
+SLOW_RANKS, LINK = 4, 174.0
 SLOW = (Case("exact", link=LINK), Case("mspipe", link=LINK))
 
 
 def main(
-    iterations: Annotated[int, typer.Option(help="Iterations per run, with those that warm up.")] = 16,
+    iterations: Annotated[int, typer.Option(help="Iterations per run, with those that warm up.")] = 12,
     repeats: Annotated[int, typer.Option(help="Runs of each case and number of ranks, in turn.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
