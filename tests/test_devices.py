@@ -219,6 +219,7 @@ def test_a_run_of_a_gpu_is_resumed_and_evaluated_without_one(
     assert gpu_by_name == ["cuda", "cpu", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("events")
 def test_tuning_reports_the_device_once_and_wrong_input_stays_one_line(
     gpu_by_name: list[str], command: Command

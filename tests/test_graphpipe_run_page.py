@@ -39,6 +39,7 @@ def page(tmp_path: Path, process: Command) -> Callable[[str], subprocess.Complet
     return run
 
 
+@pytest.mark.slow
 def test_a_first_run_and_its_module(
     page: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

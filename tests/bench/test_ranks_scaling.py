@@ -186,6 +186,7 @@ def test_rows_are_those_of_the_rank_that_sends_most(stream: EventStream) -> None
 RANDOM = (("RANDOM_NODES", 500), ("RANDOM_EVENTS", 2000), ("RANDOM", ((100, 4),)))
 
 
+@pytest.mark.slow
 def test_a_rank_among_stand_ins_runs_every_stage_and_the_study_plans_from_it(
     stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_autotune_writes_a_profile_that_train_uses(command: Command, tmp_path: P
     assert "Settings from" not in other.stderr
 
 
+@pytest.mark.slow
 def test_train_tunes_if_no_profile_fits_and_sets_a_damaged_one_aside(command: Command, tmp_path: Path) -> None:
     first = command("train", "events.csv", *SMALL, *RUN, "--out", "first", "--json")
     assert first.returncode == 0, first.stderr
@@ -68,6 +69,7 @@ def test_train_tunes_if_no_profile_fits_and_sets_a_damaged_one_aside(command: Co
     assert json.loads(file.read_text())["schema"] == 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = command("train", "events.csv", *SMALL, *RUN, "--out", "run", XDG_CACHE_HOME=str(tmp_path / "file"))

@@ -40,6 +40,7 @@ def test_results(processes: Pool, world: int) -> None:
     assert processes(world, total, 1) == [sum(range(1, world + 1))] * world
 
 
+@pytest.mark.slow
 def test_failures_name_their_cause_and_the_next_case_runs(processes: Pool) -> None:
     with pytest.raises(RankError, match=r"rank 1: (.|\n)*ValueError: a fault of 1"):
         processes(3, fail, 1)

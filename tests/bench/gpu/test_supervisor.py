@@ -31,6 +31,7 @@ def checks(report: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(check["check"], check["case"], check["passed"]) for check in report["correctness"]]
 
 
+@pytest.mark.slow
 def test_units_that_raise_exit_or_hang_do_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

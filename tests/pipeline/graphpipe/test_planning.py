@@ -114,6 +114,7 @@ def test_plans_are_valid_and_between_the_bound_and_the_chain(problem: Problem, s
     assert max(plan.memory(stage) for stage in plan.stages) <= problem.cluster.memory
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(problems())
 def test_more_freedom_is_never_slower(problem: Problem) -> None:

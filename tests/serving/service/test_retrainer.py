@@ -78,6 +78,7 @@ def test_better_parameters_are_swapped_in_and_kept(quick_run: Path, tmp_path: Pa
         same_bits(again.predictor, parts.predictor)
 
 
+@pytest.mark.slow
 def test_a_few_events_stay_for_the_next_time(shop_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "retraining"
     with retraining(shop_run, tmp_path, Every(events=10)) as parts:

@@ -79,6 +79,7 @@ def after(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Kernel, 
     monkeypatch.setattr(Kernel, "launch", faulty_launch)
 
 
+@pytest.mark.slow
 def test_recording_a_training_iteration() -> None:
     stream = synthetic_stream(SyntheticConfig(events=60, users=8, items=10, edge_features=2, seed=1))
     model = ModelConfig(model="tgn", dim=6, heads=2, fanout=2)

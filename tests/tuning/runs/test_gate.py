@@ -49,6 +49,7 @@ def test_tables_in_bfloat16_are_checked_in_bfloat16(small_stream: EventStream) -
     assert gate._session(gate.config, BASE).state.tables["memory"].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_stale_schedules_are_compared_with_their_own_reference(small_stream: EventStream) -> None:
     fixed = make_gate(small_stream, schedule="fixed", staleness=2)
     assert fixed.refusal(replace(BASE, schedule="fixed", prefetch=1)) is None
