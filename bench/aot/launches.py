@@ -87,7 +87,7 @@ def launches(case: Case) -> Iterator[Launch]:
             arguments = fetch_rows(name, arguments) if case.staged else arguments
             leaves = operation.trained if tables is not None else operation.leaves
             arguments = with_leaves(arguments, tuple(key for key in leaves if key != "features"))
-            arguments |= _optional(name) if optional and not (name in UPDATERS and case.staged) else {}
+            arguments |= _optional(name, arguments) if optional and not (name in UPDATERS and case.staged) else {}
             torch.use_deterministic_algorithms(deterministic)
             with recording() as log, matmul_precision(precision):
                 outputs = name_outputs(operation, callee(operation, variant)(**arguments))
@@ -98,10 +98,12 @@ def launches(case: Case) -> Iterator[Launch]:
             yield from log
 
 
-def _optional(name: str) -> dict[str, Any]:
-    """Optional arguments of an operation: draws of dropout, a count."""
+def _optional(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Optional arguments of an operation: draws of dropout, places of roots, a count."""
     if name in DRAWS:
         return {"dropout": 0.1, **{key: torch.zeros(4, dtype=torch.int64) for key in DRAWS[name]}}
+    if name == "sample_uniform":
+        return {"places": torch.arange(arguments["roots"].numel())}
     return {"count": torch.zeros(1, dtype=torch.int64)} if name in WITH_COUNT else {}
 
 
