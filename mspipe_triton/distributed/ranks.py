@@ -129,7 +129,9 @@ class Ranks:
         """Return each rank's value, by rank; for small values that can be pickled."""
         if self.alone:
             return [value]
-        return [self._from(rank, value) for rank in range(self.count)]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
 
     def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
         """Fill tensors with those of rank 0, in pieces: a table of the host may be larger than the ranks' device."""
@@ -163,12 +165,6 @@ class Ranks:
         self.copy_from_first(each for each in tree_leaves(content) if isinstance(each, torch.Tensor))
         result: T = content
         return result
-
-    def _from(self, rank: int, value: T) -> T:
-        """Return the value of a rank."""
-        values = [value]
-        distributed.broadcast_object_list(values, rank, device=self.device)
-        return values[0]
 
 
 ALONE = Ranks()
