@@ -8,7 +8,8 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -48,7 +49,7 @@ def enable_fusion(enabled: bool = True) -> None:
 def enable_thread_fusion(enabled: bool) -> None:
     """Allow or forbid compiled functions in the current thread while fusion is on; every thread starts allowed.
 
-    A compiled loop always uses as many threads as torch had when it was compiled.
+    A compiled loop uses as many threads as torch has when it runs, whatever it had when it was compiled.
     """
     _thread.enabled = enabled
 
@@ -93,17 +94,15 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         dynamic = [name not in widths for name in inspect.signature(function).parameters]
-        compiled: list[Callable[..., T]] = []
+        compiled: dict[bool, Callable[..., T]] = {}
 
         @functools.wraps(function)
         def call(*arguments: Any) -> T:
             if not (_State.enabled and _thread.enabled):
                 return function(*arguments)
-            if not compiled:
-                # A process may see many widths and fanouts; beyond the limit, torch silently runs eagerly.
-                torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
-                _tag_cache()
-                compiled.append(torch.compile(function, fullgraph=True))
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            if deterministic not in compiled:
+                compiled[deterministic] = _compiled(function)
             for varies, argument in zip(dynamic, arguments, strict=True):
                 if varies and isinstance(argument, torch.Tensor) and argument.dim():
                     torch._dynamo.maybe_mark_dynamic(argument, 0)
@@ -112,7 +111,7 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
             stance = torch.compiler.set_stance("eager_on_recompile") if late else contextlib.nullcontext()
             try:
                 with torch.no_grad(), stance:
-                    result = compiled[0](*arguments)
+                    result = compiled[deterministic](*arguments)
             except Exception as error:  # the eager run shows whether the compiler or the caller failed
                 result = function(*arguments)
                 _State.enabled = False
@@ -127,6 +126,28 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         return call
 
     return decorate
+
+
+def _compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a function that is compiled when it is called, once for all numbers of threads.
+
+    torch would compile again whenever a part of its global state changes: the number of threads, which the loops read
+    when they run; whether gradients are on, which they never are here; whether algorithms must be deterministic.
+    Functions for the latter are kept apart, and a copy of the code object keeps torch from sharing what it compiled.
+    """
+    # A process may see many widths and fanouts; beyond the limit, torch silently runs eagerly.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
+    _tag_cache()
+    copy = FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__,
+        function.__closure__,
+    )  # fmt: skip
+    options = {"cpp.dynamic_threads": True, "guard_filter_fn": _without_global_state}
+    return torch.compile(copy, fullgraph=True, options=options)
+
+
+def _without_global_state(guards: Sequence[Any]) -> list[bool]:
+    return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
 
 
 def _tag_cache() -> None:

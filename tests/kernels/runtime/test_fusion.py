@@ -241,3 +241,41 @@ def test_importing_the_folder_by_its_bare_name_names_the_package() -> None:
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1].startswith("ImportError: ")
     assert "mspipe_triton.kernels" in process.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("fused")
+def test_a_compiled_function_serves_every_number_of_threads() -> None:
+    """One compilation, and a sum that threads share stays right for fewer and more of them."""
+
+    @fusion.fused()
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return torch.cos(x).sum()
+
+    threads, x = torch.get_num_threads(), torch.randn(40_000, 16)
+    expected, graphs = torch.cos(x).sum(), list[int]()
+    try:
+        for number in (2, 1, 4, 2):
+            torch.set_num_threads(number)
+            torch.testing.assert_close(total(x), expected, rtol=1e-4, atol=1e-2)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    finally:
+        torch.set_num_threads(threads)
+    assert graphs == [graphs[0]] * 4
+    assert graphs[0]
+
+
+@pytest.mark.usefixtures("fused")
+def test_deterministic_algorithms_have_compiled_functions_of_their_own() -> None:
+    @fusion.fused()
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return x.sin() * 2
+
+    x = torch.randn(100, 8)
+    doubled(x)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.testing.assert_close(doubled(x), x.sin() * 2)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
