@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import field, fields
 from typing import Any
 
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.pipeline.schedules import RESIDENT
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
@@ -50,7 +50,8 @@ def check_settings(config: Any) -> None:
         if kind in KINDS and type(value) is not kind and not (kind is float and type(value) is int):
             raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}")
         if choices and value not in choices:
-            hint = "; use --placement device instead" if (name, value) == ("schedule", RESIDENT) else ""
+            device = (name, value) == ("schedule", RESIDENT)
+            hint = "; use --placement device instead" if device else suggestion(value, choices)
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}{hint}")
         if minimum is not None and value < minimum:
             raise ConfigError(f"{name} must be at least {minimum}, not {value}")

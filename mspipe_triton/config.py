@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from mspipe_triton.choices import check_settings, either, setting
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.pipeline.schedules import SCHEDULES
 from mspipe_triton.recipes import PROTOCOLS, set_flags
@@ -64,7 +64,7 @@ class ModelConfig:
             for entry in entry_points(group="mspipe_triton.models", name=self.model):
                 entry.load()  # importing the package that offers this model registers it
         if self.model not in MODELS:
-            raise ConfigError(f"model {self.model!r} is not one of {', '.join(MODELS)}")
+            raise ConfigError(f"model {self.model!r} is not one of {', '.join(MODELS)}{suggestion(self.model, MODELS)}")
         check_settings(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
@@ -218,6 +218,7 @@ class DataConfig:
             if role not in ROLES or not isinstance(name, str):
                 raise ConfigError(
                     f"columns {role!r}: {name!r} is not a role and a name; the roles are {', '.join(ROLES)}"
+                    f"{suggestion(role, ROLES)}"
                 )
         if self.bipartite and self.one_kind:
             raise ConfigError("bipartite and one-kind exclude each other; omit either")

@@ -13,6 +13,7 @@ import typer
 from mspipe_triton.cli.app import app
 from mspipe_triton.cli.options import Json
 from mspipe_triton.errors import ConfigError, DataError
+from mspipe_triton.files import close_file
 
 Run = Annotated[str, typer.Argument(help="Run folder, or folder of a saved predictor.", metavar="RUN")]
 Data = Annotated[
@@ -63,7 +64,8 @@ def predict(
     if late not in LATE:
         raise ConfigError(f"--late must be refuse or drop, not {late!r}")
     if not Path(events).exists():
-        raise DataError(f"{events}: no such file; name a table of new events, or a folder of them")
+        fix = f"name a table of new events, or a folder of them{close_file(events)}"
+        raise DataError(f"{events}: no such file; {fix}")
     check_target(Path(out), force)  # before the work
     refuse_own_files(out, run, events, data)
     with in_words_of_flags():

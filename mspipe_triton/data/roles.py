@@ -19,7 +19,7 @@ from mspipe_triton.data.names import (
 )
 from mspipe_triton.data.sheets import Sheet
 from mspipe_triton.data.text import TextFile
-from mspipe_triton.errors import DataError
+from mspipe_triton.errors import DataError, closest, suggestion
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -43,7 +43,8 @@ def parse_columns(text: str) -> dict[str, str]:
                 raise DataError(f"--columns: {last}= has no name; use {last}=NAME")
             columns[last] = name.strip()
         else:
-            raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}")
+            hint = suggestion(role.strip(), ROLES) if equals else ""
+            raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}{hint}")
     return columns
 
 
@@ -125,7 +126,7 @@ def _chosen(sheet: Sheet, columns: Mapping[str, str]) -> dict[str, str]:
             header = shown_names(sheet.columns)
             raise DataError(
                 f"{sheet.name}: column {choice!r} ({role}) is missing from the header: {header}; use --columns "
-                f"{role}=NAME"
+                f"{role}={closest(choice, sheet.columns) or 'NAME'}"
             )
         chosen[role] = name
     return chosen

@@ -19,6 +19,7 @@ from mspipe_triton.data.json_sheets import json_content, open_json
 from mspipe_triton.data.origin import shown_path
 from mspipe_triton.data.text import open_text
 from mspipe_triton.errors import DataError
+from mspipe_triton.files import close_file
 
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 _SUFFIXES = (
@@ -141,7 +142,8 @@ def _open(path: Path, encoding: str, no_header: bool) -> Sheet:
     name = shown_path(path)
     with _reporting(name):
         if not path.exists():
-            raise DataError(f"{name}: no such file; name a table of events, a folder of them, or `synthetic`")
+            fix = f"name a table of events, a folder of them, or `synthetic`{close_file(name)}"
+            raise DataError(f"{name}: no such file; {fix}")
         if not path.is_file():
             raise DataError(f"{name}: is no regular file; write one")
         if path.stat().st_size == 0:
