@@ -19,16 +19,19 @@ def setting(
     choices: tuple[str, ...] = (),
     minimum: int | None = None,
     default_text: str | None = None,
+    group: str = "",
+    metavar: str = "",
 ) -> Any:
     """Make a dataclass field for a setting.
 
     Args:
         help: help text of the flag; the choices if omitted. choices: all values allowed. minimum: the smallest allowed.
-        default_text: default that the help shows, if it differs from the field's.
+        default_text: default that the help shows, if it differs from the field's. group: of flags in the help; the
+            group of the field's class if omitted. metavar: word for the value in the help, if it is no number.
     """
     default_text = str(default) if default_text is None else default_text
     facts = {"help": help or either(choices), "choices": choices, "minimum": minimum, "default_text": default_text}
-    return field(default=default, metadata=facts)
+    return field(default=default, metadata={**facts, "group": group, "metavar": metavar})
 
 
 def either(names: Collection[str], word: str = "or") -> str:

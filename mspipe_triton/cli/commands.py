@@ -19,7 +19,9 @@ import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.train  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
 from mspipe_triton.cli.app import app, data_app, graphpipe_app, print_error
-from mspipe_triton.cli.options import PLANNED_FLAGS, Json, run_config, seconds, takes_run_flags
+from mspipe_triton.cli.help import PlainHelp
+from mspipe_triton.cli.options import EXAMPLES, PLANNED_FLAGS, Json, run_config, seconds, takes_run_flags
+from mspipe_triton.cli.usage import PROGRAM, usage_message
 from mspipe_triton.errors import ConfigError, MspipeError, TuningError
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ app.add_typer(data_app, name="data")
 app.add_typer(graphpipe_app, name="graphpipe")
 
 
-@app.command()
+@app.command(epilog=EXAMPLES.format("autotune"))
 @takes_run_flags
 def autotune(
-    budget: Annotated[float | None, typer.Option(help="Seconds, including compilation.", show_default="60")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds, including compilation.", show_default="60", rich_help_panel="Tuning")
+    ] = None,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
@@ -144,7 +148,7 @@ def plan(
         console.print(gain.describe())
 
 
-@data_app.command()
+@data_app.command(epilog=EXAMPLES.format("data info"))
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
     """Describe a stream: counts, columns and their roles, repetition, new nodes, ties, device memory for training."""
@@ -185,14 +189,18 @@ def generate(
     console.print(f"Wrote {len(stream):,} events to {out}")
 
 
+for each in (*app.registered_commands, *data_app.registered_commands, *graphpipe_app.registered_commands):
+    each.cls = PlainHelp
+
+
 def main() -> None:
     """Run the command line; exits with 0 on success, 1 if a run failed, 2 on wrong input. Errors are one line."""
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name=PROGRAM, standalone_mode=False)
     except MspipeError as error:
         code = _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:
-        code = _refuse(f"{error.format_message().rstrip('.')}. See --help.")
+        code = _refuse(usage_message(error, app, sys.argv[1:]))
     except (typer.Abort, KeyboardInterrupt):
         code = _fail("interrupted", 1)
     except OSError as error:

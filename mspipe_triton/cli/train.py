@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mspipe_triton.cli.app import app, print_error
+from mspipe_triton.cli.help import MOST_USED
 from mspipe_triton.cli.options import (
+    EXAMPLES,
     Json,
     continued_config,
     resumed_config,
@@ -35,29 +37,55 @@ PER_CORE = 8  # processes, at most: each has its own copy of torch and of the no
 _FOLDER = "folder"  # name of the note with the run folder
 
 
-@app.command()
+@app.command(epilog=EXAMPLES.format("train"))
 @takes_run_flags
 def train(
     autotune: Annotated[
         bool,
-        typer.Option("--autotune/--no-autotune", help="Tune first if no profile fits, or use the shipped settings."),
+        typer.Option(
+            "--autotune/--no-autotune",
+            help="Tune first if no profile fits, or use the shipped settings.",
+            rich_help_panel="Tuning",
+        ),
     ] = True,
-    budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
-    out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, with its settings.")] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds for that tuning.", show_default="20", rich_help_panel="Tuning")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder for the trained model and its results.",
+            show_default="runs/DATASET-MODEL-N",
+            metavar="RUN",
+            rich_help_panel=MOST_USED,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the interrupted run in --out, with its settings.", rich_help_panel=MOST_USED
+        ),
+    ] = False,
     past: Annotated[
         str | None,
         typer.Option(
             "--continue",
             help="Train on, from the model of a finished run, with the events after its own.",
             metavar="RUN",
+            rich_help_panel="Training",
         ),
     ] = None,
     nproc: Annotated[
         int | None,
-        typer.Option(help="Processes on this machine that share each batch; each takes a GPU.", show_default="1"),
+        typer.Option(
+            help="Processes on this machine that share each batch; each takes a GPU.",
+            show_default="1",
+            rich_help_panel="Machine",
+        ),
     ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.", rich_help_panel="Output")
+    ] = False,
     as_json: Json = False,
     **flags: Any,
 ) -> None:

@@ -128,9 +128,7 @@ def read_json(path: Path, content: str, fix: str) -> JsonValue:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file; name the file of {content}, or {fix}{close_file(path)}"
-        ) from error
+        raise InputError(f"{path}: no such file; name the file of {content}, or {fix}{close_file(path)}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); name the file of {content}, or {fix}") from error
     if not data.strip():
