@@ -24,6 +24,7 @@ from mspipe_triton.cli.options import (
     settings_of,
     takes_run_flags,
 )
+from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -195,16 +196,18 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import TrainingScreen
-    from mspipe_triton.distributed.ranks import ALONE
-    from mspipe_triton.training.entry import enter
-    from mspipe_triton.training.trainer import run
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.screens import TrainingScreen
+        from mspipe_triton.distributed.ranks import ALONE
+        from mspipe_triton.training.entry import enter
+        from mspipe_triton.training.trainer import run
 
     if watch is not None:
         request = request.restarted(watch, ALONE)
     config = request.config(several=False)
-    entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
+    with transient(f"Reading {Path(config.data.path).name} ..."):
+        entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
     screen = TrainingScreen(partial(_advise, watch))
     try:
         for note in entry.notes:
@@ -225,12 +228,13 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
 
 def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     """Train as a rank of several; rank 0 returns the result."""
-    from mspipe_triton.cli.screens import TrainingScreen
-    from mspipe_triton.distributed.agreement import together
-    from mspipe_triton.processes.start import start_group
-    from mspipe_triton.training.entry import enter
-    from mspipe_triton.training.ranks import group_ranks
-    from mspipe_triton.training.trainer import Observer, run
+    with loading():
+        from mspipe_triton.cli.screens import TrainingScreen
+        from mspipe_triton.distributed.agreement import together
+        from mspipe_triton.processes.start import start_group
+        from mspipe_triton.training.entry import enter
+        from mspipe_triton.training.ranks import group_ranks
+        from mspipe_triton.training.trainer import Observer, run
 
     start_group(request.flags.get("device") or "auto", watch)
     ranks = group_ranks()
@@ -285,7 +289,7 @@ def _resumption(folder: RunFolder) -> str:
 def _report(result: dict[str, Any], as_json: bool) -> None:
     """Print a result."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import result_table
+    from mspipe_triton.cli.result_screen import result_table
 
     console.print(result_table(result))
     for note in result["notes"]:
