@@ -9,6 +9,7 @@ from typing import Any
 from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.pipeline.schedules import RESIDENT
 
+_SYNONYMS = {"gpu": "cuda"}  # words that users know for choices, whose letters differ
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
@@ -54,7 +55,7 @@ def check_settings(config: Any) -> None:
             raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}")
         if choices and value not in choices:
             device = (name, value) == ("schedule", RESIDENT)
-            hint = "; use --placement device instead" if device else suggestion(value, choices)
+            hint = "; use --placement device instead" if device else suggestion(_SYNONYMS.get(value, value), choices)
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}{hint}")
         if minimum is not None and value < minimum:
             raise ConfigError(f"{name} must be at least {minimum}, not {value}")

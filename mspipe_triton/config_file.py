@@ -69,7 +69,7 @@ def read_settings(path: str | Path) -> dict[str, dict[str, Any]]:
 def _section_hint(section: str, values: Any) -> str:
     """Return the section that a wrong one may stand for, or that a setting without a section belongs to."""
     if isinstance(values, dict):
-        return suggestion(section, _SECTIONS)
+        return suggestion(f"[{section}]", [f"[{name}]" for name in _SECTIONS])
     name = section.replace("-", "_")
     home = next((each for each, kind in _SECTIONS.items() if name in {f.name for f in fields(kind)}), None)
     return "" if home is None else f"; put {name} below [{home}]"

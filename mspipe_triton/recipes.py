@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mspipe_triton.choices import either
-from mspipe_triton.errors import ConfigError, suggestion
+from mspipe_triton.errors import ConfigError
 
 # Settings for a purpose, by the name that --recipe takes.
 RECIPES: dict[str, Mapping[str, Any]] = {
@@ -27,5 +27,5 @@ def set_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in flags.items() if value is not None}
     recipe, protocol = values.pop("recipe", None), values.get("protocol", "default")
     if recipe is not None and recipe not in RECIPES:
-        raise ConfigError(f"there is no recipe {recipe!r}; use {either(RECIPES)}{suggestion(recipe, RECIPES)}")
+        raise ConfigError(f"there is no recipe {recipe!r}; use {either(RECIPES)}")
     return {**RECIPES.get(recipe, {}), **PROTOCOLS.get(protocol, {}), **values}

@@ -63,7 +63,9 @@ def _usage(command: Any) -> list[str]:
     """Return the parts of a command line after the command."""
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     names = [_argument(each) if each.required else f"[{_argument(each)}]" for each in arguments]
-    return ["[OPTIONS]", *names, *(["COMMAND ..."] if isinstance(command, TyperGroup) else [])]
+    if isinstance(command, TyperGroup):
+        names.append("[COMMAND ...]" if command.invoke_without_command else "COMMAND ...")
+    return ["[OPTIONS]", *names]
 
 
 def _argument(parameter: Any) -> str:

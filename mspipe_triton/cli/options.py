@@ -24,7 +24,7 @@ EXAMPLES = """
 Examples
   mspipe-triton {0} events.csv
   mspipe-triton {0} orders.csv --columns src=customer,dst=product,t=date
-  mspipe-triton {0} orders.csv --columns src=from,dst=to,t=day,features=a,b
+  mspipe-triton {0} pay.csv --columns src=from,dst=to,t=day,features=a,b
 
 A file for --config has the same names with _ in place of -, in the sections
 [data], [model] and [train].

@@ -15,12 +15,15 @@ _COLUMNS = {"ap": "AP", "ap_batch_mean": "AP by batch", "auc": "AUC", "mrr": "MR
 
 def result_table(result: dict[str, Any]) -> Group:
     """Table of results at the end of `train`: scores by split, then speed, and what the scores mean."""
-    ranks = f", {result['ranks']} ranks" if result.get("ranks", 1) > 1 else ""
+    misses = max(map(int, result["staleness_measured"]))
+    more = [f"up to {misses} updates missed"] if misses else []
+    more += [f"{result['ranks']} ranks"] if result.get("ranks", 1) > 1 else []
     splits = {split: result[split] for split in ("val", "test")}
     return titled(
         f"{result['model']} on {result['dataset']}, best epoch {result['best_epoch']} of {result['epochs']}",
         _scores(splits),
-        f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch, {_schedule(result)}{ranks}",
+        f"{result['train_events_per_s']:,.0f} training events/s in the fastest epoch, schedule {result['schedule']}",
+        *([", ".join(more)] if more else []),
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
         "",
@@ -32,12 +35,6 @@ def split_table(split: str, metrics: dict[str, Any], run: str) -> Group:
     """Table of `evaluate`."""
     splits = {split: metrics}
     return titled(f"{run}, best epoch", _scores(splits), *_legend(splits))
-
-
-def _schedule(result: dict[str, Any]) -> str:
-    """The schedule, and the most updates that training missed, if any."""
-    misses = max(map(int, result["staleness_measured"]))
-    return f"schedule {result['schedule']}" + (f", up to {misses} updates missed" if misses else "")
 
 
 def _scores(splits: dict[str, dict[str, Any]]) -> Table:
