@@ -149,7 +149,7 @@ def _compiled(function: Callable[..., T]) -> Callable[..., T]:
         function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__,
         function.__closure__,
     )  # fmt: skip
-    options = {"cpp.dynamic_threads": True, "guard_filter_fn": _without_global_state}
+    options: dict[str, Any] = {"cpp.dynamic_threads": True, "guard_filter_fn": _without_global_state}
     return torch.compile(copy, fullgraph=True, options=options)
 
 

@@ -106,7 +106,7 @@ def test_a_table_of_80_columns_is_that_of_a_wide_screen(make: Callable[[], Any])
 
 
 def test_words_of_long_pipelines_stay_whole() -> None:
-    text = "\n".join(printed(pipeline("mmt"), 80))
+    text = "\n".join(printed(pipeline("candle-uno"), 80))
     assert max(map(len, text.splitlines())) <= 80
     assert "on: devices; batch: samples per pass; held: micro-batches in flight;" in text
 
