@@ -26,15 +26,14 @@ def result_table(result: dict[str, Any]) -> Group:
         *([", ".join(more)] if more else []),
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
-        "",
-        *_legend(splits),
+        legend=_legend(splits),
     )
 
 
 def split_table(split: str, metrics: dict[str, Any], run: str) -> Group:
     """Table of `evaluate`."""
     splits = {split: metrics}
-    return titled(f"{run}, best epoch", _scores(splits), *_legend(splits))
+    return titled(f"{run}, best epoch", _scores(splits), legend=_legend(splits))
 
 
 def _scores(splits: dict[str, dict[str, Any]]) -> Table:
