@@ -68,6 +68,7 @@ def _legend(splits: dict[str, dict[str, Any]]) -> list[str]:
     parts, has = list(splits.values()), {name for metrics in splits.values() for name in metrics}
     lines = [
         "AP, AUC: how well events are told from random ones; chance 0.5, perfect 1.",
+        "AP by batch: the mean over batches, as papers report it.",
         f"MRR of {_ranked(splits):,}: mean of 1/rank of the true destination among so many.",
     ]
     lines += [f"candidates of the MRR: {each}" for each in {part["origin"]: 0 for part in parts if "origin" in part}]
