@@ -29,6 +29,7 @@ def test_train_then_evaluate(events: Path, tmp_path: Path, command: Command, pro
     for word in ("Training tgn on events", "Events: src → dst at time", "epoch 1/1", "EdgeBank", "training events/s"):
         assert word in done.stderr
     evaluation = command("evaluate", "a/run", "--split", "val", "--json")
+    assert evaluation.returncode == 0, evaluation.stderr
     assert json.loads(evaluation.stdout) == result["val"]
     assert command("train", "events.csv", *SMALL, "--out", "a/run").returncode == 2
     resumed = command("train", "events.csv", *SMALL, "--epochs", "2", "--out", "a/run", "--resume", "--json")

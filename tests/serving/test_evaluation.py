@@ -132,3 +132,17 @@ def test_a_run_without_its_checkpoint_can_be_used(small_stream: EventStream, tmp
         load(run, stream=small_stream, at="training")
     with pytest.raises(RunFolderError, match="was trained on 1,200 events"):
         load(run, stream=with_ties(small_stream))
+
+
+def test_loading_tells_the_events_that_the_state_moves_on_by(small_stream: EventStream, tmp_path: Path) -> None:
+    run, split = trained(tmp_path, small_stream, "jodie"), small_stream.split()
+    position = int(torch.searchsorted(small_stream.t, small_stream.t[split.val_end + 30]))
+    seen: list[tuple[int, int]] = []
+    load(run, stream=small_stream, at=int(small_stream.t[position]), progress=lambda *counts: seen.append(counts))
+    total = position - split.train_end
+    assert {each for _, each in seen} == {total}
+    assert sum(events for events, _ in seen) == total
+    assert max(events for events, _ in seen) == SIZE
+    seen.clear()
+    load(run, stream=small_stream, progress=lambda *counts: seen.append(counts))
+    assert seen == [], "the state after all events is stored"
