@@ -36,8 +36,8 @@ class Facts(ProgressColumn):
 class EvaluationScreen:
     """Progress over the events of an evaluation, with events per second and remaining time.
 
-    On a terminal it is a bar, which advances at most ten times per second and moves while nothing else does. In a file
-    it is a line for a phase that has lasted ten seconds, and another one every 30 seconds.
+    On a terminal it is a bar, which advances at most ten times per second and moves while nothing else does. In a file,
+    and on a terminal that only appends, it is a line for a phase that has lasted ten seconds, and another one every 30 seconds.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class EvaluationScreen:
         """Show a bar instead of the present one."""
         self.phase, self.total, self.completed = description, total, completed
         self.next_line = max(self.next_line, time.perf_counter() + _FIRST_LINE)
-        if not console.is_terminal:
+        if not console.is_terminal or console.is_dumb_terminal:
             return
         if self.task is not None:
             self.progress.remove_task(self.task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def transient(text: str) -> Iterator[None]:
-    """Show a line on stderr while the block runs; nothing if stderr is no terminal."""
-    shown = sys.stderr.isatty()
+    """Show a line on stderr while the block runs; nothing if stderr is no terminal, or in ranks after the first."""
+    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
     if shown:
         print(text, end="\r", file=sys.stderr, flush=True)
     try:

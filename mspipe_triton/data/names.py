@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from mspipe_triton.errors import DataError
+from mspipe_triton.errors import DataError, suggestion
 
 REQUIRED = ("src", "dst", "t")
 
@@ -171,7 +171,8 @@ def feature_columns(names: Sequence[str], choice: str | None, others: Mapping[st
         matches = [column] if column is not None else [name for name in free if fnmatchcase(name, part)]
         if not matches:
             header = shown_names(free) or "no other columns"
-            raise DataError(f"no column matches features={part}; the file has {header}; change the name or pattern")
+            hint = suggestion(part, free) or "; change the name or pattern"
+            raise DataError(f"no column matches features={part}; the file has {header}{hint}")
         chosen += [name for name in matches if name not in chosen]
     return tuple(chosen)
 

@@ -33,8 +33,9 @@ SMALL = ("--dim", "8", "--fanout", "3", "--negatives", "3", "--threads", "1")
 class Terminal:
     """A console of width 100 on a terminal or a file, and a clock in seconds."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, terminal: bool = True) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, terminal: bool = True, kind: str = "xterm") -> None:
         self.now, self.written = 0.0, StringIO()
+        monkeypatch.setenv("TERM", kind)
         console = Console(file=self.written, width=100, force_terminal=terminal, highlight=False, markup=False)
         monkeypatch.setattr(screens, "console", console)
         monkeypatch.setattr(screens, "time", SimpleNamespace(perf_counter=lambda: self.now))
@@ -102,6 +103,16 @@ def test_in_a_file_a_long_phase_has_a_line_every_30_seconds(monkeypatch: pytest.
         "test: 1,100 of 9,000 events", "test: 4,100 of 9,000 events", "test: 7,100 of 9,000 events",
     ]  # fmt: skip
     assert not screen.progress.tasks
+
+
+def test_a_dumb_terminal_has_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch, kind="dumb")
+    screen = EvaluationScreen()
+    for _ in range(18):
+        screen.evaluation("test", 500, 9000)
+        terminal.now += 1
+    screen.close()
+    assert terminal.new() == "test: 5,500 of 9,000 events\n"
 
 
 def test_in_a_file_short_phases_have_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
