@@ -37,7 +37,8 @@ class EvaluationScreen:
     """Progress over the events of an evaluation, with events per second and remaining time.
 
     On a terminal it is a bar, which advances at most ten times per second and moves while nothing else does. In a file,
-    and on a terminal that only appends, it is a line for a phase that has lasted ten seconds, and another one every 30 seconds.
+    and on a terminal that only appends, it is a line for a phase that has lasted ten seconds, and another one every 30
+    seconds.
     """
 
     def __init__(self) -> None:
