@@ -93,7 +93,7 @@ def process_settings(config: RunConfig) -> Iterator[None]:
     torch.set_num_threads(settings.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses cuBLAS products without it
-    torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
+    _set_determinism(config.train.deterministic or deterministic)
     enable_fusion(settings.fused and compiler() is not None)
     if config.train.device == "cuda" and config.model.precision != "full":
         torch.set_float32_matmul_precision("high")
@@ -101,6 +101,12 @@ def process_settings(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        _set_determinism(deterministic)
         torch.set_float32_matmul_precision(precision)
         enable_fusion(False)
+
+
+def _set_determinism(deterministic: bool) -> None:
+    """Set torch's determinism if it is another, since the call imports torch's compiler, which takes most of a second."""
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)

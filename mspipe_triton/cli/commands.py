@@ -174,15 +174,15 @@ def generate(
 ) -> None:
     """Write a synthetic stream to a file."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-    from mspipe_triton.data.writers import check_target, write_stream
+    from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_events
+    from mspipe_triton.data.writers import check_target, write_events
 
     flags = {"events": events, "users": users, "items": items, "edge_features": edge_features, "seed": seed}
     config = SyntheticConfig(**{name: value for name, value in flags.items() if value is not None})
     check_target(Path(out), force)  # before the work
-    stream = synthetic_stream(config)
-    write_stream(stream, Path(out), force)
-    console.print(f"Wrote {len(stream):,} events to {out}")
+    generated = synthetic_events(config)
+    write_events(*generated, Path(out), force)
+    console.print(f"Wrote {len(generated.src):,} events to {out}")
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ def seconds(budget: float | None) -> float | None:
 
 def _values(flags: dict[str, Any]) -> dict[str, Any]:
     """Settings by name, from flags; None for a flag that the user has not set."""
-    from mspipe_triton.data.roles import parse_columns
+    from mspipe_triton.data.names import parse_columns
 
     values = {name: value for name, value in flags.items() if name != "config"}
     columns, data = values.pop("columns", None), values.pop("data", None)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mspipe_triton.cli.console import console, format_value
-from mspipe_triton.evaluation.baselines import NAMES
-from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.plan import Plan
-from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.trainer import Observer
-from mspipe_triton.training.way import silent
+from mspipe_triton.training.observer import Observer
+
+if TYPE_CHECKING:  # they import torch, which the screens of `plan` and of wrong flags do not need
+    from mspipe_triton.iteration.session import Session
+    from mspipe_triton.training.run_folder import RunFolder
 
 _REFRESH_SECONDS = 0.1
 
@@ -84,7 +84,7 @@ class TrainingScreen(EvaluationScreen, Observer):
         complete: called with the run folder after each epoch.
     """
 
-    def __init__(self, complete: Callable[[RunFolder], None] = silent) -> None:
+    def __init__(self, complete: Callable[[RunFolder], None] | None = None) -> None:
         super().__init__()
         self.complete = complete
 
@@ -131,7 +131,8 @@ class TrainingScreen(EvaluationScreen, Observer):
             f"epoch {metrics['epoch']}/{self.epochs}: loss {metrics['loss']:.4f}, val AP {metrics['val']['ap']:.4f}, "
             f"{metrics['events_per_s']:,.0f} events/s, {metrics['seconds']:.1f} s{compiling}"
         )
-        self.complete(self.folder)
+        if self.complete is not None:
+            self.complete(self.folder)
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""
@@ -194,6 +195,8 @@ def _schedule(result: dict[str, Any]) -> str:
 
 
 def _with_splits(table: Table, splits: dict[str, dict[str, Any]]) -> Table:
+    from mspipe_triton.evaluation.baselines import NAMES
+
     candidates = max(metrics["candidates"] for metrics in splits.values())
     for name in ("", "AP", "AP, mean over batches", "AUC", f"MRR of {candidates + 1:,}"):
         table.add_column(name, justify="left" if not name else "right")

@@ -167,15 +167,16 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
+    if watch is not None:
+        from mspipe_triton.distributed.ranks import ALONE
+
+        request = request.restarted(watch, ALONE)
+    config = request.config(several=False)  # refuses wrong flags before torch is loaded
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import TrainingScreen
-    from mspipe_triton.distributed.ranks import ALONE
     from mspipe_triton.training.entry import enter
     from mspipe_triton.training.trainer import run
 
-    if watch is not None:
-        request = request.restarted(watch, ALONE)
-    config = request.config(several=False)
     entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
     screen = TrainingScreen(partial(_advise, watch))
     try:
@@ -201,8 +202,9 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     from mspipe_triton.distributed.agreement import together
     from mspipe_triton.processes.start import start_group
     from mspipe_triton.training.entry import enter
+    from mspipe_triton.training.observer import Observer
     from mspipe_triton.training.ranks import group_ranks
-    from mspipe_triton.training.trainer import Observer, run
+    from mspipe_triton.training.trainer import run
 
     start_group(request.flags.get("device") or "auto", watch)
     ranks = group_ranks()

@@ -29,33 +29,11 @@ from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
+from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
 from mspipe_triton.training.way import Watch, carry_out, silent
-
-
-class Observer:
-    """Callbacks for a run's progress; this class ignores all of them, and screens override those that they show."""
-
-    def start(self, session: Session, folder: RunFolder) -> None:
-        """Handle the start of the run."""
-
-    def batch(self, epoch: int, events: int, loss: float) -> None:
-        """Handle the end of an iteration over `events` events; epochs count from 1."""
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Handle the end of an epoch, validation included; `metrics` is its line of metrics.jsonl."""
-
-    def evaluation(self, split: str, events: int, total: int) -> None:
-        """Handle the evaluation of `events` more of a split's `total` events, after each epoch and at the run's end.
-
-        The split is "embeddings" while the labels' decoder gets its input. A resident run calls this when it launches a
-        batch, which the device may finish later.
-        """
-
-    def note(self, message: str) -> None:
-        """Show the user a line."""
 
 
 def train(
