@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mspipe_triton.training.trainer import train
 
 __version__ = "0.1.0"
+
+IMPORTED = time.perf_counter()  # when this process imported the package
 
 _HERE = Path(__file__).resolve().parent
 # In a checkout `kernels/` and `tuning/` are beside this folder, not inside it.

@@ -148,12 +148,12 @@ def plan(
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
     """Describe a stream: counts, columns and their roles, repetition, new nodes, ties, device memory for training."""
+    settings = run_config(flags)
     from mspipe_triton.cli.data_screen import show_stream
     from mspipe_triton.data.describe import describe
     from mspipe_triton.data.source import load_stream
     from mspipe_triton.training.footprint import Footprint
 
-    settings = run_config(flags)
     stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
     show_stream(stream, facts, {f"device memory, {settings.model.model}": str(resident)})

@@ -77,9 +77,18 @@ def takes_flags(command: Callable[..., None], added: Mapping[str, Any], last: bo
 
 
 def run_config(flags: dict[str, Any]) -> RunConfig:
-    """Settings of the TOML file, or the defaults, overridden by the flags that are not None."""
+    """Settings of the TOML file, or the defaults, overridden by the flags that are not None.
+
+    Raises:
+        InputError: a setting is wrong, or the table of events does not exist, which is said before torch is loaded.
+    """
+    from mspipe_triton.data.origin import check_exists
+
     file = flags.get("config")
-    return (RunConfig() if file is None else load_config(file)).with_flags(_values(flags))
+    config = (RunConfig() if file is None else load_config(file)).with_flags(_values(flags))
+    if config.data.path not in ("", "synthetic"):
+        check_exists(Path(config.data.path))
+    return config
 
 
 def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:

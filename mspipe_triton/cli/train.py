@@ -152,6 +152,9 @@ class _Request:
 
 def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
     """Train as one of the processes that torchrun or --nproc has started; rank 0 returns the result."""
+    from mspipe_triton.training.start import load_torch
+
+    load_torch()
     from mspipe_triton.processes.start import run_process
 
     if os.environ["RANK"] != "0":
@@ -167,11 +170,14 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
+    from mspipe_triton.training.start import load_torch
+
     if watch is not None:
         from mspipe_triton.distributed.ranks import ALONE
 
         request = request.restarted(watch, ALONE)
     config = request.config(several=False)  # refuses wrong flags before torch is loaded
+    load_torch()
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import TrainingScreen
     from mspipe_triton.training.entry import enter

@@ -50,15 +50,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Score new events, each right before it happens, and observe them; writes src, dst, t and score in file order."""
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import EvaluationScreen
-    from mspipe_triton.cli.use_screens import counted
-    from mspipe_triton.cli.use_words import in_words_of_flags
-    from mspipe_triton.data.new_events import read_new_events
     from mspipe_triton.data.writers import check_target, write_table
     from mspipe_triton.serving.defaults import LATE
-    from mspipe_triton.serving.loading import load
-    from mspipe_triton.serving.tables import score_table
 
     if late not in LATE:
         raise ConfigError(f"--late must be refuse or drop, not {late!r}")
@@ -66,6 +59,14 @@ def predict(
         raise DataError(f"{events}: no such file; name a table of new events, or a folder of them")
     check_target(Path(out), force)  # before the work
     refuse_own_files(out, run, events, data)
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import EvaluationScreen
+    from mspipe_triton.cli.use_screens import counted
+    from mspipe_triton.cli.use_words import in_words_of_flags
+    from mspipe_triton.data.new_events import read_new_events
+    from mspipe_triton.serving.loading import load
+    from mspipe_triton.serving.tables import score_table
+
     with in_words_of_flags():
         predictor = load(run, data, at)
     reading, nodes = predictor.reading, predictor.num_nodes
@@ -108,14 +109,14 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Rank all destinations of a source at a time, the likeliest first."""
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, not {top}")
     from mspipe_triton.cli.console import console
     from mspipe_triton.cli.use_screens import ranking_lines, ranking_table
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.serving.files import is_saved
     from mspipe_triton.serving.loading import load
 
-    if top < 1:
-        raise ConfigError(f"--top must be at least 1, not {top}")
     with in_words_of_flags("--time"):
         predictor = load(run, data, None if is_saved(Path(run)) else time)
         ranked = predictor.rank(src, time, top, new=new)
@@ -140,14 +141,15 @@ def embed(
 
     They are those at the time of --at, otherwise just after the last event.
     """
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.data.writers import check_target, write_table
-    from mspipe_triton.serving.loading import TRAINING, load
-    from mspipe_triton.serving.tables import embedding_table
 
     check_target(Path(out), force)
     refuse_own_files(out, run, data)
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.use_words import in_words_of_flags
+    from mspipe_triton.serving.loading import TRAINING, load
+    from mspipe_triton.serving.tables import embedding_table
+
     with in_words_of_flags():
         predictor = load(run, data, at)
         moment = None if at == TRAINING else at

@@ -119,6 +119,16 @@ def plain_value(value: Any) -> Any:
     return value.as_py() if hasattr(value, "as_py") else value.item() if isinstance(value, np.generic) else value
 
 
+def check_exists(path: Path) -> None:
+    """Refuse a table of events, or a folder of tables, that does not exist.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if not path.exists():
+        raise DataError(f"{shown_path(path)}: no such file; name a table of events, a folder of them, or `synthetic`")
+
+
 def shown_path(path: Path) -> str:
     """Format a path for a message: relative to the working folder if it is inside."""
     try:

@@ -16,7 +16,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from mspipe_triton.data.json_sheets import json_content, open_json
-from mspipe_triton.data.origin import shown_path
+from mspipe_triton.data.origin import check_exists, shown_path
 from mspipe_triton.data.text import open_text
 from mspipe_triton.errors import DataError
 
@@ -140,8 +140,7 @@ def table_name(path: Path) -> str:
 def _open(path: Path, encoding: str, no_header: bool) -> Sheet:
     name = shown_path(path)
     with _reporting(name):
-        if not path.exists():
-            raise DataError(f"{name}: no such file; name a table of events, a folder of them, or `synthetic`")
+        check_exists(path)
         if not path.is_file():
             raise DataError(f"{name}: is no regular file; write one")
         if path.stat().st_size == 0:

@@ -32,6 +32,7 @@ from mspipe_triton.training.entry import Entry, enter
 from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.start import Start
 from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
 from mspipe_triton.training.way import Watch, carry_out, silent
 
@@ -124,7 +125,7 @@ class _Run:
         self.contents = contents
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
-        self.warned = False
+        self.warned, self.start = False, Start(observer.batch)
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
@@ -155,7 +156,7 @@ class _Run:
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         try:
-            metrics = self.way.train(epoch, self.observer.batch)
+            metrics = self.way.train(epoch, self.start)
         except TrainingError as error:
             best = f"{self.folder.best} holds the best earlier epoch"
             remainder = best if self.history else "no epoch was finished"
@@ -241,6 +242,7 @@ class _Run:
             "train_events_per_s": fastest["events_per_s"],
             "epoch_seconds": [epoch["seconds"] for epoch in history],
             "compile_seconds": sum(epoch["compile_seconds"] for epoch in history),
+            "start": self.start.to_json(),
             "evaluation_seconds": evaluation_seconds,
             "best_epoch": best["epoch"],
             **{name: getattr(config.train, name) for name in ("loss", "train_negatives", "negative_kind", "negatives")},

@@ -49,7 +49,7 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     expected = {
         "model", "dataset", "events", "nodes", "schedule", "backend", "device", "batch_size", "epochs", "seed",
         "train_events_per_s", "epoch_seconds", "best_epoch", "val", "test", "losses", "stage_seconds", "plan",
-        "staleness_measured", "peak_rss_mb", "peak_device_mb", "versions",
+        "staleness_measured", "peak_rss_mb", "peak_device_mb", "versions", "start",
     }  # fmt: skip
     assert expected <= result.keys()
     assert {"ap", "ap_batch_mean", "auc", "mrr"} <= result["val"].keys()
@@ -63,6 +63,7 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     assert plans[0]["old"] is None
     assert all({"period", "staleness", "starts", "times"} <= plan["new"].keys() for plan in plans)
     assert [plan["old"] for plan in plans[1:]] == [plan["new"] for plan in plans[:-1]]
+    assert result["start"]["first_iteration_seconds"] > 0
     assert {"staleness", "period"} <= result["plan"].keys()
     assert result["staleness_measured"] == {"0": 2 * 9}
     assert lines[result["best_epoch"] - 1]["val"]["ap"] == result["val"]["ap"]
