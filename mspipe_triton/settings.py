@@ -107,6 +107,6 @@ def process_settings(config: RunConfig) -> Iterator[None]:
 
 
 def _set_determinism(deterministic: bool) -> None:
-    """Set torch's determinism if it is another, since the call imports torch's compiler, which takes most of a second."""
+    """Set torch's determinism if it is another: the call imports torch's compiler, which takes most of a second."""
     if deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(deterministic)
