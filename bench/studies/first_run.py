@@ -115,7 +115,7 @@ def study(folder: Path, program: Sequence[str] = PROGRAM) -> dict[str, Any]:
     users = [User(folder / name, program) for name in ("builtin", "own")]
     for user in users:
         user.folder.mkdir()
-    builtin, own = users
+    builtin, newcomer = users
     return {
         "load": os.getloadavg()[0],
         "limits": LIMITS,
@@ -124,7 +124,7 @@ def study(folder: Path, program: Sequence[str] = PROGRAM) -> dict[str, Any]:
             for number, name in enumerate(("cold", "again"), start=1)
         },
         "quick": quick(builtin),
-        "own": own_table(own),
+        "own": own_table(newcomer),
     }
 
 

@@ -54,12 +54,14 @@ def test_the_study_runs_what_a_user_types_and_reads_the_results(
         "data generate everything.csv --events 22000", "train events.csv --model tgn",
         "predict runs/events-tgn-1 new.csv --out scores.csv",
     ]  # fmt: skip
-    own = tmp_path / "own"
+    other = tmp_path / "own"
     for name, count in (("events.csv", 20_000), ("new.csv", 2_000)):
-        assert len((own / name).read_text().splitlines()) == 1 + count
-    assert (own / "new.csv").read_text().startswith("src,dst,time\n1,2,20000\n"), "the new events come after the others"
+        assert len((other / name).read_text().splitlines()) == 1 + count
+    assert (other / "new.csv").read_text().startswith("src,dst,time\n1,2,20000\n"), (
+        "the new events come after the others"
+    )
     builtin = str(tmp_path / "builtin")
-    assert {call["folder"] for call in calls} == {builtin, str(own)}
+    assert {call["folder"] for call in calls} == {builtin, str(other)}
     assert all(cache.startswith(call["folder"]) for call in calls for cache in call["caches"])
     cold, again = report["builtin"]["cold"], report["builtin"]["again"]
     assert (cold["import_seconds"], cold["first_events_seconds"], again["first_events_seconds"]) == (1.5, 3.5, 4.5)
