@@ -1,0 +1,159 @@
+"""Charts of a page: lines over epochs with levels to compare with, bars, and their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from mspipe_triton.report.svg import SERIES, STYLE, colour, inline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WIDTH, _HEIGHT = 460, 250  # pixels
+_BAR, _AXIS = 30, 30  # pixels
+_DASHES = ("solid", "dashed", "dotted", "dashdot")
+_LEVEL_DASHES = ("dashed", "dotted", "dashdot", (0, (6, 2, 1, 2, 1, 2)))
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values by epoch, drawn as a line, or as points if there is one value.
+
+    Args:
+        label: its name in the key. values: by epoch. variable: of its colour. number: distinguishes its dashes, from 0.
+        marker: its points, as matplotlib names them.
+    """
+
+    label: str
+    values: Mapping[int, float]
+    variable: str = "s1"
+    number: int = 0
+    marker: str = "o"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A row of a chart's key: a sample in the colour of a variable, a name, and a value or ""."""
+
+    variable: str
+    dash: str
+    label: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its heading, the rows of its key, and a sentence about it."""
+
+    title: str
+    svg: Markup
+    keys: Sequence[Key] = ()
+    caption: str = ""
+    wide: bool = field(default=False)
+
+
+def variable_of(number: int) -> str:
+    """Return the variable of the colour of a series."""
+    return SERIES[number % len(SERIES)]
+
+
+def line_chart(
+    name: str, title: str, series: Sequence[Series], levels: Mapping[str, float] | None = None, caption: str = ""
+) -> Chart | None:
+    """Draw series over epochs, and levels that do not depend on the epoch, as dashed lines.
+
+    Returns:
+        The chart; None if there is nothing to draw.
+    """
+    series, levels = [each for each in series if each.values], levels or {}
+    if not series:
+        return None
+    figure, axes = _axes(_HEIGHT)
+    keys = []
+    for each in series:
+        pairs = sorted(each.values.items())
+        style, dash = (_DASHES[each.number % len(_DASHES)] if len(pairs) > 1 else "none"), f"d{each.number % 4}"
+        finite = [(epoch, value) for epoch, value in pairs if isfinite(value)]
+        points = {"marker": each.marker, "markersize": 7 if len(pairs) == 1 else 4, "markeredgewidth": 0}
+        axes.plot(*zip(*finite, strict=True) if finite else ([], []), color=colour(each.variable), ls=style, **points)
+        last = finite[-1][1] if finite else float("nan")
+        keys.append(Key(each.variable, dash if len(pairs) > 1 else _shape(each.marker), each.label, f"{last:.4f}"))
+    for number, (label, level) in enumerate(levels.items()):
+        axes.axhline(level, color=colour("soft"), ls=_LEVEL_DASHES[number % 4], lw=1.2, zorder=1)
+        keys.append(Key("soft", f"l{number % 4}", label, f"{level:.4f}"))
+    axes.margins(x=0.04, y=0.1)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    epochs = sorted({epoch for each in series for epoch in each.values})
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    described = "; ".join(f"{key.label} {key.value}" for key in keys)
+    return Chart(title, inline(figure, name, f"{title}. Last values: {described}"), keys, caption)
+
+
+def bar_chart(
+    name: str, title: str, rows: Mapping[str, Mapping[str, float]], unit: str, variables: Mapping[str, str],
+    caption: str = "", form: str = "{x:,.4g}",
+) -> Chart | None:  # fmt: skip
+    """Draw horizontal bars with their values behind them.
+
+    Args:
+        rows: by the label of a bar, the value of each group; groups share a chart and differ in colour.
+        unit: of the values. variables: of the colours, by group if there are several, else by row. form: of the values.
+
+    Returns:
+        The chart; None if there is nothing to draw.
+    """
+    groups = list(dict.fromkeys(group for values in rows.values() for group in values))
+    if not groups:
+        return None
+    thickness = 0.7 / len(groups)
+    figure, axes = _axes(_AXIS + len(rows) * max(_BAR, 20 * len(groups)), grid="x")
+    largest = max(value for values in rows.values() for value in values.values())
+    described = []
+    for place, (label, values) in enumerate(rows.items()):
+        for number, group in enumerate(group for group in groups if group in values):
+            value = values[group]
+            middle = place + (number - (len(values) - 1) / 2) * thickness
+            variable = variables[group if len(groups) > 1 else label]
+            axes.barh(middle, value, thickness * 0.92, color=colour(variable), lw=0)
+            text = form.format(x=value)
+            axes.annotate(text, (value, middle), (4, 0), textcoords="offset points", va="center", color=colour("text"))
+            described.append(" ".join(filter(None, [label, group if len(groups) > 1 else "", text, unit])))
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, largest * 1.22 or 1)
+    axes.tick_params(axis="y", length=0, labelcolor=colour("text"))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+    axes.set_xlabel(unit)
+    keys = [Key(variables[group], "box", group) for group in groups] if len(groups) > 1 else []
+    return Chart(title, inline(figure, name, f"{title}: {', '.join(described)}"), keys, caption)
+
+
+def _axes(height: float, width: float = _WIDTH, grid: str = "y") -> tuple[Figure, Axes]:
+    """Make a figure with axes in the page's style; sizes are in pixels."""
+    with matplotlib.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        axes = figure.subplots()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    axes.spines[["top", "right", "left" if grid == "y" else "bottom"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(colour("line"))
+    axes.tick_params(length=0, labelcolor=colour("soft"), pad=6)
+    axes.xaxis.label.set_color(colour("soft"))
+    axes.grid(axis=grid, color=colour("line"), lw=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _shape(marker: str) -> str:
+    return {"o": "dot", "D": "diamond", "s": "square"}[marker]
