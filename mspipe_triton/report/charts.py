@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _HEIGHT = 460, 250  # pixels
-_BAR, _AXIS = 30, 30  # pixels
+_BAR, _AXIS = 32, 48  # pixels
+_MARKED = 60  # points of a series, above which its line shows none
+_LEVELS = ("s4", "s7", "s8", "s6")
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
 _LEVEL_DASHES = ("dashed", "dotted", "dashdot", (0, (6, 2, 1, 2, 1, 2)))
 
@@ -57,7 +59,7 @@ class Chart:
     svg: Markup
     keys: Sequence[Key] = ()
     caption: str = ""
-    wide: bool = field(default=False)
+    wide: bool = False
 
 
 def variable_of(number: int) -> str:
@@ -65,10 +67,16 @@ def variable_of(number: int) -> str:
     return SERIES[number % len(SERIES)]
 
 
+@matplotlib.rc_context(dict(STYLE))
 def line_chart(
-    name: str, title: str, series: Sequence[Series], levels: Mapping[str, float] | None = None, caption: str = ""
-) -> Chart | None:
+    name: str, title: str, series: Sequence[Series], levels: Mapping[str, float] | None = None, caption: str = "",
+    epochs: int = 0,
+) -> Chart | None:  # fmt: skip
     """Draw series over epochs, and levels that do not depend on the epoch, as dashed lines.
+
+    Args:
+        name: distinguishes the chart from others of its page. title: its heading. caption: a sentence below it.
+        series: those without values are left out. levels: by their names. epochs: number of epochs to show at least.
 
     Returns:
         The chart; None if there is nothing to draw.
@@ -76,29 +84,33 @@ def line_chart(
     series, levels = [each for each in series if each.values], levels or {}
     if not series:
         return None
-    figure, axes = _axes(_HEIGHT)
+    figure, axes = bare_axes(_HEIGHT)
     keys = []
     for each in series:
         pairs = sorted(each.values.items())
         style, dash = (_DASHES[each.number % len(_DASHES)] if len(pairs) > 1 else "none"), f"d{each.number % 4}"
         finite = [(epoch, value) for epoch, value in pairs if isfinite(value)]
-        points = {"marker": each.marker, "markersize": 7 if len(pairs) == 1 else 4, "markeredgewidth": 0}
+        size = 8 if len(pairs) == 1 else 5 if len(pairs) <= _MARKED else 0
+        points = {"marker": each.marker, "markersize": size, "markeredgewidth": 0}
         axes.plot(*zip(*finite, strict=True) if finite else ([], []), color=colour(each.variable), ls=style, **points)
         last = finite[-1][1] if finite else float("nan")
         keys.append(Key(each.variable, dash if len(pairs) > 1 else _shape(each.marker), each.label, f"{last:.4f}"))
     for number, (label, level) in enumerate(levels.items()):
-        axes.axhline(level, color=colour("soft"), ls=_LEVEL_DASHES[number % 4], lw=1.2, zorder=1)
-        keys.append(Key("soft", f"l{number % 4}", label, f"{level:.4f}"))
+        variable = _LEVELS[number % 4]
+        axes.axhline(level, color=colour(variable), ls=_LEVEL_DASHES[number % 4], lw=1.5, zorder=1)
+        keys.append(Key(variable, f"l{number % 4}", label, f"{level:.4f}"))
     axes.margins(x=0.04, y=0.1)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    epochs = sorted({epoch for each in series for epoch in each.values})
-    if len(epochs) == 1:
-        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    last_epoch = max([epochs, *(epoch for each in series for epoch in each.values)])
+    first_epoch = min([1 if epochs else last_epoch, *(epoch for each in series for epoch in each.values)])
+    space = 0.04 * (last_epoch - first_epoch) or 0.5
+    axes.set_xlim(first_epoch - space, last_epoch + space)
     described = "; ".join(f"{key.label} {key.value}" for key in keys)
     return Chart(title, inline(figure, name, f"{title}. Last values: {described}"), keys, caption)
 
 
+@matplotlib.rc_context(dict(STYLE))
 def bar_chart(
     name: str, title: str, rows: Mapping[str, Mapping[str, float]], unit: str, variables: Mapping[str, str],
     caption: str = "", form: str = "{x:,.4g}",
@@ -116,7 +128,7 @@ def bar_chart(
     if not groups:
         return None
     thickness = 0.7 / len(groups)
-    figure, axes = _axes(_AXIS + len(rows) * max(_BAR, 20 * len(groups)), grid="x")
+    figure, axes = bare_axes(_AXIS + len(rows) * max(_BAR, 20 * len(groups)), grid="x")
     largest = max(value for values in rows.values() for value in values.values())
     described = []
     for place, (label, values) in enumerate(rows.items()):
@@ -139,15 +151,14 @@ def bar_chart(
     return Chart(title, inline(figure, name, f"{title}: {', '.join(described)}"), keys, caption)
 
 
-def _axes(height: float, width: float = _WIDTH, grid: str = "y") -> tuple[Figure, Axes]:
-    """Make a figure with axes in the page's style; sizes are in pixels."""
-    with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
+def bare_axes(height: float, width: float = _WIDTH, grid: str = "y") -> tuple[Figure, Axes]:
+    """Make a figure with axes in the page's style, a grid along one axis, and a line below; sizes are in pixels."""
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    axes = figure.subplots()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    axes.spines[["top", "right", "left" if grid == "y" else "bottom"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(colour("line"))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(colour("line"))
     axes.tick_params(length=0, labelcolor=colour("soft"), pad=6)
     axes.xaxis.label.set_color(colour("soft"))
     axes.grid(axis=grid, color=colour("line"), lw=0.8)

@@ -48,7 +48,9 @@ def write_report(paths: Sequence[str], out: str | None = None) -> Path:
         with atomic_file(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RunFolderError(f"{target}: cannot be written: {error.strerror}; name a file elsewhere with --out") from None
+        raise RunFolderError(
+            f"{target}: cannot be written: {error.strerror}; name a file elsewhere with --out"
+        ) from None
     return target
 
 

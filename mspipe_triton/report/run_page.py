@@ -16,7 +16,6 @@ from mspipe_triton.report.tables import (
     environment_facts,
     epoch_table,
     event_table,
-    memory_facts,
     number,
     plan_table,
     score,
@@ -52,7 +51,7 @@ def run_page(run: Run) -> dict[str, Any]:
         "plans": plan_table(run),
         "events": _events(run),
         "tuning": _tuning(run),
-        "facts": {"Memory, at most": memory_facts(run), "Environment": environment_facts(run), "Data": data_facts(run)},
+        "facts": {"Environment": environment_facts(run), "Data": data_facts(run)},
         "settings": setting_groups(run),
         "commands": commands(run),
         "fingerprint": run.record.get("fingerprint"),
@@ -64,7 +63,9 @@ def unfinished(run: Run) -> list[str]:
     """Say that training has not finished, or goes on since the result was written."""
     way = f"train --out {run.folder} --resume continues it"
     if run.result is None:
-        return [f"Training has not finished: {len(run.epochs)} of {counted(run.planned_epochs, 'epoch')} so far; {way}."]
+        return [
+            f"Training has not finished: {len(run.epochs)} of {counted(run.planned_epochs, 'epoch')} so far; {way}."
+        ]
     epochs = run.result["epochs"]
     if len(run.epochs) > epochs:
         return [f"The scores are those after {counted(epochs, 'epoch')}, and training has gone on since; {way}."]
@@ -128,7 +129,7 @@ def _score_chart(run: Run, metric: str, validation: Mapping[int, float]) -> Char
     caption = "Dashed and dotted lines are baselines on the test events." if levels else ""
     if metric == "mrr":
         caption = f"The MRR is computed once, for the best epoch. {caption}"
-    return line_chart(metric, f"{label} by epoch" if validation else label, series, levels, caption)
+    return line_chart(metric, f"{label} by epoch" if validation else label, series, levels, caption, len(run.epochs))
 
 
 def _stage_chart(run: Run) -> Chart | None:

@@ -103,4 +103,10 @@ def _text(value: Any) -> str:
         return "–"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={inner}" for key, inner in value.items())
-    return "–" if value == -1 and not isinstance(value, bool) else number(value) if isinstance(value, bool) else str(value)
+    return (
+        "–"
+        if value == -1 and not isinstance(value, bool)
+        else number(value)
+        if isinstance(value, bool | float)
+        else str(value)
+    )

@@ -9,6 +9,8 @@ from typing import Any
 from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.report.runs import Run
 
+_ROWS = 200  # that a table of a page has at most
+
 
 @dataclass(frozen=True)
 class Table:
@@ -30,6 +32,11 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:,.{digits}g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def fixed(value: float | None) -> str:
+    """Format seconds or milliseconds with two decimals, and None as a dash."""
+    return "–" if value is None else f"{value:,.2f}"
 
 
 def score(value: Any) -> str:
@@ -74,8 +81,8 @@ def epoch_table(run: Run) -> Table | None:
         seconds = (epoch.get(name) for name in ("seconds", "compile_seconds", "eval_seconds"))
         texts = [score(epoch["loss"]), score(scores.get("ap")), score(scores.get("auc")), *rate]
         speed = number(epoch.get("events_per_s"), 3)
-        rows.append([str(epoch["epoch"]), *texts, speed, *(number(each, 3) for each in seconds)])
-    return Table("Epochs", [*columns, "events/s", "training s", "compiling s", "evaluation s"], rows)
+        rows.append([str(epoch["epoch"]), *texts, speed, *map(fixed, seconds)])
+    return _last("Epochs", [*columns, "events/s", "training s", "compiling s", "evaluation s"], rows)
 
 
 def plan_table(run: Run) -> Table | None:
@@ -83,15 +90,17 @@ def plan_table(run: Run) -> Table | None:
     changes = run.events.get("plan", [])
     rows = []
     for change in changes:
-        new, stage = change.get("new") or {}, change.get("stage")
-        cause = f"{stage} took another time" if stage else "the first plan"
+        new = change.get("new") or {}
         place = [number(change.get("epoch")), number(change.get("iteration"))]
         period = new.get("period")
         milliseconds = None if period is None else 1e3 * float(period)
-        rows.append([*place, cause, number(milliseconds, 3), number(new.get("staleness"))])
+        rows.append([*place, change.get("stage") or "first plan", fixed(milliseconds), number(new.get("staleness"))])
     columns = ["epoch", "iteration", "cause", "planned ms", "updates missed"]
-    caption = "Planned ms is the time from one iteration to the next; the first plan may assume stage times."
-    return Table("Plan changes", columns, rows, 3, caption) if rows else None
+    caption = (
+        "The cause is the stage whose time has changed. Planned ms is the time from one iteration to the next; the "
+        "first plan assumes the times of stages if no profile has them."
+    )
+    return _last("Plan changes", columns, rows, 3, caption) if rows else None
 
 
 def event_table(title: str, entries: Sequence[Mapping[str, Any]], caption: str = "") -> Table | None:
@@ -101,7 +110,16 @@ def event_table(title: str, entries: Sequence[Mapping[str, Any]], caption: str =
     if not keys:
         return None
     texts = [[number(row[key]) if key in row else "" for key in keys] for row in rows]
-    return Table(title, [key.replace("_", " ") for key in keys], texts, len(keys), caption)
+    return _last(title, [key.replace("_", " ") for key in keys], texts, len(keys), caption)
+
+
+def _last(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1, caption: str = ""
+) -> Table:
+    """Make a table of the last rows, if there are too many for a page."""
+    if len(rows) > _ROWS:
+        caption = f"The last {_ROWS} of {len(rows):,}; metrics.jsonl has all. {caption}".strip()
+    return Table(title, columns, rows[-_ROWS:], names, caption)
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,22 +141,13 @@ def stage_table(run: Run) -> Table | None:
     rows = []
     for epoch in run.epochs:
         seconds = epoch.get("stage_seconds", {})
-        times = [number(1e3 * seconds[stage], 3) if stage in seconds else "–" for stage in stages]
+        times = [fixed(1e3 * seconds[stage] if stage in seconds else None) for stage in stages]
         rows.append([str(epoch["epoch"]), *times])
-    return Table("Stage times by epoch, ms per iteration", ["epoch", *stages], rows)
-
-
-def memory_facts(run: Run) -> dict[str, str]:
-    """Memory that the run has used at most, by kind."""
-    if run.result is None:
-        return {}
-    kinds = {"process": "peak_rss_mb", "device": "peak_device_mb"}
-    peaks = {kind: run.result.get(key) for kind, key in kinds.items()}
-    return {kind: f"{peak:,.0f} MiB" for kind, peak in peaks.items() if peak}
+    return _last("Stage times by epoch, ms per iteration", ["epoch", *stages], rows)
 
 
 def environment_facts(run: Run) -> dict[str, str]:
-    """Versions, device and threads of a run."""
+    """Memory, device, threads and versions of a run."""
     result = run.result or {}
     settings = result.get("settings") or {}
     facts = {
@@ -148,6 +157,8 @@ def environment_facts(run: Run) -> dict[str, str]:
         "threads of other stages": settings.get("host_threads"),
         "compiled loops": result.get("fused"),
         "CUDA graph": result.get("captured") if result.get("device") == "cuda" else None,
+        "most memory of the process": _mebibytes(result.get("peak_rss_mb")),
+        "most memory of the device": _mebibytes(result.get("peak_device_mb")),
         **{name.replace("_", "-"): version for name, version in (result.get("versions") or {}).items()},
     }
     return _shown(facts.items())
@@ -168,6 +179,10 @@ def data_facts(run: Run) -> dict[str, str]:
         "fingerprint": record.get("fingerprint"),
     }
     return _shown(facts.items())
+
+
+def _mebibytes(size: float | None) -> str | None:
+    return f"{size:,.0f} MiB" if size else None
 
 
 def _shown(facts: Iterable[tuple[str, Any]]) -> dict[str, str]:
