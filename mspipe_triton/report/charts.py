@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from itertools import accumulate
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _HEIGHT = 460, 250  # pixels
-_BAR, _AXIS = 32, 48  # pixels
+_BAR, _GROUPED, _SPACE, _AXIS = 32, 17, 16, 48  # pixels: bars alone and in groups, between groups, the axis
 _MARKED = 60  # points of a series, above which its line shows none
 _LEVELS = ("s4", "s7", "s8", "s6")
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -70,13 +71,14 @@ def variable_of(number: int) -> str:
 @matplotlib.rc_context(dict(STYLE))
 def line_chart(
     name: str, title: str, series: Sequence[Series], levels: Mapping[str, float] | None = None, caption: str = "",
-    epochs: int = 0,
+    epochs: int = 0, form: str = "{x:.4f}", largest: float = inf,
 ) -> Chart | None:  # fmt: skip
     """Draw series over epochs, and levels that do not depend on the epoch, as dashed lines.
 
     Args:
         name: distinguishes the chart from others of its page. title: its heading. caption: a sentence below it.
         series: those without values are left out. levels: by their names. epochs: number of epochs to show at least.
+        form: of the last values, which the key shows. largest: the largest value possible.
 
     Returns:
         The chart; None if there is nothing to draw.
@@ -94,12 +96,16 @@ def line_chart(
         points = {"marker": each.marker, "markersize": size, "markeredgewidth": 0}
         axes.plot(*zip(*finite, strict=True) if finite else ([], []), color=colour(each.variable), ls=style, **points)
         last = finite[-1][1] if finite else float("nan")
-        keys.append(Key(each.variable, dash if len(pairs) > 1 else _shape(each.marker), each.label, f"{last:.4f}"))
+        keys.append(
+            Key(each.variable, dash if len(pairs) > 1 else _shape(each.marker), each.label, form.format(x=last))
+        )
     for number, (label, level) in enumerate(levels.items()):
         variable = _LEVELS[number % 4]
         axes.axhline(level, color=colour(variable), ls=_LEVEL_DASHES[number % 4], lw=1.5, zorder=1)
-        keys.append(Key(variable, f"l{number % 4}", label, f"{level:.4f}"))
+        keys.append(Key(variable, f"l{number % 4}", label, form.format(x=level)))
     axes.margins(x=0.04, y=0.1)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, min(high, largest + 0.03 * (largest - low) if isfinite(largest) else high))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     last_epoch = max([epochs, *(epoch for each in series for epoch in each.values)])
@@ -127,21 +133,23 @@ def bar_chart(
     groups = list(dict.fromkeys(group for values in rows.values() for group in values))
     if not groups:
         return None
-    thickness = 0.7 / len(groups)
-    figure, axes = bare_axes(_AXIS + len(rows) * max(_BAR, 20 * len(groups)), grid="x")
+    heights = [_BAR if len(groups) == 1 else _GROUPED * len(values) + _SPACE for values in rows.values()]
+    thickness = _GROUPED if len(groups) > 1 else 0.7 * _BAR
+    figure, axes = bare_axes(_AXIS + sum(heights), grid="x")
     largest = max(value for values in rows.values() for value in values.values())
     described = []
-    for place, (label, values) in enumerate(rows.items()):
+    middles = [above + height / 2 for above, height in zip(accumulate([0, *heights]), heights, strict=False)]
+    for place, (label, values) in zip(middles, rows.items(), strict=True):
         for number, group in enumerate(group for group in groups if group in values):
             value = values[group]
             middle = place + (number - (len(values) - 1) / 2) * thickness
             variable = variables[group if len(groups) > 1 else label]
-            axes.barh(middle, value, thickness * 0.92, color=colour(variable), lw=0)
+            axes.barh(middle, value, thickness * 0.92 if len(groups) > 1 else thickness, color=colour(variable), lw=0)
             text = form.format(x=value)
             axes.annotate(text, (value, middle), (4, 0), textcoords="offset points", va="center", color=colour("text"))
             described.append(" ".join(filter(None, [label, group if len(groups) > 1 else "", text, unit])))
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(middles, list(rows))
+    axes.set_ylim(sum(heights), 0)
     axes.set_xlim(0, largest * 1.22 or 1)
     axes.tick_params(axis="y", length=0, labelcolor=colour("text"))
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mspipe_triton.report.charts import Series, bar_chart, line_chart, variable_of
+from mspipe_triton.report.gantt import STAGES
 from mspipe_triton.report.run_page import unfinished
 from mspipe_triton.report.runs import Run
 from mspipe_triton.report.settings import setting_groups
@@ -116,12 +117,13 @@ def _charts(runs: Sequence[Run], labels: Sequence[str]) -> list[Any]:
         for place, (label, run) in enumerate(zip(labels, runs, strict=True)):
             values = {epoch["epoch"]: value_of(epoch) for epoch in run.epochs}
             present = {epoch: value for epoch, value in values.items() if value is not None}
-            series.append(Series(label, present, variable_of(place), place))
+            series.append(Series(label, present, variable_of(place), place + place // 8))
         return series
 
     variables = {label: variable_of(place) for place, label in enumerate(labels)}
     pairs = list(zip(labels, runs, strict=True))
-    stages = dict.fromkeys(stage for run in runs for stage in run.stage_seconds)
+    present = {stage: None for run in runs for stage in run.stage_seconds}
+    stages = sorted(present, key=lambda stage: list(STAGES).index(stage) if stage in STAGES else len(STAGES))
     times = {
         stage: {label: 1e3 * run.stage_seconds[stage] for label, run in pairs if stage in run.stage_seconds}
         for stage in stages
@@ -130,7 +132,7 @@ def _charts(runs: Sequence[Run], labels: Sequence[str]) -> list[Any]:
     caption = "In the fastest epoch of each run."
     return [
         line_chart("loss", "Loss by epoch", lines(lambda epoch: epoch["loss"])),
-        line_chart("ap", "Validation AP by epoch", lines(lambda epoch: epoch.get("val", {}).get("ap"))),
+        line_chart("ap", "Validation AP by epoch", lines(lambda epoch: epoch.get("val", {}).get("ap")), largest=1.0),
         bar_chart("stages", "Time per iteration by stage", times, "ms", variables, caption, "{x:,.3g}"),
         bar_chart("speed", "Training speed", speeds, "events/s", variables, caption, "{x:,.0f}"),
     ]

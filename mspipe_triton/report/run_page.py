@@ -22,6 +22,7 @@ from mspipe_triton.report.tables import (
     score_table,
     stage_table,
 )
+from mspipe_triton.training.run_folder import RunFolder
 
 _SCORES = {"ap": "AP", "auc": "AUC", "mrr": "MRR"}
 
@@ -32,7 +33,9 @@ def run_page(run: Run) -> dict[str, Any]:
         "loss": line_chart("loss", "Loss by epoch", [Series("training loss", _by_epoch(run, "loss"))]),
         "ap": _score_chart(run, "ap", _validation(run, "ap")),
         "mrr": _score_chart(run, "mrr", {}),
-        "rate": line_chart("lr", "Learning rate by epoch", [Series("learning rate", _by_epoch(run, "lr"), "s2")]),
+        "rate": line_chart(
+            "lr", "Learning rate by epoch", [Series("learning rate", _by_epoch(run, "lr"), "s2")], form="{x:.3g}"
+        ),
         "stages": _stage_chart(run),
         "staleness": _staleness_chart(run),
         "timeline": None if run.timeline is None else gantt("timeline", run.timeline),
@@ -62,6 +65,8 @@ def run_page(run: Run) -> dict[str, Any]:
 def unfinished(run: Run) -> list[str]:
     """Say that training has not finished, or goes on since the result was written."""
     way = f"train --out {run.folder} --resume continues it"
+    if not RunFolder(run.folder).last.exists():
+        way = "the run's first command starts it again"
     if run.result is None:
         return [
             f"Training has not finished: {len(run.epochs)} of {counted(run.planned_epochs, 'epoch')} so far; {way}."
@@ -129,7 +134,9 @@ def _score_chart(run: Run, metric: str, validation: Mapping[int, float]) -> Char
     caption = "Dashed and dotted lines are baselines on the test events." if levels else ""
     if metric == "mrr":
         caption = f"The MRR is computed once, for the best epoch. {caption}"
-    return line_chart(metric, f"{label} by epoch" if validation else label, series, levels, caption, len(run.epochs))
+    return line_chart(
+        metric, f"{label} by epoch" if validation else label, series, levels, caption, len(run.epochs), largest=1.0
+    )
 
 
 def _stage_chart(run: Run) -> Chart | None:
@@ -147,7 +154,8 @@ def _staleness_chart(run: Run) -> Chart | None:
     plan = None if run.result is None else run.result.get("plan")
     caption = "Updates of node memory that an iteration did not see yet."
     if plan:
-        caption += f" The last plan allows {plan['staleness']}."
+        patch = ", which the patch adds" if run.schedule == "exact" and plan["staleness"] else ""
+        caption += f" The last plan lets the memory fetch miss {plan['staleness'] or 'none'}{patch}."
     variables = dict.fromkeys(counts, "s1")
     return bar_chart("staleness", "Staleness measured", counts, "iterations", variables, caption, "{x:,.0f}")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mspipe_triton.errors import RunFolderError
 from mspipe_triton.evaluation.baselines import NAMES
+from mspipe_triton.pipeline.schedules import RESIDENT, stage_names
 from mspipe_triton.pipeline.timeline import Timeline
 from mspipe_triton.pipeline.trace import read_spans
 from mspipe_triton.training.run_folder import RunFolder
@@ -78,7 +79,13 @@ class Run:
     @property
     def schedule(self) -> str:
         """Schedule of the run, or "resident"."""
-        return str((self.result or self._section("train")).get("schedule", "auto"))
+        if self.result is not None:
+            return str(self.result["schedule"])
+        if tuple(self.stage_seconds) == stage_names(RESIDENT):
+            return RESIDENT
+        plans = self.events.get("plan", [])
+        planned = (plans[-1].get("new") or {}).get("schedule") if plans else None
+        return str(planned or self._section("train").get("schedule", "auto"))
 
     @property
     def planned_epochs(self) -> int:

@@ -48,7 +48,8 @@ def setting_groups(run: Run) -> dict[str, list[Setting]]:
             default = "" if section == "settings" or each is None or not each.metadata else _text(_default(run, each))
             meaning = "" if each is None else str(each.metadata.get("help", ""))
             settings.append(Setting(name.replace("_", "-"), _text(value), default, meaning))
-        groups[title] = settings
+        if settings:
+            groups[title] = settings
     order = [title for title, _ in _SECTIONS.values()]
     return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
