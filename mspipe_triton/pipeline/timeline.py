@@ -47,7 +47,7 @@ class Timeline:
             return None
         places = [place for start, end in _runs(recorded) for place in range(start, end - count + 1)]
         places.sort(key=lambda place: starts[place + count] - starts[place])
-        first = places[len(places) // 2]
+        first = places[(len(places) - 1) // 2]
         begin, end = starts[first], starts[first + count]
         spans = [span for each in recorded for span in each if span.end > begin and span.start < end]
         shifted = (replace(span, start=span.start - begin, end=span.end - begin) for span in spans)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 460, 250  # pixels
 _BAR, _GROUPED, _SPACE, _AXIS = 32, 17, 16, 48  # pixels: bars alone and in groups, between groups, the axis
+_LETTERS = 24  # of a bar's label, of which the last are shown
 _MARKED = 60  # points of a series, above which its line shows none
 _LEVELS = ("s4", "s7", "s8", "s6")
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -83,7 +84,8 @@ def line_chart(
     Returns:
         The chart; None if there is nothing to draw.
     """
-    series, levels = [each for each in series if each.values], levels or {}
+    series = [each for each in series if each.values]
+    levels = {label: level for label, level in (levels or {}).items() if isfinite(level)}
     if not series:
         return None
     figure, axes = bare_axes(_HEIGHT)
@@ -148,7 +150,7 @@ def bar_chart(
             text = form.format(x=value)
             axes.annotate(text, (value, middle), (4, 0), textcoords="offset points", va="center", color=colour("text"))
             described.append(" ".join(filter(None, [label, group if len(groups) > 1 else "", text, unit])))
-    axes.set_yticks(middles, list(rows))
+    axes.set_yticks(middles, [label if len(label) <= _LETTERS else f"…{label[1 - _LETTERS :]}" for label in rows])
     axes.set_ylim(sum(heights), 0)
     axes.set_xlim(0, largest * 1.22 or 1)
     axes.tick_params(axis="y", length=0, labelcolor=colour("text"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mspipe_triton.report.charts import Series, bar_chart, line_chart, variable_of
@@ -31,9 +32,11 @@ def comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Name each run by its folder, or by its whole path if several folders have that name."""
-    names = [run.name for run in runs]
-    return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
+    """Name each run by the last parts of its folder's path, as few as tell the runs apart."""
+    parts = [run.folder.resolve().parts for run in runs]
+    longest = max(map(len, parts))
+    count = next(n for n in range(1, longest + 1) if len({each[-n:] for each in parts}) == len(parts))
+    return [str(Path(*each[-count:])) for each in parts]
 
 
 def _banners(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:

@@ -142,7 +142,9 @@ def _score_chart(run: Run, metric: str, validation: Mapping[int, float]) -> Char
 def _stage_chart(run: Run) -> Chart | None:
     times = {stage: {"ms": 1e3 * seconds} for stage, seconds in run.stage_seconds.items() if isfinite(seconds)}
     total = sum(values["ms"] for values in times.values())
-    caption = f"In the fastest epoch; {total:.1f} ms if one stage followed the other"
+    caption = "In the fastest epoch"
+    if len(times) > 1:
+        caption += f"; {total:.1f} ms if one stage follows the other"
     plan = None if run.result is None else run.result.get("plan")
     caption += f", and planned to be one iteration every {1e3 * plan['period']:.1f} ms." if plan else "."
     variables = {stage: stage_variable(stage) for stage in times}

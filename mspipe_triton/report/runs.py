@@ -61,11 +61,6 @@ class Run:
         return Run(folder.path, _config(folder.config), record or {}, epochs, events, result, timeline, faults)
 
     @property
-    def name(self) -> str:
-        """Name of the run's folder."""
-        return self.folder.resolve().name
-
-    @property
     def model(self) -> str:
         """Name of the model."""
         return str(self._section("model").get("model", "tgn"))
