@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import inf, isfinite
-from typing import TYPE_CHECKING
+from math import inf, isfinite, nan
+from typing import TYPE_CHECKING, Literal
 
 import matplotlib
 from markupsafe import Markup
@@ -23,6 +23,7 @@ _BAR, _GROUPED, _SPACE, _AXIS = 32, 17, 16, 48  # pixels: bars alone and in grou
 _LETTERS = 24  # of a bar's label, of which the last are shown
 _MARKED = 60  # points of a series, above which its line shows none
 _LEVELS = ("s4", "s7", "s8", "s6")
+_SHAPES = {"o": "dot", "D": "diamond"}  # of points in a key
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
 _LEVEL_DASHES = ("dashed", "dotted", "dashdot", (0, (6, 2, 1, 2, 1, 2)))
 
@@ -32,8 +33,8 @@ class Series:
     """Values by epoch, drawn as a line, or as points if there is one value.
 
     Args:
-        label: its name in the key. values: by epoch. variable: of its colour. number: distinguishes its dashes, from 0.
-        marker: its points, as matplotlib names them.
+        label: its name in the key. values: by epoch. variable: of its colour. number: of its dashes, from 0.
+        marker: its points, "o" or "D" as matplotlib names them.
     """
 
     label: str
@@ -45,10 +46,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Key:
-    """A row of a chart's key: a sample in the colour of a variable, a name, and a value or ""."""
+    """A row of a chart's key: a sample of its line or point in the colour of a variable, a name, and a value or ""."""
 
     variable: str
-    dash: str
+    sample: str
     label: str
     value: str = ""
 
@@ -69,7 +70,7 @@ def variable_of(number: int) -> str:
     return SERIES[number % len(SERIES)]
 
 
-@matplotlib.rc_context(dict(STYLE))
+@matplotlib.rc_context(STYLE)
 def line_chart(
     name: str, title: str, series: Sequence[Series], levels: Mapping[str, float] | None = None, caption: str = "",
     epochs: int = 0, form: str = "{x:.4f}", largest: float = inf,
@@ -91,23 +92,19 @@ def line_chart(
     figure, axes = bare_axes(_HEIGHT)
     keys = []
     for each in series:
-        pairs = sorted(each.values.items())
-        style, dash = (_DASHES[each.number % len(_DASHES)] if len(pairs) > 1 else "none"), f"d{each.number % 4}"
-        finite = [(epoch, value) for epoch, value in pairs if isfinite(value)]
-        size = 8 if len(pairs) == 1 else 5 if len(pairs) <= _MARKED else 0
-        points = {"marker": each.marker, "markersize": size, "markeredgewidth": 0}
-        axes.plot(*zip(*finite, strict=True) if finite else ([], []), color=colour(each.variable), ls=style, **points)
-        last = finite[-1][1] if finite else float("nan")
-        keys.append(
-            Key(each.variable, dash if len(pairs) > 1 else _shape(each.marker), each.label, form.format(x=last))
-        )
+        points = {epoch: value for epoch, value in sorted(each.values.items()) if isfinite(value)}
+        alone, number = len(each.values) == 1, each.number % len(_DASHES)
+        line = {"ls": "none", "ms": 8} if alone else {"ls": _DASHES[number], "ms": 5 if len(points) <= _MARKED else 0}
+        axes.plot([*points], [*points.values()], color=colour(each.variable), marker=each.marker, mew=0, **line)
+        sample = _SHAPES[each.marker] if alone else f"d{number}"
+        keys.append(Key(each.variable, sample, each.label, form.format(x=[nan, *points.values()][-1])))
     for number, (label, level) in enumerate(levels.items()):
         variable = _LEVELS[number % 4]
         axes.axhline(level, color=colour(variable), ls=_LEVEL_DASHES[number % 4], lw=1.5, zorder=1)
         keys.append(Key(variable, f"l{number % 4}", label, form.format(x=level)))
     axes.margins(x=0.04, y=0.1)
     low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, largest + 0.03 * (largest - low) if isfinite(largest) else high))
+    axes.set_ylim(low, min(high, largest + 0.03 * (largest - low)))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     last_epoch = max([epochs, *(epoch for each in series for epoch in each.values)])
@@ -118,7 +115,7 @@ def line_chart(
     return Chart(title, inline(figure, name, f"{title}. Last values: {described}"), keys, caption)
 
 
-@matplotlib.rc_context(dict(STYLE))
+@matplotlib.rc_context(STYLE)
 def bar_chart(
     name: str, title: str, rows: Mapping[str, Mapping[str, float]], unit: str, variables: Mapping[str, str],
     caption: str = "", form: str = "{x:,.4g}",
@@ -161,7 +158,7 @@ def bar_chart(
     return Chart(title, inline(figure, name, f"{title}: {', '.join(described)}"), keys, caption)
 
 
-def bare_axes(height: float, width: float = _WIDTH, grid: str = "y") -> tuple[Figure, Axes]:
+def bare_axes(height: float, width: float = _WIDTH, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
     """Make a figure with axes in the page's style, a grid along one axis, and a line below; sizes are in pixels."""
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
     axes = figure.subplots()
@@ -174,7 +171,3 @@ def bare_axes(height: float, width: float = _WIDTH, grid: str = "y") -> tuple[Fi
     axes.grid(axis=grid, color=colour("line"), lw=0.8)
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _shape(marker: str) -> str:
-    return {"o": "dot", "D": "diamond", "s": "square"}[marker]

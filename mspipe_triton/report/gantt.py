@@ -25,7 +25,7 @@ def stage_variable(stage: str) -> str:
     return STAGES.get(stage, "s6")
 
 
-@matplotlib.rc_context(dict(STYLE))
+@matplotlib.rc_context(STYLE)
 def gantt(name: str, timeline: Timeline) -> Chart:
     """Draw a timeline."""
     order = list(dict.fromkeys([*RESOURCES.values(), *(span.resource for span in timeline.spans)]))

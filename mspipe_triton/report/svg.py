@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -18,7 +18,7 @@ SERIES = tuple(f"s{number}" for number in range(1, 9))
 VARIABLES = ("text", "soft", "line", "card", "on", *SERIES)
 # Colours that no chart uses otherwise, which stand for the variables until the page is written.
 _STAND_INS = {name: f"#fe00{number:02x}" for number, name in enumerate(VARIABLES)}
-STYLE: Mapping[str, object] = {
+STYLE: Any = {  # since the type of settings has the names of one version of matplotlib
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than the fonts of systems
     "font.size": 12.0,
@@ -48,7 +48,7 @@ def inline(figure: Figure, name: str, label: str, titles: Mapping[str, str] | No
     import matplotlib
 
     text = StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = ElementTree.fromstring(text.getvalue())
     for parent in list(root.iter()):
@@ -72,7 +72,7 @@ def _adapt(element: ElementTree.Element, name: str, references: set[str], titles
     identity = element.attrib.pop("id", None)
     if identity in references:
         element.set("id", f"{name}-{identity}")
-    if identity in titles:
+    if identity is not None and identity in titles:
         title = ElementTree.Element(f"{_SPACE}title")
         title.text = titles[identity]
         element.insert(0, title)

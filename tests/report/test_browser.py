@@ -31,8 +31,9 @@ addEventListener("load", () => {
       if (box.left < card.left - 12 || box.right > card.right + 12) beyond.push(text.textContent);
     }
     const sizes = [...page.querySelectorAll("svg.chart")].map(chart => chart.getBoundingClientRect().height);
-    return {width: frame.width, needed: page.documentElement.scrollWidth, beyond,
-      charts: sizes.filter(size => size > 50).length, colour: page.defaultView.getComputedStyle(page.body).backgroundColor, title: page.title};
+    const colour = page.defaultView.getComputedStyle(page.body).backgroundColor;
+    const charts = sizes.filter(size => size > 50).length, needed = page.documentElement.scrollWidth;
+    return {width: frame.width, title: page.title, needed, charts, beyond, colour};
   });
   document.body.textContent = "PROBED" + JSON.stringify(seen) + "PROBED";
 });
