@@ -11,7 +11,7 @@ from mspipe_triton.report.gantt import STAGES
 from mspipe_triton.report.run_page import unfinished
 from mspipe_triton.report.runs import Run
 from mspipe_triton.report.settings import setting_groups
-from mspipe_triton.report.tables import Table, number, score
+from mspipe_triton.report.tables import Table, fixed, number, score
 
 
 def comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def _results(runs: Sequence[Run], labels: Sequence[str]) -> Table:
         ("best epoch", lambda run: run.best_epoch, number, 0),
         ("epochs", lambda run: len(run.epochs), number, 0),
         ("training events/s", lambda run: run.fastest.get("events_per_s"), lambda value: number(value, 3), 1),
-        ("training, s", lambda run: sum(epoch.get("seconds", 0.0) for epoch in run.epochs), _short, 0),
-        ("compiling, s", lambda run: sum(epoch.get("compile_seconds", 0.0) for epoch in run.epochs), _short, 0),
+        ("training, s", lambda run: sum(epoch.get("seconds", 0.0) for epoch in run.epochs), fixed, 0),
+        ("compiling, s", lambda run: sum(epoch.get("compile_seconds", 0.0) for epoch in run.epochs), fixed, 0),
         ("memory of the process, MiB", lambda run: (run.result or {}).get("peak_rss_mb"), _whole, -1),
         ("memory of the device, MiB", lambda run: (run.result or {}).get("peak_device_mb") or None, _whole, -1),
         ("updates missed at most", lambda run: max(map(int, run.staleness), default=None), number, 0),
@@ -87,10 +87,6 @@ def _results(runs: Sequence[Run], labels: Sequence[str]) -> Table:
 
 def _score_of(split: str, metric: str) -> Callable[[Run], float | None]:
     return lambda run: run.score(split, metric)
-
-
-def _short(value: Any) -> str:
-    return number(value, 3)
 
 
 def _whole(value: Any) -> str:

@@ -104,9 +104,10 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
             figures.append((f"Test {label}{of}", score(run.score("test", metric)), remark))
     speed = run.fastest.get("events_per_s")
     total = counted(len(run.epochs), "epoch")
+    early = ", stopped early" if run.result is not None and run.result.get("stopped_early") else ""
     return [
         *figures,
-        ("Best epoch", number(best), f"of {total}, by validation AP"),
+        ("Best epoch", number(best), f"of {total}{early}, by validation AP"),
         ("Training speed", number(speed, 3), "events/s in the fastest epoch"),
     ]
 

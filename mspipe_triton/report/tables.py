@@ -10,6 +10,7 @@ from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.report.runs import Run
 
 _ROWS = 200  # that a table of a page has at most
+_EXTRAS = {"lr": "learning rate", "grad_norm": "gradient norm"}  # metrics that not every run has
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,15 @@ def epoch_table(run: Run) -> Table | None:
     """Metrics of each epoch; None if no epoch is complete."""
     if not run.epochs:
         return None
-    has_rate = any("lr" in epoch for epoch in run.epochs)
-    columns = ["epoch", "loss", "val AP", "val AUC", *(["learning rate"] if has_rate else [])]
+    extras = {name: label for name, label in _EXTRAS.items() if any(name in epoch for epoch in run.epochs)}
     rows = []
     for epoch in run.epochs:
         scores = epoch.get("val", {})
-        rate = [number(epoch.get("lr"))] if has_rate else []
+        texts = [score(epoch["loss"]), score(scores.get("ap")), score(scores.get("auc"))]
+        texts += [*(number(epoch.get(name)) for name in extras), number(epoch.get("events_per_s"), 3)]
         seconds = (epoch.get(name) for name in ("seconds", "compile_seconds", "eval_seconds"))
-        texts = [score(epoch["loss"]), score(scores.get("ap")), score(scores.get("auc")), *rate]
-        speed = number(epoch.get("events_per_s"), 3)
-        rows.append([str(epoch["epoch"]), *texts, speed, *map(fixed, seconds)])
+        rows.append([str(epoch["epoch"]), *texts, *map(fixed, seconds)])
+    columns = ["epoch", "loss", "val AP", "val AUC", *extras.values()]
     return _last("Epochs", [*columns, "events/s", "training s", "compiling s", "evaluation s"], rows)
 
 

@@ -163,9 +163,12 @@ def test_learning_rates_trials_and_threads_are_shown(tmp_path: Path) -> None:
     lines = [
         {"event": "trial", "epoch": 1, "settings": {"threads": 2}, "ms": 37.123, "better": False},
         {"event": "threads", "epoch": 1, "iteration": 12, "old": 2, "new": 1},
-        *(metrics(epoch, lr=1e-3 / epoch) for epoch in (1, 2)),
+        *(metrics(epoch, lr=1e-3 / epoch, grad_norm=0.25) for epoch in (1, 2)),
     ]
-    text = page(write_run(tmp_path / "run", lines=lines, end=result(2))).text
+    text = page(write_run(tmp_path / "run", lines=lines, end=result(2, stopped_early=True))).text
+    assert "of 2 epochs, stopped early, by validation AP" in text
+    assert "val AUC learning rate gradient norm events/s" in text
+    assert "1 0.5000 0.9100 0.9000 0.001 0.25 5,000 3.00 0.50 0.40" in text
     assert "Learning rate by epoch" in text
     assert "learning rate 0.0005" in text
     assert "Settings tried while training epoch settings threads ms better 1 2 37.12 no" in text
