@@ -15,6 +15,7 @@ import typer.exceptions
 
 import mspipe_triton.cli.graphpipe  # adds what its group does without a command
 import mspipe_triton.cli.graphpipe_run  # adds its command
+import mspipe_triton.cli.report  # adds its command
 import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.train  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands

@@ -17,6 +17,7 @@ from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.files import TEMPORARY, atomic_file, check_writable
 from mspipe_triton.models.stored import digest
+from mspipe_triton.pipeline.timeline import Timeline
 
 # The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
 _MARK = "# Written by mspipe-triton for this run; "
@@ -28,6 +29,7 @@ class RunFolder:
     `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues,
     `decoder.pt` the decoder of labels, `data.json` what reading and scaling did to the data, and `nodes.parquet`
     the user's node ids. `model.safetensors` and `model.json` hold the best epoch after all events, to be used.
+    `timeline.json` holds typical iterations of the newest epoch in stages, and `report.html` is the run's page.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +43,8 @@ class RunFolder:
         self.last = path / "last.pt"
         self.decoder = path / "decoder.pt"
         self.trace = path / "trace.json"
+        self.timeline = path / "timeline.json"
+        self.report = path / "report.html"
         self.card = path / "README.md"
 
     @staticmethod
@@ -64,7 +68,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
         # A run that failed in its first epoch leaves only these files, which a new run may overwrite or remove.
-        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, folder.metrics)}
+        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, *folder._derived())}
         leftovers |= {each.name for each in path.glob(TEMPORARY)}
         if path.exists() and {inside.name for inside in path.iterdir()} - (leftovers if folder._marked() else set()):
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
@@ -143,7 +147,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(config)
-            for leftover in (self.metrics, self.nodes, self.data, *self.path.glob(TEMPORARY)):
+            for leftover in (self.nodes, self.data, *self._derived(), *self.path.glob(TEMPORARY)):
                 leftover.unlink(missing_ok=True)
             past = digest(Path(config.data.history)) if config.data.history else ""
             facts = {**record(stream, contents, scale), "past_model": past}
@@ -219,6 +223,11 @@ class RunFolder:
             raise RunFolderError(f"{self.data}: cannot be read ({type(error).__name__}); train again") from error
         return content
 
+    def write_timeline(self, timeline: Timeline) -> None:
+        """Write timeline.json as a whole."""
+        with atomic_file(self.timeline) as temporary:
+            temporary.write_text(json.dumps(timeline.to_json()) + "\n", encoding="utf-8")
+
     def write_card(self, text: str) -> None:
         """Write the model card."""
         self.card.write_text(text, encoding="utf-8")
@@ -232,6 +241,10 @@ class RunFolder:
         text = config.to_toml()
         with atomic_file(self.config) as temporary:
             temporary.write_text(f"{_MARK}{_digest(text.encode())}\n{text}", encoding="utf-8")
+
+    def _derived(self) -> tuple[Path, ...]:
+        """Return the files that training adds to before an epoch is complete, and the page about them."""
+        return self.metrics, self.timeline, self.report
 
     def _marked(self) -> bool:
         """Return True if a run wrote config.toml, and nobody has changed it since."""

@@ -121,7 +121,9 @@ class _Run:
         stage_seconds = {} if tuned is None else tuned.stage_seconds
         self.first = session.ranks.first
         replanned = self._replanned if self.first else silent
-        self.way = carry_out(session, Watch(observer.note, replanned, observer.evaluation, trace, stage_seconds))
+        timeline = folder.write_timeline if self.first else silent
+        watch = Watch(observer.note, replanned, observer.evaluation, trace, stage_seconds, timeline=timeline)
+        self.way = carry_out(session, watch)
         self.contents = contents
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet

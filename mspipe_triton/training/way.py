@@ -20,6 +20,7 @@ from mspipe_triton.kernels.runtime.fusion import compile_seconds
 from mspipe_triton.pipeline.engine import PATIENCE
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned
+from mspipe_triton.pipeline.timeline import Timeline
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
 
@@ -48,6 +49,7 @@ class Watch:
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
+        timeline: called after each epoch in stages, with typical iterations.
     """
 
     note: Callable[[str], None] = silent
@@ -56,6 +58,7 @@ class Watch:
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
+    timeline: Callable[[Timeline], None] = silent
 
 
 @dataclass(frozen=True)
