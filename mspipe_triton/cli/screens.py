@@ -14,8 +14,8 @@ from mspipe_triton.cli.console import console, format_value
 from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.plan import Plan
+from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.trainer import Observer
 from mspipe_triton.training.way import silent
 
 _REFRESH_SECONDS = 0.1

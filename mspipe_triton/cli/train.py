@@ -201,8 +201,9 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     from mspipe_triton.distributed.agreement import together
     from mspipe_triton.processes.start import start_group
     from mspipe_triton.training.entry import enter
+    from mspipe_triton.training.observer import Observer
     from mspipe_triton.training.ranks import group_ranks
-    from mspipe_triton.training.trainer import Observer, run
+    from mspipe_triton.training.trainer import run
 
     start_group(request.flags.get("device") or "auto", watch)
     ranks = group_ranks()

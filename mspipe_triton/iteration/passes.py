@@ -36,9 +36,20 @@ class TrainPass(Pass):
         self.optimizer = session.optimizer
         self.losses = session.model.time.frequency.new_empty(iterations)
         self.unit = self.losses.new_ones(())
+        self.rates = torch.zeros(iterations, device=self.losses.device)
+
+    def start(self, first: int, stop: int, epoch: int) -> int:
+        """See `Pass`; the epoch's learning rates are stored on the device, where a captured step finds its own."""
+        if self.session.rates.changes:
+            self.rates.copy_(self.session.rates.of_epoch(epoch))
+        return super().start(first, stop, epoch)
 
     def work(self, scene: Scene) -> None:
         """Learn from a batch."""
+        if self.session.rates.changes:
+            rate = self.rates.index_select(0, self.clock.iteration)[0]
+            for group in self.optimizer.param_groups:
+                group["lr"].copy_(rate)
         scene, ranks = self.fetched(scene, self.clock), self.session.ranks
         start, unit = (after(self.deliver), self.unit) if scene.whole is None else (self.begin, scene.whole.weight)
         result = learn(self.model, scene, self.optimizer, start, self.side_stream, unit, ranks)
@@ -55,13 +66,13 @@ class TrainPass(Pass):
         return [*super().state_tensors(), *self.model_tensors()]
 
     def model_tensors(self) -> list[torch.Tensor]:
-        """Return parameters and the optimiser's state, which is created if it is missing."""
-        states = self.optimizer.state
+        """Return parameters, the sum of clipped norms, and the optimiser's state, which is created if it is missing."""
+        states, clipping = self.optimizer.state, self.session.clipping
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         if any(each not in states for each in parameters):
             self._make_state(parameters)
         moments = [value for each in parameters for value in states[each].values() if isinstance(value, torch.Tensor)]
-        return [*parameters, *moments]
+        return [*parameters, *moments, *([] if clipping is None else [clipping.totals])]
 
     @torch.no_grad()
     def _make_state(self, parameters: list[torch.Tensor]) -> None:
