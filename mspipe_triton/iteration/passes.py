@@ -9,6 +9,7 @@ import torch
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
+from mspipe_triton.iteration.cuda_graph import Snapshot
 from mspipe_triton.iteration.exchange import (
     Memory,
     Scores,
@@ -67,22 +68,21 @@ class TrainPass(Pass):
 
     def model_tensors(self) -> list[torch.Tensor]:
         """Return parameters, the sum of clipped norms, and the optimiser's state, which is created if it is missing."""
-        states, clipping = self.optimizer.state, self.session.clipping
+        states, norms = self.optimizer.state, [] if self.session.clipping is None else [self.session.clipping.totals]
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         if any(each not in states for each in parameters):
-            self._make_state(parameters)
+            self._make_state(parameters, Snapshot([*parameters, *norms]))
         moments = [value for each in parameters for value in states[each].values() if isinstance(value, torch.Tensor)]
-        return [*parameters, *moments, *([] if clipping is None else [clipping.totals])]
+        return [*parameters, *moments, *norms]
 
     @torch.no_grad()
-    def _make_state(self, parameters: list[torch.Tensor]) -> None:
+    def _make_state(self, parameters: list[torch.Tensor], before: Snapshot) -> None:
         """Let the optimiser create its state in a step, and undo that step."""
-        before = [each.clone() for each in parameters]
         for each in parameters:
             each.grad = torch.zeros_like(each)
         self.optimizer.step()
-        for each, value in zip(parameters, before, strict=True):
-            each.copy_(value)
+        before.restore()
+        for each in parameters:
             for moment in self.optimizer.state[each].values():
                 moment.zero_()
         self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What validation decides about the epochs that follow: the end of training, and a lower learning rate."""
+"""Decisions about later epochs by the validation of earlier ones: the end of training, and a lower learning rate."""
 
 from __future__ import annotations
 
