@@ -9,7 +9,7 @@ from mspipe_triton.choices import setting
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfig:
-    """Settings of learning, which `TrainConfig` has too.
+    """Settings of learning beside the rate itself.
 
     The learning rate rises linearly over the first `warmup` iterations of a run. Then `lr_schedule` "cosine" lowers it
     to 0 along half a cosine, and "plateau" halves it whenever three epochs have not improved validation AP.

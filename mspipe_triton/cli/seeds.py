@@ -68,6 +68,8 @@ def train_all(
         console.print(f"Seed {seed}, run {seed - config.train.seed + 1} of {seeds}")
         return carry_out(entry)
 
+    for note in runs.notes:
+        console.print(note)
     if runs.results:
         console.print(f"{len(runs.results)} of {seeds} runs are finished already")
     try:

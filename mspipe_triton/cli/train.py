@@ -178,6 +178,7 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
+    from mspipe_triton.cli.console import console
     from mspipe_triton.distributed.ranks import ALONE
     from mspipe_triton.training.entry import enter
 
@@ -185,6 +186,8 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
         request = request.restarted(watch, ALONE)
     config = request.config(several=False)
     entry = enter(config, None, request.out, request.resume, request.trace)
+    for note in entry.notes:
+        console.print(note)
     try:
         return _carry_out(request, entry, watch)
     except KeyboardInterrupt:
@@ -201,8 +204,6 @@ def _carry_out(request: _Request, entry: Entry, watch: Watch | None = None) -> d
 
     screen, tuned = TrainingScreen(partial(_advise, watch)), None
     try:
-        for note in entry.notes:
-            screen.note(note)
         if request.tunes(entry.config):
             from mspipe_triton.tuning import settings_for
 

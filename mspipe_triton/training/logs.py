@@ -25,7 +25,9 @@ def check_log(log: str) -> None:
         ConfigError: with the command that installs it.
     """
     if log == "tensorboard" and find_spec("tensorboard") is None:
-        raise ConfigError("--log tensorboard needs a package that is missing; `pip install tensorboard` installs it")
+        raise ConfigError(
+            "log tensorboard needs the package tensorboard, which is not installed; use `pip install tensorboard`"
+        )
 
 
 @contextmanager

@@ -31,11 +31,13 @@ class SeedRuns:
         path: the folder that holds their folders.
         entries: runs to carry out.
         results: results of the runs that are finished.
+        notes: messages for the user, which all runs share.
     """
 
     path: Path
     entries: Mapping[int, Entry]
     results: Mapping[int, dict[str, Any]]
+    notes: Sequence[str]
 
     def carry_out(self, carry_out: Callable[[Entry], dict[str, Any]]) -> dict[str, Any]:
         """Carry out the runs in the order of their seeds, and write and return their summary; see `train_seeds`."""
@@ -109,7 +111,7 @@ def enter_seeds(
                 entries[seed] = again
             else:
                 results[seed] = result
-    return SeedRuns(path, entries, results)
+    return SeedRuns(path, entries, results, entry.notes)
 
 
 def first_run(out: str | None) -> RunFolder:

@@ -103,7 +103,7 @@ def test_a_run_that_failed_in_its_first_epoch_leaves_no_points(tmp_path: Path) -
 
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "find_spec", lambda _: None)
-    message = "^--log tensorboard needs a package that is missing; `pip install tensorboard` installs it$"
+    message = "^log tensorboard needs the package tensorboard, which is not installed; use `pip install tensorboard`$"
     with pytest.raises(ConfigError, match=message):
         train(config(), stream(), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
