@@ -101,12 +101,12 @@ def seeds_table(summary: Mapping[str, Any]) -> Table:
         scores = (result["test"].get(name) for name in _COLUMNS)
         table.add_row(f"test, seed {result['seed']}", *("" if each is None else f"{each:.4f}" for each in scores))
     table.add_section()
-    places = {"val": ("val",), "test": ("test",)}
+    places: dict[str, tuple[str, ...]] = {"val": ("val",), "test": ("test",)}
     parts = {"inductive": "test, unseen", "node": "test, labels", **NAMES}
     places |= {label: ("test", name) for name, label in parts.items()}
     for label, place in places.items():
-        scores, spreads = _at(mean, place), _at(deviation, place)
-        cells = [f"{scores[name]:.4f} ± {spreads[name]:.4f}" if name in scores else "" for name in _COLUMNS]
+        means, spreads = _at(mean, place), _at(deviation, place)
+        cells = [f"{means[name]:.4f} ± {spreads[name]:.4f}" if name in means else "" for name in _COLUMNS]
         if any(cells):
             table.add_row(label, *cells)
     return table

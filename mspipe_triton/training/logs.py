@@ -73,7 +73,9 @@ class TensorBoard(Observer):
     def epoch(self, metrics: dict[str, Any]) -> None:
         """See `Observer`."""
         step = self._step(metrics["epoch"])
-        facts = {name: metrics[name] for name in ("loss", "lr", "events_per_s", "grad_norm") if name in metrics}
+        facts: dict[str, float] = {
+            name: metrics[name] for name in ("loss", "lr", "events_per_s", "grad_norm") if name in metrics
+        }
         self._write("epoch", facts, step)
         self._write("val", {name: metrics["val"][name] for name in _SCORES if name in metrics["val"]}, step)
 
