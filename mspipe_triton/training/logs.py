@@ -15,6 +15,7 @@ from mspipe_triton.training.observer import Observer, Observers
 from mspipe_triton.training.run_folder import RunFolder
 
 _INTERVAL = 50  # iterations between two points of the loss
+_FACTS = ("loss", "lr", "events_per_s", "grad_norm")  # of an epoch
 _SCORES = ("ap", "auc", "mrr")
 
 
@@ -73,15 +74,12 @@ class TensorBoard(Observer):
     def epoch(self, metrics: dict[str, Any]) -> None:
         """See `Observer`."""
         step = self._step(metrics["epoch"])
-        facts: dict[str, float] = {
-            name: metrics[name] for name in ("loss", "lr", "events_per_s", "grad_norm") if name in metrics
-        }
-        self._write("epoch", facts, step)
-        self._write("val", {name: metrics["val"][name] for name in _SCORES if name in metrics["val"]}, step)
+        self._write("epoch", _those_of(metrics, _FACTS), step)
+        self._write("val", _those_of(metrics["val"], _SCORES), step)
 
     def end(self, result: dict[str, Any]) -> None:
         """See `Observer`."""
-        test = {name: result["test"][name] for name in _SCORES if name in result["test"]}
+        test = _those_of(result["test"], _SCORES)
         self._write("test", test, self._step(result["epochs"]))
         scores = {f"test/{name}": value for name, value in test.items()}
         self.writer.add_hparams(_settings(self.config), scores, run_name=".", global_step=self._step(result["epochs"]))
@@ -103,6 +101,10 @@ class TensorBoard(Observer):
         for name, value in facts.items():
             self.writer.add_scalar(f"{group}/{name}", value, step)
         self.writer.flush()
+
+
+def _those_of(facts: Mapping[str, float], names: tuple[str, ...]) -> dict[str, float]:
+    return {name: facts[name] for name in names if name in facts}
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
