@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mspipe_triton.serving.loading import load
     from mspipe_triton.serving.predictor import Predictor
     from mspipe_triton.training.continuation import continuation
+    from mspipe_triton.training.seeds import train_seeds
     from mspipe_triton.training.trainer import train
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _PUBLIC = {
     "read_stream": "mspipe_triton.data.readers",
     "synthetic_stream": "mspipe_triton.data.synthetic",
     "train": "mspipe_triton.training.trainer",
+    "train_seeds": "mspipe_triton.training.seeds",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "read_stream",
     "synthetic_stream",
     "train",
+    "train_seeds",
 ]
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config, read_settings
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.recipes import RECIPES, set_flags
+
+if TYPE_CHECKING:
+    from mspipe_triton.training.run_folder import RunFolder
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
@@ -91,15 +94,12 @@ def run_config(flags: dict[str, Any]) -> RunConfig:
     return config
 
 
-def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:
-    """Settings of the run in `out`, overridden by the TOML file's and by the flags that are not None.
+def resumed_config(flags: dict[str, Any], folder: RunFolder) -> RunConfig:
+    """Settings of the run in a folder, overridden by the TOML file's and by the flags that are not None.
 
     Raises:
-        RunFolderError: there is no run to resume, or a setting of its model or training differs.
+        RunFolderError: a setting of its model or training differs.
     """
-    from mspipe_triton.training.run_folder import RunFolder
-
-    folder = RunFolder.to_resume(out)
     values, saved = settings_of(flags), load_config(folder.config)
     folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
     return saved.with_flags(values)

@@ -22,6 +22,7 @@ from mspipe_triton.cli.options import (
     settings_of,
     takes_run_flags,
 )
+from mspipe_triton.cli.seeds import check_seeds, folder_to_resume, train_all
 from mspipe_triton.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def train(
         int | None,
         typer.Option(help="Processes on this machine that share each batch; each takes a GPU.", show_default="1"),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Train with this many seeds, one run after the other, and print means.", show_default="1"),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
     as_json: Json = False,
     **flags: Any,
@@ -68,7 +73,11 @@ def train(
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    request = _Request(flags, autotune, budget, out, resume, past, trace)
+    request = _Request(flags, autotune, budget, out, resume, past, trace, seeds)
+    if seeds is not None:
+        check_seeds(seeds, nproc)
+        train_all(request.config(several=False), seeds, out, resume, trace, as_json, partial(_carry_out, request))
+        return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         result = _join(request, nproc)
     elif nproc is None or nproc == 1:
@@ -95,6 +104,7 @@ class _Request:
     resume: bool
     past: str | None
     trace: bool
+    seeds: int | None = None
     restarts: int = 0
 
     def check(self, nproc: int) -> None:
@@ -120,7 +130,8 @@ class _Request:
         if self.past is not None:
             config = continued_config(self.flags, self.past, self.resume)
         else:
-            config = resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
+            resumed = folder_to_resume(self.out, self.seeds) if self.resume else None
+            config = run_config(self.flags) if resumed is None else resumed_config(self.flags, resumed)
         if seconds(self.budget) is not None and several:
             raise ConfigError("--budget is for tuning, and several processes use the shipped settings; omit it")
         if self.budget is not None and not self.tunes(config):
@@ -179,25 +190,33 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
     config = request.config(several=False)  # refuses wrong flags before torch is loaded
     load_torch()
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import TrainingScreen
     from mspipe_triton.training.entry import enter
+
+    entry = enter(config, None, request.out, request.resume, request.trace)
+    for note in entry.notes:
+        console.print(note)
+    try:
+        return _carry_out(request, entry, watch)
+    except KeyboardInterrupt:
+        if not entry.folder.last.exists():
+            raise TrainingError("interrupted before the first epoch was complete; start again") from None
+        raise TrainingError(f"interrupted; {_resumption(entry.folder)}") from None
+
+
+def _carry_out(request: _Request, entry: Entry, watch: Watch | None = None) -> dict[str, Any]:
+    """Carry out the run of an entry with its screen, tuned first if it is to be."""
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import TrainingScreen
     from mspipe_triton.training.trainer import run
 
-    entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
-    screen = TrainingScreen(partial(_advise, watch))
+    screen, tuned = TrainingScreen(partial(_advise, watch)), None
     try:
-        for note in entry.notes:
-            screen.note(note)
-        if request.tunes(config):
+        if request.tunes(entry.config):
             from mspipe_triton.tuning import settings_for
 
             with console.status("Tuning ..."):
                 tuned = settings_for(entry.placed, entry.stream, request.budget, note=screen.note)
         return run(_begun(entry, request, watch), screen, request.trace, tuned)
-    except KeyboardInterrupt:
-        if not entry.folder.last.exists():
-            raise TrainingError("interrupted before the first epoch was complete; start again") from None
-        raise TrainingError(f"interrupted; {_resumption(entry.folder)}") from None
     finally:
         screen.close()
 

@@ -30,3 +30,43 @@ class Observer:
 
     def note(self, message: str) -> None:
         """Show the user a line."""
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Handle the result of the finished run."""
+
+
+class Observers(Observer):
+    """Several observers as one, called in turn."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def start(self, session: Session, folder: RunFolder) -> None:
+        """See `Observer`."""
+        for each in self.observers:
+            each.start(session, folder)
+
+    def batch(self, epoch: int, events: int, loss: float) -> None:
+        """See `Observer`."""
+        for each in self.observers:
+            each.batch(epoch, events, loss)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """See `Observer`."""
+        for each in self.observers:
+            each.epoch(metrics)
+
+    def evaluation(self, split: str, events: int, total: int) -> None:
+        """See `Observer`."""
+        for each in self.observers:
+            each.evaluation(split, events, total)
+
+    def note(self, message: str) -> None:
+        """See `Observer`."""
+        for each in self.observers:
+            each.note(message)
+
+    def end(self, result: dict[str, Any]) -> None:
+        """See `Observer`."""
+        for each in self.observers:
+            each.end(result)

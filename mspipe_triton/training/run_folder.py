@@ -22,6 +22,9 @@ from mspipe_triton.pipeline.timeline import Timeline
 # The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
 _MARK = "# Written by mspipe-triton for this run; "
 
+FREE = ("epochs", "patience", "log")  # settings of training that a resumed run may change
+LOGS = "events.out.tfevents.*"  # files of TensorBoard
+
 
 class RunFolder:
     """Paths and files of a run.
@@ -30,6 +33,7 @@ class RunFolder:
     `decoder.pt` the decoder of labels, `data.json` what reading and scaling did to the data, and `nodes.parquet`
     the user's node ids. `model.safetensors` and `model.json` hold the best epoch after all events, to be used.
     `timeline.json` holds typical iterations of the newest epoch in stages, and `report.html` is the run's page.
+    `tensorboard` is a folder with a log for it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +50,7 @@ class RunFolder:
         self.timeline = path / "timeline.json"
         self.report = path / "report.html"
         self.card = path / "README.md"
+        self.log = path / "tensorboard"
 
     @staticmethod
     def check(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
@@ -68,7 +73,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
         # A run that failed in its first epoch leaves only these files, which a new run may overwrite or remove.
-        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, *folder._derived())}
+        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, folder.log, *folder._derived())}
         leftovers |= {each.name for each in path.glob(TEMPORARY)}
         if path.exists() and {inside.name for inside in path.iterdir()} - (leftovers if folder._marked() else set()):
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
@@ -96,7 +101,7 @@ class RunFolder:
         return folder
 
     def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any], continued: bool = False) -> None:
-        """Refuse settings of model and training, by name, that differ from a run's; `epochs` and None may.
+        """Refuse settings of model and training, by name, that differ from a run's; None may, and `FREE` too.
 
         Args:
             continued: refuse those of the model and of the form of the data instead, since the run is not resumed.
@@ -110,7 +115,7 @@ class RunFolder:
             f"{section}.{name} ({_display(there)} there, {_display(settings[name])} here)"
             for section, values in (("model", vars(saved.model.resolved())), other)
             for name, there in values.items()
-            if name != "epochs" and settings.get(name) not in (None, there)
+            if name not in FREE and settings.get(name) not in (None, there)
         ]
         if differences:
             verb, fix = ("continue", "omit it") if continued else ("resume", "give the same, or another --out")
@@ -147,7 +152,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(config)
-            for leftover in (self.nodes, self.data, *self._derived(), *self.path.glob(TEMPORARY)):
+            temporaries = self.path.glob(TEMPORARY)
+            for leftover in (self.nodes, self.data, *self._derived(), *temporaries, *self.log.glob(LOGS)):
                 leftover.unlink(missing_ok=True)
             past = digest(Path(config.data.history)) if config.data.history else ""
             facts = {**record(stream, contents, scale), "past_model": past}

@@ -29,12 +29,20 @@ from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
+from mspipe_triton.training.logs import logged
 from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.start import Start
+from mspipe_triton.training.stopping import halvings, stopped_line, stops
 from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
 from mspipe_triton.training.way import Watch, carry_out, silent
+
+# Settings of training in `result.json`.
+_SETTINGS = (
+    "lr", "lr_schedule", "warmup", "weight_decay", "clip_norm", "patience", "loss", "train_negatives", "negative_kind",
+    "negatives",
+)  # fmt: skip
 
 
 def train(
@@ -87,7 +95,7 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
     """Carry out an entry's run; see `train`. Each rank has an observer."""
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
-    with process_settings(config):
+    with process_settings(config), logged(observer, config.train.log, entry.ranks.first) as observer:
         session, first = Session.create(config, entry.stream, past=entry.past, ranks=entry.ranks), entry.ranks.first
         trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace and first else None, tuned)
         done = trainer.resume() if entry.resume else 0
@@ -107,7 +115,10 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
             observer.note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
-        return trainer.finish(done)
+        result = trainer.finish(done)
+        if first:
+            observer.end(result)
+        return result
 
 
 class _Run:
@@ -133,7 +144,12 @@ class _Run:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
         if self.pending is not None:
             self._validate(self.pending)
-        for epoch in range(done + 1, self.session.config.train.epochs + 1):
+        train = self.session.config.train
+        for epoch in range(done + 1, train.epochs + 1):
+            if stops(self._scores(), train.patience):
+                self.observer.note(stopped_line(epoch - 1, train))
+                break
+            self.session.rates.halvings = halvings(self._scores()) if train.lr_schedule == "plateau" else 0
             metrics = self._train_epoch(epoch)
             if self.first:
                 save_checkpoint(self.folder.last, self.session, metrics, self.contents)
@@ -141,7 +157,7 @@ class _Run:
         start = time.perf_counter()
         if self.first:
             self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
-        evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(self.session.config.train))
+        evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(train))
         if self.first:
             self._store()
         add_labels(self.way, self.folder, evaluation)
@@ -168,6 +184,10 @@ class _Run:
             self.observer.note(f"Running without fused loops: {fusion_failure()}.")
         return metrics
 
+    def _scores(self) -> list[float]:
+        """Return validation AP by epoch."""
+        return [epoch["val"]["ap"] for epoch in self.history]
+
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
 
@@ -178,7 +198,7 @@ class _Run:
         scores = self.session.ranks.from_first(lambda: summarise(predictions))
         metrics["val"] = {name: value for name, value in scores.items() if name != "mrr"}
         metrics["eval_seconds"] = time.perf_counter() - start
-        best = not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history)
+        best = not self.history or metrics["val"]["ap"] > max(self._scores())
         self.history.append(metrics)
         self.session.ranks.from_first(lambda: self._record(metrics, best))  # all wait, however long copying takes
         if self.first:
@@ -240,6 +260,7 @@ class _Run:
             "ranks": session.ranks.count,
             "batch_size": config.train.batch_size,
             "epochs": len(history),
+            "stopped_early": len(history) < config.train.epochs and stops(self._scores(), config.train.patience),
             "seed": config.train.seed,
             "train_events_per_s": fastest["events_per_s"],
             "epoch_seconds": [epoch["seconds"] for epoch in history],
@@ -247,7 +268,7 @@ class _Run:
             "start": self.start.to_json(),
             "evaluation_seconds": evaluation_seconds,
             "best_epoch": best["epoch"],
-            **{name: getattr(config.train, name) for name in ("loss", "train_negatives", "negative_kind", "negatives")},
+            **{name: getattr(config.train, name) for name in _SETTINGS},
             "protocol": config.train.protocol,
             "pair_features": config.model.pair_features,
             **evaluation,

@@ -105,13 +105,17 @@ class Way(ABC):
         """
         events = self.session.training_events
         preparing, compiling = self.seconds_preparing, compile_seconds()
+        rates, clipping = self.session.rates, self.session.clipping
+        if clipping is not None:
+            clipping.mean()  # norms of earlier steps that belong to no epoch
         with Interrupts() as interrupts:
             result = self.train_epoch(epoch, progress, interrupts.check)
         compiling = compile_seconds() - compiling + self.seconds_preparing - preparing
         return {
             "epoch": epoch, "loss": result.mean_loss(events, self.session.size), "seconds": result.seconds,
             "compile_seconds": compiling, "events_per_s": events / result.seconds,
-            "iterations": result.losses.numel(), **result.facts,
+            "iterations": result.losses.numel(), "lr": rates.at(epoch, result.losses.numel() - 1),
+            **({} if clipping is None else {"grad_norm": clipping.mean()}), **result.facts,
         }  # fmt: skip
 
     @abstractmethod
