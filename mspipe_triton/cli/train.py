@@ -103,7 +103,7 @@ class _Request:
         Raises:
             InputError: a flag is wrong, or the run to resume or to continue is not usable.
         """
-        from mspipe_triton.settings import cores
+        from mspipe_triton.machine import cores
 
         if nproc < 1:
             raise ConfigError(f"--nproc must be at least 1, not {nproc}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Resident(Way):
             self.session.state.reset()
             self.settle()
             traffic, start = self.traffic(), running_clock()
-            count = steps.run(*span, check)
+            count = steps.run(*span, partial(self._after, epoch, check))
             self.settle()
             seconds = running_clock() - start
             overflowed = steps.sampler.overflowed()
@@ -85,6 +86,7 @@ class Resident(Way):
             if number % whole == 0:
                 steps.start(start + first * size, start + whole * size, 1)
             steps.replay()
+            self.adapt(1)
             yield
 
     def predict(
@@ -122,6 +124,11 @@ class Resident(Way):
             self._train = TrainPass(self.device_session, -(-events // self.session.size))
             self._prepare(self._train, [(first, first + events, 1)], False)
         return self._train
+
+    def _after(self, epoch: int, check: Callable[[], None]) -> None:
+        """Check for an end after an iteration, and adapt the number of threads."""
+        check()
+        self.adapt(epoch)
 
     def _scoring(self, split: str, candidates: Candidates, lagged: bool) -> ScorePass:
         table = isinstance(candidates, torch.Tensor)
