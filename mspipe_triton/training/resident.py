@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class Resident(Way):
             self.session.state.reset()
             self.settle()
             traffic, start = self.traffic(), running_clock()
-            count = steps.run(*span, partial(self._after, epoch, check))
+            count = steps.run(*span, self._after(epoch, check))
             self.settle()
             seconds = running_clock() - start
             overflowed = steps.sampler.overflowed()
@@ -125,10 +125,16 @@ class Resident(Way):
             self._prepare(self._train, [(first, first + events, 1)], False)
         return self._train
 
-    def _after(self, epoch: int, check: Callable[[], None]) -> None:
-        """Check for an end after an iteration, and adapt the number of threads."""
-        check()
-        self.adapt(epoch)
+    def _after(self, epoch: int, check: Callable[[], None]) -> Callable[[], None]:
+        """Return a function to call after each iteration of an epoch: it checks, and adapts the number of threads."""
+        numbers = itertools.count()
+
+        def after() -> None:
+            check()
+            self.adapt(epoch, next(numbers))
+
+        self.adapt(epoch, computing=False)
+        return after
 
     def _scoring(self, split: str, candidates: Candidates, lagged: bool) -> ScorePass:
         table = isinstance(candidates, torch.Tensor)
