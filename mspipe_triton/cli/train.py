@@ -76,7 +76,9 @@ def train(
     request = _Request(flags, autotune, budget, out, resume, past, trace, seeds)
     if seeds is not None:
         check_seeds(seeds, nproc)
-        train_all(request.config(several=False), seeds, out, resume, trace, as_json, partial(_carry_out, request))
+        config = request.config(several=False)  # refuses wrong flags before torch is loaded
+        load_torch()
+        train_all(config, seeds, out, resume, trace, as_json, partial(_carry_out, request))
         return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         result = _join(request, nproc)
@@ -113,7 +115,7 @@ class _Request:
         Raises:
             InputError: a flag is wrong, or the run to resume or to continue is not usable.
         """
-        from mspipe_triton.settings import cores
+        from mspipe_triton.machine import cores
 
         if nproc < 1:
             raise ConfigError(f"--nproc must be at least 1, not {nproc}")

@@ -14,8 +14,9 @@ from mspipe_triton.data.source import Contents, data_of, with_absolute_paths
 from mspipe_triton.distributed.agreement import agree, together
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.machine import cores
 from mspipe_triton.models.stored import Past
-from mspipe_triton.settings import Tuned, cores, run_settings
+from mspipe_triton.settings import Tuned, run_settings
 from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.continuation import RunData, check_continuation, load_data, load_run
 from mspipe_triton.training.footprint import resolve_placement
@@ -23,6 +24,7 @@ from mspipe_triton.training.logs import check_log
 from mspipe_triton.training.ranks import check_contents, check_settings, device_of, on_device
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.stopping import check_warmup, idle_settings
+from mspipe_triton.training.threads import thread_notes
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ class Entry:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages for the user: about the device, the data, and settings without effect."""
-        source = self.stream.source
+        """Messages for the user: about the device, the number of threads, the data, and settings without effect."""
+        source, train = self.stream.source, self.config.train
         about_data = () if source is None else source.notes
-        return (*([] if self.line is None else [self.line]), *about_data, *idle_settings(self.config.train))
+        return (*([] if self.line is None else [self.line]), *thread_notes(train), *about_data, *idle_settings(train))
 
     def tuned(self, tuned: Tuned | None) -> Entry:
         """Return the entry with tuned settings instead of the config's."""

@@ -68,6 +68,7 @@ class Staged(Way):
                 if engine is not None:
                     engine.adopt(change.new.graph, guarded(change.new))
                 self._announce(change, epoch, spans[0].iteration)
+            self.adapt(epoch, spans[0].iteration)
 
         if self.schedule == "serial":
             results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, self.lanes)
@@ -89,7 +90,7 @@ class Staged(Way):
             list[torch.Tensor](),
             Counter[str](),
         )
-        self._begin()
+        self._begin(epoch)
         items, traffic, start = self.training_batches(epoch, stop), self.traffic(), running_clock()
         with closing(self.run(items, epoch, times)) as results:
             for work in results:
@@ -109,7 +110,7 @@ class Staged(Way):
 
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
         """See `Way`."""
-        self._begin()
+        self._begin(1)
         with closing(self.run(self.stretch(place, count), 1, times)) as results:
             for _ in results:
                 yield
@@ -161,7 +162,15 @@ class Staged(Way):
         planner = self.planner
         return (planner.plan_for(stage_seconds) if planner.guessed else planner.plan).to_json()
 
-    def _begin(self) -> None:
+    def limit_threads(self, threads: int) -> None:
+        """See `Way`."""
+        super().limit_threads(threads)
+        for lane in self.lanes.values():
+            lane.limit(threads)
+        self.planner.forget()
+
+    def _begin(self, epoch: int) -> None:
+        self.adapt(epoch, computing=False)
         self.session.state.reset()
         self.session.model.train()
 

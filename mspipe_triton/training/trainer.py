@@ -21,7 +21,9 @@ from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
+from mspipe_triton.machine import Usage, usage
 from mspipe_triton.models.stored import StoredModel, forget
+from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.slow_link import link_notes
@@ -95,9 +97,11 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
     """Carry out an entry's run; see `train`. Each rank has an observer."""
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
+    since = usage()
     with process_settings(config), logged(observer, config.train.log, entry.ranks.first) as observer:
         session, first = Session.create(config, entry.stream, past=entry.past, ranks=entry.ranks), entry.ranks.first
-        trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace and first else None, tuned)
+        tracing = Trace() if trace and first else None
+        trainer = _Run(session, entry.contents, entry.folder, observer, tracing, tuned, since)
         done = trainer.resume() if entry.resume else 0
         if first and entry.resume:
             entry.folder.continue_with(entry.config, done)
@@ -126,14 +130,17 @@ class _Run:
 
     def __init__(
         self, session: Session, contents: Contents, folder: RunFolder, observer: Observer, trace: Trace | None,
-        tuned: Tuned | None,
+        tuned: Tuned | None, since: Usage,
     ) -> None:  # fmt: skip
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
         stage_seconds = {} if tuned is None else tuned.stage_seconds
         self.first = session.ranks.first
-        replanned = self._replanned if self.first else silent
+        replanned, rethreaded = (self._replanned, self._rethreaded) if self.first else (silent, silent)
         timeline = folder.write_timeline if self.first else silent
-        watch = Watch(observer.note, replanned, observer.evaluation, trace, stage_seconds, timeline=timeline)
+        watch = Watch(
+            observer.note, replanned, observer.evaluation, rethreaded, trace, stage_seconds, timeline=timeline,
+            since=since,
+        )  # fmt: skip
         self.way = carry_out(session, watch)
         self.contents = contents
         self.history: list[dict[str, Any]] = []
@@ -189,6 +196,9 @@ class _Run:
         return [epoch["val"]["ap"] for epoch in self.history]
 
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
+        self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
+
+    def _rethreaded(self, change: Change, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
 
     def _validate(self, metrics: dict[str, Any]) -> None:

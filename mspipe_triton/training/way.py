@@ -17,12 +17,15 @@ from mspipe_triton.iteration.resident import Span
 from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds
+from mspipe_triton.machine import Usage
+from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.engine import PATIENCE
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.timeline import Timeline
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
+from mspipe_triton.training.threads import contention_of
 
 # Called during training with the epoch, the number of events just trained on, and their mean loss.
 Progress = Callable[[int, int, float], None]
@@ -45,20 +48,25 @@ class Watch:
     Args:
         note: called with each line that the user should see.
         replanned: called with every change of plan, the epoch and the iteration.
+        rethreaded: called with every change of the number of threads, the epoch and the iteration, which are 0 while
+            events are only scored.
         evaluation: called after each batch of an evaluation.
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
         timeline: called after each epoch in stages, with typical iterations.
+        since: a reading before the session was created; None reads when the way is created.
     """
 
     note: Callable[[str], None] = silent
     replanned: Callable[[Replanned, int, int], None] = silent
     evaluation: Evaluation = silent
+    rethreaded: Callable[[Change, int, int], None] = silent
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
     timeline: Callable[[Timeline], None] = silent
+    since: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ UNWATCHED = Watch()
 class Way(ABC):
     """One way to run training and evaluation.
 
-    `seconds_preparing` counts the time that is neither training nor compiling loops.
+    `seconds_preparing` counts the time that is neither training nor compiling loops. `contention` has the number of
+    threads that the machine has cores for at present.
 
     Args:
         session: the run's session. watch: the run's callbacks.
@@ -91,6 +100,8 @@ class Way(ABC):
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
         self.session, self.watch = session, watch
         self.seconds_preparing = 0.0
+        self.contention = contention_of(session, watch.note, watch.since)
+        self.compiling = 0.0
 
     @property
     def schedule(self) -> str:
@@ -157,6 +168,23 @@ class Way(ABC):
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the plan of the epochs for `result.json`, from an epoch's measured stage times."""
 
+    def adapt(self, epoch: int = 0, iteration: int = 0, computing: bool = True) -> None:
+        """Use fewer threads while other processes use cores, and more again when these are free; see `Contention`.
+
+        Args:
+            computing: nothing else has been done since the last call.
+        """
+        compiling = compile_seconds()
+        change = self.contention.look(computing and compiling == self.compiling)
+        self.compiling = compiling
+        if change is not None:
+            self.limit_threads(change.new)
+            self.watch.rethreaded(change, epoch, iteration)
+
+    def limit_threads(self, threads: int) -> None:
+        """Compute with at most so many threads on the calling thread."""
+        torch.set_num_threads(min(self.session.settings.threads, threads))
+
     def traffic(self) -> Traffic:
         """Return the bytes that this rank has received so far."""
         return replace(self.session.ranks.traffic)
@@ -193,7 +221,15 @@ class Way(ABC):
         """Return a function to call after each batch of events [first, stop); it tells the watch their number."""
         size, total = self.session.size, stop - first
         counts = (min(size, stop - start) for start in range(first, stop, size))
-        return lambda: self.watch.evaluation(name, next(counts), total)
+        self.adapt(computing=False)
+        if self.contention.changed:  # lanes restore the number of threads that they began with
+            self.limit_threads(self.contention.threads)
+
+        def count() -> None:
+            self.adapt()
+            self.watch.evaluation(name, next(counts), total)
+
+        return count
 
     def split_batches(self, split: str, candidates: Candidates, lagged: bool) -> Iterator[Batch]:
         """Yield batches of a split's events; the split's number replaces the epoch."""
