@@ -7,9 +7,10 @@ from collections.abc import Collection
 from dataclasses import field, fields
 from typing import Any
 
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.pipeline.schedules import RESIDENT
 
+_SYNONYMS = {"gpu": "cuda"}  # words that users know for choices, whose letters differ
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
@@ -20,16 +21,19 @@ def setting(
     choices: tuple[str, ...] = (),
     minimum: int | None = None,
     default_text: str | None = None,
+    group: str = "",
+    metavar: str = "",
 ) -> Any:
     """Make a dataclass field for a setting.
 
     Args:
         help: help text of the flag; the choices if omitted. choices: all values allowed. minimum: the smallest allowed.
-        default_text: default that the help shows, if it differs from the field's.
+        default_text: default that the help shows, if it differs from the field's. group: of flags in the help; the
+            group of the field's class if omitted. metavar: word for the value in the help, if it is no number.
     """
     default_text = str(default) if default_text is None else default_text
     facts = {"help": help or either(choices), "choices": choices, "minimum": minimum, "default_text": default_text}
-    return field(default=default, metadata=facts)
+    return field(default=default, metadata={**facts, "group": group, "metavar": metavar})
 
 
 def either(names: Collection[str], word: str = "or") -> str:
@@ -51,7 +55,8 @@ def check_settings(config: Any) -> None:
         if kind in KINDS and type(value) is not kind and not (kind is float and type(value) is int):
             raise ConfigError(f"{name} must be {KINDS[kind]}, not {value!r}")
         if choices and value not in choices:
-            hint = "; use --placement device instead" if (name, value) == ("schedule", RESIDENT) else ""
+            device = (name, value) == ("schedule", RESIDENT)
+            hint = "; use --placement device instead" if device else suggestion(_SYNONYMS.get(value, value), choices)
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}{hint}")
         if minimum is not None and value < minimum:
             raise ConfigError(f"{name} must be at least {minimum}, not {value}")

@@ -11,13 +11,14 @@ from typing import Any
 import tomli_w
 
 from mspipe_triton.choices import check_settings, either, setting
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.learning import LearningConfig
 from mspipe_triton.pipeline.schedules import SCHEDULES
 from mspipe_triton.recipes import PROTOCOLS, set_flags
 
 ROLES = ("src", "dst", "t", "label", "features")  # of columns
+_MOST_USED = "Most used"  # group of flags
 # Settings of each model beyond those that all models share, with their defaults.
 MODELS: dict[str, Mapping[str, int]] = {
     "tgn": {"fanout": 10, "heads": 2, "layers": 1},
@@ -43,21 +44,36 @@ class ModelConfig:
     "bf16" does so too and stores node memory and features in bfloat16.
     """
 
-    model: str = setting("tgn", f"Model: {either(MODELS)}.")
-    dim: int = setting(100, "Width of memory, time encoding and embeddings.", minimum=1)
+    model: str = setting("tgn", f"Model to train: {either(MODELS)}.", group=_MOST_USED, metavar="NAME")
+    dim: int = setting(
+        100, "Width of node memory and embeddings; wider learns more and takes longer.", minimum=1, group=_MOST_USED
+    )
     heads: int = setting(-1, "Attention heads.", default_text=_defaults("heads"))
-    fanout: int = setting(-1, "Neighbours sampled per root.", default_text=_defaults("fanout"))
-    layers: int = setting(-1, "Attention layers.", default_text=_defaults("layers"))
-    slots: int = setting(-1, "Mails stored per node (apan).", default_text=_defaults("slots"))
-    sampler: str = setting("recent", "Neighbours to sample: recent or uniform.", choices=("recent", "uniform"))
-    aggregator: str = setting("last", "Messages to the same node in a batch: last or mean.", choices=("last", "mean"))
-    time_encoder: str = setting("fixed", "Time encoder weights: fixed or learned.", choices=("fixed", "learned"))
-    dropout: float = setting(0.0, "Dropout probability.")
-    pair_features: bool = setting(True, "Give the link predictor features of the pair's earlier events.")
-    dtype: str = setting("float32", "Dtype of computation: float32 or float64.", choices=("float32", "float64"))
+    fanout: int = setting(
+        -1, "Most recent neighbours that a node's embedding looks at, per layer.", default_text=_defaults("fanout")
+    )
+    layers: int = setting(
+        -1, "Attention layers: 2 look at neighbours of neighbours too.", default_text=_defaults("layers")
+    )
+    slots: int = setting(-1, "Messages stored per node, for apan.", default_text=_defaults("slots"))
+    sampler: str = setting(
+        "recent", "Which neighbours to look at: the most recent ones, or any (uniform).", choices=("recent", "uniform")
+    )
+    aggregator: str = setting(
+        "last", "What a node keeps of several messages in a batch: the last, or their mean.", choices=("last", "mean")
+    )
+    time_encoder: str = setting(
+        "fixed", "Frequencies of the time encoder: fixed, or learned as in the papers.", choices=("fixed", "learned")
+    )
+    dropout: float = setting(0.0, "Probability to drop an activation in training, against overfitting.")
+    pair_features: bool = setting(True, "Tell the link predictor about earlier events of the pair.")
+    dtype: str = setting(
+        "float32", "Numbers to compute with: float32, or float64 to compare runs.", choices=("float32", "float64"),
+        group="Machine",
+    )  # fmt: skip
     precision: str = setting(
-        "full", "full, tf32 (matrix products on a GPU) or bf16 (tf32, and memory and features in bfloat16).",
-        choices=("full", "tf32", "bf16"),
+        "full", "full; tf32 for faster matrix products on a GPU; or bf16, which also halves memory and features.",
+        choices=("full", "tf32", "bf16"), group="Machine",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -65,7 +81,7 @@ class ModelConfig:
             for entry in entry_points(group="mspipe_triton.models", name=self.model):
                 entry.load()  # importing the package that offers this model registers it
         if self.model not in MODELS:
-            raise ConfigError(f"model {self.model!r} is not one of {', '.join(MODELS)}")
+            raise ConfigError(f"model {self.model!r} is not one of {', '.join(MODELS)}{suggestion(self.model, MODELS)}")
         check_settings(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
@@ -120,32 +136,54 @@ class TrainConfig(LearningConfig):
     stand for all other destinations. Of `train_negatives` mixed ones, the greater half is random.
     """
 
-    task: str = setting("link", "link, or node to classify labels as well.", choices=("link", "node"))
-    epochs: int = setting(3, "Training epochs.", minimum=1)
-    batch_size: int = setting(600, "Events per batch.", minimum=1)
-    lr: float = setting(1e-3, "Learning rate of Adam.")
-    loss: str = setting("bce", "bce, or softmax over an event and its negatives.", choices=("bce", "softmax"))
-    train_negatives: int = setting(1, "Negatives per event in training.", minimum=1)
+    task: str = setting(
+        "link", "link predicts events; node also learns to predict the events' labels.", choices=("link", "node")
+    )
+    epochs: int = setting(3, "Passes over the training events.", minimum=1, group=_MOST_USED)
+    batch_size: int = setting(
+        600, "Events per batch; smaller batches learn more per epoch and take longer.", minimum=1, group=_MOST_USED
+    )
+    lr: float = setting(1e-3, "Learning rate of Adam: the size of its steps.", group=_MOST_USED)
+    loss: str = setting(
+        "bce", "bce tells events from negatives; softmax ranks an event above its negatives.",
+        choices=("bce", "softmax"),
+    )  # fmt: skip
+    train_negatives: int = setting(1, "Negatives (events that did not happen) per event in training.", minimum=1)
     negative_kind: str = setting(
-        "random", "Negatives in training: random, historical (destinations the source met before) or mixed.",
+        "random", "Negatives in training: random destinations, historical ones (that the source met before) or mixed.",
         choices=("random", "historical", "mixed"),
     )  # fmt: skip
-    seed: int = setting(0, "Random seed.", minimum=0)
-    negatives: int = setting(49, "Random negatives per event for the MRR.", minimum=1)
+    seed: int = setting(0, "Random seed of weights, negatives and dropout.", minimum=0, group=_MOST_USED)
+    negatives: int = setting(49, "Random destinations that each event is ranked among, for the MRR.", minimum=1)
     protocol: str = setting(
         "default", "Evaluation: default, or tgb for the split, batches and negatives of TGB.", choices=tuple(PROTOCOLS)
     )
-    schedule: str = setting("auto", f"Pipeline schedule: {either(('auto', *SCHEDULES))}.", choices=("auto", *SCHEDULES))
-    staleness: int = setting(-1, "Updates that schedule fixed misses.", default_text="")
-    mitigation: str = setting("none", "Staleness mitigation: none or similarity.", choices=("none", "similarity"))
-    backend: str = setting("auto", "Compute backend: auto or torch.", choices=("auto", "torch"))
-    device: str = setting("auto", "auto (a GPU if one is usable), cpu or cuda.", choices=("auto", "cpu", "cuda"))
-    placement: str = setting(
-        "auto", "Place of memory and features: host, device (whole iterations run there) or auto.",
-        choices=("auto", "device", "host"),
+    schedule: str = setting(
+        "auto", f"Order in which stages of batches overlap: {either(('auto', *SCHEDULES))}.",
+        choices=("auto", *SCHEDULES), group="Pipeline",
     )  # fmt: skip
-    deterministic: bool = setting(False, "Make runs bit-identical; implies --no-autotune.")
-    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch or the tuner.", minimum=0)
+    staleness: int = setting(
+        -1, "Updates of node memory that training misses under --schedule fixed.", default_text="", group="Pipeline"
+    )
+    mitigation: str = setting(
+        "none", "Blend rows of node memory that are stale: none, or by similarity.", choices=("none", "similarity"),
+        group="Pipeline",
+    )  # fmt: skip
+    backend: str = setting(
+        "auto", "Implementation of the operations: auto or torch.", choices=("auto", "torch"), group="Machine"
+    )
+    device: str = setting(
+        "auto", "Where to train: cpu, cuda, or auto (a GPU if one is usable).", choices=("auto", "cpu", "cuda"),
+        group=_MOST_USED,
+    )  # fmt: skip
+    placement: str = setting(
+        "auto", "Where node memory and features lie: host, device (whole iterations run there), or auto.",
+        choices=("auto", "device", "host"), group="Machine",
+    )  # fmt: skip
+    deterministic: bool = setting(
+        False, "Compute the same bits in each run; the settings are then not tuned.", group="Machine"
+    )
+    threads: int = setting(0, "CPU threads; 0 lets the run choose.", minimum=0, group="Machine")
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -202,14 +240,16 @@ class DataConfig:
     bipartite: bool = setting(False, "Number sources and destinations apart, as two kinds of nodes.")
     one_kind: bool = setting(False, "Number sources and destinations together, whatever the columns are called.")
     no_header: bool = setting(False, "The file has no header; its columns are 1, 2, 3 for src, dst, t.")
-    encoding: str = setting("", "Encoding of a text file.", default_text="utf-8")
-    time_format: str = setting("", "Form of the dates, as in %d.%m.%Y (strptime).")
+    encoding: str = setting("", "Encoding of a text file.", default_text="utf-8", metavar="NAME")
+    time_format: str = setting("", "Form of the dates, as in %d.%m.%Y (strptime).", metavar="FORM")
     raw_features: bool = setting(False, "Leave numbers as they are, instead of standardising them.")
-    edge_features: str = setting("", "A .npy file with one row of features per event.")
-    node_features: str = setting("", "Table with a column `node`, or .npy file with one row per node id.")
+    edge_features: str = setting("", "A .npy file with one row of features per event.", metavar="FILE")
+    node_features: str = setting(
+        "", "Table with a column `node`, or .npy file with one row per node id.", metavar="FILE"
+    )
     split_at: str = setting(
         "", "Starts of validation and test: fractions, times or dates, as in 2023-10-01,2023-11-01; or tgb.",
-        default_text="0.7,0.85",
+        default_text="0.7,0.85", metavar="VAL,TEST",
     )  # fmt: skip
     history: str = ""
 
@@ -221,6 +261,7 @@ class DataConfig:
             if role not in ROLES or not isinstance(name, str):
                 raise ConfigError(
                     f"columns {role!r}: {name!r} is not a role and a name; the roles are {', '.join(ROLES)}"
+                    f"{suggestion(role, ROLES)}"
                 )
         if self.bipartite and self.one_kind:
             raise ConfigError("bipartite and one-kind exclude each other; omit either")

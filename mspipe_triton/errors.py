@@ -1,6 +1,9 @@
-"""Errors of the package: those that the user can fix, and failures of a run; and errors of others in one line."""
+"""Errors of the package: those that the user can fix, and failures of a run; errors of others, and misspelt names."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class MspipeError(Exception):
@@ -51,3 +54,16 @@ def first_line(error: BaseException) -> str:
     """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def closest(word: str, names: Iterable[str]) -> str | None:
+    """Return the name that a word may stand for, in whatever case it is written, or None."""
+    by_case = {name.casefold(): name for name in names}
+    matches = get_close_matches(word.casefold(), by_case, 1)
+    return by_case[matches[0]] if matches else None
+
+
+def suggestion(word: object, names: Iterable[str]) -> str:
+    """Return the end of a message on an unknown word, as in "; did you mean tgn?"; "" if no name is close to it."""
+    name = closest(str(word), names)
+    return "" if name is None else f"; did you mean {name}?"

@@ -1,14 +1,16 @@
-"""Writing of files as a whole or not at all."""
+"""Writing of files as a whole or not at all, and names of files that do not exist."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from errno import EINVAL
+from itertools import islice
 from pathlib import Path
 
-from mspipe_triton.errors import InputError, RunFolderError
+from mspipe_triton.errors import InputError, RunFolderError, closest
 
+_MOST = 10_000  # names that a missing file's is compared with
 TEMPORARY = ".*.tmp"  # pattern of the names of temporary files, which remain if their process is killed
 
 
@@ -37,6 +39,18 @@ def check_writable(path: Path) -> None:
         raise RunFolderError(f"{path}: cannot be written: no permission to write")
     if nearest != path and not nearest.is_dir():
         raise RunFolderError(f"{path}: cannot be written: Not a directory")
+
+
+def close_file(path: str | Path) -> str:
+    """Return the end of a message on a missing file or folder, as in "; did you mean data/events.csv?".
+
+    It names the one in the same folder whose name is closest, or is "" if none is close.
+    """
+    path, names = Path(path), dict[str, str]()
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        names = {entry.name.partition(".")[0]: entry.name for entry in islice(entries, _MOST) if entry.name[0] != "."}
+    stem = closest(path.name.partition(".")[0], names)
+    return "" if stem is None else f"; did you mean {path.with_name(names[stem])}?"
 
 
 def settle(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from bench.pages import TABLES, rendered
-from mspipe_triton.cli.screens import result_table
+from mspipe_triton.cli.result_screen import result_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mspipe_triton.errors import InputError
-from mspipe_triton.files import atomic_file, check_output
+from mspipe_triton.files import atomic_file, check_output, close_file
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -38,3 +38,11 @@ def test_outputs_need_a_folder(tmp_path: Path) -> None:
         check_output(tmp_path)
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; create it"):
         check_output(tmp_path / "nowhere" / "file")
+
+
+def test_the_closest_file_in_the_same_folder_is_named(tmp_path: Path) -> None:
+    for name in ("events.csv.gz", "other.csv", ".hidden"):
+        (tmp_path / name).touch()
+    assert close_file(tmp_path / "event.csv") == f"; did you mean {tmp_path / 'events.csv.gz'}?"
+    assert close_file(tmp_path / "none.csv") == ""
+    assert close_file(tmp_path / "nowhere" / "events.csv") == ""

@@ -11,7 +11,7 @@ import typer
 
 from bench.report import command, header, write
 from mspipe_triton.cli.console import console
-from mspipe_triton.cli.screens import result_table
+from mspipe_triton.cli.result_screen import result_table
 from mspipe_triton.training.trainer import train
 
 

@@ -19,12 +19,13 @@ _RECOMPILATIONS = 64
 
 
 class _State:
-    """Process-wide state: whether to compile, why compilation stopped, its total seconds, and its deadline."""
+    """Process-wide state: whether to compile, why compilation stopped, its seconds, its deadline, and if it goes on."""
 
     enabled = False
     failure: str | None = None
     seconds = 0.0
     until = float("inf")
+    compiling = False
     lock = threading.Lock()
 
 
@@ -76,6 +77,11 @@ def compile_seconds(this_thread: bool = False) -> float:
         this_thread: count the current thread only, not the whole process.
     """
     return _thread.seconds if this_thread else _State.seconds
+
+
+def compiling() -> bool:
+    """Return True while torch compiles a function in this process."""
+    return _State.compiling
 
 
 def running_clock() -> float:
@@ -138,12 +144,29 @@ def _compiled(function: Callable[..., T]) -> Callable[..., T]:
     # A process may see many widths and fanouts; beyond the limit, torch silently runs eagerly.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
     _tag_cache()
+    _watch_compilations()
     copy = FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__,
         function.__closure__,
     )  # fmt: skip
-    options = {"cpp.dynamic_threads": True, "guard_filter_fn": _without_global_state}
+    options: dict[str, Any] = {"cpp.dynamic_threads": True, "guard_filter_fn": _without_global_state}
     return torch.compile(copy, fullgraph=True, options=options)
+
+
+def _watch_compilations() -> None:
+    """Let torch say when it starts and ends to compile."""
+    handler = torch._dynamo.callback.callback_handler
+    if _compilation_started not in handler.start_callbacks:
+        handler.register_start_callback(_compilation_started)
+        handler.register_end_callback(_compilation_ended)
+
+
+def _compilation_started(_: object) -> None:
+    _State.compiling = True
+
+
+def _compilation_ended(_: object) -> None:
+    _State.compiling = False
 
 
 def _without_global_state(guards: Sequence[Any]) -> list[bool]:

@@ -20,7 +20,10 @@ import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.train  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
 from mspipe_triton.cli.app import app, data_app, graphpipe_app, print_error
-from mspipe_triton.cli.options import PLANNED_FLAGS, Json, run_config, seconds, takes_run_flags
+from mspipe_triton.cli.help import PlainHelp
+from mspipe_triton.cli.options import EXAMPLES, PLANNED_FLAGS, Json, run_config, seconds, takes_run_flags
+from mspipe_triton.cli.transient import loading, transient
+from mspipe_triton.cli.usage import PROGRAM, usage_message
 from mspipe_triton.errors import ConfigError, MspipeError, TuningError
 
 if TYPE_CHECKING:
@@ -30,25 +33,29 @@ app.add_typer(data_app, name="data")
 app.add_typer(graphpipe_app, name="graphpipe")
 
 
-@app.command()
+@app.command(epilog=EXAMPLES.format("autotune"))
 @takes_run_flags
 def autotune(
-    budget: Annotated[float | None, typer.Option(help="Seconds, including compilation.", show_default="60")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds, including compilation.", show_default="60", rich_help_panel="Tuning")
+    ] = None,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
     """Find the fastest settings for a run on this machine; later, `train` with the same flags uses them."""
     started, config, budget = time.perf_counter(), run_config(flags), seconds(budget)
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
-    from mspipe_triton.data.source import load_stream
-    from mspipe_triton.devices import resolve_device
-    from mspipe_triton.tuning import autotune as tune
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
+        from mspipe_triton.data.source import load_stream
+        from mspipe_triton.devices import resolve_device
+        from mspipe_triton.tuning import autotune as tune
 
     if config.train.deterministic:
         raise ConfigError("--deterministic runs use the shipped settings; omit it to tune")
     resolve_device(config)  # refuses an unusable device before the data are read
-    stream, screen = load_stream(config.data), TuningScreen()
+    with transient(f"Reading {Path(config.data.path).name} ..."):
+        stream, screen = load_stream(config.data), TuningScreen()
     try:
         profile = tune(config, stream, budget, observer=screen, started=started)
     except KeyboardInterrupt:
@@ -77,11 +84,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate the best epoch of a run again; with the run's own settings, the numbers match result.json."""
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import EvaluationScreen, split_table
-    from mspipe_triton.evaluation.evaluate import CANDIDATES, evaluate_run
-    from mspipe_triton.evaluation.verdict import behind_baselines
-    from mspipe_triton.training.way import SPLITS
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.result_screen import split_table
+        from mspipe_triton.cli.screens import EvaluationScreen
+        from mspipe_triton.evaluation.evaluate import CANDIDATES, evaluate_run
+        from mspipe_triton.evaluation.verdict import behind_baselines
+        from mspipe_triton.training.way import SPLITS
 
     if split not in SPLITS:
         raise ConfigError(f"--split must be val or test, not {split!r}")
@@ -106,7 +115,8 @@ def evaluate(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Show the device, compiler and versions of this machine, and what training will use."""
-    from mspipe_triton.cli.doctor import diagnose
+    with loading():
+        from mspipe_triton.cli.doctor import diagnose
 
     _show("This machine", diagnose(), as_json)
 
@@ -138,24 +148,26 @@ def plan(
         print(json.dumps({**result.to_json(), **({} if gain is None else {"staleness_gain": gain.to_json()})}))
         return
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import plan_table
+    from mspipe_triton.cli.plan_screen import plan_table
 
     console.print(plan_table(result))
     if gain is not None:
         console.print(gain.describe())
 
 
-@data_app.command()
+@data_app.command(epilog=EXAMPLES.format("data info"))
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
     """Describe a stream: counts, columns and their roles, repetition, new nodes, ties, device memory for training."""
     settings = run_config(flags)
-    from mspipe_triton.cli.data_screen import show_stream
-    from mspipe_triton.data.describe import describe
-    from mspipe_triton.data.source import load_stream
-    from mspipe_triton.training.footprint import Footprint
+    with loading():
+        from mspipe_triton.cli.data_screen import show_stream
+        from mspipe_triton.data.describe import describe
+        from mspipe_triton.data.source import load_stream
+        from mspipe_triton.training.footprint import Footprint
 
-    stream = load_stream(settings.data)
+    with transient(f"Reading {Path(settings.data.path).name} ..."):
+        stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
     show_stream(stream, facts, {f"device memory, {settings.model.model}": str(resident)})
     if as_json:
@@ -186,14 +198,18 @@ def generate(
     console.print(f"Wrote {len(generated.src):,} events to {out}")
 
 
+for each in (*app.registered_commands, *data_app.registered_commands, *graphpipe_app.registered_commands):
+    each.cls = PlainHelp
+
+
 def main() -> None:
     """Run the command line; exits with 0 on success, 1 if a run failed, 2 on wrong input. Errors are one line."""
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name=PROGRAM, standalone_mode=False)
     except MspipeError as error:
         code = _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:
-        code = _refuse(f"{error.format_message().rstrip('.')}. See --help.")
+        code = _refuse(usage_message(error, app, sys.argv[1:]))
     except (typer.Abort, KeyboardInterrupt):
         code = _fail("interrupted", 1)
     except OSError as error:

@@ -1,22 +1,32 @@
-"""Console of the commands, and the table of facts: what commands need that do not train."""
+"""Console of the commands, the form of their tables, and the table of facts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # names may look like markup
 
 
-def facts_table(title: str, facts: dict[str, Any]) -> Table:
+def titled(title: str, table: Table, *lines: str) -> Group:
+    """Return a table with its title above, and lines below that are wider than it may be."""
+    below = [Text(line, style="dim") for line in lines]
+    return Group(Text(title, style="bold"), table, *below)
+
+
+def facts_table(title: str, facts: dict[str, Any]) -> Group:
     """Table with one row per name and value, except values that are None."""
-    table = Table(title=title, show_header=False)
+    table = Table(show_header=False)
     for name, value in facts.items():
         if value is not None:
-            table.add_row(name.replace("_", " "), format_value(value))
-    return table
+            label = name.replace("_", " ")
+            table.add_row(
+                f"{label.removesuffix(' mib')}, MiB" if label.endswith(" mib") else label, format_value(value)
+            )
+    return titled(title, table)
 
 
 def format_value(value: Any) -> str:

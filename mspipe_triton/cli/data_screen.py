@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
-from mspipe_triton.cli.console import console, facts_table
+from mspipe_triton.cli.console import console, facts_table, titled
 from mspipe_triton.data.describe import readable_time
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.times import per_second
 
 _ROLES = {
     "src": "source", "dst": "destination", "t": "time", "label": "label", "feature": "feature",
@@ -27,6 +29,8 @@ def show_stream(stream: EventStream, facts: dict[str, Any], more: dict[str, Any]
         if facts[name] is not None:
             date = readable_time(facts[name], facts["time"])
             rows[name] = f"{facts[name]:,}" if date is None else f"{facts[name]} ({date} UTC)"
+    ticks = per_second(facts["time"])
+    rows["span"] = f"{facts['span']:,} in the unit of the times" if ticks is None else _duration(facts["span"] / ticks)
     rows |= {"format": facts["format"] or None, "time": facts["time"] or None}
     console.print(facts_table(str(facts["name"]), {**rows, **more}))
     if facts["columns"]:
@@ -35,18 +39,25 @@ def show_stream(stream: EventStream, facts: dict[str, Any], more: dict[str, Any]
         console.print(f"Note: {note}")
 
 
-def _columns_table(stream: EventStream, columns: dict[str, str]) -> Table:
+def _duration(seconds: float) -> str:
+    """Say a time in the largest unit of which it has two or more."""
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
+    name, size = next(((name, size) for name, size in units if seconds >= 2 * size), units[-1])
+    return f"{seconds / size:,.4g} {name}"
+
+
+def _columns_table(stream: EventStream, columns: dict[str, str]) -> Group:
     """Table of the columns of a file: role of each, and what becomes of features."""
     transform = None if stream.source is None else stream.source.features
     features = {} if transform is None else {part.name: part.describe() for part in transform.parts}
-    table = Table(title="columns")
+    table = Table()
     for title in ("column", "role", "read as"):
         table.add_column(title)
     rows = [(name or '""', _ROLES.get(role, "unused"), features.get(name, "")) for name, role in columns.items()]
     for (_, role, reading), group in groupby(rows, key=lambda row: (_stem(row[0]), *row[1:])):
         names = [name for name, *_ in group]
         table.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})", role, reading)
-    return table
+    return titled("Columns", table)
 
 
 def _stem(name: str) -> str:

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Group
 from rich.table import Table
 
-from mspipe_triton.cli.console import console, format_value
+from mspipe_triton.cli.console import console, format_value, titled
 from mspipe_triton.pipeline.graphpipe.run.result import Comparison, RunResult, StageResult
 
 FAR = 3.0  # times the planned time, or a part of it, from which on costs are of another machine
@@ -47,24 +47,24 @@ def run_screen(result: RunResult) -> Group:
     return Group(_run(result), _stages(result))
 
 
-def _run(result: RunResult) -> Table:
-    count = result.plan.devices
-    table = Table(
-        title=f"{result.plan.problem.graph.name}: {count:,} {'process' if count == 1 else 'processes'}, "
+def _run(result: RunResult) -> Group:
+    count, table = result.plan.devices, Table()
+    title = (
+        f"{result.plan.problem.graph.name}: {count:,} {'process' if count == 1 else 'processes'}, "
         f"{result.steps:,} {'step' if result.steps == 1 else 'steps'}"
     )
     table.add_column("")
     table.add_column("planned", justify="right")
     table.add_column("measured", justify="right")
-    captions = []
+    lines = []
     if result.losses:
-        captions.append(f"loss {format_value(result.losses[0])} → {format_value(result.losses[-1])}")
+        lines.append(f"loss {format_value(result.losses[0])} → {format_value(result.losses[-1])}")
     planned, measured = result.step_seconds
     if not measured / FAR <= planned <= measured * FAR:
-        captions.append(
-            "the plan's costs are not those of this machine;\n--profile writes the measured ones, to plan again"
-        )
-    table.caption = "\n".join(captions)
+        lines += [
+            "the plan's costs are not those of this machine;",
+            "--profile writes the measured ones, to plan again",
+        ]
     for label, pair, unit in (
         ("time per step, ms", result.step_seconds, 1e3),
         ("time per sample in steady state, ms", result.period, 1e3),
@@ -74,20 +74,21 @@ def _run(result: RunResult) -> Table:
     if result.bandwidth is not None:
         table.add_row("slowest link, GB/s", "", format_value(result.bandwidth / 1e9))
     table.add_row("host memory of a process, GB", "", format_value(result.peak_rss / 1e9))
-    return table
+    return titled(title, table, *lines, "")
 
 
-def _stages(result: RunResult) -> Table:
-    table = Table(
-        title="stages",
-        caption="planned / measured\nforward, backward: ms per micro-batch, medians; MB: memory per device;\n"
-        "held: micro-batches in flight; on: devices",
-    )
+def _stages(result: RunResult) -> Group:
+    table = Table()
     for name in ("stage", "on", "forward", "backward", "MB", "held"):
         table.add_column(name, justify="right")
     for stage in result.stages:
         table.add_row(*_stage(stage))
-    return table
+    return titled(
+        "Stages: planned / measured",
+        table,
+        "forward, backward: ms per micro-batch, medians; MB: memory per device;",
+        "held: micro-batches in flight; on: devices.",
+    )
 
 
 def _stage(stage: StageResult) -> list[str]:

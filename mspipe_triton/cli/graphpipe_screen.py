@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group
 from rich.table import Table
 
-from mspipe_triton.cli.console import format_value
+from mspipe_triton.cli.console import format_value, titled
 from mspipe_triton.pipeline.graphpipe.plan import PipelinePlan
 from mspipe_triton.pipeline.graphpipe.planning import Planned
 
@@ -15,16 +15,14 @@ def plan_screen(planned: Planned) -> Group:
     return Group(_comparison(planned), _stages(planned.graph.plan))
 
 
-def _comparison(planned: Planned) -> Table:
-    problem = planned.problem
-    table = Table(title=f"{problem.graph.name}: batch {problem.batch:,} on {problem.cluster.devices:,} devices")
+def _comparison(planned: Planned) -> Group:
+    problem, table = planned.problem, Table()
     choices = [planned.graph] if planned.sequential is None else [planned.graph, planned.sequential]
     for name in ("", "stages form a DAG", "best chain")[: 1 + len(choices)]:
         table.add_column(name, justify="right" if name else "left")
-    if planned.speedup is None:
-        table.caption = "no chain of stages fits into the memory"
-    else:
-        table.caption = f"{planned.speedup:.2f} times as fast as the best chain"
+    line = "No chain of stages fits into the memory."
+    if planned.speedup is not None:
+        line = f"The DAG is {planned.speedup:.2f} times as fast as the best chain."
     rows = {
         "time per sample, ms": [format_value(each.time_per_sample * 1e3) for each in choices],
         "lower bound of any plan, ms": [format_value(planned.bound.seconds * 1e3)] * len(choices),
@@ -40,16 +38,12 @@ def _comparison(planned: Planned) -> Table:
     }
     for label, values in rows.items():
         table.add_row(label, *values)
-    return table
+    title = f"{problem.graph.name}: batch {problem.batch:,} on {problem.cluster.devices:,} devices"
+    return titled(title, table, line, "")
 
 
-def _stages(plan: PipelinePlan) -> Table:
-    table = Table(
-        title="stages of the plan",
-        caption="after: waits for outputs; joins: for forward passes alone;\n"
-        "on: devices; batch: samples per pass; held: micro-batches in flight;\n"
-        "GB: memory per device; ms: per sample, of the stage alone",
-    )
+def _stages(plan: PipelinePlan) -> Group:
+    table = Table()
     for name in ("stage", "operators", "after", "on", "batch", "held", "GB", "ms"):
         text = name in ("operators", "after")
         table.add_column(name, justify="left" if text else "right", no_wrap=not text)
@@ -68,7 +62,13 @@ def _stages(plan: PipelinePlan) -> Table:
             format_value(plan.memory(stage) / 1e9),
             format_value(time * 1e3),
         )
-    return table
+    return titled(
+        "Stages of the plan",
+        table,
+        "after: waits for outputs; joins: for forward passes alone;",
+        "on: devices; batch: samples per pass; held: micro-batches in flight;",
+        "GB: memory per device; ms: per sample, of the stage alone.",
+    )
 
 
 def _memory(plan: PipelinePlan) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mspipe_triton.choices import either
+from mspipe_triton.cli.help import MOST_USED
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config, read_settings
 from mspipe_triton.errors import ConfigError
@@ -19,36 +20,79 @@ from mspipe_triton.recipes import RECIPES, set_flags
 if TYPE_CHECKING:
     from mspipe_triton.training.run_folder import RunFolder
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the results as one JSON object on stdout.", rich_help_panel="Output")
+]
+EXAMPLES = """
+Examples
+  mspipe-triton {0} events.csv
+  mspipe-triton {0} orders.csv --columns src=customer,dst=product,t=date
+  mspipe-triton {0} pay.csv --columns src=from,dst=to,t=day,features=a,b
+
+A file for --config has the same names with _ in place of -, in the sections
+[data], [model] and [train].
+"""
+_HOMES: dict[type[Any], str] = {DataConfig: "Data", ModelConfig: "Model", TrainConfig: "Training"}
 
 
-def _flag(each: Field[Any]) -> Any:
-    """Flag of a setting; its value is None unless the user sets it."""
-    facts, kind = each.metadata, type(each.default)
+def _flag(each: Field[Any], home: str | None = None) -> Any:
+    """Flag of a setting, in the help's group `home` unless the setting names another; None unless the user sets it."""
+    facts, kind, group = each.metadata, type(each.default), each.metadata["group"] or home
     if kind is bool:  # a --no-... flag only where the default is True
         name = each.name.replace("_", "-")
         names = f"--{name}/--no-{name}" if each.default else f"--{name}"
-        return Annotated[bool | None, typer.Option(names, help=facts["help"])]
-    shown = facts["default_text"] or False
-    return Annotated[kind | None, typer.Option(help=facts["help"] or None, show_default=shown)]
+        shown = "yes" if each.default else False
+        return Annotated[
+            bool | None, typer.Option(names, help=facts["help"], rich_help_panel=group, show_default=shown)
+        ]
+    shown, metavar = facts["default_text"] or False, facts["metavar"] or ("NAME" if facts["choices"] else None)
+    return Annotated[
+        kind | None,
+        typer.Option(help=facts["help"] or None, show_default=shown, rich_help_panel=group, metavar=metavar),
+    ]
 
 
 def flags_of(*settings: type[Any]) -> dict[str, Any]:
     """Flags of all settings of dataclasses, by name."""
-    return {each.name: _flag(each) for kind in settings for each in fields(kind)}
+    return {each.name: _flag(each, _HOMES.get(kind)) for kind in settings for each in fields(kind) if each.metadata}
 
 
 RUN_FLAGS: dict[str, Any] = {
     "data": Annotated[
-        str | None, typer.Argument(help="Table of events, folder of tables, or `synthetic` (the default).")
+        str | None,
+        typer.Argument(
+            help="Table of events, or a folder of tables.",
+            show_default="the built-in `synthetic`",
+            rich_help_panel=MOST_USED,
+        ),
+    ],
+    "columns": Annotated[
+        str | None,
+        typer.Option(
+            help="Names of your columns for source, destination and time, if they are not found: src=A,dst=B,t=C.",
+            metavar="ROLE=NAME,...",
+            rich_help_panel=MOST_USED,
+            show_default="found by their names",
+        ),
     ],
     **flags_of(ModelConfig, TrainConfig),
     "recipe": Annotated[
-        str | None, typer.Option(help=f"Settings for a purpose, which flags override: {either(RECIPES)}.")
+        str | None,
+        typer.Option(
+            help=f"Settings for a purpose, which flags override: {either(RECIPES)}.",
+            metavar="NAME",
+            rich_help_panel="Training",
+        ),
     ],
-    "columns": Annotated[str | None, typer.Option(help="Columns by role, as in src=from,dst=to,t=date,features=a,b")],
-    **{each.name: _flag(each) for each in fields(DataConfig) if each.metadata},
-    "config": Annotated[str | None, typer.Option(help="TOML file; flags override its settings.", metavar="FILE.toml")],
+    **flags_of(DataConfig),
+    "config": Annotated[
+        str | None,
+        typer.Option(
+            help="Read settings from this TOML file; flags override them.",
+            metavar="FILE.toml",
+            rich_help_panel="Training",
+        ),
+    ],
 }
 
 

@@ -13,6 +13,7 @@ import typer
 
 from mspipe_triton.cli.app import app
 from mspipe_triton.cli.options import flags_of, takes_flags
+from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.cli.use import Data, Run
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.serving.service.settings import ServiceSettings
@@ -45,15 +46,16 @@ def serve(
             f"serve needs the extra serve ({missing} is not installed); use `pip install 'mspipe-triton[serve]'`, or "
             "in a checkout `pip install '.[serve]'`"
         )
-    from mspipe_triton.cli.use_words import in_words_of_flags
-    from mspipe_triton.serving.service.running import Running
+    with loading():
+        from mspipe_triton.cli.use_words import in_words_of_flags
+        from mspipe_triton.serving.service.running import Running
 
     values = {name: value for name, value in flags.items() if value is not None}
     empty = next((name for name, value in values.items() if value == ""), None)
     if empty is not None:
         raise ConfigError(f"--{empty.replace('_', '-')} is empty; give a value, or omit it")
     limits = Limits(**{name: values.pop(name) for name in list(values) if name in Limits.__dataclass_fields__})
-    with in_words_of_flags():
+    with in_words_of_flags(), transient(f"Loading {run} ..."):
         running = Running(Path(run), data, host, port, token, ServiceSettings(**values), limits, say)
     predictor = running.predictor
     say(

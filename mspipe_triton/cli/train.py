@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mspipe_triton.cli.app import app, print_error
+from mspipe_triton.cli.help import MOST_USED
 from mspipe_triton.cli.options import (
+    EXAMPLES,
     Json,
     continued_config,
     resumed_config,
@@ -23,6 +25,7 @@ from mspipe_triton.cli.options import (
     takes_run_flags,
 )
 from mspipe_triton.cli.seeds import check_seeds, folder_to_resume, train_all
+from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -36,33 +39,63 @@ PER_CORE = 8  # processes, at most: each has its own copy of torch and of the no
 _FOLDER = "folder"  # name of the note with the run folder
 
 
-@app.command()
+@app.command(epilog=EXAMPLES.format("train"))
 @takes_run_flags
 def train(
     autotune: Annotated[
         bool,
-        typer.Option("--autotune/--no-autotune", help="Tune first if no profile fits, or use the shipped settings."),
+        typer.Option(
+            "--autotune/--no-autotune",
+            help="Tune first if no profile fits, or use the shipped settings.",
+            rich_help_panel="Tuning",
+        ),
     ] = True,
-    budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
-    out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, with its settings.")] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds for that tuning.", show_default="20", rich_help_panel="Tuning")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder for the trained model and its results.",
+            show_default="runs/DATASET-MODEL-N",
+            metavar="RUN",
+            rich_help_panel=MOST_USED,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the interrupted run in --out, with its settings.", rich_help_panel=MOST_USED
+        ),
+    ] = False,
     past: Annotated[
         str | None,
         typer.Option(
             "--continue",
             help="Train on, from the model of a finished run, with the events after its own.",
             metavar="RUN",
+            rich_help_panel="Training",
         ),
     ] = None,
     nproc: Annotated[
         int | None,
-        typer.Option(help="Processes on this machine that share each batch; each takes a GPU.", show_default="1"),
+        typer.Option(
+            help="Processes on this machine that share each batch; each takes a GPU.",
+            show_default="1",
+            rich_help_panel="Machine",
+        ),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Train with this many seeds, one run after the other, and print means.", show_default="1"),
+        typer.Option(
+            help="Train with this many seeds, one run after the other, and print means.",
+            show_default="1",
+            rich_help_panel="Training",
+        ),
     ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.", rich_help_panel="Output")
+    ] = False,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
@@ -77,7 +110,7 @@ def train(
     if seeds is not None:
         check_seeds(seeds, nproc)
         config = request.config(several=False)  # refuses wrong flags before torch is loaded
-        load_torch()
+        _load_torch()
         train_all(config, seeds, out, resume, trace, as_json, partial(_carry_out, request))
         return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -165,9 +198,7 @@ class _Request:
 
 def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
     """Train as one of the processes that torchrun or --nproc has started; rank 0 returns the result."""
-    from mspipe_triton.training.start import load_torch
-
-    load_torch()
+    _load_torch()
     from mspipe_triton.processes.start import run_process
 
     if os.environ["RANK"] != "0":
@@ -183,18 +214,17 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
-    from mspipe_triton.training.start import load_torch
-
     if watch is not None:
         from mspipe_triton.distributed.ranks import ALONE
 
         request = request.restarted(watch, ALONE)
     config = request.config(several=False)  # refuses wrong flags before torch is loaded
-    load_torch()
+    _load_torch()
     from mspipe_triton.cli.console import console
     from mspipe_triton.training.entry import enter
 
-    entry = enter(config, None, request.out, request.resume, request.trace)
+    with transient(f"Reading {Path(config.data.path).name} ..."):
+        entry = enter(config, None, request.out, request.resume, request.trace)
     for note in entry.notes:
         console.print(note)
     try:
@@ -225,13 +255,14 @@ def _carry_out(request: _Request, entry: Entry, watch: Watch | None = None) -> d
 
 def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     """Train as a rank of several; rank 0 returns the result."""
-    from mspipe_triton.cli.screens import TrainingScreen
-    from mspipe_triton.distributed.agreement import together
-    from mspipe_triton.processes.start import start_group
-    from mspipe_triton.training.entry import enter
-    from mspipe_triton.training.observer import Observer
-    from mspipe_triton.training.ranks import group_ranks
-    from mspipe_triton.training.trainer import run
+    with loading():
+        from mspipe_triton.cli.screens import TrainingScreen
+        from mspipe_triton.distributed.agreement import together
+        from mspipe_triton.processes.start import start_group
+        from mspipe_triton.training.entry import enter
+        from mspipe_triton.training.observer import Observer
+        from mspipe_triton.training.ranks import group_ranks
+        from mspipe_triton.training.trainer import run
 
     start_group(request.flags.get("device") or "auto", watch)
     ranks = group_ranks()
@@ -271,6 +302,14 @@ def _advise(watch: Watch | None, folder: RunFolder) -> None:
         watch.advise(_resumption(folder))
 
 
+def _load_torch() -> None:
+    """Import torch, whose seconds the run's result has, and say so on a terminal."""
+    from mspipe_triton.training.start import load_torch
+
+    with loading():
+        load_torch()
+
+
 def _launch(nproc: int) -> int:
     """Start the processes of a run on this machine, and return their exit status."""
     from mspipe_triton.processes.launch import launch
@@ -286,7 +325,7 @@ def _resumption(folder: RunFolder) -> str:
 def _report(result: dict[str, Any], as_json: bool) -> None:
     """Print a result."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import result_table
+    from mspipe_triton.cli.result_screen import result_table
 
     console.print(result_table(result))
     for note in result["notes"]:

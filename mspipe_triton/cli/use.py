@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mspipe_triton.cli.app import app
 from mspipe_triton.cli.options import Json
+from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.errors import ConfigError, DataError
+from mspipe_triton.files import close_file
+
+if TYPE_CHECKING:
+    from mspipe_triton.cli.screens import EvaluationScreen
+    from mspipe_triton.serving.predictor import Predictor
 
 Run = Annotated[str, typer.Argument(help="Run folder, or folder of a saved predictor.", metavar="RUN")]
 Data = Annotated[
@@ -56,24 +63,25 @@ def predict(
     if late not in LATE:
         raise ConfigError(f"--late must be refuse or drop, not {late!r}")
     if not Path(events).exists():
-        raise DataError(f"{events}: no such file; name a table of new events, or a folder of them")
+        fix = f"name a table of new events, or a folder of them{close_file(events)}"
+        raise DataError(f"{events}: no such file; {fix}")
     check_target(Path(out), force)  # before the work
     refuse_own_files(out, run, events, data)
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.screens import EvaluationScreen
-    from mspipe_triton.cli.use_screens import counted
-    from mspipe_triton.cli.use_words import in_words_of_flags
-    from mspipe_triton.data.new_events import read_new_events
-    from mspipe_triton.serving.loading import load
-    from mspipe_triton.serving.tables import score_table
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.screens import EvaluationScreen
+        from mspipe_triton.cli.use_screens import counted
+        from mspipe_triton.cli.use_words import in_words_of_flags
+        from mspipe_triton.data.new_events import read_new_events
+        from mspipe_triton.serving.tables import score_table
 
-    with in_words_of_flags():
-        predictor = load(run, data, at)
+    screen = EvaluationScreen()
+    predictor = _load(run, data, at, screen)
     reading, nodes = predictor.reading, predictor.num_nodes
     if time_format:
         reading = replace(reading, data=replace(reading.data, time_format=time_format))
     table = read_new_events(Path(events), reading, sort or reading.data.sort, edge_features)
-    screen, since = EvaluationScreen(), time.perf_counter()
+    since = time.perf_counter()
     try:
         with in_words_of_flags():
             scores = score_table(predictor, table, late, lambda count: screen.evaluation("events", count, len(table)))
@@ -111,14 +119,15 @@ def rank(
     """Rank all destinations of a source at a time, the likeliest first."""
     if top < 1:
         raise ConfigError(f"--top must be at least 1, not {top}")
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.use_screens import ranking_lines, ranking_table
-    from mspipe_triton.cli.use_words import in_words_of_flags
-    from mspipe_triton.serving.files import is_saved
-    from mspipe_triton.serving.loading import load
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.screens import EvaluationScreen
+        from mspipe_triton.cli.use_screens import ranking_lines, ranking_table
+        from mspipe_triton.cli.use_words import in_words_of_flags
+        from mspipe_triton.serving.files import is_saved
 
-    with in_words_of_flags("--time"):
-        predictor = load(run, data, None if is_saved(Path(run)) else time)
+    predictor = _load(run, data, None if is_saved(Path(run)) else time, EvaluationScreen(), "--time")
+    with in_words_of_flags("--time"), transient(f"Ranking {predictor.destinations:,} destinations ..."):
         ranked = predictor.rank(src, time, top, new=new)
         source, moment = predictor.known(src), predictor.time_of(time)
     console.print(ranking_lines(source, time, predictor))
@@ -145,13 +154,15 @@ def embed(
 
     check_target(Path(out), force)
     refuse_own_files(out, run, data)
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.cli.use_words import in_words_of_flags
-    from mspipe_triton.serving.loading import TRAINING, load
-    from mspipe_triton.serving.tables import embedding_table
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.screens import EvaluationScreen
+        from mspipe_triton.cli.use_words import in_words_of_flags
+        from mspipe_triton.serving.loading import TRAINING
+        from mspipe_triton.serving.tables import embedding_table
 
-    with in_words_of_flags():
-        predictor = load(run, data, at)
+    predictor = _load(run, data, at, EvaluationScreen())
+    with in_words_of_flags(), transient(f"Embedding {predictor.num_nodes:,} nodes ..."):
         moment = None if at == TRAINING else at
         table = embedding_table(predictor, moment)
         shown = predictor.time_of(moment)
@@ -159,6 +170,18 @@ def embed(
     console.print(f"Wrote {table.num_rows:,} embeddings of width {predictor.dim} at {shown}: {out}")
     if as_json:
         print(json.dumps({"nodes": table.num_rows, "dim": predictor.dim, "time": shown, "out": out}))
+
+
+def _load(run: str, data: str | None, at: str | None, screen: EvaluationScreen, flag: str = "--at") -> Predictor:
+    """Load a predictor in the state of `at`, which a flag names, and show the events that this takes."""
+    from mspipe_triton.cli.use_words import in_words_of_flags
+    from mspipe_triton.serving.loading import load
+
+    try:
+        with in_words_of_flags(flag), transient(f"Loading {run} ..."):
+            return load(run, data, at, progress=partial(screen.evaluation, "earlier events"))
+    finally:
+        screen.close()
 
 
 def refuse_own_files(out: str, run: str, *tables: str | None) -> None:

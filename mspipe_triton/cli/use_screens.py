@@ -26,7 +26,8 @@ def ranking_lines(src: Any, time: Any, predictor: Predictor) -> str:
     moment = f"just after {predictor.time}" if time is None else f"at {predictor.time_of(time)}"
     return (
         f"{src} {moment}, among {counted(predictor.destinations, 'destination')}\n"
-        f"state after {counted(len(predictor), 'event')}, until {predictor.time}"
+        f"state after {counted(len(predictor), 'event')}, until {predictor.time}\n"
+        "a higher score means a likelier event"
     )
 
 

@@ -13,6 +13,7 @@ from mspipe_triton.data.features import FeatureTransform, Part
 from mspipe_triton.data.origin import Origin, shown, shown_path
 from mspipe_triton.data.scaling import Scaling, check_finite, scaled_in_chunks
 from mspipe_triton.errors import DataError
+from mspipe_triton.files import close_file
 
 
 class EdgeFeatures(NamedTuple):
@@ -124,7 +125,7 @@ def open_array(path: str | Path) -> np.ndarray:
             raise DataError(f"{name}: the file is not in the .npy format; save the array with numpy.save")
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(f"{name}: no such file; name a .npy file") from None
+        raise DataError(f"{name}: no such file; name a .npy file{close_file(name)}") from None
     except OSError as error:
         raise DataError(f"{name}: the file cannot be read ({error.strerror}); name a .npy file") from error
     except (ValueError, SyntaxError, tokenize.TokenError) as error:

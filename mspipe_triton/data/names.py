@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from mspipe_triton.config import ROLES
-from mspipe_triton.errors import DataError
+from mspipe_triton.errors import DataError, suggestion
 
 REQUIRED = ("src", "dst", "t")
 
@@ -117,7 +117,8 @@ def parse_columns(text: str) -> dict[str, str]:
                 raise DataError(f"--columns: {last}= has no name; use {last}=NAME")
             columns[last] = name.strip()
         else:
-            raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}")
+            hint = suggestion(role.strip(), ROLES) if equals else ""
+            raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}{hint}")
     return columns
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.errors import DataError
+from mspipe_triton.files import close_file
 
 if TYPE_CHECKING:
     from mspipe_triton.data.features import FeatureTransform
@@ -126,7 +127,9 @@ def check_exists(path: Path) -> None:
         DataError: there is no such file.
     """
     if not path.exists():
-        raise DataError(f"{shown_path(path)}: no such file; name a table of events, a folder of them, or `synthetic`")
+        name = shown_path(path)
+        fix = f"name a table of events, a folder of them, or `synthetic`{close_file(name)}"
+        raise DataError(f"{name}: no such file; {fix}")
 
 
 def shown_path(path: Path) -> str:

@@ -19,7 +19,7 @@ from mspipe_triton.data.names import (
 )
 from mspipe_triton.data.sheets import Sheet
 from mspipe_triton.data.text import TextFile
-from mspipe_triton.errors import DataError
+from mspipe_triton.errors import DataError, closest
 
 
 def find_roles(sheet: Sheet, data: DataConfig) -> Roles:
@@ -100,7 +100,7 @@ def _chosen(sheet: Sheet, columns: Mapping[str, str]) -> dict[str, str]:
             header = shown_names(sheet.columns)
             raise DataError(
                 f"{sheet.name}: column {choice!r} ({role}) is missing from the header: {header}; use --columns "
-                f"{role}=NAME"
+                f"{role}={closest(choice, sheet.columns) or 'NAME'}"
             )
         chosen[role] = name
     return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from mspipe_triton.errors import GraphError
+from mspipe_triton.errors import GraphError, suggestion
 from mspipe_triton.pipeline.graph import Dependency, Stage, StageGraph, Time
 
 SCHEDULES = ("serial", "prefetch", "mspipe", "fixed", "exact")
@@ -71,7 +71,7 @@ def schedule_graph(
             `StageGraph` refuses.
     """
     if schedule not in (*SCHEDULES, RESIDENT):
-        raise GraphError(f"schedule {schedule!r} is not one of {', '.join(SCHEDULES)}")
+        raise GraphError(f"schedule {schedule!r} is not one of {', '.join(SCHEDULES)}{suggestion(schedule, SCHEDULES)}")
     shared = any(name in times for name in SHARED)
     names = stage_names(schedule, shared)
     if shared and "train" in times:
@@ -81,7 +81,8 @@ def schedule_graph(
         )
     unknown = [name for name in times if name not in names]
     if unknown:
-        raise GraphError(f"schedule {schedule} has no stage {unknown[0]!r}; it has {', '.join(names)}")
+        hint = suggestion(unknown[0], names)
+        raise GraphError(f"schedule {schedule} has no stage {unknown[0]!r}; it has {', '.join(names)}{hint}")
     missing = [name for name in names if name not in times]
     if missing:
         raise GraphError(f"schedule {schedule} needs a time for {', '.join(missing)}, as in {missing[0]}=2")

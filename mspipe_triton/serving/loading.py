@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from itertools import pairwise
@@ -37,7 +38,7 @@ TRAINING = "training"
 
 def load(
     run: str | Path, data: str | Path | None = None, at: Any = None, *, stream: EventStream | None = None,
-    share: float = SHARE,
+    share: float = SHARE, progress: Callable[[int, int], None] = lambda events, total: None,
 ) -> Predictor:  # fmt: skip
     """Load the best epoch of a run, or a predictor that was saved, to be used on the CPU.
 
@@ -50,6 +51,7 @@ def load(
             the end of training has the parameters that training ended with.
         share: the age of an embedding that `rank(mode="cached")` keeps, at most, as a share of the time from the
             node's last event to the embedding.
+        progress: called with the numbers of events in a batch and in all, after each batch that the state moves on by.
 
     Raises:
         InputError: there is no run, or one of another version; its data cannot be read or have changed; `at` is no
@@ -83,7 +85,7 @@ def load(
         stored.restore_state(session.state)
     else:
         load_checkpoint(folder.best, session)
-        _replay(session, position)
+        _replay(session, position, progress)
         parts = (config, session.model, session.state, session.time, session.stream)
         stored = StoredModel.of(*parts, folder.read_record())
     split = 0 if position < session.split.val_end else 1 if position < len(events) else 2
@@ -130,16 +132,22 @@ def _position(at: Any, stream: EventStream, split: Split, config: RunConfig) -> 
     return int(torch.searchsorted(stream.t, time))
 
 
-def move_on(session: Session, first: int, stop: int, split: int) -> None:
-    """Move the node state on by events [first, stop), as evaluation does in the split of that number (`Way.spans`)."""
+def move_on(
+    session: Session, first: int, stop: int, split: int, progress: Callable[[int], None] = lambda events: None
+) -> None:
+    """Move the node state on by events [first, stop), as evaluation does in the split of that number (`Way.spans`).
+
+    Args:
+        progress: called with the number of events of each batch.
+    """
     session.model.eval()
     session.state.settle()
     items = batches(first, stop, session.size, session.negatives, Purpose.EVAL_NEGATIVES, split)
-    for _ in in_turn(Stages(session).scoring(), items if first < stop else ()):
-        pass
+    for work in in_turn(Stages(session).scoring(), items if first < stop else ()):
+        progress(work.batch.stop - work.batch.start)
 
 
-def _replay(session: Session, position: int) -> None:
+def _replay(session: Session, position: int, progress: Callable[[int, int], None]) -> None:
     """Move the state from the end of training to a position, as evaluation does.
 
     An earlier one is reached from the start of training, and history from the first event.
@@ -151,8 +159,9 @@ def _replay(session: Session, position: int) -> None:
         session.state.base = session.state.base if start else None
         session.state.reset()
         spans = [(0, (start, position))]
+    total = sum(max(min(end, position) - first, 0) for _, (first, end) in spans)
     for number, (first, end) in spans:
-        move_on(session, first, min(end, position), number)
+        move_on(session, first, min(end, position), number, lambda events: progress(events, total))
 
 
 def _until(session: Session, position: int) -> Session:

@@ -15,7 +15,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import FILES, Contents, record
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
-from mspipe_triton.files import TEMPORARY, atomic_file, check_writable
+from mspipe_triton.files import TEMPORARY, atomic_file, check_writable, close_file
 from mspipe_triton.models.stored import digest
 from mspipe_triton.pipeline.timeline import Timeline
 
@@ -90,7 +90,8 @@ class RunFolder:
             raise RunFolderError("--resume needs --out RUN, the folder of the run to continue")
         folder = RunFolder(Path(out))
         if not folder.path.is_dir():
-            raise RunFolderError(f"{out}: no such folder; --resume needs that of a run that was interrupted")
+            hint = close_file(folder.path)
+            raise RunFolderError(f"{out}: no such folder; --resume needs that of a run that was interrupted{hint}")
         faults = {
             folder.config: "it holds no run; name another folder",
             folder.last: "no epoch was complete; give the run's first command again",
@@ -201,7 +202,10 @@ class RunFolder:
         """
         folder = RunFolder(Path(path))
         if not folder.config.exists():
-            raise RunFolderError(f"{path}: no run there (config.toml is missing); name a folder that `train` wrote")
+            hint = "" if folder.path.exists() else close_file(folder.path)
+            raise RunFolderError(
+                f"{path}: no run there (config.toml is missing); name a folder that `train` wrote{hint}"
+            )
         return folder
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:

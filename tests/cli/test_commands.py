@@ -83,7 +83,7 @@ WRONG = {
     ("train", "events.csv", "--lr", "nan"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "inf"): "lr must be finite and above 0",
     ("train", "events.csv", "--lr", "-1"): "lr must be finite and above 0",
-    ("train", "events.csv", "--lr", "fast"): "Invalid value for '--lr'",
+    ("train", "events.csv", "--lr", "fast"): "--lr must be a number, not 'fast'. See `mspipe-triton train --help`.",
     ("train", "events.csv", "--model", "gcn"): "model 'gcn' is not one of tgn, jodie, apan, tgat",
     ("train", "events.csv", "--model", "jodie", "--fanout", "10"): "fanout 10: model jodie has none",
     ("train", "events.csv", "--model", "apan", "--slots", "0"): "slots must be at least 1, not 0",
@@ -112,7 +112,7 @@ WRONG = {
     ("train", "events.csv", "--columns", "src=who"): "'who' (src) is missing",
     ("train", "events.csv", "--columns", "who"): "not role=name",
     ("train", "events.csv", "--config", "none.toml"): "no such file",
-    ("train", "events.csv", "--colour", "red"): "No such option",
+    ("train", "events.csv", "--colour", "red"): "No such option --colour; did you mean --columns?",
     ("train", "events.csv", "--batch-size", "100", "--resume"): "needs --out",
     ("train", "three.csv",): "3 events are too few for a 70/15/15 split",
     ("train", "late.csv",): "row 2: time is '2', earlier than in the row before; sort the events with --sort",
@@ -135,7 +135,7 @@ WRONG = {
     ("data", "generate", "x.csv", "--items", "1"): "items must be at least 10",
     ("data", "generate", "events.csv"): "events.csv: exists already; use --force to replace it, or another name",
     ("train", "--resume", "--out", "nowhere"): "nowhere: no such folder; --resume needs that of a run",
-    ("data",): "Missing command",
+    ("data",): "Missing command. See `mspipe-triton data --help`.",
 }  # fmt: skip
 
 

@@ -149,12 +149,12 @@ def test_flags_of_planning_before_a_subcommand_are_refused(command: Run, flag: t
 def test_help_shows_flags_and_subcommands(command: Run) -> None:
     done = command("graphpipe", "--help", COLUMNS="200", TERM="dumb")
     assert done.returncode == 0
-    for words in ("[OPTIONS] [COMMAND [ARGS]...]", "--model", "required", "--devices", "show"):
+    for words in ("[OPTIONS] [COMMAND ...]", "--model", "required", "--devices", "show"):
         assert words in done.stdout
 
 
 WRONG = {
-    "no model": ((), "Missing option '--model'. See --help."),
+    "no model": ((), "Missing option '--model'. See `mspipe-triton graphpipe --help`."),
     "no such command": ((*CASE, "runs"), "No such command 'runs'"),
     "no such model": (
         ("--model", "mmd"),

@@ -96,6 +96,10 @@ WRONG = {
     ("--times", TIMES.replace("=6", "=-6")): "--times: train=-6 is not a time",
     ("--times", TIMES.replace("=6", "=nan")): "--times: train=nan is not a time",
     ("--times", TIMES.replace("=6", "=1e999999999")): "--times: train=1e999999999 is not a time",
+    (
+        "--times",
+        TIMES.replace("train", "trian"),
+    ): "schedule mspipe has no stage 'trian'; it has sample, features, memory, train, update; did you mean train?",
     ("--times", f"{TIMES},rest=1"): "schedule mspipe has no stage 'rest'; it has sample, features",
     ("--times", f"{TIMES},train=7"): "--times: train is given twice",
     ("--times", TIMES, "--schedule", "exact"): "schedule exact needs a time for patch",
@@ -106,7 +110,12 @@ WRONG = {
     ("--times", TIMES, "--schedule", "fixed"): "schedule fixed needs a staleness, as in --staleness 1",
     ("--times", TIMES, "--schedule", "serial", "--staleness", "1"): "schedule serial misses no update",
     ("--times", TIMES, "--staleness", "-1"): "staleness must be at least 0, not -1",
-    ("--times", TIMES, "--staleness", "few"): "Invalid value for '--staleness'",
+    (
+        "--times",
+        TIMES,
+        "--staleness",
+        "few",
+    ): "--staleness must be a whole number, not 'few'. See `mspipe-triton plan --help`.",
     (): "Missing option '--times'",
 }
 

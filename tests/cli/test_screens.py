@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 from collections.abc import Callable
@@ -12,14 +13,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from mspipe_triton.cli import screens
-from mspipe_triton.cli.screens import EvaluationScreen, TrainingScreen, split_table
+from mspipe_triton.cli.result_screen import split_table
+from mspipe_triton.cli.screens import EvaluationScreen, TrainingScreen, loss_line
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.iteration.session import Session
+from mspipe_triton.kernels.link.losses import event_losses
 from mspipe_triton.training.run_folder import RunFolder
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,6 +38,7 @@ class Terminal:
         console = Console(file=self.written, width=100, force_terminal=terminal, highlight=False, markup=False)
         monkeypatch.setattr(screens, "console", console)
         monkeypatch.setattr(screens, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(screens, "_MOVES", 0)
 
     def new(self) -> str:
         """Return what was written since the last call."""
@@ -71,7 +76,7 @@ def test_a_full_bar_stays_until_the_next_evaluation(monkeypatch: pytest.MonkeyPa
         terminal.now += 1
         screen.evaluation(split, events - 500, events)
     test = ["test | 500/700", "test | 700/700 200 events/s"]
-    assert terminal.frames() == ["val | 500/900", "val | 900/900 400 events/s", *test, *test]
+    assert terminal.frames() == ["validation | 500/900", "validation | 900/900 400 events/s", *test, *test]
     assert len(screen.progress.tasks) == 1
 
 
@@ -84,15 +89,65 @@ def test_at_most_ten_updates_per_second(monkeypatch: pytest.MonkeyPatch) -> None
     assert 15 <= len(terminal.frames()) <= 21, "in two seconds, with the first"
 
 
-def test_without_a_terminal_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_file_a_long_phase_has_a_line_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch, terminal=False)
     screen = EvaluationScreen()
-    for number in range(9):
-        terminal.now = number
-        screen.evaluation("val", 100, 900)
+    for split in ("val", "test"):
+        for _ in range(90):
+            screen.evaluation(split, 100, 9000)
+            terminal.now += 1
     screen.close()
-    assert terminal.new() == ""
+    assert terminal.new().splitlines() == [
+        "validation: 1,100 of 9,000 events", "validation: 4,100 of 9,000 events", "validation: 7,100 of 9,000 events",
+        "test: 1,100 of 9,000 events", "test: 4,100 of 9,000 events", "test: 7,100 of 9,000 events",
+    ]  # fmt: skip
     assert not screen.progress.tasks
+
+
+def test_in_a_file_short_phases_have_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch, terminal=False)
+    screen = EvaluationScreen()
+    for _ in range(18):
+        screen.evaluation("val", 100, 900)
+        terminal.now += 1
+    assert terminal.new() == ""
+
+
+def test_the_bar_says_that_loops_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, compiles = Terminal(monkeypatch), [True]
+    monkeypatch.setattr(screens, "compiling", lambda: compiles[0])
+    screen = EvaluationScreen()
+    screen.evaluation("test", 600, 23_622)
+    assert terminal.frames() == ["test | 600/23,622 compiling loops"]
+    compiles[0], terminal.now = False, 1
+    screen.evaluation("test", 600, 23_622)
+    assert terminal.frames() == ["test | 1,200/23,622 600 events/s"]
+    screen.close()
+
+
+def test_a_bar_moves_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screens, "console", Console(file=StringIO(), force_terminal=True))
+    assert EvaluationScreen().progress.live.auto_refresh
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "cross-entropy of an event plus a random negative,\n  1.386 for a model that guesses"),
+        ({"train_negatives": 4, "negative_kind": "historical"},
+         "cross-entropy of an event plus 4 historical negatives,\n  1.386 for a model that guesses"),
+        ({"loss": "softmax", "train_negatives": 10, "negative_kind": "mixed"},
+         "softmax of an event among 10 mixed negatives, weighted,\n  6.215 for a model that guesses"),
+    ],
+)  # fmt: skip
+def test_the_loss_is_said_as_what_it_is(settings: dict[str, Any], line: str) -> None:
+    assert loss_line(TrainConfig(**settings), 500) == line  # ln 500 = 6.215
+
+
+def test_a_model_that_guesses_has_the_loss_that_the_screen_says() -> None:
+    assert event_losses(torch.zeros(4, 2), None).tolist() == pytest.approx([1.3863, 1.3863], abs=1e-4)
+    weights = torch.full((2, 3), math.log(499 / 3))
+    assert event_losses(torch.zeros(4, 2), weights).tolist() == pytest.approx([6.2146, 6.2146], abs=1e-4)
 
 
 def epoch(number: int) -> dict[str, Any]:
@@ -107,21 +162,21 @@ def test_the_screen_of_training(small_stream: EventStream, monkeypatch: pytest.M
     screen = TrainingScreen()
     screen.start(session, RunFolder(Path("run")))
     text = terminal.new()
-    assert "1 iteration per epoch, schedule" in text.replace("\n", " ")
-    assert "Loss bce with 1 random negative per event, with features of pairs" in text
+    assert "Each epoch: 1 iteration, schedule " in text
+    assert ", with features of pairs\nTraining loss: cross-entropy of an event plus a random negative,\n" in text
     assert "epoch 1/2" in text
     for number in (1, 2):
         terminal.now += 1
         screen.batch(number, 840, 0.5)
         bars = terminal.frames()
-        assert bars == [f"epoch {number}/2 | {number * 840:,}/1,680 840 events/s loss 0.5000"]
+        assert bars == [f"epoch {number}/2 | {number * 840:,}/1,680 840 events/s, loss 0.5000"]
         screen.evaluation("val", 100, 180)
         terminal.now += 1
         screen.evaluation("val", 80, 180)
-        assert terminal.frames() == ["val | 100/180", "val | 180/180 80 events/s"]
+        assert terminal.frames() == ["validation | 100/180", "validation | 180/180 80 events/s"]
         screen.epoch(epoch(number))
         text = terminal.new()
-        assert f"epoch {number}/2: loss 0.5000, val AP 0.7500, 840 events/s, 1.0 s" in text
+        assert f"epoch {number}/2: training loss 0.5000, val AP 0.7500, 840 events/s, 1.0 s" in text
         assert "epoch 2/2" in text, "after epoch 1 the bar of the next one"
     screen.close()
 
@@ -135,7 +190,7 @@ def test_a_resumed_run_continues_its_bar(small_stream: EventStream, monkeypatch:
     screen.batch(3, 420, 0.5)
     terminal.now = 0.5
     screen.batch(3, 420, 0.5)
-    assert terminal.frames() == ["epoch 3/4 | 1,680/3,360", "epoch 3/4 | 2,520/3,360 1,680 events/s loss 0.5000"]
+    assert terminal.frames() == ["epoch 3/4 | 1,680/3,360", "epoch 3/4 | 2,520/3,360 1,680 events/s, loss 0.5000"]
     screen.close()
 
 
@@ -148,7 +203,8 @@ def test_baselines_fit_a_terminal_of_80_columns() -> None:
     lines = terminal.file.getvalue().splitlines()
     labels = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
     assert labels == ["test", "test, unseen (1,234)", "baselines on test", *NAMES.values()]
-    assert {line.count("0.5000") for line in lines[-5:-1]} == {3}
+    rows = [line for line in lines if any(f"│ {name} " in line for name in NAMES.values())]
+    assert [row.count("0.5000") for row in rows] == [3, 3, 3, 3]
 
 
 def test_candidates_of_a_protocol_and_its_second_view_are_named() -> None:
@@ -170,7 +226,7 @@ def test_commands_show_each_note_once(tmp_path: Path, command: Command) -> None:
     notes = json.loads(done.stdout)["notes"]
     assert len(notes) >= 2
     printed = " ".join(done.stderr.split())
-    assert "2 iterations per epoch, " in printed[: printed.index("epoch 1/1")]
+    assert "Each epoch: 2 iterations, " in printed[: printed.index("epoch 1/1")]
     table, *lines = printed.split(" Note: ")
     assert "EdgeBank" in table
     assert lines == notes
@@ -188,5 +244,5 @@ def test_a_run_that_ended_before_its_validation_resumes(tmp_path: Path, command:
     metrics.write_text("".join(f"{line}\n" for line in lines if "event" in json.loads(line)))
     resumed = command("train", "--out", "run", "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
-    assert "epoch 1/1: loss" in resumed.stderr
+    assert "epoch 1/1: training loss" in resumed.stderr
     assert json.loads(resumed.stdout)["test"] == json.loads(whole.stdout)["test"]

@@ -176,7 +176,7 @@ def test_rank_and_ids(run: Path, command: Command, tmp_path: Path) -> None:
     for arguments, line in lines.items():
         assert refusal(command("rank", "run", *arguments)) == line
     for arguments in (("--src", "u1", "--top", "few"), (), ("--src", "u1", "--mode", "cached")):
-        assert refusal(command("rank", "run", *arguments)).endswith("See --help.")
+        assert refusal(command("rank", "run", *arguments)).endswith("See `mspipe-triton rank --help`.")
     answer = json.loads(done(command("rank", "run", "--src", "zoe", "--new", "--json")).stdout)
     assert (answer["src"], len(answer["top"])) == ("zoe", 4)
     done(command("data", "generate", "events.csv", "--events", "300", "--users", "9", "--items", "10"))

@@ -66,7 +66,7 @@ def test_what_roles_say(tmp_path: Path) -> None:
         ("t,src,t\n1,2,3\n", "dst=src", "no column for src"),
         ("src,dst,t\n1,2,3\n", "dst=src,src=src", "column 'src' is both dst and src; use --columns dst=NAME"),
         ("src,dst,t\n1,2,3\n", "t=T2",
-         r"column 'T2' \(t\) is missing from the header: src, dst, t; use --columns t=NAME"),
+         r"column 'T2' \(t\) is missing from the header: src, dst, t; use --columns t=t"),
         ("1,2,3\n4,5,6\n", "", "the first line is data, not a header: 1, 2, 3; use --no-header$"),
         ("a,2,3\nb,5,6\n", "src=a,dst=2,t=3", "the first line is data, not a header: a, 2, 3; use --no-header$"),
         ("a,b,4.0,1500000000\nc,d,5.0,1500000001\n", "", ".*; use --no-header --columns src=1,dst=2,t=4$"),

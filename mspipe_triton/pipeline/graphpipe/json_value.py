@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mspipe_triton.errors import InputError
+from mspipe_triton.files import close_file
 
 Result = TypeVar("Result")
 LARGEST = 10**30  # beyond any size or time; products of a few such numbers are still floats
@@ -127,7 +128,7 @@ def read_json(path: Path, content: str, fix: str) -> JsonValue:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; name the file of {content}, or {fix}") from error
+        raise InputError(f"{path}: no such file; name the file of {content}, or {fix}{close_file(path)}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); name the file of {content}, or {fix}") from error
     if not data.strip():

@@ -132,6 +132,23 @@ def results(name: str, size: int, dtype: torch.dtype) -> Tensors:
     return tensors | dict(zip(leaves, gradients, strict=True))
 
 
+def test_compiling_is_true_while_torch_compiles(fused: None) -> None:
+    states = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        states.append(fusion.compiling())
+        return graph.forward
+
+    fusion._watch_compilations()
+    fusion._watch_compilations()
+    assert not fusion.compiling()
+    function = torch.compile(lambda x: x + 1, backend=backend)
+    assert function(torch.ones(3)).tolist() == [2, 2, 2]
+    assert states == [True]
+    assert not fusion.compiling()
+    assert torch._dynamo.callback.callback_handler.start_callbacks.count(fusion._compilation_started) == 1
+
+
 @pytest.mark.parametrize("name", ["memory_gru", pytest.param("temporal_attention", marks=pytest.mark.slow)])
 def test_compiled_equals_eager(name: str, fused: None, derived: Derived) -> None:
     seconds = fusion.compile_seconds()

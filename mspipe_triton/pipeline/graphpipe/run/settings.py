@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 
 from mspipe_triton.choices import check_settings, setting
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, suggestion
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
@@ -40,4 +40,7 @@ def check_optimizer(name: str) -> None:
         ConfigError: it is neither.
     """
     if ":" not in name and name not in OPTIMIZERS:
-        raise ConfigError(f"--optimizer {name!r} is not one of {', '.join(OPTIMIZERS)}; use one, or module:attribute")
+        raise ConfigError(
+            f"--optimizer {name!r} is not one of {', '.join(OPTIMIZERS)}; use one, or module:attribute"
+            f"{suggestion(name, OPTIMIZERS)}"
+        )
