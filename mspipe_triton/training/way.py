@@ -20,7 +20,7 @@ from mspipe_triton.kernels.runtime.fusion import compile_seconds
 from mspipe_triton.pipeline.engine import PATIENCE
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned
-from mspipe_triton.pipeline.timeline import Timeline
+from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
 
@@ -49,7 +49,7 @@ class Watch:
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
-        timeline: called after each epoch in stages, with typical iterations.
+        recorder: keeps the stages of the latest iterations; None to keep none.
     """
 
     note: Callable[[str], None] = silent
@@ -58,7 +58,7 @@ class Watch:
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
-    timeline: Callable[[Timeline], None] = silent
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True)
