@@ -1,16 +1,18 @@
-"""Timelines: the measured stages of a few typical iterations, cut out of the middle of an epoch."""
+"""Timelines: the measured stages of a few typical iterations, cut out of an epoch."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.pipeline.flight import Span
 
 ITERATIONS = 6
-_RECORDED = 64  # iterations from which the typical ones are chosen
+_RECORDED = 72  # iterations that are kept
+_DRAINING = 12  # of them that may lack others ahead of them
 _ANCHORS = ("train", "forward")
 
 
@@ -67,22 +69,27 @@ class Timeline:
         return asdict(self)
 
 
-@dataclass
-class RecordedTimes(StageTimes):
-    """Stage times of an epoch that also keep the spans of its middle iterations.
+class Recorder:
+    """Keep the spans of the latest iterations of an epoch, from which its timeline is cut.
 
-    Args:
-        total: the epoch's number of iterations.
+    An epoch ends while the pipeline drains, so the timeline leaves the last iterations out.
     """
 
-    total: int = 0
-    recorded: list[Sequence[Span]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._recorded = deque[Sequence[Span]](maxlen=_RECORDED)
 
-    def add(self, spans: Sequence[Span]) -> None:
-        """Count an iteration."""
-        super().add(spans)
-        if abs(2 * self.iterations - self.total) <= _RECORDED:
-            self.recorded.append(spans)
+    def add(self, epoch: int, spans: Sequence[Span]) -> None:
+        """Add the spans of one iteration; those of other epochs are dropped."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._recorded.clear()
+        self._recorded.append(spans)
+
+    def timeline(self) -> Timeline | None:
+        """Return the timeline of the latest epoch; None if too few iterations follow each other."""
+        recorded = list(self._recorded)
+        return Timeline.of(self.epoch, recorded[: len(recorded) - min(_DRAINING, len(recorded) // 4)])
 
 
 def _starts(recorded: Sequence[Sequence[Span]]) -> list[float]:

@@ -73,7 +73,8 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
         # A run that failed in its first epoch leaves only these files, which a new run may overwrite or remove.
-        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, folder.log, *folder._derived())}
+        resets = (folder.config, folder.data, folder.nodes, folder.metrics, folder.report, folder.log)
+        leftovers = {each.name for each in resets}
         leftovers |= {each.name for each in path.glob(TEMPORARY)}
         if path.exists() and {inside.name for inside in path.iterdir()} - (leftovers if folder._marked() else set()):
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
@@ -153,8 +154,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(config)
-            temporaries = self.path.glob(TEMPORARY)
-            for leftover in (self.nodes, self.data, *self._derived(), *temporaries, *self.log.glob(LOGS)):
+            temporaries, logs = self.path.glob(TEMPORARY), self.log.glob(LOGS)
+            for leftover in (self.metrics, self.nodes, self.data, self.report, *temporaries, *logs):
                 leftover.unlink(missing_ok=True)
             past = digest(Path(config.data.history)) if config.data.history else ""
             facts = {**record(stream, contents, scale), "past_model": past}
@@ -251,10 +252,6 @@ class RunFolder:
         text = config.to_toml()
         with atomic_file(self.config) as temporary:
             temporary.write_text(f"{_MARK}{_digest(text.encode())}\n{text}", encoding="utf-8")
-
-    def _derived(self) -> tuple[Path, ...]:
-        """Return the files that training adds to before an epoch is complete, and the page about them."""
-        return self.metrics, self.timeline, self.report
 
     def _marked(self) -> bool:
         """Return True if a run wrote config.toml, and nobody has changed it since."""

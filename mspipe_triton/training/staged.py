@@ -20,7 +20,6 @@ from mspipe_triton.pipeline.engine import Engine, run_serial
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
 from mspipe_triton.pipeline.schedules import RESOURCES
-from mspipe_triton.pipeline.timeline import RecordedTimes, Timeline
 from mspipe_triton.training.way import UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
 
 _COMPUTE = RESOURCES["train"]
@@ -63,6 +62,8 @@ class Staged(Way):
             times.add(spans)
             if trace is not None:
                 trace.add(epoch, spans)
+            if self.watch.recorder is not None:
+                self.watch.recorder.add(epoch, spans)
             change = self.planner.observe(spans)
             if change is not None:
                 if engine is not None:
@@ -84,12 +85,7 @@ class Staged(Way):
         self, epoch: int, progress: Progress = silent, check: Callable[[], None] = silent, stop: int | None = None
     ) -> Epoch:
         """See `Way`."""
-        events = self.session.training_events if stop is None else stop
-        times, losses, staleness = (
-            RecordedTimes(total=-(-events // self.session.size)),
-            list[torch.Tensor](),
-            Counter[str](),
-        )
+        times, losses, staleness = StageTimes(), list[torch.Tensor](), Counter[str]()
         self._begin(epoch)
         items, traffic, start = self.training_batches(epoch, stop), self.traffic(), running_clock()
         with closing(self.run(items, epoch, times)) as results:
@@ -102,11 +98,7 @@ class Staged(Way):
                 progress(epoch, work.batch.stop - work.batch.start, loss)
         facts = {"stage_seconds": times.per_iteration(), "staleness_measured": dict(sorted(staleness.items()))}
         exchange = self.exchanged(traffic, len(losses))
-        result = Epoch(torch.stack(losses), running_clock() - start, {**facts, **exchange})
-        timeline = Timeline.of(epoch, times.recorded)
-        if timeline is not None:
-            self.watch.timeline(timeline)
-        return result
+        return Epoch(torch.stack(losses), running_clock() - start, {**facts, **exchange})
 
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
         """See `Way`."""

@@ -27,6 +27,7 @@ from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.slow_link import link_notes
+from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
@@ -136,9 +137,9 @@ class _Run:
         stage_seconds = {} if tuned is None else tuned.stage_seconds
         self.first = session.ranks.first
         replanned, rethreaded = (self._replanned, self._rethreaded) if self.first else (silent, silent)
-        timeline = folder.write_timeline if self.first else silent
+        self.recorder = Recorder()
         watch = Watch(
-            observer.note, replanned, observer.evaluation, rethreaded, trace, stage_seconds, timeline=timeline,
+            observer.note, replanned, observer.evaluation, rethreaded, trace, stage_seconds, recorder=self.recorder,
             since=since,
         )  # fmt: skip
         self.way = carry_out(session, watch)
@@ -215,11 +216,14 @@ class _Run:
             self.observer.epoch(metrics)
 
     def _record(self, metrics: dict[str, Any], best: bool) -> None:
-        """Write an epoch's metrics, and copy its checkpoint if it is the best so far."""
+        """Write an epoch's metrics and timeline, and copy its checkpoint if it is the best so far."""
         if best:
             forget(self.folder.path)  # a model of an epoch that is no longer the best
             with atomic_file(self.folder.best) as temporary:
                 shutil.copyfile(self.folder.last, temporary)
+        timeline = self.recorder.timeline()
+        if timeline is not None:
+            self.folder.write_timeline(timeline)
         self.folder.append_metrics(metrics)
 
     def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.engine import PATIENCE
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned
-from mspipe_triton.pipeline.timeline import Timeline
+from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.threads import contention_of
@@ -54,7 +54,7 @@ class Watch:
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
-        timeline: called after each epoch in stages, with typical iterations.
+        recorder: keeps the stages of the latest iterations; None to keep none.
         since: a reading before the session was created; None reads when the way is created.
     """
 
@@ -65,7 +65,7 @@ class Watch:
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
-    timeline: Callable[[Timeline], None] = silent
+    recorder: Recorder | None = None
     since: Usage | None = None
 
 

@@ -1,4 +1,4 @@
-"""Timelines: which iterations are cut out, and what is recorded of an epoch."""
+"""Timelines: which iterations are cut out, and what is recorded of an epoch's end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from mspipe_triton.pipeline.flight import Span
-from mspipe_triton.pipeline.timeline import RecordedTimes, Timeline
+from mspipe_triton.pipeline.timeline import Recorder, Timeline
 
 
 def iteration(number: int, start: float, length: float, ahead: float = 0.0) -> list[Span]:
@@ -69,12 +69,20 @@ def test_a_timeline_survives_json() -> None:
         Timeline.read({"spans": [], "other": 1})
 
 
-@pytest.mark.parametrize(("total", "first", "last"), [(5, 0, 4), (64, 0, 63), (1000, 467, 531)])
-def test_the_middle_of_an_epoch_is_recorded(total: int, first: int, last: int) -> None:
-    times = RecordedTimes(total=total)
-    for number in range(total):
-        times.add(iteration(number, 2.0 * number, 1.0))
-    assert times.recorded[0][0].iteration == first
-    assert times.recorded[-1][0].iteration == last
-    assert times.iterations == total
-    assert times.per_iteration() == pytest.approx({"sample": 0.5, "train": 1.0})
+@pytest.mark.parametrize(("total", "first", "last"), [(3, 0, 2), (9, 0, 6), (1000, 928, 987)])
+def test_the_end_of_an_epoch_is_left_out(total: int, first: int, last: int) -> None:
+    recorder = Recorder()
+    for number, spans in enumerate(epoch([1.0] * 5, 0.0)):  # of an epoch before
+        recorder.add(1, spans)
+        assert (recorder.timeline() is None) == (number == 0)
+    for spans in epoch([1.0] * total, 0.0):
+        recorder.add(2, spans)
+    timeline = recorder.timeline()
+    assert timeline is not None
+    assert timeline.epoch == 2
+    assert timeline.iterations == min(6, last - first)
+    assert {span.iteration for span in timeline.spans} <= set(range(first, last + 1))
+
+
+def test_nothing_is_recorded_in_a_run_without_stages() -> None:
+    assert Recorder().timeline() is None
