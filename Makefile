@@ -25,7 +25,7 @@ train: install
 	$(BIN)/mspipe-triton train $(or $(DATA),synthetic) --model tgn $(ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
 
 test-all: install-dev
 	$(BIN)/python -m pytest
