@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,10 +12,10 @@ from rich.text import Text
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # names may look like markup
 
 
-def titled(title: str, table: Table, *lines: str) -> Group:
-    """Return a table with its title above, and lines below that are wider than it may be."""
-    below = [Text(line, style="dim") for line in lines]
-    return Group(Text(title, style="bold"), table, *below)
+def titled(title: str, table: Table, *lines: str, legend: Sequence[str] = ()) -> Group:
+    """Return a table with its title above, and below it lines on the whole and a legend, which may be wider."""
+    blank = [""] if lines and legend else []
+    return Group(Text(title, style="bold"), table, *lines, *blank, *(Text(line, style="dim") for line in legend))
 
 
 def facts_table(title: str, facts: dict[str, Any]) -> Group:

@@ -86,8 +86,10 @@ def _stages(result: RunResult) -> Group:
     return titled(
         "Stages: planned / measured",
         table,
-        "forward, backward: ms per micro-batch, medians; MB: memory per device;",
-        "held: micro-batches in flight; on: devices.",
+        legend=(
+            "forward, backward: ms per micro-batch, medians; MB: memory per device;",
+            "held: micro-batches in flight; on: devices.",
+        ),
     )
 
 

@@ -65,9 +65,11 @@ def _stages(plan: PipelinePlan) -> Group:
     return titled(
         "Stages of the plan",
         table,
-        "after: waits for outputs; joins: for forward passes alone;",
-        "on: devices; batch: samples per pass; held: micro-batches in flight;",
-        "GB: memory per device; ms: per sample, of the stage alone.",
+        legend=(
+            "after: waits for outputs; joins: for forward passes alone;",
+            "on: devices; batch: samples per pass; held: micro-batches in flight;",
+            "GB: memory per device; ms: per sample, of the stage alone.",
+        ),
     )
 
 

@@ -26,15 +26,14 @@ def result_table(result: dict[str, Any]) -> Group:
         *([", ".join(more)] if more else []),
         f"peak memory {result['peak_rss_mb']:,.0f} MiB, compiling {result['compile_seconds']:.1f} s, "
         f"evaluation {result['evaluation_seconds']:.1f} s",
-        "",
-        *_legend(splits),
+        legend=_legend(splits),
     )
 
 
 def split_table(split: str, metrics: dict[str, Any], run: str) -> Group:
     """Table of `evaluate`."""
     splits = {split: metrics}
-    return titled(f"{run}, best epoch", _scores(splits), *_legend(splits))
+    return titled(f"{run}, best epoch", _scores(splits), legend=_legend(splits))
 
 
 def _scores(splits: dict[str, dict[str, Any]]) -> Table:
@@ -69,6 +68,7 @@ def _legend(splits: dict[str, dict[str, Any]]) -> list[str]:
     parts, has = list(splits.values()), {name for metrics in splits.values() for name in metrics}
     lines = [
         "AP, AUC: how well events are told from random ones; chance 0.5, perfect 1.",
+        "AP by batch: the mean over batches, as papers report it.",
         f"MRR of {_ranked(splits):,}: mean of 1/rank of the true destination among so many.",
     ]
     lines += [f"candidates of the MRR: {each}" for each in {part["origin"]: 0 for part in parts if "origin" in part}]

@@ -27,7 +27,7 @@ _NAMES = {"val": "validation"}
 
 
 class Facts(ProgressColumn):
-    """What a bar tells besides its numbers: that loops are being compiled, while they are."""
+    """Column of a bar for the speed and the loss, or for the fact that loops are being compiled."""
 
     def render(self, task: Task) -> Text:
         """Return the facts of the moment."""

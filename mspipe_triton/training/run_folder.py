@@ -112,10 +112,10 @@ class RunFolder:
             RunFolderError: with every setting that differs.
         """
         form = {name: getattr(saved.data, name) for name in ("bipartite", "one_kind", "raw_features")}
-        other = ("data", form) if continued else ("train", vars(saved.train))
+        other = form if continued else vars(saved.train)
         differences = [
-            f"{section}.{name} ({_display(there)} there, {_display(settings[name])} here)"
-            for section, values in (("model", vars(saved.model.resolved())), other)
+            f"--{name.replace('_', '-')} ({_display(there)} there, {_display(settings[name])} here)"
+            for values in (vars(saved.model.resolved()), other)
             for name, there in values.items()
             if name not in FREE and settings.get(name) not in (None, there)
         ]

@@ -46,11 +46,11 @@ def test_a_run_resumes_by_its_folder_alone(run: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("flags", "difference"),
     [
-        (("--lr", "0.5"), "train.lr (0.001 there, 0.5 here)"),
-        (("--model", "jodie"), "model.model (tgn there, jodie here)"),
-        (("--dim", "7"), "model.dim (8 there, 7 here)"),
-        (("--batch-size", "50", "--seed", "3"), "train.batch_size (100 there, 50 here), train.seed (0 there, 3 here)"),
-        (("--config", "other.toml"), "train.lr (0.001 there, 0.25 here)"),
+        (("--lr", "0.5"), "--lr (0.001 there, 0.5 here)"),
+        (("--model", "jodie"), "--model (tgn there, jodie here)"),
+        (("--dim", "7"), "--dim (8 there, 7 here)"),
+        (("--batch-size", "50", "--seed", "3"), "--batch-size (100 there, 50 here), --seed (0 there, 3 here)"),
+        (("--config", "other.toml"), "--lr (0.001 there, 0.25 here)"),
     ],
     ids=" ".join,
 )
@@ -74,14 +74,14 @@ def test_a_config_file_with_resume_names_only_what_it_holds(run: Path, tmp_path:
 
 def test_a_recipe_with_resume_names_its_settings(run: Path, tmp_path: Path, command: Command) -> None:
     line = refusal(command("train", "--out", "run", "--resume", "--recipe", "ranking"))
-    assert "train.loss (bce there, softmax here), train.train_negatives (1 there, 10 here)" in line
+    assert "--loss (bce there, softmax here), --train-negatives (1 there, 10 here)" in line
     assert "no-such" in refusal(command("train", "--out", "run", "--resume", "--recipe", "no-such"))
     few = ("--recipe", "ranking", "--batch-size", "100", "--dim", "8", "--fanout", "3", "--threads", "1")
     done = command("train", "events.csv", *few, "--out", "other", "--deterministic")
     assert done.returncode == 0, done.stderr
     same = command("train", "--out", "other", "--resume", "--recipe", "ranking", "--batch-size", "100", "--json")
     assert json.loads(same.stdout)["epochs"] == 2
-    assert "train.batch_size (100 there, 200 here)" in refusal(
+    assert "--batch-size (100 there, 200 here)" in refusal(
         command("train", "--out", "other", "--resume", "--recipe", "ranking")
     )
 

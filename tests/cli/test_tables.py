@@ -77,10 +77,10 @@ def ranking() -> Any:
     return ranking_table([(f"a product {number}", 12.3456) for number in range(9)], predictor)
 
 
-def pipeline(model: str, mixed: bool = False) -> Any:
+def pipeline(model: str, devices: int) -> Any:
     kind = ACCELERATORS["v100"]
-    problem = Problem(MODELS[model](kind), kind.cluster(8), 128, 4, None)
-    return plan_screen(plan_model(problem, "1f1b", None, mixed))
+    problem = Problem(MODELS[model](kind), kind.cluster(devices), 128, 4, None)
+    return plan_screen(plan_model(problem, "1f1b", None, False))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def pipeline(model: str, mixed: bool = False) -> Any:
         long_plan,
         ranking,
         lambda: consoles.facts_table("This machine", {"device": "cpu", "node_state_mib": Fraction(1, 3)}),
-        lambda: pipeline("two-branch"),
+        lambda: pipeline("two-branch", 8),
     ],
     ids=["result", "test", "val", "serial", "mspipe", "exact", "ranking", "facts", "graphpipe"],
 )
@@ -106,7 +106,7 @@ def test_a_table_of_80_columns_is_that_of_a_wide_screen(make: Callable[[], Any])
 
 
 def test_words_of_long_pipelines_stay_whole() -> None:
-    text = "\n".join(printed(pipeline("candle-uno"), 80))
+    text = "\n".join(printed(pipeline("mmt", 4), 80))
     assert max(map(len, text.splitlines())) <= 80
     assert "on: devices; batch: samples per pass; held: micro-batches in flight;" in text
 

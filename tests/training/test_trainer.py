@@ -127,7 +127,7 @@ def test_resuming_between_checkpoint_and_validation(small_stream: EventStream, t
 
 def test_resuming_needs_the_same_run(small_stream: EventStream, tmp_path: Path) -> None:
     train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
-    with pytest.raises(RunFolderError, match=r"another train.lr \(0.001 there, 0.5 here\)"):
+    with pytest.raises(RunFolderError, match=r"another --lr \(0.001 there, 0.5 here\)"):
         train(config(lr=0.5), small_stream, out=str(tmp_path / "run"), resume=True)
     with pytest.raises(RunFolderError, match="no such folder; --resume needs that of a run"):
         train(config(), small_stream, out=str(tmp_path / "none"), resume=True)
