@@ -36,15 +36,8 @@ class LearningRate:
 
     def at(self, epoch: int, index: int) -> float:
         """Return the rate of iteration `index` of an epoch; epochs count from 1, iterations from 0."""
-        train = self.train
-        if not self.changes:
-            return train.lr
-        number, total = (epoch - 1) * self.iterations + index, train.epochs * self.iterations
-        rate = train.lr * min(1.0, (number + 1) / max(1, train.warmup))
-        if train.lr_schedule == "cosine" and number >= train.warmup:
-            progress = (number - train.warmup) / max(1, total - train.warmup)
-            rate *= (1 + math.cos(math.pi * min(1.0, progress))) / 2
-        return float(torch.tensor(rate * 0.5**self.halvings, dtype=torch.float32))
+        rate = self._rate(epoch, index)
+        return float(torch.tensor(rate, dtype=torch.float32)) if self.changes else rate
 
     def set(self, optimizer: torch.optim.Optimizer, epoch: int, index: int) -> None:
         """Set the optimiser's rate for an iteration, without waiting for the device."""
@@ -54,4 +47,15 @@ class LearningRate:
 
     def of_epoch(self, epoch: int) -> torch.Tensor:
         """Return the rates [iterations] of an epoch, float32 on the host."""
-        return torch.tensor([self.at(epoch, index) for index in range(self.iterations)], dtype=torch.float32)
+        return torch.tensor([self._rate(epoch, index) for index in range(self.iterations)], dtype=torch.float32)
+
+    def _rate(self, epoch: int, index: int) -> float:
+        """Return the rate of an iteration before it is rounded."""
+        train, number = self.train, (epoch - 1) * self.iterations + index
+        rate = train.lr * 0.5**self.halvings
+        if number < train.warmup:
+            return rate * (number + 1) / train.warmup
+        if train.lr_schedule == "cosine":
+            progress = (number - train.warmup) / max(1, train.epochs * self.iterations - train.warmup)
+            rate *= (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        return rate

@@ -12,7 +12,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.errors import ConfigError, TrainingError
 from mspipe_triton.training import logs
-from mspipe_triton.training.observer import Observer
+from mspipe_triton.training.observer import Observer, Observers
 from mspipe_triton.training.trainer import train
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -99,6 +99,13 @@ def test_a_run_that_failed_in_its_first_epoch_leaves_no_points(tmp_path: Path) -
     train(config(epochs=1, batch_size=100), stream(), str(tmp_path / "run"))
     assert [step for step, _ in points(tmp_path / "run")["epoch/loss"]] == [3]
     assert not (tmp_path / "run" / "tensorboard" / "events.out.tfevents.1").exists()
+
+
+def test_several_observers_get_every_call() -> None:
+    """A callback that the composite does not pass on would be lost."""
+    calls = {name for name, value in vars(Observer).items() if callable(value)}
+    assert {"batch", "end"} <= calls
+    assert calls == {name for name in vars(Observers) if not name.startswith("_")}
 
 
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
