@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -61,7 +62,7 @@ class Staged(Way):
     """Epochs in stages under the run's schedule; a loss that is not finite ends the epoch at once.
 
     A serial run that has a single thread, because other processes use the cores, goes on as `prefetch` meanwhile, which
-    computes the same. Its two threads get more CPU time beside them than one, and none spins.
+    computes the same. Its threads get more CPU time beside them than a single one, and none spins.
     """
 
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
@@ -75,6 +76,7 @@ class Staged(Way):
         )  # fmt: skip
         self.crowded_planner = OnlinePlanner("prefetch", depth=settings.prefetch)
         self.announced: Plan | None = None
+        self.warm = False  # loops are compiled in the first iteration, on one thread
         others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]
         make_lanes = serial_lanes if self.schedule == "serial" else lanes
         self.lanes = make_lanes(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
@@ -83,24 +85,27 @@ class Staged(Way):
     @property
     def gives_way(self) -> bool:
         """True while a serial run has one thread beside other processes, and its stages overlap."""
-        contention = self.contention
-        return self.schedule == "serial" and self.session.ranks.alone and contention.threads == 1 < contention.most
+        alone = self.schedule == "serial" and self.session.ranks.alone
+        return alone and self.warm and self.contention.threads == 1 < self.contention.most
 
     def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Work]:
         """Train on batches; yield each finished iteration, in order, and add its stage times to `times`."""
         source, first = iter(items), 0
         while True:
             gives_way = self.gives_way
-            gate = Gate(source, lambda before=gives_way: self.gives_way == before)
-            yield from self._overlapped_or_not(gate, epoch, times, first, gives_way)
+            gate = Gate(source, partial(self._goes_on, gives_way))
+            yield from self._run_until(gate, epoch, times, first, gives_way)
             if gate.ended:
                 return
             first += gate.count
 
-    def _overlapped_or_not(
+    def _goes_on(self, gives_way: bool) -> bool:
+        return self.gives_way == gives_way
+
+    def _run_until(
         self, items: Gate[Batch], epoch: int, times: StageTimes, first: int, gives_way: bool
     ) -> Generator[Work]:
-        """Train on batches in one way, of which the first is iteration `first` of the epoch; see `run`."""
+        """Train as `run` does until the gate closes; its first batch is iteration `first` of the epoch."""
         planner, lanes_now = (self.crowded_planner, self.crowded_lanes) if gives_way else (self.planner, self.lanes)
         plan, trace = planner.plan, self.watch.trace
         if plan != self.announced:
@@ -111,6 +116,7 @@ class Staged(Way):
         engine: Engine | None = None
 
         def observe(spans: list[Span]) -> None:
+            self.warm = True
             spans = [replace(span, iteration=first + span.iteration) for span in spans] if first else spans
             times.add(spans)
             if trace is not None:

@@ -146,8 +146,12 @@ class _Run:
         stage_seconds = {} if tuned is None else tuned.stage_seconds
         self.first = session.ranks.first
         replanned, rethreaded = (self._replanned, self._rethreaded) if self.first else (silent, silent)
-        watch = Watch(observer.note, replanned, observer.evaluation, rethreaded, trace, stage_seconds, since=since)
-        self.way = carry_out(session, watch)
+        self.way = carry_out(
+            session,
+            Watch(
+                observer.note, replanned, observer.evaluation, trace, stage_seconds, since=since, rethreaded=rethreaded
+            ),
+        )
         self.contents = contents
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
