@@ -108,8 +108,8 @@ def lines_of(out: Path, event: str) -> list[dict[str, Any]]:
 
 
 def crowd(reading: int) -> float:
-    """Others use a core from the middle of the first epoch to that of the second."""
-    return 1.0 if 5 <= reading < 15 else 0.0
+    """Others use a core for some time in the first epoch."""
+    return 1.0 if 5 <= reading < 10 else 0.0
 
 
 @pytest.mark.parametrize("way", ["serial", "exact", "resident"])
