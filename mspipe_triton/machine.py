@@ -103,36 +103,39 @@ def _relatives() -> Iterator[float]:
     """Yield the CPU seconds of each living relative, with those of its children that have ended."""
     this = os.getpid()
     top = this if local_ranks() == 1 else os.getppid()
-    for process in {top, *_descendants(top)} - {this}:
-        fields = _fields(process)
-        if fields:
-            yield sum(map(int, fields[11:15])) / _ticks()
-
-
-def _descendants(process: int) -> set[int]:
-    """Return the numbers of a process's children, of their children, and so on."""
+    table = _processes()
     children: dict[int, list[int]] = {}
-    if not (PROC / "self" / "stat").exists():
-        return set()
-    for entry in os.listdir(PROC):
-        fields = _fields(int(entry)) if entry.isdigit() else []
-        if fields:
-            children.setdefault(int(fields[1]), []).append(int(entry))
-    result, ahead = set[int](), [process]
+    for process, (parent, _) in table.items():
+        children.setdefault(parent, []).append(process)
+    relatives, ahead = set[int](), [top]
     while ahead:
-        new = set(children.get(ahead.pop(), ())) - result
-        result |= new
-        ahead += new
+        process = ahead.pop()
+        if process not in relatives:
+            relatives.add(process)
+            ahead += children.get(process, ())
+    yield from (table[process][1] for process in relatives - {this} if process in table)
+
+
+def _processes() -> dict[int, tuple[int, float]]:
+    """Return the parent of every process, and its CPU seconds with those of its children that have ended."""
+    result, ticks, folder = dict[int, tuple[int, float]](), _ticks(), str(PROC)
+    if not os.path.isdir(folder):
+        return result
+    for entry in os.listdir(folder):
+        if not entry.isdigit():
+            continue
+        try:
+            file = os.open(f"{folder}/{entry}/stat", os.O_RDONLY)
+        except OSError:  # it has ended
+            continue
+        try:
+            fields = os.read(file, 1024).rpartition(b")")[2].split()  # after the name: state, parent, and so on
+        except OSError:
+            continue
+        finally:
+            os.close(file)
+        result[int(entry)] = (int(fields[1]), sum(map(int, fields[11:15])) / ticks)
     return result
-
-
-def _fields(process: int) -> list[str]:
-    """Return the fields of a process's `stat` after its name, or none if it has ended: state, parent, and so on."""
-    try:
-        text = (PROC / str(process) / "stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
 
 
 def _ticks() -> int:

@@ -26,7 +26,7 @@ class HostLane(Lane):
         self.most, self.threads, self.compiled = threads, threads, compiled
 
     def limit(self, threads: int) -> None:
-        """Compute with at most so many torch threads from the next stage on."""
+        """See `Lane`; they are torch's."""
         self.threads = min(self.most, threads)
 
     def open(self) -> None:

@@ -14,10 +14,10 @@ WINDOW = 0.2  # seconds between readings, at least: the system counts CPU time i
 PATIENCE = 2.0  # seconds that cores must be free before a run uses them again
 LONGEST = 300.0  # the same, if they never are for long
 UNSEEN = 10.0  # the same, at first, if only an attempt can tell
-_COST = 100  # a reading may take a hundredth of the time
+_COST = 200  # a reading may take half a hundredth of the time
 _TOLERANCE = 0.35  # cores that others may use without a run using fewer threads
 _SPINNING = 0.85  # use of its threads' cores below which a run has waited for cores
-_SOON = 5.0  # seconds in which a return to more threads was too early
+_SOON = 5.0  # seconds after which a return to more threads was not too early
 _FELT = 1.0  # seconds of contention before a line says so
 _LINES = 6
 
@@ -164,7 +164,7 @@ class Contention:
         line = ""
         if not self.said and self.felt >= _FELT and (self.fixed or self.threads < self.most):
             line = self._line()
-        elif self.said and self.fixed is None and self.threads == self.most:
+        elif self.said and self.threads == self.most and self.last.time - self.risen >= _SOON and self.fixed is None:
             line = f"The cores are free again: this run uses {_threads(self.threads)}."
         if not line:
             return

@@ -139,8 +139,8 @@ class _Run:
         replanned, rethreaded = (self._replanned, self._rethreaded) if self.first else (silent, silent)
         self.recorder = Recorder()
         watch = Watch(
-            observer.note, replanned, observer.evaluation, rethreaded, trace, stage_seconds, recorder=self.recorder,
-            since=since,
+            observer.note, replanned, observer.evaluation, trace, stage_seconds, recorder=self.recorder, since=since,
+            rethreaded=rethreaded,
         )  # fmt: skip
         self.way = carry_out(session, watch)
         self.contents = contents

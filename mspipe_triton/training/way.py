@@ -48,25 +48,25 @@ class Watch:
     Args:
         note: called with each line that the user should see.
         replanned: called with every change of plan, the epoch and the iteration.
-        rethreaded: called with every change of the number of threads, the epoch and the iteration, which are 0 while
-            events are only scored.
         evaluation: called after each batch of an evaluation.
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
         recorder: keeps the stages of the latest iterations; None to keep none.
         since: a reading before the session was created; None reads when the way is created.
+        rethreaded: called with every change of the number of threads, the epoch and the iteration, which are 0 while
+            events are only scored.
     """
 
     note: Callable[[str], None] = silent
     replanned: Callable[[Replanned, int, int], None] = silent
     evaluation: Evaluation = silent
-    rethreaded: Callable[[Change, int, int], None] = silent
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
     recorder: Recorder | None = None
     since: Usage | None = None
+    rethreaded: Callable[[Change, int, int], None] = silent
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,9 @@ def test_threads_go_at_the_first_reading_and_return_once_cores_have_been_free(li
     machine.busy = 0
     assert machine.steps(PATIENCE - STEP) == []
     assert [change.new for change in machine.steps(STEP)] == [2]
+    machine.steps(4.5)
+    assert len(lines) == 1
+    machine.steps(0.5)
     assert lines[1:] == ["The cores are free again: this run uses 2 threads."]
 
 
@@ -139,8 +142,8 @@ def test_a_reading_needs_a_window() -> None:
     assert run.last.time == 100.0
 
 
-def test_a_slow_reading_takes_a_hundredth_of_the_time() -> None:
-    machine = Machine(2, reading=0.01)
+def test_a_slow_reading_takes_a_small_part_of_the_time() -> None:
+    machine = Machine(2, reading=0.005)
     run = started(machine, 2)
     times = set()
     for _ in range(24):
@@ -244,7 +247,7 @@ def test_without_the_systems_numbers_missing_cpu_time_shows_contention(lines: li
     machine.busy = 0
     assert [change.new for change in machine.steps(LONGEST)] == [2]
     assert machine.steps(100) == []
-    assert len(lines) <= 6
+    assert len(lines) == 2, "attempts that fail have no line"
 
 
 def test_cpu_time_is_no_sign_while_the_run_does_something_else() -> None:
@@ -297,7 +300,7 @@ def test_lines_are_few(lines: list[str]) -> None:
     for _ in range(9):
         for machine.busy in (1, 0):
             machine.steps(10)
-    assert len(lines) == 6
+    assert len(lines) == 6, "three times both"
     assert lines[-1] == "The cores are free again: this run uses 2 threads. Further changes are not shown."
     assert not any("Further" in line for line in lines[:-1])
 

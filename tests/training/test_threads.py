@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.machine import SHARED_THREADS, Usage
 from mspipe_triton.pipeline import contention
+from mspipe_triton.pipeline.schedules import stage_names
+from mspipe_triton.pipeline.trace import read_spans
 from mspipe_triton.settings import Tuned, default_settings
 from mspipe_triton.training import threads, trainer
+from mspipe_triton.training.staged import Gate
 from mspipe_triton.training.threads import thread_notes
 from mspipe_triton.training.trainer import Observer, train
 
@@ -86,23 +90,26 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]
     return install
 
 
-def run(stream: EventStream, out: Path, screen: Screen, settings: RunSettings | None, **options: Any) -> dict[str, Any]:
+def run(
+    stream: EventStream, out: Path, screen: Screen, settings: RunSettings | None, trace: bool = False, **options: Any
+) -> dict[str, Any]:
     """Train in float64."""
     model = ModelConfig(dim=8, fanout=4, dtype="float64")
     config = RunConfig(
         model=model, train=TrainConfig(**{"epochs": EPOCHS, "batch_size": 100, "negatives": 3, **options})
     )
-    return train(config, stream, out=str(out), observer=screen, tuned=None if settings is None else Tuned(settings))
+    return train(config, stream, out=str(out), observer=screen, trace=trace, tuned=settings and Tuned(settings))
 
 
-def events(out: Path) -> list[dict[str, Any]]:
+def lines_of(out: Path, event: str) -> list[dict[str, Any]]:
+    """The events of a kind in a run's metrics."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line.get("event") == "threads"]
+    return [line for line in lines if line.get("event") == event]
 
 
 def crowd(reading: int) -> float:
-    """Others use a core from the middle of the first epoch to that of the second."""
-    return 1.0 if 5 <= reading < 15 else 0.0
+    """Others use a core for some time in the first epoch."""
+    return 1.0 if 5 <= reading < 10 else 0.0
 
 
 @pytest.mark.parametrize("way", ["serial", "exact", "resident"])
@@ -115,12 +122,12 @@ def test_threads_change_in_a_run_that_computes_the_same(
     script = machine(lambda _: 0.0)
     expected = run(small_stream, tmp_path / "alone", alone, settings, placement=placement)
     assert script.readings > EPOCHS * ITERATIONS
-    assert (set(alone.threads), alone.notes, events(tmp_path / "alone")) == ({2}, [], [])
+    assert (set(alone.threads), alone.notes, lines_of(tmp_path / "alone", "threads")) == ({2}, [], [])
     machine(crowd)
     result = run(small_stream, tmp_path / "crowded", crowded, settings, placement=placement)
     assert result["losses"] == pytest.approx(expected["losses"], rel=1e-9)
     assert result["test"]["ap"] == pytest.approx(expected["test"]["ap"], abs=1e-6)
-    fewer, more = events(tmp_path / "crowded")
+    fewer, more = lines_of(tmp_path / "crowded", "threads")
     assert (fewer["threads"], fewer["others"], fewer["epoch"]) == (1, 1.0, 1)
     assert 2 <= fewer["iteration"] <= 5
     assert (more["threads"], more["others"]) == (2, 0.0)
@@ -136,6 +143,36 @@ def test_threads_change_in_a_run_that_computes_the_same(
     assert torch.get_num_threads() == 2
 
 
+def test_a_serial_run_overlaps_its_stages_while_it_has_one_thread(
+    small_stream: EventStream, tmp_path: Path, machine: Callable[..., Script]
+) -> None:
+    machine(crowd)
+    out = tmp_path / "run"
+    result = run(small_stream, out, Screen(), SERIAL, trace=True)
+    fewer, more = lines_of(out, "threads")
+    plans = lines_of(out, "plan")
+    assert [plan["old"] for plan in plans] == [None, *(plan["new"] for plan in plans[:-1])]
+    changes = [plan for plan in plans if plan["old"] is None or plan["old"]["schedule"] != plan["new"]["schedule"]]
+    assert [plan["new"]["schedule"] for plan in changes] == ["serial", "prefetch", "serial"]
+    _, there, back = ((plan["epoch"], plan["iteration"]) for plan in changes)
+    assert there == (1, fewer["iteration"] + 1)
+    assert back > (more["epoch"], more["iteration"])
+    assert (result["schedule"], result["staleness_measured"]) == ("serial", {"0": EPOCHS * ITERATIONS})
+    for spans in read_spans(out / "trace.json").values():
+        numbers = [(span.iteration, span.stage) for span in spans]
+        assert sorted(numbers) == sorted(product(range(ITERATIONS), stage_names("serial")))
+
+
+def test_a_gate_stops_before_the_next_item_and_leaves_the_others() -> None:
+    source, opened = iter(range(5)), [True]
+    gate = Gate(source, lambda: opened[-1])
+    assert [next(gate), next(gate)] == [0, 1]
+    opened.append(False)
+    assert (list(gate), gate.count, gate.ended) == ([], 2, False)
+    rest = Gate(source, lambda: True)
+    assert (list(rest), rest.count, rest.ended) == ([2, 3, 4], 3, True)
+
+
 def test_a_run_on_a_crowded_machine_starts_with_fewer_threads(
     small_stream: EventStream, tmp_path: Path, machine: Callable[..., Script]
 ) -> None:
@@ -143,7 +180,7 @@ def test_a_run_on_a_crowded_machine_starts_with_fewer_threads(
     screen = Screen()
     run(small_stream, tmp_path / "run", screen, None, epochs=1)
     assert set(screen.threads) == {1}
-    (event,) = events(tmp_path / "run")
+    (event,) = lines_of(tmp_path / "run", "threads")
     assert (event["threads"], event["epoch"], event["iteration"]) == (1, 1, 0)
     assert len(screen.notes) == 1
 
@@ -159,7 +196,7 @@ def test_the_users_setting_fixes_the_number_of_threads(
     flags: dict[str, dict[str, Any]] = {"--threads 2": {"threads": 2}, "--deterministic": {"deterministic": True}}
     screen = Screen()
     run(small_stream, tmp_path / "run", screen, None, **flags.get(setting, {}))
-    assert (set(screen.threads), events(tmp_path / "run")) == ({2}, [])
+    assert (set(screen.threads), lines_of(tmp_path / "run", "threads")) == ({2}, [])
     assert screen.notes == [
         f"Other processes use 1.0 of 2 cores, and {setting} fixes the number of threads at 2; "
         "without it, a run uses fewer meanwhile."
