@@ -1,11 +1,11 @@
 # Everything that a user or developer runs; each target installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-DATA ?= synthetic
+DATA ?=
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: install install-dev train test test-all lint bench peers aot clean
+.PHONY: install install-dev train test test-all lint bench peers peers-data aot clean
 
 install: .venv/installed
 
@@ -22,10 +22,10 @@ install-dev: .venv/installed-dev
 	touch $@
 
 train: install
-	$(BIN)/mspipe-triton train $(DATA) --model tgn $(ARGS)
+	$(BIN)/mspipe-triton train $(or $(DATA),synthetic) --model tgn $(ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
 
 test-all: install-dev
 	$(BIN)/python -m pytest
@@ -46,8 +46,12 @@ bench: install-dev
 aot: install-dev
 	$(BIN)/python -m bench.aot
 
+# Our TGN and PyG's on DATA, or on the stream that `make peers-data` downloads: docs/measured/peers.md.
 peers: install-dev
-	$(BIN)/python -m bench.studies.peers --data $(DATA) $(ARGS)
+	$(BIN)/python -m bench.studies.peers --data $(or $(DATA),data/wiki.csv) $(ARGS)
+
+peers-data: install-dev
+	$(BIN)/python -m bench.studies.peer_data
 
 clean:
 	rm -rf .venv build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "api.md"
 WIDTH = 120
 GROUPS = {
     "Using a model": ("load", "Predictor"),
-    "Training": ("train", "continuation", "evaluate_run"),
+    "Training": ("train", "train_seeds", "continuation", "evaluate_run"),
     "Data": ("read_stream", "EventStream", "synthetic_stream", "PairIndex"),
     "Settings": ("RunConfig", "ModelConfig", "TrainConfig", "DataConfig"),
     "Errors": ("MspipeError",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from mspipe_triton.serving.loading import load
     from mspipe_triton.serving.predictor import Predictor
     from mspipe_triton.training.continuation import continuation
+    from mspipe_triton.training.seeds import train_seeds
     from mspipe_triton.training.trainer import train
 
 __version__ = "0.1.0"
+
+IMPORTED = time.perf_counter()  # when this process imported the package
 
 _HERE = Path(__file__).resolve().parent
 # In a checkout `kernels/` and `tuning/` are beside this folder, not inside it.
@@ -42,6 +46,7 @@ _PUBLIC = {
     "read_stream": "mspipe_triton.data.readers",
     "synthetic_stream": "mspipe_triton.data.synthetic",
     "train": "mspipe_triton.training.trainer",
+    "train_seeds": "mspipe_triton.training.seeds",
 }
 
 __all__ = [
@@ -59,6 +64,7 @@ __all__ = [
     "read_stream",
     "synthetic_stream",
     "train",
+    "train_seeds",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import field, fields
 from typing import Any
@@ -42,7 +43,7 @@ def either(names: Collection[str], word: str = "or") -> str:
 
 
 def check_settings(config: Any) -> None:
-    """Refuse a setting whose value has another type, is not among its choices, or is below its minimum.
+    """Refuse a setting whose value has another type, is not among its choices, is below its minimum, or is not finite.
 
     Raises:
         ConfigError: with the name, the value and the allowed values.
@@ -59,3 +60,5 @@ def check_settings(config: Any) -> None:
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}{hint}")
         if minimum is not None and value < minimum:
             raise ConfigError(f"{name} must be at least {minimum}, not {value}")
+        if minimum is not None and not math.isfinite(value):
+            raise ConfigError(f"{name} must be finite, not {value}")

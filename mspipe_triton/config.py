@@ -13,6 +13,7 @@ import tomli_w
 from mspipe_triton.choices import check_settings, either, setting
 from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.execution import RunSettings
+from mspipe_triton.learning import LearningConfig
 from mspipe_triton.pipeline.schedules import SCHEDULES
 from mspipe_triton.recipes import PROTOCOLS, set_flags
 
@@ -127,7 +128,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(LearningConfig):
     """Settings of training; `staleness` is −1 if it is not set.
 
     `task` "node" also trains on links, and then trains a decoder of the events' labels on the embeddings. `loss`
@@ -190,6 +191,8 @@ class TrainConfig:
             raise ConfigError(f"seed must be below 2**32, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be finite and above 0, not {self.lr}")
+        if self.lr * self.weight_decay >= 1:
+            raise ConfigError(f"weight-decay must be below 1 / lr, {1 / self.lr:g}, not {self.weight_decay}")
         if self.negative_kind == "mixed" and self.train_negatives == 1:
             raise ConfigError("negative-kind mixed needs 2 negatives or more, as in --train-negatives 10")
         schedule, staleness = self.schedule, self.staleness

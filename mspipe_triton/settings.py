@@ -13,6 +13,7 @@ import torch
 from mspipe_triton.config import RunConfig, TrainConfig
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.fusion import enable_fusion
+from mspipe_triton.machine import cores, thread_variable
 from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
 
 
@@ -52,8 +53,13 @@ def run_settings(config: RunConfig) -> RunSettings:
 
 
 def default_settings(train: TrainConfig) -> RunSettings:
-    """Shipped settings, fitted to this machine and the run's flags."""
-    threads = train.threads or torch.get_num_threads()
+    """Shipped settings, fitted to this machine and the run's flags.
+
+    The number of threads is the user's, if a flag or the environment has one; else at most that of the cores that this
+    process may use, of which torch counts the machine's.
+    """
+    threads = torch.get_num_threads()
+    threads = train.threads or (threads if thread_variable() else min(threads, cores()))
     schedule = choose_schedule(train.schedule, train.device, threads, train.placement)
     host = threads if schedule in ("serial", RESIDENT) else 1
     return RunSettings(schedule, DEPTH, threads, host, fused=compiler() is not None)
@@ -72,13 +78,6 @@ def choose_schedule(schedule: str, device: str, threads: int, placement: str = "
     return "exact" if device == "cuda" or threads < cores() else "serial"
 
 
-def cores() -> int:
-    """Number of logical CPUs that this process may use: its share of the machine's, if it is one of several ranks."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, count // int(processes)) if processes.isdigit() and processes != "0" else count
-
-
 def compiler() -> str | None:
     """Path of the C++ compiler that fusion would use, or None."""
     return shutil.which(os.environ.get("CXX") or "g++")
@@ -93,7 +92,7 @@ def process_settings(config: RunConfig) -> Iterator[None]:
     torch.set_num_threads(settings.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses cuBLAS products without it
-    torch.use_deterministic_algorithms(config.train.deterministic or deterministic)
+    _set_determinism(config.train.deterministic or deterministic)
     enable_fusion(settings.fused and compiler() is not None)
     if config.train.device == "cuda" and config.model.precision != "full":
         torch.set_float32_matmul_precision("high")
@@ -101,6 +100,12 @@ def process_settings(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        _set_determinism(deterministic)
         torch.set_float32_matmul_precision(precision)
         enable_fusion(False)
+
+
+def _set_determinism(deterministic: bool) -> None:
+    """Set torch's determinism if it is another: the call imports torch's compiler, which takes most of a second."""
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)

@@ -16,8 +16,9 @@ from mspipe_triton.errors import TuningError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds, limit_compiling
+from mspipe_triton.machine import cores
 from mspipe_triton.pipeline.plan import make_plan
-from mspipe_triton.settings import Tuned, cores, default_settings, process_settings
+from mspipe_triton.settings import Tuned, default_settings, process_settings
 from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.tuning.kernels.operations import record_calls
 from mspipe_triton.tuning.kernels.tune import KernelChoice, tune_kernels

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import command, header, show
+from bench.studies.peer_data import errors_in_a_line, refuse_missing
 from mspipe_triton.data.negatives import NegativeSampler, Purpose
 from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import synthetic_stream
@@ -45,6 +46,8 @@ def compare(
 
     Each system runs in its own process, which shows its peak memory, and waits while the other works.
     """
+    with errors_in_a_line():
+        refuse_missing(data)
     shared = {
         "data": data,
         "dim": dim,

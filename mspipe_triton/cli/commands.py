@@ -15,6 +15,7 @@ import typer.exceptions
 
 import mspipe_triton.cli.graphpipe  # adds what its group does without a command
 import mspipe_triton.cli.graphpipe_run  # adds its command
+import mspipe_triton.cli.report  # adds its command
 import mspipe_triton.cli.serve  # adds its command
 import mspipe_triton.cli.train  # adds its command
 import mspipe_triton.cli.use  # noqa: F401  # adds its commands
@@ -158,13 +159,13 @@ def plan(
 @partial(takes_run_flags, names=PLANNED_FLAGS)
 def info(as_json: Json = False, **flags: Any) -> None:
     """Describe a stream: counts, columns and their roles, repetition, new nodes, ties, device memory for training."""
+    settings = run_config(flags)
     with loading():
         from mspipe_triton.cli.data_screen import show_stream
         from mspipe_triton.data.describe import describe
         from mspipe_triton.data.source import load_stream
         from mspipe_triton.training.footprint import Footprint
 
-    settings = run_config(flags)
     with transient(f"Reading {Path(settings.data.path).name} ..."):
         stream = load_stream(settings.data)
     facts, resident = describe(stream), Footprint.of(settings, stream)
@@ -186,15 +187,15 @@ def generate(
 ) -> None:
     """Write a synthetic stream to a file."""
     from mspipe_triton.cli.console import console
-    from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
-    from mspipe_triton.data.writers import check_target, write_stream
+    from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_events
+    from mspipe_triton.data.writers import check_target, write_events
 
     flags = {"events": events, "users": users, "items": items, "edge_features": edge_features, "seed": seed}
     config = SyntheticConfig(**{name: value for name, value in flags.items() if value is not None})
     check_target(Path(out), force)  # before the work
-    stream = synthetic_stream(config)
-    write_stream(stream, Path(out), force)
-    console.print(f"Wrote {len(stream):,} events to {out}")
+    generated = synthetic_events(config)
+    write_events(*generated, Path(out), force)
+    console.print(f"Wrote {len(generated.src):,} events to {out}")
 
 
 for each in (*app.registered_commands, *data_app.registered_commands, *graphpipe_app.registered_commands):

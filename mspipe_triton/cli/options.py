@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.config_file import load_config, read_settings
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.recipes import RECIPES, set_flags
+
+if TYPE_CHECKING:
+    from mspipe_triton.training.run_folder import RunFolder
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the results as one JSON object on stdout.", rich_help_panel="Output")
@@ -121,20 +124,26 @@ def takes_flags(command: Callable[..., None], added: Mapping[str, Any], last: bo
 
 
 def run_config(flags: dict[str, Any]) -> RunConfig:
-    """Settings of the TOML file, or the defaults, overridden by the flags that are not None."""
-    file = flags.get("config")
-    return (RunConfig() if file is None else load_config(file)).with_flags(_values(flags))
-
-
-def resumed_config(flags: dict[str, Any], out: str | None) -> RunConfig:
-    """Settings of the run in `out`, overridden by the TOML file's and by the flags that are not None.
+    """Settings of the TOML file, or the defaults, overridden by the flags that are not None.
 
     Raises:
-        RunFolderError: there is no run to resume, or a setting of its model or training differs.
+        InputError: a setting is wrong, or the table of events does not exist, which is said before torch is loaded.
     """
-    from mspipe_triton.training.run_folder import RunFolder
+    from mspipe_triton.data.origin import check_exists
 
-    folder = RunFolder.to_resume(out)
+    file = flags.get("config")
+    config = (RunConfig() if file is None else load_config(file)).with_flags(_values(flags))
+    if config.data.path not in ("", "synthetic"):
+        check_exists(Path(config.data.path))
+    return config
+
+
+def resumed_config(flags: dict[str, Any], folder: RunFolder) -> RunConfig:
+    """Settings of the run in a folder, overridden by the TOML file's and by the flags that are not None.
+
+    Raises:
+        RunFolderError: a setting of its model or training differs.
+    """
     values, saved = settings_of(flags), load_config(folder.config)
     folder.refuse_changes(saved, values)  # before they meet the run's other settings, which may not fit them
     return saved.with_flags(values)
@@ -176,7 +185,7 @@ def seconds(budget: float | None) -> float | None:
 
 def _values(flags: dict[str, Any]) -> dict[str, Any]:
     """Settings by name, from flags; None for a flag that the user has not set."""
-    from mspipe_triton.data.roles import parse_columns
+    from mspipe_triton.data.names import parse_columns
 
     values = {name: value for name, value in flags.items() if name != "config"}
     columns, data = values.pop("columns", None), values.pop("data", None)

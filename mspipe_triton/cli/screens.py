@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from mspipe_triton.cli.console import console
-from mspipe_triton.config import TrainConfig
-from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compiling
-from mspipe_triton.training.run_folder import RunFolder
-from mspipe_triton.training.trainer import Observer
-from mspipe_triton.training.way import silent
+from mspipe_triton.training.observer import Observer
+
+if TYPE_CHECKING:
+    from mspipe_triton.config import TrainConfig
+    from mspipe_triton.iteration.session import Session
+    from mspipe_triton.training.run_folder import RunFolder
 
 _REFRESH_SECONDS = 0.1
 _MOVES = 2  # times per second that the bar's clock moves by itself
@@ -111,7 +112,7 @@ class TrainingScreen(EvaluationScreen, Observer):
         complete: called with the run folder after each epoch.
     """
 
-    def __init__(self, complete: Callable[[RunFolder], None] = silent) -> None:
+    def __init__(self, complete: Callable[[RunFolder], None] | None = None) -> None:
         super().__init__()
         self.complete = complete
 
@@ -160,7 +161,8 @@ class TrainingScreen(EvaluationScreen, Observer):
         )
         if metrics["compile_seconds"] >= 0.1:
             console.print(f"  and {metrics['compile_seconds']:.1f} s to compile loops")
-        self.complete(self.folder)
+        if self.complete is not None:
+            self.complete(self.folder)
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""

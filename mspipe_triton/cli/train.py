@@ -24,6 +24,7 @@ from mspipe_triton.cli.options import (
     settings_of,
     takes_run_flags,
 )
+from mspipe_triton.cli.seeds import check_seeds, folder_to_resume, train_all
 from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.errors import ConfigError, TrainingError
 
@@ -84,6 +85,14 @@ def train(
             rich_help_panel="Machine",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Train with this many seeds, one run after the other, and print means.",
+            show_default="1",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Write trace.json, a timeline for Perfetto.", rich_help_panel="Output")
     ] = False,
@@ -97,7 +106,13 @@ def train(
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    request = _Request(flags, autotune, budget, out, resume, past, trace)
+    request = _Request(flags, autotune, budget, out, resume, past, trace, seeds)
+    if seeds is not None:
+        check_seeds(seeds, nproc)
+        config = request.config(several=False)  # refuses wrong flags before torch is loaded
+        _load_torch()
+        train_all(config, seeds, out, resume, trace, as_json, partial(_carry_out, request))
+        return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         result = _join(request, nproc)
     elif nproc is None or nproc == 1:
@@ -124,6 +139,7 @@ class _Request:
     resume: bool
     past: str | None
     trace: bool
+    seeds: int | None = None
     restarts: int = 0
 
     def check(self, nproc: int) -> None:
@@ -132,7 +148,7 @@ class _Request:
         Raises:
             InputError: a flag is wrong, or the run to resume or to continue is not usable.
         """
-        from mspipe_triton.settings import cores
+        from mspipe_triton.machine import cores
 
         if nproc < 1:
             raise ConfigError(f"--nproc must be at least 1, not {nproc}")
@@ -149,7 +165,8 @@ class _Request:
         if self.past is not None:
             config = continued_config(self.flags, self.past, self.resume)
         else:
-            config = resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
+            resumed = folder_to_resume(self.out, self.seeds) if self.resume else None
+            config = run_config(self.flags) if resumed is None else resumed_config(self.flags, resumed)
         if seconds(self.budget) is not None and several:
             raise ConfigError("--budget is for tuning, and several processes use the shipped settings; omit it")
         if self.budget is not None and not self.tunes(config):
@@ -181,6 +198,7 @@ class _Request:
 
 def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
     """Train as one of the processes that torchrun or --nproc has started; rank 0 returns the result."""
+    _load_torch()
     from mspipe_triton.processes.start import run_process
 
     if os.environ["RANK"] != "0":
@@ -196,32 +214,41 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
-    with loading():
-        from mspipe_triton.cli.console import console
-        from mspipe_triton.cli.screens import TrainingScreen
-        from mspipe_triton.distributed.ranks import ALONE
-        from mspipe_triton.training.entry import enter
-        from mspipe_triton.training.trainer import run
-
     if watch is not None:
+        from mspipe_triton.distributed.ranks import ALONE
+
         request = request.restarted(watch, ALONE)
-    config = request.config(several=False)
+    config = request.config(several=False)  # refuses wrong flags before torch is loaded
+    _load_torch()
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.training.entry import enter
+
     with transient(f"Reading {Path(config.data.path).name} ..."):
-        entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
-    screen = TrainingScreen(partial(_advise, watch))
+        entry = enter(config, None, request.out, request.resume, request.trace)
+    for note in entry.notes:
+        console.print(note)
     try:
-        for note in entry.notes:
-            screen.note(note)
-        if request.tunes(config):
+        return _carry_out(request, entry, watch)
+    except KeyboardInterrupt:
+        if not entry.folder.last.exists():
+            raise TrainingError("interrupted before the first epoch was complete; start again") from None
+        raise TrainingError(f"interrupted; {_resumption(entry.folder)}") from None
+
+
+def _carry_out(request: _Request, entry: Entry, watch: Watch | None = None) -> dict[str, Any]:
+    """Carry out the run of an entry with its screen, tuned first if it is to be."""
+    from mspipe_triton.cli.console import console
+    from mspipe_triton.cli.screens import TrainingScreen
+    from mspipe_triton.training.trainer import run
+
+    screen, tuned = TrainingScreen(partial(_advise, watch)), None
+    try:
+        if request.tunes(entry.config):
             from mspipe_triton.tuning import settings_for
 
             with console.status("Tuning ..."):
                 tuned = settings_for(entry.placed, entry.stream, request.budget, note=screen.note)
         return run(_begun(entry, request, watch), screen, request.trace, tuned)
-    except KeyboardInterrupt:
-        if not entry.folder.last.exists():
-            raise TrainingError("interrupted before the first epoch was complete; start again") from None
-        raise TrainingError(f"interrupted; {_resumption(entry.folder)}") from None
     finally:
         screen.close()
 
@@ -233,8 +260,9 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
         from mspipe_triton.distributed.agreement import together
         from mspipe_triton.processes.start import start_group
         from mspipe_triton.training.entry import enter
+        from mspipe_triton.training.observer import Observer
         from mspipe_triton.training.ranks import group_ranks
-        from mspipe_triton.training.trainer import Observer, run
+        from mspipe_triton.training.trainer import run
 
     start_group(request.flags.get("device") or "auto", watch)
     ranks = group_ranks()
@@ -272,6 +300,14 @@ def _advise(watch: Watch | None, folder: RunFolder) -> None:
     """Say how to go on with a run of which an epoch is complete, unless torchrun would start it again."""
     if watch is not None and watch.restarts >= int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
         watch.advise(_resumption(folder))
+
+
+def _load_torch() -> None:
+    """Import torch, whose seconds the run's result has, and say so on a terminal."""
+    from mspipe_triton.training.start import load_torch
+
+    with loading():
+        load_torch()
 
 
 def _launch(nproc: int) -> int:

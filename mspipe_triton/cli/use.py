@@ -57,15 +57,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Score new events, each right before it happens, and observe them; writes src, dst, t and score in file order."""
-    with loading():
-        from mspipe_triton.cli.console import console
-        from mspipe_triton.cli.screens import EvaluationScreen
-        from mspipe_triton.cli.use_screens import counted
-        from mspipe_triton.cli.use_words import in_words_of_flags
-        from mspipe_triton.data.new_events import read_new_events
-        from mspipe_triton.data.writers import check_target, write_table
-        from mspipe_triton.serving.defaults import LATE
-        from mspipe_triton.serving.tables import score_table
+    from mspipe_triton.data.writers import check_target, write_table
+    from mspipe_triton.serving.defaults import LATE
 
     if late not in LATE:
         raise ConfigError(f"--late must be refuse or drop, not {late!r}")
@@ -74,6 +67,14 @@ def predict(
         raise DataError(f"{events}: no such file; {fix}")
     check_target(Path(out), force)  # before the work
     refuse_own_files(out, run, events, data)
+    with loading():
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.cli.screens import EvaluationScreen
+        from mspipe_triton.cli.use_screens import counted
+        from mspipe_triton.cli.use_words import in_words_of_flags
+        from mspipe_triton.data.new_events import read_new_events
+        from mspipe_triton.serving.tables import score_table
+
     screen = EvaluationScreen()
     predictor = _load(run, data, at, screen)
     reading, nodes = predictor.reading, predictor.num_nodes
@@ -116,6 +117,8 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Rank all destinations of a source at a time, the likeliest first."""
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, not {top}")
     with loading():
         from mspipe_triton.cli.console import console
         from mspipe_triton.cli.screens import EvaluationScreen
@@ -123,8 +126,6 @@ def rank(
         from mspipe_triton.cli.use_words import in_words_of_flags
         from mspipe_triton.serving.files import is_saved
 
-    if top < 1:
-        raise ConfigError(f"--top must be at least 1, not {top}")
     predictor = _load(run, data, None if is_saved(Path(run)) else time, EvaluationScreen(), "--time")
     with in_words_of_flags("--time"), transient(f"Ranking {predictor.destinations:,} destinations ..."):
         ranked = predictor.rank(src, time, top, new=new)
@@ -149,16 +150,17 @@ def embed(
 
     They are those at the time of --at, otherwise just after the last event.
     """
+    from mspipe_triton.data.writers import check_target, write_table
+
+    check_target(Path(out), force)
+    refuse_own_files(out, run, data)
     with loading():
         from mspipe_triton.cli.console import console
         from mspipe_triton.cli.screens import EvaluationScreen
         from mspipe_triton.cli.use_words import in_words_of_flags
-        from mspipe_triton.data.writers import check_target, write_table
         from mspipe_triton.serving.loading import TRAINING
         from mspipe_triton.serving.tables import embedding_table
 
-    check_target(Path(out), force)
-    refuse_own_files(out, run, data)
     predictor = _load(run, data, at, EvaluationScreen())
     with in_words_of_flags(), transient(f"Embedding {predictor.num_nodes:,} nodes ..."):
         moment = None if at == TRAINING else at

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from mspipe_triton.config import ROLES
 from mspipe_triton.errors import DataError, suggestion
 
 REQUIRED = ("src", "dst", "t")
@@ -93,6 +94,32 @@ class Roles:
         """All columns that have a role."""
         names = (self.src, self.dst, self.t, *filter(None, [self.label]), *self.features)
         return tuple(dict.fromkeys(names))
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Parse `src=user_id,dst=item_id,t=timestamp,features=amount,country` into a mapping from role to column.
+
+    Names that follow `features=` without a role of their own are features too; `label=` switches the role off.
+
+    Raises:
+        DataError: a part has no role or no name, or its role does not exist or is named twice.
+    """
+    columns, last = dict[str, str](), ""
+    for part in (each.strip() for each in text.split(",")):
+        role, equals, name = part.partition("=")
+        if not equals and last == "features" and part:
+            columns["features"] += f",{part}"
+        elif equals and role.strip() in ROLES:
+            last = role.strip()
+            if last in columns:
+                raise DataError(f"--columns: {last} is named twice; omit one of them")
+            if last in REQUIRED and not name.strip():
+                raise DataError(f"--columns: {last}= has no name; use {last}=NAME")
+            columns[last] = name.strip()
+        else:
+            hint = suggestion(role.strip(), ROLES) if equals else ""
+            raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}{hint}")
+    return columns
 
 
 def plain_name(name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mspipe_triton.config import DataConfig
 from mspipe_triton.errors import DataError
+from mspipe_triton.files import close_file
 
 if TYPE_CHECKING:
     from mspipe_triton.data.features import FeatureTransform
@@ -117,6 +118,18 @@ def shown(value: Any) -> str:
 def plain_value(value: Any) -> Any:
     """Return the Python value of an Arrow or numpy scalar; others unchanged."""
     return value.as_py() if hasattr(value, "as_py") else value.item() if isinstance(value, np.generic) else value
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a table of events, or a folder of tables, that does not exist.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if not path.exists():
+        name = shown_path(path)
+        fix = f"name a table of events, a folder of them, or `synthetic`{close_file(name)}"
+        raise DataError(f"{name}: no such file; {fix}")
 
 
 def shown_path(path: Path) -> str:

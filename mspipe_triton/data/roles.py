@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mspipe_triton.config import ROLES, DataConfig
+from mspipe_triton.config import DataConfig
 from mspipe_triton.data.advice import check_first_row, check_times, header_is_data, missing_roles
 from mspipe_triton.data.dialect import is_value, looks_like_data
 from mspipe_triton.data.names import (
@@ -19,33 +19,7 @@ from mspipe_triton.data.names import (
 )
 from mspipe_triton.data.sheets import Sheet
 from mspipe_triton.data.text import TextFile
-from mspipe_triton.errors import DataError, closest, suggestion
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """Parse `src=user_id,dst=item_id,t=timestamp,features=amount,country` into a mapping from role to column.
-
-    Names that follow `features=` without a role of their own are features too; `label=` switches the role off.
-
-    Raises:
-        DataError: a part has no role or no name, or its role does not exist or is named twice.
-    """
-    columns, last = dict[str, str](), ""
-    for part in (each.strip() for each in text.split(",")):
-        role, equals, name = part.partition("=")
-        if not equals and last == "features" and part:
-            columns["features"] += f",{part}"
-        elif equals and role.strip() in ROLES:
-            last = role.strip()
-            if last in columns:
-                raise DataError(f"--columns: {last} is named twice; omit one of them")
-            if last in REQUIRED and not name.strip():
-                raise DataError(f"--columns: {last}= has no name; use {last}=NAME")
-            columns[last] = name.strip()
-        else:
-            hint = suggestion(role.strip(), ROLES) if equals else ""
-            raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}{hint}")
-    return columns
+from mspipe_triton.errors import DataError, closest
 
 
 def find_roles(sheet: Sheet, data: DataConfig) -> Roles:

@@ -16,10 +16,9 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from mspipe_triton.data.json_sheets import json_content, open_json
-from mspipe_triton.data.origin import shown_path
+from mspipe_triton.data.origin import check_exists, shown_path
 from mspipe_triton.data.text import open_text
 from mspipe_triton.errors import DataError
-from mspipe_triton.files import close_file
 
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 _SUFFIXES = (
@@ -141,9 +140,7 @@ def table_name(path: Path) -> str:
 def _open(path: Path, encoding: str, no_header: bool) -> Sheet:
     name = shown_path(path)
     with _reporting(name):
-        if not path.exists():
-            fix = f"name a table of events, a folder of them, or `synthetic`{close_file(name)}"
-            raise DataError(f"{name}: no such file; {fix}")
+        check_exists(path)
         if not path.is_file():
             raise DataError(f"{name}: is no regular file; write one")
         if path.stat().st_size == 0:

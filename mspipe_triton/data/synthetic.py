@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from mspipe_triton.config import DataConfig
-from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.origin import Origin, Source
 from mspipe_triton.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports torch, which `data generate` does not need
+    from mspipe_triton.data.events import EventStream
 
 _TASTES = 10
 _SESSION_EVENTS = 6
@@ -38,6 +40,16 @@ class SyntheticConfig:
                 raise ConfigError(f"synthetic: {field} must be at least {minimum}, not {getattr(self, field)}")
 
 
+class SyntheticEvents(NamedTuple):
+    """Generated events: src, dst, t and labels [E] int64, and edge features [E, F] float32 or None."""
+
+    src: np.ndarray
+    dst: np.ndarray
+    t: np.ndarray
+    labels: np.ndarray
+    features: np.ndarray | None
+
+
 def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
     """Generate a bipartite stream over 30 days: users 0 … U − 1, items U … U + I − 1, integer seconds.
 
@@ -51,7 +63,26 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
 
     The source of the default stream has the settings that name it, so runs on it can be evaluated without a file.
     """
+    import torch
+
+    from mspipe_triton.data.events import EventStream
+
     config = config or SyntheticConfig()
+    events = synthetic_events(config)
+    return EventStream(
+        torch.from_numpy(events.src),
+        torch.from_numpy(events.dst),
+        torch.from_numpy(events.t),
+        None if events.features is None else torch.from_numpy(events.features),
+        labels=torch.from_numpy(events.labels),
+        num_nodes=config.users + config.items,
+        name="synthetic",
+        source=_source(config.events) if config == SyntheticConfig() else None,
+    )
+
+
+def synthetic_events(config: SyntheticConfig) -> SyntheticEvents:
+    """Generate the events of `synthetic_stream`; this needs no torch."""
     random = np.random.default_rng(config.seed)
     sessions = 2 * config.events // _SESSION_EVENTS + 16
     activity = random.pareto(1.5, config.users) + 0.2
@@ -82,17 +113,10 @@ def synthetic_stream(config: SyntheticConfig | None = None) -> EventStream:
     if config.edge_features:
         embedding = random.standard_normal((_TASTES, config.edge_features))
         noisy = embedding[taste] + 0.5 * random.standard_normal((src.size, config.edge_features))
-        features = torch.from_numpy(noisy.astype(np.float32))
-    return EventStream(
-        torch.from_numpy(src.astype(np.int64)),
-        torch.from_numpy(item.astype(np.int64) + config.users),
-        torch.from_numpy(t.astype(np.int64)),
-        features,
-        labels=torch.from_numpy(_taste_changes(src, taste)),
-        num_nodes=config.users + config.items,
-        name="synthetic",
-        source=_source(config.events) if config == SyntheticConfig() else None,
-    )
+        features = noisy.astype(np.float32)
+    destinations = item.astype(np.int64) + config.users
+    labels = _taste_changes(src, taste)
+    return SyntheticEvents(src.astype(np.int64), destinations, t.astype(np.int64), labels, features)
 
 
 def _source(events: int) -> Source:

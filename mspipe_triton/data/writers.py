@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from mspipe_triton.data.events import EventStream
 from mspipe_triton.errors import DataError
 from mspipe_triton.files import atomic_file
+
+if TYPE_CHECKING:
+    from mspipe_triton.data.events import EventStream
 
 
 def check_target(path: Path, force: bool = False) -> None:
@@ -37,12 +40,28 @@ def write_stream(stream: EventStream, path: Path, force: bool = False) -> None:
     Raises:
         DataError: the path is refused (`check_target`), or the file cannot be written.
     """
-    columns: dict[str, Any] = {"src": stream.src.numpy(), "dst": stream.dst.numpy(), "time": stream.t.numpy()}
-    if stream.labels is not None:
-        columns["label"] = pa.array(stream.labels.numpy(), from_pandas=True)  # NaN becomes empty
-    features = stream.edge_rows()
+    labels, features = stream.labels, stream.edge_rows()
+    write_events(
+        stream.src.numpy(),
+        stream.dst.numpy(),
+        stream.t.numpy(),
+        None if labels is None else labels.numpy(),
+        None if features is None else features.numpy(),
+        path,
+        force,
+    )
+
+
+def write_events(
+    src: np.ndarray, dst: np.ndarray, t: np.ndarray, labels: np.ndarray | None, features: np.ndarray | None,
+    path: Path, force: bool = False,
+) -> None:  # fmt: skip
+    """Write events [E] with features [E, F] as `write_stream` does; this needs no torch."""
+    columns: dict[str, Any] = {"src": src, "dst": dst, "time": t}
+    if labels is not None:
+        columns["label"] = pa.array(labels, from_pandas=True)  # NaN becomes empty
     if features is not None:
-        columns.update({f"f{k}": features[:, k].numpy() for k in range(stream.dim_edge)})
+        columns.update({f"f{k}": features[:, k] for k in range(features.shape[1])})
     write_table(pa.table(columns), path, force)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,12 @@ class Predictions:
 
 def area_under_curve(positive: torch.Tensor, negative: torch.Tensor) -> float:
     """Return the area under the receiver operating characteristic, over all scores together."""
-    return float(binary_auroc(*_scores_and_labels(positive, negative)))
+    return _roc_area(*_scores_and_labels(positive, negative))
 
 
 def average_precision(positive: torch.Tensor, negative: torch.Tensor) -> float:
     """Return the area under the precision-recall curve, over all scores together."""
-    return float(binary_average_precision(*_scores_and_labels(positive, negative)))
+    return _precision_recall_area(*_scores_and_labels(positive, negative))
 
 
 def summarise(predictions: Predictions, mask: torch.Tensor | None = None) -> dict[str, float | None]:
@@ -46,8 +45,8 @@ def summarise(predictions: Predictions, mask: torch.Tensor | None = None) -> dic
     if positive.numel() == 0:
         return {"ap": None, "auc": None, "mrr": None}
     scores, labels = _scores_and_labels(positive, negative)
-    result["ap"] = float(binary_average_precision(scores, labels))
-    result["auc"] = float(binary_auroc(scores, labels))
+    result["ap"] = _precision_recall_area(scores, labels)
+    result["auc"] = _roc_area(scores, labels)
     result["mrr"] = None if ranks is None else float(ranks.mean())
     return result
 
@@ -57,3 +56,16 @@ def _scores_and_labels(positive: torch.Tensor, negative: torch.Tensor) -> tuple[
     _, ranks = torch.cat([positive, negative]).unique(return_inverse=True)
     scores = ranks.double() / max(1, int(ranks.max()))
     return scores, torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).long()
+
+
+# torchmetrics imports matplotlib where it is installed, which takes some tenths of a second: not before it is used.
+def _roc_area(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    from torchmetrics.functional.classification import binary_auroc
+
+    return float(binary_auroc(scores, labels))
+
+
+def _precision_recall_area(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    from torchmetrics.functional.classification import binary_average_precision
+
+    return float(binary_average_precision(scores, labels))

@@ -100,11 +100,21 @@ def _scores(result: Mapping[str, Any]) -> str:
 def _training(result: Mapping[str, Any]) -> str:
     plural = "" if result["train_negatives"] == 1 else "s"
     epochs = f"{result['epochs']} {'epoch' if result['epochs'] == 1 else 'epochs'}"
+    adam = f"AdamW (weight decay {result['weight_decay']:g})" if result["weight_decay"] else "Adam"
+    stop = f", stopped early (patience {result['patience']})" if result["stopped_early"] else ""
     return (
-        f"{epochs} of Adam in batches of {result['batch_size']}; epoch {result['best_epoch']} has the "
+        f"{epochs} of {adam} in batches of {result['batch_size']}{stop}; epoch {result['best_epoch']} has the "
         f"best validation AP. Loss {result['loss']} with {result['train_negatives']} {result['negative_kind']} "
-        f"negative{plural} per event, seed {result['seed']}. `model.json` has all settings."
+        f"negative{plural} per event, {_rate(result)}, seed {result['seed']}. `model.json` has all settings."
     )
+
+
+def _rate(result: Mapping[str, Any]) -> str:
+    """Describe the learning rate, and the norm that gradients are clipped to, if they are."""
+    warmup = f" after a warm-up of {result['warmup']} iterations" if result["warmup"] else ""
+    schedule = f" ({result['lr_schedule']})" if result["lr_schedule"] != "constant" else ""
+    clipping = f", gradients clipped to norm {result['clip_norm']:g}" if result["clip_norm"] else ""
+    return f"learning rate {result['lr']:g}{schedule}{warmup}{clipping}"
 
 
 def _plain(name: str) -> str:

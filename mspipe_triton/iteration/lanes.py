@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,15 +14,20 @@ from mspipe_triton.pipeline.lane import Lane
 
 
 class HostLane(Lane):
-    """A thread that computes with `threads` torch threads.
+    """A thread that computes with `threads` torch threads; `limit` changes their number while stages run.
 
     Only one thread of a process may use several: OpenMP keeps a team for each thread that does, and once the teams
     together outnumber the cores, parallel regions sleep instead of spinning while they wait (training then took twice
-    as long). Compiled loops start a team of the size they were compiled for, so the other threads run no such loops.
+    as long). Compiled loops run with as many threads as torch has in the lane's thread, so such a thread may run them
+    or not, as `compiled` says.
     """
 
     def __init__(self, threads: int, compiled: bool) -> None:
-        self.threads, self.compiled = threads, compiled
+        self.most, self.threads, self.compiled = threads, threads, compiled
+
+    def limit(self, threads: int) -> None:
+        """See `Lane`; they are torch's."""
+        self.threads = min(self.most, threads)
 
     def open(self) -> None:
         """Set the calling thread up."""
@@ -29,9 +35,14 @@ class HostLane(Lane):
         torch.set_num_threads(self.threads)
         enable_thread_fusion(self.compiled)
 
+    def before(self, marks: Sequence[Any]) -> None:
+        """Set the lane's number of torch threads, if it has changed."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
 
 class TurnLane(HostLane):
-    """A host lane that shares its thread with other lanes, so every stage sets its own number of torch threads."""
+    """A host lane that shares its thread with other lanes, and restores the thread's number of torch threads."""
 
     def open(self) -> None:
         """Remember the thread's number of torch threads."""
@@ -41,10 +52,6 @@ class TurnLane(HostLane):
     def close(self) -> None:
         """Restore the thread's number of torch threads."""
         torch.set_num_threads(self.outer)
-
-    def before(self, marks: Sequence[object]) -> None:
-        """Set the lane's number of torch threads."""
-        torch.set_num_threads(self.threads)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from mspipe_triton.data.negatives import Purpose
 from mspipe_triton.data.neighbourhood import Roots
 from mspipe_triton.data.static_neighbourhood import StaticSampler
+from mspipe_triton.iteration.cuda_graph import Snapshot
 from mspipe_triton.iteration.exchange import (
     Memory,
     Scores,
@@ -36,9 +37,20 @@ class TrainPass(Pass):
         self.optimizer = session.optimizer
         self.losses = session.model.time.frequency.new_empty(iterations)
         self.unit = self.losses.new_ones(())
+        self.rates = torch.zeros(iterations, device=self.losses.device)
+
+    def start(self, first: int, stop: int, epoch: int) -> int:
+        """See `Pass`; the epoch's learning rates are stored on the device, where a captured step finds its own."""
+        if self.session.rates.changes:
+            self.rates.copy_(self.session.rates.of_epoch(epoch))
+        return super().start(first, stop, epoch)
 
     def work(self, scene: Scene) -> None:
         """Learn from a batch."""
+        if self.session.rates.changes:
+            rate = self.rates.index_select(0, self.clock.iteration)[0]
+            for group in self.optimizer.param_groups:
+                group["lr"].copy_(rate)
         scene, ranks = self.fetched(scene, self.clock), self.session.ranks
         start, unit = (after(self.deliver), self.unit) if scene.whole is None else (self.begin, scene.whole.weight)
         result = learn(self.model, scene, self.optimizer, start, self.side_stream, unit, ranks)
@@ -55,23 +67,22 @@ class TrainPass(Pass):
         return [*super().state_tensors(), *self.model_tensors()]
 
     def model_tensors(self) -> list[torch.Tensor]:
-        """Return parameters and the optimiser's state, which is created if it is missing."""
-        states = self.optimizer.state
+        """Return parameters, the sum of clipped norms, and the optimiser's state, which is created if it is missing."""
+        states, norms = self.optimizer.state, [] if self.session.clipping is None else [self.session.clipping.totals]
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         if any(each not in states for each in parameters):
-            self._make_state(parameters)
+            self._make_state(parameters, Snapshot([*parameters, *norms]))
         moments = [value for each in parameters for value in states[each].values() if isinstance(value, torch.Tensor)]
-        return [*parameters, *moments]
+        return [*parameters, *moments, *norms]
 
     @torch.no_grad()
-    def _make_state(self, parameters: list[torch.Tensor]) -> None:
+    def _make_state(self, parameters: list[torch.Tensor], before: Snapshot) -> None:
         """Let the optimiser create its state in a step, and undo that step."""
-        before = [each.clone() for each in parameters]
         for each in parameters:
             each.grad = torch.zeros_like(each)
         self.optimizer.step()
-        for each, value in zip(parameters, before, strict=True):
-            each.copy_(value)
+        before.restore()
+        for each in parameters:
             for moment in self.optimizer.state[each].values():
                 moment.zero_()
         self.optimizer.zero_grad()

@@ -21,6 +21,8 @@ from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
+from mspipe_triton.iteration.learning_rate import LearningRate
+from mspipe_triton.iteration.optimizer import Clipping, make_optimizer
 from mspipe_triton.models import Facts, TemporalModel, build_model
 from mspipe_triton.models.mitigation import Mitigation
 from mspipe_triton.models.stored import Past, StoredModel
@@ -40,7 +42,8 @@ class Session:
         sampler: samples temporal neighbours. negatives: samples negative destinations.
         index: of the stream's pairs, if the model or its negatives need it. meetings: its `meeting_keys`, if the
             negatives need them.
-        make_optimizer: see `optimizer`. mitigation: blends stale memory rows after the fetch, or None.
+        make_optimizer: see `optimizer`. rates: its learning rates. clipping: clips its gradients, or None.
+        mitigation: blends stale memory rows after the fetch, or None.
         ranks: those that share each batch.
     """
 
@@ -57,6 +60,8 @@ class Session:
     index: PairIndex | None
     meetings: torch.Tensor | None
     make_optimizer: Callable[[], torch.optim.Optimizer]
+    rates: LearningRate
+    clipping: Clipping | None
     mitigation: Mitigation | None
     ranks: Ranks
 
@@ -110,7 +115,9 @@ class Session:
         base = None if past is None else past.base
         state = NodeState.create(model.mailbox, stream.num_nodes, stream.t[0], placement, base)
         capturable = settings.resident and placement.apart
-        adam = partial(torch.optim.Adam, list(model.parameters()), lr=train.lr, fused=True, capturable=capturable)
+        parameters, iterations = list(model.parameters()), -(-(split.train_end - stream.start) // train.batch_size)
+        rates = LearningRate(train, iterations)
+        clipping = Clipping(parameters, train.clip_norm) if train.clip_norm > 0 else None
         mitigation = Mitigation(adjacency) if train.mitigation == "similarity" else None
         index = PairIndex.build(stream.src, stream.dst, stream.t) if needs_index(config) else None
         if stored is not None:
@@ -121,12 +128,12 @@ class Session:
         meetings = index.meeting_keys() if index is not None and train.historical else None
         uniform, dtype = config.model.sampler == "uniform", getattr(torch, config.model.dtype)
         sampler = NeighbourSampler(stream, adjacency, config.model.setting("fanout"), uniform, dtype)
-        make_optimizer = cache(adam)
+        optimizer = cache(partial(make_optimizer, parameters, train, rates.initial(device), clipping, capturable))
         if learns:
-            make_optimizer()
+            optimizer()
         session = Session(
             config, settings, stream, split, time, stream.t[:0], sampler, negatives, model,
-            state, index, meetings, make_optimizer, mitigation, ranks,
+            state, index, meetings, optimizer, rates, clipping, mitigation, ranks,
         )  # fmt: skip
         return replace(session, sampler=session._sampler(settings), edges=session._edges(settings))
 

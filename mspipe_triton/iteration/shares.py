@@ -105,6 +105,7 @@ class SharedStages(Stages):
         loss, optimizer = work.loss, self.session.optimizer
         assert loss is not None
         differentiate(loss, optimizer, loss.new_full((), work.share.weight), self.session.ranks)
+        self.session.rates.set(optimizer, work.batch.epoch, work.batch.index)
         optimizer.step()
         return work
 

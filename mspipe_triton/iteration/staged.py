@@ -154,8 +154,9 @@ class Stages:
 
     def train(self, work: Work) -> Work:
         """Learn from a batch, and publish its writes, so that later records can be patched before these are stored."""
-        scene, write = self._with_draws(work), partial(self.publish, work)
-        return replace(work, outcome=learn(self.model, scene, self.session.optimizer, after(write)))
+        scene, write, optimizer = self._with_draws(work), partial(self.publish, work), self.session.optimizer
+        self.session.rates.set(optimizer, work.batch.epoch, work.batch.index)
+        return replace(work, outcome=learn(self.model, scene, optimizer, after(write)))
 
     def score(self, work: Work) -> Work:
         """Compute the logits of an evaluation batch."""

@@ -18,6 +18,9 @@ class Lane:
     def close(self) -> None:
         """Undo what `open` changed."""
 
+    def limit(self, threads: int) -> None:
+        """Compute with at most so many threads from the next stage on; a plain lane does not count its threads."""
+
     def before(self, marks: Sequence[Any]) -> None:
         """Prepare a stage, whose work must come after these marks of earlier stages."""
 

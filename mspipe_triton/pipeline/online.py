@@ -96,6 +96,11 @@ class OnlinePlanner:
         self.iterations, self.guessed = 0, False
         return Replanned(old, self.plan, stage)
 
+    def forget(self) -> None:
+        """Forget the averages, since stages take other times from now on."""
+        self.average.clear()
+        self.iterations = 0
+
     def plan_for(self, times: Mapping[str, float]) -> Plan:
         """Plan the same schedule for other stage times."""
         return make_plan(self.schedule, times, self.staleness, self.resources, self.depth)

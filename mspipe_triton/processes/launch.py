@@ -15,6 +15,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its module imports it without a list of names
 
 from mspipe_triton.errors import InputError, PipelineError
+from mspipe_triton.machine import SHARED_THREADS
 from mspipe_triton.processes.board import LAUNCHER, Board, Verdict, process_name
 from mspipe_triton.processes.meeting import FIRST, part
 from mspipe_triton.processes.start import LAUNCHED
@@ -74,7 +75,7 @@ def _start(
     """Start the processes until a signal is received. SIGINT, which the terminal sends to all, is blocked in them."""
     threads = max(1, torch.get_num_threads() // count)
     shared = {
-        "OMP_NUM_THREADS": str(threads),
+        **({} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads), SHARED_THREADS: "1"}),
         "TORCH_CPP_LOG_LEVEL": "FATAL",  # torch reports broken connections with stack traces
         **os.environ,
         "WORLD_SIZE": str(count),

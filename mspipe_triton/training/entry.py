@@ -14,13 +14,17 @@ from mspipe_triton.data.source import Contents, data_of, with_absolute_paths
 from mspipe_triton.distributed.agreement import agree, together
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.machine import cores
 from mspipe_triton.models.stored import Past
-from mspipe_triton.settings import Tuned, cores, run_settings
+from mspipe_triton.settings import Tuned, run_settings
 from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.continuation import RunData, check_continuation, load_data, load_run
 from mspipe_triton.training.footprint import resolve_placement
+from mspipe_triton.training.logs import check_log
 from mspipe_triton.training.ranks import check_contents, check_settings, device_of, on_device
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.stopping import check_warmup, idle_settings
+from mspipe_triton.training.threads import thread_notes
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,10 @@ class Entry:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages for the user: about the device, and about the data."""
-        source = self.stream.source
-        return (*([] if self.line is None else [self.line]), *(() if source is None else source.notes))
+        """Messages for the user: about the device, the number of threads, the data, and settings without effect."""
+        source, train = self.stream.source, self.config.train
+        about_data = () if source is None else source.notes
+        return (*([] if self.line is None else [self.line]), *thread_notes(train), *about_data, *idle_settings(train))
 
     def tuned(self, tuned: Tuned | None) -> Entry:
         """Return the entry with tuned settings instead of the config's."""
@@ -111,6 +116,7 @@ def enter(
             version of this package or of torch.
     """
     together(ranks, lambda: _check_types(config, stream))
+    together(ranks, lambda: check_log(config.train.log))
     check_settings(ranks, config, resume, trace)
     resolved, line = together(ranks, lambda: device_of(ranks, config))  # before reading the data, which may take long
     ranks = on_device(ranks, resolved.train.device)
@@ -128,7 +134,9 @@ def enter(
     entry = Entry(config, resolved.train.device, line, stream, past, contents, folder, resume, ranks)
     if trace and entry.resolved()[0].train.placement == "device":
         raise ConfigError("--trace records stages, and --placement device has none; use --placement host")
-    stream.split_for(config.train.batch_size)
+    split, size = stream.split_for(config.train.batch_size), config.train.batch_size
+    if not resume:
+        check_warmup(config.train, -(-(split.train_end - (0 if past is None else past.stored.events)) // size))
     check_destinations(stream, config.train.train_negatives)
     return entry
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,7 +52,7 @@ class Resident(Way):
             self.session.state.reset()
             self.settle()
             traffic, start = self.traffic(), running_clock()
-            count = steps.run(*span, check)
+            count = steps.run(*span, self._after(epoch, check))
             self.settle()
             seconds = running_clock() - start
             overflowed = steps.sampler.overflowed()
@@ -85,6 +86,7 @@ class Resident(Way):
             if number % whole == 0:
                 steps.start(start + first * size, start + whole * size, 1)
             steps.replay()
+            self.adapt(1)
             yield
 
     def predict(
@@ -122,6 +124,17 @@ class Resident(Way):
             self._train = TrainPass(self.device_session, -(-events // self.session.size))
             self._prepare(self._train, [(first, first + events, 1)], False)
         return self._train
+
+    def _after(self, epoch: int, check: Callable[[], None]) -> Callable[[], None]:
+        """Return a function to call after each iteration of an epoch: it checks, and adapts the number of threads."""
+        numbers = itertools.count()
+
+        def after() -> None:
+            check()
+            self.adapt(epoch, next(numbers))
+
+        self.adapt(epoch, computing=False)
+        return after
 
     def _scoring(self, split: str, candidates: Candidates, lagged: bool) -> ScorePass:
         table = isinstance(candidates, torch.Tensor)

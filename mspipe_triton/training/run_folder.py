@@ -17,9 +17,13 @@ from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
 from mspipe_triton.files import TEMPORARY, atomic_file, check_writable, close_file
 from mspipe_triton.models.stored import digest
+from mspipe_triton.pipeline.timeline import Timeline
 
 # The first line of a run's config.toml, followed by a digest of the other lines: a file without it is the user's.
 _MARK = "# Written by mspipe-triton for this run; "
+
+FREE = ("epochs", "patience", "log")  # settings of training that a resumed run may change
+LOGS = "events.out.tfevents.*"  # files of TensorBoard
 
 
 class RunFolder:
@@ -28,6 +32,8 @@ class RunFolder:
     `checkpoint.pt` holds the best epoch by validation, `last.pt` the newest one, from which `--resume` continues,
     `decoder.pt` the decoder of labels, `data.json` what reading and scaling did to the data, and `nodes.parquet`
     the user's node ids. `model.safetensors` and `model.json` hold the best epoch after all events, to be used.
+    `timeline.json` holds typical iterations of the newest epoch in stages, and `report.html` is the run's page.
+    `tensorboard` is a folder with a log for it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +47,10 @@ class RunFolder:
         self.last = path / "last.pt"
         self.decoder = path / "decoder.pt"
         self.trace = path / "trace.json"
+        self.timeline = path / "timeline.json"
+        self.report = path / "report.html"
         self.card = path / "README.md"
+        self.log = path / "tensorboard"
 
     @staticmethod
     def check(out: str | None, config: RunConfig, name: str, resume: bool) -> RunFolder:
@@ -64,7 +73,8 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; --out names a folder")
         # A run that failed in its first epoch leaves only these files, which a new run may overwrite or remove.
-        leftovers = {each.name for each in (folder.config, folder.data, folder.nodes, folder.metrics)}
+        resets = (folder.config, folder.data, folder.nodes, folder.metrics, folder.report, folder.log)
+        leftovers = {each.name for each in resets}
         leftovers |= {each.name for each in path.glob(TEMPORARY)}
         if path.exists() and {inside.name for inside in path.iterdir()} - (leftovers if folder._marked() else set()):
             raise RunFolderError(f"{path}: holds another run or other files; choose an empty folder, or --resume it")
@@ -93,7 +103,7 @@ class RunFolder:
         return folder
 
     def refuse_changes(self, saved: RunConfig, settings: Mapping[str, Any], continued: bool = False) -> None:
-        """Refuse settings of model and training, by name, that differ from a run's; `epochs` and None may.
+        """Refuse settings of model and training, by name, that differ from a run's; None may, and `FREE` too.
 
         Args:
             continued: refuse those of the model and of the form of the data instead, since the run is not resumed.
@@ -107,7 +117,7 @@ class RunFolder:
             f"--{name.replace('_', '-')} ({_display(there)} there, {_display(settings[name])} here)"
             for values in (vars(saved.model.resolved()), other)
             for name, there in values.items()
-            if name != "epochs" and settings.get(name) not in (None, there)
+            if name not in FREE and settings.get(name) not in (None, there)
         ]
         if differences:
             verb, fix = ("continue", "omit it") if continued else ("resume", "give the same, or another --out")
@@ -144,7 +154,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(config)
-            for leftover in (self.metrics, self.nodes, self.data, *self.path.glob(TEMPORARY)):
+            temporaries, logs = self.path.glob(TEMPORARY), self.log.glob(LOGS)
+            for leftover in (self.metrics, self.nodes, self.data, self.report, *temporaries, *logs):
                 leftover.unlink(missing_ok=True)
             past = digest(Path(config.data.history)) if config.data.history else ""
             facts = {**record(stream, contents, scale), "past_model": past}
@@ -222,6 +233,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.data}: cannot be read ({type(error).__name__}); train again") from error
         return content
+
+    def write_timeline(self, timeline: Timeline) -> None:
+        """Write timeline.json as a whole."""
+        with atomic_file(self.timeline) as temporary:
+            temporary.write_text(json.dumps(timeline.to_json()) + "\n", encoding="utf-8")
 
     def write_card(self, text: str) -> None:
         """Write the model card."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 from mspipe_triton.data.negatives import Purpose
-from mspipe_triton.iteration.lanes import lanes, serial_lanes
+from mspipe_triton.iteration.lanes import HostLane, lanes, serial_lanes
 from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.shares import SharedStages
@@ -19,10 +21,36 @@ from mspipe_triton.kernels.runtime.fusion import compile_seconds, running_clock
 from mspipe_triton.pipeline.engine import Engine, run_serial
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
+from mspipe_triton.pipeline.plan import Plan
 from mspipe_triton.pipeline.schedules import RESOURCES
 from mspipe_triton.training.way import UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
 
 _COMPUTE = RESOURCES["train"]
+T = TypeVar("T")
+
+
+class Gate(Iterator[T]):
+    """Items until a condition no longer holds or there are no more.
+
+    Args:
+        source: the items; those that have not passed remain there.
+        open: the condition, before each item.
+    """
+
+    def __init__(self, source: Iterator[T], open: Callable[[], bool]) -> None:
+        self.source, self.open = source, open
+        self.count, self.ended = 0, False
+
+    def __next__(self) -> T:
+        if not self.open():
+            raise StopIteration
+        try:
+            item = next(self.source)
+        except StopIteration:
+            self.ended = True
+            raise
+        self.count += 1
+        return item
 
 
 def own_compile_seconds() -> float:
@@ -31,7 +59,11 @@ def own_compile_seconds() -> float:
 
 
 class Staged(Way):
-    """Epochs in stages under the run's schedule; a loss that is not finite ends the epoch at once."""
+    """Epochs in stages under the run's schedule; a loss that is not finite ends the epoch at once.
+
+    A serial run that has a single thread, because other processes use the cores, goes on as `prefetch` meanwhile, which
+    computes the same. Its threads get more CPU time beside them than a single one, and none spins.
+    """
 
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
         super().__init__(session, watch)
@@ -42,37 +74,67 @@ class Staged(Way):
             self.schedule, staleness if staleness >= 0 else None, watch.stage_seconds or None, depth=settings.prefetch,
             shared=shared,
         )  # fmt: skip
-        self.started = False
+        self.crowded_planner = OnlinePlanner("prefetch", depth=settings.prefetch)
+        self.announced: Plan | None = None
+        self.warm = False  # loops are compiled in the first iteration, on one thread
         others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]
         make_lanes = serial_lanes if self.schedule == "serial" else lanes
         self.lanes = make_lanes(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
+        self.crowded_lanes = {name: HostLane(1, True) for name in self.crowded_planner.plan.graph.by_resource}
+
+    @property
+    def gives_way(self) -> bool:
+        """True while a serial run has one thread beside other processes, and its stages overlap."""
+        alone = self.schedule == "serial" and self.session.ranks.alone
+        return alone and self.warm and self.contention.threads == 1 < self.contention.most
 
     def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Work]:
         """Train on batches; yield each finished iteration, in order, and add its stage times to `times`."""
-        plan, trace = self.planner.plan, self.watch.trace
-        if not self.started:
-            self.started = True
-            self._announce(Replanned(None, plan), epoch, 0)
+        source, first = iter(items), 0
+        while True:
+            gives_way = self.gives_way
+            gate = Gate(source, partial(self._goes_on, gives_way))
+            yield from self._run_until(gate, epoch, times, first, gives_way)
+            if gate.ended:
+                return
+            first += gate.count
+
+    def _goes_on(self, gives_way: bool) -> bool:
+        return self.gives_way == gives_way
+
+    def _run_until(
+        self, items: Gate[Batch], epoch: int, times: StageTimes, first: int, gives_way: bool
+    ) -> Generator[Work]:
+        """Train as `run` does until the gate closes; its first batch is iteration `first` of the epoch."""
+        planner, lanes_now = (self.crowded_planner, self.crowded_lanes) if gives_way else (self.planner, self.lanes)
+        plan, trace = planner.plan, self.watch.trace
+        if plan != self.announced:
+            self._announce(Replanned(self.announced, plan), epoch, first)
         elif trace is not None:
             trace.plan(plan)
         functions = self.stages.training()
         engine: Engine | None = None
 
         def observe(spans: list[Span]) -> None:
+            self.warm = True
+            spans = [replace(span, iteration=first + span.iteration) for span in spans] if first else spans
             times.add(spans)
             if trace is not None:
                 trace.add(epoch, spans)
-            change = self.planner.observe(spans)
+            if self.watch.recorder is not None:
+                self.watch.recorder.add(epoch, spans)
+            change = planner.observe(spans)
             if change is not None:
                 if engine is not None:
                     engine.adopt(change.new.graph, guarded(change.new))
                 self._announce(change, epoch, spans[0].iteration)
+            self.adapt(epoch, spans[0].iteration)
 
-        if self.schedule == "serial":
-            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, self.lanes)
+        if self.schedule == "serial" and not gives_way:
+            results = run_serial(plan.graph, functions, items, observe, own_compile_seconds, lanes_now)
         else:
             engine = Engine(
-                plan.graph, functions, guarded(plan), _COMPUTE, self.lanes, observe, own_compile_seconds,
+                plan.graph, functions, guarded(plan), _COMPUTE, lanes_now, observe, own_compile_seconds,
                 self.watch.patience,
             )  # fmt: skip
             results = engine.run(items)
@@ -83,7 +145,7 @@ class Staged(Way):
     ) -> Epoch:
         """See `Way`."""
         times, losses, staleness = StageTimes(), list[torch.Tensor](), Counter[str]()
-        self._begin()
+        self._begin(epoch)
         items, traffic, start = self.training_batches(epoch, stop), self.traffic(), running_clock()
         with closing(self.run(items, epoch, times)) as results:
             for work in results:
@@ -99,7 +161,7 @@ class Staged(Way):
 
     def train_stretch(self, place: int, count: int, times: StageTimes) -> Generator[None]:
         """See `Way`."""
-        self._begin()
+        self._begin(1)
         with closing(self.run(self.stretch(place, count), 1, times)) as results:
             for _ in results:
                 yield
@@ -151,11 +213,21 @@ class Staged(Way):
         planner = self.planner
         return (planner.plan_for(stage_seconds) if planner.guessed else planner.plan).to_json()
 
-    def _begin(self) -> None:
+    def limit_threads(self, threads: int) -> None:
+        """See `Way`."""
+        super().limit_threads(threads)
+        for lane in self.lanes.values():
+            lane.limit(threads)
+        self.planner.forget()
+        self.crowded_planner.forget()
+
+    def _begin(self, epoch: int) -> None:
+        self.adapt(epoch, computing=False)
         self.session.state.reset()
         self.session.model.train()
 
     def _announce(self, change: Replanned, epoch: int, iteration: int) -> None:
+        self.announced = change.new
         if self.watch.trace is not None:
             self.watch.trace.plan(change.new)
         self.watch.replanned(change, epoch, iteration)

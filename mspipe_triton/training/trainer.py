@@ -21,41 +21,31 @@ from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
+from mspipe_triton.machine import Usage, usage
 from mspipe_triton.models.stored import StoredModel, forget
+from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.slow_link import link_notes
+from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.settings import Tuned, compiler, process_settings
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
+from mspipe_triton.training.logs import logged
+from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.start import Start
+from mspipe_triton.training.stopping import halvings, stopped_line, stops
 from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
 from mspipe_triton.training.way import Watch, carry_out, silent
 
-
-class Observer:
-    """Callbacks for a run's progress; this class ignores all of them, and screens override those that they show."""
-
-    def start(self, session: Session, folder: RunFolder) -> None:
-        """Handle the start of the run."""
-
-    def batch(self, epoch: int, events: int, loss: float) -> None:
-        """Handle the end of an iteration over `events` events; epochs count from 1."""
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Handle the end of an epoch, validation included; `metrics` is its line of metrics.jsonl."""
-
-    def evaluation(self, split: str, events: int, total: int) -> None:
-        """Handle the evaluation of `events` more of a split's `total` events, after each epoch and at the run's end.
-
-        The split is "embeddings" while the labels' decoder gets its input. A resident run calls this when it launches a
-        batch, which the device may finish later.
-        """
-
-    def note(self, message: str) -> None:
-        """Show the user a line."""
+# Settings of training in `result.json`.
+_SETTINGS = (
+    "lr", "lr_schedule", "warmup", "weight_decay", "clip_norm", "patience", "loss", "train_negatives", "negative_kind",
+    "negatives",
+)  # fmt: skip
 
 
 def train(
@@ -108,9 +98,11 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
     """Carry out an entry's run; see `train`. Each rank has an observer."""
     entry = entry.tuned(tuned)
     config, line = entry.resolved()
-    with process_settings(config):
+    since = usage()
+    with process_settings(config), logged(observer, config.train.log, entry.ranks.first) as observer:
         session, first = Session.create(config, entry.stream, past=entry.past, ranks=entry.ranks), entry.ranks.first
-        trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace and first else None, tuned)
+        tracing = Trace() if trace and first else None
+        trainer = _Run(session, entry.contents, entry.folder, observer, tracing, tuned, since)
         done = trainer.resume() if entry.resume else 0
         if first and entry.resume:
             entry.folder.continue_with(entry.config, done)
@@ -128,7 +120,10 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
             observer.note(f"Running without fused loops: {reason}.")
         if done >= config.train.epochs:
             observer.note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
-        return trainer.finish(done)
+        result = trainer.finish(done)
+        if first:
+            observer.end(result)
+        return result
 
 
 class _Run:
@@ -136,23 +131,33 @@ class _Run:
 
     def __init__(
         self, session: Session, contents: Contents, folder: RunFolder, observer: Observer, trace: Trace | None,
-        tuned: Tuned | None,
+        tuned: Tuned | None, since: Usage,
     ) -> None:  # fmt: skip
         self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
         stage_seconds = {} if tuned is None else tuned.stage_seconds
         self.first = session.ranks.first
-        replanned = self._replanned if self.first else silent
-        self.way = carry_out(session, Watch(observer.note, replanned, observer.evaluation, trace, stage_seconds))
+        replanned, rethreaded = (self._replanned, self._rethreaded) if self.first else (silent, silent)
+        self.recorder = Recorder()
+        watch = Watch(
+            observer.note, replanned, observer.evaluation, trace, stage_seconds, recorder=self.recorder, since=since,
+            rethreaded=rethreaded,
+        )  # fmt: skip
+        self.way = carry_out(session, watch)
         self.contents = contents
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
-        self.warned = False
+        self.warned, self.start = False, Start(observer.batch)
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
         if self.pending is not None:
             self._validate(self.pending)
-        for epoch in range(done + 1, self.session.config.train.epochs + 1):
+        train = self.session.config.train
+        for epoch in range(done + 1, train.epochs + 1):
+            if stops(self._scores(), train.patience):
+                self.observer.note(stopped_line(epoch - 1, train))
+                break
+            self.session.rates.halvings = halvings(self._scores()) if train.lr_schedule == "plateau" else 0
             metrics = self._train_epoch(epoch)
             if self.first:
                 save_checkpoint(self.folder.last, self.session, metrics, self.contents)
@@ -160,7 +165,7 @@ class _Run:
         start = time.perf_counter()
         if self.first:
             self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
-        evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(self.session.config.train))
+        evaluation = evaluate_checkpoint(self.way, self.folder, run_candidates(train))
         if self.first:
             self._store()
         add_labels(self.way, self.folder, evaluation)
@@ -177,7 +182,7 @@ class _Run:
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         try:
-            metrics = self.way.train(epoch, self.observer.batch)
+            metrics = self.way.train(epoch, self.start)
         except TrainingError as error:
             best = f"{self.folder.best} holds the best earlier epoch"
             remainder = best if self.history else "no epoch was finished"
@@ -187,7 +192,14 @@ class _Run:
             self.observer.note(f"Running without fused loops: {fusion_failure()}.")
         return metrics
 
+    def _scores(self) -> list[float]:
+        """Return validation AP by epoch."""
+        return [epoch["val"]["ap"] for epoch in self.history]
+
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
+        self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
+
+    def _rethreaded(self, change: Change, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
 
     def _validate(self, metrics: dict[str, Any]) -> None:
@@ -197,18 +209,21 @@ class _Run:
         scores = self.session.ranks.from_first(lambda: summarise(predictions))
         metrics["val"] = {name: value for name, value in scores.items() if name != "mrr"}
         metrics["eval_seconds"] = time.perf_counter() - start
-        best = not self.history or metrics["val"]["ap"] > max(epoch["val"]["ap"] for epoch in self.history)
+        best = not self.history or metrics["val"]["ap"] > max(self._scores())
         self.history.append(metrics)
         self.session.ranks.from_first(lambda: self._record(metrics, best))  # all wait, however long copying takes
         if self.first:
             self.observer.epoch(metrics)
 
     def _record(self, metrics: dict[str, Any], best: bool) -> None:
-        """Write an epoch's metrics, and copy its checkpoint if it is the best so far."""
+        """Write an epoch's metrics and timeline, and copy its checkpoint if it is the best so far."""
         if best:
             forget(self.folder.path)  # a model of an epoch that is no longer the best
             with atomic_file(self.folder.best) as temporary:
                 shutil.copyfile(self.folder.last, temporary)
+        timeline = self.recorder.timeline()
+        if timeline is not None:
+            self.folder.write_timeline(timeline)
         self.folder.append_metrics(metrics)
 
     def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
@@ -259,13 +274,15 @@ class _Run:
             "ranks": session.ranks.count,
             "batch_size": config.train.batch_size,
             "epochs": len(history),
+            "stopped_early": len(history) < config.train.epochs and stops(self._scores(), config.train.patience),
             "seed": config.train.seed,
             "train_events_per_s": fastest["events_per_s"],
             "epoch_seconds": [epoch["seconds"] for epoch in history],
             "compile_seconds": sum(epoch["compile_seconds"] for epoch in history),
+            "start": self.start.to_json(),
             "evaluation_seconds": evaluation_seconds,
             "best_epoch": best["epoch"],
-            **{name: getattr(config.train, name) for name in ("loss", "train_negatives", "negative_kind", "negatives")},
+            **{name: getattr(config.train, name) for name in _SETTINGS},
             "protocol": config.train.protocol,
             "pair_features": config.model.pair_features,
             **evaluation,

@@ -17,11 +17,15 @@ from mspipe_triton.iteration.resident import Span
 from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds
+from mspipe_triton.machine import Usage
+from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.engine import PATIENCE
 from mspipe_triton.pipeline.flight import StageTimes
 from mspipe_triton.pipeline.online import Replanned
+from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
+from mspipe_triton.training.threads import contention_of
 
 # Called during training with the epoch, the number of events just trained on, and their mean loss.
 Progress = Callable[[int, int, float], None]
@@ -48,6 +52,10 @@ class Watch:
         trace: collects every stage's start and end; None for no trace.
         stage_seconds: seconds per stage for the first plan, if they are available.
         patience: seconds without any stage ending after which the run stops.
+        recorder: keeps the stages of the latest iterations; None to keep none.
+        since: a reading before the session was created; None reads when the way is created.
+        rethreaded: called with every change of the number of threads, the epoch and the iteration, which are 0 while
+            events are only scored.
     """
 
     note: Callable[[str], None] = silent
@@ -56,6 +64,9 @@ class Watch:
     trace: Trace | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     patience: float = PATIENCE
+    recorder: Recorder | None = None
+    since: Usage | None = None
+    rethreaded: Callable[[Change, int, int], None] = silent
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,8 @@ UNWATCHED = Watch()
 class Way(ABC):
     """One way to run training and evaluation.
 
-    `seconds_preparing` counts the time that is neither training nor compiling loops.
+    `seconds_preparing` counts the time that is neither training nor compiling loops. `contention` has the number of
+    threads that the machine has cores for at present.
 
     Args:
         session: the run's session. watch: the run's callbacks.
@@ -88,6 +100,8 @@ class Way(ABC):
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
         self.session, self.watch = session, watch
         self.seconds_preparing = 0.0
+        self.contention = contention_of(session, watch.note, watch.since)
+        self.compiling = 0.0
 
     @property
     def schedule(self) -> str:
@@ -102,13 +116,17 @@ class Way(ABC):
         """
         events = self.session.training_events
         preparing, compiling = self.seconds_preparing, compile_seconds()
+        rates, clipping = self.session.rates, self.session.clipping
+        if clipping is not None:
+            clipping.mean()  # norms of earlier steps that belong to no epoch
         with Interrupts() as interrupts:
             result = self.train_epoch(epoch, progress, interrupts.check)
         compiling = compile_seconds() - compiling + self.seconds_preparing - preparing
         return {
             "epoch": epoch, "loss": result.mean_loss(events, self.session.size), "seconds": result.seconds,
             "compile_seconds": compiling, "events_per_s": events / result.seconds,
-            "iterations": result.losses.numel(), **result.facts,
+            "iterations": result.losses.numel(), "lr": rates.at(epoch, result.losses.numel() - 1),
+            **({} if clipping is None else {"grad_norm": clipping.mean()}), **result.facts,
         }  # fmt: skip
 
     @abstractmethod
@@ -150,6 +168,23 @@ class Way(ABC):
     def plan(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the plan of the epochs for `result.json`, from an epoch's measured stage times."""
 
+    def adapt(self, epoch: int = 0, iteration: int = 0, computing: bool = True) -> None:
+        """Use fewer threads while other processes use cores, and more again when these are free; see `Contention`.
+
+        Args:
+            computing: nothing else has been done since the last call.
+        """
+        compiling = compile_seconds()
+        change = self.contention.look(computing and compiling == self.compiling)
+        self.compiling = compiling
+        if change is not None:
+            self.limit_threads(change.new)
+            self.watch.rethreaded(change, epoch, iteration)
+
+    def limit_threads(self, threads: int) -> None:
+        """Compute with at most so many threads on the calling thread."""
+        torch.set_num_threads(min(self.session.settings.threads, threads))
+
     def traffic(self) -> Traffic:
         """Return the bytes that this rank has received so far."""
         return replace(self.session.ranks.traffic)
@@ -186,7 +221,15 @@ class Way(ABC):
         """Return a function to call after each batch of events [first, stop); it tells the watch their number."""
         size, total = self.session.size, stop - first
         counts = (min(size, stop - start) for start in range(first, stop, size))
-        return lambda: self.watch.evaluation(name, next(counts), total)
+        self.adapt(computing=False)
+        if self.contention.changed:  # lanes restore the number of threads that they began with
+            self.limit_threads(self.contention.threads)
+
+        def count() -> None:
+            self.adapt()
+            self.watch.evaluation(name, next(counts), total)
+
+        return count
 
     def split_batches(self, split: str, candidates: Candidates, lagged: bool) -> Iterator[Batch]:
         """Yield batches of a split's events; the split's number replaces the epoch."""

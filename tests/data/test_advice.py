@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mspipe_triton.config import DataConfig
-from mspipe_triton.data.roles import find_roles, parse_columns
+from mspipe_triton.data.names import parse_columns
+from mspipe_triton.data.roles import find_roles
 from mspipe_triton.data.sheets import open_sheets
 from mspipe_triton.errors import DataError
 

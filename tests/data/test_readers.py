@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mspipe_triton.data.describe import describe, readable_time
+from mspipe_triton.data.names import parse_columns
 from mspipe_triton.data.readers import read_stream
-from mspipe_triton.data.roles import parse_columns
 from mspipe_triton.data.synthetic import SyntheticConfig, synthetic_stream
 from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import DataError

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from mspipe_triton.config import DataConfig
-from mspipe_triton.data.names import Roles
-from mspipe_triton.data.roles import find_roles, parse_columns
+from mspipe_triton.data.names import Roles, parse_columns
+from mspipe_triton.data.roles import find_roles
 from mspipe_triton.data.sheets import ArrowSheet, open_sheets
 from mspipe_triton.errors import DataError
 

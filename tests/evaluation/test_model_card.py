@@ -50,7 +50,8 @@ def result(**changes: Any) -> dict[str, Any]:
         "model": "tgn", "pair_features": True, "versions": {"mspipe_triton": "1"}, "dataset": "wiki", "notes": [],
         "split_events": {"train": 7, "val": 2, "test": 1}, "events": 10, "nodes": 4, "history": 0, "val": scores,
         "test": test, "protocol": "own", "train_negatives": 1, "epochs": 1, "batch_size": 2, "best_epoch": 1,
-        "loss": "bce", "negative_kind": "random", "seed": 0,
+        "loss": "bce", "negative_kind": "random", "seed": 0, "lr": 0.001, "lr_schedule": "constant", "warmup": 0,
+        "weight_decay": 0.0, "clip_norm": 0.0, "patience": 0, "stopped_early": False,
     }  # fmt: skip
     return everything | changes
 
@@ -74,4 +75,14 @@ def test_the_protocol_says_what_scores_read() -> None:
     assert "each from strictly earlier ones" in usual
     assert "each from those before its batch" in tgb
     assert "1 epoch of Adam" in usual
-    assert "3 epochs of Adam" in model_card(result(epochs=3), RECORD)
+    assert "3 epochs of Adam in batches of 2;" in model_card(result(epochs=3), RECORD)
+
+
+def test_settings_of_learning_are_named_if_they_are_set() -> None:
+    plain = model_card(result(), RECORD)
+    assert "per event, learning rate 0.001, seed 0." in plain
+    changes = {"lr_schedule": "cosine", "warmup": 7, "weight_decay": 0.01, "clip_norm": 0.5}
+    card = model_card(result(patience=2, stopped_early=True, **changes), RECORD)
+    assert "1 epoch of AdamW (weight decay 0.01) in batches of 2, stopped early (patience 2); epoch 1" in card
+    rate = "learning rate 0.001 (cosine) after a warm-up of 7 iterations, gradients clipped to norm 0.5, seed 0."
+    assert rate in card

@@ -226,10 +226,11 @@ class _RefuseWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+LEARNING = {"lr_schedule": "cosine", "warmup": 1, "clip_norm": 0.1, "weight_decay": 0.1}
 TINY: dict[str, dict[str, Any]] = {
     "tgn": {"dropout": 0.1},
     "tgn of two layers": {"layers": 2, "fanout": 1},
-    "jodie": {"model": "jodie"},
+    "jodie": {"model": "jodie", "train": LEARNING},
     "apan": {"model": "apan", "slots": 2, "fanout": 2},
     "apan mean": {"model": "apan", "slots": 2, "fanout": 1, "aggregator": "mean"},
     "tgn, softmax": {"fanout": 1, "train": RANKING},

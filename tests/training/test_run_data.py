@@ -197,8 +197,10 @@ def test_leftovers_of_a_failed_run_are_overwritten(stream: EventStream, tmp_path
     fail(replace(stream, ids=ids), run)
     assert {path.name for path in run.iterdir()} <= {"config.toml", "data.json", "metrics.jsonl", "nodes.parquet"}
     assert (run / "nodes.parquet").exists()
+    (run / "report.html").touch()
     assert train(SMALL, stream, out=str(run))["epochs"] == 1
     assert not (run / "nodes.parquet").exists(), "the new run has no ids"
+    assert not (run / "report.html").exists(), "it was about the run that failed"
 
 
 @pytest.mark.parametrize("whose", ["a new file", "a run's, edited", "a run's, without its mark"])

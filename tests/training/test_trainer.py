@@ -16,6 +16,7 @@ from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import ConfigError, RunFolderError, TrainingError
 from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.iteration.session import Session
+from mspipe_triton.pipeline.timeline import Timeline
 from mspipe_triton.training import trainer
 from mspipe_triton.training.trainer import Observer, train
 
@@ -43,18 +44,21 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     names = sorted(path.name for path in folder.iterdir())
     assert names == [
         "README.md", "checkpoint.pt", "config.toml", "data.json", "last.pt", "metrics.jsonl", "model.json",
-        "model.safetensors", "result.json",
+        "model.safetensors", "result.json", "timeline.json",
     ]  # fmt: skip
     assert json.loads((folder / "result.json").read_text()) == result
     expected = {
         "model", "dataset", "events", "nodes", "schedule", "backend", "device", "batch_size", "epochs", "seed",
         "train_events_per_s", "epoch_seconds", "best_epoch", "val", "test", "losses", "stage_seconds", "plan",
-        "staleness_measured", "peak_rss_mb", "peak_device_mb", "versions",
+        "staleness_measured", "peak_rss_mb", "peak_device_mb", "versions", "start",
     }  # fmt: skip
     assert expected <= result.keys()
     assert {"ap", "ap_batch_mean", "auc", "mrr"} <= result["val"].keys()
     assert {"edgebank", "edgebank_window", "popularity", "pair_features", "inductive"} <= result["test"].keys()
     assert not {"edgebank", "inductive"} & result["val"].keys()
+    timeline = Timeline.read(json.loads((folder / "timeline.json").read_text()))
+    assert (timeline.epoch, timeline.iterations) == (2, 6)
+    assert {span.stage for span in timeline.spans} == set(result["stage_seconds"])
     assert list(result["stage_seconds"]) == ["sample", "features", "memory", "patch", "train", "update"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     plans = [line for line in lines if line.get("event") == "plan"]
@@ -63,6 +67,7 @@ def test_a_run_folder_holds_everything(small_stream: EventStream, tmp_path: Path
     assert plans[0]["old"] is None
     assert all({"period", "staleness", "starts", "times"} <= plan["new"].keys() for plan in plans)
     assert [plan["old"] for plan in plans[1:]] == [plan["new"] for plan in plans[:-1]]
+    assert result["start"]["first_iteration_seconds"] > 0
     assert {"staleness", "period"} <= result["plan"].keys()
     assert result["staleness_measured"] == {"0": 2 * 9}
     assert lines[result["best_epoch"] - 1]["val"]["ap"] == result["val"]["ap"]

@@ -19,7 +19,8 @@ from mspipe_triton import kernels
 from mspipe_triton.config import ModelConfig, RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.devices import resolve_device
-from mspipe_triton.settings import compiler, cores
+from mspipe_triton.machine import cores
+from mspipe_triton.settings import compiler
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -41,7 +42,8 @@ class RunGate:
         stale = config.train.schedule == "mspipe"
         self.schedule = "exact" if stale else None
         schedule, size = "exact" if stale else config.train.schedule, min(config.train.batch_size, EVENTS)
-        train = replace(config.train, mitigation="none", schedule=schedule, batch_size=size)
+        plain: dict[str, Any] = {"mitigation": "none", "lr_schedule": "constant", "warmup": 0, "clip_norm": 0.0}
+        train = replace(config.train, schedule=schedule, batch_size=size, **plain)
         self.config = replace(config, train=train, model=replace(config.model, dtype="float32"))
         self.stream = _head(stream, (ITERATIONS + 1) * train.batch_size + 2)
         self.default = default_settings(train)

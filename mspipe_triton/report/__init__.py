@@ -1,0 +1,1 @@
+"""The page about a run, and the page that compares several."""

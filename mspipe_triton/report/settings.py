@@ -1,0 +1,113 @@
+"""Settings of a run, those that differ from the defaults, and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields
+from typing import Any
+
+from mspipe_triton.config import MODELS, DataConfig, ModelConfig, TrainConfig
+from mspipe_triton.execution import RunSettings
+from mspipe_triton.report.runs import Run
+from mspipe_triton.report.tables import number
+
+_SECTIONS: dict[str, tuple[str, type[Any]]] = {
+    "data": ("Data", DataConfig),
+    "model": ("Model", ModelConfig),
+    "train": ("Training", TrainConfig),
+    "settings": ("Execution", RunSettings),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting's name, its value and its default as texts, the default "" if it has none, and its meaning."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+    @property
+    def changed(self) -> bool:
+        """True if the value is not the default."""
+        return bool(self.default) and self.value != self.default
+
+
+def setting_groups(run: Run) -> dict[str, list[Setting]]:
+    """Return all settings in config.toml by group, with the execution settings that the run chose if it has none."""
+    groups = {}
+    chosen = {} if run.result is None else run.result.get("settings") or {}
+    for section, values in {"settings": chosen, **run.config}.items():
+        title, kind = _SECTIONS.get(section, (section, None))
+        known_fields = {} if kind is None else {each.name: each for each in fields(kind)}
+        settings = []
+        for name, value in values.items():
+            each = known_fields.get(name)
+            default = "" if section == "settings" or each is None or not each.metadata else _text(_default(run, each))
+            meaning = "" if each is None else str(each.metadata.get("help", ""))
+            settings.append(Setting(name.replace("_", "-"), _text(value), default, meaning))
+        if settings:
+            groups[title] = settings
+    order = [title for title, _ in _SECTIONS.values()]
+    return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def commands(run: Run) -> dict[str, str]:
+    """Return the command lines that repeat a run, each by what it does."""
+    data = run.config.get("data", {})
+    path, past = str(data.get("path", "synthetic")), str(data.get("history", ""))
+    words = ["mspipe-triton", "train"]
+    words += ["FILE"] if path == "" else [] if path == "synthetic" else [path]
+    words += ["--continue", past] if past else []
+    if data.get("columns"):
+        words += ["--columns", ",".join(f"{role}={name}" for role, name in data["columns"].items())]
+    for section in ("model", "train", "data"):
+        words += _flags(run, section)
+    result = run.result or {}
+    if result.get("ranks", 1) > 1:
+        words += ["--nproc", str(result["ranks"])]
+    tuned = bool(result.get("tuning")) or "settings" in run.config
+    shipped = not tuned and not run.config.get("train", {}).get("deterministic")
+    words += ["--no-autotune"] if shipped and result.get("ranks", 1) == 1 else []
+    again = {"With the flags that differ from the defaults": shlex.join(words)}
+    if not past and path != "":
+        config = shlex.join(["mspipe-triton", "train", "--config", str(run.folder / "config.toml")])
+        tuning = ", those of tuning included" if tuned else ""
+        again[f"With every setting from the run's file{tuning}"] = config + (" --no-autotune" if shipped else "")
+    return again
+
+
+def _flags(run: Run, section: str) -> list[str]:
+    """Flags of a section's settings that differ from the defaults."""
+    values: Mapping[str, Any] = run.config.get(section, {})
+    words = []
+    for each in fields(_SECTIONS[section][1]):
+        if not each.metadata or each.name not in values or values[each.name] == _default(run, each):
+            continue
+        value, flag = values[each.name], each.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def _default(run: Run, each: Field[Any]) -> Any:
+    """Return a setting's default, for the settings of a model that of the run's model."""
+    return MODELS.get(run.model, {}).get(each.name, each.default) if each.default == -1 else each.default
+
+
+def _text(value: Any) -> str:
+    if value == "" or value == {}:
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={inner}" for key, inner in value.items())
+    return (
+        "–"
+        if value == -1 and not isinstance(value, bool)
+        else number(value)
+        if isinstance(value, bool | float)
+        else str(value)
+    )

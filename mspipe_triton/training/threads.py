@@ -1,0 +1,45 @@
+"""Threads of a run: the setting that fixes their number, notes on it, and the contention that changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mspipe_triton.config import TrainConfig
+from mspipe_triton.iteration.session import Session
+from mspipe_triton.machine import Usage, cores, cpus, local_ranks, thread_variable, usage
+from mspipe_triton.pipeline.contention import Contention
+from mspipe_triton.pipeline.schedules import RESIDENT
+
+
+def fixed_by(train: TrainConfig, device: str) -> str | None:
+    """Return the setting that fixes the number of threads, as a user would type it; None if a run may change it.
+
+    On a GPU nothing changes it either, and the result is "".
+    """
+    if device != "cpu":
+        return ""
+    if train.deterministic:
+        return "--deterministic"
+    return f"--threads {train.threads}" if train.threads else thread_variable()
+
+
+def contention_of(session: Session, note: Callable[[str], object], since: Usage | None = None) -> Contention:
+    """Return the contention of a session's run, which has used no thread yet; see `Contention`."""
+    settings = session.settings
+    alone = settings.schedule in ("serial", RESIDENT)
+    return Contention(
+        max(settings.threads, settings.host_threads) if alone else settings.threads, len(cpus()), usage,
+        0 if alone else settings.host_threads, local_ranks(), fixed_by(session.config.train, session.device.type),
+        since, note,
+    )  # fmt: skip
+
+
+def thread_notes(train: TrainConfig) -> list[str]:
+    """Say that a run has more threads than cores, if the user has set such a number."""
+    if train.threads <= cores():
+        return []
+    count = "1 core" if cores() == 1 else f"{cores()} cores"
+    return [
+        f"--threads {train.threads} is more than the {count} that this process may use, so threads wait for cores; "
+        "omit it to use as many as there are."
+    ]
