@@ -18,7 +18,6 @@ from mspipe_triton.cli.options import (
     continued_config,
     resumed_config,
     run_config,
-    seconds,
     settings_of,
     takes_run_flags,
 )
@@ -40,9 +39,11 @@ _FOLDER = "folder"  # name of the note with the run folder
 def train(
     autotune: Annotated[
         bool,
-        typer.Option("--autotune/--no-autotune", help="Tune first if no profile fits, or use the shipped settings."),
+        typer.Option(
+            "--autotune/--no-autotune",
+            help="Tune while training if no profile fits, in 5 % of its time; or use the shipped settings.",
+        ),
     ] = True,
-    budget: Annotated[float | None, typer.Option(help="Seconds for that tuning.", show_default="20")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder.", show_default="runs/DATASET-MODEL-N")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, with its settings.")] = False,
     past: Annotated[
@@ -61,14 +62,14 @@ def train(
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Train and evaluate a model, and write a run folder; tunes briefly first if no tuning profile fits yet.
+    """Train and evaluate a model, and write a run folder.
 
     Several processes share each batch and compute what one would: --nproc starts them on this machine, and torchrun
     --nproc-per-node 4 -m mspipe_triton train ... on one or several.
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    request = _Request(flags, autotune, budget, out, resume, past, trace)
+    request = _Request(flags, autotune, out, resume, past, trace)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         result = _join(request, nproc)
     elif nproc is None or nproc == 1:
@@ -90,7 +91,6 @@ class _Request:
 
     flags: dict[str, Any]
     autotune: bool
-    budget: float | None
     out: str | None
     resume: bool
     past: str | None
@@ -113,25 +113,16 @@ class _Request:
                 f"--nproc {nproc} is far above the {cores()} cores of this machine; use one process per GPU, or at "
                 f"most {most}"
             )
-        self.config(several=True)
+        self.config()
 
-    def config(self, several: bool) -> RunConfig:
-        """Return the settings of the run; `several` processes do not tune them. Raises as `check`."""
+    def config(self) -> RunConfig:
+        """Return the settings of the run. Raises as `check`."""
         if self.past is not None:
-            config = continued_config(self.flags, self.past, self.resume)
-        else:
-            config = resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
-        if seconds(self.budget) is not None and several:
-            raise ConfigError("--budget is for tuning, and several processes use the shipped settings; omit it")
-        if self.budget is not None and not self.tunes(config):
-            raise ConfigError(
-                "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, "
-                "--resume or [settings]"
-            )
-        return config
+            return continued_config(self.flags, self.past, self.resume)
+        return resumed_config(self.flags, self.out) if self.resume else run_config(self.flags)
 
     def tunes(self, config: RunConfig) -> bool:
-        """Return True if a run of these settings in one process is tuned first."""
+        """Return True if a run of these settings in one process uses a profile, or tunes while it trains."""
         return self.autotune and not (self.resume or config.settings or config.train.deterministic)
 
     def restarted(self, watch: Watch, ranks: Ranks) -> _Request:
@@ -146,8 +137,8 @@ class _Request:
         if not watch.restarts or start is None:
             return self
         folder, resume = start
-        past, budget = (None, None) if resume else (self.past, self.budget)
-        return replace(self, out=folder, resume=resume, past=past, budget=budget, restarts=watch.restarts)
+        past = None if resume else self.past
+        return replace(self, out=folder, resume=resume, past=past, restarts=watch.restarts)
 
 
 def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
@@ -167,7 +158,6 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
 
 def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
-    from mspipe_triton.cli.console import console
     from mspipe_triton.cli.screens import TrainingScreen
     from mspipe_triton.distributed.ranks import ALONE
     from mspipe_triton.training.entry import enter
@@ -175,18 +165,17 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
 
     if watch is not None:
         request = request.restarted(watch, ALONE)
-    config = request.config(several=False)
-    entry, tuned = enter(config, None, request.out, request.resume, request.trace), None
+    config = request.config()
+    entry, strategy = enter(config, None, request.out, request.resume, request.trace), None
     screen = TrainingScreen(partial(_advise, watch))
     try:
         for note in entry.notes:
             screen.note(note)
         if request.tunes(config):
-            from mspipe_triton.tuning import settings_for
+            from mspipe_triton.tuning import strategy_for
 
-            with console.status("Tuning ..."):
-                tuned = settings_for(entry.placed, entry.stream, request.budget, note=screen.note)
-        return run(_begun(entry, request, watch), screen, request.trace, tuned)
+            strategy = strategy_for(entry.placed, entry.stream, note=screen.note)
+        return run(_begun(entry, request, watch), screen, request.trace, strategy)
     except KeyboardInterrupt:
         if not entry.folder.last.exists():
             raise TrainingError("interrupted before the first epoch was complete; start again") from None
@@ -208,10 +197,10 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     ranks = group_ranks()
     request = request.restarted(watch, ranks)
     if request.resume:  # rank 0 alone looks into the run folder
-        config = ranks.from_first(lambda: request.config(several=True))
+        config = ranks.from_first(lambda: request.config())
         config = together(ranks, lambda: config if ranks.first else config.with_flags(settings_of(request.flags)))
     else:
-        config = together(ranks, lambda: request.config(several=True))
+        config = together(ranks, lambda: request.config())
     screen = TrainingScreen(partial(_advise, watch)) if ranks.first else None
     observer = screen or Observer()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,12 +48,15 @@ class Staged(Way):
         make_lanes = serial_lanes if self.schedule == "serial" else lanes
         self.lanes = make_lanes(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
 
-    def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Work]:
-        """Train on batches; yield each finished iteration, in order, and add its stage times to `times`."""
+    def run(self, items: Iterable[Batch], epoch: int, times: StageTimes, first: int = 0) -> Generator[Work]:
+        """Train on batches from number `first` of the epoch on; yield each finished iteration, in order.
+
+        `times` gets the stage times.
+        """
         plan, trace = self.planner.plan, self.watch.trace
         if not self.started:
             self.started = True
-            self._announce(Replanned(None, plan), epoch, 0)
+            self._announce(Replanned(None, plan), epoch, first)
         elif trace is not None:
             trace.plan(plan)
         functions = self.stages.training()
@@ -60,6 +64,7 @@ class Staged(Way):
 
         def observe(spans: list[Span]) -> None:
             times.add(spans)
+            spans = [replace(span, iteration=span.iteration + first) for span in spans] if first else spans
             if trace is not None:
                 trace.add(epoch, spans)
             change = self.planner.observe(spans)

@@ -11,7 +11,6 @@ from typing import Any
 from mspipe_triton.config import RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.source import Contents
 from mspipe_triton.distributed.ranks import Ranks
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import add_labels, evaluate_checkpoint, lags, predict_split, run_candidates
@@ -20,17 +19,20 @@ from mspipe_triton.evaluation.model_card import model_card
 from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
+from mspipe_triton.kernels.runtime.fusion import fusion_enabled
 from mspipe_triton.models.stored import StoredModel, forget
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.slow_link import link_notes
 from mspipe_triton.pipeline.trace import Trace
-from mspipe_triton.settings import Tuned, compiler, process_settings
+from mspipe_triton.settings import process_settings
+from mspipe_triton.training.blocks import StagedBlocks, refusal
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
+from mspipe_triton.training.loops import Loops
 from mspipe_triton.training.ranks import group_ranks
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.strategy import Prospect, Strategy
 from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
 from mspipe_triton.training.way import Watch, carry_out, silent
 
@@ -65,7 +67,7 @@ def train(
     resume: bool = False,
     observer: Observer | None = None,
     trace: bool = False,
-    tuned: Tuned | None = None,
+    strategy: Strategy | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and write a run folder.
@@ -78,7 +80,8 @@ def train(
         resume: continue the run in `out`, to `config.train.epochs` epochs in all.
         observer: called with the run's progress, in rank 0.
         trace: write `trace.json` into the run folder, with every stage's start and end and the plan, those of rank 0.
-        tuned: settings to use instead of `config.settings`, and stage times for the first plan.
+        strategy: chooses settings instead of `config.settings`, before the run or while it trains; it may also have
+            stage times for the first plan. None keeps the config's.
         ranks: those that share each batch; all call this with the same settings and the same events. None is the ranks
             of the process group of `torch.distributed`, if it is initialised, else this process alone.
 
@@ -101,16 +104,17 @@ def train(
         observer = Observer()
     for note in entry.notes:
         observer.note(note)
-    return run(entry, observer, trace, tuned)
+    return run(entry, observer, trace, strategy)
 
 
-def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | None = None) -> dict[str, Any]:
+def run(entry: Entry, observer: Observer, trace: bool = False, strategy: Strategy | None = None) -> dict[str, Any]:
     """Carry out an entry's run; see `train`. Each rank has an observer."""
-    entry = entry.tuned(tuned)
+    strategy = strategy or Strategy()
+    entry = entry.under(strategy.settings)
     config, line = entry.resolved()
     with process_settings(config):
         session, first = Session.create(config, entry.stream, past=entry.past, ranks=entry.ranks), entry.ranks.first
-        trainer = _Run(session, entry.contents, entry.folder, observer, Trace() if trace and first else None, tuned)
+        trainer = _Run(session, entry, observer, Trace() if trace and first else None, strategy)
         done = trainer.resume() if entry.resume else 0
         if first and entry.resume:
             entry.folder.continue_with(entry.config, done)
@@ -122,31 +126,41 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
         if line is not None:
             observer.note(line)
         observer.start(trainer.session, entry.folder)
-        settings = trainer.session.settings
-        if not fusion_enabled() and (settings.fused or compiler() is None):
-            reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
-            observer.note(f"Running without fused loops: {reason}.")
-        if done >= config.train.epochs:
-            observer.note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
-        return trainer.finish(done)
+        try:
+            trainer.begin(done)
+            return trainer.finish(done)
+        finally:
+            if trainer.way.loops is not None:
+                trainer.way.loops.close()
 
 
 class _Run:
     """One run over a prepared session and folder, of which rank 0 alone writes the files."""
 
     def __init__(
-        self, session: Session, contents: Contents, folder: RunFolder, observer: Observer, trace: Trace | None,
-        tuned: Tuned | None,
+        self, session: Session, entry: Entry, observer: Observer, trace: Trace | None, strategy: Strategy
     ) -> None:  # fmt: skip
-        self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
-        stage_seconds = {} if tuned is None else tuned.stage_seconds
+        self.session, self.entry, self.folder, self.contents = session, entry, entry.folder, entry.contents
+        self.observer, self.trace, self.strategy = observer, trace, strategy
         self.first = session.ranks.first
         replanned = self._replanned if self.first else silent
-        self.way = carry_out(session, Watch(observer.note, replanned, observer.evaluation, trace, stage_seconds))
-        self.contents = contents
+        watch = Watch(observer.note, replanned, observer.evaluation, trace, strategy.stage_seconds)
+        in_blocks = strategy.in_blocks and refusal(session) is None
+        self.way = StagedBlocks(session, watch, strategy) if in_blocks else carry_out(session, watch)
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
-        self.warned = False
+
+    def begin(self, done: int) -> None:
+        """Prepare for the epochs after the first `done`, from the first of which on the strategy chooses settings."""
+        epochs, note = self.session.config.train.epochs - done, self.observer.note
+        self.loops = self.way.loops = Loops(self.session, self.entry.stream, epochs, note)
+        self.loops.tell()
+        if epochs <= 0:
+            note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
+        elif isinstance(self.way, StagedBlocks):
+            self.strategy.begin(Prospect(self.session, self.loops.iterations, note, self.folder.append_metrics))
+        elif self.strategy.in_blocks:
+            note(refusal(self.session) or "")
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
@@ -155,6 +169,7 @@ class _Run:
         for epoch in range(done + 1, self.session.config.train.epochs + 1):
             metrics = self._train_epoch(epoch)
             if self.first:
+                self._keep_settings()
                 save_checkpoint(self.folder.last, self.session, metrics, self.contents)
             self._validate(metrics)
         start = time.perf_counter()
@@ -164,6 +179,7 @@ class _Run:
         if self.first:
             self._store()
         add_labels(self.way, self.folder, evaluation)
+        self.loops.remember()
         return self.session.ranks.from_first(lambda: self._write(evaluation, time.perf_counter() - start))
 
     def resume(self) -> int:
@@ -182,10 +198,15 @@ class _Run:
             best = f"{self.folder.best} holds the best earlier epoch"
             remainder = best if self.history else "no epoch was finished"
             raise TrainingError(f"{error} ({remainder})") from None
-        if fusion_failure() and not self.warned:
-            self.warned = True
-            self.observer.note(f"Running without fused loops: {fusion_failure()}.")
+        self.loops.tell()
         return metrics
+
+    def _keep_settings(self) -> None:
+        """Write the settings that the strategy has chosen into the run's config."""
+        settings = self.way.session.settings
+        if settings != self.session.settings and settings != self.entry.config.settings:
+            self.entry = self.entry.under(settings)
+            self.folder.continue_with(self.entry.config, 0)
 
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
@@ -214,18 +235,14 @@ class _Run:
     def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         """Write the files of the finished run, and return its result."""
         result = self._result(evaluation, evaluation_seconds)
-        result["notes"] = [*verdict(result), *self._link_notes(result)]
+        result["notes"] = verdict(result)
+        if result["plan"] is not None:  # a slow link may hold training up
+            result["notes"] += link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])
         self.folder.write_result(result)
         self.folder.write_card(model_card(result, self.folder.read_record()))
         if self.trace is not None and self.trace.iterations:
             self.trace.write(self.folder.trace)
         return result
-
-    def _link_notes(self, result: dict[str, Any]) -> list[str]:
-        """Say that a slow link holds training up, if the plan of the measured stage times shows it."""
-        if result["plan"] is None:
-            return []
-        return link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])
 
     def _store(self) -> None:
         """Write the model as it is now: the best epoch, after all events."""
@@ -272,9 +289,9 @@ class _Run:
             "losses": [epoch["loss"] for epoch in history],
             "stage_seconds": fastest["stage_seconds"],
             "exchange": fastest.get("exchange"),
-            "settings": asdict(session.settings),
+            "settings": asdict(self.way.session.settings),
             "captured": fastest.get("captured", False),
-            "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
+            "tuning": self.strategy.result(fastest["stage_seconds"]),
             "plan": self.way.plan(fastest["stage_seconds"]) if same_stages else None,
             "staleness_measured": dict(sorted(staleness.items(), key=lambda item: int(item[0]))),
             "peak_rss_mb": peak_rss_mb(),
