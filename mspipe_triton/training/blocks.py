@@ -84,11 +84,11 @@ class StagedBlocks(Staged):
                 return
             stages = {name: seconds[WARM:] for name, seconds in log.samples.items()}
             disturbed = disturbed or self._disturbed or compile_seconds() != compiling
-            start = running_clock()
+            paused = running_clock()
             self.strategy.ended(BlockTimes(
                 block.settings, epoch, first, count, end - start, max(0, count - WARM), last - warm, stages, disturbed,
             ))  # fmt: skip
-            self.away += running_clock() - start
+            self.away += running_clock() - paused
             first += count
             self._follow(epoch, first)
         settings = self.session.settings if self.session.settings in logs else block.settings

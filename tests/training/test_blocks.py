@@ -83,6 +83,7 @@ def test_blocks_compute_what_one_piece_computes(small_stream: EventStream, tmp_p
     assert [each.iterations for each in first] == [3, 4, 1, 5, 3, 1]
     for each in script.times:
         assert (each.timed, each.disturbed) == (max(0, each.iterations - 2), False)
+        assert each.wall >= each.seconds >= 0
         assert all(len(seconds) == each.timed for seconds in each.stages.values())
         assert ("patch" in each.stages) == (each.settings.schedule == "exact")
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -127,6 +128,7 @@ def test_seconds_of_the_strategy_are_not_training(
             return super().block(quiet)
 
         def ended(self, times: BlockTimes) -> None:
+            assert times.wall == times.iterations
             now[0] += 7.0
             super().ended(times)
 
