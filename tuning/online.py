@@ -40,6 +40,7 @@ _SLOW = 2.5  # a block this much slower than the shipped one is stopped
 _LEADER = 0.95  # score from which the best trial is compared head to head
 _HOPELESS = 8  # trials in a row that are not faster than the shipped settings, after which the search ends
 _GAIN = 0.1  # gain that further trials may bring at best
+_SHORT = "The run is too short to tune: {}; `autotune` searches before a long run."
 
 Course = Generator[Block, BlockTimes, None]
 Measured = Generator[Block, BlockTimes, BlockTimes | None]
@@ -78,6 +79,9 @@ class OnlineTuning(Strategy):
         self.prospect, self.left = prospect, prospect.iterations
         self.shipped = self.settings = prospect.session.settings
         self.course: Course | None = self._course()
+        if prospect.iterations <= _WATCHED:
+            self.course = None
+            prospect.note(_SHORT.format(f"{prospect.iterations} iterations"))
 
     def block(self, quiet: bool) -> Block:
         """See `Strategy`."""
@@ -127,10 +131,7 @@ class OnlineTuning(Strategy):
         self.budget = SHARE * training
         short = self.budget < GATE_SECONDS + FEWEST * TRIAL_SECONDS
         if short:
-            self.prospect.note(
-                f"The run is too short to tune: about {training:.0f} s of training; `autotune` searches before a long "
-                "run."
-            )
+            self.prospect.note(_SHORT.format(f"about {training:.0f} s of training"))
         return short
 
     def _search(self) -> Generator[Block, BlockTimes, RunSettings | None]:
