@@ -37,6 +37,10 @@ _STARTING = 5.0  # seconds of a command's start-up that do not count
 _GRACE = 6.0  # seconds from the deadline until measuring stops
 
 
+class BudgetError(TuningError):
+    """The budget ran out before anything was measured."""
+
+
 class TuningObserver:
     """Receives the progress of tuning and ignores it; screens override the methods that they need."""
 
@@ -190,7 +194,7 @@ def autotune(
 
     Raises:
         ConfigError: the batch exceeds the number of training events, or no usable GPU is found for a GPU run.
-        TuningError: the budget ran out before the shipped settings had run.
+        BudgetError: the budget ran out before the shipped settings had run.
     """
     begin, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
@@ -209,7 +213,7 @@ def autotune(
             if tuner.shipped not in tuner.measurer.stages:
                 raise OutOfTime
         except OutOfTime:
-            raise TuningError(
+            raise BudgetError(
                 f"the budget of {budget:g} s ran out before the shipped settings had run (compiling took "
                 f"{compile_seconds():.0f} s); use a larger one, as in --budget {max(BUDGET, 2 * budget):g}"
             ) from None
