@@ -20,7 +20,7 @@ from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream, Split
 from mspipe_triton.data.head import first_events
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.runtime.fusion import compile_seconds, fusion_failure
+from mspipe_triton.kernels.runtime.fusion import fusion_failure
 from mspipe_triton.settings import process_settings
 from mspipe_triton.training.way import SPLITS, carry_out
 
@@ -34,7 +34,7 @@ class Compiled:
     """The end of a compiling process.
 
     Args:
-        seconds: that it spent on compiling. failure: one line on why loops cannot be used, or None.
+        seconds: of the processor that it used. failure: one line on why loops cannot be used, or None.
     """
 
     seconds: float
@@ -58,7 +58,10 @@ class CompilerProcess:
         self.folder = tempfile.TemporaryDirectory(prefix="mspipe-triton-")
         path = Path(self.folder.name)
         (path / "run").write_bytes(pickle.dumps((config, small_stream(config, stream))))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+        environment = {
+            **os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        }  # fmt: skip
         with open(path / "log", "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mspipe_triton.training.precompile", self.folder.name], stdin=subprocess.PIPE,
@@ -94,7 +97,7 @@ def small_stream(config: RunConfig, stream: EventStream) -> EventStream:
     size = config.train.batch_size
     result = first_events(stream, (BATCHES + len(SPLITS)) * size)
     events = len(result)
-    train_end = max(min(BATCHES * size, events - 2), min(size, events - 2))
+    train_end = min(max(size, events - len(SPLITS) * size), events - 2)
     borders = Split(train_end, train_end + max(1, (events - train_end) // 2))
     return replace(result, t=torch.arange(events).to(result.t.dtype), borders=borders)
 
@@ -108,7 +111,7 @@ def compile_run(config: RunConfig, stream: EventStream) -> Compiled:
         for split in SPLITS:
             for _ in way.predict(split, ranked):
                 pass
-    return Compiled(compile_seconds(), fusion_failure())
+    return Compiled(sum(os.times()[:4]), fusion_failure())
 
 
 def main(folder: Path) -> None:
