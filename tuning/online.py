@@ -76,7 +76,7 @@ class OnlineTuning(Strategy):
 
     def begin(self, prospect: Prospect) -> None:
         """See `Strategy`."""
-        self.prospect, self.left = prospect, prospect.iterations
+        self.prospect, self.remaining = prospect, prospect.iterations
         self.shipped = self.settings = prospect.session.settings
         self.course: Course | None = self._course()
         if prospect.iterations <= _WATCHED:
@@ -96,7 +96,7 @@ class OnlineTuning(Strategy):
 
     def ended(self, times: BlockTimes) -> None:
         """See `Strategy`."""
-        self.times, self.left, self.place = times, self.left - times.iterations, (times.epoch, times.iteration)
+        self.times, self.remaining, self.place = times, self.remaining - times.iterations, (times.epoch, times.iteration)
         self.wall += times.wall
         if self.course is not None and not times.disturbed:
             for stage, seconds in times.stages.items():
@@ -140,20 +140,20 @@ class OnlineTuning(Strategy):
 
         proposals, longest, hopeless, scores = self._proposals(Proposals), TRIAL_SECONDS, 0, dict[RunSettings, float]()
         while (point := proposals.next()) is not None and hopeless < _HOPELESS:
-            spent, settings = self.cost, settings_at(self.shipped, point)
+            before, settings = self.cost, settings_at(self.shipped, point)
             if self._over(settings):
                 proposals.tell(point, None, complete=False)
                 continue
             reserve = longest + ROUNDS * 2 * self._drain
             assert self.shipped_second is not None
-            if spent + reserve > self.budget or _GAIN * self.left * self.shipped_second < longest:
+            if before + reserve > self.budget or _GAIN * self.remaining * self.shipped_second < longest:
                 break
             score, complete = yield from self._try(point, settings)
             proposals.tell(point, score, complete)
             if complete and score is not None:
                 scores[settings] = score
             hopeless = 0 if score is not None and score > 1 else hopeless + 1
-            longest = max(TRIAL_SECONDS, self.cost - spent)
+            longest = max(TRIAL_SECONDS, self.cost - before)
         return max(scores, key=scores.__getitem__, default=None)
 
     def _proposals(self, kind: type[Proposals]) -> Proposals:

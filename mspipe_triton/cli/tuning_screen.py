@@ -126,7 +126,7 @@ def _gain(facts: Mapping[str, Any]) -> str:
         return f"{trials}: no time was left to compare the best with the shipped settings, which stay"
     beside = f"{facts['gain']:+.1%} in {facts['rounds']} rounds side by side, noise {facts['noise']:.1%}"
     if facts["shipped_kept"]:
-        kept = "nothing is faster than the shipped settings by more than the noise"
-        return f"{trials}: {kept}\nbest of the others: {beside}"
+        outcome = "nothing is faster than the shipped settings by more than the noise"
+        return f"{trials}: {outcome}\nbest of the others: {beside}"
     rate, shipped = facts["events_per_s"], facts["shipped_events_per_s"]
     return f"{trials}: {rate:,.0f} events/s, shipped settings {shipped:,.0f}\n{beside}"

@@ -123,7 +123,7 @@ class Loops:
         self.iterations = epochs * -(-session.training_events // session.size)
         self.epochs, self.costs, self.subject = epochs, Costs(), ""
         self.last: float | None = None
-        self.looked, self.told = 0.0, False
+        self.looked, self.quiet = 0.0, False
         if self.deciding:
             enable_fusion(False)
             self.costs, self.subject = Costs.load(), subject(session)
@@ -137,9 +137,9 @@ class Loops:
         """Tell the user, once, that loops are not used, and why."""
         settings, lacking = self.session.settings, compiler() is None
         failure = fusion_failure()
-        if self.told or not (failure or (not self.allowed and (settings.fused or lacking))):
+        if self.quiet or not (failure or (not self.allowed and (settings.fused or lacking))):
             return
-        self.told = True
+        self.quiet = True
         reason = failure or ("no C++ compiler found" if lacking else "switched off")
         self.note(f"Running without fused loops: {reason}.")
 
@@ -195,12 +195,12 @@ class Loops:
 
     def _decide(self) -> None:
         """Compile if the run is long enough to gain from it."""
-        seconds, known = self._remaining(), self.subject in self.costs.gains
-        cost = self.costs.warm + (0.0 if known else _SHARE * self.costs.cold)
+        seconds, warm = self._remaining(), self.subject in self.costs.gains
+        cost = self.costs.warm + (0.0 if warm else _SHARE * self.costs.cold)
         if seconds * self.gain / (1 + self.gain) < MARGIN * cost:
-            compiling = self.costs.warm if known else self.costs.cold
+            compiling = self.costs.warm if warm else self.costs.cold
             self.note(f"Loops are not compiled: the run takes about {seconds:.0f} s, and compiling {compiling:.0f} s.")
-        elif known:
+        elif warm:
             self._switch()
         else:
             try:
@@ -221,7 +221,7 @@ class Loops:
     def _finish(self, result: Compiled) -> None:
         self.close()
         if result.failure is not None:
-            self.told = True
+            self.quiet = True
             self.note(f"Running without fused loops: {result.failure}.")
             return
         self.costs.cold = max(self.costs.warm, result.seconds)

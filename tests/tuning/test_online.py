@@ -56,7 +56,7 @@ class Run:
         self, stream: EventStream, folder: Path, second: Callable[[RunSettings], float], iterations: int = 20_000
     ) -> None:
         config = replace(CONFIG, settings=default_settings(CONFIG.train))
-        self.second, self.left, self.clock = second, iterations, Clock()
+        self.second, self.remaining, self.clock = second, iterations, Clock()
         self.notes, self.events, self.blocks = list[str](), list[dict[str, Any]](), list[Block]()
         self.busy: Iterator[bool] = itertools.repeat(False)
         self.session = Session.create(config, stream)
@@ -68,16 +68,16 @@ class Run:
 
     def go(self) -> OnlineTuning:
         done, noise = 0, itertools.cycle((1.0, 1.01, 0.99))
-        while self.left:
+        while self.remaining:
             busy = next(self.busy)
             block = self.tuning.block(not busy)
             second = self.second(block.settings) * next(noise) * (3 if busy else 1)
             count = min(
-                block.iterations or 1000, self.left, 1 + int(block.seconds / second) if block.seconds < 1e9 else 10**9
+                block.iterations or 1000, self.remaining, 1 + int(block.seconds / second) if block.seconds < 1e9 else 10**9
             )
             stages = dict.fromkeys(stage_names(block.settings.schedule), [second / 5] * max(0, count - 2))
             self.blocks.append(block)
-            self.left -= count
+            self.remaining -= count
             self.tuning.ended(BlockTimes(
                 block.settings, 1, done, count, count * second, count - 2, (count - 2) * second, stages, busy,
             ))  # fmt: skip
