@@ -1,12 +1,12 @@
-"""Shipped settings of a run on this machine, and tuned settings that replace them."""
+"""Settings of a run on this machine: its own or the shipped ones, in force in the process."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
@@ -15,30 +15,6 @@ from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.fusion import enable_fusion
 from mspipe_triton.machine import cores, thread_variable
 from mspipe_triton.pipeline.schedules import DEPTH, RESIDENT
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Settings and stage times that a run takes from a tuning profile.
-
-    Args:
-        settings: the fastest that tuning found.
-        stage_seconds: seconds of every stage with them, used for planning until the run has measured its own; empty if
-            unknown.
-        profile: the profile's name, for `result.json`.
-        seconds: the time spent on tuning right before the run.
-    """
-
-    settings: RunSettings
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    profile: str = ""
-    seconds: float = 0.0
-
-    def to_json(self, measured: Mapping[str, float]) -> dict[str, object]:
-        """Entry of `result.json`: the profile's stage times, and the relative errors that `measured` shows."""
-        planned = dict(self.stage_seconds)
-        errors = {name: measured[name] / seconds - 1 for name, seconds in planned.items() if name in measured}
-        return {"profile": self.profile, "seconds": self.seconds, "stage_seconds": planned, "stage_seconds_off": errors}
 
 
 def run_settings(config: RunConfig) -> RunSettings:

@@ -12,23 +12,28 @@ if __name__ != "mspipe_triton.tuning":
     )
 
 if TYPE_CHECKING:
+    from mspipe_triton.tuning.online import OnlineTuning
     from mspipe_triton.tuning.profile.key import Key
     from mspipe_triton.tuning.profile.profile import Profile, apply, restore
     from mspipe_triton.tuning.profile.store import ProfileStore
-    from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for
+    from mspipe_triton.tuning.strategy import strategy_for
+    from mspipe_triton.tuning.tuner import TuningObserver, autotune
 
 _PUBLIC = {
     "Key": "profile.key",
+    "OnlineTuning": "online",
     "Profile": "profile.profile",
     "ProfileStore": "profile.store",
     "TuningObserver": "tuner",
     "apply": "profile.profile",
     "autotune": "tuner",
     "restore": "profile.profile",
-    "settings_for": "tuner",
+    "strategy_for": "strategy",
 }
 
-__all__ = ["Key", "Profile", "ProfileStore", "TuningObserver", "apply", "autotune", "restore", "settings_for"]
+__all__ = [
+    "Key", "OnlineTuning", "Profile", "ProfileStore", "TuningObserver", "apply", "autotune", "restore", "strategy_for",
+]  # fmt: skip
 
 
 __getattr__, __dir__ = load_lazily(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
@@ -17,14 +17,12 @@ from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds, limit_compiling
 from mspipe_triton.machine import cores
-from mspipe_triton.pipeline.plan import make_plan
-from mspipe_triton.settings import Tuned, default_settings, process_settings
+from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.footprint import resolve_placement
 from mspipe_triton.tuning.kernels.operations import record_calls
 from mspipe_triton.tuning.kernels.tune import KernelChoice, tune_kernels
-from mspipe_triton.tuning.profile.describe import describe
 from mspipe_triton.tuning.profile.key import Key, digest
-from mspipe_triton.tuning.profile.profile import Profile, apply
+from mspipe_triton.tuning.profile.profile import Profile, build
 from mspipe_triton.tuning.profile.store import ProfileStore
 from mspipe_triton.tuning.runs.gate import RunGate
 from mspipe_triton.tuning.runs.measure import OutOfTime, RunMeasurer, stage_summary
@@ -34,11 +32,14 @@ from mspipe_triton.tuning.study.search import Cutoff, Search, SearchResult, Tria
 from mspipe_triton.tuning.study.space import Point, Space
 
 BUDGET = 60.0
-SHORT_BUDGET = 20.0
 _PAIRS = 3  # of blocks per trial
 _KERNELS, _CONFIRMING = 0.5, 0.35  # shares of the remaining time
 _STARTING = 5.0  # seconds of a command's start-up that do not count
 _GRACE = 6.0  # seconds from the deadline until measuring stops
+
+
+class BudgetError(TuningError):
+    """The budget ran out before anything was measured."""
 
 
 class TuningObserver:
@@ -129,15 +130,10 @@ class Tuner:
 
     def profile(self, settings: RunSettings, kernels: KernelChoice, facts: Mapping[str, Any]) -> Profile:
         """Build the profile of the best settings, with the plan for their stage times."""
-        stages, staleness = stage_summary(self.measurer.stages[settings]), self.config.train.staleness
-        times = {name: seconds["median"] for name, seconds in stages.items()}
-        plan = make_plan(settings.schedule, times, None if staleness < 0 else staleness, depth=settings.prefetch)
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stages = stage_summary(self.measurer.stages[settings])
         facts = {**facts, "shipped": asdict(self.shipped), "shipped_kept": settings == self.shipped, **kernels.facts}
-        return Profile(
-            self.key, self.stream.name, created, asdict(settings), kernels.kernels, kernels.variants, stages,
-            plan.to_json(), facts,
-        )  # fmt: skip
+        staleness = self.config.train.staleness
+        return build(self.key, staleness, settings, stages, facts, kernels.kernels, kernels.variants)
 
     def _measure(self, point: Point, cutoff: Cutoff) -> Mapping[str, float]:
         """Run a trial: the gate, then pairs of blocks; the score is the median of their ratios."""
@@ -199,7 +195,7 @@ def autotune(
 
     Raises:
         ConfigError: the batch exceeds the number of training events, or no usable GPU is found for a GPU run.
-        TuningError: the budget ran out before the shipped settings had run.
+        BudgetError: the budget ran out before the shipped settings had run.
     """
     begin, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
@@ -218,7 +214,7 @@ def autotune(
             if tuner.shipped not in tuner.measurer.stages:
                 raise OutOfTime
         except OutOfTime:
-            raise TuningError(
+            raise BudgetError(
                 f"the budget of {budget:g} s ran out before the shipped settings had run (compiling took "
                 f"{compile_seconds():.0f} s); use a larger one, as in --budget {max(BUDGET, 2 * budget):g}"
             ) from None
@@ -233,66 +229,6 @@ def autotune(
     store.save(profile)
     store.tell(observer.note)
     return profile
-
-
-def settings_for(
-    config: RunConfig,
-    stream: EventStream,
-    budget: float | None = None,
-    store: ProfileStore | None = None,
-    note: Callable[[str], None] = lambda line: None,
-) -> Tuned | None:
-    """Return the tuned settings of a run, after a short tuning if no profile fits; None if that fails.
-
-    Args:
-        config: of the run. stream: its events. store: as in `autotune`.
-        budget: seconds for tuning, not counting the compiling that the run needs anyway.
-        note: gets one line at a time on the progress.
-    """
-    store, budget = store or ProfileStore(), SHORT_BUDGET if budget is None else budget
-    resolved, line = resolve_device(config)
-    key = Key.of(resolved, stream)
-    profile, start = store.find(key), time.perf_counter()
-    store.tell(note)
-    name = store.path(key).name
-    if profile is not None:
-        if line is not None:
-            note(line)
-        note(f"Settings from {name}: {describe(profile)}.")
-        apply(profile)
-        return _as_tuned(profile, name)
-    first = f"No tuning profile fits yet: compiling, and tuning for {budget:g} s; --no-autotune skips it."
-    try:
-        profile = autotune(config, stream, budget, store, _Lines(note, first), compiling_counts=False, key=key)
-    except TuningError as error:
-        note(f"Not tuned: {error}.")
-        return None
-    note(f"Tuned: {describe(profile)}.")
-    apply(profile)
-    return _as_tuned(profile, name, time.perf_counter() - start)
-
-
-class _Lines(TuningObserver):
-    """Passes on one line before the work begins, and all notes."""
-
-    def __init__(self, line: Callable[[str], None], first: str) -> None:
-        self.line, self.first = line, first
-
-    def phase(self, name: str) -> None:
-        """Pass on the first line at the first phase."""
-        if self.first:
-            self.line(self.first)
-        self.first = ""
-
-    def note(self, message: str) -> None:
-        """Pass on a note."""
-        self.line(message)
-
-
-def _as_tuned(profile: Profile, name: str, seconds: float = 0.0) -> Tuned:
-    """Return the settings of a profile with this file name; `seconds` is the time that tuning has just needed."""
-    times = {stage: summary["median"] for stage, summary in profile.stage_seconds.items()}
-    return Tuned(RunSettings(**profile.settings), times, name, seconds)
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:

@@ -29,11 +29,12 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.trainer import train
 from mspipe_triton.training.way import carry_out
-from mspipe_triton.tuning import ProfileStore, TuningObserver, autotune, settings_for
+from mspipe_triton.tuning import ProfileStore, TuningObserver, autotune, strategy_for
 from mspipe_triton.tuning.study.search import Trial
 
 console = Console(stderr=True, highlight=False)
 RESULT = RESULTS / "tuning.json"
+SHORT_BUDGET = 20.0
 
 
 class _Trials(TuningObserver):
@@ -107,8 +108,9 @@ def stage_times(config: RunConfig, stream: EventStream) -> dict[str, Any]:
     """Tune the serial schedule briefly, train one epoch, and compare its stage times with the profile's."""
     config = replace(config, train=TrainConfig(schedule="serial", epochs=1, negatives=1, device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        tuned = settings_for(config, stream, store=ProfileStore(Path(folder) / "profiles"), note=console.print)
-        result = train(config, stream, out=f"{folder}/run", tuned=tuned)
+        store = ProfileStore(Path(folder) / "profiles")
+        autotune(config, stream, SHORT_BUDGET, store, compiling_counts=False)
+        result = train(config, stream, out=f"{folder}/run", strategy=strategy_for(config, stream, store, console.print))
     errors = result["tuning"]["stage_seconds_off"]
     run, profile = (sum(seconds.values()) for seconds in (result["stage_seconds"], result["tuning"]["stage_seconds"]))
     console.print(errors)
@@ -129,7 +131,8 @@ def time_command(data: Path, budget: float, cold: bool) -> dict[str, Any]:
         )
         wall = time.perf_counter() - start
     console.print(f"budget {budget:g}, cold {cold}: {wall:.1f} s, exit {process.returncode} {process.stderr[-300:]}")
-    trials = json.loads(process.stdout)["search"]["trials"] if process.returncode == 0 else 0
+    profile = json.loads(process.stdout) if process.returncode == 0 else {}
+    trials = profile["search"]["trials"] if "search" in profile else 0
     return {
         "budget": budget, "compiled_before": not cold, "wall_seconds": wall, "limit_seconds": 1.1 * budget + 15,
         "exit": process.returncode, "trials": trials,

@@ -42,14 +42,18 @@ def autotune(
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Find the fastest settings for a run on this machine; later, `train` with the same flags uses them."""
-    started, config, budget = time.perf_counter(), run_config(flags), seconds(budget)
+    """Find the fastest settings for a run on this machine; later, `train` with the same flags uses them.
+
+    `train` tunes by itself in a small part of its time; this is for a search before a long run.
+    """
+    started, config, budget, reason = time.perf_counter(), run_config(flags), seconds(budget), ""
     with loading():
         from mspipe_triton.cli.console import console
         from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
         from mspipe_triton.data.source import load_stream
         from mspipe_triton.devices import resolve_device
         from mspipe_triton.tuning import autotune as tune
+        from mspipe_triton.tuning.tuner import BudgetError
 
     if config.train.deterministic:
         raise ConfigError("--deterministic runs use the shipped settings; omit it to tune")
@@ -58,13 +62,15 @@ def autotune(
         stream, screen = load_stream(config.data), TuningScreen()
     try:
         profile = tune(config, stream, budget, observer=screen, started=started)
+    except BudgetError as error:  # nothing was measured, which is no fault
+        profile, reason = None, str(error)
     except KeyboardInterrupt:
         raise TuningError("interrupted; the same command continues after the finished trials") from None
     finally:
         screen.close()
-    console.print(profile_summary(profile))
+    console.print(f"No profile: {reason}." if profile is None else profile_summary(profile, screen.leaders))
     if as_json:
-        print(json.dumps(profile.to_json()))
+        print(json.dumps({"profile": None, "reason": reason} if profile is None else profile.to_json()))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,29 +14,16 @@ import typer
 
 from mspipe_triton.cli.app import app, print_error
 from mspipe_triton.cli.help import MOST_USED
-from mspipe_triton.cli.options import (
-    EXAMPLES,
-    Json,
-    continued_config,
-    resumed_config,
-    run_config,
-    seconds,
-    settings_of,
-    takes_run_flags,
-)
-from mspipe_triton.cli.seeds import check_seeds, folder_to_resume, train_all
+from mspipe_triton.cli.options import EXAMPLES, Json, settings_of, takes_run_flags
+from mspipe_triton.cli.request import FOLDER_NOTE, Request
+from mspipe_triton.cli.seeds import check_seeds, train_all
 from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from mspipe_triton.config import RunConfig
-    from mspipe_triton.distributed.ranks import Ranks
     from mspipe_triton.processes.watch import Watch
     from mspipe_triton.training.entry import Entry
     from mspipe_triton.training.run_folder import RunFolder
-
-PER_CORE = 8  # processes, at most: each has its own copy of torch and of the node state
-_FOLDER = "folder"  # name of the note with the run folder
 
 
 @app.command(epilog=EXAMPLES.format("train"))
@@ -46,13 +33,10 @@ def train(
         bool,
         typer.Option(
             "--autotune/--no-autotune",
-            help="Tune first if no profile fits, or use the shipped settings.",
+            help="Tune while training if no profile fits, in 5 % of its time; or use the shipped settings.",
             rich_help_panel="Tuning",
         ),
     ] = True,
-    budget: Annotated[
-        float | None, typer.Option(help="Seconds for that tuning.", show_default="20", rich_help_panel="Tuning")
-    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -99,17 +83,17 @@ def train(
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Train and evaluate a model, and write a run folder; tunes briefly first if no tuning profile fits yet.
+    """Train and evaluate a model, and write a run folder.
 
     Several processes share each batch and compute what one would: --nproc starts them on this machine, and torchrun
     --nproc-per-node 4 -m mspipe_triton train ... on one or several.
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    request = _Request(flags, autotune, budget, out, resume, past, trace, seeds)
+    request = Request(flags, autotune, out, resume, past, trace, seeds)
     if seeds is not None:
         check_seeds(seeds, nproc)
-        config = request.config(several=False)  # refuses wrong flags before torch is loaded
+        config = request.config()  # refuses wrong flags before torch is loaded
         _load_torch()
         train_all(config, seeds, out, resume, trace, as_json, partial(_carry_out, request))
         return
@@ -124,79 +108,7 @@ def train(
         _report(result, as_json)
 
 
-@dataclass(frozen=True)
-class _Request:
-    """The arguments of `train`, which all processes of a run have.
-
-    Args:
-        restarts: how often torchrun has started the run again.
-    """
-
-    flags: dict[str, Any]
-    autotune: bool
-    budget: float | None
-    out: str | None
-    resume: bool
-    past: str | None
-    trace: bool
-    seeds: int | None = None
-    restarts: int = 0
-
-    def check(self, nproc: int) -> None:
-        """Refuse wrong arguments.
-
-        Raises:
-            InputError: a flag is wrong, or the run to resume or to continue is not usable.
-        """
-        from mspipe_triton.machine import cores
-
-        if nproc < 1:
-            raise ConfigError(f"--nproc must be at least 1, not {nproc}")
-        most = PER_CORE * cores()
-        if nproc > most:
-            raise ConfigError(
-                f"--nproc {nproc} is far above the {cores()} cores of this machine; use one process per GPU, or at "
-                f"most {most}"
-            )
-        self.config(several=True)
-
-    def config(self, several: bool) -> RunConfig:
-        """Return the settings of the run; `several` processes do not tune them. Raises as `check`."""
-        if self.past is not None:
-            config = continued_config(self.flags, self.past, self.resume)
-        else:
-            resumed = folder_to_resume(self.out, self.seeds) if self.resume else None
-            config = run_config(self.flags) if resumed is None else resumed_config(self.flags, resumed)
-        if seconds(self.budget) is not None and several:
-            raise ConfigError("--budget is for tuning, and several processes use the shipped settings; omit it")
-        if self.budget is not None and not self.tunes(config):
-            raise ConfigError(
-                "--budget is for tuning, and this run is not tuned; omit it with --no-autotune, --deterministic, "
-                "--resume or [settings]"
-            )
-        return config
-
-    def tunes(self, config: RunConfig) -> bool:
-        """Return True if a run of these settings in one process is tuned first."""
-        return self.autotune and not (self.resume or config.settings or config.train.deterministic)
-
-    def restarted(self, watch: Watch, ranks: Ranks) -> _Request:
-        """Return the request of a process that torchrun may have started again: to go on in the run's folder."""
-        from mspipe_triton.training.run_folder import RunFolder
-
-        def earlier() -> tuple[str, bool] | None:
-            folder = watch.notes.read(_FOLDER)
-            return None if folder is None else (folder, RunFolder(Path(folder)).last.exists())
-
-        start = ranks.from_first(earlier)
-        if not watch.restarts or start is None:
-            return self
-        folder, resume = start
-        past, budget = (None, None) if resume else (self.past, self.budget)
-        return replace(self, out=folder, resume=resume, past=past, budget=budget, restarts=watch.restarts)
-
-
-def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
+def _join(request: Request, nproc: int | None) -> dict[str, Any] | None:
     """Train as one of the processes that torchrun or --nproc has started; rank 0 returns the result."""
     _load_torch()
     from mspipe_triton.processes.start import run_process
@@ -212,13 +124,13 @@ def _join(request: _Request, nproc: int | None) -> dict[str, Any] | None:
     return run_process(part, print_error)
 
 
-def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any]:
+def _train_alone(request: Request, watch: Watch | None = None) -> dict[str, Any]:
     """Train in this process, which torchrun watches over if there is a watch."""
     if watch is not None:
         from mspipe_triton.distributed.ranks import ALONE
 
         request = request.restarted(watch, ALONE)
-    config = request.config(several=False)  # refuses wrong flags before torch is loaded
+    config = request.config()  # refuses wrong flags before torch is loaded
     _load_torch()
     from mspipe_triton.cli.console import console
     from mspipe_triton.training.entry import enter
@@ -235,25 +147,23 @@ def _train_alone(request: _Request, watch: Watch | None = None) -> dict[str, Any
         raise TrainingError(f"interrupted; {_resumption(entry.folder)}") from None
 
 
-def _carry_out(request: _Request, entry: Entry, watch: Watch | None = None) -> dict[str, Any]:
-    """Carry out the run of an entry with its screen, tuned first if it is to be."""
-    from mspipe_triton.cli.console import console
+def _carry_out(request: Request, entry: Entry, watch: Watch | None = None) -> dict[str, Any]:
+    """Carry out the run of an entry with its screen; it tunes meanwhile if it is to."""
     from mspipe_triton.cli.screens import TrainingScreen
     from mspipe_triton.training.trainer import run
 
-    screen, tuned = TrainingScreen(partial(_advise, watch)), None
+    screen, strategy = TrainingScreen(partial(_advise, watch)), None
     try:
         if request.tunes(entry.config):
-            from mspipe_triton.tuning import settings_for
+            from mspipe_triton.tuning import strategy_for
 
-            with console.status("Tuning ..."):
-                tuned = settings_for(entry.placed, entry.stream, request.budget, note=screen.note)
-        return run(_begun(entry, request, watch), screen, request.trace, tuned)
+            strategy = strategy_for(entry.placed, entry.stream, note=screen.note)
+        return run(_begun(entry, request, watch), screen, request.trace, strategy)
     finally:
         screen.close()
 
 
-def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
+def _share(request: Request, watch: Watch) -> dict[str, Any] | None:
     """Train as a rank of several; rank 0 returns the result."""
     with loading():
         from mspipe_triton.cli.screens import TrainingScreen
@@ -268,10 +178,10 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
     ranks = group_ranks()
     request = request.restarted(watch, ranks)
     if request.resume:  # rank 0 alone looks into the run folder
-        config = ranks.from_first(lambda: request.config(several=True))
+        config = ranks.from_first(lambda: request.config())
         config = together(ranks, lambda: config if ranks.first else config.with_flags(settings_of(request.flags)))
     else:
-        config = together(ranks, lambda: request.config(several=True))
+        config = together(ranks, lambda: request.config())
     screen = TrainingScreen(partial(_advise, watch)) if ranks.first else None
     observer = screen or Observer()
     try:
@@ -287,10 +197,10 @@ def _share(request: _Request, watch: Watch) -> dict[str, Any] | None:
             screen.close()
 
 
-def _begun(entry: Entry, request: _Request, watch: Watch | None) -> Entry:
+def _begun(entry: Entry, request: Request, watch: Watch | None) -> Entry:
     """Return the entry of a run that begins now, after a note of its folder for later starts of the same run."""
     if watch is not None and entry.ranks.first:
-        watch.notes.write(_FOLDER, str(entry.folder.path))
+        watch.notes.write(FOLDER_NOTE, str(entry.folder.path))
         if entry.resume:
             _advise(watch, entry.folder)
     return replace(entry, restarts=request.restarts)

@@ -1,4 +1,4 @@
-"""Output of `autotune`: a live table of its trials, and a summary of the profile."""
+"""Output of `autotune`: a live table of its trials, and at the end the shipped settings, the best ones and the gain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mspipe_triton.tuning.study.search import Trial
 from mspipe_triton.tuning.study.space import Space
 from mspipe_triton.tuning.tuner import TuningObserver
 
-_ROWS = 15
+_ROWS, _BEST = 15, 3
 _MARKS = {"cut short": "cut short", "refused": "refused", "failed": "failed"}
 
 
@@ -28,6 +28,7 @@ class TuningScreen(TuningObserver):
 
     def __init__(self) -> None:
         self.trials: list[Trial] = []
+        self.shipped = RunSettings()
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def phase(self, name: str) -> None:
@@ -55,16 +56,23 @@ class TuningScreen(TuningObserver):
     @property
     def best(self) -> Trial | None:
         """The best trial that was measured to its end."""
-        whole = [trial for trial in self.trials if trial.state == "measured"]
-        return max(whole, key=lambda trial: trial.score or 0.0, default=None)
+        return max(self._whole, key=lambda trial: trial.score or 0.0, default=None)
+
+    @property
+    def leaders(self) -> list[tuple[RunSettings, Trial]]:
+        """The shipped settings and the best others, with their trials, if they were measured to their end."""
+        rows = [(settings_at(self.shipped, trial.point), trial) for trial in self._whole]
+        others = sorted((row for row in rows if row[0] != self.shipped), key=lambda row: -(row[1].score or 0.0))
+        return [row for row in rows if row[0] == self.shipped] + others[:_BEST]
 
     def close(self) -> None:
-        """Stop the live table and print the final one."""
+        """Remove the live table."""
         if self.live.is_started:
             self.live.stop()
-        if self.trials:
-            console.print(trials_table(self.trials, self.best, self.shipped))
-            self.trials = []
+
+    @property
+    def _whole(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == "measured"]
 
 
 def trials_table(trials: list[Trial], best: Trial | None, shipped: RunSettings) -> Table:
@@ -83,35 +91,42 @@ def trials_table(trials: list[Trial], best: Trial | None, shipped: RunSettings) 
     return table
 
 
-def profile_summary(profile: Profile) -> Group:
-    """Summary of a profile: its settings, a table of the stages, its gain and its plan.
+def profile_summary(profile: Profile, leaders: list[tuple[RunSettings, Trial]]) -> Group:
+    """Summary of a profile: the shipped settings beside the best ones, gain and noise, and the plan.
 
-    The gain and the plan are no caption, since their lines are wider than the table.
+    Gain and plan are no caption, since their lines are wider than the table.
     """
-    table = Table()
-    for name in ("stage", "median ms", "p90 ms"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for stage, seconds in profile.stage_seconds.items():
-        table.add_row(stage, *(f"{seconds[name] * 1e3:.2f}" for name in ("median", "p90")))
-    settings, plan = RunSettings(**profile.settings), profile.plan
+    chosen, plan = RunSettings(**profile.settings), profile.plan
+    title = f"{profile.key.subject['model']['model']} on {profile.dataset}"
+    table = Table(title=title)
+    for name in ("settings", "events/s", "to shipped", ""):
+        table.add_column(name, justify="left" if name == "settings" else "right", no_wrap=name != "settings")
+    for number, (settings, trial) in enumerate(leaders):
+        words = describe_settings(settings)
+        table.add_row(
+            words if number else f"shipped: {words}", f"{trial.facts['events_per_s']:,.0f}", f"{trial.score or 0:.2f}",
+            "chosen" if settings == chosen else "", style="bold" if settings == chosen else None,
+        )  # fmt: skip
+    stages = ", ".join(f"{stage} {seconds['median'] * 1e3:.1f}" for stage, seconds in profile.stage_seconds.items())
     return Group(
-        Text(
-            f"{profile.key.subject['model']['model']} on {profile.dataset}: {describe_settings(settings)}", style="bold"
-        ),
         table,
-        _gain(profile.search),
+        Text(f"Chosen: {describe_settings(chosen)}", style="bold"),
+        *([Text(gain)] if (gain := _gain(profile.search)) else []),
+        f"median ms per stage: {stages}",
         f"plan: an iteration every {plan['period'] * 1e3:.1f} ms, staleness {plan['staleness']}",
     )
 
 
 def _gain(facts: Mapping[str, Any]) -> str:
+    """Return the outcome in words; nothing faster than the shipped settings is a result like others."""
     trials = f"{count_trials(facts['trials'])} in {facts['seconds']:.0f} s"
-    if facts["gain"] is None:
-        return f"{trials}; there was no time left to confirm any of them, so the shipped settings stay"
-    shipped = f"{facts['shipped_events_per_s']:,.0f} events/s"
     if facts["best"] == facts["shipped"]:
-        return f"{trials}; the shipped settings are the fastest, {shipped}"
-    beside = f"{facts['gain']:+.1%} in {facts['rounds']} rounds beside them, noise {facts['noise']:.1%}"
+        return f"{trials}: nothing is faster than the shipped settings"
+    if facts["gain"] is None:
+        return f"{trials}: no time was left to compare the best with the shipped settings, which stay"
+    beside = f"{facts['gain']:+.1%} in {facts['rounds']} rounds side by side, noise {facts['noise']:.1%}"
     if facts["shipped_kept"]:
-        return f"{trials}; the shipped settings stay, {shipped};\nthe best of the others: {beside}"
-    return f"{trials}; {facts['events_per_s']:,.0f} events/s, shipped settings {shipped};\n{beside}"
+        outcome = "nothing is faster than the shipped settings by more than the noise"
+        return f"{trials}: {outcome}\nbest of the others: {beside}"
+    rate, shipped = facts["events_per_s"], facts["shipped_events_per_s"]
+    return f"{trials}: {rate:,.0f} events/s, shipped settings {shipped:,.0f}\n{beside}"

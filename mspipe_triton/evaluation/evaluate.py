@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -146,6 +147,8 @@ def evaluate_run(
         ranked = ALL
     stream, past = run_stream(folder, config, data, stream)
     config, _ = resolve(config, stream)
+    if not folder.ended_fused() and config.settings is not None:  # the run's own arithmetic gives its own numbers
+        config = replace(config, settings=replace(config.settings, fused=False))
     with process_settings(config):
         way = carry_out(Session.create(config, stream, past=past), Watch(evaluation=progress))
         result = evaluate_checkpoint(way, folder, ranked, (split,))

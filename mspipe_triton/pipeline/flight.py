@@ -81,3 +81,16 @@ class StageTimes:
     def per_iteration(self) -> dict[str, float]:
         """Return mean seconds per iteration, for each stage."""
         return {name: total / max(1, self.iterations) for name, total in self.seconds.items()}
+
+
+@dataclass
+class SpanLog(StageTimes):
+    """Seconds of every stage, per iteration."""
+
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, spans: Sequence[Span]) -> None:
+        """Add an iteration."""
+        super().add(spans)
+        for span in spans:
+            self.samples.setdefault(span.stage, []).append(span.seconds)

@@ -14,9 +14,10 @@ from mspipe_triton.data.source import Contents, data_of, with_absolute_paths
 from mspipe_triton.distributed.agreement import agree, together
 from mspipe_triton.distributed.ranks import ALONE, Ranks
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.machine import cores
 from mspipe_triton.models.stored import Past
-from mspipe_triton.settings import Tuned, run_settings
+from mspipe_triton.settings import run_settings
 from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.continuation import RunData, check_continuation, load_data, load_run
 from mspipe_triton.training.footprint import resolve_placement
@@ -64,9 +65,9 @@ class Entry:
         about_data = () if source is None else source.notes
         return (*([] if self.line is None else [self.line]), *thread_notes(train), *about_data, *idle_settings(train))
 
-    def tuned(self, tuned: Tuned | None) -> Entry:
-        """Return the entry with tuned settings instead of the config's."""
-        return self if tuned is None else replace(self, config=replace(self.config, settings=tuned.settings))
+    def under(self, settings: RunSettings | None) -> Entry:
+        """Return the entry with these settings instead of the config's; None keeps those."""
+        return self if settings is None else replace(self, config=replace(self.config, settings=settings))
 
     def resolved(self) -> tuple[RunConfig, str | None]:
         """Return the config with everything decided: device, placement, and settings with a schedule or "resident".

@@ -243,6 +243,13 @@ class RunFolder:
         """Write the model card."""
         self.card.write_text(text, encoding="utf-8")
 
+    def ended_fused(self) -> bool:
+        """Return False if the run has ended without compiled loops; True if it has not ended."""
+        try:
+            return bool(json.loads(self.result.read_text(encoding="utf-8"))["fused"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json as a whole."""
         with atomic_file(self.result) as temporary:

@@ -17,7 +17,7 @@ from mspipe_triton.iteration.scene import Batch, Candidates, batches
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.iteration.shares import SharedStages
 from mspipe_triton.iteration.staged import Stages, Work, in_turn
-from mspipe_triton.kernels.runtime.fusion import compile_seconds, running_clock
+from mspipe_triton.kernels.runtime.fusion import compile_seconds, fusion_enabled, running_clock
 from mspipe_triton.pipeline.engine import Engine, run_serial
 from mspipe_triton.pipeline.flight import Span, StageTimes
 from mspipe_triton.pipeline.online import OnlinePlanner, Replanned, guarded
@@ -76,7 +76,7 @@ class Staged(Way):
         )  # fmt: skip
         self.crowded_planner = OnlinePlanner("prefetch", depth=settings.prefetch)
         self.announced: Plan | None = None
-        self.warm = False  # loops are compiled in the first iteration, on one thread
+        self.warm_under: bool | None = None  # the first iteration with compiled loops compiles them, on one thread
         others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]
         make_lanes = serial_lanes if self.schedule == "serial" else lanes
         self.lanes = make_lanes(session.device, _COMPUTE, others, settings.threads, settings.host_threads)
@@ -86,11 +86,15 @@ class Staged(Way):
     def gives_way(self) -> bool:
         """True while a serial run has one thread beside other processes, and its stages overlap."""
         alone = self.schedule == "serial" and self.session.ranks.alone
-        return alone and self.warm and self.contention.threads == 1 < self.contention.most
+        warm = self.warm_under == fusion_enabled()
+        return alone and warm and self.contention.threads == 1 < self.contention.most
 
-    def run(self, items: Iterable[Batch], epoch: int, times: StageTimes) -> Generator[Work]:
-        """Train on batches; yield each finished iteration, in order, and add its stage times to `times`."""
-        source, first = iter(items), 0
+    def run(self, items: Iterable[Batch], epoch: int, times: StageTimes, first: int = 0) -> Generator[Work]:
+        """Train on batches from number `first` of the epoch on; yield each finished iteration, in order.
+
+        `times` gets the stage times.
+        """
+        source = iter(items)
         while True:
             gives_way = self.gives_way
             gate = Gate(source, partial(self._goes_on, gives_way))
@@ -105,7 +109,7 @@ class Staged(Way):
     def _run_until(
         self, items: Gate[Batch], epoch: int, times: StageTimes, first: int, gives_way: bool
     ) -> Generator[Work]:
-        """Train as `run` does until the gate closes; its first batch is iteration `first` of the epoch."""
+        """Train as `run` does until the gate closes."""
         planner, lanes_now = (self.crowded_planner, self.crowded_lanes) if gives_way else (self.planner, self.lanes)
         plan, trace = planner.plan, self.watch.trace
         if plan != self.announced:
@@ -116,7 +120,7 @@ class Staged(Way):
         engine: Engine | None = None
 
         def observe(spans: list[Span]) -> None:
-            self.warm = True
+            self.warm_under = fusion_enabled()
             spans = [replace(span, iteration=first + span.iteration) for span in spans] if first else spans
             times.add(spans)
             if trace is not None:

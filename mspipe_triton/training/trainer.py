@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 from mspipe_triton.config import RunConfig
 from mspipe_triton.config_file import load_config
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.data.source import Contents
 from mspipe_triton.distributed.ranks import Ranks
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.evaluation.evaluate import add_labels, evaluate_checkpoint, lags, predict_split, run_candidates
@@ -20,32 +17,27 @@ from mspipe_triton.evaluation.model_card import model_card
 from mspipe_triton.evaluation.verdict import verdict
 from mspipe_triton.files import atomic_file
 from mspipe_triton.iteration.session import Session
-from mspipe_triton.kernels.runtime.fusion import fusion_enabled, fusion_failure
 from mspipe_triton.machine import Usage, usage
 from mspipe_triton.models.stored import StoredModel, forget
 from mspipe_triton.pipeline.contention import Change
 from mspipe_triton.pipeline.online import Replanned
-from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.slow_link import link_notes
 from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
-from mspipe_triton.settings import Tuned, compiler, process_settings
+from mspipe_triton.settings import process_settings
+from mspipe_triton.training.blocks import StagedBlocks, refusal
 from mspipe_triton.training.checkpoint import load_checkpoint, save_checkpoint
 from mspipe_triton.training.entry import Entry, enter
 from mspipe_triton.training.logs import logged
+from mspipe_triton.training.loops import Loops
 from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.ranks import group_ranks
+from mspipe_triton.training.result import result_of
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.start import Start
 from mspipe_triton.training.stopping import halvings, stopped_line, stops
-from mspipe_triton.training.usage import peak_device_mb, peak_rss_mb, versions
+from mspipe_triton.training.strategy import Prospect, Strategy
 from mspipe_triton.training.way import Watch, carry_out, silent
-
-# Settings of training in `result.json`.
-_SETTINGS = (
-    "lr", "lr_schedule", "warmup", "weight_decay", "clip_norm", "patience", "loss", "train_negatives", "negative_kind",
-    "negatives",
-)  # fmt: skip
 
 
 def train(
@@ -55,7 +47,7 @@ def train(
     resume: bool = False,
     observer: Observer | None = None,
     trace: bool = False,
-    tuned: Tuned | None = None,
+    strategy: Strategy | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train, validate every epoch, test the best one, and write a run folder.
@@ -68,7 +60,8 @@ def train(
         resume: continue the run in `out`, to `config.train.epochs` epochs in all.
         observer: called with the run's progress, in rank 0.
         trace: write `trace.json` into the run folder, with every stage's start and end and the plan, those of rank 0.
-        tuned: settings to use instead of `config.settings`, and stage times for the first plan.
+        strategy: chooses settings instead of `config.settings`, before the run or while it trains; it may also have
+            stage times for the first plan. None keeps the config's.
         ranks: those that share each batch; all call this with the same settings and the same events. None is the ranks
             of the process group of `torch.distributed`, if it is initialised, else this process alone.
 
@@ -91,18 +84,19 @@ def train(
         observer = Observer()
     for note in entry.notes:
         observer.note(note)
-    return run(entry, observer, trace, tuned)
+    return run(entry, observer, trace, strategy)
 
 
-def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | None = None) -> dict[str, Any]:
+def run(entry: Entry, observer: Observer, trace: bool = False, strategy: Strategy | None = None) -> dict[str, Any]:
     """Carry out an entry's run; see `train`. Each rank has an observer."""
-    entry = entry.tuned(tuned)
+    strategy = strategy or Strategy()
+    entry = entry.under(strategy.settings)
     config, line = entry.resolved()
     since = usage()
     with process_settings(config), logged(observer, config.train.log, entry.ranks.first) as observer:
         session, first = Session.create(config, entry.stream, past=entry.past, ranks=entry.ranks), entry.ranks.first
         tracing = Trace() if trace and first else None
-        trainer = _Run(session, entry.contents, entry.folder, observer, tracing, tuned, since)
+        trainer = _Run(session, entry, observer, tracing, strategy, since)
         done = trainer.resume() if entry.resume else 0
         if first and entry.resume:
             entry.folder.continue_with(entry.config, done)
@@ -114,13 +108,12 @@ def run(entry: Entry, observer: Observer, trace: bool = False, tuned: Tuned | No
         if line is not None:
             observer.note(line)
         observer.start(trainer.session, entry.folder)
-        settings = trainer.session.settings
-        if not fusion_enabled() and (settings.fused or compiler() is None):
-            reason = fusion_failure() or ("no C++ compiler found" if compiler() is None else "switched off")
-            observer.note(f"Running without fused loops: {reason}.")
-        if done >= config.train.epochs:
-            observer.note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
-        result = trainer.finish(done)
+        try:
+            trainer.begin(done)
+            result = trainer.finish(done)
+        finally:
+            if trainer.way.loops is not None:
+                trainer.way.loops.close()
         if first:
             observer.end(result)
         return result
@@ -130,23 +123,33 @@ class _Run:
     """One run over a prepared session and folder, of which rank 0 alone writes the files."""
 
     def __init__(
-        self, session: Session, contents: Contents, folder: RunFolder, observer: Observer, trace: Trace | None,
-        tuned: Tuned | None, since: Usage,
+        self, session: Session, entry: Entry, observer: Observer, trace: Trace | None, strategy: Strategy, since: Usage
     ) -> None:  # fmt: skip
-        self.session, self.folder, self.observer, self.trace, self.tuned = session, folder, observer, trace, tuned
-        stage_seconds = {} if tuned is None else tuned.stage_seconds
+        self.session, self.entry, self.folder, self.contents = session, entry, entry.folder, entry.contents
+        self.observer, self.trace, self.strategy = observer, trace, strategy
         self.first = session.ranks.first
         replanned, rethreaded = (self._replanned, self._rethreaded) if self.first else (silent, silent)
-        self.recorder = Recorder()
+        self.recorder, self.start = Recorder(), Start(observer.batch)
         watch = Watch(
-            observer.note, replanned, observer.evaluation, trace, stage_seconds, recorder=self.recorder, since=since,
-            rethreaded=rethreaded,
+            observer.note, replanned, observer.evaluation, trace, strategy.stage_seconds, recorder=self.recorder,
+            since=since, rethreaded=rethreaded,
         )  # fmt: skip
-        self.way = carry_out(session, watch)
-        self.contents = contents
+        in_blocks = strategy.in_blocks and refusal(session) is None
+        self.way = StagedBlocks(session, watch, strategy) if in_blocks else carry_out(session, watch)
         self.history: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None  # metrics of a trained epoch that has no validation yet
-        self.warned, self.start = False, Start(observer.batch)
+
+    def begin(self, done: int) -> None:
+        """Prepare for the epochs after the first `done`, from the first of which on the strategy chooses settings."""
+        epochs, note = self.session.config.train.epochs - done, self.observer.note
+        self.loops = self.way.loops = Loops(self.session, self.entry.stream, epochs, note)
+        self.loops.tell()
+        if epochs <= 0:
+            note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")
+        elif isinstance(self.way, StagedBlocks):
+            self.strategy.begin(Prospect(self.session, self.loops.iterations, note, self.folder.append_metrics))
+        elif self.strategy.in_blocks:
+            note(refusal(self.session) or "")
 
     def finish(self, done: int) -> dict[str, Any]:
         """Train the epochs after the first `done`, evaluate the best, write and return the result."""
@@ -160,6 +163,7 @@ class _Run:
             self.session.rates.halvings = halvings(self._scores()) if train.lr_schedule == "plateau" else 0
             metrics = self._train_epoch(epoch)
             if self.first:
+                self._keep_settings()
                 save_checkpoint(self.folder.last, self.session, metrics, self.contents)
             self._validate(metrics)
         start = time.perf_counter()
@@ -169,6 +173,7 @@ class _Run:
         if self.first:
             self._store()
         add_labels(self.way, self.folder, evaluation)
+        self.loops.remember()
         return self.session.ranks.from_first(lambda: self._write(evaluation, time.perf_counter() - start))
 
     def resume(self) -> int:
@@ -187,14 +192,19 @@ class _Run:
             best = f"{self.folder.best} holds the best earlier epoch"
             remainder = best if self.history else "no epoch was finished"
             raise TrainingError(f"{error} ({remainder})") from None
-        if fusion_failure() and not self.warned:
-            self.warned = True
-            self.observer.note(f"Running without fused loops: {fusion_failure()}.")
+        self.loops.tell()
         return metrics
 
     def _scores(self) -> list[float]:
         """Return validation AP by epoch."""
         return [epoch["val"]["ap"] for epoch in self.history]
+
+    def _keep_settings(self) -> None:
+        """Write the settings that the strategy has chosen into the run's config."""
+        settings = self.way.session.settings
+        if settings != self.session.settings and settings != self.entry.config.settings:
+            self.entry = self.entry.under(settings)
+            self.folder.continue_with(self.entry.config, 0)
 
     def _replanned(self, change: Replanned, epoch: int, iteration: int) -> None:
         self.folder.append_metrics({**change.to_json(), "epoch": epoch, "iteration": iteration})
@@ -228,73 +238,19 @@ class _Run:
 
     def _write(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
         """Write the files of the finished run, and return its result."""
-        result = self._result(evaluation, evaluation_seconds)
-        result["notes"] = [*verdict(result), *self._link_notes(result)]
+        seconds = {"start": self.start.to_json(), "evaluation_seconds": evaluation_seconds}
+        result = result_of(self.way, self.strategy, self.history, evaluation, seconds)
+        result["notes"] = verdict(result)
+        if result["plan"] is not None:  # a slow link may hold training up
+            result["notes"] += link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])
         self.folder.write_result(result)
         self.folder.write_card(model_card(result, self.folder.read_record()))
         if self.trace is not None and self.trace.iterations:
             self.trace.write(self.folder.trace)
         return result
 
-    def _link_notes(self, result: dict[str, Any]) -> list[str]:
-        """Say that a slow link holds training up, if the plan of the measured stage times shows it."""
-        if result["plan"] is None:
-            return []
-        return link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])
-
     def _store(self) -> None:
         """Write the model as it is now: the best epoch, after all events."""
         session = self.session
         parts = (session.config, session.model, session.state, session.time, session.stream)
         StoredModel.of(*parts, self.folder.read_record()).write(self.folder.path)
-
-    def _result(self, evaluation: dict[str, dict[str, Any]], evaluation_seconds: float) -> dict[str, Any]:
-        session, config, history = self.session, self.session.config, self.history
-        # A run resumed on another number of cores or ranks may use another schedule, whose epochs have other stages.
-        stages = set(stage_names(self.way.schedule, shared=not session.ranks.alone))
-        same_stages = [epoch for epoch in history if epoch["stage_seconds"].keys() == stages]
-        fastest = min(same_stages or history, key=lambda epoch: epoch["seconds"])
-        best = max(history, key=lambda epoch: (epoch["val"]["ap"], -epoch["epoch"]))
-        staleness = sum((Counter(epoch["staleness_measured"]) for epoch in history), Counter[str]())
-        return {
-            "model": config.model.model,
-            "task": config.train.task,
-            "dataset": session.stream.name,
-            "events": len(session.stream),
-            "history": session.stream.start,
-            "nodes": session.stream.num_nodes,
-            "split_events": {
-                "train": session.training_events,
-                **{split: stop - first for split, (first, stop, _) in self.way.spans().items()},
-            },
-            "schedule": self.way.schedule,
-            "backend": "torch",
-            "fused": fusion_enabled(),
-            "device": session.state.placement.device.type,
-            "ranks": session.ranks.count,
-            "batch_size": config.train.batch_size,
-            "epochs": len(history),
-            "stopped_early": len(history) < config.train.epochs and stops(self._scores(), config.train.patience),
-            "seed": config.train.seed,
-            "train_events_per_s": fastest["events_per_s"],
-            "epoch_seconds": [epoch["seconds"] for epoch in history],
-            "compile_seconds": sum(epoch["compile_seconds"] for epoch in history),
-            "start": self.start.to_json(),
-            "evaluation_seconds": evaluation_seconds,
-            "best_epoch": best["epoch"],
-            **{name: getattr(config.train, name) for name in _SETTINGS},
-            "protocol": config.train.protocol,
-            "pair_features": config.model.pair_features,
-            **evaluation,
-            "losses": [epoch["loss"] for epoch in history],
-            "stage_seconds": fastest["stage_seconds"],
-            "exchange": fastest.get("exchange"),
-            "settings": asdict(session.settings),
-            "captured": fastest.get("captured", False),
-            "tuning": None if self.tuned is None else self.tuned.to_json(fastest["stage_seconds"]),
-            "plan": self.way.plan(fastest["stage_seconds"]) if same_stages else None,
-            "staleness_measured": dict(sorted(staleness.items(), key=lambda item: int(item[0]))),
-            "peak_rss_mb": peak_rss_mb(),
-            "peak_device_mb": peak_device_mb(session.state.placement.device),
-            "versions": versions(),
-        }

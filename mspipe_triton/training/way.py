@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from mspipe_triton.pipeline.timeline import Recorder
 from mspipe_triton.pipeline.trace import Trace
 from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.threads import contention_of
+
+if TYPE_CHECKING:
+    from mspipe_triton.training.loops import Loops  # it imports this module
 
 # Called during training with the epoch, the number of events just trained on, and their mean loss.
 Progress = Callable[[int, int, float], None]
@@ -95,6 +98,9 @@ class Way(ABC):
 
     Args:
         session: the run's session. watch: the run's callbacks.
+
+    Attributes:
+        loops: the run's compiled loops, if they may change while it trains.
     """
 
     def __init__(self, session: Session, watch: Watch = UNWATCHED) -> None:
@@ -102,6 +108,7 @@ class Way(ABC):
         self.seconds_preparing = 0.0
         self.contention = contention_of(session, watch.note, watch.since)
         self.compiling = 0.0
+        self.loops: Loops | None = None
 
     @property
     def schedule(self) -> str:
@@ -116,11 +123,19 @@ class Way(ABC):
         """
         events = self.session.training_events
         preparing, compiling = self.seconds_preparing, compile_seconds()
-        rates, clipping = self.session.rates, self.session.clipping
+        loops, rates, clipping = self.loops, self.session.rates, self.session.clipping
         if clipping is not None:
             clipping.mean()  # norms of earlier steps that belong to no epoch
         with Interrupts() as interrupts:
-            result = self.train_epoch(epoch, progress, interrupts.check)
+
+            def check() -> None:
+                interrupts.check()
+                if loops is not None:
+                    loops.iteration()
+
+            if loops is not None:
+                loops.pause()
+            result = self.train_epoch(epoch, progress, check)
         compiling = compile_seconds() - compiling + self.seconds_preparing - preparing
         return {
             "epoch": epoch, "loss": result.mean_loss(events, self.session.size), "seconds": result.seconds,

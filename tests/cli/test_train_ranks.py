@@ -48,10 +48,6 @@ def events(tmp_path: Path, command: Command) -> Path:
     [
         (("--nproc", "0"), "--nproc must be at least 1, not 0"),
         (("--nproc", "100000"), "--nproc 100000 is far above the "),
-        (
-            ("--nproc", "2", "--budget", "3"),
-            "--budget is for tuning, and several processes use the shipped settings; omit it",
-        ),
         (("--nproc", "2", "--lr", "-1"), "lr must be finite and above 0, not -1.0"),
         (("--nproc", "2", "--resume"), "--resume needs --out RUN, the folder of the run to continue"),
         (("--nproc", "2", "--resume", "--out", "none"), "none: no such folder; --resume needs that of a run"),

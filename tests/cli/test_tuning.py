@@ -18,7 +18,7 @@ from mspipe_triton.tuning.profile.profile import Profile
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("--batch-size", "50", "--dim", "8", "--fanout", "3", "--threads", "1")
-RUN = ("--epochs", "1", "--negatives", "3", "--autotune", "--budget", "2")
+RUN = ("--epochs", "1", "--negatives", "3", "--autotune")
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +26,22 @@ def events(tmp_path: Path) -> None:
     write_stream(synthetic_stream(SyntheticConfig(events=900, users=40, items=20)), tmp_path / "events.csv")
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `autotune` finish what it has begun, however busy the machine is."""
+    monkeypatch.setattr("mspipe_triton.tuning.tuner._GRACE", 100.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_autotune_writes_a_profile_that_train_uses(command: Command, tmp_path: Path) -> None:
     done = command("autotune", "events.csv", *SMALL, "--budget", "3", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     profile = Profile.from_json(document)
     assert profile.settings["threads"] == 1
-    assert "Trials" in done.stderr
+    assert "shipped: " in done.stderr
     assert "shipped settings" in " ".join(done.stderr.split())
+    assert "Chosen: " in done.stderr
     (file,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
     assert file.name.startswith("tgn-events-")
     assert json.loads(file.read_text()) == document
@@ -44,38 +52,44 @@ def test_autotune_writes_a_profile_that_train_uses(command: Command, tmp_path: P
     assert result["tuning"]["profile"] == file.name
     assert result["settings"] == document["settings"]
     assert result["tuning"]["stage_seconds_off"].keys() == document["stage_seconds"].keys()
-    other = command("train", "events.csv", *SMALL, *RUN[:4], "--no-autotune", "--out", "other", "--json")
+    other = command("train", "events.csv", *SMALL, *RUN[:-1], "--no-autotune", "--out", "other", "--json")
     assert json.loads(other.stdout)["tuning"] is None
     assert "Settings from" not in other.stderr
 
 
-@pytest.mark.slow
-def test_train_tunes_if_no_profile_fits_and_sets_a_damaged_one_aside(command: Command, tmp_path: Path) -> None:
-    first = command("train", "events.csv", *SMALL, *RUN, "--out", "first", "--json")
+def test_a_short_run_starts_at_once_and_says_that_it_is_not_tuned(command: Command, tmp_path: Path) -> None:
+    done = command("train", "events.csv", *SMALL, *RUN, "--out", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    messages = " ".join(done.stderr.split())
+    assert messages.count("The run is too short to tune") == 1
+    tuning = json.loads(done.stdout)["tuning"]
+    assert (tuning["trials"], tuning["cost_seconds"], tuning["profile"]) == (0, 0.0, "")
+    assert not (tmp_path / "cache" / "mspipe-triton" / "profiles").exists()
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_damaged_profile_is_set_aside(command: Command, tmp_path: Path) -> None:
+    first = command("autotune", "events.csv", *SMALL, "--budget", "3")
     assert first.returncode == 0, first.stderr
-    assert "No tuning profile fits yet: compiling, and tuning for 2 s; --no-autotune skips it." in " ".join(
-        first.stderr.split()
-    )
-    assert "Tuned: " in first.stderr
-    assert json.loads(first.stdout)["tuning"]["seconds"] > 1
     (file,) = (tmp_path / "cache" / "mspipe-triton" / "profiles").glob("*.json")
     file.write_text(file.read_text()[:100])
     second = command("train", "events.csv", *SMALL, *RUN, "--out", "second")
     assert second.returncode == 0, second.stderr
-    messages = " ".join(second.stderr.split())
-    assert "damaged" in messages
-    assert "tuning for 2 s" in messages
+    assert "damaged" in " ".join(second.stderr.split())
     assert file.with_name(f"{file.name}.damaged").exists()
-    assert json.loads(file.read_text())["schema"] == 1
 
 
-@pytest.mark.slow
-def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    done = command("train", "events.csv", *SMALL, *RUN, "--out", "run", XDG_CACHE_HOME=str(tmp_path / "file"))
+def test_a_budget_in_which_nothing_is_measured_is_no_error(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mspipe_triton.tuning.tuner._GRACE", 0.0)
+    done = command("autotune", "events.csv", *SMALL, "--budget", "0.001", "--json")
     assert done.returncode == 0, done.stderr
-    assert "the profile is not saved" in " ".join(done.stderr.split())
-    assert (tmp_path / "run" / "result.json").exists()
+    answer = json.loads(done.stdout)
+    assert answer["profile"] is None
+    assert "ran out before the shipped settings had run" in answer["reason"]
+    assert "No profile: the budget of 0.001 s" in done.stderr
+    assert not list(tmp_path.glob("cache/**/*.json"))
 
 
 @pytest.mark.parametrize(
@@ -86,11 +100,6 @@ def test_a_cache_that_cannot_be_written_does_not_stop_training(command: Command,
         (("autotune", "events.csv", "--deterministic"), "--deterministic runs use the shipped settings"),
         (("autotune", "none.csv"), "no such file"),
         (("autotune", "events.csv", "--batch-size", "5000"), "above the 630 training events"),
-        (("train", "events.csv", "--budget", "-1", "--autotune"), "--budget must be a number of seconds above 0"),
-        (
-            ("train", "events.csv", "--no-autotune", "--budget", "9"),
-            "--budget is for tuning, and this run is not tuned",
-        ),
         (("train", "events.csv", "--autotune", "--out", "events.csv"), "is a file"),
     ],
 )
@@ -112,7 +121,7 @@ def test_an_interrupted_autotune_tells_how_to_continue(command: Command, monkeyp
 
 
 def test_a_deterministic_run_is_not_tuned(command: Command) -> None:
-    done = command("train", "events.csv", *SMALL, *RUN[:4], "--autotune", "--deterministic", "--out", "run")
+    done = command("train", "events.csv", *SMALL, *RUN, "--deterministic", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "uning" not in done.stderr
 

@@ -13,6 +13,7 @@ import torch
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.feature_files import load_edge_features
+from mspipe_triton.data.head import first_events
 from mspipe_triton.data.scaling import Scaling
 from mspipe_triton.data.source import fingerprint
 from mspipe_triton.errors import DataError
@@ -20,7 +21,6 @@ from mspipe_triton.iteration.session import Session
 from mspipe_triton.placement import LazyTable, Placement
 from mspipe_triton.training.trainer import train
 from mspipe_triton.training.way import carry_out
-from mspipe_triton.tuning.runs.gate import _head
 
 SIZE = 100
 
@@ -133,7 +133,7 @@ def test_everything_else_sees_scaled_rows(streams: tuple[EventStream, EventStrea
     mapped, memory = streams
     assert torch.equal(mapped.edge_rows(), memory.edge_features)  # type: ignore[arg-type]
     assert torch.equal(mapped.edge_rows(5, 9), memory.edge_features[5:9])  # type: ignore[arg-type,index]
-    head = _head(mapped, 20)
+    head = first_events(mapped, 20)
     assert head.edge_scaling is None
     assert torch.equal(head.edge_features, memory.edge_features[:20])  # type: ignore[arg-type,index]
 

@@ -17,7 +17,8 @@ from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.pipeline.schedules import stage_names
-from mspipe_triton.settings import Tuned, default_settings, process_settings, run_settings
+from mspipe_triton.settings import default_settings, process_settings, run_settings
+from mspipe_triton.training.strategy import Fixed
 
 CONFIG = RunConfig(
     model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=100, epochs=1, negatives=3, schedule="auto")
@@ -139,12 +140,12 @@ def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
     config = CONFIG.with_flags({"path": str(tmp_path / "events.csv"), "dtype": "float64"})
     stage_seconds = dict.fromkeys(stage_names("exact"), 2e-3)
     plain = train(config, out=str(tmp_path / "plain"))
-    result = train(config, out=str(tmp_path / "tuned"), tuned=Tuned(OTHER, stage_seconds, "tgn-events.json", 4.0))
+    result = train(config, out=str(tmp_path / "tuned"), strategy=Fixed(OTHER, stage_seconds, "tgn-events.json"))
     assert result["losses"] == pytest.approx(plain["losses"], rel=1e-9)
     assert (plain["tuning"], plain["settings"]["deduplicate"]) == (None, "all")
     assert result["settings"] == asdict(OTHER)
     assert (result["schedule"], result["fused"]) == ("exact", False)
-    assert (result["tuning"]["profile"], result["tuning"]["seconds"]) == ("tgn-events.json", 4.0)
+    assert (result["tuning"]["profile"], result["tuning"]["trials"]) == ("tgn-events.json", 0)
     for stage, seconds in result["stage_seconds"].items():
         assert result["tuning"]["stage_seconds_off"][stage] == pytest.approx(seconds / 2e-3 - 1)
     assert load_config(tmp_path / "tuned" / "config.toml").settings == OTHER
@@ -156,7 +157,7 @@ def test_a_tuned_run_computes_the_same_and_is_evaluated_as_it_was_trained(
 
 
 def test_a_resumed_run_keeps_its_settings(small_stream: EventStream, tmp_path: Path) -> None:
-    train(CONFIG, small_stream, out=str(tmp_path / "run"), tuned=Tuned(OTHER))
+    train(CONFIG, small_stream, out=str(tmp_path / "run"), strategy=Fixed(OTHER))
     longer = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
     result = train(longer, small_stream, out=str(tmp_path / "run"), resume=True)
     assert result["settings"] == asdict(OTHER)

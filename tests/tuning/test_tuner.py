@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.errors import TuningError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.settings import default_settings
+from mspipe_triton.training.strategy import Fixed
+from mspipe_triton.tuning import strategy_for
 from mspipe_triton.tuning.profile.describe import describe_settings
 from mspipe_triton.tuning.profile.key import Key
 from mspipe_triton.tuning.profile.store import ProfileStore
@@ -21,7 +22,7 @@ from mspipe_triton.tuning.runs.gate import RunGate
 from mspipe_triton.tuning.runs.measure import RunMeasurer
 from mspipe_triton.tuning.runs.space import settings_at
 from mspipe_triton.tuning.study.search import Trial
-from mspipe_triton.tuning.tuner import TuningObserver, autotune, settings_for
+from mspipe_triton.tuning.tuner import BudgetError, TuningObserver, autotune
 
 CONFIG = RunConfig(model=ModelConfig(dim=8, fanout=3), train=TrainConfig(batch_size=50))
 STAGES = ("sample", "features", "memory", "patch", "train", "update")
@@ -93,12 +94,12 @@ def test_the_fastest_settings_are_found_confirmed_planned_and_saved(small_stream
     assert stored is not None
     assert stored.to_json() == profile
     lines: list[str] = []
-    tuned = settings_for(CONFIG, small_stream, store=ProfileStore(tmp_path), note=lines.append)
-    assert tuned is not None
-    assert (tuned.settings, tuned.seconds) == (settings, 0.0)
-    assert tuned.stage_seconds["train"] == pytest.approx(4e-3)
+    strategy = strategy_for(CONFIG, small_stream, ProfileStore(tmp_path), lines.append)
+    assert isinstance(strategy, Fixed)
+    assert strategy.settings == settings
+    assert strategy.stage_seconds["train"] == pytest.approx(4e-3)
     (line,) = lines
-    assert line.startswith(f"Settings from {tuned.profile}: {describe_settings(settings)}, 12")
+    assert line.startswith(f"Settings from {strategy.profile}: {describe_settings(settings)}, 12")
     assert line.endswith("% faster than the shipped settings (40 trials).")
     other = replace(CONFIG, train=replace(CONFIG.train, batch_size=60))
     assert ProfileStore(tmp_path).find(Key.of(other, small_stream)) is None
@@ -175,16 +176,12 @@ def test_a_real_tuning_ends_in_time_and_trains(
     assert set(profile["stage_seconds"]) >= {"sample", "train"}
 
 
-def test_a_budget_that_is_too_small_is_an_error_and_training_continues_untuned(
+def test_a_budget_that_is_too_small_is_an_error(
     small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mspipe_triton.tuning.tuner._GRACE", 0.0)
-    with pytest.raises(TuningError, match=r"the budget of 0\.001 s ran out before the shipped settings had run"):
+    with pytest.raises(BudgetError, match=r"the budget of 0\.001 s ran out before the shipped settings had run"):
         tune(small_stream, tmp_path, budget=0.001)
-    lines: list[str] = []
-    assert settings_for(CONFIG, small_stream, 1e-4, ProfileStore(tmp_path), lines.append) is None
-    assert lines[0].startswith("No tuning profile fits yet: compiling, and tuning for 0.0001 s")
-    assert lines[1].startswith("Not tuned: the budget of 0.0001 s")
 
 
 @pytest.mark.usefixtures("block_counts")
@@ -192,12 +189,9 @@ def test_an_unwritable_cache_gives_a_note_and_no_failure(
     small_stream: EventStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    lines: list[str] = []
-    store = ProfileStore(tmp_path / "file" / "profiles")
-    tuned = settings_for(CONFIG, small_stream, 60.0, store, lines.append)
-    assert tuned is not None
-    assert tuned.settings.schedule == "prefetch"
-    assert any("cannot be written, so the profile is not saved" in line for line in lines)
+    profile, observer = tune(small_stream, tmp_path / "file" / "profiles")
+    assert profile["settings"]["schedule"] == "prefetch"
+    assert any("cannot be written, so the profile is not saved" in line for line in observer.notes)
 
 
 def test_settings_in_words() -> None:

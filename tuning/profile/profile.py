@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Any
 from mspipe_triton.errors import ConfigError, InputError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.launch import KERNELS, VARIANTS, VARIANTS_CHOSEN, Config, Kernel
+from mspipe_triton.pipeline.plan import make_plan
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.tuning.profile.key import Key, kernel_sources
 
@@ -103,6 +105,24 @@ class Profile:
         except (ValueError, RecursionError) as error:
             raise ProfileError(f"not JSON: {error}") from None
         return Profile.from_json(document)
+
+
+def build(
+    key: Key, staleness: int, settings: RunSettings, stages: Mapping[str, Mapping[str, float]],
+    facts: Mapping[str, Any], kernels: Mapping[str, Any] | None = None, variants: Mapping[str, str] | None = None,
+) -> Profile:  # fmt: skip
+    """Return the profile of settings that a search has chosen now, with the plan for their stage times.
+
+    Args:
+        key: of the run. staleness: its flag. stages: "median", "p90" and "mean" seconds of every stage.
+        facts: of the search. kernels, variants: as in `Profile`; None for none.
+    """
+    times = {name: seconds["median"] for name, seconds in stages.items()}
+    plan = make_plan(settings.schedule, times, None if staleness < 0 else staleness, depth=settings.prefetch)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return Profile(
+        key, key.dataset, created, asdict(settings), kernels or {}, variants or {}, stages, plan.to_json(), facts
+    )
 
 
 def load(path: str | Path) -> Profile:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mspipe_triton.config import RunConfig
-from mspipe_triton.data.events import EventStream, Split
-from mspipe_triton.data.ids import compact_ids
+from mspipe_triton.data.events import EventStream
+from mspipe_triton.data.head import first_events
 from mspipe_triton.errors import TrainingError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
@@ -35,9 +35,12 @@ class RunGate:
         config: of the run to tune. The results of `mspipe` depend on timing, so it is checked as `exact`.
         stream: the first batches of it are used.
         poison: fill outputs with NaN before kernels write them; False where nothing writes them.
+        default: the shipped settings, if they are not those of the config.
     """
 
-    def __init__(self, config: RunConfig, stream: EventStream, poison: bool = True) -> None:
+    def __init__(
+        self, config: RunConfig, stream: EventStream, poison: bool = True, default: RunSettings | None = None
+    ) -> None:
         self.poison = poison
         stale = config.train.schedule == "mspipe"
         self.schedule = "exact" if stale else None
@@ -45,8 +48,8 @@ class RunGate:
         plain: dict[str, Any] = {"mitigation": "none", "lr_schedule": "constant", "warmup": 0, "clip_norm": 0.0}
         train = replace(config.train, schedule=schedule, batch_size=size, **plain)
         self.config = replace(config, train=train, model=replace(config.model, dtype="float32"))
-        self.stream = _head(stream, (ITERATIONS + 1) * train.batch_size + 2)
-        self.default = default_settings(train)
+        self.stream = first_events(stream, (ITERATIONS + 1) * train.batch_size + 2)
+        self.default = default or default_settings(train)
 
     def refusal(self, settings: RunSettings) -> str | None:
         """Return why these settings must not be used, in one line, or None if their results are right."""
@@ -104,20 +107,3 @@ class RunGate:
             "the gradient": torch.cat(gradients),
             **{f"node table {name}": table for name, table in tables.items()},
         }
-
-
-def _head(stream: EventStream, events: int) -> EventStream:
-    """Return the first events with node ids renumbered, so that the tables have only the nodes they touch, and times
-    too, since in float32 the angle of a long time has the largest error.
-
-    The last two events are later than all others, as the head's validation and test, so that no tie is cut.
-    """
-    events = min(events, len(stream))
-    src, dst, ids = compact_ids(stream.src[:events].numpy(), stream.dst[:events].numpy())
-    rows = None if stream.node_features is None else stream.node_features[torch.from_numpy(ids)]
-    t = stream.t[:events].unique(return_inverse=True)[1].to(stream.t.dtype)
-    t[-2:] += torch.tensor([1, 2])
-    return EventStream(
-        torch.from_numpy(src), torch.from_numpy(dst), t, stream.edge_rows(0, events), rows, name=stream.name,
-        borders=Split(events - 2, events - 1),
-    )  # fmt: skip

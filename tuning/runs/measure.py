@@ -6,12 +6,12 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.kernels.runtime.fusion import compile_seconds
-from mspipe_triton.pipeline.flight import Span, StageTimes
+from mspipe_triton.pipeline.flight import SpanLog
 from mspipe_triton.settings import process_settings
 from mspipe_triton.training.interrupt import Interrupts
 from mspipe_triton.training.way import Way, carry_out
@@ -25,19 +25,6 @@ _GOLDEN = 0.6180339887498949
 
 class OutOfTime(RuntimeError):
     """The time for measuring is over."""
-
-
-@dataclass
-class SpanLog(StageTimes):
-    """Seconds of every stage, per iteration."""
-
-    samples: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, spans: Sequence[Span]) -> None:
-        """Add an iteration."""
-        super().add(spans)
-        for span in spans:
-            self.samples.setdefault(span.stage, []).append(span.seconds)
 
 
 class RunMeasurer:

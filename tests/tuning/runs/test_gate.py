@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig
+from mspipe_triton.data.head import first_events
 from mspipe_triton.data.neighbourhood import EdgeRows, NeighbourSampler
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.staged import Stages
-from mspipe_triton.tuning.runs.gate import RunGate, _head
+from mspipe_triton.tuning.runs.gate import RunGate
 
 BASE = RunSettings("serial", threads=1, host_threads=1, fused=False)
 
@@ -92,7 +93,7 @@ def test_unwritten_values_are_caught(small_stream: EventStream, monkeypatch: pyt
 
 def test_the_head_has_the_first_events_and_only_their_nodes(small_stream: EventStream) -> None:
     rows = torch.arange(small_stream.num_nodes * 2.0).view(-1, 2)
-    head = _head(replace(small_stream, node_features=rows), 20)
+    head = first_events(replace(small_stream, node_features=rows), 20)
     ids = torch.cat([small_stream.src[:20], small_stream.dst[:20]]).unique()
     assert (len(head), head.num_nodes) == (20, ids.numel())
     assert torch.equal(ids[head.src], small_stream.src[:20])
