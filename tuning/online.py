@@ -12,7 +12,7 @@ from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, limit_compiling
-from mspipe_triton.settings import cores
+from mspipe_triton.machine import cores
 from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy
 from mspipe_triton.tuning.profile.describe import describe
 from mspipe_triton.tuning.profile.key import Key
