@@ -25,4 +25,4 @@ class LearningConfig:
     patience: int = setting(
         0, "Stop after this many epochs without a better validation AP; 0 trains all epochs.", minimum=0
     )
-    log: str = setting("none", "Log of the run: none or tensorboard.", choices=("none", "tensorboard"))
+    log: str = setting("none", "Log of the run: none or tensorboard.", choices=("none", "tensorboard"), group="Output")

@@ -31,7 +31,7 @@ class Facts(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return the facts of the moment."""
-        return Text("compiling loops" if compiling() else str(task.fields["facts"]))
+        return Text(f"compiling loops, {task.elapsed or 0:.0f} s" if compiling() else str(task.fields["facts"]))
 
 
 class EvaluationScreen:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mspipe_triton.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from mspipe_triton.config import RunConfig
     from mspipe_triton.training.entry import Entry
@@ -82,18 +82,16 @@ def train_all(
         print(json.dumps(summary))
 
 
-def seeds_table(summary: Mapping[str, Any]) -> Table:
+def seeds_table(summary: Mapping[str, Any]) -> Group:
     """Table of means and standard deviations over seeds, and of each run's scores above them."""
     from rich.table import Table
 
+    from mspipe_triton.cli.console import titled
     from mspipe_triton.evaluation.baselines import NAMES
 
     mean, deviation, results = summary["mean"], summary["deviation"], summary["seeds"]
     speed, spread = mean["train_events_per_s"], deviation["train_events_per_s"]
-    table = Table(
-        title=f"{results[0]['model']} on {results[0]['dataset']}, {len(results)} seeds",
-        caption=f"mean ± sample standard deviation; {speed:,.0f} ± {spread:,.0f} training events/s",
-    )
+    table = Table()
     table.add_column("")
     for name in _COLUMNS.values():
         table.add_column(name, justify="right")
@@ -109,7 +107,11 @@ def seeds_table(summary: Mapping[str, Any]) -> Table:
         cells = [f"{means[name]:.4f} ± {spreads[name]:.4f}" if name in means else "" for name in _COLUMNS]
         if any(cells):
             table.add_row(label, *cells)
-    return table
+    return titled(
+        f"{results[0]['model']} on {results[0]['dataset']}, {len(results)} seeds",
+        table,
+        f"mean ± sample standard deviation; {speed:,.0f} ± {spread:,.0f} training events/s",
+    )
 
 
 def _at(facts: Mapping[str, Any], place: tuple[str, ...]) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from mspipe_triton.config import DataConfig, ModelConfig, TrainConfig
 Command = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = (
     (), ("train",), ("autotune",), ("evaluate",), ("predict",), ("rank",), ("embed",), ("serve",), ("plan",),
-    ("graphpipe",), ("graphpipe", "run"), ("data",), ("data", "info"), ("data", "generate"), ("doctor",),
+    ("graphpipe",), ("graphpipe", "run"), ("data",), ("data", "info"), ("data", "generate"), ("doctor",), ("report",),
 )  # fmt: skip
 
 

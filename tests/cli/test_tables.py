@@ -21,6 +21,7 @@ from mspipe_triton.cli.data_screen import show_stream
 from mspipe_triton.cli.graphpipe_screen import plan_screen
 from mspipe_triton.cli.plan_screen import plan_table
 from mspipe_triton.cli.result_screen import result_table, split_table
+from mspipe_triton.cli.seeds import seeds_table
 from mspipe_triton.cli.transient import loading, transient
 from mspipe_triton.cli.use_screens import ranking_lines, ranking_table
 from mspipe_triton.data.describe import describe
@@ -83,6 +84,13 @@ def pipeline(model: str, devices: int) -> Any:
     return plan_screen(plan_model(problem, "1f1b", None, False))
 
 
+def seeds() -> Any:
+    split = {**SCORES, "inductive": SCORES, **dict.fromkeys(NAMES, SCORES)}
+    facts = {"train_events_per_s": 1_234_567.8, "val": SCORES, "test": split}
+    runs = [{"seed": number, "model": "tgn", "dataset": "synthetic", **facts} for number in range(5)]
+    return seeds_table({"seeds": runs, "mean": facts, "deviation": facts})
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -95,8 +103,9 @@ def pipeline(model: str, devices: int) -> Any:
         ranking,
         lambda: consoles.facts_table("This machine", {"device": "cpu", "node_state_mib": Fraction(1, 3)}),
         lambda: pipeline("two-branch", 8),
+        seeds,
     ],
-    ids=["result", "test", "val", "serial", "mspipe", "exact", "ranking", "facts", "graphpipe"],
+    ids=["result", "test", "val", "serial", "mspipe", "exact", "ranking", "facts", "graphpipe", "seeds"],
 )
 def test_a_table_of_80_columns_is_that_of_a_wide_screen(make: Callable[[], Any]) -> None:
     content = make()
