@@ -14,11 +14,11 @@ install-dev: .venv/installed-dev
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed, as in: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) --editable .
+	$(PIP) --editable '.[report,tensorboard]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[test,bench,serve]'
+	$(PIP) --editable '.[test,bench,serve,report,tensorboard]'
 	touch $@
 
 train: install
