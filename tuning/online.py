@@ -96,7 +96,11 @@ class OnlineTuning(Strategy):
 
     def ended(self, times: BlockTimes) -> None:
         """See `Strategy`."""
-        self.times, self.remaining, self.place = times, self.remaining - times.iterations, (times.epoch, times.iteration)
+        self.times, self.remaining, self.place = (
+            times,
+            self.remaining - times.iterations,
+            (times.epoch, times.iteration),
+        )
         self.wall += times.wall
         if self.course is not None and not times.disturbed:
             for stage, seconds in times.stages.items():

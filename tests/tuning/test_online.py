@@ -73,7 +73,9 @@ class Run:
             block = self.tuning.block(not busy)
             second = self.second(block.settings) * next(noise) * (3 if busy else 1)
             count = min(
-                block.iterations or 1000, self.remaining, 1 + int(block.seconds / second) if block.seconds < 1e9 else 10**9
+                block.iterations or 1000,
+                self.remaining,
+                1 + int(block.seconds / second) if block.seconds < 1e9 else 10**9,
             )
             stages = dict.fromkeys(stage_names(block.settings.schedule), [second / 5] * max(0, count - 2))
             self.blocks.append(block)
