@@ -35,7 +35,7 @@ DECIDING = 16  # iterations before the decision
 MARGIN = 1.5  # the expected gain must exceed the cost by this factor
 _SHARE = 0.3  # of the compiling process's seconds that a run loses beside it
 _SCORING = 0.5  # seconds of scoring an event, in those of training on it
-_RANKING = 2.0  # the same where destinations are ranked
+_RANKING = 4.0  # the same where destinations are ranked
 _LEAST, _MOST = 0.05, 1.0  # bounds of a gain, which other work on the machine may distort
 _EVERY = 0.2  # seconds between two looks at the process
 
