@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchmetrics.functional.classification  # noqa: F401  # its first use loads it, which takes longer than an example may
 from hypothesis import given
 from hypothesis import strategies as st
 
