@@ -70,13 +70,13 @@ class OnlineTuning(Strategy):
         self.cost = self.wall = self.gating = 0.0
         self.trials, self.facts, self.name = list[dict[str, Any]](), dict[str, Any](), ""
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
-        self.quiet, self.place = True, (1, 0)
+        self.begun, self.quiet, self.place = False, True, (1, 0)
         self.times: BlockTimes | None = None
         self.shipped_second: float | None = None  # seconds of an iteration under the shipped settings
 
     def begin(self, prospect: Prospect) -> None:
         """See `Strategy`."""
-        self.prospect, self.remaining = prospect, prospect.iterations
+        self.begun, self.prospect, self.remaining = True, prospect, prospect.iterations
         self.shipped = self.settings = prospect.session.settings
         self.course: Course | None = self._course()
         if prospect.iterations <= _WATCHED:
@@ -106,8 +106,10 @@ class OnlineTuning(Strategy):
             for stage, seconds in times.stages.items():
                 self.stages.setdefault(times.settings, {}).setdefault(stage, []).extend(seconds)
 
-    def result(self, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
-        """Return the trials, what they cost, and the choice."""
+    def result(self, stage_seconds: Mapping[str, float]) -> dict[str, Any] | None:
+        """Return the trials, what they cost, and the choice; None for a run that has not been tuned."""
+        if not self.begun:
+            return None
         measured = self.wall + self.gating
         return {
             "profile": self.name, "trials": len(self.trials), "cost_seconds": self.cost,

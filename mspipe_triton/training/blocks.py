@@ -28,6 +28,8 @@ def refusal(session: Session) -> str | None:
     settings = session.settings
     if not session.ranks.alone:
         return f"{session.ranks.count} ranks use the shipped settings, since tuning is for one process."
+    if session.config.train.deterministic:
+        return "A run with --deterministic is not tuned, since the choice would depend on the time."
     if session.device.type != "cpu":
         return "A run on a GPU is not tuned while it trains; `autotune` searches before a run."
     if settings.resident:
