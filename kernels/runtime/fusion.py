@@ -19,11 +19,13 @@ _RECOMPILATIONS = 64
 
 
 class _State:
-    """Process-wide state: whether to compile, why compilation stopped, its seconds, its deadline, and if it goes on."""
+    """Process-wide state: whether to compile, why compilation stopped, its seconds and the end of the last of them, its
+    deadline, and if it goes on."""
 
     enabled = False
     failure: str | None = None
     seconds = 0.0
+    end = 0.0
     until = float("inf")
     compiling = False
     lock = threading.Lock()
@@ -36,7 +38,26 @@ class _Thread(threading.local):
     seconds = 0.0
 
 
-_thread = _Thread()
+class _Late:
+    """A context in which nothing is compiled; torch has one stance for all threads, so the last to leave resets it."""
+
+    def __init__(self) -> None:
+        self.lock, self.calls = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.calls:
+                self.stance = torch.compiler.set_stance("eager_on_recompile")
+            self.calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.calls -= 1
+            if not self.calls:
+                self.stance.__exit__(None, None, None)
+
+
+_thread, _late = _Thread(), _Late()
 
 
 def enable_fusion(enabled: bool = True) -> None:
@@ -113,8 +134,7 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
                 if varies and isinstance(argument, torch.Tensor) and argument.dim():
                     torch._dynamo.maybe_mark_dynamic(argument, 0)
             graphs, start = _graphs(), time.perf_counter()
-            late = start > _State.until
-            stance = torch.compiler.set_stance("eager_on_recompile") if late else contextlib.nullcontext()
+            stance = _late if start > _State.until else contextlib.nullcontext()
             try:
                 with torch.no_grad(), stance:
                     result = compiled[deterministic](*arguments)
@@ -123,15 +143,20 @@ def fused(*widths: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
                 _State.enabled = False
                 _State.failure = f"torch.compile failed ({type(error).__name__}: {_first_line(error)})"
             if _graphs() != graphs:
-                seconds = time.perf_counter() - start
-                _thread.seconds += seconds
-                with _State.lock:
-                    _State.seconds += seconds
+                _count(start, time.perf_counter())
             return result
 
         return call
 
     return decorate
+
+
+def _count(start: float, end: float) -> None:
+    """Count the seconds of a compilation; the process's are not those of each thread, which may wait for another's."""
+    _thread.seconds += end - start
+    with _State.lock:
+        _State.seconds += max(0.0, end - max(start, _State.end))
+        _State.end = max(end, _State.end)
 
 
 def _compiled(function: Callable[..., T]) -> Callable[..., T]:
