@@ -123,7 +123,7 @@ class Loops:
         self.iterations = epochs * -(-session.training_events // session.size)
         self.epochs, self.costs, self.subject = epochs, Costs(), ""
         self.last: float | None = None
-        self.looked, self.quiet = 0.0, False
+        self.looked, self.quiet, self.before = 0.0, False, compile_seconds()
         if self.deciding:
             enable_fusion(False)
             self.costs, self.subject = Costs.load(), subject(session)
@@ -177,15 +177,21 @@ class Loops:
             self.process.close()
             self.process = None
 
-    def remember(self) -> None:
-        """Keep what this run has measured for later ones; called at its end."""
+    def remember(self, disturbed: bool = False) -> None:
+        """Keep what this run has measured for later ones; called at its end.
+
+        Args:
+            disturbed: other work has slowed iterations down, so their times say little about the gain.
+        """
         if not (self.subject and self.ready):
             return
         if len(self.after) == DECIDING:
-            gain = statistics.median(self.seconds) / statistics.median(self.after) - 1
+            measured = statistics.median(self.seconds) / statistics.median(self.after) - 1
+            gain = self.gain if disturbed else measured
             self.costs.gains[subject(self.session)] = min(max(gain, _LEAST), _MOST)
-        if compile_seconds() < self.costs.cold / 2:  # more means that torch's cache had lost them
-            self.costs.warm = compile_seconds()
+        seconds = compile_seconds() - self.before
+        if seconds < self.costs.cold / 2:  # more means that torch's cache had lost them
+            self.costs.warm = seconds
         self.costs.save()
 
     @property

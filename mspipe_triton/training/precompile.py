@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,7 +78,9 @@ class CompilerProcess:
         try:
             return Compiled(**json.loads((path / "result").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            lines = (path / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            lines = list[str]()
+            with contextlib.suppress(OSError):  # somebody may have removed the folder
+                lines = (path / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1][:160] if lines and status > 0 else f"exit status {status}"
             return Compiled(0.0, f"the compiling process has ended early: {reason}")
 
@@ -116,7 +119,7 @@ def compile_run(config: RunConfig, stream: EventStream) -> Compiled:
 
 def main(folder: Path) -> None:
     """Compile the run in a folder, and write the result there."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
     config, stream = pickle.loads((folder / "run").read_bytes())
@@ -126,10 +129,11 @@ def main(folder: Path) -> None:
     temporary.rename(folder / "result")
 
 
-def _end_with_parent() -> None:
-    """End this process and its children when its input ends."""
+def _end_with_parent(folder: Path) -> None:
+    """End this process and its children when its input ends, and remove its files, which a killed run leaves."""
     while os.read(0, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)
     if _GROUPS and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -166,6 +166,7 @@ class _Run:
                 self._keep_settings()
                 save_checkpoint(self.folder.last, self.session, metrics, self.contents)
             self._validate(metrics)
+        self.loops.close()  # no iteration comes that would gain
         start = time.perf_counter()
         if self.first:
             self.folder.decoder.unlink(missing_ok=True)  # it belongs to an epoch that may no longer be the best
@@ -173,7 +174,7 @@ class _Run:
         if self.first:
             self._store()
         add_labels(self.way, self.folder, evaluation)
-        self.loops.remember()
+        self.loops.remember(self.way.contention.changed)
         return self.session.ranks.from_first(lambda: self._write(evaluation, time.perf_counter() - start))
 
     def resume(self) -> int:

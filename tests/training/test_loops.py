@@ -214,7 +214,8 @@ def finish(process: CompilerProcess) -> Compiled:
 SLEEPER = """
 import subprocess, sys, time
 code = "import threading, time; from mspipe_triton.training import precompile as p; " \\
-    "threading.Thread(target=p._end_with_parent, daemon=True).start(); print('up', flush=True); time.sleep(100)"
+    "threading.Thread(target=p._end_with_parent, args=['none'], daemon=True).start(); " \\
+    "print('up', flush=True); time.sleep(100)"
 child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                          start_new_session=True)
 child.stdout.readline()
