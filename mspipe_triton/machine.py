@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
@@ -39,7 +40,7 @@ def cpus() -> frozenset[int]:
 def local_ranks() -> int:
     """Number of ranks of this process's run on this machine."""
     count = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, int(count)) if count.isdigit() else 1
+    return max(1, int(count)) if count.isascii() and count.isdigit() else 1
 
 
 def thread_variable() -> str | None:
@@ -82,14 +83,17 @@ def usage() -> Usage:
 def _busy_seconds() -> tuple[float | None, float]:
     """Return the busy seconds of this process's CPUs, and those of lower priority."""
     try:
-        lines = (PROC / "stat").read_text(encoding="ascii").splitlines()
+        lines = (PROC / "stat").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None, 0.0
     names = {f"cpu{number}" for number in cpus()}
-    rows = [[int(field) for field in line.split()[1:9]] for line in lines if line.split(" ", 1)[0] in names]
-    if not rows or not any(map(sum, rows)):
+    try:
+        rows = [[int(field) for field in line.split()[1:9]] for line in lines if line.split(" ", 1)[0] in names]
+        user, nice, system, _, _, irq, softirq, steal = map(sum, zip(*rows, strict=True))
+    except ValueError:  # no row of these CPUs, or one of another form
         return None, 0.0
-    user, nice, system, _, _, irq, softirq, steal = map(sum, zip(*rows, strict=True))
+    if not any(map(sum, rows)):
+        return None, 0.0
     busy = (user + nice + system + irq + softirq + steal) / _ticks()
     return busy, nice / _ticks() if os.nice(0) <= 0 else 0.0
 
@@ -155,6 +159,8 @@ def _groups() -> Iterator[Path]:
     except OSError:
         return
     for line in lines:
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if not controllers:
             roots = [CGROUPS, CGROUPS / "unified"]
@@ -175,6 +181,6 @@ def _limit(group: Path) -> float | None:
             quota, period = (float(word) for word in words)
         except (OSError, ValueError):  # no such file, or "max"
             continue
-        if quota > 0 and period > 0:
+        if 0 < quota < math.inf and period > 0:
             return quota / period
     return None

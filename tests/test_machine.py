@@ -74,6 +74,19 @@ def test_ranks_share_the_cores(files: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (cores(), available_cores()) == (expected, 4)
 
 
+@pytest.mark.parametrize("count", ["", "0", "-2", "abc", "3.5", "\N{SUPERSCRIPT TWO}"])
+def test_a_number_of_ranks_that_is_none_counts_as_one(files: Path, monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", count)
+    assert cores() == 4
+
+
+@pytest.mark.parametrize("quota", ["", "max", "0 0", "nan nan", "inf 1000", "-1 100000"])
+def test_files_of_groups_in_another_form_set_no_quota(files: Path, quota: str) -> None:
+    member(files, "no group", "0::/a")
+    write(files / "cgroup" / "a" / "cpu.max", quota)
+    assert cores() == 4
+
+
 def test_the_variable_that_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", machine.SHARED_THREADS):
         monkeypatch.delenv(name, raising=False)
@@ -100,7 +113,9 @@ def test_busy_seconds_are_those_of_the_cpus_that_the_process_may_use(
     assert usage().yielding == 0
 
 
-@pytest.mark.parametrize("text", [None, "intr 5 5\n", "cpu1 0 0 0 0 0 0 0 0 0 0\n"])
+@pytest.mark.parametrize(
+    "text", [None, "intr 5 5\n", "cpu1 0 0 0 0 0 0 0 0 0 0\n", "cpu1 5 5 5 5\n", "cpu1 a b c d e f g h\n"]
+)
 def test_a_system_that_does_not_tell(files: Path, text: str | None) -> None:
     if text is not None:
         write(files / "proc" / "stat", text)
