@@ -77,17 +77,21 @@ class Contention:
         fixed: str | None = None, since: Usage | None = None, note: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
-        self.most, self.cores, self.ranks, self.fixed = threads, cores, ranks, fixed
-        self.spare = max(0.0, cores / ranks - threads - beside)
+        self.cores, self.ranks, self.fixed = cores, ranks, fixed
         self.read, self.note, self.clock = read, note, clock
-        self.threads, self.changed, self.crowded = threads, False, False
+        self.changed, self.crowded = False, False
         self.others = 0.0  # cores, at the last reading
         self.last, self.interval, self.first = since or read(), WINDOW, True
         self.patience = 0.0
         self.risen = -math.inf
-        self.free_since: float | None = None
-        self.reach = threads
+        self.serve(threads, beside)
         self.felt, self.said, self.lines = 0.0, False, 0
+
+    def serve(self, threads: int, beside: int) -> None:
+        """Go on with other numbers of threads, as those in the constructor's arguments."""
+        self.most, self.spare = threads, max(0.0, self.cores / self.ranks - threads - beside)
+        self.threads = self.reach = threads if self.fixed is not None else self._fitting(self.others)
+        self.free_since: float | None = None
 
     def look(self, computing: bool = True) -> Change | None:
         """Read if it is time to, and return the change of `threads` if there is one.

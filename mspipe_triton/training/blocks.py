@@ -18,6 +18,7 @@ from mspipe_triton.pipeline.flight import SpanLog, StageTimes
 from mspipe_triton.pipeline.online import Replanned
 from mspipe_triton.training.staged import Staged
 from mspipe_triton.training.strategy import Block, BlockTimes, Strategy
+from mspipe_triton.training.threads import threads_of
 from mspipe_triton.training.way import Epoch, Progress, Watch, silent
 
 WARM = 2  # iterations of a block before its clock starts, while the first stages fill their queues
@@ -132,6 +133,7 @@ class StagedBlocks(Staged):
         part = self._part(settings)
         part.watch = self.watch
         self._adopt(part)
+        self.contention.serve(*threads_of(settings))
         self._announce(Replanned(None, part.planner.plan), epoch, iteration)
 
     def _adopt(self, part: Staged) -> None:

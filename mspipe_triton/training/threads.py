@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mspipe_triton.config import TrainConfig
+from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.machine import Usage, cores, cpus, local_ranks, thread_variable, usage
 from mspipe_triton.pipeline.contention import Contention
@@ -25,13 +26,16 @@ def fixed_by(train: TrainConfig, device: str) -> str | None:
 
 def contention_of(session: Session, note: Callable[[str], object], since: Usage | None = None) -> Contention:
     """Return the contention of a session's run, which has used no thread yet; see `Contention`."""
-    settings = session.settings
-    alone = settings.schedule in ("serial", RESIDENT)
-    return Contention(
-        max(settings.threads, settings.host_threads) if alone else settings.threads, len(cpus()), usage,
-        0 if alone else settings.host_threads, local_ranks(), fixed_by(session.config.train, session.device.type),
-        since, note,
-    )  # fmt: skip
+    threads, beside = threads_of(session.settings)
+    fixed = fixed_by(session.config.train, session.device.type)
+    return Contention(threads, len(cpus()), usage, beside, local_ranks(), fixed, since, note)
+
+
+def threads_of(settings: RunSettings) -> tuple[int, int]:
+    """Return the number of threads that wait for each other under settings, and that of others beside them."""
+    if settings.schedule in ("serial", RESIDENT):
+        return max(settings.threads, settings.host_threads), 0
+    return settings.threads, settings.host_threads
 
 
 def thread_notes(train: TrainConfig) -> list[str]:

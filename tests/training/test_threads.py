@@ -19,9 +19,10 @@ from mspipe_triton.machine import SHARED_THREADS, Usage
 from mspipe_triton.pipeline import contention
 from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.trace import read_spans
-from mspipe_triton.settings import Tuned, default_settings
+from mspipe_triton.settings import default_settings
 from mspipe_triton.training import threads, trainer
 from mspipe_triton.training.staged import Gate
+from mspipe_triton.training.strategy import Block, BlockTimes, Fixed, Prospect, Strategy
 from mspipe_triton.training.threads import thread_notes
 from mspipe_triton.training.trainer import Observer, train
 
@@ -91,14 +92,16 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]
 
 
 def run(
-    stream: EventStream, out: Path, screen: Screen, settings: RunSettings | None, trace: bool = False, **options: Any
-) -> dict[str, Any]:
-    """Train in float64."""
+    stream: EventStream, out: Path, screen: Screen, settings: RunSettings | Strategy | None, trace: bool = False,
+    **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Train in float64, under fixed settings or as a strategy says."""
+    strategy = Fixed(settings) if isinstance(settings, RunSettings) else settings
     model = ModelConfig(dim=8, fanout=4, dtype="float64")
     config = RunConfig(
         model=model, train=TrainConfig(**{"epochs": EPOCHS, "batch_size": 100, "negatives": 3, **options})
     )
-    return train(config, stream, out=str(out), observer=screen, trace=trace, tuned=settings and Tuned(settings))
+    return train(config, stream, out=str(out), observer=screen, trace=trace, strategy=strategy)
 
 
 def lines_of(out: Path, event: str) -> list[dict[str, Any]]:
@@ -161,6 +164,57 @@ def test_a_serial_run_overlaps_its_stages_while_it_has_one_thread(
     for spans in read_spans(out / "trace.json").values():
         numbers = [(span.iteration, span.stage) for span in spans]
         assert sorted(numbers) == sorted(product(range(ITERATIONS), stage_names("serial")))
+
+
+class Blocks(Strategy):
+    """Blocks of three iterations, after two of which other settings are chosen."""
+
+    in_blocks = True
+
+    def __init__(self, chosen: RunSettings | None) -> None:
+        self.chosen, self.count = chosen, 0
+        self.disturbed: list[bool] = []
+
+    def begin(self, prospect: Prospect) -> None:
+        """Keep the run's settings at first."""
+        self.settings = prospect.session.settings
+
+    def block(self, quiet: bool) -> Block:
+        """Return three iterations under the settings in force."""
+        assert self.settings is not None
+        return Block(self.settings, 3)
+
+    def ended(self, times: BlockTimes) -> None:
+        """Choose the other settings after two blocks."""
+        self.disturbed.append(times.disturbed)
+        if len(self.disturbed) == 2 and self.chosen is not None:
+            self.settings = self.chosen
+
+
+def test_threads_change_in_a_run_in_blocks(
+    small_stream: EventStream, tmp_path: Path, machine: Callable[..., Script]
+) -> None:
+    screen, blocks = Screen(), Blocks(None)
+    machine(crowd)
+    run(small_stream, tmp_path / "run", screen, blocks, trace=True)
+    fewer, more = lines_of(tmp_path / "run", "threads")
+    assert ((fewer["threads"], fewer["epoch"]), more["threads"]) == ((1, 1), 2)
+    assert screen.threads[-1] == 2
+    assert any(blocks.disturbed)
+    assert not all(blocks.disturbed)
+    for spans in read_spans(tmp_path / "run" / "trace.json").values():
+        numbers = [(span.iteration, span.stage) for span in spans]
+        assert sorted(numbers) == sorted(product(range(ITERATIONS), stage_names("serial")))
+
+
+def test_settings_chosen_in_a_run_decide_how_many_threads_it_uses_beside_others(
+    small_stream: EventStream, tmp_path: Path, machine: Callable[..., Script]
+) -> None:
+    machine(lambda reading: 1.0 if reading > 40 else 0.0)
+    screen, chosen = Screen(), RunSettings("prefetch", threads=1, host_threads=1, fused=False)
+    result = run(small_stream, tmp_path / "run", screen, Blocks(chosen))
+    assert (result["settings"]["schedule"], screen.threads[-1]) == ("prefetch", 1)
+    assert (lines_of(tmp_path / "run", "threads"), screen.notes) == ([], []), "one thread leaves nothing to change"
 
 
 def test_a_gate_stops_before_the_next_item_and_leaves_the_others() -> None:
