@@ -53,6 +53,11 @@ def close_file(path: str | Path) -> str:
     return "" if stem is None else f"; did you mean {path.with_name(names[stem])}?"
 
 
+def run_folders(path: Path) -> list[Path]:
+    """Return the folders of runs directly in a folder, by name."""
+    return sorted(config.parent for config in path.glob("*/config.toml"))
+
+
 def settle(folder: Path) -> None:
     """Bring the names in a folder to disk, where the system can."""
     with suppress(OSError):

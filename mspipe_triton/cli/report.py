@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mspipe_triton.cli.app import app
+from mspipe_triton.cli.transient import transient
 from mspipe_triton.errors import ConfigError
+from mspipe_triton.report.target import check_target, folders_of
 
 _EXTRA = ("matplotlib", "jinja2")
 
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Run folder, or several to compare.", metavar="RUN...")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Run folder, or several to compare, or that of `train --seeds`.", metavar="RUN..."),
+    ],
     out: Annotated[
         str | None,
         typer.Option(
@@ -33,7 +39,12 @@ def report(
             f"report needs the extra report ({missing} is not installed); use `pip install 'mspipe-triton[report]'`, "
             "or in a checkout `pip install '.[report]'`"
         )
-    from mspipe_triton.cli.console import console
-    from mspipe_triton.report.page import write_report
+    folders = folders_of(runs)
+    if out is not None:
+        check_target(Path(out))
+    with transient(f"Reading {runs[0] if len(runs) == 1 else f'{len(folders)} runs'} ..."):
+        from mspipe_triton.cli.console import console
+        from mspipe_triton.report.page import write_report
 
-    console.print(f"Wrote {write_report(runs, out)}", soft_wrap=True)
+        target = write_report(runs, out)
+    console.print(f"Wrote {target}", soft_wrap=True)

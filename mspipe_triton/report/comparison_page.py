@@ -13,6 +13,13 @@ from mspipe_triton.report.runs import Run
 from mspipe_triton.report.settings import setting_groups
 from mspipe_triton.report.tables import Table, fixed, number, score
 
+_DRAWN_BY = ("batch_size", "seed", "protocol")  # settings on which the negatives of an evaluation depend
+_SCORES = [
+    (f"{title} {metric.upper()}", (split, metric))
+    for split, title in (("test", "test"), ("val", "validation"))
+    for metric in ("ap", "auc", "mrr")
+]
+
 
 def comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what the template `comparison.html` shows of runs."""
@@ -47,6 +54,12 @@ def _banners(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
         banners.append(f"The runs have different data, so their scores do not compare: {data}.")
     elif len({(run.record.get("train_end"), run.record.get("val_end")) for run in runs}) > 1:
         banners.append("The runs split the data in different places, so their scores do not compare.")
+    elif differing := _differing(runs):
+        verb = "differs" if len(differing) == 1 else "differ"
+        banners.append(
+            f"Scores are on different negatives ({' and '.join(differing)} {verb}); "
+            "compare each with its own baselines."
+        )
     kinds = {(run.result["test"].get("candidates"), run.result["test"].get("origin")) for run in runs if run.result}
     if len(kinds) > 1:
         banners.append("The runs rank among different candidates, so their MRRs do not compare.")
@@ -55,12 +68,27 @@ def _banners(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
     return banners
 
 
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Return the settings on which negatives depend that differ among the runs with scores, as flags without dashes."""
+    train = [run.config.get("train", {}) for run in runs if run.result is not None]
+    present = {name: {values[name] for values in train if name in values} for name in _DRAWN_BY}
+    return [name.replace("_", "-") for name, values in present.items() if len(values) > 1]
+
+
+def _apart(runs: Sequence[Run]) -> set[str]:
+    """Return the titles of scores that do not compare, since the runs' events or negatives differ."""
+    scored = [run for run in runs if run.result is not None]
+    places = {tuple(run.record.get(name) for name in ("fingerprint", "train_end", "val_end")) for run in scored}
+    if len(places) > 1 or _differing(runs):
+        return {title for title, _ in _SCORES}
+    ranked = {(each["test"].get("candidates"), each["test"].get("origin")) for run in scored if (each := run.result)}
+    return {title for title, (_, metric) in _SCORES if metric == "mrr"} if len(ranked) > 1 else set()
+
+
 def _results(runs: Sequence[Run], labels: Sequence[str]) -> Table:
     """Return scores, speed and memory, a column for each run; the best value of a row is marked with a star."""
     rows: list[tuple[str, Callable[[Run], Any], Callable[[Any], str], int]] = [
-        (f"{split} {metric.upper()}", _score_of(key, metric), score, 1)
-        for key, split in (("test", "test"), ("val", "validation"))
-        for metric in ("ap", "auc", "mrr")
+        (title, _score_of(split, metric), score, 1) for title, (split, metric) in _SCORES
     ]
     rows += [
         ("best baseline, test AP", lambda run: max(run.baselines("ap").values(), default=None), score, 0),
@@ -73,13 +101,15 @@ def _results(runs: Sequence[Run], labels: Sequence[str]) -> Table:
         ("memory of the device, MiB", lambda run: (run.result or {}).get("peak_device_mb") or None, _whole, -1),
         ("updates missed at most", lambda run: max(map(int, run.staleness), default=None), number, 0),
     ]
+    apart = _apart(runs)
     texts = []
     for title, value_of, form, direction in rows:
         values = [value_of(run) for run in runs]
         if all(value is None for value in values):
             continue
         present = [direction * value for value in values if value is not None]
-        best = max(present) if direction and len(set(present)) > 1 else None
+        compared = direction and title not in apart and len(set(present)) > 1
+        best = max(present) if compared else None
         marks = ["★ " if value is not None and direction * value == best else "" for value in values]
         texts.append([title, *(mark + form(value) for mark, value in zip(marks, values, strict=True))])
     return Table("Results", ["", *labels], texts, 1, "★ marks the best value of a row.")
@@ -103,7 +133,7 @@ def _differences(runs: Sequence[Run], labels: Sequence[str]) -> Table | None:
     rows = [
         [f"{group}: {name}", *(values.get((group, name), "–") for values in settings)]
         for group, name in names
-        if len({values.get((group, name)) for values in settings}) > 1
+        if len({values[group, name] for values in settings if (group, name) in values}) > 1
     ]
     return Table("Settings that differ", ["", *labels], rows, 1 + len(runs)) if rows else None
 

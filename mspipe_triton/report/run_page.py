@@ -33,9 +33,7 @@ def run_page(run: Run) -> dict[str, Any]:
         "loss": line_chart("loss", "Loss by epoch", [Series("training loss", _by_epoch(run, "loss"))]),
         "ap": _score_chart(run, "ap", _validation(run, "ap")),
         "mrr": _score_chart(run, "mrr", {}),
-        "rate": line_chart(
-            "lr", "Learning rate by epoch", [Series("learning rate", _by_epoch(run, "lr"), "s2")], form="{x:.3g}"
-        ),
+        "rate": _rate_chart(run),
         "stages": _stage_chart(run),
         "staleness": _staleness_chart(run),
         "timeline": None if run.timeline is None else gantt("timeline", run.timeline),
@@ -134,10 +132,19 @@ def _score_chart(run: Run, metric: str, validation: Mapping[int, float]) -> Char
     levels = {f"{name}, test": value for name, value in run.baselines(metric).items()}
     caption = "Dashed and dotted lines are baselines on the test events." if levels else ""
     if metric == "mrr":
+        if not levels:  # points alone, which the table has
+            return None
         caption = f"The MRR is computed once, for the best epoch. {caption}"
     return line_chart(
         metric, f"{label} by epoch" if validation else label, series, levels, caption, len(run.epochs), largest=1.0
     )
+
+
+def _rate_chart(run: Run) -> Chart | None:
+    """Draw the learning rate by epoch, if it changes."""
+    rates = _by_epoch(run, "lr")
+    series = [Series("learning rate", rates, "s2")] if len(set(rates.values())) > 1 else []
+    return line_chart("lr", "Learning rate by epoch", series, form="{x:.3g}")
 
 
 def _stage_chart(run: Run) -> Chart | None:

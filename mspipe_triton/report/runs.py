@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,7 +134,12 @@ def _config(path: Path) -> Mapping[str, Mapping[str, Any]]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RunFolderError(f"{path}: cannot be read as TOML: {error}; restore the file") from None
-    return {name: values for name, values in content.items() if isinstance(values, dict)}
+    sections = {name: values for name, values in content.items() if isinstance(values, dict)}
+    data = sections.get("data", {})
+    for key, path in data.items():
+        if isinstance(path, str) and ".." in Path(path).parts:
+            data[key] = os.path.realpath(path)
+    return sections
 
 
 def _json(path: Path, faults: list[str], way: str) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ _SECTIONS: dict[str, tuple[str, type[Any]]] = {
     "settings": ("Execution", RunSettings),
 }
 
+_OF_GPU = ("features", "gather", "captured", "branch")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -36,10 +38,9 @@ class Setting:
 
 
 def setting_groups(run: Run) -> dict[str, list[Setting]]:
-    """Return all settings in config.toml by group, with the execution settings that the run chose if it has none."""
+    """Return all settings in config.toml by group, and the execution settings, with what the run used instead."""
     groups = {}
-    chosen = {} if run.result is None else run.result.get("settings") or {}
-    for section, values in {"settings": chosen, **run.config}.items():
+    for section, values in {**run.config, "settings": _execution(run)}.items():
         title, kind = _SECTIONS.get(section, (section, None))
         known_fields = {} if kind is None else {each.name: each for each in fields(kind)}
         settings = []
@@ -52,6 +53,22 @@ def setting_groups(run: Run) -> dict[str, list[Setting]]:
             groups[title] = settings
     order = [title for title, _ in _SECTIONS.values()]
     return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def _execution(run: Run) -> dict[str, str]:
+    """Return execution settings as texts, without those of a GPU if the run used none."""
+    result = run.result or {}
+    settings: Mapping[str, Any] = result.get("settings") or run.config.get("settings", {})
+    fewer = sorted({change["threads"] for change in run.events.get("threads", []) if "threads" in change})
+    fewer = [count for count in fewer if count < settings.get("threads", 1)]
+    used = {
+        "threads": f"{' or '.join(map(str, fewer))} while other processes used cores" if fewer else "",
+        "fused": "no loops were compiled" if result.get("fused") is False else "",
+        "captured": "no graph was captured" if result.get("captured") is False else "",
+    }
+    texts = {name: number(value) for name, value in settings.items()}
+    texts |= {name: f"{texts[name]}; {use}" for name, use in used.items() if use and settings.get(name)}
+    return {name: text for name, text in texts.items() if name not in _OF_GPU or result.get("device") != "cpu"}
 
 
 def commands(run: Run) -> dict[str, str]:

@@ -147,16 +147,11 @@ def stage_table(run: Run) -> Table | None:
 
 
 def environment_facts(run: Run) -> dict[str, str]:
-    """Memory, device, threads and versions of a run."""
+    """Device, processes, memory and versions of a run."""
     result = run.result or {}
-    settings = result.get("settings") or {}
     facts = {
         "device": run.config.get("train", {}).get("device") if run.result is None else result.get("device"),
         "processes": result.get("ranks"),
-        "threads": settings.get("threads"),
-        "threads of other stages": settings.get("host_threads"),
-        "compiled loops": result.get("fused"),
-        "CUDA graph": result.get("captured") if result.get("device") == "cuda" else None,
         "most memory of the process": _mebibytes(result.get("peak_rss_mb")),
         "most memory of the device": _mebibytes(result.get("peak_device_mb")),
         **{name.replace("_", "-"): version for name, version in (result.get("versions") or {}).items()},

@@ -79,10 +79,9 @@ class TensorBoard(Observer):
 
     def end(self, result: dict[str, Any]) -> None:
         """See `Observer`."""
-        test = _those_of(result["test"], _SCORES)
-        self._write("test", test, self._step(result["epochs"]))
-        scores = {f"test/{name}": value for name, value in test.items()}
-        self.writer.add_hparams(_settings(self.config), scores, run_name=".", global_step=self._step(result["epochs"]))
+        step = self._step(result["epochs"])
+        scores = {f"test/{name}": value for name, value in _those_of(result["test"], _SCORES).items()}
+        self._open(step).add_hparams(_settings(self.config), scores, run_name=".", global_step=step)
 
     def close(self) -> None:
         """Write what is left, and close the file."""
@@ -93,14 +92,19 @@ class TensorBoard(Observer):
         """Return the number of iterations in a number of epochs."""
         return epochs * self.rates.iterations
 
-    def _write(self, group: str, facts: Mapping[str, float], step: int) -> None:
+    def _open(self, step: int) -> Any:
+        """Return the writer, whose first points are those of a step."""
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter  # here, since it takes long to import
 
             self.writer = SummaryWriter(str(self.path), purge_step=step)
+        return self.writer
+
+    def _write(self, group: str, facts: Mapping[str, float], step: int) -> None:
+        writer = self._open(step)
         for name, value in facts.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
-        self.writer.flush()
+            writer.add_scalar(f"{group}/{name}", value, step)
+        writer.flush()
 
 
 def _those_of(facts: Mapping[str, float], names: tuple[str, ...]) -> dict[str, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled
@@ -19,6 +21,16 @@ _SETTINGS = (
     "lr", "lr_schedule", "warmup", "weight_decay", "clip_norm", "patience", "loss", "train_negatives", "negative_kind",
     "negatives",
 )  # fmt: skip
+_PEAKS = ("peak_rss_mb", "peak_device_mb")
+
+
+def peaks_since(result: Mapping[str, Any], earlier: Path) -> dict[str, float]:
+    """Return the peaks of memory in a result, or in the file of an earlier process of the run, if they are higher."""
+    try:
+        before = json.loads(earlier.read_text(encoding="utf-8"))
+        return {name: max(result[name], float(before[name])) for name in _PEAKS}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {name: result[name] for name in _PEAKS}
 
 
 def result_of(

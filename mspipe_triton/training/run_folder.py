@@ -15,7 +15,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.source import FILES, Contents, record
 from mspipe_triton.data.time_scale import TimeScale
 from mspipe_triton.errors import DataError, RunFolderError
-from mspipe_triton.files import TEMPORARY, atomic_file, check_writable, close_file
+from mspipe_triton.files import TEMPORARY, atomic_file, check_writable, close_file, run_folders
 from mspipe_triton.models.stored import digest
 from mspipe_triton.pipeline.timeline import Timeline
 
@@ -204,6 +204,8 @@ class RunFolder:
         folder = RunFolder(Path(path))
         if not folder.config.exists():
             hint = "" if folder.path.exists() else close_file(folder.path)
+            if inside := run_folders(folder.path):
+                hint = f"; did you mean {inside[0]}?"
             raise RunFolderError(
                 f"{path}: no run there (config.toml is missing); name a folder that `train` wrote{hint}"
             )

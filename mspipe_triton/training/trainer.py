@@ -32,7 +32,7 @@ from mspipe_triton.training.logs import logged
 from mspipe_triton.training.loops import Loops
 from mspipe_triton.training.observer import Observer
 from mspipe_triton.training.ranks import group_ranks
-from mspipe_triton.training.result import result_of
+from mspipe_triton.training.result import peaks_since, result_of
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.start import Start
 from mspipe_triton.training.stopping import halvings, stopped_line, stops
@@ -241,6 +241,7 @@ class _Run:
         """Write the files of the finished run, and return its result."""
         seconds = {"start": self.start.to_json(), "evaluation_seconds": evaluation_seconds}
         result = result_of(self.way, self.strategy, self.history, evaluation, seconds)
+        result |= peaks_since(result, self.folder.result)
         result["notes"] = verdict(result)
         if result["plan"] is not None:  # a slow link may hold training up
             result["notes"] += link_notes(result["schedule"], result["stage_seconds"], result["plan"]["staleness"])

@@ -57,6 +57,20 @@ def test_wrong_input_is_refused(arguments: list[str], fault: str, run: Path, com
     assert (run / "result.json").read_bytes() == before
 
 
+def test_a_folder_of_runs_names_one(run: Path, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    run.rename(tmp_path / "runs" / "first")
+    line = "runs: no run there (config.toml is missing); name a folder that `train` wrote; did you mean runs/first?"
+    assert refusal(command("report", "runs")) == line
+    assert refusal(command("rank", "runs", "--src", "u1")) == line
+
+
+def test_names_are_checked_before_pages_are_made(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mspipe_triton.report.page", None)
+    assert "is no name of a page" in refusal(command("report", "run", "--out", "r.txt"))
+    assert "named twice" in refusal(command("report", "run", "./run"))
+
+
 def test_a_damaged_config_is_named(run: Path, command: Command) -> None:
     (run / "config.toml").write_text("[data\n", encoding="utf-8")
     assert refusal(command("report", "run")).startswith("run/config.toml: cannot be read as TOML: ")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from mspipe_triton.config import RunConfig
-from mspipe_triton.report.page import page_text
+from mspipe_triton.report.page import page_text, write_report
 from mspipe_triton.report.runs import Run
 from tests.report.written import Page, metrics, result, write_run
 
@@ -54,3 +56,45 @@ def test_many_runs_get_lines_that_differ(tmp_path: Path) -> None:
     keys = {(number, f"#key-d{(number + number // 8) % 4}") for number in range(9)}
     assert all(dash in text for _, dash in keys)
     assert len({(number % 8, dash) for number, dash in keys}) == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ({"batch_size": 200}, "batch-size differs"),
+        ({"seed": 4}, "seed differs"),
+        ({"protocol": "tgb", "batch_size": 200}, "batch-size and protocol differ"),
+    ],
+)
+def test_scores_on_other_negatives_have_no_star(flags: dict[str, int | str], what: str, tmp_path: Path) -> None:
+    better = result(3, peak_rss_mb=900.0)
+    better["test"] = better["test"] | {"ap": 0.9812}
+    first = write_run(tmp_path / "first", end=result(3))
+    text = compare(first, write_run(tmp_path / "second", RunConfig().with_flags(flags), end=better))
+    assert f"Scores are on different negatives ({what}); compare each with its own baselines." in text
+    assert "test AP 0.9712 0.9812" in text
+    assert "memory of the process, MiB ★ 812 900" in text
+
+
+def test_only_an_mrr_among_other_candidates_has_no_star(tmp_path: Path) -> None:
+    other = result(3)
+    other["test"] = other["test"] | {"candidates": 99, "ap": 0.9812, "mrr": 0.9}
+    text = compare(write_run(tmp_path / "a", end=result(3)), write_run(tmp_path / "b", end=other))
+    assert "test AP 0.9712 ★ 0.9812" in text
+    assert "test MRR 0.8751 0.9000" in text
+    assert "different negatives" not in text
+
+
+def test_a_run_without_a_value_differs_in_none(tmp_path: Path) -> None:
+    text = compare(write_run(tmp_path / "a", end=result(3)), write_run(tmp_path / "b"))
+    assert "All settings of the runs agree." in text
+
+
+def test_the_runs_of_several_seeds_are_compared(tmp_path: Path) -> None:
+    for seed in (10, 9):
+        write_run(tmp_path / "s" / f"seed-{seed}", RunConfig().with_flags({"seed": seed}), end=result(3))
+    target = write_report([str(tmp_path / "s")])
+    assert target == tmp_path / "s" / "comparison.html"
+    text = Page(target.read_text(encoding="utf-8")).text
+    assert "Results seed-9 seed-10 test AP" in text
+    assert "(seed differs)" in text

@@ -176,6 +176,36 @@ def test_learning_rates_trials_and_threads_are_shown(tmp_path: Path) -> None:
     assert "tried no other settings" not in text
 
 
+def test_a_constant_rate_and_an_mrr_without_baselines_have_no_chart(tmp_path: Path) -> None:
+    end = result(2)
+    end["test"] = {name: value for name, value in end["test"].items() if not isinstance(value, dict)}
+    read = page(write_run(tmp_path / "run", lines=[metrics(epoch, lr=1e-3) for epoch in (1, 2)], end=end))
+    assert "Learning rate by epoch" not in read.text
+    assert "The MRR is computed once" not in read.text
+    assert "Test MRR of 50 0.8751" in read.text
+
+
+def test_execution_settings_say_what_the_run_used_instead(tmp_path: Path) -> None:
+    settings = {"threads": 2, "fused": True, "features": "host", "captured": True, "branch": True}
+    lines = [{"event": "threads", "epoch": 1, "iteration": 2, "threads": 1, "others": 1.0}, metrics(1)]
+    end = result(1, fused=False, captured=False, settings=settings)
+    text = page(write_run(tmp_path / "cpu", lines=lines, end=end)).text
+    assert "threads 2; 1 while other processes used cores" in text
+    assert "fused yes; no loops were compiled" in text
+    assert "compiled loops no" not in text
+    assert not any(name in text for name in ("captured", "branch", "features host"))
+    text = page(write_run(tmp_path / "gpu", lines=lines, end=end | {"device": "cuda"})).text
+    assert "captured yes; no graph was captured" in text
+    assert "branch yes" in text
+
+
+def test_roundabout_paths_are_shortened(tmp_path: Path) -> None:
+    config = RunConfig().with_flags({"path": str(tmp_path / "main" / ".." / "events.csv")})
+    text = page(write_run(tmp_path / "run", config)).text
+    assert ".." not in text
+    assert f"mspipe-triton train {tmp_path.resolve() / 'events.csv'}" in text
+
+
 def test_a_long_run_has_a_small_page(tmp_path: Path) -> None:
     lines = [line for epoch in range(1, 1501) for line in (plan(epoch, 3, "train"), metrics(epoch))]
     text = page_text([Run.read(write_run(tmp_path / "run", lines=lines, end=result(1500)))])
