@@ -59,8 +59,8 @@ def _execution(run: Run) -> dict[str, str]:
     """Return execution settings as texts, without those of a GPU if the run used none."""
     result = run.result or {}
     settings: Mapping[str, Any] = result.get("settings") or run.config.get("settings", {})
-    fewer = sorted({change["threads"] for change in run.events.get("threads", []) if "threads" in change})
-    fewer = [count for count in fewer if count < settings.get("threads", 1)]
+    most, changes = settings.get("threads"), [change.get("threads") for change in run.events.get("threads", [])]
+    fewer = [count for count in range(1, most) if count in changes] if isinstance(most, int) else []
     used = {
         "threads": f"{' or '.join(map(str, fewer))} while other processes used cores" if fewer else "",
         "fused": "no loops were compiled" if result.get("fused") is False else "",
