@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, trai
 from mspipe_triton.config_file import load_config
 from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.execution import RunSettings
+from mspipe_triton.machine import Usage
 from mspipe_triton.settings import default_settings
+from mspipe_triton.training import threads, trainer
 from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy
 from mspipe_triton.training.trainer import Observer
 
@@ -30,6 +33,18 @@ ROOTS = replace(EXACT, schedule="prefetch", deduplicate="roots")
 @pytest.fixture(autouse=True)
 def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+@pytest.fixture(autouse=True)
+def _without_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no other process of this machine disturb a block."""
+
+    def alone() -> Usage:
+        seconds = time.process_time()
+        return Usage(time.perf_counter(), seconds, 0.0, seconds, 0.0, 0.0, 0)
+
+    for module in (threads, trainer):
+        monkeypatch.setattr(module, "usage", alone)
 
 
 class Script(Strategy):
