@@ -31,8 +31,17 @@ ROOTS = replace(EXACT, schedule="prefetch", deduplicate="roots")
 
 
 @pytest.fixture(autouse=True)
-def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set no compiler, and no other process that uses the machine."""
     monkeypatch.setenv("CXX", "no-such-compiler")
+    for module in ("threads", "trainer"):
+        monkeypatch.setattr(f"mspipe_triton.training.{module}.usage", alone)
+
+
+def alone() -> Usage:
+    """Read the use of a machine whose only process is this one."""
+    seconds = time.process_time()
+    return Usage(time.perf_counter(), seconds, 0.0, seconds, 0.0, 0.0, 0)
 
 
 @pytest.fixture(autouse=True)
