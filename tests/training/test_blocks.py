@@ -18,7 +18,6 @@ from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.machine import Usage
 from mspipe_triton.settings import default_settings
-from mspipe_triton.training import threads, trainer
 from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy
 from mspipe_triton.training.trainer import Observer
 
@@ -42,18 +41,6 @@ def alone() -> Usage:
     """Read the use of a machine whose only process is this one."""
     seconds = time.process_time()
     return Usage(time.perf_counter(), seconds, 0.0, seconds, 0.0, 0.0, 0)
-
-
-@pytest.fixture(autouse=True)
-def _without_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no other process of this machine disturb a block."""
-
-    def alone() -> Usage:
-        seconds = time.process_time()
-        return Usage(time.perf_counter(), seconds, 0.0, seconds, 0.0, 0.0, 0)
-
-    for module in (threads, trainer):
-        monkeypatch.setattr(module, "usage", alone)
 
 
 class Script(Strategy):
