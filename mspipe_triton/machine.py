@@ -95,7 +95,7 @@ def _busy_seconds() -> tuple[float | None, float]:
     if not any(map(sum, rows)):
         return None, 0.0
     busy = (user + nice + system + irq + softirq + steal) / _ticks()
-    return busy, nice / _ticks() if os.nice(0) <= 0 else 0.0
+    return busy, nice / _ticks() if os.getpriority(os.PRIO_PROCESS, 0) <= 0 else 0.0
 
 
 def _ended_seconds() -> float:

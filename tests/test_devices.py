@@ -130,9 +130,10 @@ def events(small_stream: EventStream, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train", "autotune"])
 def test_a_missing_gpu_is_refused_before_the_data_are_read(
-    name: str, command: Command, monkeypatch: pytest.MonkeyPatch
+    name: str, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     replace_gpu(monkeypatch, ABSENT)
+    (tmp_path / "none.csv").write_text("no events\n")
     done = command(name, "none.csv", "--device", "cuda")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -150,9 +151,10 @@ def test_training_from_python_refuses_a_missing_gpu(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["train", "autotune"])
 def test_a_cpu_feature_is_refused_if_auto_is_a_gpu(
-    name: str, command: Command, monkeypatch: pytest.MonkeyPatch
+    name: str, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     replace_gpu(monkeypatch, USABLE)
+    (tmp_path / "none.csv").write_text("no events\n")
     done = command(name, "none.csv", "--schedule", "mspipe", "--mitigation", "similarity")
     assert done.returncode == 2
     assert done.stderr == (

@@ -104,12 +104,12 @@ def test_busy_seconds_are_those_of_the_cpus_that_the_process_may_use(
 ) -> None:
     rows = [f"cpu{number} {10**number} 20 300 4000 50000 600000 7000000 80000000 9 9" for number in range(8)]
     write(files / "proc" / "stat", "\n".join(["cpu  1 1 1 1 1 1 1 1 1 1", *rows, "intr 5 5", ""]))
-    monkeypatch.setattr("os.nice", lambda _: 0)
+    monkeypatch.setattr("os.getpriority", lambda *_: 0)
     ticks = os.sysconf("SC_CLK_TCK")
     now = usage()
     assert now.busy == pytest.approx((10 + 100 + 1000 + 100_000 + 4 * 87_600_320) / ticks)
     assert now.yielding == pytest.approx(4 * 20 / ticks)
-    monkeypatch.setattr("os.nice", lambda _: 5)  # this process's own time is in the same column
+    monkeypatch.setattr("os.getpriority", lambda *_: 5)  # this process's own time is in the same column
     assert usage().yielding == 0
 
 

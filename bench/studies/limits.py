@@ -15,7 +15,7 @@ import typer
 from bench.report import command, header, show
 from mspipe_triton.data.adjacency import TemporalCSR
 from mspipe_triton.data.events import EventStream
-from mspipe_triton.training.trainer import peak_rss_mb
+from mspipe_triton.training.usage import peak_rss_mb
 
 
 def main(

@@ -23,7 +23,7 @@ from mspipe_triton.data.readers import read_stream
 from mspipe_triton.data.synthetic import synthetic_stream
 from mspipe_triton.evaluation.metrics import Predictions, summarise
 from mspipe_triton.iteration.step import reciprocal_ranks
-from mspipe_triton.training.trainer import peak_rss_mb
+from mspipe_triton.training.usage import peak_rss_mb
 
 console = Console(stderr=True, highlight=False)
 

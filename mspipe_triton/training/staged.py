@@ -26,6 +26,7 @@ from mspipe_triton.pipeline.schedules import RESOURCES
 from mspipe_triton.training.way import UNWATCHED, BatchScores, Epoch, Progress, Watch, Way, check_finite, silent
 
 _COMPUTE = RESOURCES["train"]
+_CROWDED_DRIFT = 1.0  # beside other processes, stage times vary with their use
 T = TypeVar("T")
 
 
@@ -74,7 +75,7 @@ class Staged(Way):
             self.schedule, staleness if staleness >= 0 else None, watch.stage_seconds or None, depth=settings.prefetch,
             shared=shared,
         )  # fmt: skip
-        self.crowded_planner = OnlinePlanner("prefetch", depth=settings.prefetch)
+        self.crowded_planner = OnlinePlanner("prefetch", depth=settings.prefetch, drift=_CROWDED_DRIFT)
         self.announced: Plan | None = None
         self.warm_under: bool | None = None  # the first iteration with compiled loops compiles them, on one thread
         others = [name for name in self.planner.plan.graph.by_resource if name != _COMPUTE]

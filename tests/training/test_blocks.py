@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from mspipe_triton import EventStream, ModelConfig, RunConfig, TrainConfig, trai
 from mspipe_triton.config_file import load_config
 from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.execution import RunSettings
+from mspipe_triton.machine import Usage
 from mspipe_triton.settings import default_settings
 from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy
 from mspipe_triton.training.trainer import Observer
@@ -28,8 +30,17 @@ ROOTS = replace(EXACT, schedule="prefetch", deduplicate="roots")
 
 
 @pytest.fixture(autouse=True)
-def _without_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set no compiler, and no other process that uses the machine."""
     monkeypatch.setenv("CXX", "no-such-compiler")
+    for module in ("threads", "trainer"):
+        monkeypatch.setattr(f"mspipe_triton.training.{module}.usage", alone)
+
+
+def alone() -> Usage:
+    """Read the use of a machine whose only process is this one."""
+    seconds = time.process_time()
+    return Usage(time.perf_counter(), seconds, 0.0, seconds, 0.0, 0.0, 0)
 
 
 class Script(Strategy):

@@ -212,7 +212,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_and_keeps_its_precision(tmp_
 
     whole = train(settings(2), stream(), out=str(tmp_path / "whole"))
     train(settings(1), stream(), out=str(tmp_path / "parts"))
-    with pytest.raises(RunFolderError, match=re.escape("another model.precision (bf16 there, full here)")):
+    with pytest.raises(RunFolderError, match=re.escape("another --precision (bf16 there, full here)")):
         train(settings(2, "full"), stream(), out=str(tmp_path / "parts"), resume=True)
     resumed = train(settings(2), stream(), out=str(tmp_path / "parts"), resume=True)
     assert (resumed["losses"], resumed["test"]) == (whole["losses"], whole["test"])

@@ -106,7 +106,7 @@ def test_resuming_trains_what_is_missing(tmp_path: Path) -> None:
     assert [scores(each) for each in resumed["seeds"]] == [scores(each) for each in whole["seeds"]]
     more = train_seeds(config(seed=7, epochs=3), 2, stream(), out, resume=True)
     assert [each["epochs"] for each in more["seeds"]] == [3, 3]
-    with pytest.raises(RunFolderError, match=r"the run to resume has another train.lr \(0.001 there, 0.5 here\)"):
+    with pytest.raises(RunFolderError, match=r"the run to resume has another --lr \(0.001 there, 0.5 here\)"):
         train_seeds(config(seed=7, lr=0.5), 3, stream(), out, resume=True)
 
 

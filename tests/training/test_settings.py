@@ -125,9 +125,7 @@ def test_a_resident_run_is_trained_evaluated_and_resumed(by: str, small_stream: 
     longer = replace(config, train=replace(config.train, epochs=2))
     assert train(longer, out=str(tmp_path / "run"), resume=True)["schedule"] == "resident"
     other = longer.with_flags({"seed": 7})
-    with pytest.raises(
-        RunFolderError, match=r"another train.seed \(0 there, 7 here\); give the same, or another --out"
-    ):
+    with pytest.raises(RunFolderError, match=r"another --seed \(0 there, 7 here\); give the same, or another --out"):
         train(other, out=str(tmp_path / "run"), resume=True)
 
 

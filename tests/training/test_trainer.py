@@ -16,8 +16,8 @@ from mspipe_triton.data.writers import write_stream
 from mspipe_triton.errors import ConfigError, RunFolderError, TrainingError
 from mspipe_triton.evaluation.evaluate import evaluate_run
 from mspipe_triton.iteration.session import Session
+from mspipe_triton.kernels.runtime.fusion import fusion_enabled
 from mspipe_triton.pipeline.timeline import Timeline
-from mspipe_triton.training import trainer
 from mspipe_triton.training.trainer import Observer, train
 
 
@@ -231,7 +231,7 @@ def test_settings_of_the_process_are_restored(small_stream: EventStream, tmp_pat
     train(config(epochs=1), small_stream, out=str(tmp_path / "run"))
     assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
-    assert trainer.fusion_enabled() is False
+    assert fusion_enabled() is False
 
 
 def test_training_learns_a_real_stream(real_data: Path, tmp_path: Path) -> None:

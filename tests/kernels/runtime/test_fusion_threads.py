@@ -54,7 +54,7 @@ def test_calls_that_overlap_leave_torch_as_it_was(fused: None, monkeypatch: pyte
 
 
 def test_seconds_that_threads_compile_at_once_count_once(fused: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, own = threading.Lock(), list[float]()
+    lock, by_thread = threading.Lock(), list[float]()
 
     def compiling(x: torch.Tensor) -> torch.Tensor:
         with lock:  # torch's own: one thread compiles, and the others wait
@@ -67,9 +67,9 @@ def test_seconds_that_threads_compile_at_once_count_once(fused: None, monkeypatc
 
     def run() -> None:
         function(torch.ones(3))
-        own.append(fusion.compile_seconds(this_thread=True))
+        by_thread.append(fusion.compile_seconds(this_thread=True))
 
     start = time.perf_counter()
     together(run, run)
     assert 0.35 < fusion.compile_seconds() - before <= time.perf_counter() - start
-    assert max(own) > 0.35, "a stage that waits for another thread's compiling is not charged for it"
+    assert max(by_thread) > 0.35, "a stage that waits for another thread's compiling is not charged for it"
