@@ -42,6 +42,12 @@ def either(names: Collection[str], word: str = "or") -> str:
     return f"{', '.join(others)} {word} {last}" if others else last
 
 
+def multiples(value: int, factor: int) -> str:
+    """Name the multiples above 0 that are nearest to a number which is none, as in "32 or 34"."""
+    below = value // factor * factor
+    return either([str(each) for each in (below, below + factor) if each > 0])
+
+
 def check_settings(config: Any) -> None:
     """Refuse a setting whose value has another type, is not among its choices, is below its minimum, or is not finite.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from mspipe_triton.choices import check_settings, either, setting
+from mspipe_triton.choices import check_settings, either, multiples, setting
 from mspipe_triton.errors import ConfigError, suggestion
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.learning import LearningConfig
@@ -100,7 +100,9 @@ class ModelConfig:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if "heads" in defaults and self.dim % self.setting("heads"):
             heads = self.setting("heads")
-            raise ConfigError(f"dim {self.dim} is not a multiple of heads, {heads}; change either")
+            raise ConfigError(
+                f"dim {self.dim} is not a multiple of heads, {heads}; use {multiples(self.dim, heads)}, or other heads"
+            )
         if self.sampler != "recent" and "fanout" not in defaults:
             self._refuse("sampler")
         if self.dropout and "heads" not in defaults:

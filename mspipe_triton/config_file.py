@@ -10,7 +10,7 @@ from typing import Any
 
 from mspipe_triton.choices import KINDS
 from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from mspipe_triton.errors import ConfigError, suggestion
+from mspipe_triton.errors import ConfigError, suggestion, usual
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.files import close_file
 
@@ -70,13 +70,13 @@ def _section_hint(section: str, values: Any) -> str:
     """Return the section that a wrong one may stand for, or that a setting without a section belongs to."""
     if isinstance(values, dict):
         return suggestion(f"[{section}]", [f"[{name}]" for name in _SECTIONS])
-    name = section.replace("-", "_")
+    name = usual(section)
     home = next((each for each, kind in _SECTIONS.items() if name in {f.name for f in fields(kind)}), None)
     return "" if home is None else f"; put {name} below [{home}]"
 
 
 def _name_hint(section: str, name: str, names: Iterable[str]) -> str:
     """Return the setting that a wrong name may stand for, or the section that has one of this name."""
-    plain = name.replace("-", "_")
+    plain = usual(name)
     homes = [each for each, kind in _SECTIONS.items() if each != section and plain in {f.name for f in fields(kind)}]
     return f"; {plain} belongs to [{homes[0]}]" if homes else suggestion(plain, names)

@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_ALIASES = {  # names of settings in other libraries
+    "learning_rate": "lr", "num_epochs": "epochs", "n_epochs": "epochs", "n_epoch": "epochs", "max_epochs": "epochs",
+    "batch": "batch_size", "bs": "batch_size", "hidden_dim": "dim", "hidden_size": "dim", "hidden": "dim",
+    "embedding_dim": "dim", "embed_dim": "dim", "emb_dim": "dim", "memory_dim": "dim", "num_heads": "heads",
+    "n_head": "heads", "n_heads": "heads", "num_layers": "layers", "n_layer": "layers", "n_layers": "layers",
+    "num_neighbors": "fanout", "n_neighbors": "fanout", "n_degree": "fanout", "neighbors": "fanout",
+    "wd": "weight_decay", "l2": "weight_decay", "drop_out": "dropout", "early_stopping": "patience",
+    "random_seed": "seed", "random_state": "seed", "num_workers": "threads", "workers": "threads",
+    "num_threads": "threads", "num_negatives": "negatives",
+}  # fmt: skip
+
 
 class MspipeError(Exception):
     """Base of all errors that this package raises on purpose; the command line shows the message in one line."""
@@ -56,9 +67,20 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
 
 
+def usual(word: str) -> str:
+    """Return a setting's name with underscores, instead of one that other libraries use."""
+    plain = word.replace("-", "_")
+    return _ALIASES.get(plain.casefold(), plain)
+
+
 def closest(word: str, names: Iterable[str]) -> str | None:
-    """Return the name that a word may stand for, in whatever case it is written, or None."""
+    """Return the name that a word may stand for, in whatever case or library's words it is written, or None."""
     by_case = {name.casefold(): name for name in names}
+    setting = usual(word.lstrip("-"))
+    alias = f"{'--' if word.startswith('--') else ''}{setting.replace('_', '-')}"
+    for name in (setting, alias):
+        if name in by_case:
+            return by_case[name]
     matches = get_close_matches(word.casefold(), by_case, 1)
     return by_case[matches[0]] if matches else None
 

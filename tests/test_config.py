@@ -19,8 +19,8 @@ from mspipe_triton.recipes import set_flags
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heads": 3}, "dim 100 is not a multiple of heads, 3; change either"),
-        ({"model": "apan", "dim": 15}, "dim 15 is not a multiple of heads, 2; change either"),
+        ({"heads": 3}, "dim 100 is not a multiple of heads, 3; use 99 or 102, or other heads"),
+        ({"model": "apan", "dim": 15}, "dim 15 is not a multiple of heads, 2; use 14 or 16, or other heads"),
         ({"model": "apan", "slots": 0}, "slots must be at least 1, not 0"),
         ({"slots": 5}, "slots 5: model tgn has none; omit --slots, or use one of apan"),
         ({"model": "jodie", "fanout": 5}, "fanout 5: model jodie has none; omit --fanout, or use one of"),

@@ -13,7 +13,7 @@ from mspipe_triton.data.events import EventStream
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.kernels.runtime.fusion import fusion_enabled, limit_compiling
 from mspipe_triton.machine import cores
-from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy
+from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy, short_line
 from mspipe_triton.tuning.profile.describe import describe
 from mspipe_triton.tuning.profile.key import Key
 from mspipe_triton.tuning.profile.profile import build
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # it imports Optuna, which takes a third of a second
 SHARE = 0.05  # of the run's training time that tuning may cost
 FEWEST = 3  # trials that are worth a start
 GATE_SECONDS, TRIAL_SECONDS = 2.5, 0.4  # usual costs of the gate's reference and of a trial
+_LEAST = GATE_SECONDS + FEWEST * TRIAL_SECONDS  # seconds that tuning needs
 _WATCHED = 24  # iterations before the run's time is estimated
 _SECONDS, _MIN, _MAX = 0.4, 10, 64  # aim for a block's seconds, and bounds of its iterations
 _WAITING = 2.0  # seconds of a block that waits for the machine to be free
@@ -40,7 +41,6 @@ _SLOW = 2.5  # a block this much slower than the shipped one is stopped
 _LEADER = 0.95  # score from which the best trial is compared head to head
 _HOPELESS = 8  # trials in a row that are not faster than the shipped settings, after which the search ends
 _GAIN = 0.1  # gain that further trials may bring at best
-_SHORT = "The run is too short to tune: {}; `autotune` searches before a long run."
 
 Course = Generator[Block, BlockTimes, None]
 Measured = Generator[Block, BlockTimes, BlockTimes | None]
@@ -70,7 +70,7 @@ class OnlineTuning(Strategy):
         self.cost = self.wall = self.gating = 0.0
         self.trials, self.facts, self.name = list[dict[str, Any]](), dict[str, Any](), ""
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
-        self.begun, self.quiet, self.place = False, True, (1, 0)
+        self.begun, self.quiet, self.silent, self.place = False, True, False, (1, 0)
         self.times: BlockTimes | None = None
         self.shipped_second: float | None = None  # seconds of an iteration under the shipped settings
 
@@ -81,7 +81,6 @@ class OnlineTuning(Strategy):
         self.course: Course | None = self._course()
         if prospect.iterations <= _WATCHED:
             self.course = None
-            prospect.note(_SHORT.format(f"{prospect.iterations} iterations"))
 
     def block(self, quiet: bool) -> Block:
         """See `Strategy`."""
@@ -96,15 +95,21 @@ class OnlineTuning(Strategy):
 
     def ended(self, times: BlockTimes) -> None:
         """See `Strategy`."""
-        self.times, self.remaining, self.place = (
-            times,
-            self.remaining - times.iterations,
-            (times.epoch, times.iteration),
-        )
+        self.times, self.place = times, (times.epoch, times.iteration)
+        self.remaining -= times.iterations
         self.wall += times.wall
+        if self.prospect.iterations <= _WATCHED and self.remaining <= 0:
+            self._tell(self.wall)
         if self.course is not None and not times.disturbed:
             for stage, seconds in times.stages.items():
                 self.stages.setdefault(times.settings, {}).setdefault(stage, []).extend(seconds)
+
+    def declines(self, seconds: float) -> bool:
+        """See `Strategy`."""
+        if not self.begun or self.trials or (self.course is not None and SHARE * seconds >= _LEAST):
+            return False
+        self.course, self.silent = None, True
+        return True
 
     def result(self, stage_seconds: Mapping[str, float]) -> dict[str, Any] | None:
         """Return the trials, what they cost, and the choice; None for a run that has not been tuned."""
@@ -135,10 +140,16 @@ class OnlineTuning(Strategy):
         """Set the budget of a run whose iterations take `second` seconds; say so if it allows for no tuning."""
         training = second * self.prospect.iterations
         self.budget = SHARE * training
-        short = self.budget < GATE_SECONDS + FEWEST * TRIAL_SECONDS
+        short = self.budget < _LEAST
         if short:
-            self.prospect.note(_SHORT.format(f"about {training:.0f} s of training"))
+            self._tell(training)
         return short
+
+    def _tell(self, training: float) -> None:
+        """Say, once, that the run is too short to tune."""
+        if not self.silent:
+            self.silent = True
+            self.prospect.note(short_line(training, "tuning"))
 
     def _search(self) -> Generator[Block, BlockTimes, RunSettings | None]:
         """Try settings; return the fastest, or None if there is none but the shipped ones."""

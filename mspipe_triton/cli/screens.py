@@ -34,6 +34,14 @@ class Facts(ProgressColumn):
         return Text(f"compiling loops, {task.elapsed or 0:.0f} s" if compiling() else str(task.fields["facts"]))
 
 
+class Count(ProgressColumn):
+    """Column of a bar for the events of its phase, which may be one part of several in the bar."""
+
+    def render(self, task: Task) -> Text:
+        """Return the events so far, and those of the phase."""
+        return Text(f"{task.completed - task.fields['before']:,.0f}/{task.fields['events']:,}")
+
+
 class EvaluationScreen:
     """Progress over the events of an evaluation, with events per second and remaining time.
 
@@ -47,7 +55,7 @@ class EvaluationScreen:
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(min(longest, max(shortest, console.width - _TEXTS))),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            Count(),
             Facts(),
             TimeRemainingColumn(),
             console=console,
@@ -57,7 +65,7 @@ class EvaluationScreen:
         )
         self.task: TaskID | None = None
         self.count, self.pending, self.since = 0, 0, 0.0
-        self.phase, self.total, self.completed, self.next_line = "", 0, 0, 0.0
+        self.phase, self.size, self.completed, self.next_line = "", 0, 0, 0.0
 
     def evaluation(self, split: str, events: int, total: int) -> None:
         """Advance the bar of a split, or open it at its first batch, whose seconds are not known."""
@@ -67,15 +75,22 @@ class EvaluationScreen:
             self.advance(events)
         self.count = (self.count + events) % total
 
-    def open(self, description: str, total: int, completed: int = 0) -> None:
-        """Show a bar instead of the present one."""
-        self.phase, self.total, self.completed = description, total, completed
+    def open(self, description: str, events: int, completed: int = 0, before: int = 0, total: int = 0) -> None:
+        """Show a bar instead of the present one.
+
+        Args:
+            events: of the phase. completed: those at its start.
+            before: the bar's events before the phase. total: those of the bar; 0 if the phase is all of it.
+        """
+        self.phase, self.size, self.completed = description, events, completed
         self.next_line = max(self.next_line, time.perf_counter() + _FIRST_LINE)
         if not console.is_terminal or console.is_dumb_terminal:
             return
         if self.task is not None:
             self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(description, total=total, completed=completed, facts="")
+        self.task = self.progress.add_task(
+            description, total=total or events, completed=before + completed, facts="", before=before, events=events
+        )
         self.progress.start()
         self.pending, self.since = 0, time.perf_counter()
 
@@ -95,9 +110,9 @@ class EvaluationScreen:
 
     def _write_line(self, facts: str) -> None:
         """Write a line on the phase, if it is time for one."""
-        if time.perf_counter() >= self.next_line and self.completed < self.total:
+        if time.perf_counter() >= self.next_line and self.completed < self.size:
             self.next_line = time.perf_counter() + _NEXT_LINE
-            console.print(f"{self.phase}: {self.completed:,} of {self.total:,} events{facts}")
+            console.print(f"{self.phase}: {self.completed:,} of {self.size:,} events{facts}")
 
     def close(self) -> None:
         """Remove the bar from the screen, if it is there."""
@@ -142,7 +157,8 @@ class TrainingScreen(EvaluationScreen, Observer):
     def open_epoch(self, epoch: int) -> None:
         """Show the bar of training at the start of an epoch."""
         self.current, self.seen, self.sum = epoch, 0, 0.0
-        self.open(f"epoch {epoch}/{self.epochs}", self.epochs * self.events, (epoch - 1) * self.events)
+        before, total = (epoch - 1) * self.events, self.epochs * self.events
+        self.open(f"epoch {epoch}/{self.epochs}", self.events, before=before, total=total)
 
     def batch(self, epoch: int, events: int, loss: float) -> None:
         """Advance the bar."""

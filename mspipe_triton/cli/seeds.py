@@ -25,8 +25,8 @@ def check_seeds(seeds: int, nproc: int | None) -> None:
     Raises:
         ConfigError: they are not for runs in sequence.
     """
-    if seeds < 2:
-        raise ConfigError(f"--seeds must be at least 2, not {seeds}; omit it for one run")
+    if seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1, not {seeds}")
     if nproc not in (None, 1) or "RANK" in os.environ:
         raise ConfigError(
             f"--seeds {seeds} trains one run after the other in one process; omit --nproc and torchrun, or start a run "

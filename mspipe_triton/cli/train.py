@@ -90,6 +90,7 @@ def train(
     """
     # Before torch is loaded, which reports broken connections with stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    seeds = None if seeds == 1 else seeds  # a run by itself
     request = Request(flags, autotune, out, resume, past, trace, seeds)
     if seeds is not None:
         check_seeds(seeds, nproc)

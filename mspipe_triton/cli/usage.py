@@ -13,6 +13,7 @@ import typer.main
 from mspipe_triton.errors import closest
 
 PROGRAM = "mspipe-triton"
+_VERSION = ("--version", "-V")  # flags of the program alone
 _KINDS = (
     (r"valid int", "a whole number"), (r"valid (float|number)", "a number"),
     (r"less than or equal to (\S+)", r"at most \1"), (r"greater than or equal to (\S+)", r"at least \1"),
@@ -31,13 +32,15 @@ def usage_message(error: typer.exceptions.TyperException, app: typer.Typer, argu
     unknown = re.match(r"No such command '(.*?)'", text)
     extra = re.match(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)", text)
     if text.startswith("No such option"):
-        text = f"No such option {name}{_did_you_mean(_close_flag(str(name), command, arguments))}"
+        close = f"`{PROGRAM} --version`" if name in _VERSION else _close_flag(str(name), command, arguments)
+        text = f"No such option {name}{_did_you_mean(close)}"
     elif unknown is not None:
         text = f"No such command '{unknown[1]}'{_did_you_mean(_close_command(unknown[1], command, words))}"
     elif extra is not None:
         text = f"Unexpected argument {extra[1]}"
     elif parameter is not None and (kind := _kind(text)) is not None:
-        text = f"{parameter.opts[0]} must be {kind}, not {_value(parameter.opts, arguments)!r}"
+        value = _value(parameter.opts, arguments)
+        text = f"{parameter.opts[0]} must be {kind}, not {value!r}{_without_commas(value, kind)}"
     elif text.startswith("Option ") and name is not None:
         text = f"{name} {'needs a' if 'requires' in text else 'takes no'} value"
     end = "" if text.endswith("?") else "."
@@ -83,6 +86,13 @@ def _kind(text: str) -> str | None:
         if (match := re.search(pattern, text)) is not None:
             return match.expand(kind)
     return None
+
+
+def _without_commas(value: str, kind: str) -> str:
+    """Return the end of a message on a number with commas: of thousands in a whole number, else of decimals."""
+    if kind == "a whole number" and re.fullmatch(r"\d{1,3}(,\d{3})+", value):
+        return f"; write {value.replace(',', '')}"
+    return f"; write {value.replace(',', '.')}" if kind == "a number" and re.fullmatch(r"\d+,\d+", value) else ""
 
 
 def _value(flags: Sequence[str], arguments: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mspipe_triton.data.ids import NodeIds  # it imports pyarrow, which streams of tensors do not need
 
 MAX_NODE_ID = 2**31 - 1
+_ITERATIONS = 10  # per epoch, at least, that a batch size should allow
 
 
 class Split(NamedTuple):
@@ -198,7 +199,8 @@ class EventStream:
         events = split.train_end - self.start
         if size > events:
             raise ConfigError(
-                f"batch-size {size:,} is above the {events:,} training events of {self.name}; use at most {events}"
+                f"batch-size {size:,} is above the {events:,} training events of {self.name}; use a smaller one, such "
+                f"as {float(f'{max(1, events / _ITERATIONS):.0e}'):.0f}"
             )
         return split
 

@@ -117,9 +117,17 @@ def parse_columns(text: str) -> dict[str, str]:
                 raise DataError(f"--columns: {last}= has no name; use {last}=NAME")
             columns[last] = name.strip()
         else:
-            hint = suggestion(role.strip(), ROLES) if equals else ""
+            hint = suggestion(role.strip(), ROLES) if equals else _example(text)
             raise DataError(f"--columns: {part!r} is not role=name; the roles are {', '.join(ROLES)}{hint}")
     return columns
+
+
+def _example(text: str) -> str:
+    """Return the end of a message on names without roles, which may be in the order of the roles."""
+    names = [each.strip() for each in text.split(",")]
+    if "=" in text or len(names) < len(REQUIRED):
+        return ""
+    return f", as in {','.join(f'{role}={name}' for role, name in zip(REQUIRED, names, strict=False))}"
 
 
 def plain_name(name: str) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from mspipe_triton.choices import either
 from mspipe_triton.config import DataConfig
 from mspipe_triton.data.features import FeatureTransform
 from mspipe_triton.data.frames import FrameSheet, in_words_of_python
@@ -175,7 +176,8 @@ def _columns(sheet: Sheet, reading: Reading) -> dict[str, str]:
     columns = usual_columns(sheet, replace(reading.data, columns={**present, "label": ""}))
     missing = [repr(names.get(role, role)) for role in REQUIRED if role not in columns]
     if missing:
-        fault = f"no column {' and '.join(missing)}, as the run's events have"
+        plural = "" if len(missing) == 1 else "s"
+        fault = f"no column{plural} {either(missing, 'and')}, as the run's events have"
         raise DataError(f"{sheet.name}: {fault}; the file has {shown_names(sheet.columns)}; rename its columns")
     return columns
 

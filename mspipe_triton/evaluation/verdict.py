@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mspipe_triton.choices import either
+from mspipe_triton.config import MODELS
 from mspipe_triton.evaluation.baselines import NAMES
 
 # Adam moves a weight by about the learning rate per iteration: in 100 iterations at 0.001 by 0.1, the size of initial
@@ -14,6 +15,8 @@ from mspipe_triton.evaluation.baselines import NAMES
 FEW_ITERATIONS = 100
 _METRICS = ("ap", "auc", "mrr")
 _SMALL_BATCH = 10  # events; with fewer, an epoch takes long
+_FALLING = 2  # epochs after the best one that show that more of them do not help
+_PATIENCE = 3  # epochs, at most, to wait for a better one
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
@@ -40,7 +43,8 @@ def behind_baselines(test: Mapping[str, Any]) -> list[str]:
     if not scores:
         return []
     beats = either([metric.upper() for metric in _METRICS if metric not in scores], "and")
-    start = f"beats the best baseline in {beats} alone" if beats else "does not beat the best baseline"
+    lacks = either([metric.upper() for metric in scores])
+    start = f"beats the best baseline in {beats}, but not in {lacks}" if beats else "does not beat the best baseline"
     return [f"On test, the model {start}: {', '.join(scores.values())}."]
 
 
@@ -73,16 +77,32 @@ def _advice(result: Mapping[str, Any]) -> str:
     behind = any(_behind(result["test"], "pair_features", metric) for metric in _METRICS)
     free = not result.get("history")  # a run that continues another has its model
     options = ["--pair-features"] if free and behind and not result.get("pair_features", False) else []
+    falls = epochs - result["best_epoch"] >= _FALLING
+    end = f" {_overfitting(result, free)}" if falls else ""
     if iterations < FEW_ITERATIONS:
         smaller = max(_SMALL_BATCH, _rounded(events / (2 * FEW_ITERATIONS)))
         shrinks = smaller < size and result["protocol"] == "default"  # other protocols prescribe the batch size
-        sizes = [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if shrinks else []
-        return f"{training}, which is few: try {_either([*options, *sizes, 'more --epochs'])}."
+        options += [f"--batch-size {smaller} ({math.ceil(events / smaller):,} per epoch)"] if shrinks else []
+        options += [] if falls else ["more --epochs"]
+        tries = f": try {_either(options)}" if options else ""
+        return f"{training}, which is few{tries}.{end}"
     if result["best_epoch"] == epochs:
         options.append(f"--epochs {2 * epochs}")
         return f"{training}, and its last epoch was the best: try {_either(options)}; --resume continues this run."
     options += ["a smaller --lr", *(["another --model"] if free else [])]
-    return f"{training}, and epoch {result['best_epoch']} was the best: try {_either(options)}."
+    best = "" if falls else f", and epoch {result['best_epoch']} was the best"
+    return f"{training}{best}: try {_either(options)}.{end}"
+
+
+def _overfitting(result: Mapping[str, Any], free: bool) -> str:
+    """Return a sentence on a run whose best epoch is long past, with the flags against overfitting that it lacks."""
+    best, epochs = result["best_epoch"], result["epochs"]
+    options = [] if result["patience"] else [f"--patience {min(_PATIENCE, epochs - best)}"]
+    if free and "heads" in MODELS.get(result["model"], {}):  # dropout is in attention layers
+        options.append("--dropout 0.1")
+    options += [] if result["weight_decay"] else ["--weight-decay 0.01"]
+    tries = f"; try {_either(options)}" if options else ""
+    return f"Validation AP has fallen since epoch {best} of {epochs}: more epochs do not help{tries}."
 
 
 def _either(options: list[str]) -> str:

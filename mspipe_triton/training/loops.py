@@ -30,6 +30,7 @@ from mspipe_triton.kernels.runtime.fusion import (
 )
 from mspipe_triton.settings import compiler
 from mspipe_triton.training.precompile import Compiled, CompilerProcess
+from mspipe_triton.training.strategy import Strategy, short_line
 
 DECIDING = 16  # iterations before the decision
 MARGIN = 1.5  # the expected gain must exceed the cost by this factor
@@ -99,7 +100,7 @@ class Loops:
     Args:
         session: the run's. stream: its events, as they were read. epochs: that it will train.
         note: gets lines for the user.
-        start: starts the process. clock: seconds.
+        start: starts the process. clock: seconds. declines: of the run's strategy.
 
     Attributes:
         ready: True while loops are compiled. busy: True while a process compiles them.
@@ -113,14 +114,16 @@ class Loops:
         note: Callable[[str], None],
         start: Callable[[], Beside] | None = None,
         clock: Callable[[], float] = running_clock,
+        declines: Callable[[float], bool] | None = None,
     ) -> None:
         self.session, self.note, self.clock = session, note, clock
+        self.declines = declines or Strategy().declines
         self.start = start or (lambda: CompilerProcess(session.config, stream))
         self.process: Beside | None = None
         self.allowed, fixed = fusion_enabled(), must_not_wait(session)
         self.ready, self.deciding = self.allowed and fixed, self.allowed and not fixed
         self.seconds, self.after = list[float](), list[float]()
-        self.iterations = epochs * -(-session.training_events // session.size)
+        self.iterations = self.all_iterations = epochs * -(-session.training_events // session.size)
         self.epochs, self.costs, self.subject = epochs, Costs(), ""
         self.last: float | None = None
         self.looked, self.quiet, self.before = 0.0, False, compile_seconds()
@@ -204,8 +207,8 @@ class Loops:
         seconds, warm = self._remaining(), self.subject in self.costs.gains
         cost = self.costs.warm + (0.0 if warm else _SHARE * self.costs.cold)
         if seconds * self.gain / (1 + self.gain) < MARGIN * cost:
-            compiling = self.costs.warm if warm else self.costs.cold
-            self.note(f"Loops are not compiled: the run takes about {seconds:.0f} s, and compiling {compiling:.0f} s.")
+            training = statistics.median(self.seconds) * self.all_iterations
+            self.note(short_line(training, "compiling or tuning" if self.declines(training) else "compiling"))
         elif warm:
             self._switch()
         else:

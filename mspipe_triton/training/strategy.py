@@ -10,6 +10,11 @@ from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 
 
+def short_line(seconds: float, gains: str) -> str:
+    """Return the line on a run that is too short to gain from something."""
+    return f"Training takes about {max(1, round(seconds))} s, too short to gain from {gains}."
+
+
 @dataclass(frozen=True)
 class Block:
     """Iterations in a row under the same settings.
@@ -90,6 +95,13 @@ class Strategy:
 
     def ended(self, times: BlockTimes) -> None:
         """Take in the times of the block that has just ended."""
+
+    def declines(self, seconds: float) -> bool:
+        """Return True if settings are not searched for, since training takes only so many seconds in all.
+
+        The strategy says no more of it; whoever asks does.
+        """
+        return False
 
     def result(self, stage_seconds: Mapping[str, float]) -> dict[str, Any] | None:
         """Return "tuning" of `result.json`, from the stage times of the fastest epoch; called once, at the end."""

@@ -142,7 +142,9 @@ class _Run:
     def begin(self, done: int) -> None:
         """Prepare for the epochs after the first `done`, from the first of which on the strategy chooses settings."""
         epochs, note = self.session.config.train.epochs - done, self.observer.note
-        self.loops = self.way.loops = Loops(self.session, self.entry.stream, epochs, note)
+        self.loops = self.way.loops = Loops(
+            self.session, self.entry.stream, epochs, note, declines=self.strategy.declines
+        )  # fmt: skip
         self.loops.tell()
         if epochs <= 0:
             note(f"All {done} epochs are already trained; evaluating the best one again. --epochs adds more.")

@@ -78,7 +78,8 @@ def test_a_broken_compiler_adds_one_line(events: Path, process: Command) -> None
 WRONG = {
     ("train", "none.csv"): "no such file",
     ("train", "events.csv", "--batch-size", "0"): "batch-size must be at least 1",
-    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; use at most 420",
+    ("train", "events.csv", "--batch-size", "421"): "above the 420 training events of events; use a smaller one, such "
+    "as 40",
     ("train", "events.csv", "--epochs", "0"): "epochs must be at least 1",
     ("train", "events.csv", "--fanout", "0"): "fanout must be at least 1",
     ("train", "events.csv", "--lr", "nan"): "lr must be finite and above 0",

@@ -57,9 +57,16 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, command: Command, mon
     assert "interrupted; to continue, use `train --out all --seeds 2 --resume`" in done.stderr
 
 
+def test_one_seed_is_a_single_run(tmp_path: Path, command: Command) -> None:
+    done = command("train", "events.csv", *SMALL, "--seeds", "1", "--out", "one")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one" / "result.json").exists()
+    assert "Seed 0" not in done.stderr
+
+
 def test_arguments_that_do_not_fit_are_refused(command: Command) -> None:
     seeds = ("train", "events.csv", *SMALL, "--seeds")
-    assert refusal(command(*seeds, "1")) == "--seeds must be at least 2, not 1; omit it for one run"
+    assert refusal(command(*seeds, "0")) == "--seeds must be at least 1, not 0"
     ranks = (
         "--seeds 2 trains one run after the other in one process; omit --nproc and torchrun, or start a run per seed "
         "with --seed"

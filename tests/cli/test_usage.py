@@ -19,6 +19,17 @@ LINES = {
     "--help`.",
     ("xyzzy",): "No such command 'xyzzy'. See `mspipe-triton --help`.",
     ("data", "inf"): "No such command 'inf'; did you mean info? See `mspipe-triton data --help`.",
+    ("train", "--learning-rate", "1"): "No such option --learning-rate; did you mean --lr? See `mspipe-triton "
+    "train --help`.",
+    ("train", "--num_epochs=3"): "No such option --num_epochs; did you mean --epochs? See `mspipe-triton "
+    "train --help`.",
+    ("train", "--hidden-dim", "8"): "No such option --hidden-dim; did you mean --dim? See `mspipe-triton "
+    "train --help`.",
+    ("train", "--version"): "No such option --version; did you mean `mspipe-triton --version`? See `mspipe-triton "
+    "train --help`.",
+    ("train", "--lr", "0,01"): "--lr must be a number, not '0,01'; write 0.01. See `mspipe-triton train --help`.",
+    ("train", "--epochs", "1,000"): "--epochs must be a whole number, not '1,000'; write 1000. See `mspipe-triton "
+    "train --help`.",
     ("train", "--batchsize", "5"): "No such option --batchsize; did you mean --batch-size? See `mspipe-triton train "
     "--help`.",
     ("train", "--batch_size", "5"): "No such option --batch_size; did you mean --batch-size? See `mspipe-triton train "
@@ -39,6 +50,8 @@ LINES = {
     "fixed, exact; did you mean serial?",
     ("train", "events.csv", "--columns", "scr=user"): "--columns: 'scr=user' is not role=name; the roles are src, dst, "
     "t, label, features; did you mean src?",
+    ("train", "events.csv", "--columns", "user,item,t"): "--columns: 'user' is not role=name; the roles are src, dst, "
+    "t, label, features, as in src=user,dst=item,t=t",
     ("train", "events.csv", "--columns", "src=usr"): "events.csv: column 'usr' (src) is missing from the header: user, "
     "item, t; use --columns src=user",
     ("train", "--config", "runn.toml"): "runn.toml: no such file; --config names a TOML file; did you mean run.toml?",
@@ -70,6 +83,8 @@ def test_a_line_leads_to_the_right_way(arguments: tuple[str, ...], command: Comm
         ("[trian]\nlr = 1.0\n", "[trian] is not one of [data], [model], [train], [settings]; did you mean [train]?"),
         ("lr = 1.0\n", "[lr] is not one of [data], [model], [train], [settings]; put lr below [train]"),
         ("[model]\nlr = 1.0\n", "; lr belongs to [train]"),
+        ("[train]\nlearning_rate = 1.0\n", "; did you mean lr?"),
+        ("[train]\nhidden_dim = 8\n", "; dim belongs to [model]"),
     ],
 )
 def test_hints_on_a_config_file(text: str, hint: str, command: Command, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ HEADER = "user,item,when,amount,channel\n"
 TABLES: dict[str, tuple[str, str]] = {
     "empty": ("", "new.csv"),
     "binary": ("\x00\x01", "new.csv"),
-    "other columns": ("a,b\n1,2\n", "new.csv: no column 'user' and 'item' and 'when', as the run's events have; the"),
+    "other columns": ("a,b\n1,2\n", "new.csv: no columns 'user', 'item' and 'when', as the run's events have; the"),
     "no features": ("user,item,when\nu1,100,2024-04-01\n", "new.csv: no column 'amount', which is a feature"),
     "no number": (f"{HEADER}u1,100,2024-04-01,much,web\n", "new.csv: row 1: amount is 'much', not"),
     "no feature": (f"{HEADER}u1,100,2024-04-01,,web\n", "new.csv: row 1: amount is empty"),

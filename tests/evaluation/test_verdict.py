@@ -37,6 +37,7 @@ def result(
         "test": {**GOOD, **test, **baselines},
         "split_events": {"train": train, "val": 300, "test": 300},
         "batch_size": size, "epochs": epochs, "best_epoch": best, "protocol": "default",
+        "model": "tgn", "patience": 0, "weight_decay": 0.0,
     }  # fmt: skip
 
 
@@ -66,8 +67,12 @@ def test_a_good_run_has_no_notes() -> None:
 @pytest.mark.parametrize(
     ("bank", "start", "scores"),
     [
-        ({"mrr": 0.75}, "beats the best baseline in AP and AUC alone", "MRR 0.7000 against 0.7500 (EdgeBank)"),
-        ({"auc": 0.8}, "beats the best baseline in AP and MRR alone", "AUC 0.8000 against 0.8000 (EdgeBank)"),
+        (
+            {"mrr": 0.75},
+            "beats the best baseline in AP and AUC, but not in MRR",
+            "MRR 0.7000 against 0.7500 (EdgeBank)",
+        ),
+        ({"auc": 0.8}, "beats the best baseline in AP and MRR, but not in AUC", "AUC 0.8000 against 0.8000 (EdgeBank)"),
         (
             {"ap": 0.95, "auc": 0.9, "mrr": 0.9},
             "does not beat the best baseline",
@@ -87,7 +92,7 @@ def test_each_score_is_compared_with_its_best_baseline() -> None:
         "popularity": {"ap": 0.91, "auc": 0.85, "mrr": 0.1},
     }
     scores = "AP 0.9000 against 0.9500 (EdgeBank with a window), AUC 0.8000 against 0.8500 (popularity)"
-    assert verdict(run) == [f"On test, the model beats the best baseline in MRR alone: {scores}.", FEW]
+    assert verdict(run) == [f"On test, the model beats the best baseline in MRR, but not in AP or AUC: {scores}.", FEW]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_each_score_is_compared_with_its_best_baseline() -> None:
 )
 def test_a_model_without_pair_features_that_loses_against_them_is_told(options: dict[str, int], advice: str) -> None:
     run = result({}, {}, features={"mrr": 0.8}, **options)
-    fault = "On test, the model beats the best baseline in AP and AUC alone: MRR 0.7000 against 0.8000 (pair "
+    fault = "On test, the model beats the best baseline in AP and AUC, but not in MRR: MRR 0.7000 against 0.8000 (pair "
     fault += "features alone)."
     first, second = verdict(run)
     assert first == fault
@@ -153,6 +158,40 @@ def test_everything_at_once() -> None:
 )  # fmt: skip
 def test_the_advice_follows_the_iterations_and_the_best_epoch(options: dict[str, int], advice: str) -> None:
     assert verdict(result({}, {"ap": 0.95}, **options))[1:] == [f"Training had {advice}"]
+
+
+FALLING = "Validation AP has fallen since epoch 3 of 10: more epochs do not help"
+
+
+@pytest.mark.parametrize(
+    ("facts", "end"),
+    [
+        ({}, "; try --patience 3, --dropout 0.1 or --weight-decay 0.01."),
+        ({"model": "jodie"}, "; try --patience 3 or --weight-decay 0.01."),
+        ({"model": "of another package"}, "; try --patience 3 or --weight-decay 0.01."),
+        ({"history": 500}, "; try --patience 3 or --weight-decay 0.01."),
+        ({"patience": 7}, "; try --dropout 0.1 or --weight-decay 0.01."),
+        ({"patience": 7, "weight_decay": 0.1, "model": "jodie"}, "."),
+    ],
+)
+def test_an_overfitted_run_is_not_advised_to_train_for_longer(facts: dict[str, Any], end: str) -> None:
+    few = {**result({}, {"ap": 0.95}, best=3, epochs=10), **facts}
+    start = "Training had 2 iterations per epoch, 20 in all, which is few: try --batch-size 10 (140 per epoch)."
+    assert verdict(few)[1] == f"{start} {FALLING}{end}"
+    least = {**result({}, {"ap": 0.95}, train=70, size=1, best=3, epochs=10), **facts}
+    assert verdict(least)[1] == f"Training had 70 iterations per epoch, 700 in all, which is few. {FALLING}{end}"
+    other = "" if "history" in facts else " or another --model"
+    many = {**result({}, {"ap": 0.95}, train=70_000, best=3, epochs=10), **facts}
+    start = f"Training had 100 iterations per epoch, 1,000 in all: try a smaller --lr{other}."
+    assert verdict(many)[1] == f"{start} {FALLING}{end}"
+
+
+def test_an_epoch_after_the_best_one_says_little() -> None:
+    assert verdict(result({}, {"ap": 0.95}, best=9, epochs=10))[1].endswith("(140 per epoch) or more --epochs.")
+    assert (
+        "since epoch 8 of 10: more epochs do not help; try --patience 2, "
+        in (verdict(result({}, {"ap": 0.95}, best=8, epochs=10))[1])
+    )
 
 
 @given(st.integers(24, 10**6))

@@ -107,8 +107,16 @@ def test_a_short_run_leaves_loops_out_and_says_so_once(small_stream: EventStream
     case.iterations(51)
     assert (case.started, case.loops.ready, fusion.fusion_enabled()) == (0, False, False)
     (line,) = case.notes
-    assert line.startswith("Loops are not compiled: the run takes about ")
-    assert line.endswith(" s, and compiling 25 s.")
+    seconds = round(0.1 * 3 * -(-case.session.training_events // 50))
+    assert line == f"Training takes about {seconds} s, too short to gain from compiling."
+
+
+def test_one_line_says_that_a_run_is_not_tuned_either(small_stream: EventStream) -> None:
+    case, estimates = Case(small_stream, 0.01), list[float]()
+    case.loops.declines = lambda seconds: not estimates.append(seconds)  # type: ignore[func-returns-value]
+    case.iterations(51)
+    assert case.notes == ["Training takes about 1 s, too short to gain from compiling or tuning."]
+    assert estimates == [pytest.approx(0.01 * 3 * -(-case.session.training_events // 50))]
 
 
 def test_time_between_epochs_does_not_count(small_stream: EventStream) -> None:
@@ -117,7 +125,7 @@ def test_time_between_epochs_does_not_count(small_stream: EventStream) -> None:
         case.loops.pause()
         case.iterations(10)
         case.now += 1000.0
-    assert case.notes[0].startswith("Loops are not compiled")
+    assert case.notes[0].startswith("Training takes about ")
 
 
 @pytest.mark.parametrize("flags", [{"deterministic": True}, {"threads": 1}], ids=["deterministic", "usual"])

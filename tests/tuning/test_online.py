@@ -145,11 +145,18 @@ def test_slow_settings_cost_no_more_than_the_share(small_stream: EventStream, tm
 def test_a_short_run_is_not_tuned_and_says_so_once(small_stream: EventStream, tmp_path: Path, iterations: int) -> None:
     run = Run(small_stream, tmp_path, faster_with_prefetch, iterations)
     tuning = run.go()
-    time = "5 iterations" if iterations == 5 else "about 10 s of training"
-    assert run.notes == [f"The run is too short to tune: {time}; `autotune` searches before a long run."]
+    time = 1 if iterations == 5 else 10
+    assert run.notes == [f"Training takes about {time} s, too short to gain from tuning."]
     assert {block.settings for block in run.blocks} == {default_settings(CONFIG.train)}
     assert (tuning.result({})["trials"], tuning.cost) == (0, 0.0)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_strategy_that_declines_says_and_tries_nothing(small_stream: EventStream, tmp_path: Path) -> None:
+    run = Run(small_stream, tmp_path, faster_with_prefetch, 5000)
+    assert not run.tuning.declines(80.0)
+    assert run.tuning.declines(70.0)
+    assert (run.go().result({})["trials"], run.notes) == (0, [])
 
 
 def test_nothing_is_tried_while_other_work_uses_the_machine(small_stream: EventStream, tmp_path: Path) -> None:
