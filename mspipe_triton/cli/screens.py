@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from mspipe_triton.cli.console import console
+from mspipe_triton.cli.transient import Preparing
 from mspipe_triton.kernels.runtime.fusion import compiling
 from mspipe_triton.training.observer import Observer
 
@@ -58,6 +59,7 @@ class EvaluationScreen:
         self.task: TaskID | None = None
         self.count, self.pending, self.since = 0, 0, 0.0
         self.phase, self.total, self.completed, self.next_line = "", 0, 0, 0.0
+        self.preparing = Preparing()
 
     def evaluation(self, split: str, events: int, total: int) -> None:
         """Advance the bar of a split, or open it at its first batch, whose seconds are not known."""
@@ -69,6 +71,7 @@ class EvaluationScreen:
 
     def open(self, description: str, total: int, completed: int = 0) -> None:
         """Show a bar instead of the present one."""
+        self.preparing.end()
         self.phase, self.total, self.completed = description, total, completed
         self.next_line = max(self.next_line, time.perf_counter() + _FIRST_LINE)
         if not console.is_terminal or console.is_dumb_terminal:
@@ -101,6 +104,7 @@ class EvaluationScreen:
 
     def close(self) -> None:
         """Remove the bar from the screen, if it is there."""
+        self.preparing.end()
         if self.progress.live.is_started:
             self.progress.stop()
 
@@ -118,6 +122,7 @@ class TrainingScreen(EvaluationScreen, Observer):
 
     def start(self, session: Session, folder: RunFolder) -> None:
         """Print the run, its schedule and the columns of its events, and open the bar."""
+        self.preparing.end()
         self.folder = folder
         train, settings = session.config.train, session.settings
         self.epochs, self.events = train.epochs, session.training_events
@@ -166,7 +171,10 @@ class TrainingScreen(EvaluationScreen, Observer):
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""
+        preparing = self.preparing.end()
         console.print(message)
+        if preparing:
+            self.preparing.begin()
 
 
 def loss_line(train: TrainConfig, destinations: int) -> str:

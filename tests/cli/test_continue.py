@@ -92,7 +92,7 @@ def test_wrong_uses(arguments: tuple[str, ...], line: str, run: Path, tmp_path: 
 def test_a_run_without_a_model_is_to_be_finished(run: Path, command: Command) -> None:
     (run / "model.json").rename(run / "away.json")
     line = refusal(command("train", "--continue", "run", "second.csv"))
-    fix = "finish it with `train --out run --resume`"
+    fix = "finish it with `mspipe-triton train --out run --resume`"
     assert line == f"run: has no model (model.json is missing), since the run did not finish; {fix}"
     settings = json.loads((run / "away.json").read_text())
     (run / "model.json").write_text(json.dumps(settings | {"format": 99}))

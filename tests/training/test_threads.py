@@ -283,3 +283,16 @@ def test_more_threads_than_cores_get_a_note(
             "omit it to use as many as there are."
         ]
     )
+
+
+@pytest.mark.parametrize("entrance", [run, autotuned], ids=["train", "autotune"])
+def test_far_more_threads_than_cores_are_refused(
+    entrance: Callable[..., object], machine: Callable[..., Script], small_stream: EventStream, tmp_path: Path
+) -> None:
+    machine(lambda _: 0.0)
+    check_threads(TrainConfig(threads=8))
+    line = "--threads 9 is far above the 2 cores that this process may use; use at most 2, or omit it"
+    with pytest.raises(ConfigError) as caught:
+        entrance(small_stream, tmp_path / "run", threads=9)
+    assert str(caught.value) == line
+    assert not (tmp_path / "run").exists()
