@@ -185,7 +185,7 @@ def _load(run: str, data: str | None, at: str | None, screen: EvaluationScreen, 
     finally:
         screen.close()
     for note in notes:
-        console.print(f"Note: {note}")
+        console.print(f"Note: {note}", soft_wrap=True)  # its command can be pasted
     return predictor
 
 

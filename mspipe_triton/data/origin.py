@@ -107,7 +107,7 @@ class Source:
             rest += f"; unused: {shown_names(unused, 3)}"
             if self.features is None:
                 choice, number = (unused[0], "it") if len(unused) == 1 else ("NAME", "one")
-                rest += f" (--columns features={choice} reads {number})"
+                rest += f"\n  (--columns features={choice} reads {number})"
         return f"Events: {names['src'][0]} → {names['dst'][0]} at {names['t'][0]}{rest}"
 
     def place(self, event: int) -> str:

@@ -145,7 +145,11 @@ class StoredModel:
         for name in (SETTINGS, TENSORS):
             if not (folder / name).exists():
                 way = command("train", "--out", folder, "--resume")
-                fix = f"finish its training with {way}" if (folder / "last.pt").exists() else "name a folder that `train` wrote"
+                fix = (
+                    f"finish its training with {way}"
+                    if (folder / "last.pt").exists()
+                    else "name a folder that `train` wrote"
+                )
                 raise RunFolderError(f"{folder}: no model there ({name} is missing); {fix}")
         try:
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

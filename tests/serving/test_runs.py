@@ -108,7 +108,7 @@ def test_a_run_without_a_finished_epoch_or_model(run: Path, copy: Path) -> None:
         f"training of {copy} has not finished (1 of 1 epoch); its model is that of epoch 1. `mspipe-triton train --out "
         f"{copy} --resume` finishes it."
     )
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="has not finished") as warned:
         same(load(copy), load(run))
     assert [str(each.message) for each in warned] == [note]
     notes = list[str]()
