@@ -59,7 +59,7 @@ def test_a_chain_of_runs(run: Path, tmp_path: Path, command: Command) -> None:
     ("arguments", "line"),
     [
         (("run",), "no new events to continue run with; name a file, as in `mspipe-triton train --continue run FILE`"),
-        (("run", "synthetic"), "no new events to continue run with; name a file, as in `mspipe-triton train --continue"),
+        (("run", "synthetic"), "no new events to continue run with; name a file, as in `mspipe-triton train"),
         (("nowhere", "second.csv"), "nowhere: no run there (config.toml is missing); name a folder that `train` wrote"),
         (("run", "nofile.csv"), "nofile.csv: no such file; name a table of events"),
         (("run", "first.csv"), "first.csv: row 1: the time 1000 is earlier than 9940, that of the last event of"),
