@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -59,6 +60,11 @@ class TuningError(MspipeError):
 
 class StuckError(MspipeError):
     """A deadlocked pipeline, in which no stage can make progress."""
+
+
+def command(*words: object) -> str:
+    """Return a command of this program as a user can paste it, in backticks."""
+    return f"`mspipe-triton {shlex.join(map(str, words))}`"
 
 
 def first_line(error: BaseException) -> str:

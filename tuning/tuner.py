@@ -19,6 +19,7 @@ from mspipe_triton.kernels.runtime.fusion import compile_seconds, limit_compilin
 from mspipe_triton.machine import cores
 from mspipe_triton.settings import default_settings, process_settings
 from mspipe_triton.training.footprint import resolve_placement
+from mspipe_triton.training.threads import check_threads
 from mspipe_triton.tuning.kernels.operations import record_calls
 from mspipe_triton.tuning.kernels.tune import KernelChoice, tune_kernels
 from mspipe_triton.tuning.profile.key import Key, digest
@@ -194,12 +195,14 @@ def autotune(
         key: of the run, if already computed.
 
     Raises:
-        ConfigError: the batch exceeds the number of training events, or no usable GPU is found for a GPU run.
+        ConfigError: the batch exceeds the number of training events, or no usable GPU is found for a GPU run, or the
+            threads are far more than the cores.
         BudgetError: the budget ran out before the shipped settings had run.
     """
     begin, budget = time.perf_counter(), BUDGET if budget is None else budget
     store, observer = store or ProfileStore(), observer or TuningObserver()
     start = begin if started is None else min(begin, started + _STARTING)
+    check_threads(config.train)
     config, line = resolve_device(config)
     key = key or Key.of(config, stream)
     config, _ = resolve_placement(config, stream)

@@ -52,14 +52,17 @@ def autotune(
         from mspipe_triton.cli.tuning_screen import TuningScreen, profile_summary
         from mspipe_triton.data.source import load_stream
         from mspipe_triton.devices import resolve_device
+        from mspipe_triton.training.threads import check_threads
         from mspipe_triton.tuning import autotune as tune
         from mspipe_triton.tuning.tuner import BudgetError
 
     if config.train.deterministic:
         raise ConfigError("--deterministic runs use the shipped settings; omit it to tune")
+    check_threads(config.train)
     resolve_device(config)  # refuses an unusable device before the data are read
     with transient(f"Reading {Path(config.data.path).name} ..."):
         stream, screen = load_stream(config.data), TuningScreen()
+    screen.preparing.begin()
     try:
         profile = tune(config, stream, budget, observer=screen, started=started)
     except BudgetError as error:  # nothing was measured, which is no fault
@@ -107,6 +110,7 @@ def evaluate(
     if negatives is not None and candidates == "all":
         raise ConfigError(f"--negatives {negatives} is a number of random candidates; omit it with --candidates all")
     screen = EvaluationScreen()
+    screen.preparing.begin()
     try:
         metrics = evaluate_run(run, split, negatives, data, progress=screen.evaluation, candidates=candidates)
     finally:
@@ -124,7 +128,9 @@ def doctor(as_json: Json = False) -> None:
     with loading():
         from mspipe_triton.cli.doctor import diagnose
 
-    _show("This machine", diagnose(), as_json)
+    with transient("Checking the compiler ..."):
+        facts = diagnose()
+    _show("This machine", facts, as_json)
 
 
 @app.command()

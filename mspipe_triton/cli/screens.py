@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from mspipe_triton.cli.console import console
+from mspipe_triton.cli.transient import Preparing
 from mspipe_triton.kernels.runtime.fusion import compiling
 from mspipe_triton.training.observer import Observer
 
@@ -66,6 +67,7 @@ class EvaluationScreen:
         self.task: TaskID | None = None
         self.count, self.pending, self.since = 0, 0, 0.0
         self.phase, self.size, self.completed, self.next_line = "", 0, 0, 0.0
+        self.preparing = Preparing()
 
     def evaluation(self, split: str, events: int, total: int) -> None:
         """Advance the bar of a split, or open it at its first batch, whose seconds are not known."""
@@ -82,6 +84,7 @@ class EvaluationScreen:
             events: of the phase. completed: those at its start.
             before: the bar's events before the phase. total: those of the bar; 0 if the phase is all of it.
         """
+        self.preparing.end()
         self.phase, self.size, self.completed = description, events, completed
         self.next_line = max(self.next_line, time.perf_counter() + _FIRST_LINE)
         if not console.is_terminal or console.is_dumb_terminal:
@@ -116,6 +119,7 @@ class EvaluationScreen:
 
     def close(self) -> None:
         """Remove the bar from the screen, if it is there."""
+        self.preparing.end()
         if self.progress.live.is_started:
             self.progress.stop()
 
@@ -133,6 +137,7 @@ class TrainingScreen(EvaluationScreen, Observer):
 
     def start(self, session: Session, folder: RunFolder) -> None:
         """Print the run, its schedule and the columns of its events, and open the bar."""
+        self.preparing.end()
         self.folder = folder
         train, settings = session.config.train, session.settings
         self.epochs, self.events = train.epochs, session.training_events
@@ -182,7 +187,10 @@ class TrainingScreen(EvaluationScreen, Observer):
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""
+        preparing = self.preparing.end()
         console.print(message)
+        if preparing:
+            self.preparing.begin()
 
 
 def loss_line(train: TrainConfig, destinations: int) -> str:

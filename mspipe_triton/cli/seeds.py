@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mspipe_triton.errors import ConfigError, TrainingError
+from mspipe_triton.errors import ConfigError, TrainingError, command
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -75,8 +75,8 @@ def train_all(
     try:
         summary = runs.carry_out(announced)
     except KeyboardInterrupt:
-        way = f"to continue, use `train --out {runs.path} --seeds {seeds} --resume`"
-        raise TrainingError(f"interrupted; {way}") from None
+        way = command("train", "--out", runs.path, "--seeds", seeds, "--resume")
+        raise TrainingError(f"interrupted; to continue, use {way}") from None
     console.print(seeds_table(summary))
     if as_json:
         print(json.dumps(summary))

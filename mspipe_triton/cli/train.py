@@ -18,7 +18,7 @@ from mspipe_triton.cli.options import EXAMPLES, Json, settings_of, takes_run_fla
 from mspipe_triton.cli.request import FOLDER_NOTE, Request
 from mspipe_triton.cli.seeds import check_seeds, train_all
 from mspipe_triton.cli.transient import loading, transient
-from mspipe_triton.errors import ConfigError, TrainingError
+from mspipe_triton.errors import ConfigError, TrainingError, command
 
 if TYPE_CHECKING:
     from mspipe_triton.processes.watch import Watch
@@ -151,10 +151,12 @@ def _train_alone(request: Request, watch: Watch | None = None) -> dict[str, Any]
 def _carry_out(request: Request, entry: Entry, watch: Watch | None = None) -> dict[str, Any]:
     """Carry out the run of an entry with its screen; it tunes meanwhile if it is to."""
     from mspipe_triton.cli.screens import TrainingScreen
-    from mspipe_triton.training.trainer import run
 
     screen, strategy = TrainingScreen(partial(_advise, watch)), None
+    screen.preparing.begin()
     try:
+        from mspipe_triton.training.trainer import run
+
         if request.tunes(entry.config):
             from mspipe_triton.tuning import strategy_for
 
@@ -191,6 +193,8 @@ def _share(request: Request, watch: Watch) -> dict[str, Any] | None:
             observer.note(note)
         if request.tunes(config):
             observer.note(f"{ranks.count} ranks use the shipped settings, since tuning is for one process.")
+        if screen is not None:
+            screen.preparing.begin()
         result = run(_begun(entry, request, watch), observer, request.trace)
         return result if ranks.first else None
     finally:
@@ -230,7 +234,8 @@ def _launch(nproc: int) -> int:
 
 def _resumption(folder: RunFolder) -> str:
     """Return how to go on with a run of which an epoch is complete."""
-    return f"to continue after the last complete epoch, use `train --out {folder.path} --resume`"
+    way = command("train", "--out", folder.path, "--resume")
+    return f"to continue after the last complete epoch, use {way}"
 
 
 def _report(result: dict[str, Any], as_json: bool) -> None:

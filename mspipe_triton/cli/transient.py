@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 @contextmanager
@@ -29,3 +29,23 @@ def loading() -> Iterator[None]:
     else:
         with transient("Loading torch ..."):
             yield
+
+
+class Preparing:
+    """A line on the preparation of a model, until a screen has something else to show."""
+
+    def __init__(self) -> None:
+        self._line: AbstractContextManager[None] | None = None
+
+    def begin(self) -> None:
+        """Show the line."""
+        self._line = transient("Preparing the model ...")
+        self._line.__enter__()
+
+    def end(self) -> bool:
+        """Erase the line; returns False if it was not there."""
+        if self._line is None:
+            return False
+        line, self._line = self._line, None
+        line.__exit__(None, None, None)
+        return True

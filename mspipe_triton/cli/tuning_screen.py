@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mspipe_triton.cli.console import console
+from mspipe_triton.cli.transient import Preparing
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.tuning.profile.describe import count_trials, describe_settings
 from mspipe_triton.tuning.profile.profile import Profile
@@ -29,6 +30,7 @@ class TuningScreen(TuningObserver):
     def __init__(self) -> None:
         self.trials: list[Trial] = []
         self.shipped = RunSettings()
+        self.preparing = Preparing()
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def phase(self, name: str) -> None:
@@ -51,6 +53,7 @@ class TuningScreen(TuningObserver):
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""
+        self.preparing.end()
         console.print(message)
 
     @property
@@ -67,6 +70,7 @@ class TuningScreen(TuningObserver):
 
     def close(self) -> None:
         """Remove the live table."""
+        self.preparing.end()
         if self.live.is_started:
             self.live.stop()
 

@@ -174,14 +174,19 @@ def embed(
 
 def _load(run: str, data: str | None, at: str | None, screen: EvaluationScreen, flag: str = "--at") -> Predictor:
     """Load a predictor in the state of `at`, which a flag names, and show the events that this takes."""
+    from mspipe_triton.cli.console import console
     from mspipe_triton.cli.use_words import in_words_of_flags
     from mspipe_triton.serving.loading import load
 
+    notes = list[str]()
     try:
         with in_words_of_flags(flag), transient(f"Loading {run} ..."):
-            return load(run, data, at, progress=partial(screen.evaluation, "earlier events"))
+            predictor = load(run, data, at, progress=partial(screen.evaluation, "earlier events"), note=notes.append)
     finally:
         screen.close()
+    for note in notes:
+        console.print(f"Note: {note}", soft_wrap=True)  # its command can be pasted
+    return predictor
 
 
 def refuse_own_files(out: str, run: str, *tables: str | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from mspipe_triton.config import DataConfig
+from mspipe_triton.data.names import ROW_NUMBERS, plain_name, shown_names
 from mspipe_triton.errors import DataError
 from mspipe_triton.files import close_file
 
@@ -92,7 +93,7 @@ class Source:
 
     @property
     def reading(self) -> str:
-        """Say which columns are used, as in "Events: user_id → item_id at timestamp; features f0, f1"."""
+        """Say which columns are used, as in "Events: user_id → item_id at timestamp; features f0, f1; unused: note"."""
         names: dict[str, list[str]] = {}
         for name, role in self.roles.items():
             names.setdefault(role, []).append(name)
@@ -101,6 +102,12 @@ class Source:
         features, rest = names.get("feature", []), ""
         if features:
             rest = f"; features {', '.join(features[:3])}" + (f" and {len(features) - 3} more" if features[3:] else "")
+        unused = [name for name in names.get("", []) if plain_name(name) not in ROW_NUMBERS]
+        if unused:
+            rest += f"; unused: {shown_names(unused, 3)}"
+            if self.features is None:
+                choice, number = (unused[0], "it") if len(unused) == 1 else ("NAME", "one")
+                rest += f"\n  (--columns features={choice} reads {number})"
         return f"Events: {names['src'][0]} → {names['dst'][0]} at {names['t'][0]}{rest}"
 
     def place(self, event: int) -> str:

@@ -45,7 +45,9 @@ def load_stream(data: DataConfig) -> EventStream:
         changed = [each.name for each in fields(plain) if getattr(plain, each.name) != getattr(DataConfig(), each.name)]
         if changed:
             flag = f"--{changed[0].replace('_', '-')}"
-            raise ConfigError(f"{flag} is for a table, not for the built-in stream; write one with `data generate`")
+            raise ConfigError(
+                f"{flag} is for a table, not for the built-in stream; write one with `mspipe-triton data generate`"
+            )
         stream = split_stream(synthetic_stream(), data.split_at)
         assert stream.source is not None
         return replace(stream, source=replace(stream.source, data=data))

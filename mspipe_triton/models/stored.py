@@ -19,7 +19,7 @@ from mspipe_triton.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.data.new_events import Reading
 from mspipe_triton.data.time_scale import TimeScale
-from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.errors import ConfigError, RunFolderError, command
 from mspipe_triton.files import atomic_file
 from mspipe_triton.models.model import Facts, TemporalModel
 from mspipe_triton.nodes.state import NodeState
@@ -144,7 +144,13 @@ class StoredModel:
         """
         for name in (SETTINGS, TENSORS):
             if not (folder / name).exists():
-                raise RunFolderError(f"{folder}: no model there ({name} is missing); name a folder that `train` wrote")
+                way = command("train", "--out", folder, "--resume")
+                fix = (
+                    f"finish its training with {way}"
+                    if (folder / "last.pt").exists()
+                    else "name a folder that `train` wrote"
+                )
+                raise RunFolderError(f"{folder}: no model there ({name} is missing); {fix}")
         try:
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             form, version = settings["format"], settings["mspipe_triton"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from mspipe_triton.errors import command
 from mspipe_triton.report.charts import Chart, Series, bar_chart, line_chart
 from mspipe_triton.report.gantt import gantt, stage_variable
 from mspipe_triton.report.runs import Run
@@ -62,7 +63,7 @@ def run_page(run: Run) -> dict[str, Any]:
 
 def unfinished(run: Run) -> list[str]:
     """Say that training has not finished, or goes on since the result was written."""
-    way = f"train --out {run.folder} --resume continues it"
+    way = f"{command('train', '--out', run.folder, '--resume')} continues it"
     if not RunFolder(run.folder).last.exists():
         way = "the run's first command starts it again"
     if run.result is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mspipe_triton.errors import RunFolderError
+from mspipe_triton.errors import RunFolderError, command
 from mspipe_triton.evaluation.baselines import NAMES
 from mspipe_triton.pipeline.schedules import RESIDENT, stage_names
 from mspipe_triton.pipeline.timeline import Timeline
@@ -52,10 +52,11 @@ class Run:
             RunFolderError: there is no run, or its config.toml cannot be read.
         """
         folder, faults = RunFolder.open(path), list[str]()
+        way = command("train", "--out", folder.path, "--resume")
         epochs, events = _metrics(folder.metrics, faults)
-        result = _json(folder.result, faults, "train --resume writes it again")
+        result = _json(folder.result, faults, f"{way} writes it again")
         if result is not None and any(name not in result for name in _RESULT):
-            faults.append(f"{folder.result.name} is not the result of a run; train --resume writes it again.")
+            faults.append(f"{folder.result.name} is not the result of a run; {way} writes it again.")
             result = None
         record = _json(folder.data, faults, "the fingerprint of the data is left out")
         timeline = _timeline(folder, faults)

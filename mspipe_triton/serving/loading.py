@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from mspipe_triton.serving.predictor import Predictor
 from mspipe_triton.training.checkpoint import load_checkpoint
 from mspipe_triton.training.run_data import run_stream
 from mspipe_triton.training.run_folder import RunFolder
+from mspipe_triton.training.unfinished import unfinished_note
 
 TRAINING = "training"
 
@@ -39,6 +42,7 @@ TRAINING = "training"
 def load(
     run: str | Path, data: str | Path | None = None, at: Any = None, *, stream: EventStream | None = None,
     share: float = SHARE, progress: Callable[[int, int], None] = lambda events, total: None,
+    note: Callable[[str], object] | None = None,
 ) -> Predictor:  # fmt: skip
     """Load the best epoch of a run, or a predictor that was saved, to be used on the CPU.
 
@@ -52,6 +56,7 @@ def load(
         share: the age of an embedding that `rank(mode="cached")` keeps, at most, as a share of the time from the
             node's last event to the embedding.
         progress: called with the numbers of events in a batch and in all, after each batch that the state moves on by.
+        note: called with a line if the run's training has not finished; None warns.
 
     Raises:
         InputError: there is no run, or one of another version; its data cannot be read or have changed; `at` is no
@@ -92,6 +97,8 @@ def load(
     live = Live(_until(session, position), split)
     ids = LiveIds(events.ids, events.num_nodes)
     card = folder.card.read_text(encoding="utf-8") if folder.card.exists() else ""
+    if (unfinished := unfinished_note(folder)) is not None:
+        (note or partial(warnings.warn, stacklevel=2))(unfinished)
     return Predictor(stored, live, ids, events.t[:position], session.split, card, share)
 
 

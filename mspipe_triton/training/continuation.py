@@ -19,7 +19,7 @@ from mspipe_triton.data.new_events import Reading, read_new_events
 from mspipe_triton.data.origin import shown_path
 from mspipe_triton.data.sheets import table_name
 from mspipe_triton.data.source import Contents, load_stream, with_absolute_paths
-from mspipe_triton.errors import ConfigError, RunFolderError
+from mspipe_triton.errors import ConfigError, RunFolderError, command
 from mspipe_triton.models.stored import SETTINGS, Past, StoredModel
 from mspipe_triton.training.checkpoint import check_data
 from mspipe_triton.training.run_folder import RunFolder
@@ -82,12 +82,13 @@ def check_continuation(config: RunConfig) -> None:
     if config.data.node_features:
         raise ConfigError("node-features: nodes keep their features when a run is continued; omit --node-features")
     if config.data.path in ("", "synthetic"):
-        raise ConfigError(f"no new events to continue {name} with; name a file, as in `train --continue {name} FILE`")
+        way = command("train", "--continue", name, "FILE")
+        raise ConfigError(f"no new events to continue {name} with; name a file, as in {way}")
     folder = RunFolder.open(run)
     if not (folder.path / SETTINGS).exists():
         raise RunFolderError(
             f"{name}: has no model ({SETTINGS} is missing), since the run did not finish; finish it with "
-            f"`train --out {name} --resume`"
+            + command("train", "--out", name, "--resume")
         )
     folder.refuse_changes(load_config(folder.config), vars(config.model.resolved()), continued=True)
 

@@ -13,7 +13,7 @@ from mspipe_triton.data.negatives import check_destinations
 from mspipe_triton.data.source import Contents, data_of, with_absolute_paths
 from mspipe_triton.distributed.agreement import agree, together
 from mspipe_triton.distributed.ranks import ALONE, Ranks
-from mspipe_triton.errors import ConfigError
+from mspipe_triton.errors import ConfigError, command
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.machine import cores
 from mspipe_triton.models.stored import Past
@@ -25,7 +25,7 @@ from mspipe_triton.training.logs import check_log
 from mspipe_triton.training.ranks import check_contents, check_settings, device_of, on_device
 from mspipe_triton.training.run_folder import RunFolder
 from mspipe_triton.training.stopping import check_warmup, idle_settings
-from mspipe_triton.training.threads import thread_notes
+from mspipe_triton.training.threads import check_threads, thread_notes
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ def enter(
     """
     together(ranks, lambda: _check_types(config, stream))
     together(ranks, lambda: check_log(config.train.log))
+    if not resume:
+        together(ranks, lambda: check_threads(config.train))
     check_settings(ranks, config, resume, trace)
     resolved, line = together(ranks, lambda: device_of(ranks, config))  # before reading the data, which may take long
     ranks = on_device(ranks, resolved.train.device)
@@ -158,8 +160,8 @@ def _resumed(
     folder: RunFolder, config: RunConfig, data: DataConfig, stream: EventStream, contents: Contents, place: str
 ) -> RunConfig:
     """Return the saved config of a run to resume, whose events are those of the stream."""
-    out = folder.path
-    fix = f"restore the file, or name the one that the run was trained on, as in `train FILE --out {out} --resume`"
+    way = command("train", "FILE", "--out", folder.path, "--resume")
+    fix = f"restore the file, or name the one that the run was trained on, as in {way}"
     check_data(folder.last, stream, contents, place, fix, config.train.task == "node", split=True)
     folder.check_past(data.history)
     return load_config(folder.config)
@@ -184,5 +186,5 @@ def _loaded(
     data = with_absolute_paths(config.data)
     if resume:
         folder = RunFolder.to_resume(out) if first else RunFolder(Path(str(out)))
-        return data, load_run(folder, data, f"as in `train FILE --out {out} --resume`")
+        return data, load_run(folder, data, f"as in {command('train', 'FILE', '--out', out, '--resume')}")
     return data, load_data(data)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mspipe_triton.config import TrainConfig
+from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.iteration.session import Session
 from mspipe_triton.machine import Usage, cores, cpus, local_ranks, thread_variable, usage
 from mspipe_triton.pipeline.contention import Contention
 from mspipe_triton.pipeline.schedules import RESIDENT
+
+_PER_CORE = 4  # threads, at most: each waits for all others
 
 
 def fixed_by(train: TrainConfig, device: str) -> str | None:
@@ -38,12 +41,29 @@ def threads_of(settings: RunSettings) -> tuple[int, int]:
     return settings.threads, settings.host_threads
 
 
+def check_threads(train: TrainConfig) -> None:
+    """Refuse a number of threads with which a run would mostly wait for cores.
+
+    Raises:
+        ConfigError: it is far above the cores that this process may use.
+    """
+    if train.threads > _PER_CORE * cores():
+        raise ConfigError(
+            f"--threads {train.threads} is far above the {_counted_cores()} that this process may use; use at most "
+            f"{cores()}, or omit it"
+        )
+
+
 def thread_notes(train: TrainConfig) -> list[str]:
     """Say that a run has more threads than cores, if the user has set such a number."""
     if train.threads <= cores():
         return []
-    count = "1 core" if cores() == 1 else f"{cores()} cores"
     return [
-        f"--threads {train.threads} is more than the {count} that this process may use, so threads wait for cores; "
-        "omit it to use as many as there are."
+        f"--threads {train.threads} is more than the {_counted_cores()} that this process may use, so threads wait "
+        "for cores; omit it to use as many as there are."
     ]
+
+
+def _counted_cores() -> str:
+    """Return the number of cores that this process may use, in words."""
+    return "1 core" if cores() == 1 else f"{cores()} cores"

@@ -58,8 +58,8 @@ def test_a_chain_of_runs(run: Path, tmp_path: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("run",), "no new events to continue run with; name a file, as in `train --continue run FILE`"),
-        (("run", "synthetic"), "no new events to continue run with; name a file, as in `train --continue"),
+        (("run",), "no new events to continue run with; name a file, as in `mspipe-triton train --continue run FILE`"),
+        (("run", "synthetic"), "no new events to continue run with; name a file, as in `mspipe-triton train"),
         (("nowhere", "second.csv"), "nowhere: no run there (config.toml is missing); name a folder that `train` wrote"),
         (("run", "nofile.csv"), "nofile.csv: no such file; name a table of events"),
         (("run", "first.csv"), "first.csv: row 1: the time 1000 is earlier than 9940, that of the last event of"),
@@ -92,7 +92,7 @@ def test_wrong_uses(arguments: tuple[str, ...], line: str, run: Path, tmp_path: 
 def test_a_run_without_a_model_is_to_be_finished(run: Path, command: Command) -> None:
     (run / "model.json").rename(run / "away.json")
     line = refusal(command("train", "--continue", "run", "second.csv"))
-    fix = "finish it with `train --out run --resume`"
+    fix = "finish it with `mspipe-triton train --out run --resume`"
     assert line == f"run: has no model (model.json is missing), since the run did not finish; {fix}"
     settings = json.loads((run / "away.json").read_text())
     (run / "model.json").write_text(json.dumps(settings | {"format": 99}))

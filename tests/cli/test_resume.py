@@ -90,8 +90,9 @@ def test_moved_data_are_named(run: Path, tmp_path: Path, command: Command) -> No
     result = json.loads((run / "result.json").read_text())
     (tmp_path / "events.csv").rename(tmp_path / "moved.csv")
     message = f"{tmp_path / 'events.csv'}: no such file; restore it, or name the one that run was trained on"
+    again = "`mspipe-triton train FILE --out run --resume`"
     assert refusal(command("evaluate", "run")) == f"{message} with --data FILE"
-    assert refusal(command("train", "--out", "run", "--resume")) == f"{message} as in `train FILE --out run --resume`"
+    assert refusal(command("train", "--out", "run", "--resume")) == f"{message} as in {again}"
     done = command("evaluate", "run", "--data", "moved.csv", "--json")
     assert json.loads(done.stdout) == result["test"]
     typo = "typo.csv: no such file; restore it, or name the one that run was trained on with --data FILE"

@@ -54,7 +54,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, command: Command, mon
     monkeypatch.setattr(command_module, "_carry_out", interrupt)
     done = command("train", "events.csv", *SMALL, "--seeds", "2", "--out", "all")
     assert done.returncode == 1
-    assert "interrupted; to continue, use `train --out all --seeds 2 --resume`" in done.stderr
+    assert "interrupted; to continue, use `mspipe-triton train --out all --seeds 2 --resume`" in done.stderr
 
 
 def test_one_seed_is_a_single_run(tmp_path: Path, command: Command) -> None:

@@ -21,8 +21,10 @@ from mspipe_triton.cli.data_screen import show_stream
 from mspipe_triton.cli.graphpipe_screen import plan_screen
 from mspipe_triton.cli.plan_screen import plan_table
 from mspipe_triton.cli.result_screen import result_table, split_table
+from mspipe_triton.cli.screens import EvaluationScreen, TrainingScreen
 from mspipe_triton.cli.seeds import seeds_table
 from mspipe_triton.cli.transient import loading, transient
+from mspipe_triton.cli.tuning_screen import TuningScreen
 from mspipe_triton.cli.use_screens import ranking_lines, ranking_table
 from mspipe_triton.data.describe import describe
 from mspipe_triton.data.events import EventStream
@@ -198,3 +200,27 @@ def test_a_line_is_erased_after_an_error_too(monkeypatch: pytest.MonkeyPatch) ->
     with loading():  # torch is loaded
         pass
     assert "torch" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("screen", [TrainingScreen, EvaluationScreen, TuningScreen])
+def test_a_line_is_shown_until_a_screen_has_its_first(
+    screen: type[EvaluationScreen | TuningScreen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    shown, erased = "Preparing the model ...\r", f"{' ' * 23}\r"
+    preparation = screen()
+    preparation.preparing.begin()
+    assert terminal.getvalue() == shown
+    if isinstance(preparation, TrainingScreen):
+        preparation.note("A note.")
+        assert terminal.getvalue() == f"{shown}{erased}A note.\n{shown}", "it returns below a note"
+    if isinstance(preparation, TuningScreen):
+        preparation.phase("warming up")
+        assert terminal.getvalue() == f"{shown}{erased}Warming up ...\n"
+    preparation.close()
+    preparation.close()
+    assert (terminal.getvalue().count(shown), terminal.getvalue().count(erased)) == (
+        (2, 2) if screen is TrainingScreen else (1, 1)
+    )

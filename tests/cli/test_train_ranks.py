@@ -163,7 +163,7 @@ def test_a_rank_that_is_killed_is_named_and_the_run_resumes(
         wait_until(lambda: not run.left_over(), LIMIT)
         code, lines = end(run)
     fate = "died" if launcher else "was killed by SIGKILL, as the system does if memory runs out"
-    way = "to continue after the last complete epoch, use `train --out run --resume`"
+    way = "to continue after the last complete epoch, use `mspipe-triton train --out run --resume`"
     assert (code, lines) == (1, [f"process 1 (pid {pid}) {fate}; {way}"])
     assert not (tmp_path / "run" / "result.json").exists()
     with start(tmp_path, 2, *launcher, *PROGRAM, "--out", "run", "--resume", *nproc) as run:

@@ -37,6 +37,20 @@ def test_predict_scores_events_right_before_they_happen(
     assert {path.name for path in out.parent.iterdir()} == {out.name}
 
 
+def test_a_run_that_is_interrupted_gets_a_note(run: Path, command: Command) -> None:
+    for name in ("model.json", "model.safetensors", "result.json"):
+        (run / name).unlink()
+    state = "Note: training of run has not finished (1 of 1 epoch); its model is that of epoch 1."
+    note = f"{state} `mspipe-triton train --out run --resume` finishes it."
+    for arguments in (("rank", "run", "--src", "u1"), ("embed", "run", "--out", "nodes.csv")):
+        assert note in done(command(*arguments)).stderr.splitlines()
+    assert refusal(command("serve", "run", "--port", "0")) == (
+        "run: no model there (model.json is missing); finish its training with `mspipe-triton train --out run --resume`"
+    )
+    (run / "last.pt").unlink()
+    assert state in done(command("rank", "run", "--src", "u1")).stderr.splitlines()
+
+
 def test_predict_keeps_the_order_of_the_file(
     run: Path, new: list[dict[str, Any]], command: Command, tmp_path: Path
 ) -> None:

@@ -131,6 +131,26 @@ def test_data_of_a_stream_without_a_file(small_stream: EventStream, tmp_path: Pa
         load_stream(DataConfig(path=""))
 
 
+@pytest.mark.parametrize(
+    ("roles", "scaled", "rest"),
+    [
+        ({"": "", "index": ""}, False, ""),
+        ({"amount": "", "f0": "feature"}, True, "; features f0; unused: amount"),
+        ({"amount": ""}, False, "; unused: amount\n  (--columns features=amount reads it)"),
+        (
+            dict.fromkeys(("amount", "fee", "note", "bank", "row number"), ""), False,
+            "; unused: amount, fee, note and 1 more\n  (--columns features=NAME reads one)",
+        ),
+    ],
+    ids=["row numbers", "features", "one", "many"],
+)  # fmt: skip
+def test_columns_that_nothing_uses_are_named(roles: dict[str, str], scaled: bool, rest: str) -> None:
+    ends = {"sender": "src", "receiver": "dst", "booked_at": "t"}
+    features: Any = Scaling(2.0) if scaled else None
+    source = Source(Origin((("events.csv", 9),)), roles={**ends, **roles}, features=features)
+    assert source.reading == f"Events: sender → receiver at booked_at{rest}"
+
+
 class Scaling:
     """A stand-in for a transformation of features."""
 

@@ -112,9 +112,8 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(lines: list[dict[str, Any]],
 def test_a_resumed_run_says_that_its_scores_are_older(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", end=result(2))
     (folder / "last.pt").touch()
-    assert f"The scores are those after 2 epochs, and training has gone on since; train --out {folder} --resume" in (
-        page(folder).text
-    )
+    way = f"`mspipe-triton train --out {folder} --resume` continues it"
+    assert f"The scores are those after 2 epochs, and training has gone on since; {way}" in page(folder).text
 
 
 def test_damaged_parts_are_left_out_and_named(finished: Path) -> None:

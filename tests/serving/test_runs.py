@@ -104,7 +104,16 @@ def test_a_time_leaves_out_its_events(at: Any, run: Path) -> None:
 def test_a_run_without_a_finished_epoch_or_model(run: Path, copy: Path) -> None:
     for name in ("model.json", "model.safetensors", "result.json", "README.md"):
         (copy / name).unlink()  # as in a run that is interrupted before its result
-    same(load(copy), load(run))
+    note = (
+        f"training of {copy} has not finished (1 of 1 epoch); its model is that of epoch 1. `mspipe-triton train --out "
+        f"{copy} --resume` finishes it."
+    )
+    with pytest.warns(UserWarning, match="has not finished") as warned:
+        same(load(copy), load(run))
+    assert [str(each.message) for each in warned] == [note]
+    notes = list[str]()
+    load(copy, note=notes.append)
+    assert notes == [note]
     (copy / "checkpoint.pt").unlink()
     assert refusal(copy) == f"{copy}: no epoch was finished (checkpoint.pt is missing); train first"
 

@@ -69,7 +69,9 @@ def test_data_that_have_moved_are_named(file: Path, tmp_path: Path) -> None:
         evaluate_run(run, "test")
     assert evaluate_run(run, "test", data=str(moved)) == result["test"]
     assert saved_data(run).path == str(file), "evaluating changes nothing"
-    with pytest.raises(DataError, match=f"was trained on as in `train FILE --out {re.escape(run)} --resume`"):
+    with pytest.raises(
+        DataError, match=f"was trained on as in `mspipe-triton train FILE --out {re.escape(run)} --resume`"
+    ):
         train(on(file, LONGER), out=run, resume=True)
     assert train(on(moved, LONGER), out=run, resume=True)["epochs"] == 2
     assert saved_data(run).path == str(moved)
@@ -102,7 +104,9 @@ def test_data_that_have_changed_are_described(change: str, stream: EventStream, 
     fix = "restore the file, or name the one that the run was trained on"
     with pytest.raises(RunFolderError, match=f"^{re.escape(f'{start}{state}; {fix} with --data')}$"):
         evaluate_run(run, "test")
-    with pytest.raises(RunFolderError, match=f"^{re.escape(f'{start}{state}; {fix}, as in `train FILE --out')}"):
+    with pytest.raises(
+        RunFolderError, match=f"^{re.escape(f'{start}{state}; {fix}, as in `mspipe-triton train FILE --out')}"
+    ):
         train(on(file, LONGER), out=run, resume=True)
     assert (Path(run) / "config.toml").read_bytes() == before
 

@@ -14,6 +14,7 @@ import torch
 
 from mspipe_triton.config import ModelConfig, RunConfig, TrainConfig
 from mspipe_triton.data.events import EventStream
+from mspipe_triton.errors import ConfigError
 from mspipe_triton.execution import RunSettings
 from mspipe_triton.machine import SHARED_THREADS, Usage
 from mspipe_triton.pipeline import contention
@@ -23,8 +24,9 @@ from mspipe_triton.settings import default_settings
 from mspipe_triton.training import threads, trainer
 from mspipe_triton.training.staged import Gate
 from mspipe_triton.training.strategy import Block, BlockTimes, Fixed, Prospect, Strategy
-from mspipe_triton.training.threads import thread_notes
+from mspipe_triton.training.threads import check_threads, thread_notes
 from mspipe_triton.training.trainer import Observer, train
+from mspipe_triton.tuning import autotune
 
 SERIAL = RunSettings("serial", threads=2, host_threads=2, fused=False)
 EXACT = RunSettings("exact", threads=2, host_threads=1, fused=False)
@@ -283,3 +285,16 @@ def test_more_threads_than_cores_get_a_note(
             "omit it to use as many as there are."
         ]
     )
+
+
+def test_far_more_threads_than_cores_are_refused(
+    machine: Callable[..., Script], small_stream: EventStream, tmp_path: Path
+) -> None:
+    machine(lambda _: 0.0)
+    check_threads(TrainConfig(threads=8))
+    line = "--threads 9 is far above the 2 cores that this process may use; use at most 2, or omit it"
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        run(small_stream, tmp_path / "run", Screen(), None, threads=9)
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        autotune(RunConfig(train=TrainConfig(threads=9)), small_stream)
+    assert not (tmp_path / "run").exists()

@@ -53,7 +53,8 @@ class StateFolder:
         """Load the last good snapshot, or the run if there is none.
 
         Args:
-            data, share: see `load`. note: called with a line about each snapshot that is damaged.
+            data, share: see `load`. note: called with a line about each snapshot that is damaged, and on training that
+                has not finished.
 
         Returns:
             The predictor, and the number of log entries that it contains.
@@ -67,7 +68,7 @@ class StateFolder:
                 return load(path, share=share), entries
             except RunFolderError as error:
                 note(f"{error}; an earlier state is used")
-        return load(self.run, None if is_saved(self.run) else data, share=share), 0
+        return load(self.run, None if is_saved(self.run) else data, share=share, note=note), 0
 
     def log(self, predictor: Predictor) -> EventLog:
         """Open the log of events after the run; `predictor` is of the run.
