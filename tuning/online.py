@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mspipe_triton.config import RunConfig
 from mspipe_triton.data.events import EventStream
 from mspipe_triton.execution import RunSettings
-from mspipe_triton.kernels.runtime.fusion import fusion_enabled, limit_compiling
+from mspipe_triton.kernels.runtime.fusion import fusion_enabled
 from mspipe_triton.machine import cores
 from mspipe_triton.training.strategy import Block, BlockTimes, Prospect, Strategy, short_line
 from mspipe_triton.tuning.profile.describe import describe
@@ -21,6 +21,7 @@ from mspipe_triton.tuning.profile.store import ProfileStore
 from mspipe_triton.tuning.runs.gate import RunGate
 from mspipe_triton.tuning.runs.measure import stage_summary
 from mspipe_triton.tuning.runs.space import run_space, settings_at
+from mspipe_triton.tuning.runs.timed_gate import TimedGate
 from mspipe_triton.tuning.study.comparison import ROUNDS, Comparison
 from mspipe_triton.tuning.study.search import MARGIN
 
@@ -64,10 +65,8 @@ class OnlineTuning(Strategy):
         self, config: RunConfig, stream: EventStream, key: Key, store: ProfileStore,
         clock: Callable[[], float] = time.perf_counter, gate: Callable[..., Any] = RunGate,
     ) -> None:  # fmt: skip
-        self.config, self.stream, self.key, self.store, self.clock, self.make_gate = (
-            config, stream, key, store, clock, gate,
-        )  # fmt: skip
-        self.cost = self.wall = self.gating = 0.0
+        self.config, self.key, self.store, self.gate = config, key, store, TimedGate(gate, stream, clock)
+        self.cost = self.wall = 0.0
         self.trials, self.facts, self.name = list[dict[str, Any]](), dict[str, Any](), ""
         self.stages: dict[RunSettings, dict[str, list[float]]] = {}
         self.begun, self.quiet, self.silent, self.place = False, True, False, (1, 0)
@@ -115,7 +114,7 @@ class OnlineTuning(Strategy):
         """Return the trials, what they cost, and the choice; None for a run that has not been tuned."""
         if not self.begun:
             return None
-        measured = self.wall + self.gating
+        measured = self.wall + self.gate.seconds
         return {
             "profile": self.name, "trials": len(self.trials), "cost_seconds": self.cost,
             "share": self.cost / measured if measured else 0.0, "settings": asdict(self.settings or self.shipped),
@@ -190,7 +189,9 @@ class OnlineTuning(Strategy):
         self, point: Point, settings: RunSettings
     ) -> Generator[Block, BlockTimes, tuple[float | None, bool]]:  # fmt: skip
         """Run a trial, and record it; return its score, and whether it is complete."""
-        reason = self._refusal(settings)
+        before = self.gate.seconds
+        reason = self.gate.refusal(self.prospect.session.config, self.shipped, settings)
+        self.cost += self.gate.seconds - before
         if reason is not None:
             self._record(settings, "refused", None, None, reason)
             return None, False
@@ -265,23 +266,6 @@ class OnlineTuning(Strategy):
                     self.shipped_second = times.seconds / times.timed
                 return times
         return None
-
-    def _refusal(self, settings: RunSettings) -> str | None:
-        """Return why the gate refuses settings, or None; its seconds are a cost."""
-        start, fused = self.clock(), fusion_enabled()
-        limit_compiling(0.0)
-        try:
-            if not hasattr(self, "gate"):
-                config = replace(self.prospect.session.config, settings=None)
-                self.gate = self.make_gate(config, self.stream, default=replace(self.shipped, fused=fused))
-            reason: str | None = self.gate.refusal(replace(settings, fused=settings.fused and fused))
-        except RuntimeError as error:
-            reason = f"{type(error).__name__}: {error}"
-        finally:
-            limit_compiling()
-        self.gating += self.clock() - start
-        self.cost += self.clock() - start
-        return reason
 
     @property
     def _drain(self) -> float:

@@ -42,11 +42,12 @@ def main(
             each = {adapts: train(first, Block(adapts, iterations))[0] for adapts in turn}
             idle.append((each[False], each[True]))
         _print("idle", *idle[-1])
-        beside: dict[int, tuple[list[Facts], list[Facts]]] = {}
+        beside: dict[int, tuple[list[Facts], list[Facts], list[Facts]]] = {}
         for count in SLOWER:
-            beside[count] = ([], [])
+            beside[count] = ([], [], [])
             for _ in range(repeats):
-                for adapts, blocks in zip((False, True), beside[count], strict=True):
+                beside[count][2].extend(train(first, Block(True, iterations)))
+                for adapts, blocks in zip((False, True), beside[count][:2], strict=True):
                     with busy(count):
                         blocks += train(first, Block(adapts, iterations, seconds, SETTLE))
             _print(f"beside {count}", beside[count][0][-1], beside[count][1][-1])

@@ -15,23 +15,25 @@ _WORDS = {1: "one busy process", 2: "two"}
 
 
 def summary(
-    idle: Sequence[tuple[Facts, Facts]], beside: Mapping[int, tuple[Sequence[Facts], Sequence[Facts]]],
+    idle: Sequence[tuple[Facts, Facts]], beside: Mapping[int, tuple[Sequence[Facts], Sequence[Facts], Sequence[Facts]]],
     together: tuple[Sequence[Facts], Sequence[Facts]], alone: Sequence[Facts], onset: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Summarise blocks, each without and with adapting.
 
     Args:
-        idle: pairs of blocks, one after the other. beside: blocks by the number of busy processes.
+        idle: pairs of blocks, one after the other.
+        beside: blocks by the number of busy processes, and in turn with them blocks on the idle machine.
         together: blocks of runs at the same time; alone: those of the same runs one after the other, with adapting.
         onset: seconds from the start of a busy process to the use of fewer threads.
     """
     without, adapting = (_ms(blocks) for blocks in zip(*idle, strict=True))
     rows = [
         {
-            "processes": count, "without_ms": _ms(fixed), "with_ms": _ms(blocks), "ratio_without": _ms(fixed) / without,
-            "ratio": _ms(blocks) / without, "threads": [each["threads"] for each in blocks],
+            "processes": count, "idle_ms": _ms(free), "without_ms": _ms(fixed), "with_ms": _ms(blocks),
+            "ratio_without": _ms(fixed) / _ms(free), "ratio": _ms(blocks) / _ms(free),
+            "threads": [each["threads"] for each in blocks],
         }
-        for count, (fixed, blocks) in beside.items()
+        for count, (fixed, blocks, free) in beside.items()
     ]  # fmt: skip
     runs = [
         {

@@ -26,8 +26,8 @@ def report(ms: float = 36.0) -> dict[str, Any]:
     """Summary of blocks: 25 ms without and 25.5 ms with adapting, and `ms` beside a busy process."""
     idle = [(block(25.0), block(25.5)), (block(24.0), block(24.0)), (block(26.0), block(27.04))]
     beside = {
-        1: ([block(500.0), block(300.0), block(400.0)], [block(ms, 1), block(ms, 1), block(90.0, 1)]),
-        2: ([block(200.0)], [block(50.0, 1)]),
+        1: ([block(500.0), block(300.0), block(400.0)], [block(ms, 1), block(ms, 1), block(90.0, 1)], [block(25.0)]),
+        2: ([block(200.0)], [block(50.0, 1)], [block(24.0), block(25.0), block(26.0)]),
     }
     together = ([block(100.0), block(125.0)], [block(50.0, 1), block(40.0, 1)])
     return summary(idle, beside, together, [block(25.0), block(25.0)], 0.5)
