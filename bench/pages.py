@@ -10,7 +10,8 @@ from typing import Any
 
 from bench import graphpipe, graphpipe_runs, ranks_runs, ranks_scaling
 from bench.aot import issue_slots, rows, versions
-from bench.studies import models
+from bench.shared_machine import summary as shared_machine
+from bench.studies import first_run, models, tuning_in_run
 from bench.tables import Table, markdown
 from mspipe_triton.evaluation.baselines import NAMES
 
@@ -231,6 +232,8 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     *((Table(ACCURACY, f"accuracy-{name}.json", COMMAND), accuracy) for name in ("wiki", "uci")),
     (Table(ACCURACY, "accuracy-tgbl-wiki.json", COMMAND), protocol),
     (Table(ACCURACY, "ranking-cost.json", COMMAND), cost),
+    (Table("docs/measured/first-run.md", "first-run.json", COMMAND), first_run.table),
+    (Table("docs/measured/tuning.md", "tuning-in-run.json", COMMAND), tuning_in_run.table),
     (Table("docs/measured/predictor.md", "predictor-wiki.json", COMMAND), ages),
     (Table("docs/measured/serving.md", "serving-wiki.json", COMMAND), serving),
     (Table("docs/measured/ranks.md", "ranks-equal.json", COMMAND), ranks_runs.equal),
@@ -247,6 +250,7 @@ TABLES: list[tuple[Table, Callable[[Report], str]]] = [
     (Table("docs/measured/graphpipe-run.md", "graphpipe-deaths.json", COMMAND), graphpipe_runs.deaths),
     (Table("docs/measured/ranks-scaling.md", "ranks-scaling.json", COMMAND), ranks_scaling.tables),
     (Table("docs/concepts/ranks.md", "ranks-scaling.json", COMMAND), ranks_scaling.paper),
+    (Table("docs/measured/shared-machine.md", "shared-machine.json", COMMAND), shared_machine.table),
 ]
 
 

@@ -55,7 +55,7 @@ def test_an_optimiser_of_a_user() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("adm", " is not one of adam, adamw, sgd; use one, or module:attribute"),
+        ("adm", " is not one of adam, adamw, sgd; use one, or module:attribute; did you mean adam?"),
         ("optimizers_of_mine:", " is not module:attribute; name a callable, such as optimizers.mine:build"),
         ("optimizers_of_mine:number", " is of type int; name a callable that returns a torch.optim.Optimizer"),
         ("optimizers_of_mine:nothing", " returned NoneType; return a torch.optim.Optimizer"),
