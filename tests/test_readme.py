@@ -44,9 +44,10 @@ PAGES = [
     *(f"docs/guides/{name}.md" for name in GUIDES),
     "docs/measured/peers.md",
 ]
+SLOW = ("docs/guides/pyg.md", "docs/measured/peers.md")
 
 
-@pytest.mark.parametrize("page", [*PAGES[:-1], pytest.param(PAGES[-1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES])
 def test_commands(page: str, tmp_path: Path, command: Command) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
     assert commands or page == "docs/guides/python.md"

@@ -57,6 +57,7 @@ def check_load(facts: dict[str, Any]) -> None:
     assert facts["found_once"] == facts["acknowledged"] == facts["logged"] == facts["answers"]["observe 200"]
 
 
+@pytest.mark.slow
 def test_a_short_measurement_of_each_endpoint(run: Path, stream: EventStream) -> None:
     report = measured(run, stream, ["latency"], 0, 3, 0, 0)
     assert report.keys() == {"latency"}

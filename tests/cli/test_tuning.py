@@ -67,6 +67,7 @@ def test_a_short_run_starts_at_once_and_says_that_it_is_not_tuned(command: Comma
     assert not (tmp_path / "cache" / "mspipe-triton" / "profiles").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 def test_a_damaged_profile_is_set_aside(command: Command, tmp_path: Path) -> None:
     first = command("autotune", "events.csv", *SMALL, "--budget", "3")

@@ -74,6 +74,7 @@ def test_the_link_task_reports_no_label_metrics(stream: EventStream, tmp_path: P
     assert not (tmp_path / "run" / "decoder.pt").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_repeats_the_same_numbers(stream: EventStream, tmp_path: Path) -> None:
     write_stream(stream, tmp_path / "events.csv")
     settings = replace(config(), data=DataConfig(path=str(tmp_path / "events.csv")))

@@ -101,6 +101,7 @@ def allowed_of_a_layer() -> float:
     return expected(lambda: {"z": layer_norm(torch.tanh(x @ x.t()), (40,))}, {"z": x.float()}).change["z"]
 
 
+@pytest.mark.slow
 def test_the_tolerance_is_the_same_on_every_processor() -> None:
     """Compare this processor with torch without vector instructions."""
     code = "from tests.tuning.test_rounding import allowed_of_a_layer; print(allowed_of_a_layer())"
