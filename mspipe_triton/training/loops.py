@@ -249,8 +249,9 @@ def must_not_wait(session: Session) -> bool:
 def subject(session: Session) -> str:
     """Return a short hash of what compiled loops depend on: model, widths, software, processor, and torch's cache."""
     sources = max(path.stat().st_mtime_ns for path in Path(kernels.__path__[0]).rglob("*.py"))
+    train = session.config.train
     facts: list[Any] = [
-        asdict(session.config.model.resolved()), session.config.train.task, session.config.train.loss,
+        asdict(session.config.model.resolved()), train.task, train.loss, train.train_negatives, train.negatives,
         session.stream.dim_edge, session.stream.dim_node, session.settings.deduplicate, session.settings.resident,
         torch.__version__, torch.backends.cpu.get_cpu_capability(), sources, _cache_folder(),
     ]  # fmt: skip
