@@ -10,9 +10,7 @@ import pytest
 
 from mspipe_triton.machine import Usage
 from mspipe_triton.pipeline.contention import LONGEST, PATIENCE, UNSEEN, WINDOW, Contention
-
-STEP = 0.25  # seconds between two calls of `look`
-from tests.pipeline.scripted_machine import Machine, started
+from tests.pipeline.scripted_machine import STEP, Machine, started
 
 
 @pytest.fixture
