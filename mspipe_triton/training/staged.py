@@ -30,20 +30,20 @@ _CROWDED_DRIFT = 1.0  # beside other processes, stage times vary with their use
 T = TypeVar("T")
 
 
-class Gate(Iterator[T]):
+class Until(Iterator[T]):
     """Items until a condition no longer holds or there are no more.
 
     Args:
         source: the items; those that have not passed remain there.
-        open: the condition, before each item.
+        goes_on: the condition, before each item.
     """
 
-    def __init__(self, source: Iterator[T], open: Callable[[], bool]) -> None:
-        self.source, self.open = source, open
+    def __init__(self, source: Iterator[T], goes_on: Callable[[], bool]) -> None:
+        self.source, self.goes_on = source, goes_on
         self.count, self.ended = 0, False
 
     def __next__(self) -> T:
-        if not self.open():
+        if not self.goes_on():
             raise StopIteration
         try:
             item = next(self.source)
@@ -98,19 +98,19 @@ class Staged(Way):
         source = iter(items)
         while True:
             gives_way = self.gives_way
-            gate = Gate(source, partial(self._goes_on, gives_way))
-            yield from self._run_until(gate, epoch, times, first, gives_way)
-            if gate.ended:
+            part = Until(source, partial(self._goes_on, gives_way))
+            yield from self._run_until(part, epoch, times, first, gives_way)
+            if part.ended:
                 return
-            first += gate.count
+            first += part.count
 
     def _goes_on(self, gives_way: bool) -> bool:
         return self.gives_way == gives_way
 
     def _run_until(
-        self, items: Gate[Batch], epoch: int, times: StageTimes, first: int, gives_way: bool
+        self, items: Until[Batch], epoch: int, times: StageTimes, first: int, gives_way: bool
     ) -> Generator[Work]:
-        """Train as `run` does until the gate closes."""
+        """Train as `run` does on the items until the run gives way, or no longer does."""
         planner, lanes_now = (self.crowded_planner, self.crowded_lanes) if gives_way else (self.planner, self.lanes)
         plan, trace = planner.plan, self.watch.trace
         if plan != self.announced:

@@ -22,7 +22,7 @@ from mspipe_triton.pipeline.schedules import stage_names
 from mspipe_triton.pipeline.trace import read_spans
 from mspipe_triton.settings import default_settings
 from mspipe_triton.training import threads, trainer
-from mspipe_triton.training.staged import Gate
+from mspipe_triton.training.staged import Until
 from mspipe_triton.training.strategy import Block, BlockTimes, Fixed, Prospect, Strategy
 from mspipe_triton.training.threads import check_threads, thread_notes
 from mspipe_triton.training.trainer import Observer, train
@@ -221,11 +221,11 @@ def test_settings_chosen_in_a_run_decide_how_many_threads_it_uses_beside_others(
 
 def test_a_gate_stops_before_the_next_item_and_leaves_the_others() -> None:
     source, opened = iter(range(5)), [True]
-    gate = Gate(source, lambda: opened[-1])
+    gate = Until(source, lambda: opened[-1])
     assert [next(gate), next(gate)] == [0, 1]
     opened.append(False)
     assert (list(gate), gate.count, gate.ended) == ([], 2, False)
-    rest = Gate(source, lambda: True)
+    rest = Until(source, lambda: True)
     assert (list(rest), rest.count, rest.ended) == ([2, 3, 4], 3, True)
 
 
